@@ -1,0 +1,278 @@
+"""The sparse flow graph: nodes of the forward pass, edges with a weight, a share and a unit.
+
+Edges are columns of frozen arrays, so a filter is an index and nothing is copied twice. Direction is source → target,
+earlier → later. ``weight`` is a method's number in its unit; ``share`` is the weight normalised over what enters the
+same target; *structural* edges exist in the model but have no number under the chosen method.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from .errors import ArgumentError
+from .nodes import Node, label
+from .reading import NodeReading
+
+if TYPE_CHECKING:
+    import networkx
+
+EdgeKind = Literal["attention", "residual", "mlp_in", "mlp", "head", "unembed", "embed", "bias"]
+EDGE_KINDS: tuple[str, ...] = get_args(EdgeKind)
+
+
+@dataclass(frozen=True)
+class GraphInfo:
+    """Where a graph comes from: everything a caption has to say.
+
+    Attributes
+    ----------
+    method, unit
+        Edge method, and the unit of ``weight``.
+    level
+        ``"token"`` (heads summed) or ``"head"``.
+    model
+        Name of the model.
+    tokens
+        [T] decoded tokens of the prompt.
+    layers
+        First and one-past-last layer in the graph; ``total_layers`` is how many the model has.
+    position
+        The query position that the target belongs to.
+    target, target_token, foil, foil_token
+        Token ids and strings; None where the model has no head.
+    target_probability
+        The model's own probability of the target at ``position``; None without a head.
+    total_edges, total_share
+        Number of weighted edges before filtering, and Σ|share| of them.
+    filters
+        What was asked for: ``threshold``, ``mass``, ``top_k``, ``max_edges`` …, in the order of application.
+    """
+
+    method: str
+    unit: str
+    level: str
+    model: str
+    tokens: tuple[str, ...]
+    layers: tuple[int, int]
+    total_layers: int
+    position: int
+    total_edges: int
+    total_share: float
+    target: int | None = None
+    target_token: str | None = None
+    target_probability: float | None = None
+    foil: int | None = None
+    foil_token: str | None = None
+    filters: Mapping[str, float | int | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class FlowGraph:
+    """Nodes and weighted edges extracted from dense edge weights.
+
+    Attributes
+    ----------
+    nodes
+        [N] nodes; edges refer to them by index.
+    source, target
+        [E] indices into ``nodes``.
+    kind
+        [E] indices into :data:`EDGE_KINDS`.
+    layer, head, query_pos, key_pos
+        [E] where the edge lives in the model; −1 stands for None.
+    weight, share
+        [E] the method's number in ``info.unit``, and its signed share of what enters the target; both 0 on
+        structural edges.
+    structural
+        [E] True where the method gives the edge no number.
+    info
+        Where the graph comes from.
+    readings
+        [N] reading of each node, None where it has none; empty when nothing was read.
+    undefined
+        Nodes whose incoming shares are not defined by the method's own formula and follow its stated substitute.
+
+    Raises
+    ------
+    ArgumentError
+        If the columns differ in length, an edge points nowhere, a number is not finite, or a node occurs twice.
+    """
+
+    nodes: tuple[Node, ...]
+    source: Int[np.ndarray, "E"]
+    target: Int[np.ndarray, "E"]
+    kind: Int[np.ndarray, "E"]
+    layer: Int[np.ndarray, "E"]
+    head: Int[np.ndarray, "E"]
+    query_pos: Int[np.ndarray, "E"]
+    key_pos: Int[np.ndarray, "E"]
+    weight: Float[np.ndarray, "E"]
+    share: Float[np.ndarray, "E"]
+    structural: Bool[np.ndarray, "E"]
+    info: GraphInfo
+    readings: tuple[NodeReading | None, ...] = ()
+    undefined: tuple[Node, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in EDGE_COLUMNS:
+            column = getattr(self, name)
+            if column.shape != self.source.shape:
+                raise ArgumentError(f"FlowGraph.{name} has shape {column.shape}; source has {self.source.shape}")
+            column.setflags(write=False)
+        if len(set(self.nodes)) != len(self.nodes):
+            raise ArgumentError("FlowGraph.nodes holds the same node twice")
+        if self.readings and len(self.readings) != len(self.nodes):
+            raise ArgumentError(f"FlowGraph.readings has {len(self.readings)} rows for {len(self.nodes)} nodes")
+        for name, size in (("source", len(self.nodes)), ("target", len(self.nodes)), ("kind", len(EDGE_KINDS))):
+            column = getattr(self, name)
+            if column.size and (column.min() < 0 or column.max() >= size):
+                raise ArgumentError(f"FlowGraph.{name} must lie in 0…{size - 1}, got {column.min()}…{column.max()}")
+        for name in ("weight", "share"):
+            if not np.isfinite(getattr(self, name)).all():
+                raise ArgumentError(f"FlowGraph.{name} holds numbers that are not finite")
+
+    def __len__(self) -> int:
+        """Number of edges."""
+        return len(self.source)
+
+    def __repr__(self) -> str:
+        return (
+            f"FlowGraph({self.info.method!r}, level={self.info.level!r}, {len(self.nodes):,} nodes, "
+            f"{len(self):,} edges, {self.shown_share:.0%} of the mass)"
+        )
+
+    @property
+    def shown_share(self) -> float:
+        """Σ|share| of the edges here divided by Σ|share| of all edges of the method; between 0 and 1."""
+        total = self.info.total_share
+        return float(np.abs(self.share).sum() / total) if total else 0.0
+
+    def keep(self, edges: Bool[np.ndarray, "E"] | Int[np.ndarray, "e"], **filters: float | int | str) -> FlowGraph:
+        """The graph of some of its edges and the nodes they touch.
+
+        Parameters
+        ----------
+        edges
+            Mask or indices of the edges to keep; their order is kept.
+        **filters
+            Added to ``info.filters``, so that the caption can say what was done.
+        """
+        columns = {name: getattr(self, name)[edges].copy() for name in EDGE_COLUMNS}
+        used = np.unique(np.concatenate([columns["source"], columns["target"]]))
+        renumber = np.full(len(self.nodes), -1)
+        renumber[used] = np.arange(len(used))
+        columns["source"], columns["target"] = renumber[columns["source"]], renumber[columns["target"]]
+        nodes = tuple(self.nodes[i] for i in used)
+        kept = set(nodes)
+        return FlowGraph(
+            nodes=nodes,
+            **columns,
+            info=replace(self.info, filters={**self.info.filters, **filters}),
+            readings=tuple(self.readings[i] for i in used) if self.readings else (),
+            undefined=tuple(node for node in self.undefined if node in kept),
+        )
+
+    def with_readings(self, readings: Sequence[NodeReading | None]) -> FlowGraph:
+        """The same graph, its nodes carrying ``readings`` ([N], None for a node that has none)."""
+        return replace(self, readings=tuple(readings))
+
+    def caption(self) -> str:
+        """One line that says model, prompt, method, filters and how much is hidden."""
+        from .views.caption import caption
+
+        return caption(self)
+
+    def to_networkx(self) -> networkx.MultiDiGraph:
+        """A ``networkx.MultiDiGraph`` whose keys are :class:`Node`.
+
+        Nodes carry ``kind``, ``layer``, ``head``, ``position``, ``label`` and, where read, ``norm``, ``top_tokens``,
+        ``top_probabilities``, ``top_logits``, the same for ``bottom_``, ``target_logit``, ``target_probability``,
+        ``target_log_probability``, ``target_rank`` and ``entropy``. Edges carry ``kind``, ``layer``, ``head``,
+        ``query_pos``, ``key_pos``, ``weight`` and ``share`` (None on structural edges) and ``unit``.
+        """
+        import networkx
+
+        graph = networkx.MultiDiGraph(**info_dict(self.info))
+        for n, node in enumerate(self.nodes):
+            graph.add_node(node, **self.node_dict(n))
+        for e in range(len(self)):
+            graph.add_edge(self.nodes[self.source[e]], self.nodes[self.target[e]], **self.edge_dict(e))
+        return graph
+
+    def node_dict(self, n: int) -> dict[str, Any]:
+        """Attributes of node ``n`` as plain data."""
+        node = self.nodes[n]
+        data: dict[str, Any] = {
+            "kind": node.kind,
+            "layer": node.layer,
+            "head": node.head,
+            "position": node.position,
+            "index": node.index,
+            "label": label(node),
+        }
+        if node.position is not None and node.position < len(self.info.tokens):
+            data["token"] = self.info.tokens[node.position]
+        elif node.token is not None:
+            data["token"] = node.token
+        reading = self.readings[n] if self.readings else None
+        return data if reading is None else data | reading.to_dict()
+
+    def edge_dict(self, e: int) -> dict[str, Any]:
+        """Attributes of edge ``e`` as plain data."""
+        structural = bool(self.structural[e])
+        return {
+            "kind": EDGE_KINDS[self.kind[e]],
+            **{name: _index(getattr(self, name)[e]) for name in ("layer", "head", "query_pos", "key_pos")},
+            "weight": None if structural else float(self.weight[e]),
+            "share": None if structural else float(self.share[e]),
+            "unit": self.info.unit,
+        }
+
+    def save(self, path: str | Path, *, overwrite: bool = True) -> Path:
+        """Write the graph; the extension chooses the format: ``.json``, ``.graphml`` or ``.html``.
+
+        Returns the path. The file is written beside and renamed, so that it is never half-made.
+
+        Raises
+        ------
+        ArgumentError
+            If the extension is not known, or the file exists and ``overwrite`` is False.
+        """
+        from .export import save_graph
+
+        return save_graph(self, path, overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | Path) -> FlowGraph:
+        """Read a graph that :meth:`save` wrote as ``.json``.
+
+        Raises
+        ------
+        FileFormatError
+            If the file is not a flowgraph file of a version this release can read.
+        """
+        from .export import load_graph
+
+        return load_graph(path)
+
+
+EDGE_COLUMNS = (
+    "source", "target", "kind", "layer", "head", "query_pos", "key_pos", "weight", "share", "structural",
+)  # fmt: skip
+
+
+def info_dict(info: GraphInfo) -> dict[str, Any]:
+    """Plain data of a graph's origin."""
+    data = {name: getattr(info, name) for name in GraphInfo.__dataclass_fields__}
+    data.update(tokens=list(info.tokens), layers=list(info.layers), filters=dict(info.filters))
+    return data
+
+
+def _index(value: np.integer[Any]) -> int | None:
+    return None if value < 0 else int(value)

@@ -1,0 +1,91 @@
+"""What a node of a flow graph is, and the one label grammar.
+
+Identity is a :class:`Node`, never a string: :func:`label` writes labels and nothing parses them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from .errors import ArgumentError
+
+NodeKind = Literal[
+    "embed", "position_embed", "resid_pre", "resid_mid", "resid_post",
+    "attn", "head", "kv_group", "mlp", "neuron",
+    "attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias", "logit",
+]  # fmt: skip
+NODE_KINDS: tuple[str, ...] = get_args(NodeKind)
+
+_WITH_LAYER = frozenset(
+    {"resid_pre", "resid_mid", "resid_post", "attn", "head", "kv_group", "mlp", "neuron", "attn_bias", "mlp_bias"}
+)
+_WITH_HEAD = frozenset({"head", "kv_group"})
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One place in the forward pass.
+
+    Attributes
+    ----------
+    kind
+        One of :data:`NODE_KINDS`.
+    layer, head, position, index
+        Counted from 0; None where the kind has none. ``index`` is the neuron of a ``neuron`` and the token id
+        of a ``logit``; for a ``kv_group``, ``head`` is the key/value head.
+    token
+        The text of a logit's token, for its label only: it is not part of the identity.
+
+    Raises
+    ------
+    ArgumentError
+        If the kind is unknown or a field that the kind needs is missing.
+    """
+
+    kind: NodeKind
+    layer: int | None = None
+    head: int | None = None
+    position: int | None = None
+    index: int | None = None
+    token: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.kind not in NODE_KINDS:
+            raise ArgumentError(f"kind={self.kind!r} is not a kind of node; expected one of {', '.join(NODE_KINDS)}")
+        needed = {
+            "layer": self.kind in _WITH_LAYER,
+            "head": self.kind in _WITH_HEAD,
+            "index": self.kind in ("neuron", "logit"),
+        }
+        for name, is_needed in needed.items():
+            if is_needed and getattr(self, name) is None:
+                raise ArgumentError(f"a node of kind {self.kind!r} needs {name}=, got None")
+        for name in ("layer", "head", "position", "index"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ArgumentError(f"{name}={value} of a {self.kind!r} node must be 0 or more")
+
+    def __str__(self) -> str:
+        return label(self)
+
+
+def label(node: Node) -> str:
+    """Label of a node: ``embed@3``, ``L3H7@5``, ``L3.mlp@5``, ``L3.resid_post@5``, ``L3N1460@5``, ``logit[ Tokyo]``.
+
+    Without a position the ``@…`` is left out.
+    """
+    at = "" if node.position is None else f"@{node.position}"
+    match node.kind:
+        case "head":
+            return f"L{node.layer}H{node.head}{at}"
+        case "kv_group":
+            return f"L{node.layer}KV{node.head}{at}"
+        case "neuron":
+            return f"L{node.layer}N{node.index}{at}"
+        case "logit":
+            return f"logit[{node.index if node.token is None else node.token}]"
+        case kind if kind in _WITH_LAYER:
+            return f"L{node.layer}.{kind}{at}"
+        case kind:
+            return f"{kind}{at}"
