@@ -1,0 +1,68 @@
+"""flowgraph: through which tokens, heads, neurons and layers did the information travel that made the model say this?
+
+Everything meant for users is importable from here and loaded when first asked for: ``import flowgraph`` itself pulls in
+neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from .algorithms.paths import Path, connected_flow, keep_strongest, strongest_paths
+    from .errors import (
+        ArchitectureError, ArgumentError, DeviceError, FetchError, FileFormatError, FlowgraphError, GraphTooLargeError,
+        ModelMismatchError, ModelNeededError, NonFiniteError, NoPatternError, NotRecordedError, PromptError, TargetError,
+        UnknownModelError, UnsupportedReadingError,
+    )  # fmt: skip
+    from .graph import FlowGraph, GraphInfo
+    from .lenses import DirectLogitAttribution, direct_logit_attribution, logit_lens, read, unembed
+    from .methods import EDGE_METHODS, EdgeWeights, build_graph, edge_weights
+    from .models import FAMILIES, KNOWN_MODELS, Family, LoadedModel, load_model, register_family
+    from .models.forward import SITES
+    from .nodes import Node
+    from .reading import NodeReading, Reading
+    from .tracing import Keep, Trace, trace, trace_size
+
+_WHERE = {
+    "algorithms.paths": ("Path", "connected_flow", "keep_strongest", "strongest_paths"),
+    "errors": (
+        "ArchitectureError", "ArgumentError", "DeviceError", "FetchError", "FileFormatError", "FlowgraphError",
+        "GraphTooLargeError", "ModelMismatchError", "ModelNeededError", "NoPatternError", "NonFiniteError",
+        "NotRecordedError", "PromptError", "TargetError", "UnknownModelError", "UnsupportedReadingError",
+    ),
+    "graph": ("FlowGraph", "GraphInfo"),
+    "lenses": ("DirectLogitAttribution", "direct_logit_attribution", "logit_lens", "read", "unembed"),
+    "methods": ("EDGE_METHODS", "EdgeWeights", "build_graph", "edge_weights"),
+    "models": ("FAMILIES", "KNOWN_MODELS", "Family", "LoadedModel", "load_model", "register_family"),
+    "models.forward": ("SITES",),
+    "nodes": ("Node",),
+    "reading": ("NodeReading", "Reading"),
+    "tracing": ("Keep", "Trace", "trace", "trace_size"),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
+
+__all__ = [
+    "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "ArchitectureError", "ArgumentError", "DeviceError",
+    "DirectLogitAttribution", "EdgeWeights", "Family", "FetchError", "FileFormatError", "FlowGraph", "FlowgraphError",
+    "GraphInfo", "GraphTooLargeError", "Keep", "LoadedModel", "ModelMismatchError", "ModelNeededError", "NoPatternError",
+    "Node", "NodeReading", "NonFiniteError", "NotRecordedError", "Path", "PromptError", "Reading", "TargetError", "Trace",
+    "UnknownModelError", "UnsupportedReadingError", "__version__", "build_graph", "connected_flow",
+    "direct_logit_attribution", "edge_weights", "keep_strongest", "load_model", "logit_lens", "read", "register_family",
+    "strongest_paths", "trace", "trace_size", "unembed",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'flowgraph' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,40 @@
+"""``attention``: the pattern itself. Half of a state is attention, half residual; MLPs have no number.
+
+The halves are those of attention rollout (Abnar & Zuidema 2020): (A + I)/2 for a pattern A whose rows sum to 1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..tracing import Trace
+from .origin import array, origin
+from .weights import EdgeWeights
+
+
+def attention(trace: Trace) -> EdgeWeights:
+    """Weights A^h_ts per head and mean_h A_ts for all heads together; residual 1; MLPs structural.
+
+    References
+    ----------
+    Abnar & Zuidema (2020), "Quantifying Attention Flow in Transformers".
+    """
+    pattern = array(trace.pattern)
+    n, h, t, _ = pattern.shape
+    parallel = trace.wiring == "parallel"
+    ones = np.ones((n, t))
+    half = np.full((n, t), 0.5)
+    return EdgeWeights(
+        info=origin(trace, "attention", "share"),
+        parallel=parallel,
+        query_positions=tuple(range(t)),
+        attention=pattern,
+        attention_summed=pattern.mean(1, dtype=np.float64),
+        head=np.full((n, h, t), 1.0 / h),
+        residual=ones,
+        residual_mlp=None if parallel else ones,
+        scale_mid=half,
+        scale_post=half if parallel else ones,
+        scale_head=np.ones((n, h, t)),
+        unembed=1.0 if trace.target is not None and trace.layers[1] == trace.n_layers else None,
+    )

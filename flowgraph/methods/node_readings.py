@@ -1,0 +1,78 @@
+"""Readings of a graph's nodes: the vector of each node, read once, all in one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ..errors import NotRecordedError
+from ..lenses import head_outputs, read
+from ..nodes import Node
+from ..reading import NodeReading
+from ..tracing import Trace
+
+READ_AT_MOST = 2_000
+"""Graphs with more nodes are not read unless asked for."""
+
+_SITE = {
+    "embed": "resid_pre", "resid_pre": "resid_pre", "resid_mid": "resid_mid", "resid_post": "resid_post",
+    "attn": "attn_out", "mlp": "mlp_out", "head": "head_out",
+}  # fmt: skip
+
+
+def node_readings(trace: Trace, nodes: Sequence[Node], *, k: int = 5) -> tuple[NodeReading | None, ...]:
+    """Readings of nodes: [N], None for kinds that have no vector of their own (logits, biases).
+
+    A model without a head gives norms alone. Readings that the trace has recorded are used where it has no model.
+
+    Parameters
+    ----------
+    trace
+        The trace that the nodes belong to.
+    nodes
+        Nodes of a graph.
+    k
+        How many top and bottom tokens each keeps.
+    """
+    if trace.loaded is None:
+        return tuple(_recorded(trace, node) for node in nodes)
+    heads = head_outputs(trace) if any(node.kind == "head" for node in nodes) else None
+    readable = [n for n, node in enumerate(nodes) if node.kind in _SITE]
+    result: list[NodeReading | None] = [None] * len(nodes)
+    if not readable:
+        return tuple(result)
+    vectors = torch.stack([_vector(trace, nodes[n], heads) for n in readable])
+    if trace.target is None:
+        found = [NodeReading(norm=float(norm)) for norm in vectors.norm(dim=-1)]
+    else:
+        found = list(read(trace, vectors, k=min(k, trace.model.anatomy.d_vocab)))
+    for n, reading in zip(readable, found, strict=True):
+        result[n] = reading
+    return tuple(result)
+
+
+def _vector(trace: Trace, node: Node, heads: Tensor | None) -> Tensor:
+    row = 0 if node.layer is None else node.layer - trace.layers[0]
+    if node.kind == "head":
+        assert heads is not None
+        return heads[row, node.head, node.position]
+    found = trace.site(_SITE[node.kind])[row, node.position]
+    return found if found.dtype == torch.float64 else found.float()
+
+
+def _recorded(trace: Trace, node: Node) -> NodeReading | None:
+    """A reading that was recorded; without one, the norm of the vector where the trace holds it."""
+    site = _SITE.get(node.kind)
+    if site is None or node.position is None:
+        return None
+    row = 0 if node.layer is None else node.layer - trace.layers[0]
+    reading = trace.recorded_readings.get(site)
+    if reading is not None:
+        return reading[(row, node.position) if node.head is None else (row, node.head, node.position)]
+    try:
+        vector = trace.site(site)[row, node.position]
+    except NotRecordedError:
+        return None
+    return NodeReading(norm=float(vector.float().norm()))

@@ -1,0 +1,41 @@
+"""What every method writes on its weights: which trace they come from."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..graph import GraphInfo
+from ..tracing import Trace
+
+
+def origin(trace: Trace, method: str, unit: str) -> GraphInfo:
+    """Description of a trace for weights of one method; level and totals are filled in when a graph is built."""
+    probability = None
+    if trace.logits is not None and trace.target is not None:
+        row = trace.logits if trace.logits.ndim == 1 else trace.logits[trace.position]
+        probability = float(torch.softmax(row.double(), -1)[trace.target])
+    return GraphInfo(
+        method=method,
+        unit=unit,
+        level="token",
+        model=trace.model_name,
+        tokens=trace.tokens,
+        layers=trace.layers,
+        total_layers=trace.n_layers,
+        position=trace.position,
+        total_edges=0,
+        total_share=0.0,
+        target=trace.target,
+        target_token=trace.target_token,
+        target_probability=probability,
+        foil=trace.foil,
+        foil_token=trace.foil_token,
+    )
+
+
+def array(tensor: Tensor) -> np.ndarray:
+    """The tensor as a numpy array on the CPU, at least float32; no copy where none is needed."""
+    tensor = tensor.detach().cpu()
+    return (tensor if tensor.dtype == torch.float64 else tensor.float()).numpy()

