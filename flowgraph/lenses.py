@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import linear
 
 from .errors import ArgumentError, UnsupportedReadingError
@@ -25,7 +26,9 @@ _CACHE_ROWS = 4
 _BLOCK = 64
 
 
-def read(trace: Trace, vectors: Float[Tensor, "*N d_model"], k: int = 10, *, target: str | int | None = None) -> Reading:
+def read(
+    trace: Trace, vectors: Float[Tensor, "*N d_model"], k: int = 10, *, target: str | int | None = None
+) -> Reading:
     """Read vectors in vocabulary: the model's own final norm on each vector alone, then its head.
 
     Parameters
@@ -61,13 +64,17 @@ def read(trace: Trace, vectors: Float[Tensor, "*N d_model"], k: int = 10, *, tar
     target_id = _target(trace, target)
     flat = vectors.detach().reshape(-1, d_model).to(loaded.device)
     parts = [
-        _statistics(rows, k, target_id) for logits in _project(loaded, flat) for rows in logits.split(_rows_at_once(logits))
+        _statistics(rows, k, target_id)
+        for logits in _project(loaded, flat)
+        for rows in logits.split(_rows_at_once(logits))
     ]
-    columns = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]} if parts else _empty(k)
+    columns = (
+        {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]} if parts else _empty(k)
+    )
     return Reading(
         **columns,
-        top_tokens=tuple(loaded.vocabulary.strings(ids) for ids in columns["top_token_ids"]),
-        bottom_tokens=tuple(loaded.vocabulary.strings(ids) for ids in columns["bottom_token_ids"]),
+        top_tokens=tuple(loaded.vocabulary.strings(ids) for ids in columns["top_token_ids"].tolist()),
+        bottom_tokens=tuple(loaded.vocabulary.strings(ids) for ids in columns["bottom_token_ids"].tolist()),
         target=target_id,
         target_token=loaded.vocabulary.string(target_id),
         norm=_wide(flat).norm(dim=-1).cpu().numpy(),
@@ -75,9 +82,7 @@ def read(trace: Trace, vectors: Float[Tensor, "*N d_model"], k: int = 10, *, tar
     )
 
 
-def logit_lens(
-    trace: Trace, *, site: str = "resid_post", k: int = 10, target: str | int | None = None
-) -> Reading:
+def logit_lens(trace: Trace, *, site: str = "resid_post", k: int = 10, target: str | int | None = None) -> Reading:
     """Read the residual stream at every layer and position.
 
     Returns a :class:`Reading` of shape (layer, position): ``logit_lens(trace)[-1, -1]`` is the model's own prediction.
@@ -110,7 +115,9 @@ def read_site(trace: Trace, site: str, *, k: int = 10, target: str | int | None 
     if site == "head_out":
         return read(trace, head_outputs(trace), k, target=target)
     if site == "resid_mid" and trace.resid_mid is None:
-        raise ArgumentError("site='resid_mid': blocks of this model are parallel and have no state between attention and MLP")
+        raise ArgumentError(
+            "site='resid_mid': blocks of this model are parallel and have no state between attention and MLP"
+        )
     return read(trace, trace.site(site), k, target=target)
 
 
@@ -209,18 +216,29 @@ def direct_logit_attribution(
     loaded = trace.model
     _require_linear(loaded)
     if trace.layers != (0, trace.n_layers):
-        raise ArgumentError(f"direct_logit_attribution needs all {trace.n_layers} layers; the trace kept {trace.layers}")
+        raise ArgumentError(
+            f"direct_logit_attribution needs all {trace.n_layers} layers; the trace kept {trace.layers}"
+        )
     count = len(trace.tokens)
     if not -count <= position < count:
         raise ArgumentError(f"position={position} is outside the prompt of {count} tokens")
     at = position % count
     target_id = _target(trace, target)
-    foil_id = trace.foil if foil is None and target is None else None if foil is None else loaded.vocabulary.target_id(foil, "foil")
+    foil_id = (
+        trace.foil
+        if foil is None and target is None
+        else None
+        if foil is None
+        else loaded.vocabulary.target_id(foil, "foil")
+    )
     direction, head_bias = _direction(loaded, trace, target_id, at)
     logit = _logit_before_cap(trace, target_id, at)
     if foil_id is not None:
         foil_direction, foil_bias = _direction(loaded, trace, foil_id, at)
-        direction, head_bias = direction - foil_direction, {name: head_bias[name] - foil_bias[name] for name in head_bias}
+        direction, head_bias = (
+            direction - foil_direction,
+            {name: head_bias[name] - foil_bias[name] for name in head_bias},
+        )
         logit -= _logit_before_cap(trace, foil_id, at)
     return _attribute(trace, direction, head_bias, logit, (target_id, foil_id, at))
 
@@ -229,13 +247,16 @@ def _attribute(
     trace: Trace, direction: Tensor, head_bias: dict[str, float], logit: float, aim: tuple[int, int | None, int]
 ) -> DirectLogitAttribution:
     anatomy, at = trace.model.anatomy, aim[2]
-    by_source, neurons, biases = [], [], {}
+    by_source, neurons = [], []
+    biases: dict[str, float] = {}
     for layer, block in enumerate(anatomy.blocks):
         toward = _through(block.attention_post_norm, trace, "attention_post", layer, at, direction)
         reads = anatomy.W_O(layer) @ toward
         values = anatomy.per_query_head(_wide(trace.v[layer]))
         by_source.append(_wide(trace.pattern[layer, :, at]) * torch.einsum("hsd,hd->hs", values, reads))
-        biases |= _bias(block.attention_output.bias, block.attention_post_norm, toward, direction, f"L{layer}.attn_bias")
+        biases |= _bias(
+            block.attention_output.bias, block.attention_post_norm, toward, direction, f"L{layer}.attn_bias"
+        )
         toward = _through(block.mlp_post_norm, trace, "mlp_post", layer, at, direction)
         neurons.append(_wide(trace.neurons[layer, at]) * (block.mlp_output.weight @ toward))
         biases |= _bias(block.mlp_output.bias, block.mlp_post_norm, toward, direction, f"L{layer}.mlp_bias")
@@ -278,12 +299,12 @@ def _direction(loaded: LoadedModel, trace: Trace, token_id: int, position: int) 
     """[d_model] vector whose dot product with a part is its share of the token's logit, and the head's own biases."""
     anatomy = loaded.anatomy
     *inner, last = anatomy.head
-    column = _wide(last.weight[token_id].detach())  # type: ignore[index]
-    biases = {} if getattr(last, "bias", None) is None else {"unembed_bias": float(last.bias[token_id])}  # type: ignore[index]
+    column = _wide(last.weight[token_id].detach())
+    biases = {} if getattr(last, "bias", None) is None else {"unembed_bias": float(last.bias[token_id].detach())}
     for module in reversed(inner):
         if getattr(module, "bias", None) is not None:
-            biases["unembed_bias"] = biases.get("unembed_bias", 0.0) + float(_wide(module.bias) @ column)  # type: ignore[arg-type]
-        column = column @ _wide(module.weight.detach())  # type: ignore[operator]
+            biases["unembed_bias"] = biases.get("unembed_bias", 0.0) + float(_wide(module.bias.detach()) @ column)
+        column = column @ _wide(module.weight.detach())
     norm = anatomy.final_norm
     if norm is None:
         return column, biases
@@ -332,9 +353,13 @@ def _target(trace: Trace, target: str | int | None) -> int:
 
 def _recorded(reading: Reading, site: str, k: int, target: str | int | None) -> Reading:
     if target not in (None, reading.target, reading.target_token):
-        raise ArgumentError(f"the recorded reading of {site!r} speaks of {reading.target_token!r}, not of {target!r}; attach the model")
+        raise ArgumentError(
+            f"the recorded reading of {site!r} speaks of {reading.target_token!r}, not of {target!r}; attach the model"
+        )
     if k > reading.top_token_ids.shape[1]:
-        raise ArgumentError(f"the recorded reading of {site!r} holds {reading.top_token_ids.shape[1]} tokens, k={k}; attach the model")
+        raise ArgumentError(
+            f"the recorded reading of {site!r} holds {reading.top_token_ids.shape[1]} tokens, k={k}; attach the model"
+        )
     return reading
 
 
@@ -345,7 +370,9 @@ def _project(loaded: LoadedModel, flat: Float[Tensor, "N d_model"]) -> Iterator[
         yield _project_rows(loaded, chunk)
 
 
-def _project_rows(loaded: LoadedModel, x: Float[Tensor, "n d_model"], *, softcap: bool = True) -> Float[Tensor, "n d_vocab"]:
+def _project_rows(
+    loaded: LoadedModel, x: Float[Tensor, "n d_model"], *, softcap: bool = True
+) -> Float[Tensor, "n d_vocab"]:
     anatomy = loaded.anatomy
     with torch.no_grad():
         if anatomy.final_norm is not None:
@@ -363,9 +390,9 @@ def _project_rows(loaded: LoadedModel, x: Float[Tensor, "n d_model"], *, softcap
     return x
 
 
-def _linear(loaded: LoadedModel, module: nn.Module, x: Tensor) -> Tensor:
+def _linear(loaded: LoadedModel, module: Any, x: Tensor) -> Tensor:
     bias = getattr(module, "bias", None)
-    weight = loaded.widened(module.weight)  # type: ignore[arg-type]
+    weight = loaded.widened(module.weight)
     return linear(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
 
 
@@ -403,7 +430,9 @@ def _statistics(logits: Float[Tensor, "n V"], k: int, target: int) -> dict[str, 
     }
 
 
-def _extremes(logits: Float[Tensor, "n V"], k: int, *, largest: bool) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
+def _extremes(
+    logits: Float[Tensor, "n V"], k: int, *, largest: bool
+) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
     """The k largest (smallest) logits of each row and their ids, exact.
 
     The k best numbers lie in the k columns of [64, V/64] whose best numbers are best, so one pass of maxima replaces a

@@ -131,7 +131,7 @@ class NodeReading:
     @classmethod
     def from_dict(cls, data: dict[str, Any]) -> NodeReading:
         """Inverse of :meth:`to_dict`; keys that do not belong to a reading are ignored."""
-        entries = {
+        entries: dict[str, Any] = {
             name: tuple(
                 zip(
                     data.get(f"{name}_tokens", ()),

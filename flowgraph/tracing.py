@@ -386,16 +386,16 @@ def trace(
         )
     batch = torch.tensor([ids], device=loaded.device)
     with loaded.lock:
-        result = run(
-            loaded.anatomy, batch, sites=what.sites, layers=window, logits_at=None if logits == "all" else at
-        )
+        result = run(loaded.anatomy, batch, sites=what.sites, layers=window, logits_at=None if logits == "all" else at)
     _check_pass(loaded, result, batch)
     if aims["target"] is None and result.logits is not None:
         aims["target"] = int((result.logits if result.logits.ndim == 1 else result.logits[at]).argmax())
     return _frozen(loaded, text_or_ids, ids, result, window, at, aims)
 
 
-def trace_size(model: Any, text_or_ids: str | Sequence[int] | Tensor, *, keep: Keep | Iterable[str] | None = None) -> int:
+def trace_size(
+    model: Any, text_or_ids: str | Sequence[int] | Tensor, *, keep: Keep | Iterable[str] | None = None
+) -> int:
     """Bytes that :func:`trace` would keep per layer sites, known before it runs.
 
     Parameters as for :func:`trace`; logits, position vectors, norm scales and biases come on top and are small.
@@ -413,7 +413,9 @@ def _size(loaded: LoadedModel, n_tokens: int, sites: frozenset[str], window: ran
 def _prompt_ids(loaded: LoadedModel, text_or_ids: str | Sequence[int] | Tensor, chat: bool) -> list[int]:
     if isinstance(text_or_ids, str):
         if loaded.tokenizer is None:
-            raise PromptError("the prompt is a text, but this model has no tokenizer; pass token ids, or load_model(…, tokenizer=)")
+            raise PromptError(
+                "the prompt is a text, but this model has no tokenizer; pass token ids, or load_model(…, tokenizer=)"
+            )
         if not text_or_ids:
             raise PromptError("the prompt is empty; give at least one token")
         ids = chat_ids(loaded.tokenizer, text_or_ids) if chat else token_ids(loaded.tokenizer, text_or_ids)
@@ -425,7 +427,9 @@ def _prompt_ids(loaded: LoadedModel, text_or_ids: str | Sequence[int] | Tensor, 
         raise PromptError("the prompt has no tokens; give at least one")
     beyond = [i for i in ids if not 0 <= i < len(loaded.vocabulary)]
     if beyond:
-        raise PromptError(f"token id {beyond[0]} is not in this model's vocabulary; ids run from 0 to {len(loaded.vocabulary) - 1}")
+        raise PromptError(
+            f"token id {beyond[0]} is not in this model's vocabulary; ids run from 0 to {len(loaded.vocabulary) - 1}"
+        )
     limit = loaded.anatomy.context
     if limit is not None and len(ids) > limit:
         raise PromptError(f"the prompt has {len(ids)} tokens; {loaded.name!r} takes at most {limit}. Shorten it")

@@ -29,7 +29,7 @@ from .weights import EdgeWeights
 MAX_EDGES = 200_000
 """Graphs above this are refused unless ``max_edges=`` allows them."""
 
-Columns = dict[str, np.ndarray]
+Columns = dict[str, Any]
 
 
 def build_graph(
@@ -111,7 +111,9 @@ def _check(level: str, threshold: float, mass: float | None, top_k: int | None, 
 def _weights(trace_or_weights: Trace | EdgeWeights, method: str | None) -> EdgeWeights:
     if isinstance(trace_or_weights, EdgeWeights):
         if method not in (None, trace_or_weights.info.method):
-            raise ArgumentError(f"method={method!r}, but these weights are {trace_or_weights.info.method!r}; leave method out")
+            raise ArgumentError(
+                f"method={method!r}, but these weights are {trace_or_weights.info.method!r}; leave method out"
+            )
         return trace_or_weights
     from . import edge_weights
 
@@ -124,11 +126,7 @@ def _window(weights: EdgeWeights, layers: tuple[int, int]) -> EdgeWeights:
     if not first <= layers[0] < layers[1] <= stop:
         raise ArgumentError(f"layers={layers} is not a window within {first}…{stop} (first, one past last)")
     rows = slice(layers[0] - first, layers[1] - first)
-    cut = {
-        name: value[rows]
-        for name, value in vars(weights).items()
-        if isinstance(value, np.ndarray)
-    }
+    cut: dict[str, Any] = {name: value[rows] for name, value in vars(weights).items() if isinstance(value, np.ndarray)}
     ends = weights.ends_in_logit or layers[1] == weights.info.total_layers
     return replace(weights, **cut, info=replace(weights.info, layers=layers), unembed=weights.unembed if ends else None)
 
@@ -141,7 +139,7 @@ class _Codes:
         self.sizes = (len(NODE_KINDS), weights.info.total_layers + 1, h + 1, t + 1)
         self.weights = weights
 
-    def of(self, kind: str, layer: Any = -1, head: Any = -1, position: Any = -1) -> np.ndarray:
+    def of(self, kind: str, layer: Any = -1, head: Any = -1, position: Any = -1) -> Any:
         """Code of nodes; −1 stands for None."""
         parts = (NODE_KINDS.index(kind), np.asarray(layer) + 1, np.asarray(head) + 1, np.asarray(position) + 1)
         code = np.asarray(parts[0])
@@ -270,7 +268,9 @@ def _logit_parts(weights: EdgeWeights, level: str) -> Iterator[Columns]:
         else:
             h, s = np.nonzero(weights.attention[row, :, 0])
             w = weights.attention[row, h, 0, s]
-            through.append(_edges("attention", codes.state(layer, s), codes.of("head", layer, h, at), w, w, head=h, key=s, **place))
+            through.append(
+                _edges("attention", codes.state(layer, s), codes.of("head", layer, h, at), w, w, head=h, key=s, **place)
+            )
             h = np.arange(weights.head.shape[1])
             w = weights.head[row, :, 0]
             pieces.append(_edges("head", codes.of("head", layer, h, at), logit, w, w, head=h, key=at, **place))
@@ -285,7 +285,7 @@ def _logit_parts(weights: EdgeWeights, level: str) -> Iterator[Columns]:
     yield everything
 
 
-def _further_parts(weights: EdgeWeights, codes: _Codes, logit: np.ndarray, at: int) -> list[Columns]:
+def _further_parts(weights: EdgeWeights, codes: _Codes, logit: Any, at: int) -> list[Columns]:
     """Embedding, position embedding and biases, unless a window leaves them out."""
     first, stop = weights.info.layers
     pieces = []

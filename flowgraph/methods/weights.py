@@ -80,7 +80,9 @@ class EdgeWeights:
         for name, shape in expected.items():
             array = getattr(self, name)
             if array is not None and array.shape != shape:
-                raise ArgumentError(f"EdgeWeights.{name} has shape {array.shape}; attention {self.attention.shape} needs {shape}")
+                raise ArgumentError(
+                    f"EdgeWeights.{name} has shape {array.shape}; attention {self.attention.shape} needs {shape}"
+                )
         if len(self.query_positions) != q or len(self.info.tokens) != t:
             raise ArgumentError(
                 f"EdgeWeights.attention {self.attention.shape} does not fit {len(self.query_positions)} query positions "

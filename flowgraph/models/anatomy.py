@@ -21,7 +21,7 @@ class Norm:
     ``module(x) = (x − mean)/scale(x) · gain + bias`` for LayerNorm; without mean and bias for RMSNorm.
     """
 
-    module: nn.Module
+    module: Any
     kind: NormKind
 
     @property
@@ -49,7 +49,7 @@ class Norm:
         bias = getattr(self.module, "bias", None)
         return None if bias is None else _wide(bias.detach())
 
-    def linear(self, x: Float[Tensor, "*n d"], scale: Float[Tensor, "*n"]) -> Float[Tensor, "*n d"]:
+    def linear(self, x: Float[Tensor, "*n d"], scale: Float[Tensor, "*#n"]) -> Float[Tensor, "*n d"]:
         """[…, d] the norm frozen at ``scale``, without its bias: a linear map of x."""
         x = _wide(x)
         if self.kind == "layer":
@@ -66,7 +66,7 @@ class Norm:
 class Projection:
     """A linear layer read as ``x @ weight + bias``, whatever way the module stores it."""
 
-    module: nn.Module
+    module: Any
 
     @property
     def weight(self) -> Float[Tensor, "d_in d_out"]:
@@ -94,7 +94,7 @@ class Block:
 
     index: int
     module: nn.Module
-    attention: nn.Module
+    attention: Any
     query: nn.Module | None
     key: nn.Module | None
     value: nn.Module | None
@@ -134,15 +134,15 @@ class Anatomy:
 
     family: Family
     stack: Stack
-    model: nn.Module
+    model: Any
     config: Any
     wiring: Wiring
     causal: bool
     blocks: tuple[Block, ...]
-    embedding: nn.Module
+    embedding: Any
     position_embedding: nn.Module | None
     final_norm: Norm | None
-    head: tuple[nn.Module, ...]
+    head: tuple[Any, ...]
     n_heads: int
     n_kv_heads: int
     d_head: int
@@ -171,7 +171,7 @@ class Anatomy:
         return x.repeat_interleave(self.n_heads // self.n_kv_heads, dim=0)
 
 
-def resolve(model: nn.Module) -> Anatomy:
+def resolve(model: Any) -> Anatomy:
     """Find the parts of ``model`` by the row of its family.
 
     The row whose ``model_types`` name the model's type is taken; otherwise the first row that fits by structure.
@@ -193,7 +193,7 @@ def resolve(model: nn.Module) -> Anatomy:
     raise ArchitectureError(_no_row(model, model_type, failures))
 
 
-def _no_row(model: nn.Module, model_type: str, failures: dict[str, list[str]]) -> str:
+def _no_row(model: Any, model_type: str, failures: dict[str, list[str]]) -> str:
     nearest = min(failures, key=lambda name: len(failures[name]))
     return (
         f"no architecture row fits {type(model).__name__} (model_type {model_type!r}). Nearest is {nearest!r}; not found: "
@@ -204,7 +204,7 @@ def _no_row(model: nn.Module, model_type: str, failures: dict[str, list[str]]) -
     )
 
 
-def _missing(model: nn.Module, row: Family) -> list[str]:
+def _missing(model: Any, row: Family) -> list[str]:
     """Paths of the row that the model does not have; only the first block is looked at."""
     base = getattr(model, "base_model", model)
     missing = []
@@ -244,7 +244,7 @@ def _find(start: Any, path: str) -> Any:
     return None
 
 
-def _build(model: nn.Module, row: Family) -> Anatomy:
+def _build(model: Any, row: Family) -> Anatomy:
     base = getattr(model, "base_model", model)
     config = model.config.get_text_config()
     stack = row.stacks[-1]
@@ -276,7 +276,7 @@ def _build(model: nn.Module, row: Family) -> Anatomy:
     )
 
 
-def _head(model: nn.Module, row: Family) -> tuple[nn.Module, ...]:
+def _head(model: Any, row: Family) -> tuple[Any, ...]:
     """The head's modules; none at all when a required one is missing, as in a bare base model."""
     found = [(path, _find(model, path)) for path in row.head]
     if any(module is None and not path.endswith("?") for path, module in found):
@@ -284,7 +284,7 @@ def _head(model: nn.Module, row: Family) -> tuple[nn.Module, ...]:
     return tuple(module for _, module in found if module is not None)
 
 
-def _vocabulary_size(model: nn.Module, head: tuple[nn.Module, ...]) -> int:
+def _vocabulary_size(model: Any, head: tuple[Any, ...]) -> int:
     if not head:
         return 0
     output = model.get_output_embeddings()
@@ -303,7 +303,8 @@ def _context(row: Family, config: Any) -> int | None:
     for attribute in row.context:
         value = getattr(config, attribute, None)
         if value:
-            return int(value) - row.context_offset
+            unusable = int(config.pad_token_id) + 1 if row.positions_start_after_padding else 0
+            return int(value) - unusable
     return None
 
 
@@ -343,7 +344,7 @@ def _block(index: int, block: nn.Module, row: Family, stack: Stack) -> Block:
     )
 
 
-def _attention_scale(module: nn.Module, attention: Attention) -> float:
+def _attention_scale(module: Any, attention: Attention) -> float:
     if attention.scale == "none":
         return 1.0
     if hasattr(module, "scaling"):

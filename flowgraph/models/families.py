@@ -135,8 +135,8 @@ class Family:
         Config attribute of the soft-cap on the logits.
     context
         Config attributes of the longest input, the first that exists counts.
-    context_offset
-        How many of these positions cannot be used.
+    positions_start_after_padding
+        Positions are counted from ``pad_token_id + 1``, so that many fewer can be used.
     """
 
     name: str
@@ -147,7 +147,7 @@ class Family:
     head_kind: Literal["linear", "masked"] = "linear"
     logit_softcap: str = ""
     context: tuple[str, ...] = ("max_position_embeddings", "n_positions", "n_ctx")
-    context_offset: int = 0
+    positions_start_after_padding: bool = False
 
     def __post_init__(self) -> None:
         for stack in self.stacks:
@@ -347,9 +347,7 @@ _ROWS = (
     Family(
         name="gemma2",
         model_types=("gemma2",),
-        stacks=(
-            replace(_SANDWICH_STACK, attention=replace(_LLAMA_ATTENTION, softcap="attn_logit_softcapping")),
-        ),
+        stacks=(replace(_SANDWICH_STACK, attention=replace(_LLAMA_ATTENTION, softcap="attn_logit_softcapping")),),
         norm="rms_unit_offset",
         logit_softcap="final_logit_softcapping",
     ),
@@ -367,7 +365,7 @@ _ROWS = (
         stacks=(_BERT_STACK,),
         head=("lm_head",),
         head_kind="masked",
-        context_offset=2,
+        positions_start_after_padding=True,
     ),
     Family(
         name="distilbert",

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -50,7 +51,7 @@ class Pass:
 
 
 @contextmanager
-def eager_attention(model: nn.Module) -> Iterator[None]:
+def eager_attention(model: Any) -> Iterator[None]:
     """Switch the model to eager attention and evaluation mode, and back on leaving."""
     previous = model.config._attn_implementation
     modes = [(module, module.training) for module in model.modules()] if model.training else []
@@ -66,9 +67,7 @@ def eager_attention(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def site_shapes(
-    anatomy: Anatomy, n_tokens: int, sites: frozenset[str], layers: range
-) -> dict[str, tuple[int, ...]]:
+def site_shapes(anatomy: Anatomy, n_tokens: int, sites: frozenset[str], layers: range) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors that a pass keeps; tensors that share memory are counted once.
 
     Parameters
@@ -172,7 +171,7 @@ class _Recorder:
         ):
             if site in self.sites:
                 added = projection.module if post_norm is None else post_norm.module
-                yield _after(added, lambda x, site=site: self._store(site, row, _rows(x)))
+                yield _after(added, partial(self._store_rows, site, row))
         if "norm_scales" in self.sites:
             yield from self._scale_hooks(row, block)
 
@@ -218,7 +217,7 @@ class _Recorder:
                 lambda module, args, output: self._store_pattern(row, module, output)
             )
 
-    def _keep_angles(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _keep_angles(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Rotary angles of this layer: (cos, sin), each [position, rotated dimensions]."""
         if "position_embeddings" in kwargs:
             cos, sin = kwargs["position_embeddings"]
@@ -286,10 +285,13 @@ class _Recorder:
         }
         for name, norm in norms.items():
             if norm is not None:
-                yield _before(norm.module, lambda x, name=name, norm=norm: self._store_scale(name, row, norm, x))
+                yield _before(norm.module, partial(self._store_scale, name, row, norm))
 
     def _store_scale(self, name: str, row: int, norm: Norm, x: Tensor) -> None:
         self._store(f"norm_scales.{name}", row, norm.scale(_rows(x)))
+
+    def _store_rows(self, site: str, row: int, x: Tensor) -> None:
+        self._store(site, row, _rows(x))
 
     def _store(self, site: str, row: int, value: Tensor, rows: int | None = None) -> Tensor:
         """Copy one layer's value into its place; the tensor of the site is made when its first row arrives."""

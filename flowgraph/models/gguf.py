@@ -5,7 +5,7 @@ Only what the known model needs is handled: the Llama architecture with a byte-l
 that runs and says the wrong things.
 
 The weights are dequantised one tensor at a time and written straight into ``model.safetensors`` as float16:
-the memory used is that of the largest tensor, and a full disk is an ordinary ``OSError``.
+no two tensors are in memory together, and a full disk is an ordinary ``OSError``.
 
 Two things differ from a mere change of container:
 

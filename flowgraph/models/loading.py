@@ -5,16 +5,26 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ArgumentError, ArchitectureError, DeviceError, FileFormatError, UnknownModelError, UnsupportedReadingError
+from ..errors import (
+    ArgumentError,
+    ArchitectureError,
+    DeviceError,
+    FileFormatError,
+    UnknownModelError,
+    UnsupportedReadingError,
+)
 from .anatomy import Anatomy, resolve
 from .known import KNOWN_MODELS, fetch
 from .proof import prove
@@ -63,12 +73,14 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Where the token embedding lives."""
-        return self.anatomy.embedding.weight.device  # type: ignore[return-value]
+        device: torch.device = self.anatomy.embedding.weight.device
+        return device
 
     @property
     def dtype(self) -> torch.dtype:
         """Number type of the token embedding."""
-        return self.anatomy.embedding.weight.dtype  # type: ignore[return-value]
+        dtype: torch.dtype = self.anatomy.embedding.weight.dtype
+        return dtype
 
     def require_head(self, wanted: str) -> None:
         """Refuse what needs a vocabulary.
@@ -186,7 +198,7 @@ def _attach(name: str, model: Any, tokenizer: Any) -> LoadedModel:
             f"{type(model).__name__} carries adapters that are not merged; call model = model.merge_and_unload() first"
         )
     anatomy = resolve(model)
-    vocabulary = Vocabulary(tokenizer, int(anatomy.embedding.weight.shape[0]))  # type: ignore[arg-type]
+    vocabulary = Vocabulary(tokenizer, int(anatomy.embedding.weight.shape[0]))
     return LoadedModel(name, model, tokenizer, anatomy, vocabulary, prove(anatomy))
 
 
@@ -215,7 +227,9 @@ def _read_folder(folder: Path, dtype: torch.dtype | str) -> tuple[Any, Any]:
     if not (folder / "config.json").is_file():
         raise FileFormatError(f"the folder {str(folder)!r} has no config.json, so it is not a Hugging Face model")
     if not any(folder.glob("*.safetensors")):
-        other = sorted(path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".gguf"))
+        other = sorted(
+            path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".gguf")
+        )
         raise FileFormatError(
             f"the folder {str(folder)!r} has no *.safetensors; found {', '.join(other) or 'no weights'}. Pickled weights "
             "can run code when they are opened and are never read here: convert them once, with "
@@ -230,15 +244,33 @@ def _read_folder(folder: Path, dtype: torch.dtype | str) -> tuple[Any, Any]:
 
 
 def _read_hub(name: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
+    offline = not _hub_answers()
     try:
-        return _from_pretrained(name, dtype, local_files_only=False)
+        return _from_pretrained(name, dtype, local_files_only=offline)
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, FileFormatError):
             raise
+        hub = "the Hugging Face hub cannot be reached from here" if offline else f"the hub gave none: {_first_line(error)}"
         raise UnknownModelError(
-            f"{name!r} is not a known model nor a folder, and the Hugging Face hub gave none either: "
-            f"{_first_line(error)}{_nearest(name)}"
+            f"{name!r} is not a known model, not a folder and not among the hub's files on this machine, and {hub}"
+            f"{_nearest(name)}"
         ) from error
+
+
+def _hub_answers() -> bool:
+    """Whether the hub's host can be reached: the hub's own client would try five times before it says no."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        with socket.create_connection((address.hostname, address.port or 443), timeout=5):
+            return True
+    except OSError:
+        return False
 
 
 def _from_pretrained(source: str, dtype: torch.dtype | str, *, local_files_only: bool) -> tuple[Any, Any]:
@@ -274,7 +306,9 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | str | None:
         return dtype
     found = getattr(torch, str(dtype), None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ArgumentError(f"dtype={dtype!r} is not a floating-point type; expected 'float32', 'float16', 'bfloat16' …")
+        raise ArgumentError(
+            f"dtype={dtype!r} is not a floating-point type; expected 'float32', 'float16', 'bfloat16' …"
+        )
     return found
 
 

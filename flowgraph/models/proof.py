@@ -74,7 +74,9 @@ def check_finite(anatomy: Anatomy, states: Float[Tensor, "layer position d_model
     bad = [name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())]
     if layer == 0 and not bool(torch.isfinite(anatomy.embedding.weight).all()):
         bad.insert(0, "token embedding")
-    cause = f"parameters that are not finite: {', '.join(bad[:5])}" if bad else "its parameters are finite, so it overflows"
+    cause = (
+        f"parameters that are not finite: {', '.join(bad[:5])}" if bad else "its parameters are finite, so it overflows"
+    )
     raise NonFiniteError(
         f"{where} gives NaN or infinity; {cause}. Nothing computed from it would mean anything: repair the weights, or "
         "load the model with dtype='float32'"
@@ -169,9 +171,16 @@ def _wiring(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
         first = _normed(block.attention_norm, s["resid_pre"] + s["attn_out"], record.sites["norm_scales.attention"][i])
         second = _normed(block.mlp_norm, middle + s["mlp_out"], record.sites["norm_scales.mlp"][i])
         return torch.maximum(_error(first, middle), _error(second, s["resid_post"]))
-    return torch.maximum(
-        _error(s["resid_pre"] + s["attn_out"], middle), _error(middle + s["mlp_out"], s["resid_post"])
-    )
+    return torch.maximum(_error(s["resid_pre"] + s["attn_out"], middle), _error(middle + s["mlp_out"], s["resid_post"]))
+
+
+def _mlp_input(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
+    """The MLP's norm sees the state that the wiring says: a parallel block's MLP does not see its attention."""
+    seen = record.sites["norm_scales.mlp"][i]
+    if anatomy.wiring == "post_norm":
+        return seen.new_zeros(())
+    state = record.sites["resid_pre" if anatomy.wiring == "parallel" else "resid_mid"][i]
+    return _error(seen, anatomy.blocks[i].mlp_norm.scale(state))
 
 
 def _norm_formula(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
@@ -207,5 +216,6 @@ _PER_LAYER = {
     "Σ z W_O + b_O = attention's output": _heads_to_attn_out,
     "Σ neurons W_out + b_out = MLP's output": _neurons_to_mlp_out,
     "the residual stream adds up": _wiring,
+    "the MLP reads the state that the wiring says": _mlp_input,
     "the norm's formula": _norm_formula,
 }

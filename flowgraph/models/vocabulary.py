@@ -75,7 +75,9 @@ class Vocabulary:
         if isinstance(target, str):
             return self._id_of(target, argument)
         if isinstance(target, bool) or not 0 <= target < self.size:
-            raise TargetError(f"{argument}={target!r} is not a token id of this model; ids run from 0 to {self.size - 1}")
+            raise TargetError(
+                f"{argument}={target!r} is not a token id of this model; ids run from 0 to {self.size - 1}"
+            )
         return int(target)
 
     def _id_of(self, text: str, argument: str) -> int:

@@ -1,0 +1,47 @@
+"""Shared fixtures. The package's array shapes are checked at run time in every test."""
+
+from __future__ import annotations
+
+from jaxtyping import install_import_hook
+
+_hook = install_import_hook("flowgraph", "beartype.beartype")
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+import flowgraph  # noqa: E402
+from tests.tiny_models import TINY, tiny_model  # noqa: E402
+
+# A second thread makes small tensors slower, and on a shared machine much slower.
+torch.set_num_threads(1)
+
+JAPAN = "The capital of Japan is the city of"
+MARY = "When Mary and John went to the store, John gave a drink to"
+DECODERS = tuple(name for name in TINY if name not in ("bert", "bert_headless", "roberta", "distilbert"))
+LINEAR = tuple(name for name in DECODERS if name != "opt_post_norm")
+"""Rows with direct logit attribution: norm + linear head over a stream that adds up."""
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """``tiny(name, dtype)`` → a loaded tiny model, made once per session."""
+    made: dict[tuple[str, torch.dtype], flowgraph.LoadedModel] = {}
+
+    def load(name: str, dtype: torch.dtype = torch.float32) -> flowgraph.LoadedModel:
+        if (name, dtype) not in made:
+            made[name, dtype] = flowgraph.load_model(tiny_model(name, dtype))
+        return made[name, dtype]
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def smollm2() -> flowgraph.LoadedModel:
+    """The real default model, fetched once and cached."""
+    return flowgraph.load_model("smollm2")
+
+
+@pytest.fixture(scope="session")
+def minilm() -> flowgraph.LoadedModel:
+    """A real encoder without a head."""
+    return flowgraph.load_model("minilm")
