@@ -1,0 +1,106 @@
+"""Slow twins: the definitions written down as they are said, for graphs of a handful of nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from flowgraph.graph import FlowGraph
+from flowgraph.nodes import Node
+
+
+def strengths(graph: FlowGraph) -> list[float]:
+    """|share| of each edge, 0 on structural ones."""
+    return [
+        0.0 if structural else abs(float(s))
+        for s, structural in zip(graph.share, graph.structural, strict=True)
+    ]
+
+
+def paths_between(graph: FlowGraph, first: int, last: int) -> Iterator[tuple[int, ...]]:
+    """Every path from one node to another as a tuple of edges; the empty one where they are the same."""
+    if first == last:
+        yield ()
+    for e in range(len(graph)):
+        if graph.source[e] == first:
+            for rest in paths_between(graph, int(graph.target[e]), last):
+                yield (e, *rest)
+
+
+def product(graph: FlowGraph, edges: Sequence[int]) -> float:
+    """Product of |share|, in the order of the path."""
+    share = strengths(graph)
+    result = 1.0
+    for e in edges:
+        result *= share[e]
+    return result
+
+
+def connected_flow(graph: FlowGraph, start: Node) -> list[float]:
+    """Sum over all paths from each edge to the start, the edge included, of the product of |share|."""
+    end = graph.nodes.index(start)
+    return [
+        sum(product(graph, (e, *rest)) for rest in paths_between(graph, int(graph.target[e]), end))
+        for e in range(len(graph))
+    ]
+
+
+def critical_levels(graph: FlowGraph, start: Node, flow: Sequence[float]) -> list[float]:
+    """Largest, over all routes from each edge to the start, of the smallest flow on the route."""
+    end = graph.nodes.index(start)
+    return [
+        max(
+            (min(flow[i] for i in (e, *rest)) for rest in paths_between(graph, int(graph.target[e]), end)),
+            default=0.0,
+        )
+        for e in range(len(graph))
+    ]
+
+
+def strongest_paths(
+    graph: FlowGraph, source: Node | None, target: Node
+) -> list[tuple[float, tuple[int, ...]]]:
+    """All paths with a strength above 0, the strongest first."""
+    end = graph.nodes.index(target)
+    entered = {int(graph.target[e]) for e in range(len(graph)) if not graph.structural[e]}
+    firsts = (
+        [n for n in range(len(graph.nodes)) if n not in entered]
+        if source is None
+        else [graph.nodes.index(source)]
+    )
+    paths = [path for first in firsts for path in paths_between(graph, first, end) if path]
+    scored = [(product(graph, path), path) for path in paths]
+    return sorted((entry for entry in scored if entry[0] > 0), key=lambda entry: -entry[0])
+
+
+def is_connected(graph: FlowGraph, edges: Sequence[int], start: Node) -> bool:
+    """Whether every edge has a way to the start over these edges alone."""
+    reached = {graph.nodes.index(start)}
+    grew = True
+    while grew:
+        more = {int(graph.source[e]) for e in edges if int(graph.target[e]) in reached} - reached
+        reached |= more
+        grew = bool(more)
+    return all(int(graph.target[e]) in reached for e in edges)
+
+
+def reading(logits: torch.Tensor, target: int, k: int) -> dict[str, list]:
+    """What :func:`flowgraph.read` says of rows of logits, in float64, by sorting and summing everything."""
+    rows = logits.double()
+    log_probabilities = rows - rows.exp().sum(-1, keepdim=True).log()
+    order = rows.sort(dim=-1, descending=True, stable=True)
+    reverse = rows.sort(dim=-1, stable=True)
+    probabilities = log_probabilities.exp()
+    return {
+        "top_token_ids": order.indices[:, :k].tolist(),
+        "top_logits": order.values[:, :k].tolist(),
+        "top_probabilities": probabilities.gather(1, order.indices[:, :k]).tolist(),
+        "bottom_token_ids": reverse.indices[:, :k].tolist(),
+        "bottom_logits": reverse.values[:, :k].tolist(),
+        "target_logit": rows[:, target].tolist(),
+        "target_log_probability": log_probabilities[:, target].tolist(),
+        "target_probability": probabilities[:, target].tolist(),
+        "target_rank": [1 + int((row > row[target]).sum()) for row in rows],
+        "entropy": (-(probabilities * log_probabilities).sum(-1)).tolist(),
+    }
