@@ -8,6 +8,7 @@ import torch
 
 from flowgraph.graph import FlowGraph
 from flowgraph.nodes import Node
+from flowgraph.tracing import Trace
 
 
 def strengths(graph: FlowGraph) -> list[float]:
@@ -104,3 +105,55 @@ def reading(logits: torch.Tensor, target: int, k: int) -> dict[str, list]:
         "target_rank": [1 + int((row > row[target]).sum()) for row in rows],
         "entropy": (-(probabilities * log_probabilities).sum(-1)).tolist(),
     }
+
+
+def attention_edges(trace: Trace, level: str) -> dict[tuple[str, str, str], tuple[float, float] | None]:
+    """(source, target, kind) → (weight, share) of the ``attention`` method, loop by loop from its table."""
+    edges: dict[tuple[str, str, str], tuple[float, float] | None] = {}
+    layers, heads, count, _ = trace.pattern.shape
+    parallel = trace.wiring == "parallel"
+    for layer in range(layers):
+        for t in range(count):
+            before = f"L{layer - 1}.resid_post@{t}" if layer else f"embed@{t}"
+            entry = f"L{layer}.resid_post@{t}" if parallel else f"L{layer}.resid_mid@{t}"
+            edges[before, entry, "residual"] = (1.0, 0.5)
+            edges[before if parallel else entry, f"L{layer}.mlp@{t}", "mlp_in"] = None
+            edges[f"L{layer}.mlp@{t}", f"L{layer}.resid_post@{t}", "mlp"] = None
+            if not parallel:
+                edges[entry, f"L{layer}.resid_post@{t}", "residual"] = (1.0, 1.0)
+            for s in range(count):
+                source = f"L{layer - 1}.resid_post@{s}" if layer else f"embed@{s}"
+                a = [float(trace.pattern[layer, h, t, s]) for h in range(heads)]
+                if level == "token" and any(a):
+                    edges[source, entry, "attention"] = (sum(a) / heads, sum(a) / heads / 2)
+                if level == "head":
+                    for h in range(heads):
+                        if a[h]:
+                            edges[source, f"L{layer}H{h}@{t}", "attention"] = (a[h], a[h])
+            if level == "head":
+                for h in range(heads):
+                    edges[f"L{layer}H{h}@{t}", entry, "head"] = (1 / heads, 0.5 / heads)
+    if trace.target is not None:
+        last = f"L{layers - 1}.resid_post@{trace.position}"
+        edges[last, f"logit[{trace.target_token}]", "unembed"] = (1.0, 1.0)
+    return edges
+
+
+def kept_edges(graph: FlowGraph, threshold: float, mass: float | None, top_k: int | None) -> list[int]:
+    """Indices that remain after threshold, mass per target and top k, in this order, one edge after another."""
+    if not threshold and mass is None and top_k is None:
+        return list(range(len(graph)))
+    size = strengths(graph)
+    kept = [e for e in range(len(graph)) if not graph.structural[e] and size[e] >= threshold]
+    if mass is not None:
+        chosen = []
+        for target in sorted({int(graph.target[e]) for e in kept}):
+            ranked = sorted((e for e in kept if graph.target[e] == target), key=lambda e: -size[e])
+            whole, reached = sum(size[e] for e in ranked), 0.0
+            for e in ranked:
+                if reached >= mass * whole * (1 - 1e-12):
+                    break
+                chosen.append(e)
+                reached += size[e]
+        kept = sorted(chosen)
+    return kept if top_k is None else sorted(sorted(kept, key=lambda e: -size[e])[:top_k])

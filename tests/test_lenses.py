@@ -22,7 +22,7 @@ WITH_HEAD = tuple(name for name in TINY if name != "bert_headless")
 @pytest.mark.parametrize("name", WITH_HEAD)
 def test_a_reading_against_the_naive_twin(tiny, name):
     trace = flowgraph.trace(tiny(name), IDS, position=-1, target=40)
-    vectors = torch.cat((trace.resid_post.flatten(0, 1), 30 * trace.mlp_out.flatten(0, 1), 1e-3 * trace.attn_out[0, :1]))
+    vectors = torch.cat((trace.resid_post.flatten(0, 1), 3 * trace.mlp_out.flatten(0, 1), 1e-3 * trace.attn_out[0, :1]))
     reading = flowgraph.read(trace, vectors, k=7)
     expected = naive.reading(flowgraph.unembed(trace, vectors), 40, 7)
     assert reading.top_token_ids.tolist() == expected["top_token_ids"]

@@ -119,9 +119,7 @@ def bert_tokenizer() -> PreTrainedTokenizerFast:
     """
     normalizer = normalizers.BertNormalizer(lowercase=True)
     splitter = pre_tokenizers.BertPreTokenizer()
-    words = Counter(
-        word for line in ENGLISH for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(line))
-    )
+    words = Counter(word for line in ENGLISH for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(line)))
     letters = [*ascii_lowercase, *digits, *sorted(set(punctuation))]
     repeated = sorted(word for word, count in words.items() if count > 1 and len(word) > 1)
     specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -174,9 +172,7 @@ def llama_tokenizer() -> PreTrainedTokenizerFast:
         [normalizers.Prepend(_WORD_START), normalizers.Replace(" ", _WORD_START)]
     )
     spaced = decoders.Replace(_WORD_START, " ")
-    tokenizer.decoder = decoders.Sequence(
-        [spaced, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    )
+    tokenizer.decoder = decoders.Sequence([spaced, decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)])
     return _wrapped(_with_ends(tokenizer, "<s>", None), bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 
@@ -254,9 +250,7 @@ TINY: Mapping[str, Tiny] = MappingProxyType(
             matrix_std=0.15,  # its scores are not divided by the square root of the head's width
         ),
         "gptj": Tiny("GPTJForCausalLM", "GPTJConfig", gpt2_tokenizer, {**_GPT2_NAMES, "rotary_dim": 4}),
-        "gpt_neox": Tiny(
-            "GPTNeoXForCausalLM", "GPTNeoXConfig", gpt2_tokenizer, {**_NAMES, "rotary_pct": 0.5}
-        ),
+        "gpt_neox": Tiny("GPTNeoXForCausalLM", "GPTNeoXConfig", gpt2_tokenizer, {**_NAMES, "rotary_pct": 0.5}),
         "gpt_neox_sequential": Tiny(
             "GPTNeoXForCausalLM",
             "GPTNeoXConfig",
@@ -280,9 +274,7 @@ TINY: Mapping[str, Tiny] = MappingProxyType(
             llama_tokenizer,
             {**_GROUPED, "attention_bias": True, "mlp_bias": True},
         ),
-        "mistral": Tiny(
-            "MistralForCausalLM", "MistralConfig", llama_tokenizer, {**_GROUPED, "sliding_window": 5}
-        ),
+        "mistral": Tiny("MistralForCausalLM", "MistralConfig", llama_tokenizer, {**_GROUPED, "sliding_window": 5}),
         "qwen2": Tiny("Qwen2ForCausalLM", "Qwen2Config", qwen_tokenizer, _GROUPED),
         "qwen3": Tiny("Qwen3ForCausalLM", "Qwen3Config", qwen_tokenizer, {**_GROUPED, "head_dim": 12}),
         "gemma": Tiny(
@@ -317,9 +309,7 @@ TINY: Mapping[str, Tiny] = MappingProxyType(
                 "sliding_window_pattern": 2,
             },
         ),
-        "phi3": Tiny(
-            "Phi3ForCausalLM", "Phi3Config", llama_tokenizer, {**_GROUPED, "partial_rotary_factor": 0.5}
-        ),
+        "phi3": Tiny("Phi3ForCausalLM", "Phi3Config", llama_tokenizer, {**_GROUPED, "partial_rotary_factor": 0.5}),
         "bert": Tiny("BertForMaskedLM", "BertConfig", bert_tokenizer, _NAMES, causal=False),
         "bert_headless": Tiny("BertModel", "BertConfig", bert_tokenizer, _NAMES, causal=False, head=False),
         "roberta": Tiny(
@@ -342,9 +332,7 @@ TINY: Mapping[str, Tiny] = MappingProxyType(
 """Every tiny model by name."""
 
 
-def tiny_model(
-    name: str, dtype: torch.dtype = torch.float32
-) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+def tiny_model(name: str, dtype: torch.dtype = torch.float32) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
     """Build one tiny model and its tokenizer.
 
     Parameters
@@ -393,6 +381,4 @@ def _fill(model: PreTrainedModel, name: str) -> None:
             if parameter.dim() == 1:
                 parameter.add_(_VECTOR_STD * noise)
             else:
-                parameter.copy_(
-                    (_EMBEDDING_STD if id(parameter) in tables else TINY[name].matrix_std) * noise
-                )
+                parameter.copy_((_EMBEDDING_STD if id(parameter) in tables else TINY[name].matrix_std) * noise)

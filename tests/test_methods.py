@@ -1,0 +1,304 @@
+"""Edge methods and the schema of the graph: one checker over all methods, families and levels."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import networkx
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import flowgraph
+from flowgraph import Node, build_graph, edge_weights
+from flowgraph.errors import ArgumentError, GraphTooLargeError, NotRecordedError
+from flowgraph.graph import EDGE_KINDS
+from flowgraph.methods import EDGE_METHODS
+from flowgraph.methods.build import _check, _mass_mask
+from flowgraph.methods.logits import total
+from tests import naive
+from tests.conftest import JAPAN, LINEAR
+from tests.tiny_models import TINY
+
+IDS = [20, 31, 42, 53, 64, 75, 86]
+CASES = [(name, "attention") for name in TINY] + [(name, "logits") for name in LINEAR]
+
+
+@pytest.fixture(scope="module")
+def traces(tiny):
+    made = {}
+
+    def trace(name):
+        if name not in made:
+            made[name] = flowgraph.trace(tiny(name), IDS, position=-1)
+        return made[name]
+
+    return trace
+
+
+def incoming_share(graph) -> dict[Node, float]:
+    """Σ|share| of what enters each node."""
+    sums: dict[Node, float] = defaultdict(float)
+    for e in range(len(graph)):
+        if not graph.structural[e]:
+            sums[graph.nodes[graph.target[e]]] += abs(float(graph.share[e]))
+    return sums
+
+
+@pytest.mark.parametrize("level", ["token", "head"])
+@pytest.mark.parametrize(("name", "method"), CASES)
+def test_schema(traces, name, method, level):
+    """What every graph of every method must be."""
+    trace = traces(name)
+    graph = build_graph(trace, method=method, level=level, readings=False)
+    info = graph.info
+    assert (info.method, info.level, info.tokens) == (method, level, trace.tokens)
+    assert info.total_edges == int((~graph.structural).sum())
+    assert graph.shown_share == pytest.approx(1.0)
+    assert np.isfinite(graph.weight).all()
+    assert (np.sign(graph.weight) == np.sign(graph.share)).all()
+    as_networkx = graph.to_networkx()
+    assert networkx.is_directed_acyclic_graph(as_networkx)
+    assert not list(networkx.isolates(as_networkx))
+    for e in range(len(graph)):
+        source, target, kind = graph.nodes[graph.source[e]], graph.nodes[graph.target[e]], EDGE_KINDS[graph.kind[e]]
+        assert _depth(source, trace) < _depth(target, trace)
+        if kind == "attention":
+            assert source.position == graph.key_pos[e]
+            if trace.causal:
+                assert graph.key_pos[e] <= graph.query_pos[e]
+        if kind in ("residual", "mlp", "mlp_in", "head") and target.kind != "logit":
+            assert source.position == target.position == graph.query_pos[e]
+        if trace.wiring == "parallel":
+            assert "resid_mid" not in (source.kind, target.kind)
+        if level == "token":
+            assert "head" not in (source.kind, target.kind)
+
+
+@pytest.mark.parametrize("level", ["token", "head"])
+@pytest.mark.parametrize(("name", "method"), CASES)
+def test_shares_into_a_target_sum_to_one(traces, name, method, level):
+    graph = build_graph(traces(name), method=method, level=level, readings=False)
+    for node, share in incoming_share(graph).items():
+        if method == "logits" and node.kind == "head":
+            continue  # shares of what a head read are parts of the logit, like those of the head itself
+        assert share == pytest.approx(1.0, abs=1e-6), node
+
+
+@pytest.mark.parametrize("level", ["token", "head"])
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "bert", "bert_headless"])
+def test_attention_against_the_naive_twin(traces, name, level):
+    trace = traces(name)
+    graph = build_graph(trace, level=level, readings=False)
+    found = {
+        (str(graph.nodes[graph.source[e]]), str(graph.nodes[graph.target[e]]), EDGE_KINDS[graph.kind[e]]): (
+            None if graph.structural[e] else (float(graph.weight[e]), float(graph.share[e]))
+        )
+        for e in range(len(graph))
+    }
+    expected = naive.attention_edges(trace, level)
+    assert found.keys() == expected.keys()
+    for edge, numbers in expected.items():
+        assert found[edge] == (None if numbers is None else pytest.approx(numbers, rel=1e-6)), edge
+
+
+@pytest.mark.parametrize("level", ["token", "head"])
+@pytest.mark.parametrize("name", LINEAR)
+def test_logits_is_the_attribution(traces, name, level):
+    trace = traces(name)
+    parts = flowgraph.direct_logit_attribution(trace)
+    weights = edge_weights(trace, method="logits")
+    assert total(weights) == pytest.approx(parts.logit, abs=1e-4 * max(1, abs(parts.logit)))
+    graph = build_graph(weights, level=level)
+    logit = graph.nodes.index(Node("logit", index=trace.target))
+    into_logit = graph.target == logit
+    assert graph.weight[into_logit].sum() == pytest.approx(parts.logit, abs=1e-4 * max(1, abs(parts.logit)))
+    by_kind = {
+        kind: graph.weight[into_logit & (graph.kind == EDGE_KINDS.index(kind))].sum() for kind in EDGE_KINDS
+    }
+    heads = by_kind["attention" if level == "token" else "head"]
+    assert heads == pytest.approx(parts.heads.sum(), abs=1e-9)
+    assert by_kind["mlp"] == pytest.approx(parts.mlps.sum(), abs=1e-9)
+    assert by_kind["embed"] == pytest.approx(parts.embedding + parts.position_embedding, abs=1e-9)
+    assert by_kind["bias"] == pytest.approx(sum(parts.biases.values()), abs=1e-9)
+    if level == "head":
+        for h in range(trace.n_heads):
+            head = graph.nodes.index(Node("head", layer=1, head=h, position=trace.position))
+            assert graph.weight[graph.target == head].sum() == pytest.approx(parts.heads[1, h], abs=1e-9)
+
+
+@pytest.mark.parametrize("level", ["token", "head"])
+@pytest.mark.parametrize("method", EDGE_METHODS)
+@settings(deadline=None, max_examples=25)
+@given(
+    threshold=st.sampled_from([0.0, 0.01, 0.05, 0.2, 0.5]),
+    mass=st.sampled_from([None, 0.1, 0.5, 0.8, 1.0]),
+    top_k=st.sampled_from([None, 1, 7, 60, 10**6]),
+)
+def test_filters_against_the_naive_twin(traces, level, method, threshold, mass, top_k):
+    trace = traces("llama")
+    whole = build_graph(trace, method=method, level=level, readings=False)
+    graph = build_graph(
+        trace, method=method, level=level, threshold=threshold, mass=mass, top_k=top_k, readings=False
+    )
+    assert _edge_set(graph) == _edge_set(whole.keep(np.array(naive.kept_edges(whole, threshold, mass, top_k), dtype=int)))
+    assert graph.info.total_edges == whole.info.total_edges
+    assert graph.info.total_share == pytest.approx(whole.info.total_share)
+
+
+@settings(deadline=None)
+@given(
+    share=st.lists(st.floats(-1, 1, allow_nan=False), min_size=0, max_size=30),
+    mass=st.floats(0.01, 1.0),
+    groups=st.integers(1, 4),
+)
+def test_mass_keeps_the_fewest_edges_that_reach_it(share, mass, groups):
+    size, target = np.abs(np.array(share)), np.arange(len(share)) % groups
+    mask = _mass_mask(target, np.array(share), mass)
+    for group in range(groups):
+        here, kept = size[target == group], size[(target == group) & mask]
+        assert kept.sum() >= mass * here.sum() * (1 - 1e-9)
+        if kept.size:
+            assert kept.sum() - kept.min() < mass * here.sum()
+            assert kept.min() >= max(size[(target == group) & ~mask], default=0.0)
+
+
+@pytest.mark.parametrize("method", EDGE_METHODS)
+def test_a_window_of_layers(traces, method):
+    trace = traces("llama")
+    graph = build_graph(trace, method=method, layers=(1, 2), readings=False)
+    assert graph.info.layers == (1, 2)
+    assert all(layer in (-1, 1) for layer in graph.layer)
+    first = {node.kind for node in graph.nodes if node.kind in ("embed", "resid_pre")}
+    assert first == {"resid_pre"}
+    lower = build_graph(trace, method=method, layers=(0, 1), readings=False)
+    assert any(node.kind == "embed" for node in lower.nodes)
+    assert any(node.kind == "logit" for node in lower.nodes) == (method == "logits")
+    with pytest.raises(ArgumentError, match=r"layers=\(1, 3\) is not a window within 0…2"):
+        build_graph(trace, method=method, layers=(1, 3))
+
+
+def test_a_trace_of_some_layers_gives_their_graph(tiny):
+    kept = flowgraph.trace(tiny("gpt2"), IDS, keep=flowgraph.Keep(layers=(1, 2)))
+    graph = build_graph(kept)
+    same = build_graph(flowgraph.trace(tiny("gpt2"), IDS), layers=(1, 2))
+    assert _edge_set(graph) == _edge_set(same)
+    assert [r and r.norm for r in graph.readings] == pytest.approx([r and r.norm for r in same.readings])
+
+
+def test_a_graph_that_is_too_large_says_its_size(traces):
+    trace = traces("llama")
+    whole = build_graph(trace, readings=False)
+    with pytest.raises(GraphTooLargeError, match=rf"has {len(whole)} edges, more than max_edges=10; set threshold="):
+        build_graph(trace, max_edges=10)
+    assert len(build_graph(trace, max_edges=10, top_k=10, readings=False)) == 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"method": "magic"}, "method='magic' is not known; expected one of attention, logits"),
+        ({"threshold": 1.5}, "threshold=1.5 must lie between 0 and 1"),
+        ({"threshold": float("nan")}, "threshold=nan must lie"),
+        ({"mass": 0.0}, "mass=0.0 must lie above 0"),
+        ({"top_k": 0}, "top_k=0 must be at least 1"),
+        ({"max_edges": 0}, "max_edges=0 must be at least 1"),
+    ],
+)
+def test_bad_arguments(traces, options, message):
+    with pytest.raises(ArgumentError, match=message):
+        build_graph(traces("llama"), **options)
+
+
+def test_bad_level():
+    # Called where the argument arrives unchecked, as it does without the tests' own type checks.
+    with pytest.raises(ArgumentError, match="level='neuron' is not known; expected 'token' or 'head'"):
+        _check("neuron", 0.0, None, None, 1)
+
+
+def test_weights_carry_their_method(traces):
+    weights = edge_weights(traces("llama"), method="attention")
+    with pytest.raises(ArgumentError, match="these weights are 'attention'; leave method out"):
+        build_graph(weights, method="logits")
+    with pytest.raises(ArgumentError, match="readings=True needs a trace"):
+        build_graph(weights, readings=True)
+
+
+def test_what_was_not_kept_is_asked_for_by_name(tiny):
+    kept = flowgraph.trace(tiny("llama"), IDS, keep={"pattern"})
+    assert len(build_graph(kept, readings=False)) > 0
+    with pytest.raises(NotRecordedError, match="does not hold"):
+        build_graph(kept, method="logits")
+
+
+@pytest.mark.parametrize("level", ["token", "head"])
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "gemma2", "bert", "bert_headless"])
+def test_nodes_carry_their_reading(traces, name, level):
+    trace = traces(name)
+    graph = build_graph(trace, level=level).to_networkx()
+    sites = {"embed": "resid_pre", "resid_mid": "resid_mid", "resid_post": "resid_post", "mlp": "mlp_out"}
+    for node, data in graph.nodes(data=True):
+        assert data["label"] == str(node)
+        assert (data["kind"], data["layer"], data["head"], data["position"]) == (
+            node.kind, node.layer, node.head, node.position,
+        )  # fmt: skip
+        if node.kind in sites:
+            vector = trace.site(sites[node.kind])[node.layer or 0, node.position]
+            assert data["norm"] == pytest.approx(float(vector.norm()), rel=1e-5)
+            if name != "bert_headless":
+                single = flowgraph.read(trace, vector, k=5)[0]
+                assert data["top_tokens"][0] == single.top[0][0]
+                assert data["target_rank"] == single.target_rank
+        elif node.kind == "logit":
+            assert "norm" not in data
+
+
+def test_edges_carry_their_numbers(traces):
+    graph = build_graph(traces("llama")).to_networkx()
+    pattern = traces("llama").pattern.mean(1)
+    for source, target, data in graph.edges(data=True):
+        assert set(data) == {"kind", "layer", "head", "query_pos", "key_pos", "weight", "share", "unit"}
+        if data["kind"] == "attention":
+            assert data["weight"] == pytest.approx(float(pattern[data["layer"], data["query_pos"], data["key_pos"]]))
+            assert (source.position, target.position) == (data["key_pos"], data["query_pos"])
+        if data["kind"] in ("mlp", "mlp_in"):
+            assert data["weight"] is None
+            assert data["share"] is None
+    both = graph.get_edge_data(Node("embed", position=2), Node("resid_mid", layer=0, position=2))
+    assert sorted(edge["kind"] for edge in both.values()) == ["attention", "residual"]
+
+
+@pytest.mark.real_model
+def test_the_real_model(smollm2):
+    trace = flowgraph.trace(smollm2, JAPAN)
+    weights = edge_weights(trace, method="logits")
+    assert total(weights) == pytest.approx(float(trace.logits.max()), abs=1e-3)
+    graph = build_graph(trace, method="logits", level="head", readings=False)
+    heads = {
+        str(graph.nodes[graph.source[e]]): graph.weight[e]
+        for e in range(len(graph))
+        if EDGE_KINDS[graph.kind[e]] == "head"
+    }
+    assert max(heads, key=heads.get).startswith("L2")  # the late layers read the country
+    assert "Japan" in trace.tokens[3]
+    reading = graph.kind == EDGE_KINDS.index("attention")
+    strongest = np.argmax(np.where(reading, graph.weight, -np.inf))
+    assert graph.key_pos[strongest] == 3
+
+
+def _depth(node: Node, trace) -> float:
+    """Where a node stands on the way up; biases stand below everything."""
+    layer = -1 if node.layer is None else node.layer
+    order = {
+        "embed": -1, "position_embed": -1, "resid_pre": layer, "head": layer + 0.2, "resid_mid": layer + 0.4,
+        "mlp": layer + 0.6, "resid_post": layer + 1.0, "logit": trace.n_layers + 1.0,
+    }  # fmt: skip
+    return order.get(node.kind, -2.0)
+
+
+def _edge_set(graph) -> set[tuple]:
+    return {
+        (graph.nodes[graph.source[e]], graph.nodes[graph.target[e]], int(graph.kind[e]), int(graph.head[e]), float(graph.weight[e]))
+        for e in range(len(graph))
+    }  # fmt: skip
