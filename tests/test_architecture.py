@@ -1,0 +1,146 @@
+"""The one direction of data: who may import whom, and what the front door shows."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import flowgraph
+
+ROOT = Path(flowgraph.__file__).parent
+
+LAYERS = (
+    {"errors", "nodes", "reading"},
+    {"models"},
+    {"graph", "tracing"},
+    {"lenses"},
+    {"methods"},
+    {"algorithms"},
+    {"views"},
+    {"export"},
+    {"cli"},
+)
+"""From left to right; a module imports from layers to its left, or from its own."""
+
+VALUE_METHODS = {
+    ("tracing", "record"): {"lenses", "methods"},
+    ("tracing", "save"): {"export"},
+    ("tracing", "load"): {"export"},
+    ("graph", "save"): {"export"},
+    ("graph", "load"): {"export"},
+    ("graph", "caption"): {"views"},
+}
+"""The exception: methods of value objects that reach to the right, and how far."""
+
+ANYWHERE = {"__init__", "errors"}
+
+
+def modules() -> list[Path]:
+    return sorted(path for path in ROOT.rglob("*.py"))
+
+
+def unit(path: Path) -> str:
+    """Name of the part of the package that a file belongs to: its folder, or its own name at the top."""
+    relative = path.relative_to(ROOT)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def imports(path: Path) -> list[tuple[str, str | None, bool]]:
+    """(imported part of the package, function it is imported in, whether only for types)."""
+    found: list[tuple[str, str | None, bool]] = []
+    package = ("flowgraph", *path.relative_to(ROOT).parts[:-1])
+
+    def visit(node: ast.AST, function: str | None, typing_only: bool) -> None:
+        if isinstance(node, ast.FunctionDef):
+            function = node.name
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            typing_only = True
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) - node.level + 1]
+            for target in [node.module] if node.module else [alias.name for alias in node.names]:
+                full = (*base, *target.split("."))
+                part = full[1] if len(full) > 1 and not full[1].startswith("__") else "__init__"
+                found.append((part, function, typing_only))
+        for child in ast.iter_child_nodes(node):
+            visit(child, function, typing_only)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")), None, False)
+    return found
+
+
+def rank(name: str) -> int:
+    return next(n for n, layer in enumerate(LAYERS) if name in layer)
+
+
+@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_run_from_right_to_left(path):
+    here = unit(path)
+    if here == "__init__":
+        return
+    for there, function, typing_only in imports(path):
+        if typing_only or there in ANYWHERE or there == here:
+            continue
+        allowed = VALUE_METHODS.get((here, function or ""), set())
+        assert rank(there) <= rank(here) or there in allowed, (
+            f"flowgraph/{path.relative_to(ROOT)} imports flowgraph.{there}, which lies to its right: data flows "
+            "models → tracing → lenses → methods → algorithms → views → export → cli"
+        )
+
+
+def test_every_module_has_its_place_and_its_docstring():
+    placed = set.union(*LAYERS) | {"__init__"}
+    for path in modules():
+        assert unit(path) in placed, f"{path.name} belongs to no layer; add it to LAYERS"
+        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} says nothing about itself"
+
+
+def test_the_exceptions_are_used():
+    used = {
+        (unit(path), function, there)
+        for path in modules()
+        for there, function, typing_only in imports(path)
+        if not typing_only and (unit(path), function) in VALUE_METHODS
+    }
+    expected = {(here, name, there) for (here, name), parts in VALUE_METHODS.items() for there in parts}
+    assert expected == {entry for entry in used if entry[2] not in ANYWHERE and entry[2] != entry[0]}
+
+
+def test_the_front_door():
+    assert len(set(flowgraph.__all__)) == len(flowgraph.__all__)
+    assert set(flowgraph._MODULE_OF) | {"__version__"} == set(flowgraph.__all__)
+    for name in flowgraph.__all__:
+        assert getattr(flowgraph, name) is not None
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = flowgraph.nothing
+
+
+@pytest.mark.parametrize(
+    ("statement", "absent"),
+    [
+        ("import flowgraph", ("torch", "transformers", "dash", "numpy", "networkx", "plotly")),
+        ("import flowgraph; flowgraph.trace, flowgraph.build_graph", ("transformers", "dash", "plotly")),
+        ("import flowgraph.cli", ("torch", "transformers", "dash")),
+    ],
+)
+def test_imports_stay_light(statement, absent):
+    code = f"{statement}\nimport sys\nprint([name for name in {absent!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_no_forbidden_habits():
+    """No pickle, no eval, no swallowed exception, in the whole package."""
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ExceptHandler):
+                assert node.type is not None, f"{path}:{node.lineno} catches everything"
+                assert ast.unparse(node.type) not in ("Exception", "BaseException"), f"{path}:{node.lineno}"
+            if isinstance(node, ast.Call):
+                called = ast.unparse(node.func)
+                assert called not in ("eval", "exec", "torch.load", "pickle.load", "pickle.loads"), (
+                    f"{path}:{node.lineno} calls {called}"
+                )
