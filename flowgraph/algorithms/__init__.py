@@ -1,0 +1,5 @@
+"""What is worked out from a flow graph: the flow that reaches a node, and the strongest paths into it."""
+
+from .paths import Path, connected_flow, critical_levels, keep_strongest, strongest_paths
+
+__all__ = ["Path", "connected_flow", "critical_levels", "keep_strongest", "strongest_paths"]

@@ -1,0 +1,172 @@
+"""Values out of a file that somebody else may have made, each with the place it was found at.
+
+Nothing is believed: every read states the type it needs, and what does not fit is a
+:class:`~flowgraph.errors.FileFormatError` that names the place, such as ``nodes[3].layer``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NoReturn, TypeVar
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from ..errors import FileFormatError
+
+T = TypeVar("T")
+
+# Far above any layer, position or token id, and safe in every integer type that holds them.
+LARGEST_INDEX = 2**31 - 1
+# A number of edges counts those that were never listed: every token to every token, in every head.
+LARGEST_COUNT = 2**63 - 1
+
+_MISSING = object()
+_NAMES = {
+    dict: "an object",
+    list: "a list",
+    str: "a text",
+    int: "an integer",
+    float: "a number",
+    bool: "a boolean",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """A value and where it was found."""
+
+    value: Any
+    place: str = ""
+
+    def field(self, name: str) -> Checked:
+        """Value of a field that must be there."""
+        found = self.optional(name)
+        if found is None:
+            raise FileFormatError(f"{_join(self.place, name)} is missing")
+        return found
+
+    def optional(self, name: str) -> Checked | None:
+        """Value of a field, or None where there is no such field."""
+        value = self._of(dict).get(name, _MISSING)
+        return None if value is _MISSING else Checked(value, _join(self.place, name))
+
+    def items(self, at_most: int = LARGEST_INDEX) -> Iterator[Checked]:
+        """Entries of a list."""
+        values = self._of(list)
+        if len(values) > at_most:
+            raise FileFormatError(f"{self.place} has {len(values):,} entries; at most {at_most:,} are read")
+        return (Checked(value, f"{self.place}[{n}]") for n, value in enumerate(values))
+
+    def entries(self) -> Iterator[tuple[str, Checked]]:
+        """Names and values of an object."""
+        return ((name, Checked(value, _join(self.place, name))) for name, value in self._of(dict).items())
+
+    def or_none(self, read: Callable[[Checked], T]) -> T | None:
+        """None where the value is null; otherwise what ``read`` makes of it."""
+        return None if self.value is None else read(self)
+
+    def text(self) -> str:
+        """Read a text."""
+        return str(self._of(str))
+
+    def index(self, below: int = LARGEST_INDEX) -> int:
+        """Read an integer of 0 or more, and below ``below``."""
+        value = self._of(int)
+        if not 0 <= value < below:
+            raise FileFormatError(f"{self.place} is {_short(value)}; expected 0…{below - 1}")
+        return int(value)
+
+    def number(self) -> float:
+        """Read a finite number."""
+        value = self._of(float, int)
+        try:
+            number = float(value)
+        except OverflowError:
+            number = math.inf
+        if not math.isfinite(number):
+            self.refuse("a finite number")
+        return number
+
+    def refuse(self, expected: str) -> NoReturn:
+        """Raise the error that says what was expected here."""
+        raise FileFormatError(f"{self.place or 'the file'} is {_short(self.value)}; expected {expected}")
+
+    def _of(self, *types: type) -> Any:
+        # Exact types: True is an int to isinstance, and is not a layer.
+        if type(self.value) not in types:
+            self.refuse(_NAMES[types[0]])
+        return self.value
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A list of objects, read by columns: as strict as :class:`Checked`, and fast for millions of rows."""
+
+    rows: list[dict[str, Any]]
+    place: str
+
+    @classmethod
+    def of(cls, rows: Checked, at_most: int) -> Rows:
+        """Check that ``rows`` is a list of objects."""
+        for row in rows.items(at_most):
+            if type(row.value) is not dict:
+                row.refuse("an object")
+        return cls(rows.value, rows.place)
+
+    def column(self, name: str, read: Callable[[Checked], T], *types: type) -> list[Any]:
+        """Values of one field, which every row must have. ``read`` raises on any that is not of ``types``."""
+        values = [row.get(name, _MISSING) for row in self.rows]
+        if not set(map(type, values)) <= set(types):
+            self._read_each(name, read)
+        return values
+
+    def indices(self, name: str, below: int = LARGEST_INDEX) -> Int[np.ndarray, "E"]:
+        """Column of integers in 0…below−1."""
+        values = self.column(name, lambda entry: entry.index(below), int)
+        if values and not 0 <= min(values) <= max(values) < below:
+            self._read_each(name, lambda entry: entry.index(below))
+        return np.array(values, dtype=np.int64)
+
+    def indices_or_none(self, name: str) -> Int[np.ndarray, "E"]:
+        """Column of integers of 0 or more, −1 where the file has null."""
+        values = self.column(name, lambda entry: entry.or_none(Checked.index), int, type(None))
+        if not all(value is None or 0 <= value < LARGEST_INDEX for value in values):
+            self._read_each(name, lambda entry: entry.or_none(Checked.index))
+        return np.array([-1 if value is None else value for value in values], dtype=np.int64)
+
+    def numbers_or_none(self, name: str) -> tuple[Float[np.ndarray, "E"], Bool[np.ndarray, "E"]]:
+        """Column of finite numbers, 0 where the file has null; and where that is."""
+        values = self.column(name, lambda entry: entry.or_none(Checked.number), float, int, type(None))
+        missing = np.array([value is None for value in values], dtype=bool)
+        try:
+            numbers = np.array([0.0 if value is None else value for value in values], dtype=np.float64)
+            finite = bool(np.isfinite(numbers).all())
+        except OverflowError:
+            finite = False
+        if not finite:
+            self._read_each(name, lambda entry: entry.or_none(Checked.number))
+        return numbers, missing
+
+    def _read_each(self, name: str, read: Callable[[Checked], Any]) -> None:
+        """Read a column one value at a time, to stop with an error at the first that is wrong."""
+        for n, row in enumerate(self.rows):
+            read(Checked(row, f"{self.place}[{n}]").field(name))
+
+
+def _join(place: str, name: str) -> str:
+    return f"{place}.{_short(name)[1:-1]}" if place else _short(name)[1:-1]
+
+
+def _short(value: Any) -> str:
+    """Show a value in few characters, however large it is."""
+    if value is None:
+        return "null"
+    if isinstance(value, dict | list):
+        return f"{_NAMES[type(value)]} of {len(value)}"
+    if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 64:
+        return "an integer of more than 64 bits"
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:38]}…{text[-1]}"

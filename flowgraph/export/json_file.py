@@ -1,0 +1,323 @@
+"""The project's own file format: versioned node-link JSON that reads back exactly.
+
+The file is one JSON object that ``networkx.node_link_graph(data, edges="edges")`` reads as it stands::
+
+    {"directed": true, "multigraph": true,
+     "graph": {"format": "flowgraph", "version": 1, "undefined": [node ids], … the fields of GraphInfo …},
+     "nodes": [{"id": 0, "kind", "layer", "head", "position", "index", "label", "token", … reading fields …},
+     …], "edges": [{"source": 0, "target": 1, "key": 0, "kind", "layer", "head", "query_pos", "key_pos",
+                "weight", "share", "unit"}, …]}
+
+- ``id`` is the node's place in the list, from 0; ``key`` numbers the edges between the same two nodes, from
+0. - ``weight`` and ``share`` are null on structural edges. - A node has reading fields, ``norm`` first, if it
+was read (:meth:`NodeReading.to_dict`). A graph of nodes of which
+  none was read is read back with empty ``readings``.
+- ``label`` and ``token`` are for other programs. A token that belongs to the node itself, as a logit's does,
+is in
+  ``label_token``.
+- Numbers are written with as many digits as give back the same float64.
+
+Reading trusts nothing: a file is data, never code, of bounded size, and each value is checked at its place.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int
+
+from ..errors import ArgumentError, FileFormatError, FlowgraphError, GraphTooLargeError, NonFiniteError
+from ..graph import EDGE_KINDS, FlowGraph, GraphInfo, info_dict
+from ..nodes import Node
+from ..reading import NodeReading
+from .checked import LARGEST_COUNT, Checked, Rows
+
+FORMAT = "flowgraph"
+VERSION = 1
+LARGEST_FILE = 512 * 2**20
+MOST_EDGES = 5_000_000
+MOST_NODES = 5_000_000
+
+
+def to_json(graph: FlowGraph) -> str:
+    """Write a graph as the text of a ``.json`` file, one node or edge on a line.
+
+    Raises
+    ------
+    NonFiniteError
+        If a reading or a number of ``info`` is NaN or infinite, which JSON cannot hold.
+    GraphTooLargeError
+        If :func:`load_graph` would refuse the file for its size.
+    """
+    number = {node: n for n, node in enumerate(graph.nodes)}
+    undefined = [number[node] for node in graph.undefined]
+    about = {"format": FORMAT, "version": VERSION, "undefined": undefined, **info_dict(graph.info)}
+    lines = (
+        '{"directed": true, "multigraph": true,',
+        f'"graph": {_dump(about, "graph")},',
+        _list_of("nodes", (_node_data(graph, n) for n in range(len(graph.nodes)))) + ",",
+        _list_of("edges", _edges_data(graph)) + "}",
+    )
+    text = "\n".join(lines) + "\n"
+    if len(text) > LARGEST_FILE or len(graph) > MOST_EDGES:
+        raise GraphTooLargeError(
+            f"{len(graph):,} edges make a file of {len(text) / 2**20:,.0f} MiB; at most {MOST_EDGES:,} edges and "
+            f"{LARGEST_FILE // 2**20} MiB can be read back: filter the graph first"
+        )
+    return text
+
+
+def load_graph(path: str | Path) -> FlowGraph:
+    """Read a graph that :func:`flowgraph.export.save_graph` wrote as ``.json``.
+
+    Integer columns come back as int64, weights and shares as float64, each the same number as was written.
+
+    Parameters
+    ----------
+    path
+        A ``.json`` file of at most 512 MiB and 5,000,000 edges.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such file, it may not be read, or its extension says another format.
+    FileFormatError
+        If the file is not a flowgraph file, is of a version this release cannot read, or any value in it is
+        missing or impossible; the message names the place.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".json":
+        raise ArgumentError(f"path={str(path)!r}: only graphs saved as .json can be read back")
+    try:
+        return _graph(Checked(_parse(_read(path))))
+    except FileFormatError as error:
+        raise FileFormatError(f"{path} cannot be read as a flow graph: {error}") from error
+
+
+def _node_data(graph: FlowGraph, n: int) -> dict[str, Any]:
+    data = {"id": n, **graph.node_dict(n)}
+    if graph.nodes[n].token is not None:
+        data["label_token"] = graph.nodes[n].token
+    return data
+
+
+def _edges_data(graph: FlowGraph) -> Iterator[dict[str, Any]]:
+    seen: Counter[tuple[int, int]] = Counter()
+    for e, ends in enumerate(zip(graph.source.tolist(), graph.target.tolist(), strict=True)):
+        yield {"source": ends[0], "target": ends[1], "key": seen[ends], **graph.edge_dict(e)}
+        seen[ends] += 1
+
+
+def _list_of(name: str, rows: Iterator[dict[str, Any]]) -> str:
+    lines = ",\n".join(_dump(row, f"{name}[{n}]") for n, row in enumerate(rows))
+    return f'"{name}": [\n{lines}\n]' if lines else f'"{name}": []'
+
+
+def _dump(data: dict[str, Any], place: str) -> str:
+    try:
+        # Plain ASCII, so that half a surrogate pair in a token is written and read back as it is.
+        return json.dumps(data, allow_nan=False, default=_plain)
+    except ValueError as error:
+        names = ", ".join(_not_finite(data, place)) or place
+        raise NonFiniteError(f"{names} is NaN or infinite, and a .json file cannot hold it") from error
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    raise ArgumentError(f"{value!r} of type {type(value).__name__} cannot be written to a .json file")
+
+
+def _not_finite(data: Any, place: str) -> Iterator[str]:
+    """Yield the places of numbers that are not finite; by a loop, since files nest deeper than calls may."""
+    left = [(data, place)]
+    while left:
+        value, place = left.pop()
+        if isinstance(value, dict):
+            left.extend((entry, f"{place}.{name}") for name, entry in reversed(value.items()))
+        elif isinstance(value, list):
+            left.extend((value[n], f"{place}[{n}]") for n in reversed(range(len(value))))
+        elif isinstance(value, float | np.floating) and not math.isfinite(value):
+            yield place
+
+
+def _read(path: Path) -> bytes:
+    if not path.is_file():
+        raise ArgumentError(
+            f"path={str(path)!r} is {'a folder' if path.is_dir() else 'not there'}; name a .json file"
+        )
+    try:
+        with path.open("rb") as file:
+            data = file.read(LARGEST_FILE + 1)
+    except OSError as error:
+        raise ArgumentError(f"path={str(path)!r} could not be read: {error.strerror}") from error
+    if len(data) > LARGEST_FILE:
+        raise FileFormatError(f"it is larger than {LARGEST_FILE // 2**20} MiB")
+    return data
+
+
+def _parse(data: bytes) -> Any:
+    """Parse strict JSON, in which NaN and Infinity are no numbers."""
+    constants: list[str] = []
+
+    def constant(name: str) -> float:
+        constants.append(name)
+        return float(name)
+
+    try:
+        parsed = json.loads(data.decode("utf-8"), parse_constant=constant)
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"byte {error.start} is not UTF-8") from error
+    except RecursionError as error:
+        raise FileFormatError("its lists or objects are nested too deeply") from error
+    except ValueError as error:
+        raise FileFormatError(f"it is not JSON: {error}") from error
+    if constants:
+        place = next(_not_finite(parsed, ""), "").lstrip(".")
+        raise FileFormatError(
+            f"{place} is {constants[0]}, which is no number in JSON; expected a finite number"
+        )
+    return parsed
+
+
+def _graph(data: Checked) -> FlowGraph:
+    about = data.field("graph")
+    if about.field("format").value != FORMAT:
+        about.field("format").refuse(repr(FORMAT))
+    version = about.field("version")
+    if version.index() != VERSION:
+        version.refuse(f"{VERSION}, the only version this release reads; a newer release may read the file")
+    for name in ("directed", "multigraph"):
+        if data.field(name).value is not True:
+            data.field(name).refuse("true")
+    info = _info(about)
+    rows = list(data.field("nodes").items(MOST_NODES))
+    nodes = tuple(_node(row, n) for n, row in enumerate(rows))
+    readings = tuple(_reading(row) for row in rows)
+    undefined = tuple(nodes[entry.index(len(nodes))] for entry in about.field("undefined").items())
+    columns = _columns(Rows.of(data.field("edges"), MOST_EDGES), len(nodes), info.unit)
+    try:
+        return FlowGraph(
+            nodes=nodes,
+            **columns,
+            info=info,
+            readings=readings if any(reading is not None for reading in readings) else (),
+            undefined=undefined,
+        )
+    except ArgumentError as error:
+        raise FileFormatError(str(error)) from error
+
+
+def _info(about: Checked) -> GraphInfo:
+    layers = [entry.index() for entry in about.field("layers").items()]
+    if len(layers) != 2:
+        about.field("layers").refuse("two integers, the first layer and one past the last")
+    return GraphInfo(
+        method=about.field("method").text(),
+        unit=about.field("unit").text(),
+        level=about.field("level").text(),
+        model=about.field("model").text(),
+        tokens=tuple(entry.text() for entry in about.field("tokens").items()),
+        layers=(layers[0], layers[1]),
+        total_layers=about.field("total_layers").index(),
+        position=about.field("position").index(),
+        total_edges=about.field("total_edges").index(LARGEST_COUNT),
+        total_share=about.field("total_share").number(),
+        target=about.field("target").or_none(Checked.index),
+        target_token=about.field("target_token").or_none(Checked.text),
+        target_probability=about.field("target_probability").or_none(Checked.number),
+        foil=about.field("foil").or_none(Checked.index),
+        foil_token=about.field("foil_token").or_none(Checked.text),
+        filters={name: _filter(entry) for name, entry in about.field("filters").entries()},
+    )
+
+
+def _filter(entry: Checked) -> float | int | str:
+    if type(entry.value) in (bool, int, str):
+        value: int | str = entry.value
+        return value
+    return entry.number()
+
+
+def _node(row: Checked, n: int) -> Node:
+    if row.field("id").index() != n:
+        row.field("id").refuse(f"{n}, the node's place in the list")
+    kind = row.field("kind").text()
+    token = row.optional("label_token")
+    numbers = {
+        name: row.field(name).or_none(Checked.index) for name in ("layer", "head", "position", "index")
+    }
+    try:
+        return Node(kind, **numbers, token=None if token is None else token.text())  # type: ignore[arg-type]
+    except FlowgraphError as error:
+        raise FileFormatError(f"{row.place}: {error}") from error
+
+
+_NUMBERS = ("target_logit", "target_probability", "target_log_probability", "entropy")
+_LISTS = tuple(f"{end}_{name}" for end in ("top", "bottom") for name in ("tokens", "probabilities", "logits"))
+
+
+def _reading(row: Checked) -> NodeReading | None:
+    if not any(name in row.value for name in ("norm", "target_rank", *_NUMBERS, *_LISTS)):
+        return None
+    numbers = {name: entry.number() for name in _NUMBERS if (entry := row.optional(name)) is not None}
+    rank = row.optional("target_rank")
+    return NodeReading(
+        norm=row.field("norm").number(),
+        top=_entries(row, "top"),
+        bottom=_entries(row, "bottom"),
+        target_rank=None if rank is None else rank.index(),
+        **numbers,
+    )
+
+
+def _entries(row: Checked, end: str) -> tuple[tuple[str, float, float], ...]:
+    if not any(f"{end}_{name}" in row.value for name in ("tokens", "probabilities", "logits")):
+        return ()
+    tokens = [entry.text() for entry in row.field(f"{end}_tokens").items()]
+    columns = []
+    for name in ("probabilities", "logits"):
+        column = row.field(f"{end}_{name}")
+        columns.append([entry.number() for entry in column.items()])
+        if len(columns[-1]) != len(tokens):
+            column.refuse(f"{len(tokens)} entries, as {end}_tokens has")
+    return tuple(zip(tokens, *columns, strict=True))
+
+
+def _columns(rows: Rows, nodes: int, unit: str) -> dict[str, Any]:
+    columns: dict[str, Any] = {name: rows.indices(name, nodes) for name in ("source", "target")}
+    _check_keys(rows, columns["source"], columns["target"])
+    number_of = {kind: n for n, kind in enumerate(EDGE_KINDS)}
+    kinds = rows.column("kind", Checked.text, str)
+    columns["kind"] = np.array([number_of.get(kind, -1) for kind in kinds], dtype=np.int64)
+    _refuse_where(rows, "kind", columns["kind"] < 0, f"one of {', '.join(EDGE_KINDS)}")
+    for name in ("layer", "head", "query_pos", "key_pos"):
+        columns[name] = rows.indices_or_none(name)
+    columns["weight"], columns["structural"] = rows.numbers_or_none("weight")
+    columns["share"], no_share = rows.numbers_or_none("share")
+    _refuse_where(rows, "share", no_share != columns["structural"], "null exactly where weight is null")
+    units = rows.column("unit", Checked.text, str)
+    _refuse_where(
+        rows, "unit", np.array([entry != unit for entry in units], dtype=bool), f"{unit!r} as in graph.unit"
+    )
+    return columns
+
+
+def _check_keys(rows: Rows, source: Int[np.ndarray, "E"], target: Int[np.ndarray, "E"]) -> None:
+    triples = np.stack([source, target, rows.indices("key")])
+    _, first = np.unique(triples, axis=1, return_index=True)
+    repeated = np.ones(len(source), dtype=bool)
+    repeated[first] = False
+    _refuse_where(rows, "key", repeated, "another number for each edge between the same two nodes")
+
+
+def _refuse_where(rows: Rows, name: str, wrong: Any, expected: str) -> None:
+    if wrong.any():
+        n = int(np.flatnonzero(wrong)[0])
+        Checked(rows.rows[n][name], f"{rows.place}[{n}].{name}").refuse(expected)

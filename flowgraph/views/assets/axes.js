@@ -1,0 +1,83 @@
+/* Axes are HTML beside the canvas: sticky while it moves, crisp, opaque, thinned before they could overlap. */
+
+const TOKEN_ROOM = 11;
+const LAYER_ROOM = { columns: 13, rows: 28 };
+const WIDE_TOKEN = 46;
+
+function createAxes(page) {
+  const { data } = page;
+  const tokens = data.tokens.map((text, token) => {
+    const label = tokenText(text);
+    label.className = token === data.position ? 'tick goal' : 'tick';
+    label.title = `${text} at position ${token}`;
+    return label;
+  });
+  const layers = Array.from({ length: data.layers[1] - data.layers[0] }, (_, i) => element('span', {}, `L${i + data.layers[0]}`));
+  let isWaiting = false;
+  const draw = () => {
+    isWaiting = false;
+    drawTokens(page, tokens);
+    drawLayers(page, layers);
+  };
+  page.cy.on('viewport', () => {
+    if (isWaiting) return;
+    isWaiting = true;
+    requestAnimationFrame(draw);
+  });
+  return { tokens, layers, draw };
+}
+
+/** Hang the labels on the right sides of the stage after its orientation may have changed. */
+function arrangeAxes(page) {
+  const [gutter, ground] = ['gutter', 'ground'].map((id) => document.getElementById(id));
+  const isColumns = page.geometry.orientation === 'columns';
+  gutter.replaceChildren(...(isColumns ? page.axes.layers : page.axes.tokens));
+  ground.replaceChildren(...(isColumns ? page.axes.tokens : page.axes.layers));
+  page.axes.draw();
+}
+
+function onStage({ cy }, point) {
+  const zoom = cy.zoom();
+  const pan = cy.pan();
+  return { x: point.x * zoom + pan.x, y: point.y * zoom + pan.y };
+}
+
+function drawTokens(page, labels) {
+  const { data, geometry, cy } = page;
+  const pitch = geometry.token * cy.zoom();
+  const every = Math.max(1, Math.ceil(TOKEN_ROOM / pitch));
+  labels.forEach((label, token) => {
+    const at = onStage(page, pixel(data, geometry, { x: token, y: 0, k: 0, n: 1 }));
+    const last = labels.length - 1;
+    label.hidden = (last - token) % every !== 0;
+    if (geometry.orientation === 'rows') styleLabel(label, `translate(90px, ${at.y}px) translate(-100%, -50%)`, 84);
+    else if (pitch < WIDE_TOKEN) styleLabel(label, `translate(${at.x}px, 5px) rotate(60deg) translate(0, -50%)`, 64);
+    else styleLabel(label, `translate(${at.x}px, 5px) translate(-50%, 0)`, pitch - 6);
+  });
+}
+
+function drawLayers(page, labels) {
+  const { data, geometry, cy } = page;
+  const isColumns = geometry.orientation === 'columns';
+  const every = Math.max(1, Math.ceil(LAYER_ROOM[geometry.orientation] / (geometry.layer * cy.zoom())));
+  labels.forEach((label, layer) => {
+    const at = onStage(page, pixel(data, geometry, { x: 0, y: layer + 0.5, k: 0, n: 1 }));
+    label.hidden = layer % every !== 0;
+    const place = isColumns ? `translate(34px, ${at.y}px) translate(-100%, -50%)` : `translate(${at.x - 96}px, 3px) translate(-50%, 0)`;
+    styleLabel(label, place, 60);
+  });
+}
+
+function styleLabel(label, transform, room) {
+  label.style.transform = transform;
+  label.style.transformOrigin = '0 0';
+  label.style.maxWidth = `${room}px`;
+}
+
+/** Tokens from which nothing shown comes are muted. */
+function markSilentTokens(page) {
+  if (!page.axes) return;
+  const { graph, filter } = page;
+  const heard = new Set(filter.nodes.items.slice(0, filter.nodes.shown).map((item) => graph.positions[Number(item.id().slice(1))]));
+  page.axes.tokens.forEach((label, token) => label.classList.toggle('silent', !heard.has(token)));
+}

@@ -1,0 +1,54 @@
+/* Text and small elements: everything a token says goes through textContent, never through markup. */
+
+const MINUS = '−';
+
+function element(tag, attributes = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) {
+    if (typeof value === 'function') made.addEventListener(name, value);
+    else made.setAttribute(name, value);
+  }
+  made.append(...children);
+  return made;
+}
+
+/** A token with the marks for spaces, newlines and tabs faded, unless it has nothing else. */
+function tokenText(text, tag = 'span') {
+  const parts = text.split(/([␣⏎⇥])/).filter(Boolean);
+  const isMark = (part) => /^[␣⏎⇥]$/.test(part);
+  if (parts.every(isMark)) return element(tag, { class: 'token' }, text);
+  return element(tag, { class: 'token' }, ...parts.map((part) => (isMark(part) ? element('i', {}, part) : part)));
+}
+
+function signed(text) {
+  return text.replace(/^-/, MINUS).replace('e-', `e${MINUS}`);
+}
+
+/** Three significant digits, without a long tail of zeros. */
+function number(value) {
+  if (value === null || value === undefined) return 'none';
+  const size = Math.abs(value);
+  if (size === 0) return '0';
+  if (size < 0.001) return signed(value.toExponential(1));
+  return signed(size >= 100 ? value.toFixed(1) : value.toFixed(size >= 10 ? 2 : 3));
+}
+
+/** A share or flow: three decimals, and never 0 for something that is there. */
+function part(value) {
+  if (value !== 0 && Math.abs(value) < 0.0005) return `${value < 0 ? MINUS : ''}< .001`;
+  return signed(value.toFixed(3));
+}
+
+/** A weight in the unit of the method; logits always show their sign. */
+function weight(value, unit) {
+  if (unit !== 'logits') return number(value);
+  return (value > 0 ? '+' : '') + (Math.abs(value) < 0.01 && value !== 0 ? number(value) : signed(value.toFixed(2)));
+}
+
+function count(value) {
+  return value.toLocaleString('en');
+}
+
+function plural(value, noun) {
+  return `${count(value)} ${noun}${value === 1 ? '' : 's'}`;
+}

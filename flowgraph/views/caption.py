@@ -1,0 +1,77 @@
+"""The one line that goes with every picture: what it shows, and how much it leaves out."""
+
+from __future__ import annotations
+
+from .. import __version__
+from ..graph import FlowGraph
+from .text import printable, prompt_line, visible
+
+_LONGEST_PROMPT = 80
+_FILTER_NAMES = {"path_mass": "mass along the strongest paths", "max_edges": "at most", "top_k": "top k"}
+
+
+def caption(graph: FlowGraph) -> str:
+    """One line: model, prompt, prediction, method and unit, level, layers, filters, edges and mass, version."""
+    parts = [
+        printable(graph.info.model),
+        f"“{prompt_line(graph.info.tokens, _LONGEST_PROMPT)}”",
+        *_prediction(graph),
+        f"{graph.info.method} ({graph.info.unit}), {graph.info.level} level, {layers_text(graph)}",
+        *filter_texts(graph),
+        edges_text(graph),
+        f"flowgraph {__version__}",
+    ]
+    return " · ".join(parts)
+
+
+def layers_text(graph: FlowGraph) -> str:
+    """Which layers the graph spans, and of how many, where that differs."""
+    first, end = graph.info.layers
+    if end - first == graph.info.total_layers:
+        return f"{end} layers"
+    return f"layers {first}–{end - 1} of {graph.info.total_layers}"
+
+
+def filter_texts(graph: FlowGraph) -> list[str]:
+    """What was asked for, in the order of application."""
+    texts = []
+    for name, value in graph.info.filters.items():
+        if name == "max_edges":
+            texts.append(f"at most {value:,} edges")
+        elif name != "kept_flow":
+            texts.append(f"{_FILTER_NAMES.get(name, name.replace('_', ' '))} {value}")
+    return texts
+
+
+def edges_text(graph: FlowGraph) -> str:
+    """``N of M edges, x % of the mass`` of the whole graph as it is."""
+    weighted = int((~graph.structural).sum())
+    text = f"{weighted:,} of {graph.info.total_edges:,} edges, {percent(kept_mass(graph))} of the mass"
+    return text if weighted == len(graph) else f"{text}, and {len(graph) - weighted:,} without a number"
+
+
+def kept_mass(graph: FlowGraph) -> float:
+    """Part of the method's mass that the graph still holds, between 0 and 1.
+
+    Where only the strongest connected part was kept, the mass is the summed flow; otherwise Σ|share|.
+    """
+    kept = graph.info.filters.get("kept_flow")
+    return graph.shown_share if kept is None else float(kept)
+
+
+def percent(part: float) -> str:
+    """A part of 1 in percent, never rounded up to all or down to nothing."""
+    if 0 < part < 0.001:
+        return "< 0.1 %"
+    if 0.9995 <= part < 1 - 1e-9:
+        return "99.9 %"
+    return f"{part:.1%}".removesuffix("%").removesuffix(".0") + " %"
+
+
+def _prediction(graph: FlowGraph) -> list[str]:
+    info = graph.info
+    if info.target_token is None:
+        return []
+    probability = "" if info.target_probability is None else f" {info.target_probability:.2g}"
+    against = "" if info.foil_token is None else f" against {visible(info.foil_token)}"
+    return [f"{visible(info.target_token)}{probability}{against} at position {info.position}"]

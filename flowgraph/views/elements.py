@@ -1,0 +1,376 @@
+"""A flow graph as slim plain data: what Cytoscape draws, and what the page says about it.
+
+Ids are ``n17`` for node 17 and ``e5`` for the fifth strongest edge. Every node and edge carries its critical level
+``c``: it is shown while ``c`` is at most the slider's value, and every such selection hangs together with the start.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ..algorithms.paths import connected_flow, critical_levels, keep_strongest
+from ..graph import EDGE_KINDS, FlowGraph
+from ..nodes import Node, label
+from ..reading import NodeReading
+from .caption import kept_mass
+from .layout import Place, places
+from .style import edge_stroke, effect_step, rank_decade, square_size
+from .text import picture_label, visible
+
+MOST_EDGES = 3000
+LEVELS = 1000
+_OPENING_EDGES = 300
+_OPENING_EDGES_SIGNED = 120  # every one of them ends in the logit
+_MAJOR_HEADS = 48
+_STATES = frozenset({"embed", "resid_pre", "resid_post"})
+_BIASES = frozenset({"attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
+_HEADS = frozenset({"head", "kv_group"})
+_SQUARES = _BIASES | {"mlp", "neuron", "attn", "position_embed"}
+_TOP, _BOTTOM = 10, 5
+_DENSE_SQUARE = 0.6
+_SIGNED_SQUARE = 4  # shares of one logit are small
+_CERTAIN = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Drawing:
+    """A graph made ready to draw.
+
+    Attributes
+    ----------
+    graph
+        What is drawn: the graph itself, or its strongest :data:`MOST_EDGES` edges.
+    order
+        [E] edges of ``graph`` from the first shown to the last.
+    flow
+        [E] connected flow of each edge of ``graph``.
+    level
+        [E] critical level of each edge of ``graph``, in 1…:data:`LEVELS`.
+    mass
+        [E] part of the method's whole mass that the first 1, 2, … edges of ``order`` hold.
+    is_flow_mass
+        True if that mass is summed flow, False if it is Σ|share|.
+    places
+        [N] where the nodes stand.
+    start
+        Index of the node that the flow runs to; None in a graph without nodes.
+    """
+
+    graph: FlowGraph
+    order: Int[np.ndarray, "E"]
+    flow: Float[np.ndarray, "E"]
+    level: Int[np.ndarray, "E"]
+    mass: Float[np.ndarray, "E"]
+    is_flow_mass: bool
+    places: tuple[Place, ...]
+    start: int | None
+
+    @property
+    def is_signed(self) -> bool:
+        """Whether edges raise or lower something, rather than bring a share."""
+        return self.graph.info.unit == "logits" or bool((self.graph.share < 0).any())
+
+    @property
+    def node_flow(self) -> Float[np.ndarray, "N"]:
+        """[N] flow from each node to the start, which has 1 itself."""
+        flow = _outflow(self.graph, self.flow)
+        if self.start is not None:
+            flow[self.start] = 1.0
+        return flow
+
+    @property
+    def node_level(self) -> Int[np.ndarray, "N"]:
+        """[N] level of each node: that of its first edge; 0 for the start and for nodes without edges."""
+        level = np.full(len(self.graph.nodes), LEVELS + 1)
+        for end in (self.graph.source, self.graph.target):
+            np.minimum.at(level, end, self.level)
+        level[level > LEVELS] = 0
+        if self.start is not None:
+            level[self.start] = 0
+        return level
+
+    @property
+    def opening_level(self) -> int:
+        """The slider's value at the start: everything, or as much as can be read at a glance."""
+        ranked = self.level[self.order]
+        most = _OPENING_EDGES_SIGNED if self.is_signed else _OPENING_EDGES
+        if len(ranked) <= most or ranked[0] >= ranked[most]:
+            return LEVELS
+        return int(ranked[most]) - 1
+
+
+def drawing(graph: FlowGraph) -> Drawing:
+    """Order a graph's edges, place its nodes, and cut it to what a page can show."""
+    before = kept_mass(graph)
+    is_whole = np.count_nonzero(~graph.structural) >= graph.info.total_edges
+    is_flow_mass = is_whole or "kept_flow" in graph.info.filters
+    drawn = _strongest(graph)
+    flow = connected_flow(drawn) if len(drawn) else np.zeros(0)
+    width = critical_levels(drawn) if len(drawn) else np.zeros(0)
+    placed = places(drawn, _outflow(drawn, flow).tolist())
+    order = _order(drawn, placed, flow, width)
+    if is_flow_mass:
+        part = before * float(drawn.info.filters["kept_flow"]) if drawn is not graph else before
+        mass = part * _cumulative(flow[order])
+    else:
+        total = drawn.info.total_share or 1.0
+        mass = np.cumsum(np.abs(drawn.share[order].astype(np.float64))) / total
+    return Drawing(
+        graph=drawn, order=order, flow=flow, level=_levels(flow, order, width), mass=mass,
+        is_flow_mass=bool(is_flow_mass), places=placed, start=_start(drawn, width, order),
+    )  # fmt: skip
+
+
+def _order(
+    graph: FlowGraph, placed: Sequence[Place], flow: Float[np.ndarray, "E"], width: Float[np.ndarray, "E"]
+) -> Int[np.ndarray, "E"]:
+    """Widest connection first; of equally wide ones the nearer to the start, so that every prefix hangs together."""
+    depth = np.array([place.layer for place in placed])[graph.target] if len(graph) else np.zeros(0)
+    return np.lexsort((-flow, -depth, -width))
+
+
+def _strongest(graph: FlowGraph) -> FlowGraph:
+    if len(graph) <= MOST_EDGES:
+        return graph
+    return keep_strongest(graph, mass=None, max_edges=MOST_EDGES)
+
+
+def _outflow(graph: FlowGraph, flow: Float[np.ndarray, "E"]) -> Float[np.ndarray, "N"]:
+    total = np.zeros(len(graph.nodes))
+    np.add.at(total, graph.source, flow)
+    return total
+
+
+def _cumulative(flow: Float[np.ndarray, "E"]) -> Float[np.ndarray, "E"]:
+    total = float(flow.sum())
+    return np.minimum(1.0, np.cumsum(flow) / total) if total else np.zeros(len(flow))
+
+
+def _levels(
+    flow: Float[np.ndarray, "E"], order: Int[np.ndarray, "E"], width: Float[np.ndarray, "E"]
+) -> Int[np.ndarray, "E"]:
+    """Levels along the order, in 1…LEVELS; edges without a way to the start come at the very end.
+
+    Half of a level is the mass reached and half the number of edges reached: by mass alone, the many weak edges would
+    share the last step of the slider.
+    """
+    reached = np.arange(1, len(order) + 1) / max(1, len(order))
+    steps = np.ceil(LEVELS * (_cumulative(flow[order]) + reached) / 2 - 1e-9).astype(np.int64)
+    steps[width[order] <= 0] = LEVELS
+    level = np.zeros(len(order), dtype=np.int64)
+    level[order] = np.clip(steps, 1, LEVELS)
+    return level
+
+
+def _start(graph: FlowGraph, width: Float[np.ndarray, "E"], order: Int[np.ndarray, "E"]) -> int | None:
+    """Node that the flow runs to: the widest edge ends there; without flow, the logit or the last state."""
+    if len(order) and width[order[0]] > 0:
+        return int(graph.target[order[0]])
+    ends = [n for n, node in enumerate(graph.nodes) if node.position in (None, graph.info.position)]
+    depth = {n: (graph.nodes[n].kind == "logit", graph.nodes[n].layer or 0, n) for n in ends}
+    return max(depth, key=lambda n: depth[n], default=None)
+
+
+def elements(drawn: Drawing) -> dict[str, list[dict[str, Any]]]:
+    """``{"nodes": […], "edges": […]}`` as Cytoscape takes them, without positions; edges from first to last shown."""
+    return {"nodes": _nodes(drawn), "edges": _edges(drawn)}
+
+
+def _nodes(drawn: Drawing) -> list[dict[str, Any]]:
+    graph, levels, flow = drawn.graph, drawn.node_level, drawn.node_flow
+    labels, priorities = _state_labels(drawn)
+    outgoing = _outgoing(graph)
+    heads = [n for n, node in enumerate(graph.nodes) if node.kind in _HEADS]
+    major = set(sorted(heads, key=lambda n: -flow[n])[:_MAJOR_HEADS])
+    undefined = set(graph.undefined)
+    found = []
+    for n, node in enumerate(graph.nodes):
+        place = drawn.places[n]
+        data = {
+            "id": f"n{n}", "c": int(levels[n]), "x": round(place.token, 2), "y": round(place.layer, 2),
+            "k": place.slot, "n": place.slots,
+        }  # fmt: skip
+        if labels[n]:
+            data["lb"] = labels[n]
+        classes = [*_shape_classes(drawn, n, outgoing), *priorities[n]]
+        if node.kind in _SQUARES:
+            share = max((abs(float(graph.share[e])) for e in outgoing[n]), default=0.0)
+            size = square_size(_SIGNED_SQUARE * share if drawn.is_signed else share)
+            data |= {"z": size, "zd": round(_DENSE_SQUARE * size, 1)}
+        if n in major:
+            classes.append("major")
+        if node in undefined:
+            classes.append("undefined")
+        found.append({"data": data, "classes": " ".join(classes)})
+    return found
+
+
+def _shape_classes(drawn: Drawing, n: int, outgoing: Sequence[Sequence[int]]) -> list[str]:
+    node, graph = drawn.graph.nodes[n], drawn.graph
+    if node.kind == "logit":
+        return ["goal"]
+    if node.kind == "resid_mid":
+        return ["junction"]
+    if node.kind in _STATES:
+        return ["state", rank_class(graph.readings[n] if graph.readings else None)]
+    shape = "head" if node.kind in _HEADS else "square bias" if node.kind in _BIASES else "square"
+    if graph.info.unit != "logits" or not outgoing[n]:
+        return [shape]
+    return [shape, f"effect{effect_step(float(sum(graph.weight[e] for e in outgoing[n])))}"]
+
+
+def rank_class(reading: NodeReading | None) -> str:
+    """Class of a node's fill: the decade of the target's rank, or ``plain`` where there is none."""
+    if reading is None or reading.target_rank is None:
+        return "plain"
+    return f"k{rank_decade(reading.target_rank)}"
+
+
+def _outgoing(graph: FlowGraph) -> list[list[int]]:
+    outgoing: list[list[int]] = [[] for _ in graph.nodes]
+    for e, n in enumerate(graph.source.tolist()):
+        outgoing[n].append(e)
+    return outgoing
+
+
+def _state_labels(drawn: Drawing) -> tuple[list[str], list[list[str]]]:
+    """Label and priority class of each node; most have neither.
+
+    ``p3``: the start, and where the target first comes to rank 1. ``p2``: what the state reads as changes from the layer
+    below to a word that is fairly certain. ``p1``: any other change.
+    """
+    graph = drawn.graph
+    labels = [""] * len(graph.nodes)
+    priorities: list[list[str]] = [[] for _ in graph.nodes]
+    below: dict[int | None, NodeReading] = {}
+    first_best: set[int | None] = set()
+    for n in sorted(range(len(graph.nodes)), key=lambda n: drawn.places[n].layer):
+        node = graph.nodes[n]
+        if node.kind in _HEADS:
+            labels[n] = str(node.head)
+        elif node.kind == "logit":
+            labels[n], priorities[n] = goal_label(drawn, node), ["p3"]
+        reading = graph.readings[n] if graph.readings else None
+        if node.kind in _STATES and reading is not None and reading.top:
+            priority = _priority(reading, below.get(node.position))
+            if n == drawn.start or (reading.target_rank == 1 and node.position not in first_best):
+                priority = "p3"
+            if reading.target_rank == 1:
+                first_best.add(node.position)
+            below[node.position] = reading
+            if priority:
+                labels[n], priorities[n] = picture_label(reading.top[0][0]), [priority]
+    return labels, priorities
+
+
+def goal_label(drawn: Drawing, node: Node) -> str:
+    """Text beside the logit node: its token, and the model's probability of it."""
+    info = drawn.graph.info
+    text = picture_label(node.token) if node.token is not None else f"token {node.index}"
+    if node.index != info.target or info.target_probability is None:
+        return text
+    return f"{text} {info.target_probability:.2f}".replace(" 0.", " .")
+
+
+def _priority(reading: NodeReading, below: NodeReading | None) -> str:
+    token, probability, _ = reading.top[0]
+    if below is not None and below.top[0][0] == token:
+        return ""
+    is_word = any(character.isalnum() for character in token)
+    return "p2" if is_word and probability >= _CERTAIN else "p1"
+
+
+def _edges(drawn: Drawing) -> list[dict[str, Any]]:
+    graph = drawn.graph
+    found = []
+    for rank, e in enumerate(drawn.order.tolist()):
+        kind, structural = EDGE_KINDS[graph.kind[e]], bool(graph.structural[e])
+        share, flow = float(graph.share[e]), float(drawn.flow[e])
+        classes = _edge_classes(drawn, e, kind)
+        pen = "self" if "self" in classes else "attention" if drawn.is_signed else kind
+        width, opacity = edge_stroke(pen, flow)
+        width_by_share, opacity_by_share = edge_stroke(pen, share)
+        data = {
+            "id": f"e{rank}", "source": f"n{graph.source[e]}", "target": f"n{graph.target[e]}",
+            "c": int(drawn.level[e]), "w": width, "o": opacity, "ws": width_by_share, "os": opacity_by_share,
+        }  # fmt: skip
+        if not structural:
+            data |= {"v": _short(graph.weight[e]), "s": _short(share), "f": _short(flow)}
+        found.append({"data": data, "classes": " ".join(classes)})
+    return found
+
+
+def _edge_classes(drawn: Drawing, e: int, kind: str) -> list[str]:
+    graph = drawn.graph
+    source, target = graph.nodes[graph.source[e]], graph.nodes[graph.target[e]]
+    if graph.structural[e]:
+        return ["structural"]
+    if drawn.is_signed:
+        sign = "lowers" if graph.share[e] < 0 else "raises"
+        in_trunk = target.kind == "logit" and source.position in (None, graph.info.position)
+        return [sign, "trunk"] if in_trunk else [sign]
+    if target.kind in _HEADS:
+        return ["to-head"]
+    if source.kind in _HEADS:
+        return ["from-head"]
+    if kind == "attention":
+        return ["attention", "self"] if source.position == target.position else ["attention"]
+    return ["mlp"] if kind in ("mlp", "mlp_in") else [kind]
+
+
+def facts(drawn: Drawing) -> dict[str, Any]:
+    """What the page says about nodes and edges, in the order of their ids.
+
+    ``vocabulary`` holds each token text once; readings refer to it. A reading is ``[norm, entropy, target rank, target
+    probability, target logit, [[token, probability, logit], …], [[token, logit], …]]``, or None.
+    """
+    graph, flow = drawn.graph, drawn.node_flow
+    vocabulary: dict[str, int] = {}
+    readings = graph.readings or (None,) * len(graph.nodes)
+    return {
+        "labels": [label(_readable(node)) for node in graph.nodes],
+        "kinds": [node.kind for node in graph.nodes],
+        "positions": [node.position for node in graph.nodes],
+        "flows": [_short(value) for value in flow],
+        "readings": [None if reading is None else _reading(reading, vocabulary) for reading in readings],
+        "edge_kinds": [EDGE_KINDS[graph.kind[e]] for e in drawn.order],
+        "edge_places": [_edge_place(graph, e) for e in drawn.order.tolist()],
+        "mass": [round(100 * float(value), 2) for value in drawn.mass],
+        "vocabulary": list(vocabulary),
+    }
+
+
+def _edge_place(graph: FlowGraph, e: int) -> str:
+    """Layer, and at head level the head, that an edge belongs to."""
+    if graph.layer[e] < 0:
+        return ""
+    return f"L{graph.layer[e]}" + (f"H{graph.head[e]}" if graph.head[e] >= 0 else "")
+
+
+def _readable(node: Node) -> Node:
+    return node if node.token is None else replace(node, token=visible(node.token))
+
+
+def _reading(reading: NodeReading, vocabulary: dict[str, int]) -> list[Any]:
+    def entry(token: str) -> int:
+        return vocabulary.setdefault(visible(token), len(vocabulary))
+
+    return [
+        _short(reading.norm),
+        _short(reading.entropy),
+        reading.target_rank,
+        _short(reading.target_probability),
+        _short(reading.target_logit),
+        [[entry(token), _short(probability), _short(logit)] for token, probability, logit in reading.top[:_TOP]],
+        [[entry(token), _short(logit)] for token, _, logit in reading.bottom[:_BOTTOM]],
+    ]
+
+
+def _short(value: float | None) -> float | None:
+    """Four significant digits: more than the page prints, less than a float takes."""
+    return None if value is None else float(f"{value:.4g}")
