@@ -1,4 +1,4 @@
-"""flowgraph: through which tokens, heads, neurons and layers did the information travel that made the model say this?
+"""Through which tokens, heads, neurons and layers did the information travel that made a language model say this.
 
 Everything meant for users is importable from here and loaded when first asked for: ``import flowgraph`` itself pulls in
 neither torch nor transformers.
@@ -12,11 +12,24 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .algorithms.paths import Path, connected_flow, keep_strongest, strongest_paths
+    from .algorithms.paths import Path, connected_flow, keep_strongest, merge_parallel, strongest_paths
     from .errors import (
-        ArchitectureError, ArgumentError, DeviceError, FetchError, FileFormatError, FlowgraphError, GraphTooLargeError,
-        ModelMismatchError, ModelNeededError, NonFiniteError, NoPatternError, NotRecordedError, PromptError, TargetError,
-        UnknownModelError, UnsupportedReadingError,
+        ArchitectureError,
+        ArgumentError,
+        DeviceError,
+        FetchError,
+        FileFormatError,
+        FlowgraphError,
+        GraphTooLargeError,
+        ModelMismatchError,
+        ModelNeededError,
+        NonFiniteError,
+        NoPatternError,
+        NotRecordedError,
+        PromptError,
+        TargetError,
+        UnknownModelError,
+        UnsupportedReadingError,
     )  # fmt: skip
     from .graph import FlowGraph, GraphInfo
     from .lenses import DirectLogitAttribution, direct_logit_attribution, logit_lens, read, unembed
@@ -25,10 +38,11 @@ if TYPE_CHECKING:
     from .models.forward import SITES
     from .nodes import Node
     from .reading import NodeReading, Reading
-    from .tracing import Keep, Trace, trace, trace_size
+    from .recorded import Trace
+    from .tracing import Keep, trace, trace_size
 
 _WHERE = {
-    "algorithms.paths": ("Path", "connected_flow", "keep_strongest", "strongest_paths"),
+    "algorithms.paths": ("Path", "connected_flow", "keep_strongest", "merge_parallel", "strongest_paths"),
     "errors": (
         "ArchitectureError", "ArgumentError", "DeviceError", "FetchError", "FileFormatError", "FlowgraphError",
         "GraphTooLargeError", "ModelMismatchError", "ModelNeededError", "NoPatternError", "NonFiniteError",
@@ -41,7 +55,8 @@ _WHERE = {
     "models.forward": ("SITES",),
     "nodes": ("Node",),
     "reading": ("NodeReading", "Reading"),
-    "tracing": ("Keep", "Trace", "trace", "trace_size"),
+    "recorded": ("Trace",),
+    "tracing": ("Keep", "trace", "trace_size"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
@@ -51,7 +66,7 @@ __all__ = [
     "GraphInfo", "GraphTooLargeError", "Keep", "LoadedModel", "ModelMismatchError", "ModelNeededError", "NoPatternError",
     "Node", "NodeReading", "NonFiniteError", "NotRecordedError", "Path", "PromptError", "Reading", "TargetError", "Trace",
     "UnknownModelError", "UnsupportedReadingError", "__version__", "build_graph", "connected_flow",
-    "direct_logit_attribution", "edge_weights", "keep_strongest", "load_model", "logit_lens", "read", "register_family",
+    "direct_logit_attribution", "edge_weights", "keep_strongest", "load_model", "logit_lens", "merge_parallel", "read", "register_family",
     "strongest_paths", "trace", "trace_size", "unembed",
 ]  # fmt: skip
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from .graph import FlowGraph
     from .models import LoadedModel
-    from .tracing import Trace
+    from .recorded import Trace
 
 DEFAULT_MODEL = "smollm2"
 DEFAULT_MASS = 0.8
@@ -207,7 +207,6 @@ def _print_report(trace: Trace, whole: FlowGraph, graph: FlowGraph) -> None:
 
 
 def _prediction_table(trace: Trace) -> Any:
-    import torch
     from rich.table import Table
     from rich.text import Text
 
@@ -233,10 +232,10 @@ def _print_paths(out: Console, whole: FlowGraph) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from .algorithms.paths import strongest_paths
+    from .algorithms.paths import merge_parallel, strongest_paths
     from .views.text import printable
 
-    paths = strongest_paths(whole, k=_PATHS) if len(whole) else []
+    paths = strongest_paths(merge_parallel(whole), k=_PATHS) if len(whole) else []
     if not paths:
         return
     table = Table(title="strongest paths", title_justify="left", box=None, pad_edge=False)

@@ -66,7 +66,7 @@ class NoPatternError(ArchitectureError):
 
 
 class UnsupportedReadingError(FlowgraphError):
-    """This model cannot be read in vocabulary in the way that was asked for."""
+    """A model cannot be read in vocabulary in the way that was asked for."""
 
 
 class NotRecordedError(FlowgraphError, LookupError):

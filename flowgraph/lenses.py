@@ -16,7 +16,7 @@ from .errors import ArgumentError, UnsupportedReadingError
 from .models import LoadedModel
 from .models.anatomy import Norm
 from .reading import Reading
-from .tracing import Trace
+from .recorded import Trace
 
 READING_SITES: tuple[str, ...] = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "head_out")
 """Sites that :func:`read_site` and :meth:`Trace.record` can read."""
@@ -123,7 +123,8 @@ def read_site(trace: Trace, site: str, *, k: int = 10, target: str | int | None 
 
 def head_outputs(trace: Trace) -> Float[Tensor, "layer head position d_model"]:
     """[layer, head, position, d_model] what each head writes: z W_O, through the post-norm of sandwich blocks frozen at its
-    scale. Their sum and the bias is ``attn_out``."""
+    scale. Their sum and the bias is ``attn_out``.
+    """
     anatomy = trace.model.anatomy
     first, stop = trace.layers
     rows = []

@@ -142,7 +142,8 @@ class NodeReading:
             )
             for name in ("top", "bottom")
         }
-        return cls(norm=data["norm"], **entries, **{name: data.get(name) for name in _TARGET_FIELDS})
+        entries |= {name: data.get(name) for name in _TARGET_FIELDS}
+        return cls(norm=data["norm"], **entries)
 
 
 _TARGET_FIELDS = ("target_logit", "target_probability", "target_log_probability", "target_rank", "entropy")

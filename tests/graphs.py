@@ -1,4 +1,4 @@
-"""Flow graphs made without a model: the schema of every kind, with seeded numbers, and hypothesis strategies."""
+"""Flow graphs made without a model: every kind of graph with seeded numbers, and hypothesis strategies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from hypothesis import strategies as st
 
 from flowgraph.graph import EDGE_KINDS, FlowGraph, GraphInfo
-from flowgraph.nodes import Node
+from flowgraph.nodes import NODE_KINDS, Node
 from flowgraph.reading import NodeReading
 
 PLAIN_TOKENS = ("The", " capital", " of", " Japan", " is", " the", " city", " of")
@@ -49,9 +49,7 @@ class Edge:
 
 def graph_of(edges: Sequence[Edge], nodes: Sequence[Node] = (), **changes: Any) -> FlowGraph:
     """Build a graph of these edges; ``nodes`` first, in this order, ``changes`` to info or to the graph."""
-    everything = tuple(
-        dict.fromkeys([*nodes, *(node for edge in edges for node in (edge.source, edge.target))])
-    )
+    everything = tuple(dict.fromkeys([*nodes, *(node for edge in edges for node in (edge.source, edge.target))]))
     number = {node: n for n, node in enumerate(everything)}
     shares = np.array([edge.share or 0.0 for edge in edges], dtype=np.float64)
     of_graph = {name: changes.pop(name) for name in ("readings", "undefined") if name in changes}
@@ -82,9 +80,7 @@ def graph_of(edges: Sequence[Edge], nodes: Sequence[Node] = (), **changes: Any) 
 
 
 def _column(edges: Sequence[Edge], name: str) -> np.ndarray:
-    return np.array(
-        [-1 if getattr(edge, name) is None else getattr(edge, name) for edge in edges], dtype=np.int64
-    )
+    return np.array([-1 if getattr(edge, name) is None else getattr(edge, name) for edge in edges], dtype=np.int64)
 
 
 def token_graph(
@@ -135,9 +131,7 @@ def token_graph(
     return graph.with_readings(readings_for(graph, seed)) if read else graph
 
 
-def logits_graph(
-    seed: int = 0, *, tokens: Sequence[str] = PLAIN_TOKENS, layers: int = 2, heads: int = 2
-) -> FlowGraph:
+def logits_graph(seed: int = 0, *, tokens: Sequence[str] = PLAIN_TOKENS, layers: int = 2, heads: int = 2) -> FlowGraph:
     """Build a signed graph: what each part adds to the logit, and what each source adds to each head."""
     rng = np.random.default_rng(seed)
     last = len(tokens) - 1
@@ -157,9 +151,7 @@ def logits_graph(
         into.append(Edge(Node("mlp", layer=layer, position=last), logit, 1.0, "mlp", layer, None, last, last))
     edges += _normalised(rng, into, False, signed=True)
     facts = {"method": "logits", "unit": "logits", "level": "head", "target": 17, "target_token": " Tokyo"}
-    graph = graph_of(
-        edges, tokens=tuple(tokens), position=last, layers=(0, layers), total_layers=layers, **facts
-    )
+    graph = graph_of(edges, tokens=tuple(tokens), position=last, layers=(0, layers), total_layers=layers, **facts)
     return graph.with_readings(readings_for(graph, seed))
 
 
@@ -198,13 +190,11 @@ def _normalised(
             share = None
         elif signed and share is not None and rng.random() < 0.4:
             share = -share
-        yield Edge(
-            edge.source, edge.target, share, edge.kind, edge.layer, edge.head, edge.query_pos, edge.key_pos
-        )
+        yield Edge(edge.source, edge.target, share, edge.kind, edge.layer, edge.head, edge.query_pos, edge.key_pos)
 
 
 def readings_for(graph: FlowGraph, seed: int = 0, k: int = 3) -> tuple[NodeReading | None, ...]:
-    """Make up a reading of every node but the MLPs, which have none, and the biases, which have a norm only."""
+    """Make up a reading of every node; MLPs have none, and biases have a norm only."""
     rng = np.random.default_rng(seed + 1)
     words = (*HOSTILE_TOKENS, *PLAIN_TOKENS)
 
@@ -233,7 +223,7 @@ def readings_for(graph: FlowGraph, seed: int = 0, k: int = 3) -> tuple[NodeReadi
 
 @st.composite
 def dags(draw: st.DrawFn, *, max_nodes: int = 6, max_edges: int = 11, normalised: bool = False) -> FlowGraph:
-    """Draw a small acyclic graph: parallel and structural edges, zero and negative shares, nodes in any order.
+    """Draw a small acyclic graph: parallel and structural edges, zero and negative shares, any order.
 
     ``normalised`` makes the shares into each node positive with a sum of 1, and no edge structural.
     """
@@ -246,9 +236,7 @@ def dags(draw: st.DrawFn, *, max_nodes: int = 6, max_edges: int = 11, normalised
     anything = positive | positive.map(lambda share: -share) | st.just(0.0) | st.none()
     shares = [draw(positive if normalised else anything) for _ in ends]
     if normalised:
-        into = [
-            math.fsum(s for (_, other), s in zip(ends, shares, strict=True) if other == j) for _, j in ends
-        ]
+        into = [math.fsum(s for (_, other), s in zip(ends, shares, strict=True) if other == j) for _, j in ends]
         shares = [share / total for share, total in zip(shares, into, strict=True)]
     edges = [Edge(nodes[i], nodes[j], share) for (i, j), share in zip(ends, shares, strict=True)]
     return graph_of(draw(st.permutations(edges)), nodes=draw(st.permutations(nodes)))
@@ -258,8 +246,7 @@ def dags(draw: st.DrawFn, *, max_nodes: int = 6, max_edges: int = 11, normalised
 def nodes(draw: st.DrawFn) -> Node:
     """Draw a node of any kind, with every field that its kind needs and a position or none."""
     small = st.integers(0, 12)
-    kind = draw(st.sampled_from(["embed", "position_embed", "resid_mid", "head", "kv_group", "mlp", "neuron", "attn",
-                                 "attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias", "logit", "resid_pre"]))  # fmt: skip
+    kind = draw(st.sampled_from(NODE_KINDS))
     with_layer = kind not in ("embed", "position_embed", "final_norm_bias", "unembed_bias", "logit")
     return Node(
         kind,

@@ -8,15 +8,12 @@ import torch
 
 from flowgraph.graph import FlowGraph
 from flowgraph.nodes import Node
-from flowgraph.tracing import Trace
+from flowgraph.recorded import Trace
 
 
 def strengths(graph: FlowGraph) -> list[float]:
     """|share| of each edge, 0 on structural ones."""
-    return [
-        0.0 if structural else abs(float(s))
-        for s, structural in zip(graph.share, graph.structural, strict=True)
-    ]
+    return [0.0 if structural else abs(float(s)) for s, structural in zip(graph.share, graph.structural, strict=True)]
 
 
 def paths_between(graph: FlowGraph, first: int, last: int) -> Iterator[tuple[int, ...]]:
@@ -59,17 +56,11 @@ def critical_levels(graph: FlowGraph, start: Node, flow: Sequence[float]) -> lis
     ]
 
 
-def strongest_paths(
-    graph: FlowGraph, source: Node | None, target: Node
-) -> list[tuple[float, tuple[int, ...]]]:
+def strongest_paths(graph: FlowGraph, source: Node | None, target: Node) -> list[tuple[float, tuple[int, ...]]]:
     """All paths with a strength above 0, the strongest first."""
     end = graph.nodes.index(target)
     entered = {int(graph.target[e]) for e in range(len(graph)) if not graph.structural[e]}
-    firsts = (
-        [n for n in range(len(graph.nodes)) if n not in entered]
-        if source is None
-        else [graph.nodes.index(source)]
-    )
+    firsts = [n for n in range(len(graph.nodes)) if n not in entered] if source is None else [graph.nodes.index(source)]
     paths = [path for first in firsts for path in paths_between(graph, first, end) if path]
     scored = [(product(graph, path), path) for path in paths]
     return sorted((entry for entry in scored if entry[0] > 0), key=lambda entry: -entry[0])

@@ -16,7 +16,7 @@ ROOT = Path(flowgraph.__file__).parent
 LAYERS = (
     {"errors", "nodes", "reading"},
     {"models"},
-    {"graph", "tracing"},
+    {"graph", "recorded", "tracing"},
     {"lenses"},
     {"methods"},
     {"algorithms"},
@@ -27,9 +27,9 @@ LAYERS = (
 """From left to right; a module imports from layers to its left, or from its own."""
 
 VALUE_METHODS = {
-    ("tracing", "record"): {"lenses", "methods"},
-    ("tracing", "save"): {"export"},
-    ("tracing", "load"): {"export"},
+    ("recorded", "record"): {"lenses", "methods"},
+    ("recorded", "save"): {"export"},
+    ("recorded", "load"): {"export"},
     ("graph", "save"): {"export"},
     ("graph", "load"): {"export"},
     ("graph", "caption"): {"views"},

@@ -1,17 +1,17 @@
 import math
 from itertools import pairwise
 
-from tests import naive
 import numpy as np
 import pytest
-from tests.graphs import Edge, dags, graph_of, logits_graph, token_graph
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgraph.algorithms import Path, connected_flow, critical_levels, keep_strongest, strongest_paths
+from flowgraph.algorithms import Path, connected_flow, critical_levels, keep_strongest, merge_parallel, strongest_paths
 from flowgraph.errors import ArgumentError
 from flowgraph.graph import EDGE_KINDS, FlowGraph
 from flowgraph.nodes import Node
+from tests import naive
+from tests.graphs import Edge, dags, graph_of, logits_graph, token_graph
 
 A, B, C, D = (Node("resid_post", layer=n, position=0) for n in range(4))
 LOGIT = Node("logit", index=17, token=" Tokyo")
@@ -62,9 +62,7 @@ def test_flow_is_conserved(graph: FlowGraph, data: st.DataObject) -> None:
 def test_every_cut_of_a_whole_graph_carries_one(name: str) -> None:
     graph = GRAPHS[name]
     flow = connected_flow(graph)
-    leaves = [
-        not (graph.target == n).any() or (graph.structural[graph.target == n]).all() for n in graph.source
-    ]
+    leaves = [not (graph.target == n).any() or (graph.structural[graph.target == n]).all() for n in graph.source]
     assert flow[leaves].sum() == pytest.approx(1.0)
     assert (flow >= 0).all()
     assert (flow[graph.structural] == 0).all()
@@ -86,9 +84,7 @@ def test_sign_does_not_matter_to_flow() -> None:
 
 def test_structural_edges_carry_nothing_even_if_they_hold_a_share() -> None:
     graph = graph_of([Edge(A, B, 0.5), Edge(B, C, 0.5)])
-    columns = {
-        name: getattr(graph, name) for name in ("source", "target", "kind", "layer", "head", "query_pos")
-    }
+    columns = {name: getattr(graph, name) for name in ("source", "target", "kind", "layer", "head", "query_pos")}
     odd = FlowGraph(
         nodes=graph.nodes,
         **columns,
@@ -160,10 +156,9 @@ def test_a_strong_edge_behind_a_weak_one_has_the_level_of_the_weak_one() -> None
 # keep_strongest
 
 
-def edge_numbers(graph: FlowGraph, kept: FlowGraph) -> list[tuple[Node, Node, float]]:
+def edges_of(kept: FlowGraph) -> list[tuple[Node, Node, float]]:
     return [
-        (kept.nodes[s], kept.nodes[t], float(x))
-        for s, t, x in zip(kept.source, kept.target, kept.share, strict=True)
+        (kept.nodes[s], kept.nodes[t], float(x)) for s, t, x in zip(kept.source, kept.target, kept.share, strict=True)
     ]
 
 
@@ -171,19 +166,19 @@ def edge_numbers(graph: FlowGraph, kept: FlowGraph) -> list[tuple[Node, Node, fl
 def test_every_prefix_is_connected(case: tuple[FlowGraph, Node]) -> None:
     graph, start = case
     flow, levels = connected_flow(graph, start), critical_levels(graph, start)
-    whole = edge_numbers(graph, keep_strongest(graph, mass=None, max_edges=None, start=start))
+    whole = edges_of(keep_strongest(graph, mass=None, max_edges=None, start=start))
     assert len(whole) == np.count_nonzero(flow)
     kept_levels = sorted(levels[flow > 0].tolist(), reverse=True)
     for count in range(1, len(whole) + 1):
         kept = keep_strongest(graph, mass=None, max_edges=count, start=start)
-        assert edge_numbers(graph, kept) == whole[:count]
+        assert edges_of(kept) == whole[:count]
         assert naive.is_connected(kept, range(count), start)
         assert sorted(critical_levels_of(graph, levels, kept), reverse=True) == kept_levels[:count]
 
 
 def critical_levels_of(graph: FlowGraph, levels: np.ndarray, kept: FlowGraph) -> list[float]:
     # Parallel edges of the same share have the same level, so the first match is as good as any.
-    found = [edge_numbers(graph, graph).index(edge) for edge in edge_numbers(graph, kept)]
+    found = [edges_of(graph).index(edge) for edge in edges_of(kept)]
     return [float(levels[e]) for e in found]
 
 
@@ -207,11 +202,7 @@ def test_filters_say_what_was_done(name: str) -> None:
     total = connected_flow(graph).sum()
     free = keep_strongest(graph, mass=0.6, max_edges=None)
     same = keep_strongest(graph, mass=0.6, max_edges=len(free))
-    assert (
-        same.info.filters
-        == free.info.filters
-        == {"path_mass": 0.6, "kept_flow": same.info.filters["kept_flow"]}
-    )
+    assert same.info.filters == free.info.filters == {"path_mass": 0.6, "kept_flow": same.info.filters["kept_flow"]}
     if len(free) > 1:
         cut = keep_strongest(graph, mass=0.6, max_edges=len(free) - 1)
         assert list(cut.info.filters) == ["path_mass", "max_edges", "kept_flow"]
@@ -296,9 +287,7 @@ def test_all_paths_of_a_graph_that_is_a_flow_sum_to_one(name: str) -> None:
 
 
 def test_parallel_edges_are_different_paths() -> None:
-    graph = graph_of(
-        [Edge(A, B, 0.25, "attention"), Edge(A, B, -0.75, "residual"), Edge(B, LOGIT, 1.0, "unembed")]
-    )
+    graph = graph_of([Edge(A, B, 0.25, "attention"), Edge(A, B, -0.75, "residual"), Edge(B, LOGIT, 1.0, "unembed")])
     assert [(path.edges, path.strength) for path in strongest_paths(graph)] == [
         ((1, 2), 0.75),
         ((0, 2), 0.25),
@@ -325,9 +314,9 @@ def test_source_in_the_middle_and_source_equal_to_target() -> None:
     assert [path.nodes for path in strongest_paths(graph, B, C)] == [(B, C)]
     assert strongest_paths(graph, B, B) == []
     assert strongest_paths(graph, C, A) == []
-    with pytest.raises(ArgumentError, match="source=L3.resid_post@0 is not one of"):
+    with pytest.raises(ArgumentError, match=r"source=L3\.resid_post@0 is not one of"):
         strongest_paths(graph, D, C)
-    with pytest.raises(ArgumentError, match="target=L3.resid_post@0 is not one of"):
+    with pytest.raises(ArgumentError, match=r"target=L3\.resid_post@0 is not one of"):
         strongest_paths(graph, A, D)
 
 
@@ -382,3 +371,30 @@ def test_path_checks_its_lengths() -> None:
 def test_strongest_paths_print_distinctly(name: str) -> None:
     paths = strongest_paths(GRAPHS[name], k=40)
     assert len({str(path) for path in paths}) == len(paths)
+
+
+@given(dags())
+def test_merged_edges_carry_the_sum_of_what_they_stand_for(graph):
+    merged = merge_parallel(graph)
+    sums = {}
+    for e in np.flatnonzero(~graph.structural):
+        ends = graph.nodes[graph.source[e]], graph.nodes[graph.target[e]]
+        sums[ends] = sums.get(ends, 0.0) + float(graph.share[e])
+    found = {
+        (merged.nodes[merged.source[e]], merged.nodes[merged.target[e]]): float(merged.share[e])
+        for e in range(len(merged))
+    }
+    assert len(found) == len(merged)
+    assert found == pytest.approx(sums, abs=1e-12)
+
+
+def test_self_attention_and_residual_are_one_step_when_merged():
+    graph = token_graph(layers=3)
+    paths = strongest_paths(merge_parallel(graph), k=6)
+    assert len({str(path) for path in paths}) == len(paths)
+    for path in paths:
+        between = [
+            path.edges[n] for n in range(len(path.edges)) if path.nodes[n].position == path.nodes[n + 1].position
+        ]
+        assert all(path.kinds[path.edges.index(e)] != "attention" for e in between)
+    assert paths[0].strength >= strongest_paths(graph, k=1)[0].strength

@@ -242,7 +242,7 @@ def test_damaged_trace_files(tiny, tmp_path):
     whole = path.read_bytes()
     for data in (b"", whole[:100], whole[: len(whole) // 2], b"\x00" * 64, b"not a trace at all, only text"):
         path.write_bytes(data)
-        with pytest.raises(FileFormatError, match="cannot be read as a trace|is not a whole trace"):
+        with pytest.raises(FileFormatError, match=r"cannot be read as a trace|is not a whole trace"):
             Trace.load(path)
     with pytest.raises(FileFormatError, match="cannot be read"):
         Trace.load(tmp_path / "nowhere.safetensors")
@@ -276,7 +276,7 @@ def test_an_encoder_without_a_head(minilm):
     kept = trace(minilm, JAPAN)
     assert kept.pattern.shape[:2] == (6, 12)
     assert not kept.causal
-    with pytest.raises(UnsupportedReadingError, match="'minilm' .* has no head over a vocabulary"):
+    with pytest.raises(UnsupportedReadingError, match=r"'minilm' .* has no head over a vocabulary"):
         flowgraph.logit_lens(kept)
     graph = flowgraph.build_graph(kept)
     assert all(node.kind != "logit" for node in graph.nodes)

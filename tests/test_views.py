@@ -22,11 +22,26 @@ from flowgraph.views.html import embedded_json
 from flowgraph.views.layout import LAYOUT, Extent, Geometry, Place, extent, places
 from flowgraph.views.legend import legend
 from flowgraph.views.style import (
-    DARK, EFFECT_LABELS, LIGHT, RANK_LABELS, THEMES, css_variables, edge_stroke, effect_step, rank_decade, stylesheet,
+    DARK,
+    EFFECT_LABELS,
+    LIGHT,
+    RANK_LABELS,
+    THEMES,
+    css_variables,
+    edge_stroke,
+    effect_step,
+    rank_decade,
+    stylesheet,
 )  # fmt: skip
 from flowgraph.views.text import picture_label, printable, prompt_line, visible
 from tests.synthetic_graphs import (
-    HOSTILE, JAPAN, empty_graph, head_graph, logits_graph, token_graph, with_structural,
+    HOSTILE,
+    JAPAN,
+    empty_graph,
+    head_graph,
+    logits_graph,
+    token_graph,
+    with_structural,
 )  # fmt: skip
 
 EVERY_GRAPH = {
@@ -109,7 +124,13 @@ def test_caption_is_one_line_and_says_what_is_hidden():
     kept = keep_strongest(whole, mass=0.8, max_edges=100)
     text = caption(kept)
     assert "\n" not in text
-    for part in ("smollm2-135m", "“The capital of Japan is the city of”", "proximity (share)", "token level", "30 layers"):
+    for part in (
+        "smollm2-135m",
+        "“The capital of Japan is the city of”",
+        "proximity (share)",
+        "token level",
+        "30 layers",
+    ):
         assert part in text
     assert "␣Tokyo 0.85 at position 7" in text
     assert f"at most 100 edges · 100 of {len(whole):,} edges" in text
@@ -133,7 +154,8 @@ def test_mass_is_flow_after_keep_strongest_and_share_otherwise():
 
 
 @pytest.mark.parametrize(
-    ("part", "text"), [(0.0, "0 %"), (1.0, "100 %"), (0.8, "80 %"), (0.8123, "81.2 %"), (0.9999, "99.9 %"), (1e-6, "< 0.1 %")]
+    ("part", "text"),
+    [(0.0, "0 %"), (1.0, "100 %"), (0.8, "80 %"), (0.8123, "81.2 %"), (0.9999, "99.9 %"), (1e-6, "< 0.1 %")],
 )
 def test_percent_never_rounds_to_all_or_nothing(part, text):
     assert percent(part) == text
@@ -284,7 +306,7 @@ def test_places_beside_a_line_do_not_reach_the_next_column():
 
 
 def test_a_stage_without_a_size_is_refused():
-    with pytest.raises(ArgumentError, match="0.0 × 10.0 px"):
+    with pytest.raises(ArgumentError, match=r"0\.0 × 10\.0 px"):
         Geometry.fit(Extent(1.0, 1.0, 1), 0.0, 10.0)
 
 
@@ -402,7 +424,7 @@ def test_states_are_filled_by_rank_and_neutral_without_one():
 
 def test_labels_stand_where_a_reading_changes():
     graph = token_graph(layers=12)
-    items = {node: item for node, item in zip(graph.nodes, elements(drawing(graph))["nodes"], strict=True)}
+    items = dict(zip(graph.nodes, elements(drawing(graph))["nodes"], strict=True))
     reading_of = dict(zip(graph.nodes, graph.readings, strict=True))
     for layer in range(1, 12):
         for position in range(len(JAPAN)):
@@ -447,7 +469,11 @@ def _legend(graph) -> str:
 
 
 def test_the_legend_names_only_what_is_there():
-    token, heads, signed = _legend(token_graph(layers=4)), _legend(head_graph(layers=3)), _legend(logits_graph(layers=3))
+    token, heads, signed = (
+        _legend(token_graph(layers=4)),
+        _legend(head_graph(layers=3)),
+        _legend(logits_graph(layers=3)),
+    )
     assert "residual stream" in token
     assert "attention head" not in token
     assert "attention head" in heads
@@ -522,7 +548,9 @@ def test_the_page_stays_small():
     used = np.flatnonzero(rng.random(len(graph)) < 2)[:2000]
     small = graph.keep(used)
     assert len(small) >= 1000
-    per_edge = (len(render_html(small).encode()) - len(render_html(small.keep(used[:500])).encode())) / (len(small) - 500)
+    per_edge = (len(render_html(small).encode()) - len(render_html(small.keep(used[:500])).encode())) / (
+        len(small) - 500
+    )
     assert per_edge < 330
     assert len(render_html(_three_hundred_nodes()).encode()) <= 1_000_000
 
@@ -538,7 +566,15 @@ def _three_hundred_nodes():
 def test_headers_say_what_is_shown():
     document = render_html(token_graph(layers=6))
     text = re.sub(r"<[^>]+>", " ", document.split("<script")[0])
-    for part in ("smollm2-135m", "proximity", "in share", "8 tokens, 6 layers", "␣Tokyo", ".85", "The capital of Japan"):
+    for part in (
+        "smollm2-135m",
+        "proximity",
+        "in share",
+        "8 tokens, 6 layers",
+        "␣Tokyo",
+        ".85",
+        "The capital of Japan",
+    ):
         assert part in text
     assert markup.escape(caption(token_graph(layers=6))) in document
 

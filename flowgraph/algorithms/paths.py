@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..errors import ArgumentError
-from ..graph import EDGE_KINDS, FlowGraph
+from ..graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
 from ..nodes import Node, label
+
+_Waves = list[Int[np.ndarray, "_"]]
 
 _STATES = ("embed", "resid_pre", "resid_mid", "resid_post")
 
@@ -40,11 +42,13 @@ class Path:
     kinds
         Kind of each edge, one of :data:`flowgraph.graph.EDGE_KINDS`; empty where it is not known.
 
-    Notes ----- ``str(path)`` writes the labels with arrows, ``embed@3 → L23H4@7 → logit[ Tokyo]``, and leaves
-    residual states out where they add nothing: a state ``resid_…@p`` is left out if the path came to it from
-    a node of the same position by an edge that is not attention. So a label that follows a node of position p
-    was reached along the residual stream of p, and a state is written only where attention brought the path
-    there (from another position, or from its own), or at either end. ``nodes`` always holds every node.
+    Notes
+    -----
+    ``str(path)`` writes the labels with arrows, ``embed@3 → L23H4@7 → logit[ Tokyo]``, and leaves residual states out
+    where they add nothing: a state ``resid_…@p`` is left out if the path came to it from a node of the same position by
+    an edge that is not attention. So a label that follows a node of position p was reached along the residual stream of
+    p, and a state is written only where attention brought the path there (from another position, or from its own), or
+    at either end. ``nodes`` always holds every node.
     """
 
     nodes: tuple[Node, ...]
@@ -146,10 +150,11 @@ def keep_strongest(
     start
         As for :func:`connected_flow`.
 
-    Returns ------- The graph of the kept edges, in the order they were taken. ``info.filters`` gains
-    ``path_mass`` (if ``mass`` is given), ``max_edges`` only if that limit cut away edges that ``mass`` would
-    have kept, and always ``kept_flow``: the kept share of the summed flow of ``graph``, 0 where nothing
-    flows.
+    Returns
+    -------
+    The graph of the kept edges, in the order they were taken. ``info.filters`` gains ``path_mass`` (if ``mass`` is
+    given), ``max_edges`` only if that limit cut away edges that ``mass`` would have kept, and always ``kept_flow``: the
+    kept share of the summed flow of ``graph``, 0 where nothing flows.
 
     Raises
     ------
@@ -157,9 +162,7 @@ def keep_strongest(
         If ``mass`` or ``max_edges`` is out of range; else as for :func:`connected_flow`.
     """
     if mass is not None and not 0 < mass <= 1:
-        raise ArgumentError(
-            f"mass={mass} must be above 0 and at most 1, or None to keep every edge that has flow"
-        )
+        raise ArgumentError(f"mass={mass} must be above 0 and at most 1, or None to keep every edge that has flow")
     if max_edges is not None and max_edges < 1:
         raise ArgumentError(f"max_edges={max_edges} must be 1 or more, or None for no limit")
     waves = _waves(graph)
@@ -200,9 +203,10 @@ def strongest_paths(
     k
         Largest number of paths.
 
-    Returns ------- At most k paths, the strongest first; equally strong ones by the index of their last edge,
-    then of the one before it, and so on. Paths have at least one edge, and a strength above 0: structural
-    edges and edges of share 0 carry none.
+    Returns
+    -------
+    At most k paths, the strongest first; equally strong ones by the index of their last edge, then of the one before it,
+    and so on. Paths have at least one edge, and a strength above 0: structural edges and edges of share 0 carry none.
 
     Raises
     ------
@@ -222,13 +226,33 @@ def strongest_paths(
     return [_trace_back(graph, best, rank, end) for rank in range(len(best.get(end, ())))]
 
 
+def merge_parallel(graph: FlowGraph) -> FlowGraph:
+    """Take edges between the same two nodes together.
+
+    Residual and self-attention carry the same state to the same place, so that in 30 layers 2³⁰ paths differ in nothing
+    a reader would call a path. In the merged graph they are one edge: weight and share are summed, and it counts as
+    ``residual`` if one of them is, otherwise as the strongest of them. Structural edges are left out.
+    """
+    kept = np.flatnonzero(~graph.structural)
+    if not len(kept):
+        return graph.keep(kept)
+    pair = graph.source[kept].astype(np.int64) * len(graph.nodes) + graph.target[kept]
+    # The edge that speaks for a pair comes first: a residual one, then the strongest.
+    is_residual = graph.kind[kept] == EDGE_KINDS.index("residual")
+    ordered = kept[np.lexsort((-np.abs(graph.share[kept]), ~is_residual, pair))]
+    pair = graph.source[ordered].astype(np.int64) * len(graph.nodes) + graph.target[ordered]
+    first = np.flatnonzero(np.r_[True, pair[1:] != pair[:-1]])
+    columns = {name: getattr(graph, name)[ordered[first]].copy() for name in EDGE_COLUMNS}
+    for name in ("weight", "share"):
+        columns[name] = np.add.reduceat(getattr(graph, name)[ordered], first)
+    return replace(graph, **columns)
+
+
 # (strength, last edge or -1 where the path begins, rank of the rest among the paths of that edge's source)
 _Entry = tuple[float, int, int]
 
 
-def _k_best(
-    graph: FlowGraph, origins: Sequence[int], end: int, waves: Sequence[Int[np.ndarray, "w"]], k: int
-) -> dict[int, list[_Entry]]:
+def _k_best(graph: FlowGraph, origins: Sequence[int], end: int, waves: _Waves, k: int) -> dict[int, list[_Entry]]:
     """Find the k best paths from any origin into each node that leads to ``end``, best first."""
     share = _strength(graph)
     leads = _leads_to(graph, end, share, waves)
@@ -272,7 +296,7 @@ def _trace_back(graph: FlowGraph, best: dict[int, list[_Entry]], rank: int, end:
     return Path(nodes=tuple(nodes), edges=tuple(edges), strength=strength, kinds=kinds)
 
 
-def _waves(graph: FlowGraph) -> list[Int[np.ndarray, "w"]]:
+def _waves(graph: FlowGraph) -> _Waves:
     """Split all edges into waves, last nodes first: an edge comes after every edge that leaves its target."""
     by_target = np.argsort(graph.target, kind="stable")
     degree = np.bincount(graph.target, minlength=len(graph.nodes))
@@ -301,7 +325,7 @@ def _waves(graph: FlowGraph) -> list[Int[np.ndarray, "w"]]:
 
 
 def _flow_and_levels(
-    graph: FlowGraph, start: Node | None, waves: Sequence[Int[np.ndarray, "w"]]
+    graph: FlowGraph, start: Node | None, waves: _Waves
 ) -> tuple[Float[np.ndarray, "E"], Float[np.ndarray, "E"]]:
     share = _strength(graph)
     node_flow, node_level = np.zeros(len(graph.nodes)), np.zeros(len(graph.nodes))
@@ -318,7 +342,7 @@ def _flow_and_levels(
     return flow, levels
 
 
-def _by_level(levels: Float[np.ndarray, "E"], waves: Sequence[Int[np.ndarray, "w"]]) -> Int[np.ndarray, "e"]:
+def _by_level(levels: Float[np.ndarray, "E"], waves: _Waves) -> Int[np.ndarray, "e"]:
     """Order edges above 0 by decreasing level; ties by wave, so that an edge never precedes its way on."""
     wave_of = np.zeros(len(levels), dtype=np.int64)
     for n, edges in enumerate(waves):
@@ -327,9 +351,7 @@ def _by_level(levels: Float[np.ndarray, "E"], waves: Sequence[Int[np.ndarray, "w
     return order[levels[order] > 0]
 
 
-def _leads_to(
-    graph: FlowGraph, end: int, share: Float[np.ndarray, "E"], waves: Sequence[Int[np.ndarray, "w"]]
-) -> Bool[np.ndarray, "N"]:
+def _leads_to(graph: FlowGraph, end: int, share: Float[np.ndarray, "E"], waves: _Waves) -> Bool[np.ndarray, "N"]:
     """Mark the nodes with a path of positive shares to ``end``, and ``end`` itself."""
     leads = np.zeros(len(graph.nodes), dtype=bool)
     leads[end] = True
@@ -357,15 +379,11 @@ def _start_index(graph: FlowGraph, node: Node | None, argument: str) -> int:
         logits = [n for n in logits if graph.nodes[n].index == graph.info.target] or logits
     if len(logits) > 1:
         names = ", ".join(label(graph.nodes[n]) for n in logits[:5])
-        raise ArgumentError(
-            f"{argument}=None, and the graph has {len(logits)} logit nodes ({names}); name one"
-        )
+        raise ArgumentError(f"{argument}=None, and the graph has {len(logits)} logit nodes ({names}); name one")
     if logits:
         return logits[0]
     position = graph.info.position
-    states = [
-        n for n, other in enumerate(graph.nodes) if other.kind in _STATES and other.position == position
-    ]
+    states = [n for n, other in enumerate(graph.nodes) if other.kind in _STATES and other.position == position]
     if not states:
         raise ArgumentError(
             f"{argument}=None, and the graph has neither a logit node nor a residual state of position "

@@ -53,16 +53,13 @@ def atomic_write_bytes(path: str | Path, data: bytes, *, overwrite: bool = True)
 def _check_place(path: Path, place: Path, overwrite: bool) -> None:
     if not place.parent.is_dir():
         raise ArgumentError(
-            f"path={str(path)!r} lies in {str(place.parent)!r}, which is not a folder; make it first, or "
-            "choose another"
+            f"path={str(path)!r} lies in {str(place.parent)!r}, which is not a folder; make it first, or choose another"
         )
     if place.exists() and not place.is_file():
         what = "a folder" if place.is_dir() else "not a regular file"
         raise ArgumentError(f"path={str(path)!r} is {what}; give the name of a file")
     if place.exists() and not overwrite:
-        raise ArgumentError(
-            f"path={str(path)!r} exists; pass overwrite=True to replace it, or choose another name"
-        )
+        raise ArgumentError(f"path={str(path)!r} exists; pass overwrite=True to replace it, or choose another name")
 
 
 def _write_beside(place: Path, data: bytes) -> None:

@@ -34,7 +34,7 @@ from jaxtyping import Int
 
 from ..errors import ArgumentError, FileFormatError, FlowgraphError, GraphTooLargeError, NonFiniteError
 from ..graph import EDGE_KINDS, FlowGraph, GraphInfo, info_dict
-from ..nodes import Node
+from ..nodes import NODE_KINDS, Node
 from ..reading import NodeReading
 from .checked import LARGEST_COUNT, Checked, Rows
 
@@ -67,8 +67,8 @@ def to_json(graph: FlowGraph) -> str:
     text = "\n".join(lines) + "\n"
     if len(text) > LARGEST_FILE or len(graph) > MOST_EDGES:
         raise GraphTooLargeError(
-            f"{len(graph):,} edges make a file of {len(text) / 2**20:,.0f} MiB; at most {MOST_EDGES:,} edges and "
-            f"{LARGEST_FILE // 2**20} MiB can be read back: filter the graph first"
+            f"{len(graph):,} edges make a file of {len(text) / 2**20:,.0f} MiB; at most {MOST_EDGES:,} edges "
+            f"and {LARGEST_FILE // 2**20} MiB can be read back: filter the graph first"
         )
     return text
 
@@ -149,9 +149,7 @@ def _not_finite(data: Any, place: str) -> Iterator[str]:
 
 def _read(path: Path) -> bytes:
     if not path.is_file():
-        raise ArgumentError(
-            f"path={str(path)!r} is {'a folder' if path.is_dir() else 'not there'}; name a .json file"
-        )
+        raise ArgumentError(f"path={str(path)!r} is {'a folder' if path.is_dir() else 'not there'}; name a .json file")
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_FILE + 1)
@@ -180,9 +178,7 @@ def _parse(data: bytes) -> Any:
         raise FileFormatError(f"it is not JSON: {error}") from error
     if constants:
         place = next(_not_finite(parsed, ""), "").lstrip(".")
-        raise FileFormatError(
-            f"{place} is {constants[0]}, which is no number in JSON; expected a finite number"
-        )
+        raise FileFormatError(f"{place} is {constants[0]}, which is no number in JSON; expected a finite number")
     return parsed
 
 
@@ -249,10 +245,10 @@ def _node(row: Checked, n: int) -> Node:
     if row.field("id").index() != n:
         row.field("id").refuse(f"{n}, the node's place in the list")
     kind = row.field("kind").text()
+    if kind not in NODE_KINDS:
+        row.field("kind").refuse(f"one of {', '.join(NODE_KINDS)}")
     token = row.optional("label_token")
-    numbers = {
-        name: row.field(name).or_none(Checked.index) for name in ("layer", "head", "position", "index")
-    }
+    numbers = {name: row.field(name).or_none(Checked.index) for name in ("layer", "head", "position", "index")}
     try:
         return Node(kind, **numbers, token=None if token is None else token.text())  # type: ignore[arg-type]
     except FlowgraphError as error:
@@ -303,9 +299,7 @@ def _columns(rows: Rows, nodes: int, unit: str) -> dict[str, Any]:
     columns["share"], no_share = rows.numbers_or_none("share")
     _refuse_where(rows, "share", no_share != columns["structural"], "null exactly where weight is null")
     units = rows.column("unit", Checked.text, str)
-    _refuse_where(
-        rows, "unit", np.array([entry != unit for entry in units], dtype=bool), f"{unit!r} as in graph.unit"
-    )
+    _refuse_where(rows, "unit", np.array([entry != unit for entry in units], dtype=bool), f"{unit!r} as in graph.unit")
     return columns
 
 

@@ -21,7 +21,7 @@ from ..errors import FileFormatError
 from ..graph import GraphInfo, info_dict
 from ..methods.weights import EdgeWeights
 from ..reading import Reading
-from ..tracing import Trace
+from ..recorded import Trace
 from .files import atomic_write_bytes
 
 VERSION = 1
@@ -113,11 +113,12 @@ def _trace(header: dict[str, Any], tensors: dict[str, Tensor]) -> Trace:
         sites |= {"resid_pre": states[:-1], "resid_post": states[1:]}
     sites |= {name: sites[first] for name, first in header["aliases"].items()}
     tuples = {name: tuple(plain[name]) for name in ("tokens", "token_ids", "layers")}
+    single: dict[str, Any] = {name: tensors.get(name) for name in _SINGLE}
     return Trace(
         **{**{name: plain[name] for name in _PLAIN}, **tuples},
+        **single,
         sites=sites,
         biases=_group(tensors, "biases."),
-        **{name: tensors.get(name) for name in _SINGLE},
         recorded_weights={name: _weights(name, data, tensors) for name, data in header["weights"].items()},
         recorded_readings={name: _reading(name, data, tensors) for name, data in header["readings"].items()},
     )
@@ -141,7 +142,7 @@ def _put_weights(name: str, weights: EdgeWeights, tensors: dict[str, Tensor]) ->
 
 
 def _weights(name: str, plain: dict[str, Any], tensors: Mapping[str, Tensor]) -> EdgeWeights:
-    arrays = {field: value.numpy() for field, value in _group(tensors, f"weights.{name}.").items()}
+    arrays: dict[str, Any] = {field: value.numpy() for field, value in _group(tensors, f"weights.{name}.").items()}
     info = plain["info"]
     info = GraphInfo(**{**info, "tokens": tuple(info["tokens"]), "layers": tuple(info["layers"])})
     rest = {key: value for key, value in plain.items() if key != "info"}
@@ -163,9 +164,9 @@ def _put_reading(name: str, reading: Reading, tensors: dict[str, Tensor]) -> dic
 
 
 def _reading(name: str, plain: dict[str, Any], tensors: Mapping[str, Tensor]) -> Reading:
-    arrays = {field: value.numpy() for field, value in _group(tensors, f"readings.{name}.").items()}
+    arrays: dict[str, Any] = {field: value.numpy() for field, value in _group(tensors, f"readings.{name}.").items()}
     strings = {int(token_id): text for token_id, text in plain["strings"].items()}
-    tokens = {
+    tokens: dict[str, Any] = {
         f"{end}_tokens": tuple(tuple(strings[int(i)] for i in row) for row in arrays[f"{end}_token_ids"])
         for end in ("top", "bottom")
     }

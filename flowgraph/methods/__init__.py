@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ..errors import ArgumentError
-from ..tracing import Trace
+from ..recorded import Trace
 from .attention import attention
 from .build import MAX_EDGES, build_graph
 from .logits import logits

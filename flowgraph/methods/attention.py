@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..tracing import Trace
+from ..recorded import Trace
 from .origin import array, origin
 from .weights import EdgeWeights
 

@@ -22,7 +22,7 @@ import numpy as np
 from ..errors import ArgumentError, GraphTooLargeError
 from ..graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
 from ..nodes import NODE_KINDS, Node
-from ..tracing import Trace
+from ..recorded import Trace
 from .node_readings import READ_AT_MOST, node_readings
 from .weights import EdgeWeights
 
@@ -147,7 +147,7 @@ class _Codes:
             code = code * size + part
         return code
 
-    def state(self, layer: int, position: Any) -> np.ndarray:
+    def state(self, layer: int, position: Any) -> Any:
         """The state that enters a block."""
         first = self.weights.info.layers[0]
         if layer > first:

@@ -11,7 +11,7 @@ from ..errors import NotRecordedError
 from ..lenses import head_outputs, read
 from ..nodes import Node
 from ..reading import NodeReading
-from ..tracing import Trace
+from ..recorded import Trace
 
 READ_AT_MOST = 2_000
 """Graphs with more nodes are not read unless asked for."""

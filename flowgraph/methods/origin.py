@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..graph import GraphInfo
-from ..tracing import Trace
+from ..recorded import Trace
 
 
 def origin(trace: Trace, method: str, unit: str) -> GraphInfo:

@@ -249,6 +249,11 @@ def _build(model: Any, row: Family) -> Anatomy:
     config = model.config.get_text_config()
     stack = row.stacks[-1]
     root = (_find(base, stack.root) if stack.root else None) or base
+    if getattr(config, "chunk_size_feed_forward", 0):
+        raise ArchitectureError(
+            f"{type(model).__name__} computes its MLPs in chunks of positions (chunk_size_feed_forward="
+            f"{config.chunk_size_feed_forward}), so no hook sees them whole; load it with chunk_size_feed_forward=0"
+        )
     heads = int(config.num_attention_heads)
     d_model = int(config.hidden_size)
     head = _head(model, row)

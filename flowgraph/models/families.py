@@ -354,7 +354,7 @@ _ROWS = (
     Family(
         name="gemma3",
         model_types=("gemma3_text", "gemma3"),
-        stacks=(replace(_SANDWICH_STACK, attention=replace(_NORMED_HEADS, softcap="attn_logit_softcapping")),),
+        stacks=(replace(_SANDWICH_STACK, attention=_NORMED_HEADS),),
         norm="rms_unit_offset",
         logit_softcap="final_logit_softcapping",
     ),

@@ -214,7 +214,7 @@ class _Recorder:
             yield _before(block.attention_output.module, lambda x: self._store("z", row, self._heads(x)))
         if "pattern" in self.sites:
             yield block.attention.register_forward_hook(
-                lambda module, args, output: self._store_pattern(row, module, output)
+                lambda module, _args, output: self._store_pattern(row, module, output)
             )
 
     def _keep_angles(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import (
-    ArgumentError,
     ArchitectureError,
+    ArgumentError,
     DeviceError,
     FileFormatError,
     UnknownModelError,

@@ -124,7 +124,7 @@ def _pattern_of_scores(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     return _error(scores.masked_fill(pattern == 0, float("-inf")).softmax(-1), pattern)
 
 
-def _pattern_rows(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
+def _pattern_rows(_anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     rows = _wide(record.sites["pattern"][i]).sum(-1)
     return _error(rows, torch.ones_like(rows))
 
@@ -189,7 +189,8 @@ def _norm_formula(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     x = record.sites["resid_pre"][i]
     norm = block.attention_norm
     with torch.no_grad():
-        return _error(_normed(norm, _wide(x), norm.scale(x)), norm.module(x))
+        expected: Tensor = norm.module(x)
+    return _error(_normed(norm, _wide(x), norm.scale(x)), expected)
 
 
 def _normed(norm: Norm, x: Tensor, scale: Tensor) -> Tensor:

@@ -160,7 +160,8 @@ class Geometry:
         slack = width - margin["left"] - margin["right"] - lead - (room.tokens - 1) * token
         left = margin["left"] + lead + (slack / 2 if slack > 0 else slack)
         bottom = height - margin["bottom"] - 0.25 * layer
-        return cls("columns", token, layer, left, max(bottom, margin["top"] + room.layers * layer))
+        top = max(bottom, margin["top"] + room.layers * layer)
+        return cls("columns", float(token), float(layer), float(left), float(top))
 
     @classmethod
     def _rows(cls, room: Extent, width: float, height: float) -> Geometry:
@@ -172,7 +173,7 @@ class Geometry:
         slack = height - margin["top"] - margin["bottom"] - room.tokens * token
         top = margin["top"] + token / 2 + min(0.0, slack)
         left = min(margin["left"] + 0.2 * layer, width - margin["right"] - room.layers * layer)
-        return cls("rows", token, layer, left, top)
+        return cls("rows", float(token), float(layer), float(left), float(top))
 
     def pixel(self, place: Place) -> tuple[float, float]:
         """(x, y) px of a place on the stage, y downwards."""

@@ -139,6 +139,11 @@ function watchPointer(page) {
     timer = setTimeout(() => drop(page), DROP_MS);
   });
   page.cy.on('viewport', () => clearTimeout(timer));
+  // The canvas does not hear a pointer that leaves it from on top of a node.
+  page.stage.addEventListener('pointerleave', () => {
+    clearTimeout(timer);
+    timer = setTimeout(() => drop(page), DROP_MS);
+  });
 }
 
 function showTip(page, item, at) {

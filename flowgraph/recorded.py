@@ -1,0 +1,291 @@
+"""A recorded forward pass: the :class:`Trace`, frozen, with a name for everything it holds.
+
+Wiring, per kind of block:
+
+- ``sequential``: resid_mid = resid_pre + attn_out; resid_post = resid_mid + mlp_out
+- ``parallel``: resid_post = resid_pre + attn_out + mlp_out; there is no resid_mid
+- ``sandwich``: as sequential, attn_out and mlp_out taken after their second norm
+- ``post_norm``: resid_mid = LN₁(resid_pre + attn_out); resid_post = LN₂(resid_mid + mlp_out)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from .errors import ArgumentError, ModelMismatchError, ModelNeededError, NotRecordedError
+from .models import LoadedModel, load_model
+
+if TYPE_CHECKING:
+    from .methods import EdgeWeights
+    from .reading import Reading
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A recorded forward pass. Tensors have no batch axis and must not be written to.
+
+    Attributes
+    ----------
+    model_name, family, wiring
+        Name of the model, of its architecture row, and how its blocks add to the residual stream.
+    prompt
+        The text, or None when ids were given.
+    tokens, token_ids
+        [position] decoded tokens (``" Tokyo"``; bytes of a part of a character as ``"<F0><9F>"``) and their ids.
+    position
+        The query position that target and logits belong to.
+    target, foil
+        Token ids; the target is the model's own best token unless another was asked for. None without a head.
+    logits
+        [d_vocab] at ``position``, or [position, d_vocab] when all were asked for; None without a head.
+    sites
+        Name → tensor over the kept layers; the properties below name them.
+    layers
+        First and one-past-last kept layer; ``n_layers`` is how many the model has.
+    causal
+        Whether a token sees earlier tokens only.
+    biases
+        ``"attn"`` and ``"mlp"`` → [layer, d_model] what the output projections' biases add before a post-norm; a key is
+        missing where there is no bias.
+    position_embedding
+        [position, d_model] learned position vectors; None where there are none.
+    final_scale
+        [position] scale of the norm before the head; None where it was not passed.
+    fingerprint
+        Digests of config and weights.
+    stacks
+        Traces of other towers of the same pass (the encoder of an encoder–decoder) by role; empty for a single tower.
+    recorded_weights, recorded_readings
+        What :meth:`record` added.
+    loaded
+        The model, as long as it is attached.
+    """
+
+    model_name: str
+    family: str
+    wiring: str
+    prompt: str | None
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    position: int
+    target: int | None
+    foil: int | None
+    target_token: str | None
+    foil_token: str | None
+    logits: Tensor | None
+    sites: Mapping[str, Tensor]
+    layers: tuple[int, int]
+    n_layers: int
+    n_heads: int
+    causal: bool
+    biases: Mapping[str, Tensor]
+    position_embedding: Tensor | None
+    final_scale: Tensor | None
+    fingerprint: Mapping[str, str]
+    stacks: Mapping[str, Trace] = field(default_factory=dict)
+    recorded_weights: Mapping[str, EdgeWeights] = field(default_factory=dict)
+    recorded_readings: Mapping[str, Reading] = field(default_factory=dict)
+    loaded: LoadedModel | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) != len(self.token_ids):
+            raise ArgumentError(f"Trace has {len(self.tokens)} tokens and {len(self.token_ids)} token_ids")
+        rows = self.layers[1] - self.layers[0]
+        for name, tensor in self.sites.items():
+            if tensor.shape[0] != rows:
+                raise ArgumentError(f"Trace.{name} has {tensor.shape[0]} layers; the window {self.layers} has {rows}")
+
+    def __repr__(self) -> str:
+        kept = "" if self.layers == (0, self.n_layers) else f", layers {self.layers[0]}…{self.layers[1] - 1} kept"
+        return (
+            f"Trace({self.model_name!r}, {len(self.tokens)} tokens, {self.n_layers} layers × {self.n_heads} heads{kept}, "
+            f"target {self.target_token!r}, {self.nbytes / 2**20:.1f} MB)"
+        )
+
+    def site(self, name: str) -> Tensor:
+        """The tensor of one site over the kept layers.
+
+        Raises
+        ------
+        NotRecordedError
+            If it was not kept.
+        """
+        if name not in self.sites:
+            kept = ", ".join(sorted(self.sites)) or "nothing"
+            raise NotRecordedError(
+                f"this trace does not hold {name!r} (kept: {kept}); trace again with keep= naming it, or without keep="
+            )
+        return self.sites[name]
+
+    @property
+    def resid_pre(self) -> Float[Tensor, "layer position d_model"]:
+        """[layer, position, d_model] the state that enters each block."""
+        return self.site("resid_pre")
+
+    @property
+    def resid_mid(self) -> Float[Tensor, "layer position d_model"] | None:
+        """[layer, position, d_model] the state between attention and MLP; None in parallel blocks, which have none."""
+        return None if self.wiring == "parallel" else self.site("resid_mid")
+
+    @property
+    def resid_post(self) -> Float[Tensor, "layer position d_model"]:
+        """[layer, position, d_model] the state that leaves each block."""
+        return self.site("resid_post")
+
+    @property
+    def pattern(self) -> Float[Tensor, "layer head query_pos key_pos"]:
+        """[layer, head, query_pos, key_pos] attention probabilities; rows sum to 1."""
+        return self.site("pattern")
+
+    @property
+    def q(self) -> Float[Tensor, "layer head position d_head"]:
+        """[layer, head, position, d_head] queries as they enter the dot product."""
+        return self.site("q")
+
+    @property
+    def k(self) -> Float[Tensor, "layer kv_head position d_head"]:
+        """[layer, key/value head, position, d_head] keys as they enter the dot product."""
+        return self.site("k")
+
+    @property
+    def q_proj(self) -> Float[Tensor, "layer head position d_head"]:
+        """[layer, head, position, d_head] queries before their norm and rotary."""
+        return self.site("q_proj")
+
+    @property
+    def k_proj(self) -> Float[Tensor, "layer kv_head position d_head"]:
+        """[layer, key/value head, position, d_head] keys before their norm and rotary."""
+        return self.site("k_proj")
+
+    @property
+    def v(self) -> Float[Tensor, "layer kv_head position d_head"]:
+        """[layer, key/value head, position, d_head] values, their bias included once."""
+        return self.site("v")
+
+    @property
+    def z(self) -> Float[Tensor, "layer head position d_head"]:
+        """[layer, head, position, d_head] pattern · v, what each head hands to the output projection."""
+        return self.site("z")
+
+    @property
+    def attn_out(self) -> Float[Tensor, "layer position d_model"]:
+        """[layer, position, d_model] what attention adds to the residual stream."""
+        return self.site("attn_out")
+
+    @property
+    def mlp_out(self) -> Float[Tensor, "layer position d_model"]:
+        """[layer, position, d_model] what the MLP adds to the residual stream."""
+        return self.site("mlp_out")
+
+    @property
+    def neurons(self) -> Float[Tensor, "layer position d_mlp"]:
+        """[layer, position, d_mlp] input of the MLP's output projection."""
+        return self.site("neurons")
+
+    @property
+    def norm_scales(self) -> dict[str, Tensor]:
+        """Norm → its scale.
+
+        ``attention``, ``mlp``, ``attention_post``, ``mlp_post`` [layer, position]; ``query``, ``key`` [layer, head,
+        position]; ``final`` [position].
+        """
+        prefix = "norm_scales."
+        scales = {name.removeprefix(prefix): value for name, value in self.sites.items() if name.startswith(prefix)}
+        if not scales:
+            self.site("norm_scales")
+        return scales if self.final_scale is None else scales | {"final": self.final_scale}
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors kept; tensors that share memory count once."""
+        tensors = [*self.sites.values(), *self.biases.values(), self.logits, self.position_embedding, self.final_scale]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
+        return sum(storages.values())
+
+    @property
+    def model(self) -> LoadedModel:
+        """The attached model.
+
+        Raises
+        ------
+        ModelNeededError
+            If the trace was loaded from a file and no model is attached.
+        """
+        if self.loaded is None:
+            raise ModelNeededError(
+                "this trace was loaded from a file and holds no model; what was recorded can be asked for, everything else "
+                f"needs trace.attach(load_model({self.model_name!r}))"
+            )
+        return self.loaded
+
+    def attach(self, model: Any) -> Trace:
+        """The same trace with a model, which must be the one that was traced.
+
+        Parameters
+        ----------
+        model
+            Anything :func:`flowgraph.load_model` accepts.
+
+        Raises
+        ------
+        ModelMismatchError
+            If its config or weights differ from the traced model's.
+        """
+        loaded = load_model(model)
+        offered = loaded.fingerprint()
+        different = [part for part, digest in self.fingerprint.items() if offered[part] != digest]
+        if different:
+            raise ModelMismatchError(
+                f"{loaded.name!r} is not the model that was traced ({self.model_name!r}): its {' and '.join(different)} "
+                "differ; attach the model that made the trace, or trace again"
+            )
+        return replace(self, loaded=loaded)
+
+    def record(self, *, methods: Sequence[str] = (), readings: Sequence[str] = (), k: int = 10) -> Trace:
+        """The same trace with edge weights and readings computed now, so that they are saved with it.
+
+        Parameters
+        ----------
+        methods
+            Names of edge methods, as for :func:`flowgraph.edge_weights`.
+        readings
+            Sites to read in vocabulary: ``"resid_pre"``, ``"resid_mid"``, ``"resid_post"``, ``"attn_out"``, ``"mlp_out"``,
+            ``"head_out"``.
+        k
+            How many top and bottom tokens a reading keeps.
+        """
+        from .lenses import read_site
+        from .methods import edge_weights
+
+        weights = {method: edge_weights(self, method=method) for method in methods}
+        read = {site: read_site(self, site, k=k) for site in readings}
+        return replace(
+            self,
+            recorded_weights={**self.recorded_weights, **weights},
+            recorded_readings={**self.recorded_readings, **read},
+        )
+
+    def save(self, path: str | Path) -> Path:
+        """Write the trace as one ``.safetensors`` file, its JSON in the header; written beside and renamed."""
+        from .export.trace_file import save_trace
+
+        return save_trace(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trace:
+        """Read a trace that :meth:`save` wrote; no model is attached.
+
+        Raises
+        ------
+        FileFormatError
+            If the file is damaged or not a trace.
+        """
+        from .export.trace_file import load_trace
+
+        return load_trace(path)
