@@ -8,11 +8,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from hypothesis import settings
 from hypothesis import strategies as st
 
 from flowgraph.graph import EDGE_KINDS, FlowGraph, GraphInfo
 from flowgraph.nodes import NODE_KINDS, Node
 from flowgraph.reading import NodeReading
+
+# How long an example takes says nothing about whether it is right.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 PLAIN_TOKENS = ("The", " capital", " of", " Japan", " is", " the", " city", " of")
 HOSTILE_TOKENS = (

@@ -142,7 +142,7 @@ def kept_edges(graph: FlowGraph, threshold: float, mass: float | None, top_k: in
             ranked = sorted((e for e in kept if graph.target[e] == target), key=lambda e: -size[e])
             whole, reached = sum(size[e] for e in ranked), 0.0
             for e in ranked:
-                if reached >= mass * whole * (1 - 1e-12):
+                if not size[e] or reached >= (mass - 1e-10) * whole:
                     break
                 chosen.append(e)
                 reached += size[e]

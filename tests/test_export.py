@@ -28,6 +28,10 @@ from flowgraph.nodes import Node
 from flowgraph.reading import NodeReading
 from tests.graphs import HOSTILE_TOKENS, Edge, dags, graph_of, logits_graph, same, token_graph
 
+# The shape checks that run in tests sample lists at random, also while hypothesis draws a graph.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
+
+
 A, B = Node("embed", position=0), Node("resid_post", layer=0, position=0)
 
 GRAPHS = {

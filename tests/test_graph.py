@@ -18,6 +18,10 @@ from flowgraph.nodes import NODE_KINDS, Node, label
 from flowgraph.reading import NodeReading
 from tests.graphs import HOSTILE_TOKENS, Edge, dags, graph_of, logits_graph, nodes, same, token_graph
 
+# The shape checks that run in tests sample lists at random, also while hypothesis draws a graph.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
+
+
 A, B = Node("embed", position=3), Node("resid_post", layer=0, position=3)
 GRAPHS = [token_graph(1), token_graph(2, heads=2, layers=2), token_graph(3, parallel=True), logits_graph(4)]
 

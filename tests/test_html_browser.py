@@ -267,10 +267,10 @@ def test_the_counter_explains_itself_and_is_announced(opened):
     assert "|share| × the flow of its target" in page.page.locator("#counter").get_attribute("title")
     page.keep(300)
     page.page.wait_for_function(
-        "() => document.getElementById('live').textContent.includes(' of the mass')", timeout=5000
+        "() => document.getElementById('live').textContent === document.getElementById('keep').ariaValueText"
     )
     said = page.page.locator("#live").text_content()
-    assert said == page.page.locator("#keep").get_attribute("aria-valuetext")
+    assert said.endswith(" of the mass")
     assert said.replace(" ", "") == page.text("#counter").replace("\n", "").replace(" ", "")
 
 
@@ -352,7 +352,7 @@ def test_edges_without_a_number_say_so(opened):
     page.page.locator("#search").fill("l3.mlp@7")
     page.page.locator("#matches button").first.click()
     assert page.text("#details").count("no number under this method") >= 2
-    assert "no number under this method" in page.text("aside.left")
+    assert "without a number" in page.text("aside.left")
 
 
 def test_the_keyboard_walks_pins_zooms_and_fits(opened):

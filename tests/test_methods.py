@@ -81,8 +81,6 @@ def test_schema(traces, name, method, level):
 def test_shares_into_a_target_sum_to_one(traces, name, method, level):
     graph = build_graph(traces(name), method=method, level=level, readings=False)
     for node, share in incoming_share(graph).items():
-        if method == "logits" and node.kind == "head":
-            continue  # shares of what a head read are parts of the logit, like those of the head itself
         assert share == pytest.approx(1.0, abs=1e-6), node
 
 
@@ -150,7 +148,7 @@ def test_filters_against_the_naive_twin(traces, level, method, threshold, mass, 
 @settings(deadline=None)
 @given(
     share=st.lists(st.floats(-1, 1, allow_nan=False), min_size=0, max_size=30),
-    mass=st.floats(0.01, 1.0),
+    mass=st.sampled_from([0.01, 0.3, 0.5, 0.8, 0.99, 1.0]),
     groups=st.integers(1, 4),
 )
 def test_mass_keeps_the_fewest_edges_that_reach_it(share, mass, groups):
@@ -160,7 +158,8 @@ def test_mass_keeps_the_fewest_edges_that_reach_it(share, mass, groups):
         here, kept = size[target == group], size[(target == group) & mask]
         assert kept.sum() >= mass * here.sum() * (1 - 1e-9)
         if kept.size:
-            assert kept.sum() - kept.min() < mass * here.sum()
+            assert kept.min() > 0
+            assert kept.sum() - kept.min() <= mass * here.sum()
             assert kept.min() >= max(size[(target == group) & ~mask], default=0.0)
 
 

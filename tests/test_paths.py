@@ -13,6 +13,10 @@ from flowgraph.nodes import Node
 from tests import naive
 from tests.graphs import Edge, dags, graph_of, logits_graph, token_graph
 
+# The shape checks that run in tests sample lists at random, also while hypothesis draws a graph.
+pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
+
+
 A, B, C, D = (Node("resid_post", layer=n, position=0) for n in range(4))
 LOGIT = Node("logit", index=17, token=" Tokyo")
 

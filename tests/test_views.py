@@ -481,7 +481,7 @@ def test_the_legend_names_only_what_is_there():
     assert "residual stream" not in signed
     assert "≤10k" in token
     assert all(f">{step}<" in token.replace("</i>", ">") for step in (".3", ".1", ".03", ".01"))
-    assert "no number under this method" in _legend(with_structural(token_graph(layers=3)))
+    assert "without a number" in _legend(with_structural(token_graph(layers=3)))
 
 
 def test_the_legend_says_why_nodes_are_neutral():

@@ -8,7 +8,8 @@ resid_pre of a block *is* resid_post of the one before. Edges, at token level:
 - ``unembed``: last state@position → logit
 
 At head level attention ends in ``LlHh@t`` and ``head`` goes on from there. In parallel blocks everything enters resid_post.
-Weights that end in the logit run straight to it.
+Weights that end in the logit run straight to it, at head level through the head; a share is then the signed part of Σ|weights|
+into the logit, or into the head.
 """
 
 from __future__ import annotations
@@ -268,9 +269,9 @@ def _logit_parts(weights: EdgeWeights, level: str) -> Iterator[Columns]:
         else:
             h, s = np.nonzero(weights.attention[row, :, 0])
             w = weights.attention[row, h, 0, s]
-            through.append(
-                _edges("attention", codes.state(layer, s), codes.of("head", layer, h, at), w, w, head=h, key=s, **place)
-            )
+            share = w / np.abs(weights.attention[row, :, 0]).sum(-1)[h]
+            head = codes.of("head", layer, h, at)
+            through.append(_edges("attention", codes.state(layer, s), head, w, share, head=h, key=s, **place))
             h = np.arange(weights.head.shape[1])
             w = weights.head[row, :, 0]
             pieces.append(_edges("head", codes.of("head", layer, h, at), logit, w, w, head=h, key=at, **place))
@@ -279,10 +280,9 @@ def _logit_parts(weights: EdgeWeights, level: str) -> Iterator[Columns]:
         pieces.append(_edges("mlp", codes.of("mlp", layer, -1, at), logit, w, w, key=at, **place))
     pieces += _further_parts(weights, codes, logit, at)
     into_logit = _joined(pieces)
-    everything = _joined([*through, into_logit])
     whole = np.abs(into_logit["weight"]).sum()
-    everything["share"] = everything["weight"] / whole if whole > 0 else np.zeros_like(everything["weight"])
-    yield everything
+    into_logit["share"] = into_logit["weight"] / whole if whole > 0 else np.zeros_like(into_logit["weight"])
+    yield _joined([*through, into_logit])
 
 
 def _further_parts(weights: EdgeWeights, codes: _Codes, logit: Any, at: int) -> list[Columns]:
@@ -349,17 +349,21 @@ def _strongest(part: Columns, k: int) -> Columns:
 def _mass_mask(target: np.ndarray, share: np.ndarray, mass: float) -> np.ndarray:
     """Per target, the fewest edges whose Σ|share| reaches ``mass`` of that target's Σ|share|."""
     size = np.abs(share)
+    if mass == 1.0 or not len(size):
+        positive: np.ndarray = size > 0
+        return positive
     order = np.lexsort((-size, target))
-    ordered, grouped = size[order], target[order]
-    starts = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]]) if len(order) else np.zeros(0, np.int64)
+    grouped = target[order]
+    starts = np.flatnonzero(np.r_[True, grouped[1:] != grouped[:-1]])
     lengths = np.diff(np.r_[starts, len(order)])
-    running = np.cumsum(ordered)
-    before_group = np.repeat(running[starts] - ordered[starts], lengths)
-    totals = np.repeat(np.add.reduceat(ordered, starts), lengths) if len(order) else ordered
-    # An edge is needed as long as those before it have not reached the mass; rounding must not ask for one more.
-    needed = (running - ordered - before_group) < mass * totals * (1 - 1e-12)
+    totals = np.repeat(np.add.reduceat(size[order], starts), lengths)
+    # Parts of their own target's total, so that a running sum over all targets keeps its digits.
+    part = np.divide(size[order], totals, out=np.zeros(len(order)), where=totals > 0)
+    running = np.cumsum(part)
+    before = running - part - np.repeat(running[starts] - part[starts], lengths)
     mask = np.zeros(len(share), bool)
-    mask[order] = needed
+    # An edge is needed as long as those before it have not reached the mass; rounding must not ask for one more.
+    mask[order] = (before < mass - 1e-10) & (part > 0)
     return mask
 
 

@@ -17,7 +17,7 @@ class EdgeWeights:
     """Weights of all edges of one method, dense. Q query positions are covered: all T, or only the explained one.
 
     A share is a weight times the scale of its target: the ``scale_…`` arrays. Methods whose edges end in the logit have no
-    scales; their shares are weight / Σ|weights into the logit| at the chosen level.
+    scales; their shares are weight / Σ|weights into the logit, or into the head| at the chosen level.
 
     Attributes
     ----------

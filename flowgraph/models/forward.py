@@ -7,8 +7,9 @@ on for the pass and back afterwards.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -25,6 +26,9 @@ SITES: tuple[str, ...] = (
     "attn_out", "mlp_out", "neurons", "norm_scales",
 )  # fmt: skip
 """Names of what a trace can keep, per layer."""
+
+_BY_HEAD = ("q", "k", "q_proj", "k_proj", "v", "z", "norm_scales.query", "norm_scales.key")
+_HUGE_PAGE = 2 * 2**20
 
 
 @dataclass
@@ -54,17 +58,18 @@ class Pass:
 def eager_attention(model: Any) -> Iterator[None]:
     """Switch the model to eager attention and evaluation mode, and back on leaving."""
     previous = model.config._attn_implementation
-    modes = [(module, module.training) for module in model.modules()] if model.training else []
+    in_training = [module for module in model.modules() if module.training]
     if previous != "eager":
         model.set_attn_implementation("eager")
-    model.eval()
+    for module in in_training:
+        module.training = False
     try:
         yield
     finally:
         if previous != "eager":
             model.set_attn_implementation(previous)
-        for module, training in modes:
-            module.training = training
+        for module in in_training:
+            module.training = True
 
 
 def site_shapes(anatomy: Anatomy, n_tokens: int, sites: frozenset[str], layers: range) -> dict[str, tuple[int, ...]]:
@@ -133,19 +138,24 @@ def run(
     if anatomy.has_head:
         rows = output.logits[0].detach()
         recorder.result.logits = rows if logits_at is None else rows[-1 if len(rows) == 1 else logits_at].clone()
-    recorder.result.sites.pop("resid", None)
-    return recorder.result
+    return recorder.finished()
 
 
 class _Recorder:
-    """Hooks that copy what passes by into preallocated tensors, one per site."""
+    """Hooks that copy what passes by into preallocated tensors, one per site.
+
+    Rows of heads are kept as they pass by, [position, head, …], so that storing them is one straight copy; :meth:`finished`
+    turns the axes.
+    """
 
     def __init__(self, anatomy: Anatomy, sites: frozenset[str], layers: range) -> None:
         self.anatomy = anatomy
         self.sites = sites
         self.layers = layers
         self.result = Pass()
+        self.places: dict[str, tuple[Tensor, ...]] = {}
         self.angles: tuple[Tensor, Tensor] | None = None
+        self.angles_given: Any = None
 
     def hooks(self) -> Iterator[Any]:
         """Register every hook that the wanted sites need."""
@@ -159,6 +169,17 @@ class _Recorder:
                 self.anatomy.position_embedding,
                 lambda x: setattr(self.result, "position_embedding", _rows(x).detach().clone()),
             )
+
+    def finished(self) -> Pass:
+        """The pass, with its sites under their names and axes in their order."""
+        sites = self.result.sites
+        for name in _BY_HEAD:
+            if name in sites:
+                sites[name] = sites[name].transpose(1, 2)
+        if "resid" in sites:
+            states = sites.pop("resid")
+            sites["resid_pre"], sites["resid_post"] = states[:-1], states[1:]
+        return self.result
 
     def _block_hooks(self, row: int, block: Block) -> Iterator[Any]:
         yield from self._residual_hooks(row, block)
@@ -190,11 +211,10 @@ class _Recorder:
 
     def _store_state(self, site: str, row: int, x: Tensor, shared: bool) -> None:
         """Keep a state; resid_post of a block and resid_pre of the next are the same rows of one tensor."""
-        if not shared:
+        if shared:
+            self._store("resid", row + (site == "resid_post"), _rows(x), len(self.layers) + 1)
+        else:
             self._store(site, row, _rows(x))
-            return
-        states = self._store("resid", row + (site == "resid_post"), _rows(x), len(self.layers) + 1)
-        self.result.sites["resid_pre"], self.result.sites["resid_post"] = states[:-1], states[1:]
 
     def _attention_hooks(self, row: int, block: Block) -> Iterator[Any]:
         if self.sites & {"q", "k", "q_proj", "k_proj", "v", "norm_scales"}:
@@ -218,35 +238,36 @@ class _Recorder:
             )
 
     def _keep_angles(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Rotary angles of this layer: (cos, sin), each [position, rotated dimensions]."""
+        """Rotary angles of this layer: (cos, sin), each [position, 1, rotated dimensions]."""
         if "position_embeddings" in kwargs:
-            cos, sin = kwargs["position_embeddings"]
-            self.angles = cos[0], sin[0]
+            given = kwargs["position_embeddings"]
+            if given is not self.angles_given:  # most models hand the same pair to every layer
+                self.angles_given = given
+                self.angles = given[0][0, :, None], given[1][0, :, None]
         else:
             n_tokens = (args[0] if args else kwargs["hidden_states"]).shape[1]
-            sin, cos = module.embed_positions[:n_tokens].chunk(2, dim=-1)
+            sin, cos = module.embed_positions[:n_tokens, None].chunk(2, dim=-1)
             self.angles = cos.repeat_interleave(2, -1), sin.repeat_interleave(2, -1)
 
-    def _heads(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "head position d_head"]:
-        rows = _rows(x)
-        return rows.view(rows.shape[0], -1, self.anatomy.d_head).transpose(0, 1)
+    def _heads(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "position head d_head"]:
+        return x.reshape(x.shape[-2], -1, self.anatomy.d_head)
 
     def _store_fused(self, row: int, block: Block, x: Tensor) -> None:
         heads = self._heads(x)
         n, g = self.anatomy.n_heads, self.anatomy.n_kv_heads
         if self.anatomy.stack.attention.fused_layout == "interleaved":
-            query, key, value = heads[0::3], heads[1::3], heads[2::3]
+            query, key, value = heads[:, 0::3], heads[:, 1::3], heads[:, 2::3]
         else:
-            query, key, value = heads[:n], heads[n : n + g], heads[n + g :]
+            query, key, value = heads[:, :n], heads[:, n : n + g], heads[:, n + g :]
         self._store_query(row, block, query)
         self._store_key(row, block, key)
         if "v" in self.sites:
             self._store("v", row, value)
 
-    def _store_query(self, row: int, block: Block, heads: Float[Tensor, "head position d_head"]) -> None:
+    def _store_query(self, row: int, block: Block, heads: Float[Tensor, "position head d_head"]) -> None:
         self._store_rotated("q", "query", row, heads, block.query_norm)
 
-    def _store_key(self, row: int, block: Block, heads: Float[Tensor, "head position d_head"]) -> None:
+    def _store_key(self, row: int, block: Block, heads: Float[Tensor, "position head d_head"]) -> None:
         self._store_rotated("k", "key", row, heads, block.key_norm)
 
     def _store_rotated(self, site: str, scale_name: str, row: int, heads: Tensor, norm: Norm | None) -> None:
@@ -261,10 +282,12 @@ class _Recorder:
             self.result.sites[site] = self.result.sites[projected]
             return
         entering = heads if norm is None else norm.module(heads)
-        if self.anatomy.stack.attention.rotary != "none":
-            assert self.angles is not None
-            entering = rotate(entering, *self.angles, interleaved=self.anatomy.stack.attention.rotary == "interleaved")
-        self._store(site, row, entering)
+        if self.anatomy.stack.attention.rotary == "none":
+            self._store(site, row, entering)
+            return
+        assert self.angles is not None
+        interleaved = self.anatomy.stack.attention.rotary == "interleaved"
+        rotate(entering, *self.angles, interleaved=interleaved, out=self._place(site, row, entering))
 
     def _store_pattern(self, row: int, module: nn.Module, output: Any) -> None:
         pattern = output[1] if isinstance(output, tuple) and len(output) > 1 else None
@@ -293,35 +316,54 @@ class _Recorder:
     def _store_rows(self, site: str, row: int, x: Tensor) -> None:
         self._store(site, row, _rows(x))
 
-    def _store(self, site: str, row: int, value: Tensor, rows: int | None = None) -> Tensor:
-        """Copy one layer's value into its place; the tensor of the site is made when its first row arrives."""
-        tensor = self.result.sites.get(site)
-        if tensor is None:
-            tensor = value.new_empty((rows or len(self.layers), *value.shape))
+    def _store(self, site: str, row: int, value: Tensor, rows: int | None = None) -> None:
+        self._place(site, row, value, rows).copy_(value)
+
+    def _place(self, site: str, row: int, value: Tensor, rows: int | None = None) -> Tensor:
+        """Where a value goes; the tensor of the site is made when its first row arrives."""
+        places = self.places.get(site)
+        if places is None:
+            tensor = _room((rows or len(self.layers), *value.shape), value)
             self.result.sites[site] = tensor
-        tensor[row].copy_(value.detach())
-        return tensor
+            self.places[site] = places = tensor.unbind(0)
+        return places[row]
+
+
+def _room(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """An empty tensor of this shape, in huge pages where the system has them.
+
+    Most of the cost of keeping a large site is the system's: it hands out fresh memory in pages of 4 KB, each on its first
+    touch. Asked for pages of 2 MB it does so 512 times less often. Only whole pages are used, so no more is taken.
+    """
+    size = torch.Size(shape).numel() * like.element_size()
+    if like.device.type != "cpu" or size < 2 * _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return like.new_empty(shape)
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(OSError):  # a kernel built without huge pages: the memory is as good, only slower to get
+        memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=like.dtype).view(shape)
 
 
 def rotate(
-    x: Float[Tensor, "head position d_head"],
-    cos: Float[Tensor, "position rotated"],
-    sin: Float[Tensor, "position rotated"],
+    x: Float[Tensor, "position head d_head"],
+    cos: Float[Tensor, "position 1 rotated"],
+    sin: Float[Tensor, "position 1 rotated"],
     *,
     interleaved: bool,
-) -> Float[Tensor, "head position d_head"]:
-    """Rotary position embedding (Su et al. 2021) of the first ``rotated`` dimensions of each head.
+    out: Float[Tensor, "position head d_head"],
+) -> None:
+    """Rotary position embedding (Su et al. 2021) of the first ``rotated`` dimensions of each head, written to ``out``.
 
     Pairs are (i, i + rotated/2), or (2i, 2i + 1) when ``interleaved``.
     """
-    turned, kept = x[..., : cos.shape[-1]], x[..., cos.shape[-1] :]
-    if interleaved:
-        partner = torch.stack((-turned[..., 1::2], turned[..., ::2]), dim=-1).flatten(-2)
-    else:
-        first, second = turned.chunk(2, dim=-1)
-        partner = torch.cat((-second, first), dim=-1)
-    turned = turned * cos.to(x.dtype) + partner * sin.to(x.dtype)
-    return torch.cat((turned, kept), dim=-1)
+    n = cos.shape[-1]
+    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
+    first, second = (slice(0, n, 2), slice(1, n, 2)) if interleaved else (slice(0, n // 2), slice(n // 2, n))
+    torch.mul(x[..., :n], cos, out=out[..., :n])
+    out[..., first].addcmul_(x[..., second], sin[..., first], value=-1)
+    out[..., second].addcmul_(x[..., first], sin[..., second])
+    if n < x.shape[-1]:
+        out[..., n:].copy_(x[..., n:])
 
 
 def _is_transformed(anatomy: Anatomy, norm: Norm | None) -> bool:

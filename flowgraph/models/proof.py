@@ -202,7 +202,8 @@ def _error(value: Tensor, expected: Tensor) -> Tensor:
     """‖value − expected‖/‖expected‖, a scalar; the absolute error where the expected is zero."""
     expected = _wide(expected).to(value)
     size = expected.norm()
-    return (value - expected).norm() / torch.where(size > 0, size, torch.ones_like(size))
+    error: Tensor = (value - expected).norm() / torch.where(size > 0, size, torch.ones_like(size))
+    return error
 
 
 def _wide(x: Tensor) -> Tensor:

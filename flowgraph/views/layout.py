@@ -27,7 +27,7 @@ LAYOUT: Mapping[str, Any] = {
         "margin": {"left": 44, "right": 64, "top": 26, "bottom": 30}, "dense": {"top": 12, "bottom": 68},
     },
     "rows": {
-        "token_pitch": (12, 40), "layer_pitch": 18, "after": 0.4,
+        "token_pitch": (12, 40), "layer_pitch": 18, "lead": 0.5, "lead_heads": 1.2, "after": 0.4,
         "margin": {"left": 104, "right": 72, "top": 24, "bottom": 26},
     },
 }  # fmt: skip
@@ -156,7 +156,7 @@ class Geometry:
             columns["layer_pitch"],
             (height - margin["top"] - margin["bottom"]) / (room.layers + columns["above"]),
         )
-        lead = 0.7 * _lead(room) * token
+        lead = 0.7 * _lead(room, "columns") * token
         slack = width - margin["left"] - margin["right"] - lead - (room.tokens - 1) * token
         left = margin["left"] + lead + (slack / 2 if slack > 0 else slack)
         bottom = height - margin["bottom"] - 0.25 * layer
@@ -168,10 +168,12 @@ class Geometry:
         rows = LAYOUT["rows"]
         margin = rows["margin"]
         low, high = rows["token_pitch"]
-        token = min(high, max(low, (height - margin["top"] - margin["bottom"]) / room.tokens))
+        lead = _lead(room, "rows")
+        count = room.tokens - 0.5 + lead
+        token = min(high, max(low, (height - margin["top"] - margin["bottom"]) / count))
         layer = max(rows["layer_pitch"], (width - margin["left"] - margin["right"]) / (room.layers + rows["after"]))
-        slack = height - margin["top"] - margin["bottom"] - room.tokens * token
-        top = margin["top"] + token / 2 + min(0.0, slack)
+        slack = height - margin["top"] - margin["bottom"] - count * token
+        top = margin["top"] + lead * token + min(0.0, slack)
         left = min(margin["left"] + 0.2 * layer, width - margin["right"] - room.layers * layer)
         return cls("rows", float(token), float(layer), float(left), float(top))
 
@@ -194,11 +196,11 @@ class Geometry:
         return float(first + min(away, room) + max(0.0, away - room) * slot["crowded"])
 
 
-def _lead(room: Extent) -> float:
-    columns = LAYOUT["columns"]
-    return float(columns["lead_heads"] if room.slots > 1 else columns["lead"])
+def _lead(room: Extent, orientation: Orientation) -> float:
+    """Room before the first token's line, in pitches: for the squares and heads beside it."""
+    return float(LAYOUT[orientation]["lead_heads" if room.slots > 1 else "lead"])
 
 
 def _column_pitch(room: Extent, width: float) -> float:
     margin = LAYOUT["columns"]["margin"]
-    return float((width - margin["left"] - margin["right"]) / (room.tokens - 1 + _lead(room)))
+    return float((width - margin["left"] - margin["right"]) / (room.tokens - 1 + _lead(room, "columns")))

@@ -22,7 +22,7 @@ _EDGE_NAMES = {
     "unembed": "last state to logit",
     "embed": "embedding",
     "bias": "bias",
-    "structural": "no number under this method",
+    "structural": "without a number",
 }
 
 

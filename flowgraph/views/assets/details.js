@@ -42,7 +42,8 @@ function hint() {
     line('Click a node or an edge for its numbers.'),
     line('Hover to follow its strongest route.'),
     line(key('Ctrl'), ' + click pins a node, ', key('Esc'), ' clears.'),
-    line(key('←'), ' ', key('↑'), ' ', key('↓'), ' ', key('→'), ' walk, ', key('+'), ' ', key('−'), ' ', key('0'), ' zoom and fit.'),
+    line(key('←'), ' ', key('↑'), ' ', key('↓'), ' ', key('→'), ' walk.'),
+    line(key('+'), ' ', key('−'), ' ', key('0'), ' zoom and fit.'),
   );
 }
 

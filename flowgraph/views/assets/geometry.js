@@ -1,8 +1,14 @@
 /* Places to pixels: the page's copy of the formula in layout.py, from the same numbers (data.layout). */
 
+/** Room before the first token's line, in pitches: for the squares and heads beside it. */
+function leadOf(data, orientation) {
+  const { lead, lead_heads: leadHeads } = data.layout[orientation];
+  return data.room.slots > 1 ? leadHeads : lead;
+}
+
 function columnPitch(data, width) {
-  const { margin, lead, lead_heads: leadHeads } = data.layout.columns;
-  return (width - margin.left - margin.right) / (data.room.tokens - 1 + (data.room.slots > 1 ? leadHeads : lead));
+  const { margin } = data.layout.columns;
+  return (width - margin.left - margin.right) / (data.room.tokens - 1 + leadOf(data, 'columns'));
 }
 
 function clamp(low, value, high) {
@@ -22,7 +28,7 @@ function fitColumns(data, width, height, isWide) {
   const [low, high] = columns.token_pitch;
   const token = clamp(low, columnPitch(data, width), high);
   const layer = Math.max(columns.layer_pitch, (height - margin.top - margin.bottom) / (room.layers + columns.above));
-  const lead = 0.7 * (room.slots > 1 ? columns.lead_heads : columns.lead) * token;
+  const lead = 0.7 * leadOf(data, 'columns') * token;
   const slack = width - margin.left - margin.right - lead - (room.tokens - 1) * token;
   return {
     orientation: 'columns',
@@ -36,15 +42,17 @@ function fitColumns(data, width, height, isWide) {
 function fitRows(data, width, height) {
   const { margin, token_pitch: pitch, layer_pitch: layerPitch, after } = data.layout.rows;
   const { room } = data;
-  const token = clamp(pitch[0], (height - margin.top - margin.bottom) / room.tokens, pitch[1]);
+  const lead = leadOf(data, 'rows');
+  const lines = room.tokens - 0.5 + lead;
+  const token = clamp(pitch[0], (height - margin.top - margin.bottom) / lines, pitch[1]);
   const layer = Math.max(layerPitch, (width - margin.left - margin.right) / (room.layers + after));
-  const slack = height - margin.top - margin.bottom - room.tokens * token;
+  const slack = height - margin.top - margin.bottom - lines * token;
   return {
     orientation: 'rows',
     token,
     layer,
     left: Math.min(margin.left + 0.2 * layer, width - margin.right - room.layers * layer),
-    top: margin.top + token / 2 + Math.min(0, slack),
+    top: margin.top + lead * token + Math.min(0, slack),
   };
 }
 
