@@ -237,8 +237,8 @@ def dags(draw: st.DrawFn, *, max_nodes: int = 6, max_edges: int = 11, normalised
     pairs = [(i, j) for j in range(count) for i in range(j)]
     ends = draw(st.lists(st.sampled_from(pairs), max_size=max_edges)) if pairs else []
     # Few different values, so that ties are common.
-    positive = st.sampled_from([0.25, 0.5, 1.0]) | st.floats(1e-6, 1.0)
-    anything = positive | positive.map(lambda share: -share) | st.just(0.0) | st.none()
+    positive = st.sampled_from([0.25, 0.5, 1.0, 1.0, 1.0]) | st.floats(1e-6, 1.0)
+    anything = positive | st.sampled_from([-0.25, -0.5, -1.0, 0.5, 1.0, 0.0, None])
     shares = [draw(positive if normalised else anything) for _ in ends]
     if normalised:
         into = [math.fsum(s for (_, other), s in zip(ends, shares, strict=True) if other == j) for _, j in ends]

@@ -33,7 +33,8 @@ GRAPHS = {
 @st.composite
 def graph_and_node(draw: st.DrawFn) -> tuple[FlowGraph, Node]:
     graph = draw(dags())
-    return graph, draw(st.sampled_from(graph.nodes))
+    last = max(graph.nodes, key=lambda node: node.layer or 0)
+    return graph, draw(st.just(last) | st.sampled_from(graph.nodes))
 
 
 # connected_flow
@@ -184,6 +185,13 @@ def critical_levels_of(graph: FlowGraph, levels: np.ndarray, kept: FlowGraph) ->
     # Parallel edges of the same share have the same level, so the first match is as good as any.
     found = [edges_of(graph).index(edge) for edge in edges_of(kept)]
     return [float(levels[e]) for e in found]
+
+
+def test_edges_of_one_level_are_taken_from_the_start_on() -> None:
+    # Written from the far end, in which order the first edge alone would not hang on the start.
+    chain = graph_of([Edge(A, B, 1.0), Edge(B, C, 1.0), Edge(C, D, 1.0)])
+    kept = keep_strongest(chain, mass=None, max_edges=2, start=D)
+    assert [(source, target) for source, target, _ in edges_of(kept)] == [(C, D), (B, C)]
 
 
 @given(graph_and_node(), st.floats(0.01, 1.0))

@@ -23,7 +23,6 @@ def attention(trace: Trace) -> EdgeWeights:
     n, h, t, _ = pattern.shape
     parallel = trace.wiring == "parallel"
     ones = np.ones((n, t))
-    half = np.full((n, t), 0.5)
     return EdgeWeights(
         info=origin(trace, "attention", "share"),
         parallel=parallel,
@@ -33,8 +32,5 @@ def attention(trace: Trace) -> EdgeWeights:
         head=np.full((n, h, t), 1.0 / h),
         residual=ones,
         residual_mlp=None if parallel else ones,
-        scale_mid=half,
-        scale_post=half if parallel else ones,
-        scale_head=np.ones((n, h, t)),
         unembed=1.0 if trace.target is not None and trace.layers[1] == trace.n_layers else None,
     )

@@ -1,16 +1,4 @@
-"""From dense weights to a sparse graph: the one place that lays out the schema of nodes and edges.
-
-States per position are ``embed@p`` (a window that starts later: ``L3.resid_pre@p``), ``L0.resid_mid@p``, ``L0.resid_post@p`` …;
-resid_pre of a block *is* resid_post of the one before. Edges, at token level:
-
-- ``attention``: previous state@s → resid_mid@t, ``residual``: previous state@t → resid_mid@t
-- ``mlp_in``: resid_mid@t → mlp@t, ``mlp``: mlp@t → resid_post@t, ``residual``: resid_mid@t → resid_post@t
-- ``unembed``: last state@position → logit
-
-At head level attention ends in ``LlHh@t`` and ``head`` goes on from there. In parallel blocks everything enters resid_post.
-Weights that end in the logit run straight to it, at head level through the head; a share is then the signed part of Σ|weights|
-into the logit, or into the head.
-"""
+"""From dense weights to a sparse graph: every edge, or what a threshold, a mass or a number leaves of them."""
 
 from __future__ import annotations
 
@@ -21,16 +9,14 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import ArgumentError, GraphTooLargeError
-from ..graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
-from ..nodes import NODE_KINDS, Node
+from ..graph import FlowGraph
 from ..recorded import Trace
 from .node_readings import READ_AT_MOST, node_readings
+from .schema import Codes, Columns, edge_parts, joined, no_edges
 from .weights import EdgeWeights
 
 MAX_EDGES = 200_000
 """Graphs above this are refused unless ``max_edges=`` allows them."""
-
-Columns = dict[str, Any]
 
 
 def build_graph(
@@ -81,8 +67,7 @@ def build_graph(
     weights = _weights(trace_or_weights, method)
     if layers is not None:
         weights = _window(weights, layers)
-    parts = _logit_parts(weights, level) if weights.ends_in_logit else _state_parts(weights, level)
-    columns, total_edges, total_share = _collect(parts, threshold, mass, top_k, max_edges)
+    columns, total_edges, total_share = _collect(edge_parts(weights, level), threshold, mass, top_k, max_edges)
     filters: dict[str, float | int | str] = {"threshold": threshold} if threshold else {}
     filters |= {name: value for name, value in (("mass", mass), ("top_k", top_k)) if value is not None}
     info = replace(weights.info, level=level, total_edges=total_edges, total_share=total_share, filters=filters)
@@ -132,179 +117,6 @@ def _window(weights: EdgeWeights, layers: tuple[int, int]) -> EdgeWeights:
     return replace(weights, **cut, info=replace(weights.info, layers=layers), unembed=weights.unembed if ends else None)
 
 
-class _Codes:
-    """Nodes as integers while edges are still columns: kind, layer, head and position in one number."""
-
-    def __init__(self, weights: EdgeWeights) -> None:
-        _, h, _, t = weights.attention.shape
-        self.sizes = (len(NODE_KINDS), weights.info.total_layers + 1, h + 1, t + 1)
-        self.weights = weights
-
-    def of(self, kind: str, layer: Any = -1, head: Any = -1, position: Any = -1) -> Any:
-        """Code of nodes; −1 stands for None."""
-        parts = (NODE_KINDS.index(kind), np.asarray(layer) + 1, np.asarray(head) + 1, np.asarray(position) + 1)
-        code = np.asarray(parts[0])
-        for part, size in zip(parts[1:], self.sizes[1:], strict=True):
-            code = code * size + part
-        return code
-
-    def state(self, layer: int, position: Any) -> Any:
-        """The state that enters a block."""
-        first = self.weights.info.layers[0]
-        if layer > first:
-            return self.of("resid_post", layer - 1, -1, position)
-        return self.of("embed", -1, -1, position) if first == 0 else self.of("resid_pre", layer, -1, position)
-
-    def node(self, code: int) -> Node:
-        """The node of a code."""
-        fields = []
-        for size in reversed(self.sizes[1:]):
-            code, part = divmod(code, size)
-            fields.append(None if part == 0 else int(part) - 1)
-        position, head, layer = fields
-        info = self.weights.info
-        if NODE_KINDS[code] == "logit":
-            token = info.target_token if info.foil_token is None else f"{info.target_token} − {info.foil_token}"
-            return Node("logit", index=info.target, token=token)
-        return Node(NODE_KINDS[code], layer=layer, head=head, position=position)  # type: ignore[arg-type]
-
-
-def _edges(
-    kind: str, source: Any, target: Any, weight: Any, share: Any, *, layer: int = -1, head: Any = -1, query: Any = -1,
-    key: Any = -1, structural: bool = False,
-) -> Columns:  # fmt: skip
-    """Columns of some edges of one kind, everything broadcast to one length."""
-    values = {
-        "source": source, "target": target, "kind": EDGE_KINDS.index(kind), "layer": layer, "head": head,
-        "query_pos": query, "key_pos": key, "weight": weight, "share": share, "structural": structural,
-    }  # fmt: skip
-    arrays = np.broadcast_arrays(*map(np.atleast_1d, values.values()))
-    types = {"weight": np.float64, "share": np.float64, "structural": bool}
-    return {name: a.astype(types.get(name, np.int64)) for name, a in zip(values, arrays, strict=True)}
-
-
-def _state_parts(weights: EdgeWeights, level: str) -> Iterator[Columns]:
-    """Edges of each layer, of methods whose edges run from state to state."""
-    codes = _Codes(weights)
-    first, stop = weights.info.layers
-    for row, layer in enumerate(range(first, stop)):
-        pieces = _attention_edges(weights, codes, row, layer, level)
-        pieces += _residual_and_mlp_edges(weights, codes, row, layer)
-        yield _joined(pieces)
-    if weights.unembed is not None:
-        last = codes.of("resid_post", stop - 1, -1, weights.info.position)
-        yield _edges("unembed", last, codes.of("logit"), weights.unembed, 1.0, query=weights.info.position)
-
-
-def _attention_edges(weights: EdgeWeights, codes: _Codes, row: int, layer: int, level: str) -> list[Columns]:
-    """Attention into the state (token level), or into heads and from there into the state."""
-    positions = np.asarray(weights.query_positions)
-    into, scale_in = _entry(weights)
-    assert scale_in is not None
-    if level == "token":
-        q, s = np.nonzero(weights.attention_summed[row])
-        weight = weights.attention_summed[row][q, s]
-        target = codes.of(into, layer, -1, positions[q])
-        return [
-            _edges("attention", codes.state(layer, s), target, weight, weight * scale_in[row, q], layer=layer,
-                   query=positions[q], key=s)
-        ]  # fmt: skip
-    assert weights.scale_head is not None
-    h, q, s = np.nonzero(weights.attention[row])
-    weight = weights.attention[row][h, q, s].astype(np.float64)
-    head = codes.of("head", layer, h, positions[q])
-    reading = _edges("attention", codes.state(layer, s), head, weight, weight * weights.scale_head[row, h, q],
-                     layer=layer, head=h, query=positions[q], key=s)  # fmt: skip
-    h, q = np.nonzero(weights.head[row])
-    weight = weights.head[row][h, q]
-    writing = _edges("head", codes.of("head", layer, h, positions[q]), codes.of(into, layer, -1, positions[q]), weight,
-                     weight * scale_in[row, q], layer=layer, head=h, query=positions[q], key=positions[q])  # fmt: skip
-    return [reading, writing]
-
-
-def _residual_and_mlp_edges(weights: EdgeWeights, codes: _Codes, row: int, layer: int) -> list[Columns]:
-    at = np.asarray(weights.query_positions)
-    into, scale_in = _entry(weights)
-    assert weights.residual is not None
-    assert scale_in is not None
-    assert weights.scale_post is not None
-    place: dict[str, Any] = {"layer": layer, "query": at, "key": at}
-    before, after, mlp = codes.state(layer, at), codes.of("resid_post", layer, -1, at), codes.of("mlp", layer, -1, at)
-    entry = codes.of(into, layer, -1, at)
-    mlp_source = before if weights.parallel else entry
-    pieces = [_edges("residual", before, entry, weights.residual[row], weights.residual[row] * scale_in[row], **place)]
-    if weights.mlp is None or weights.mlp_in is None:
-        pieces.append(_edges("mlp_in", mlp_source, mlp, 0.0, 0.0, structural=True, **place))
-        pieces.append(_edges("mlp", mlp, after, 0.0, 0.0, structural=True, **place))
-    else:
-        pieces.append(_edges("mlp_in", mlp_source, mlp, weights.mlp_in[row], 1.0, **place))
-        share = weights.mlp[row] * weights.scale_post[row]
-        pieces.append(_edges("mlp", mlp, after, weights.mlp[row], share, **place))
-    if not weights.parallel:
-        assert weights.residual_mlp is not None
-        share = weights.residual_mlp[row] * weights.scale_post[row]
-        pieces.append(_edges("residual", entry, after, weights.residual_mlp[row], share, **place))
-    return pieces
-
-
-def _entry(weights: EdgeWeights) -> tuple[str, np.ndarray | None]:
-    """Kind of state that attention enters, and the scale of what enters it."""
-    return ("resid_post", weights.scale_post) if weights.parallel else ("resid_mid", weights.scale_mid)
-
-
-def _logit_parts(weights: EdgeWeights, level: str) -> Iterator[Columns]:
-    """All edges that end in the logit, in one part, since they share one target."""
-    codes = _Codes(weights)
-    at = weights.query_positions[0]
-    logit = codes.of("logit")
-    pieces = []
-    through = []
-    first, stop = weights.info.layers
-    for row, layer in enumerate(range(first, stop)):
-        place: dict[str, Any] = {"layer": layer, "query": at}
-        if level == "token":
-            s = np.flatnonzero(weights.attention_summed[row, 0])
-            w = weights.attention_summed[row, 0, s]
-            pieces.append(_edges("attention", codes.state(layer, s), logit, w, w, key=s, **place))
-        else:
-            h, s = np.nonzero(weights.attention[row, :, 0])
-            w = weights.attention[row, h, 0, s]
-            share = w / np.abs(weights.attention[row, :, 0]).sum(-1)[h]
-            head = codes.of("head", layer, h, at)
-            through.append(_edges("attention", codes.state(layer, s), head, w, share, head=h, key=s, **place))
-            h = np.arange(weights.head.shape[1])
-            w = weights.head[row, :, 0]
-            pieces.append(_edges("head", codes.of("head", layer, h, at), logit, w, w, head=h, key=at, **place))
-        assert weights.mlp is not None
-        w = weights.mlp[row]
-        pieces.append(_edges("mlp", codes.of("mlp", layer, -1, at), logit, w, w, key=at, **place))
-    pieces += _further_parts(weights, codes, logit, at)
-    into_logit = _joined(pieces)
-    whole = np.abs(into_logit["weight"]).sum()
-    into_logit["share"] = into_logit["weight"] / whole if whole > 0 else np.zeros_like(into_logit["weight"])
-    yield _joined([*through, into_logit])
-
-
-def _further_parts(weights: EdgeWeights, codes: _Codes, logit: Any, at: int) -> list[Columns]:
-    """Embedding, position embedding and biases, unless a window leaves them out."""
-    first, stop = weights.info.layers
-    pieces = []
-    for kind, weight in (("embed", weights.embedding), ("position_embed", weights.position_embedding)):
-        if weight is not None and first == 0:
-            pieces.append(_edges("embed", codes.of(kind, -1, -1, at), logit, weight, weight, query=at, key=at))
-    for name, weight in weights.biases.items():
-        layer_name, dot, kind = name.partition(".")
-        layer = int(layer_name[1:]) if dot else -1
-        if not dot or first <= layer < stop:
-            source = codes.of(kind if dot else name, layer)
-            pieces.append(_edges("bias", source, logit, weight, weight, layer=layer, query=at))
-    return pieces
-
-
-def _joined(pieces: list[Columns]) -> Columns:
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in EDGE_COLUMNS}
-
-
 def _collect(
     parts: Iterator[Columns], threshold: float, mass: float | None, top_k: int | None, max_edges: int
 ) -> tuple[Columns, int, float]:
@@ -324,7 +136,7 @@ def _collect(
         count += len(part["share"])
         if count <= max_edges or top_k is not None:
             kept.append(part)
-    columns = _joined(kept) if kept else _edges("bias", [], [], [], [])
+    columns = joined(kept) if kept else no_edges()
     if top_k is not None:
         columns = _strongest(columns, top_k)
         count = len(columns["share"])
@@ -368,7 +180,7 @@ def _mass_mask(target: np.ndarray, share: np.ndarray, mass: float) -> np.ndarray
 
 
 def _assemble(columns: Columns, weights: EdgeWeights, info: Any) -> FlowGraph:
-    codes = _Codes(weights)
+    codes = Codes(weights)
     used, numbered = np.unique(np.concatenate([columns["source"], columns["target"]]), return_inverse=True)
     half = len(columns["source"])
     columns = columns | {"source": numbered[:half], "target": numbered[half:]}

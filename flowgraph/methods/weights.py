@@ -16,8 +16,8 @@ from ..graph import GraphInfo
 class EdgeWeights:
     """Weights of all edges of one method, dense. Q query positions are covered: all T, or only the explained one.
 
-    A share is a weight times the scale of its target: the ``scale_…`` arrays. Methods whose edges end in the logit have no
-    scales; their shares are weight / Σ|weights into the logit, or into the head| at the chosen level.
+    Whatever the method, the share of an edge is its signed part of Σ|weights| of the edges that enter the same target, at the
+    chosen level; it is worked out when a graph is built.
 
     Attributes
     ----------
@@ -39,9 +39,6 @@ class EdgeWeights:
         [layer, query_pos] MLP@t → resid_post@t and its input edge; None where the method gives MLPs no number.
     residual_mlp
         [layer, query_pos] resid_mid@t → resid_post@t; None in parallel blocks.
-    scale_mid, scale_post, scale_head
-        [layer, query_pos], [layer, query_pos], [layer, head, query_pos] factor from weight to share for what enters
-        resid_mid, resid_post (in parallel blocks everything) and a head.
     unembed
         Weight of last state → logit; None where there is no such edge.
     ends_in_logit
@@ -60,9 +57,6 @@ class EdgeWeights:
     mlp: Float[np.ndarray, "layer query_pos"] | None = None
     mlp_in: Float[np.ndarray, "layer query_pos"] | None = None
     residual_mlp: Float[np.ndarray, "layer query_pos"] | None = None
-    scale_mid: Float[np.ndarray, "layer query_pos"] | None = None
-    scale_post: Float[np.ndarray, "layer query_pos"] | None = None
-    scale_head: Float[np.ndarray, "layer head query_pos"] | None = None
     unembed: float | None = None
     ends_in_logit: bool = False
     embedding: float | None = None
@@ -74,8 +68,7 @@ class EdgeWeights:
         expected = {
             "attention_summed": (n, q, t),
             "head": (n, h, q),
-            **dict.fromkeys(("residual", "mlp", "mlp_in", "residual_mlp", "scale_mid", "scale_post"), (n, q)),
-            "scale_head": (n, h, q),
+            **dict.fromkeys(("residual", "mlp", "mlp_in", "residual_mlp"), (n, q)),
         }
         for name, shape in expected.items():
             array = getattr(self, name)

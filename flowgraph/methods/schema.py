@@ -1,0 +1,202 @@
+"""The schema of nodes and edges: dense weights laid out as columns of edges, layer by layer.
+
+States per position are ``embed@p`` (a window that starts later: ``L3.resid_pre@p``), ``L0.resid_mid@p``, ``L0.resid_post@p`` …;
+resid_pre of a block *is* resid_post of the one before. Edges, at token level:
+
+- ``attention``: previous state@s → resid_mid@t, ``residual``: previous state@t → resid_mid@t
+- ``mlp_in``: resid_mid@t → mlp@t, ``mlp``: mlp@t → resid_post@t, ``residual``: resid_mid@t → resid_post@t
+- ``unembed``: last state@position → logit
+
+At head level attention ends in ``LlHh@t`` and ``head`` goes on from there. In parallel blocks everything enters resid_post.
+Weights that end in the logit run straight to it, at head level through the head; a share is then the signed part of Σ|weights|
+into the logit, or into the head.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..graph import EDGE_COLUMNS, EDGE_KINDS
+from ..nodes import NODE_KINDS, Node
+from .weights import EdgeWeights
+
+Columns = dict[str, Any]
+"""Columns of edges by name, with node codes as source and target; see :data:`flowgraph.graph.EDGE_COLUMNS`."""
+
+
+def edge_parts(weights: EdgeWeights, level: str) -> Iterator[Columns]:
+    """All edges of the weights at a level, in parts that each hold everything that enters their targets."""
+    if weights.ends_in_logit:
+        yield _logit_part(weights, level)
+    else:
+        yield from _state_parts(weights, level)
+
+
+def no_edges() -> Columns:
+    """Columns without rows."""
+    return _edges("bias", [], [], [])
+
+
+def joined(pieces: list[Columns]) -> Columns:
+    """Some columns under one another."""
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in EDGE_COLUMNS}
+
+
+class Codes:
+    """Nodes as integers while edges are still columns: kind, layer, head and position in one number."""
+
+    def __init__(self, weights: EdgeWeights) -> None:
+        _, h, _, t = weights.attention.shape
+        self.sizes = (len(NODE_KINDS), weights.info.total_layers + 1, h + 1, t + 1)
+        self.weights = weights
+
+    def of(self, kind: str, layer: Any = -1, head: Any = -1, position: Any = -1) -> Any:
+        """Code of nodes; −1 stands for None."""
+        parts = (NODE_KINDS.index(kind), np.asarray(layer) + 1, np.asarray(head) + 1, np.asarray(position) + 1)
+        code = np.asarray(parts[0])
+        for part, size in zip(parts[1:], self.sizes[1:], strict=True):
+            code = code * size + part
+        return code
+
+    def state(self, layer: int, position: Any) -> Any:
+        """The state that enters a block."""
+        first = self.weights.info.layers[0]
+        if layer > first:
+            return self.of("resid_post", layer - 1, -1, position)
+        return self.of("embed", -1, -1, position) if first == 0 else self.of("resid_pre", layer, -1, position)
+
+    def node(self, code: int) -> Node:
+        """The node of a code."""
+        fields = []
+        for size in reversed(self.sizes[1:]):
+            code, part = divmod(code, size)
+            fields.append(None if part == 0 else int(part) - 1)
+        position, head, layer = fields
+        info = self.weights.info
+        if NODE_KINDS[code] == "logit":
+            token = info.target_token if info.foil_token is None else f"{info.target_token} − {info.foil_token}"
+            return Node("logit", index=info.target, token=token)
+        return Node(NODE_KINDS[code], layer=layer, head=head, position=position)  # type: ignore[arg-type]
+
+
+def _edges(
+    kind: str, source: Any, target: Any, weight: Any, *, layer: int = -1, head: Any = -1, query: Any = -1, key: Any = -1,
+    structural: bool = False,
+) -> Columns:  # fmt: skip
+    """Columns of some edges of one kind, everything broadcast to one length; shares follow when a target is complete."""
+    values = {
+        "source": source, "target": target, "kind": EDGE_KINDS.index(kind), "layer": layer, "head": head,
+        "query_pos": query, "key_pos": key, "weight": weight, "share": 0.0, "structural": structural,
+    }  # fmt: skip
+    arrays = np.broadcast_arrays(*map(np.atleast_1d, values.values()))
+    types = {"weight": np.float64, "share": np.float64, "structural": bool}
+    return {name: a.astype(types.get(name, np.int64)) for name, a in zip(values, arrays, strict=True)}
+
+
+def _state_parts(weights: EdgeWeights, level: str) -> Iterator[Columns]:
+    """Edges of each layer, of methods whose edges run from state to state."""
+    codes = Codes(weights)
+    first, stop = weights.info.layers
+    for row, layer in enumerate(range(first, stop)):
+        pieces = _attention_edges(weights, codes, row, layer, level)
+        pieces += _residual_and_mlp_edges(weights, codes, row, layer)
+        yield _with_shares(joined(pieces))
+    if weights.unembed is not None:
+        at = weights.info.position
+        last = codes.of("resid_post", stop - 1, -1, at)
+        yield _with_shares(_edges("unembed", last, codes.of("logit"), weights.unembed, query=at))
+
+
+def _with_shares(part: Columns) -> Columns:
+    """Shares of edges that come with everything else that enters their targets; 0 where nothing has weight."""
+    targets, group = np.unique(part["target"], return_inverse=True)
+    size = np.where(part["structural"], 0.0, np.abs(part["weight"]))
+    whole = np.bincount(group, weights=size, minlength=len(targets))[group]
+    share = np.divide(part["weight"], whole, out=np.zeros_like(size), where=whole > 0)
+    return part | {"share": share}
+
+
+def _attention_edges(weights: EdgeWeights, codes: Codes, row: int, layer: int, level: str) -> list[Columns]:
+    """Attention into the state (token level), or into heads and from there into the state."""
+    at = np.asarray(weights.query_positions)
+    into = _entry(weights)
+    if level == "token":
+        q, s = np.nonzero(weights.attention_summed[row])
+        target = codes.of(into, layer, -1, at[q])
+        weight = weights.attention_summed[row][q, s]
+        return [_edges("attention", codes.state(layer, s), target, weight, layer=layer, query=at[q], key=s)]
+    h, q, s = np.nonzero(weights.attention[row])
+    head, weight = codes.of("head", layer, h, at[q]), weights.attention[row][h, q, s]
+    reading = _edges("attention", codes.state(layer, s), head, weight, layer=layer, head=h, query=at[q], key=s)
+    h, q = np.nonzero(weights.head[row])
+    head, target = codes.of("head", layer, h, at[q]), codes.of(into, layer, -1, at[q])
+    writing = _edges("head", head, target, weights.head[row][h, q], layer=layer, head=h, query=at[q], key=at[q])
+    return [reading, writing]
+
+
+def _residual_and_mlp_edges(weights: EdgeWeights, codes: Codes, row: int, layer: int) -> list[Columns]:
+    assert weights.residual is not None
+    at = np.asarray(weights.query_positions)
+    place: dict[str, Any] = {"layer": layer, "query": at, "key": at}
+    before, after, mlp = codes.state(layer, at), codes.of("resid_post", layer, -1, at), codes.of("mlp", layer, -1, at)
+    entry = codes.of(_entry(weights), layer, -1, at)
+    mlp_source = before if weights.parallel else entry
+    pieces = [_edges("residual", before, entry, weights.residual[row], **place)]
+    if weights.mlp is None or weights.mlp_in is None:
+        pieces.append(_edges("mlp_in", mlp_source, mlp, 0.0, structural=True, **place))
+        pieces.append(_edges("mlp", mlp, after, 0.0, structural=True, **place))
+    else:
+        pieces.append(_edges("mlp_in", mlp_source, mlp, weights.mlp_in[row], **place))
+        pieces.append(_edges("mlp", mlp, after, weights.mlp[row], **place))
+    if not weights.parallel:
+        assert weights.residual_mlp is not None
+        pieces.append(_edges("residual", entry, after, weights.residual_mlp[row], **place))
+    return pieces
+
+
+def _entry(weights: EdgeWeights) -> str:
+    """Kind of state that attention enters."""
+    return "resid_post" if weights.parallel else "resid_mid"
+
+
+def _logit_part(weights: EdgeWeights, level: str) -> Columns:
+    """All edges of methods whose edges end in the logit; they share one target."""
+    codes = Codes(weights)
+    at = weights.query_positions[0]
+    logit = codes.of("logit")
+    pieces = []
+    for row, layer in enumerate(range(*weights.info.layers)):
+        place: dict[str, Any] = {"layer": layer, "query": at}
+        if level == "token":
+            s = np.flatnonzero(weights.attention_summed[row, 0])
+            w = weights.attention_summed[row, 0, s]
+            pieces.append(_edges("attention", codes.state(layer, s), logit, w, key=s, **place))
+        else:
+            h, s = np.nonzero(weights.attention[row, :, 0])
+            head, w = codes.of("head", layer, h, at), weights.attention[row, h, 0, s]
+            pieces.append(_edges("attention", codes.state(layer, s), head, w, head=h, key=s, **place))
+            h = np.arange(weights.head.shape[1])
+            head = codes.of("head", layer, h, at)
+            pieces.append(_edges("head", head, logit, weights.head[row, :, 0], head=h, key=at, **place))
+        assert weights.mlp is not None
+        pieces.append(_edges("mlp", codes.of("mlp", layer, -1, at), logit, weights.mlp[row], key=at, **place))
+    return _with_shares(joined([*pieces, *_further_parts(weights, codes, logit, at)]))
+
+
+def _further_parts(weights: EdgeWeights, codes: Codes, logit: Any, at: int) -> list[Columns]:
+    """Embedding, position embedding and biases, unless a window leaves them out."""
+    first, stop = weights.info.layers
+    pieces = []
+    for kind, weight in (("embed", weights.embedding), ("position_embed", weights.position_embedding)):
+        if weight is not None and first == 0:
+            pieces.append(_edges("embed", codes.of(kind, -1, -1, at), logit, weight, query=at, key=at))
+    for name, weight in weights.biases.items():
+        layer_name, dot, kind = name.partition(".")
+        layer = int(layer_name[1:]) if dot else -1
+        if not dot or first <= layer < stop:
+            source = codes.of(kind if dot else name, layer)
+            pieces.append(_edges("bias", source, logit, weight, layer=layer, query=at))
+    return pieces
