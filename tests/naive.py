@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from flowgraph.graph import FlowGraph
@@ -148,3 +149,48 @@ def kept_edges(graph: FlowGraph, threshold: float, mass: float | None, top_k: in
                 reached += size[e]
         kept = sorted(chosen)
     return kept if top_k is None else sorted(sorted(kept, key=lambda e: -size[e])[:top_k])
+
+
+def step_parts(trace: Trace, row: int) -> list[tuple[np.ndarray, dict[str, np.ndarray]]]:
+    """(whole, part by name) of each sum in one layer, dense and in float64: attention heads as [H, T, S, d]."""
+    anatomy = trace.model.anatomy
+    layer = trace.layers[0] + row
+    block = anatomy.blocks[layer]
+    pre, post, mlp = (t[row].double().numpy() for t in (trace.resid_pre, trace.resid_post, trace.mlp_out))
+    u = torch.einsum("hsk,hkd->hsd", anatomy.per_query_head(trace.v[row]).double(), anatomy.W_O(layer).double())
+    heads = torch.einsum("hts,hsd->htsd", trace.pattern[row].double(), u).numpy()
+
+    def through(norm, name: str, part: np.ndarray, axes: int = 0) -> np.ndarray:
+        scale = trace.norm_scales[name][row].double().numpy()
+        centred = part - part.mean(-1, keepdims=True) if norm.kind == "layer" else part
+        return centred * norm.gain(part.shape[-1]).double().numpy() / scale.reshape(-1, *[1] * (axes + 1))
+
+    if trace.wiring == "parallel":
+        return [(post, {"heads": heads, "residual": pre, "mlp": mlp})]
+    mid = trace.resid_mid[row].double().numpy()
+    if block.attention_post_norm is not None:
+        heads = through(block.attention_post_norm, "attention_post", heads, axes=1)
+    residual, second = pre, {"mlp": mlp, "residual": mid}
+    if trace.wiring == "post_norm":
+        heads = through(block.attention_norm, "attention", heads, axes=1)
+        residual = through(block.attention_norm, "attention", pre)
+        second = {name: through(block.mlp_norm, "mlp", part) for name, part in second.items()}
+    return [(mid, {"heads": heads, "residual": residual}), (post, second)]
+
+
+def proximity_step(whole: np.ndarray, parts: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Shares of the parts of one sum by the published formula, with the stated substitute where it gives none."""
+    sums: dict[str, np.ndarray] = {}
+    lengths: dict[str, np.ndarray] = {}
+    for name, part in parts.items():
+        y = whole[None, :, None, :] if name == "heads" else whole
+        sums[name] = np.maximum(0, np.abs(y).sum(-1) - np.abs(y - part).sum(-1))
+        lengths[name] = np.abs(part).sum(-1)
+    for t in range(len(whole)):
+        at = {name: (slice(None), t) if name == "heads" else t for name in parts}
+        # Rounding of two large sums must not count as a share.
+        if sum(float(np.sum(sums[name][at[name]])) for name in parts) <= 1e-9 * np.abs(whole[t]).sum():
+            for name in parts:
+                sums[name][at[name]] = lengths[name][at[name]]
+    total = sum(value.sum((0, 2)) if name == "heads" else value for name, value in sums.items())
+    return {name: value / (total[None, :, None] if name == "heads" else total) for name, value in sums.items()}

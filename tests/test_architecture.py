@@ -14,7 +14,7 @@ import flowgraph
 ROOT = Path(flowgraph.__file__).parent
 
 LAYERS = (
-    {"errors", "nodes", "reading"},
+    {"errors", "kernels", "nodes", "reading"},
     {"models"},
     {"graph", "recorded", "tracing"},
     {"lenses"},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections import defaultdict
 
 import networkx
@@ -22,7 +23,8 @@ from tests.conftest import JAPAN, LINEAR
 from tests.tiny_models import TINY
 
 IDS = [20, 31, 42, 53, 64, 75, 86]
-CASES = [(name, "attention") for name in TINY] + [(name, "logits") for name in LINEAR]
+STATE_METHODS = ("attention", "norms", "proximity")
+CASES = [(name, method) for name in TINY for method in STATE_METHODS] + [(name, "logits") for name in LINEAR]
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +101,54 @@ def test_attention_against_the_naive_twin(traces, name, level):
     assert found.keys() == expected.keys()
     for edge, numbers in expected.items():
         assert found[edge] == (None if numbers is None else pytest.approx(numbers, rel=1e-6)), edge
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_proximity_against_the_dense_formula(traces, name):
+    trace = traces(name)
+    weights = edge_weights(trace, method="proximity")
+    for row in range(trace.n_layers):
+        expected = [naive.proximity_step(*step) for step in naive.step_parts(trace, row)]
+        np.testing.assert_allclose(weights.attention[row], expected[0]["heads"], atol=1e-6)
+        np.testing.assert_allclose(weights.residual[row], expected[0]["residual"], atol=1e-6)
+        np.testing.assert_allclose(weights.mlp[row], expected[-1]["mlp"], atol=1e-6)
+        if not weights.parallel:
+            np.testing.assert_allclose(weights.residual_mlp[row], expected[1]["residual"], atol=1e-6)
+    assert not weights.attention[traces(name).pattern.numpy() == 0].any()
+
+
+@pytest.mark.parametrize("name", TINY)
+def test_norms_against_the_dense_formula(traces, name):
+    trace = traces(name)
+    weights = edge_weights(trace, method="norms")
+    for row in range(trace.n_layers):
+        first, *_, last = (parts for _, parts in [*naive.step_parts(trace, row), *naive.step_parts(trace, row)[-1:]])
+        heads = first["heads"]
+        np.testing.assert_allclose(weights.attention[row], np.linalg.norm(heads, axis=-1), rtol=1e-5, atol=1e-6)
+        summed = np.linalg.norm(heads.sum(0), axis=-1)
+        np.testing.assert_allclose(weights.attention_summed[row], summed, rtol=1e-3, atol=1e-4)
+        np.testing.assert_allclose(weights.head[row], np.linalg.norm(heads.sum(2), axis=-1), rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(weights.residual[row], np.linalg.norm(first["residual"], axis=-1), rtol=1e-5)
+        np.testing.assert_allclose(weights.mlp[row], np.linalg.norm(last["mlp"], axis=-1), rtol=1e-5)
+
+
+def test_a_sum_that_no_part_brings_nearer_is_listed_and_still_has_shares(traces):
+    """An MLP that takes away most of the stream: neither part is nearer to what is left than nothing is."""
+    trace = traces("llama")
+    middle, post, mlp = trace.resid_mid.clone(), trace.resid_post.clone(), trace.mlp_out.clone()
+    mlp[1, 2] = -0.9 * middle[1, 2] + 0.45 * middle[1, 2].roll(1)
+    post[1, 2] = middle[1, 2] + mlp[1, 2]
+    middle[1, 3], mlp[1, 3], post[1, 3] = 0.0, 0.0, 0.0
+    post[1, 2] *= 1e-3
+    changed = dataclasses.replace(trace, sites={**trace.sites, "resid_mid": middle, "resid_post": post, "mlp_out": mlp})
+    weights = edge_weights(changed, method="proximity")
+    assert Node("resid_post", layer=1, position=2) in weights.undefined
+    whole = np.abs(mlp[1, 2].numpy()).sum() + np.abs(middle[1, 2].numpy()).sum()
+    assert weights.mlp[1, 2] == pytest.approx(np.abs(mlp[1, 2].numpy()).sum() / whole, rel=1e-5)
+    assert (weights.mlp[1, 3], weights.residual_mlp[1, 3]) == (0.0, 1.0)
+    graph = build_graph(changed, method="proximity", readings=False)
+    assert Node("resid_post", layer=1, position=2) in graph.undefined
+    assert np.isfinite(graph.share).all()
 
 
 @pytest.mark.parametrize("level", ["token", "head"])
@@ -197,7 +247,7 @@ def test_a_graph_that_is_too_large_says_its_size(traces):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"method": "magic"}, "method='magic' is not known; expected one of attention, logits"),
+        ({"method": "magic"}, "method='magic' is not known; expected one of attention, norms, proximity, logits"),
         ({"threshold": 1.5}, "threshold=1.5 must lie between 0 and 1"),
         ({"threshold": float("nan")}, "threshold=nan must lie"),
         ({"mass": 0.0}, "mass=0.0 must lie above 0"),

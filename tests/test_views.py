@@ -12,7 +12,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from flowgraph.algorithms import keep_strongest
+from flowgraph.algorithms import connected_flow, keep_strongest
 from flowgraph.errors import ArgumentError
 from flowgraph.nodes import Node
 from flowgraph.views import caption, render_html
@@ -383,6 +383,11 @@ def test_a_large_graph_is_cut_to_its_strongest_edges_and_says_so():
     assert len(graph) > MOST_EDGES
     drawn = drawing(graph)
     assert len(drawn.graph) == len(elements(drawn)["edges"]) == MOST_EDGES
+    ends = list(zip(graph.source, graph.target, graph.kind, strict=True))
+    whole = {(graph.nodes[s], graph.nodes[t], k): f for (s, t, k), f in zip(ends, connected_flow(graph), strict=True)}
+    for e in range(0, MOST_EDGES, 50):
+        ends_of_e = drawn.graph.nodes[drawn.graph.source[e]], drawn.graph.nodes[drawn.graph.target[e]]
+        assert drawn.flow[e] == whole[(*ends_of_e, drawn.graph.kind[e])]
     document = render_html(graph)
     assert f"drawn: the strongest 3,000 of {len(graph):,} edges" in document
 

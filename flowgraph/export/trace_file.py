@@ -20,6 +20,7 @@ from torch import Tensor
 from ..errors import FileFormatError
 from ..graph import GraphInfo, info_dict
 from ..methods.weights import EdgeWeights
+from ..nodes import Node
 from ..reading import Reading
 from ..recorded import Trace
 from .files import atomic_write_bytes
@@ -77,7 +78,9 @@ def load_trace(path: str | Path) -> Trace:
 
 def _header(path: str | Path, metadata: Mapping[str, str] | None) -> dict[str, Any]:
     if not metadata or _KEY not in metadata:
-        raise FileFormatError(f"{str(path)!r} is a safetensors file, but not a trace; traces are written by Trace.save()")
+        raise FileFormatError(
+            f"{str(path)!r} is a safetensors file, but not a trace; traces are written by Trace.save()"
+        )
     header: dict[str, Any] = json.loads(metadata[_KEY])
     if header.get("version") != VERSION:
         raise FileFormatError(
@@ -136,6 +139,8 @@ def _put_weights(name: str, weights: EdgeWeights, tensors: dict[str, Tensor]) ->
             tensors[f"weights.{name}.{item.name}"] = torch.from_numpy(np.array(value))
         elif item.name == "info":
             plain["info"] = info_dict(value)
+        elif item.name == "undefined":
+            plain["undefined"] = [[node.kind, node.layer, node.position] for node in value]
         else:
             plain[item.name] = dict(value) if isinstance(value, Mapping) else value
     return plain
@@ -145,8 +150,11 @@ def _weights(name: str, plain: dict[str, Any], tensors: Mapping[str, Tensor]) ->
     arrays: dict[str, Any] = {field: value.numpy() for field, value in _group(tensors, f"weights.{name}.").items()}
     info = plain["info"]
     info = GraphInfo(**{**info, "tokens": tuple(info["tokens"]), "layers": tuple(info["layers"])})
-    rest = {key: value for key, value in plain.items() if key != "info"}
-    return EdgeWeights(info=info, **arrays, **{**rest, "query_positions": tuple(rest["query_positions"])})
+    rest = {key: value for key, value in plain.items() if key not in ("info", "undefined")}
+    undefined = tuple(Node(kind, layer=layer, position=position) for kind, layer, position in plain["undefined"])
+    return EdgeWeights(
+        info=info, undefined=undefined, **arrays, **{**rest, "query_positions": tuple(rest["query_positions"])}
+    )
 
 
 def _put_reading(name: str, reading: Reading, tensors: dict[str, Tensor]) -> dict[str, Any]:

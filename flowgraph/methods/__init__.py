@@ -9,9 +9,23 @@ from ..recorded import Trace
 from .attention import attention
 from .build import MAX_EDGES, build_graph
 from .logits import logits
+from .norms import norms
 from .weights import EdgeWeights
 
-EDGE_METHODS: dict[str, Callable[[Trace], EdgeWeights]] = {"attention": attention, "logits": logits}
+
+def _proximity(trace: Trace) -> EdgeWeights:
+    # The compiler is imported with the method that needs it: it takes longer than all the others together.
+    from .proximity import proximity
+
+    return proximity(trace)
+
+
+EDGE_METHODS: dict[str, Callable[[Trace], EdgeWeights]] = {
+    "attention": attention,
+    "norms": norms,
+    "proximity": _proximity,
+    "logits": logits,
+}
 
 __all__ = ["EDGE_METHODS", "MAX_EDGES", "EdgeWeights", "build_graph", "edge_weights"]
 
@@ -25,7 +39,8 @@ def edge_weights(trace: Trace, *, method: str = "attention") -> EdgeWeights:
         A trace that holds what the method needs.
     method
         ``"attention"``: the pattern, heads averaged, half attention and half residual. ``"logits"``: what each part wrote in
-        the direction of the target, in logits.
+        the direction of the target, in logits. ``"norms"``: how long the vectors are that are added. ``"proximity"``: how much
+        nearer each part brings the sum of the others to the whole; information flow routes.
 
     Raises
     ------

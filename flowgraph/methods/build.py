@@ -71,7 +71,7 @@ def build_graph(
     filters: dict[str, float | int | str] = {"threshold": threshold} if threshold else {}
     filters |= {name: value for name, value in (("mass", mass), ("top_k", top_k)) if value is not None}
     info = replace(weights.info, level=level, total_edges=total_edges, total_share=total_share, filters=filters)
-    graph = _assemble(columns, weights, replace(info))
+    graph = _assemble(columns, weights, info)
     if readings is False or not isinstance(trace_or_weights, Trace):
         if readings is True:
             raise ArgumentError("readings=True needs a trace; weights alone do not hold the vectors")
@@ -184,4 +184,7 @@ def _assemble(columns: Columns, weights: EdgeWeights, info: Any) -> FlowGraph:
     used, numbered = np.unique(np.concatenate([columns["source"], columns["target"]]), return_inverse=True)
     half = len(columns["source"])
     columns = columns | {"source": numbered[:half], "target": numbered[half:]}
-    return FlowGraph(nodes=tuple(codes.node(int(code)) for code in used), **columns, info=info)
+    nodes = tuple(codes.node(int(code)) for code in used)
+    shown = set(nodes)
+    undefined = tuple(node for node in weights.undefined if node in shown)
+    return FlowGraph(nodes=nodes, **columns, info=info, undefined=undefined)

@@ -10,6 +10,7 @@ from jaxtyping import Float
 
 from ..errors import ArgumentError
 from ..graph import GraphInfo
+from ..nodes import Node
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,8 @@ class EdgeWeights:
         True for methods whose every edge ends in the logit node.
     embedding, position_embedding, biases
         The further parts that end in the logit, in the method's unit.
+    undefined
+        States whose weights the method's own formula does not define; they follow its stated substitute.
     """
 
     info: GraphInfo
@@ -62,6 +65,7 @@ class EdgeWeights:
     embedding: float | None = None
     position_embedding: float | None = None
     biases: Mapping[str, float] = field(default_factory=dict)
+    undefined: tuple[Node, ...] = ()
 
     def __post_init__(self) -> None:
         n, h, q, t = self.attention.shape

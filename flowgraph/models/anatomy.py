@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,12 +29,17 @@ class Norm:
         """The ε inside the square root."""
         return float(getattr(self.module, "variance_epsilon", getattr(self.module, "eps", 0.0)))
 
-    def scale(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
-        """[…] denominator for each vector, at least in float32."""
+    def size(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
+        """[…] length of each vector, less its mean for LayerNorm; at least in float32. See :func:`scale_of_size`."""
         x = _wide(x)
         if self.kind == "layer":
             x = x - x.mean(-1, keepdim=True)
-        return (x.pow(2).mean(-1) + self.epsilon).sqrt()
+        size: Tensor = torch.linalg.vector_norm(x, dim=-1)
+        return size
+
+    def scale(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
+        """[…] denominator for each vector, at least in float32."""
+        return scale_of_size(self.size(x)[None], [self], x.shape[-1])[0]
 
     def gain(self, d: int) -> Float[Tensor, "d"]:
         """[d] the factor γ after division, at least in float32."""
@@ -60,6 +65,12 @@ class Norm:
         """[d] the vector g with ``linear(x, scale) · direction = x · g`` for every x."""
         g = direction * self.gain(len(direction)).to(direction) / scale
         return g - g.mean() if self.kind == "layer" else g
+
+
+def scale_of_size(size: Float[Tensor, "layer *n"], norms: Sequence[Norm], d: int) -> Float[Tensor, "layer *n"]:
+    """[layer, …] scales of norms, one norm for each row, from the sizes (:meth:`Norm.size`) of their d-dimensional inputs."""
+    epsilon = size.new_tensor([norm.epsilon for norm in norms])
+    return (size.square() / d + epsilon.view(-1, *[1] * (size.ndim - 1))).sqrt()
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import NoPatternError
-from .anatomy import Anatomy, Block, Norm
+from .anatomy import Anatomy, Block, Norm, scale_of_size
 
 SITES: tuple[str, ...] = (
     "resid_pre", "resid_mid", "resid_post", "pattern", "q", "k", "q_proj", "k_proj", "v", "z",
@@ -27,8 +27,12 @@ SITES: tuple[str, ...] = (
 )  # fmt: skip
 """Names of what a trace can keep, per layer."""
 
+Angles = tuple[Tensor, Tensor]
+"""cos and sin of rotary embedding, each [position, 1, rotated dimensions]."""
+
 _BY_HEAD = ("q", "k", "q_proj", "k_proj", "v", "z", "norm_scales.query", "norm_scales.key")
 _HUGE_PAGE = 2 * 2**20
+_ROTATED_BYTES = 2**20
 
 
 @dataclass
@@ -144,8 +148,9 @@ def run(
 class _Recorder:
     """Hooks that copy what passes by into preallocated tensors, one per site.
 
-    Rows of heads are kept as they pass by, [position, head, …], so that storing them is one straight copy; :meth:`finished`
-    turns the axes.
+    A hook does as little as it can, because each operation in it runs on a cold cache: rows of heads are copied as they
+    pass by, [position, head, …], and of a norm only the size of its input is taken. :meth:`finished` does the rest for many
+    layers at once.
     """
 
     def __init__(self, anatomy: Anatomy, sites: frozenset[str], layers: range) -> None:
@@ -154,7 +159,8 @@ class _Recorder:
         self.layers = layers
         self.result = Pass()
         self.places: dict[str, tuple[Tensor, ...]] = {}
-        self.angles: tuple[Tensor, Tensor] | None = None
+        self.norms: dict[str, list[Norm]] = {}
+        self.angles: list[Angles] = []
         self.angles_given: Any = None
 
     def hooks(self) -> Iterator[Any]:
@@ -173,6 +179,11 @@ class _Recorder:
     def finished(self) -> Pass:
         """The pass, with its sites under their names and axes in their order."""
         sites = self.result.sites
+        for name, norms in self.norms.items():
+            width = self.anatomy.d_head if name in _BY_HEAD else self.anatomy.d_model
+            sites[name] = scale_of_size(sites[name], norms, width)
+        for site in {"q", "k"} & self.sites:
+            self._enter(site)
         for name in _BY_HEAD:
             if name in sites:
                 sites[name] = sites[name].transpose(1, 2)
@@ -243,11 +254,13 @@ class _Recorder:
             given = kwargs["position_embeddings"]
             if given is not self.angles_given:  # most models hand the same pair to every layer
                 self.angles_given = given
-                self.angles = given[0][0, :, None], given[1][0, :, None]
+                self.angles.append((given[0][0, :, None], given[1][0, :, None]))
+            else:
+                self.angles.append(self.angles[-1])
         else:
             n_tokens = (args[0] if args else kwargs["hidden_states"]).shape[1]
             sin, cos = module.embed_positions[:n_tokens, None].chunk(2, dim=-1)
-            self.angles = cos.repeat_interleave(2, -1), sin.repeat_interleave(2, -1)
+            self.angles.append((cos.repeat_interleave(2, -1), sin.repeat_interleave(2, -1)))
 
     def _heads(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "position head d_head"]:
         return x.reshape(x.shape[-2], -1, self.anatomy.d_head)
@@ -265,29 +278,42 @@ class _Recorder:
             self._store("v", row, value)
 
     def _store_query(self, row: int, block: Block, heads: Float[Tensor, "position head d_head"]) -> None:
-        self._store_rotated("q", "query", row, heads, block.query_norm)
+        self._store_entering("q", "query", row, heads, block.query_norm)
 
     def _store_key(self, row: int, block: Block, heads: Float[Tensor, "position head d_head"]) -> None:
-        self._store_rotated("k", "key", row, heads, block.key_norm)
+        self._store_entering("k", "key", row, heads, block.key_norm)
 
-    def _store_rotated(self, site: str, scale_name: str, row: int, heads: Tensor, norm: Norm | None) -> None:
+    def _store_entering(self, site: str, scale_name: str, row: int, heads: Tensor, norm: Norm | None) -> None:
+        """Keep queries or keys as projected and as normed; rotary comes at the end."""
         projected = f"{site}_proj"
         if projected in self.sites:
             self._store(projected, row, heads)
         if norm is not None and "norm_scales" in self.sites:
-            self._store(f"norm_scales.{scale_name}", row, norm.scale(heads))
-        if site not in self.sites:
-            return
-        if not _is_transformed(self.anatomy, norm) and projected in self.sites:
-            self.result.sites[site] = self.result.sites[projected]
-            return
-        entering = heads if norm is None else norm.module(heads)
+            self._store_scale(scale_name, row, norm, heads)
+        if site in self.sites and (norm is not None or projected not in self.sites):
+            self._store(site, row, heads if norm is None else norm.module(heads))
+
+    def _enter(self, site: str) -> None:
+        """Queries or keys as they enter the dot product, from what was stored of them."""
+        sites = self.result.sites
+        source = sites.get(site, sites.get(f"{site}_proj"))
+        assert source is not None
         if self.anatomy.stack.attention.rotary == "none":
-            self._store(site, row, entering)
+            sites[site] = source
             return
-        assert self.angles is not None
-        interleaved = self.anatomy.stack.attention.rotary == "interleaved"
-        rotate(entering, *self.angles, interleaved=interleaved, out=self._place(site, row, entering))
+        target = sites.setdefault(site, _room(source.shape, source))
+        for rows, (cos, sin) in self._runs(source[0].nbytes):
+            x = source[rows].clone() if target is source else source[rows]
+            interleaved = self.anatomy.stack.attention.rotary == "interleaved"
+            rotate(x, cos, sin, interleaved=interleaved, out=target[rows])
+
+    def _runs(self, row_bytes: int) -> Iterator[tuple[slice, Angles]]:
+        """Layers that share their angles, as many at a time as stay in a core's cache."""
+        most, start = max(1, _ROTATED_BYTES // row_bytes), 0
+        for row in range(1, len(self.angles) + 1):
+            if row == len(self.angles) or row - start == most or self.angles[row] is not self.angles[start]:
+                yield slice(start, row), self.angles[start]
+                start = row
 
     def _store_pattern(self, row: int, module: nn.Module, output: Any) -> None:
         pattern = output[1] if isinstance(output, tuple) and len(output) > 1 else None
@@ -308,10 +334,15 @@ class _Recorder:
         }
         for name, norm in norms.items():
             if norm is not None:
-                yield _before(norm.module, partial(self._store_scale, name, row, norm))
+                yield _before(norm.module, partial(self._store_norm_input, name, row, norm))
+
+    def _store_norm_input(self, name: str, row: int, norm: Norm, x: Tensor) -> None:
+        self._store_scale(name, row, norm, _rows(x))
 
     def _store_scale(self, name: str, row: int, norm: Norm, x: Tensor) -> None:
-        self._store(f"norm_scales.{name}", row, norm.scale(_rows(x)))
+        site = f"norm_scales.{name}"
+        self.norms.setdefault(site, []).append(norm)
+        self._store(site, row, norm.size(x))
 
     def _store_rows(self, site: str, row: int, x: Tensor) -> None:
         self._store(site, row, _rows(x))
@@ -333,24 +364,29 @@ def _room(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """An empty tensor of this shape, in huge pages where the system has them.
 
     Most of the cost of keeping a large site is the system's: it hands out fresh memory in pages of 4 KB, each on its first
-    touch. Asked for pages of 2 MB it does so 512 times less often. Only whole pages are used, so no more is taken.
+    touch. Asked for pages of 2 MB it does so 512 times less often. The last page is a huge one only where at least half of
+    it is used.
     """
     size = torch.Size(shape).numel() * like.element_size()
-    if like.device.type != "cpu" or size < 2 * _HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+    pages, rest = divmod(size, _HUGE_PAGE)
+    pages += 2 * rest >= _HUGE_PAGE
+    if like.device.type != "cpu" or not pages or not hasattr(mmap, "MADV_HUGEPAGE"):
         return like.new_empty(shape)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    # Linux puts a mapping where its huge pages can lie only if its length is a multiple of theirs.
+    length = -(-size // _HUGE_PAGE) * _HUGE_PAGE
+    memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     with suppress(OSError):  # a kernel built without huge pages: the memory is as good, only slower to get
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=like.dtype).view(shape)
+        memory.madvise(mmap.MADV_HUGEPAGE, 0, pages * _HUGE_PAGE)
+    return torch.frombuffer(memory, dtype=like.dtype, count=torch.Size(shape).numel()).view(shape)
 
 
 def rotate(
-    x: Float[Tensor, "position head d_head"],
+    x: Float[Tensor, "*layer position head d_head"],
     cos: Float[Tensor, "position 1 rotated"],
     sin: Float[Tensor, "position 1 rotated"],
     *,
     interleaved: bool,
-    out: Float[Tensor, "position head d_head"],
+    out: Float[Tensor, "*layer position head d_head"],
 ) -> None:
     """Rotary position embedding (Su et al. 2021) of the first ``rotated`` dimensions of each head, written to ``out``.
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..algorithms.paths import connected_flow, critical_levels, keep_strongest
+from ..algorithms.paths import connected_flow, critical_levels
 from ..graph import EDGE_KINDS, FlowGraph
 from ..nodes import Node, label
 from ..reading import NodeReading
@@ -48,7 +48,9 @@ class Drawing:
     order
         [E] edges of ``graph`` from the first shown to the last.
     flow
-        [E] connected flow of each edge of ``graph``.
+        [E] connected flow of each edge of ``graph``, along the edges that the whole graph has.
+    node_flow
+        [N] flow from each node to the start, which has 1 itself.
     level
         [E] critical level of each edge of ``graph``, in 1…:data:`LEVELS`.
     mass
@@ -64,6 +66,7 @@ class Drawing:
     graph: FlowGraph
     order: Int[np.ndarray, "E"]
     flow: Float[np.ndarray, "E"]
+    node_flow: Float[np.ndarray, "N"]
     level: Int[np.ndarray, "E"]
     mass: Float[np.ndarray, "E"]
     is_flow_mass: bool
@@ -74,14 +77,6 @@ class Drawing:
     def is_signed(self) -> bool:
         """Whether edges raise or lower something, rather than bring a share."""
         return self.graph.info.unit == "logits" or bool((self.graph.share < 0).any())
-
-    @property
-    def node_flow(self) -> Float[np.ndarray, "N"]:
-        """[N] flow from each node to the start, which has 1 itself."""
-        flow = _outflow(self.graph, self.flow)
-        if self.start is not None:
-            flow[self.start] = 1.0
-        return flow
 
     @property
     def node_level(self) -> Int[np.ndarray, "N"]:
@@ -96,8 +91,10 @@ class Drawing:
 
     @property
     def opening_level(self) -> int:
-        """The slider's value at the start: everything, or as much as can be read at a glance."""
+        """The slider's value at the start: what was asked for, or as much as can be read at a glance."""
         ranked = self.level[self.order]
+        if "kept_flow" in self.graph.info.filters and len(ranked) <= _OPENING_EDGES:
+            return LEVELS
         most = _OPENING_EDGES_SIGNED if self.is_signed else _OPENING_EDGES
         if len(ranked) <= most or ranked[0] >= ranked[most]:
             return LEVELS
@@ -106,38 +103,46 @@ class Drawing:
 
 def drawing(graph: FlowGraph) -> Drawing:
     """Order a graph's edges, place its nodes, and cut it to what a page can show."""
-    before = kept_mass(graph)
-    is_whole = np.count_nonzero(~graph.structural) >= graph.info.total_edges
-    is_flow_mass = is_whole or "kept_flow" in graph.info.filters
-    drawn = _strongest(graph)
-    flow = connected_flow(drawn) if len(drawn) else np.zeros(0)
-    width = critical_levels(drawn) if len(drawn) else np.zeros(0)
-    placed = places(drawn, _outflow(drawn, flow).tolist())
-    order = _order(drawn, placed, flow, width)
-    if is_flow_mass:
-        part = before * float(drawn.info.filters["kept_flow"]) if drawn is not graph else before
-        mass = part * _cumulative(flow[order])
-    else:
-        total = drawn.info.total_share or 1.0
-        mass = np.cumsum(np.abs(drawn.share[order].astype(np.float64))) / total
+    flow = connected_flow(graph) if len(graph) else np.zeros(0)
+    width = critical_levels(graph) if len(graph) else np.zeros(0)
+    node_flow = _outflow(graph, flow)
+    order = _order(graph, node_flow, flow, width)
+    mass, is_flow_mass = _mass(graph, flow, order)
+    drawn = graph
+    if len(graph) > MOST_EDGES:
+        sent = order[:MOST_EDGES][width[order[:MOST_EDGES]] > 0]
+        drawn, flow, width, mass = graph.keep(sent), flow[sent], width[sent], mass[: len(sent)]
+        node_flow = node_flow[np.unique([graph.source[sent], graph.target[sent]])]
+        order = np.arange(len(sent))
+    start = _start(drawn, width, order)
+    if start is not None:
+        node_flow[start] = 1.0
     return Drawing(
-        graph=drawn, order=order, flow=flow, level=_levels(flow, order, width), mass=mass,
-        is_flow_mass=bool(is_flow_mass), places=placed, start=_start(drawn, width, order),
+        graph=drawn, order=order, flow=flow, node_flow=node_flow, level=_levels(flow, order, width), mass=mass,
+        is_flow_mass=is_flow_mass, places=places(drawn, node_flow.tolist()), start=start,
     )  # fmt: skip
 
 
 def _order(
-    graph: FlowGraph, placed: Sequence[Place], flow: Float[np.ndarray, "E"], width: Float[np.ndarray, "E"]
+    graph: FlowGraph,
+    node_flow: Float[np.ndarray, "N"],
+    flow: Float[np.ndarray, "E"],
+    width: Float[np.ndarray, "E"],
 ) -> Int[np.ndarray, "E"]:
     """Widest connection first; of equally wide ones the nearer to the start, so that every prefix hangs together."""
+    placed = places(graph, node_flow.tolist())
     depth = np.array([place.layer for place in placed])[graph.target] if len(graph) else np.zeros(0)
     return np.lexsort((-flow, -depth, -width))
 
 
-def _strongest(graph: FlowGraph) -> FlowGraph:
-    if len(graph) <= MOST_EDGES:
-        return graph
-    return keep_strongest(graph, mass=None, max_edges=MOST_EDGES)
+def _mass(
+    graph: FlowGraph, flow: Float[np.ndarray, "E"], order: Int[np.ndarray, "E"]
+) -> tuple[Float[np.ndarray, "E"], bool]:
+    """Mass that the first 1, 2, … edges hold; and whether it is flow, or Σ|share| because the whole flow is unknown."""
+    is_whole = np.count_nonzero(~graph.structural) >= graph.info.total_edges
+    if is_whole or "kept_flow" in graph.info.filters:
+        return kept_mass(graph) * _cumulative(flow[order]), True
+    return np.cumsum(np.abs(graph.share[order].astype(np.float64))) / (graph.info.total_share or 1.0), False
 
 
 def _outflow(graph: FlowGraph, flow: Float[np.ndarray, "E"]) -> Float[np.ndarray, "N"]:
@@ -319,7 +324,7 @@ def _edge_classes(drawn: Drawing, e: int, kind: str) -> list[str]:
     if source.kind in _HEADS:
         return ["from-head"]
     if kind == "attention":
-        return ["attention", "self"] if source.position == target.position else ["attention"]
+        return ["self"] if source.position == target.position else ["attention"]
     return ["mlp"] if kind in ("mlp", "mlp_in") else [kind]
 
 

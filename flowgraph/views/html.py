@@ -173,7 +173,7 @@ def _empty_note(graph: FlowGraph) -> str:
 
 def _mass_definition(drawn: Drawing) -> str:
     measure = (
-        "the mass is the summed flow; the flow of an edge is |share| × the flow of its target, and 1 at the start"
+        "the mass is the summed flow; the flow of an edge is |share| × the flow of its target, along the edges of this graph, and 1 at the start"
         if drawn.is_flow_mass
         else "the mass is the summed |share| of all edges of the method"
     )

@@ -1,0 +1,58 @@
+"""``norms``: how long the vectors are that enter a sum, whatever their direction (Kobayashi et al. 2020, 2021)."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from ..recorded import Trace
+from .origin import array, origin
+from .parts import AttentionParts, attention_parts, mlp_parts
+from .weights import EdgeWeights
+
+
+def norms(trace: Trace) -> EdgeWeights:
+    """Weights ‖part‖₂: per head A^h_ts ‖u^h_s‖, heads together ‖Σ_h A^h_ts u^h_s‖; ‖state‖ and ‖MLP‖ for the rest.
+
+    The weight of ``head`` edges is the norm of all that the head writes. In sandwich and post-norm blocks parts are taken
+    after the norm over them, frozen at its scale.
+
+    References
+    ----------
+    Kobayashi et al. (2020), "Attention is Not Only a Weight: Analyzing Transformers with Vector Norms"; Kobayashi et al.
+    (2021), "Incorporating Residual and Normalization Layers into Analysis of Masked Language Models".
+    """
+    parallel = trace.wiring == "parallel"
+    rows = range(trace.layers[1] - trace.layers[0])
+    parts = [attention_parts(trace, row) for row in rows]
+    steps = [] if parallel else [mlp_parts(trace, row) for row in rows]
+    before_mlp = np.stack([_length(part.residual) for part in steps or parts])
+    reaches_logit = trace.target is not None and trace.layers[1] == trace.n_layers
+    return EdgeWeights(
+        info=origin(trace, "norms", "norm"),
+        parallel=parallel,
+        query_positions=tuple(range(len(trace.tokens))),
+        attention=np.stack([part.coefficient * _length(part.vectors)[:, None] for part in parts]),
+        attention_summed=np.stack([norm_of_sum(part) for part in parts]),
+        head=np.stack([_length(part.coefficient @ part.vectors) for part in parts]),
+        residual=np.stack([_length(part.residual) for part in parts]),
+        mlp=np.stack([_length(part.mlp) for part in steps or parts if part.mlp is not None]),
+        mlp_in=before_mlp,
+        residual_mlp=None if parallel else before_mlp,
+        unembed=float(np.linalg.norm(array(trace.resid_post[-1, trace.position]))) if reaches_logit else None,
+    )
+
+
+def norm_of_sum(parts: AttentionParts) -> Float[np.ndarray, "T S"]:
+    """[T, S] ‖Σ_h A^h_ts u^h_s‖ from the Gram matrices of each source's heads: sqrt(aᵀ G_s a), never a [T, S, d] array."""
+    gram = np.einsum("hsd,gsd->shg", parts.vectors, parts.vectors, optimize=True)
+    a = np.ascontiguousarray(parts.coefficient.transpose(2, 1, 0))
+    squared: np.ndarray = np.einsum("sth,sth->ts", a @ gram, a)
+    # The sum of many squares of either sign; what is zero may come out a little below.
+    found: np.ndarray = np.sqrt(np.maximum(squared, 0))
+    return found
+
+
+def _length(x: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n"]:
+    found: np.ndarray = np.linalg.norm(x, axis=-1)
+    return found

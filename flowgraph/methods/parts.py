@@ -1,0 +1,109 @@
+"""The parts that the sums of a block are made of, as they enter the residual stream.
+
+What attention adds at target t is Σ over heads and sources of coefficient[h, t, s] · vectors[h, s], plus a bias that is not a
+part. A post-norm (sandwich blocks) or the norm over the sum (post-norm blocks) is frozen at its actual scale, which makes it
+linear: its gain goes into the vectors, its scale into the coefficients.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from ..models.anatomy import Norm
+from ..recorded import Trace
+from .origin import array
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionParts:
+    """Parts of one attention step.
+
+    Attributes
+    ----------
+    whole
+        [T, d] the state that the step results in.
+    coefficient
+        [H, T, S] pattern, divided by the frozen scale of a norm where there is one.
+    vectors
+        [H, S, d] value · W_O of each head and source; it does not depend on the target.
+    residual
+        [T, d] the part that comes along the residual stream.
+    mlp
+        [T, d] the MLP's part, in parallel blocks only, where everything enters in one step.
+    """
+
+    whole: Float[np.ndarray, "T d"]
+    coefficient: Float[np.ndarray, "H T S"]
+    vectors: Float[np.ndarray, "H S d"]
+    residual: Float[np.ndarray, "T d"]
+    mlp: Float[np.ndarray, "T d"] | None
+
+
+@dataclass(frozen=True, eq=False)
+class MlpParts:
+    """Parts of one MLP step, [T, d] each: whole = mlp + residual, biases of a norm apart."""
+
+    whole: Float[np.ndarray, "T d"]
+    mlp: Float[np.ndarray, "T d"]
+    residual: Float[np.ndarray, "T d"]
+
+
+def attention_parts(trace: Trace, row: int) -> AttentionParts:
+    """Parts of the attention step of one layer.
+
+    Parameters
+    ----------
+    trace
+        A trace with its model.
+    row
+        Index into the kept layers.
+    """
+    anatomy = trace.model.anatomy
+    layer = trace.layers[0] + row
+    block = anatomy.blocks[layer]
+    values = anatomy.per_query_head(trace.v[row])
+    weight = anatomy.W_O(layer)
+    vectors = array(values.to(weight.dtype) @ weight)
+    coefficient = array(trace.pattern[row])
+    residual = array(trace.resid_pre[row])
+    norm, name = (block.attention_norm, "attention") if trace.wiring == "post_norm" else (None, "")
+    if block.attention_post_norm is not None:
+        norm, name = block.attention_post_norm, "attention_post"
+    if norm is not None:
+        scale = array(trace.norm_scales[name][row])
+        vectors = _gained(norm, vectors)
+        coefficient = coefficient / scale[:, None]
+        if trace.wiring == "post_norm":
+            residual = _gained(norm, residual) / scale[:, None]
+    parallel = trace.wiring == "parallel"
+    middle = None if parallel else trace.resid_mid
+    return AttentionParts(
+        whole=array(trace.resid_post[row] if middle is None else middle[row]),
+        coefficient=np.ascontiguousarray(coefficient),
+        vectors=np.ascontiguousarray(vectors),
+        residual=residual,
+        mlp=array(trace.mlp_out[row]) if parallel else None,
+    )
+
+
+def mlp_parts(trace: Trace, row: int) -> MlpParts:
+    """Parts of the MLP step of one layer; parallel blocks have none of its own."""
+    middle = trace.resid_mid
+    assert middle is not None
+    mlp, residual = array(trace.mlp_out[row]), array(middle[row])
+    if trace.wiring == "post_norm":
+        norm = trace.model.anatomy.blocks[trace.layers[0] + row].mlp_norm
+        scale = array(trace.norm_scales["mlp"][row])[:, None]
+        mlp, residual = _gained(norm, mlp) / scale, _gained(norm, residual) / scale
+    return MlpParts(whole=array(trace.resid_post[row]), mlp=mlp, residual=residual)
+
+
+def _gained(norm: Norm, parts: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
+    """Parts with the norm's mean subtraction and gain, before its scale."""
+    if norm.kind == "layer":
+        parts = parts - parts.mean(-1, keepdims=True)
+    gained: np.ndarray = parts * array(norm.gain(parts.shape[-1])).astype(parts.dtype)
+    return gained

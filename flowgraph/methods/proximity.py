@@ -1,0 +1,106 @@
+"""``proximity``: how much nearer each part brings the sum of the others to the whole (information flow routes).
+
+s_i = max(0, ‖y‖₁ − ‖y − part_i‖₁), shares s_i / Σ s. One part per head and source, one for the residual stream, one for the
+MLP; biases are never parts. Published by Ferrando & Voita (2024); the measure is that of ALTI (Ferrando et al. 2022).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ..kernels import proximity_of_parts
+from ..nodes import Node
+from ..recorded import Trace
+from .origin import origin
+from .parts import AttentionParts, MlpParts, attention_parts, mlp_parts
+from .weights import EdgeWeights
+
+
+@dataclass(frozen=True, eq=False)
+class _Step:
+    """Shares of one sum: attention per head, residual, MLP, and where they follow the substitute."""
+
+    attention: Float[np.ndarray, "H T S"]
+    residual: Float[np.ndarray, "T"]
+    mlp: Float[np.ndarray, "T"]
+    undefined: Bool[np.ndarray, "T"]
+
+
+def proximity(trace: Trace) -> EdgeWeights:
+    """Weights c_i of every part, which sum to 1 over what enters a state and are the shares; an MLP has one input, weight 1.
+
+    A whole that no part brings nearer (an MLP that cancels most of the stream) has no shares by the formula: they follow
+    ‖part‖₁ instead, and the state is listed as ``undefined``.
+
+    References
+    ----------
+    Ferrando & Voita (2024), "Information Flow Routes: Automatically Interpreting Language Models at Scale".
+    """
+    parallel = trace.wiring == "parallel"
+    first, stop = trace.layers
+    steps = [_attention_step(attention_parts(trace, row)) for row in range(stop - first)]
+    mlp_steps = [] if parallel else [_mlp_step(mlp_parts(trace, row)) for row in range(stop - first)]
+    attention = np.stack([step.attention for step in steps])
+    mlp = np.stack([step.mlp for step in mlp_steps or steps])
+    into = "resid_post" if parallel else "resid_mid"
+    undefined = _undefined(into, steps, first) + _undefined("resid_post", mlp_steps, first)
+    return EdgeWeights(
+        info=origin(trace, "proximity", "share"),
+        parallel=parallel,
+        query_positions=tuple(range(len(trace.tokens))),
+        attention=attention,
+        attention_summed=attention.sum(1, dtype=np.float64),
+        head=attention.sum(-1, dtype=np.float64),
+        residual=np.stack([step.residual for step in steps]),
+        mlp=mlp,
+        mlp_in=np.ones_like(mlp),
+        residual_mlp=None if parallel else np.stack([step.residual for step in mlp_steps]),
+        unembed=1.0 if trace.target is not None and stop == trace.n_layers else None,
+        undefined=undefined,
+    )
+
+
+def _attention_step(parts: AttentionParts) -> _Step:
+    near = proximity_of_parts(parts.whole, parts.coefficient, parts.vectors)
+    residual = _near(parts.whole, parts.residual)
+    mlp = np.zeros_like(residual) if parts.mlp is None else _near(parts.whole, parts.mlp)
+    total = near.sum((0, 2), dtype=np.float64) + residual + mlp
+    undefined = total <= 0
+    if undefined.any():
+        t = np.flatnonzero(undefined)
+        near[:, t] = np.abs(parts.coefficient[:, t]) * np.abs(parts.vectors).sum(-1)[:, None]
+        residual[t] = np.abs(parts.residual[t]).sum(-1)
+        mlp[t] = 0.0 if parts.mlp is None else np.abs(parts.mlp[t]).sum(-1)
+        total = near.sum((0, 2), dtype=np.float64) + residual + mlp
+    # A state that is zero through and through is made of nothing; everything it has comes along the stream.
+    empty = total <= 0
+    residual[empty], total[empty] = 1.0, 1.0
+    return _Step(near / total[:, None].astype(near.dtype), residual / total, mlp / total, undefined)
+
+
+def _mlp_step(parts: MlpParts) -> _Step:
+    mlp, residual = _near(parts.whole, parts.mlp), _near(parts.whole, parts.residual)
+    undefined = mlp + residual <= 0
+    mlp[undefined] = np.abs(parts.mlp[undefined]).sum(-1)
+    residual[undefined] = np.abs(parts.residual[undefined]).sum(-1)
+    residual[mlp + residual <= 0] = 1.0
+    total = mlp + residual
+    return _Step(np.zeros((0, len(mlp), 0)), residual / total, mlp / total, undefined)
+
+
+def _near(whole: Float[np.ndarray, "T d"], part: Float[np.ndarray, "T d"]) -> Float[np.ndarray, "T"]:
+    """Σ_d (|y_d| − |y_d − part_d|), differenced before it is summed, or 0."""
+    nearer: np.ndarray = (np.abs(whole) - np.abs(whole - part)).sum(-1, dtype=np.float64)
+    nearer[nearer < 0] = 0
+    return nearer
+
+
+def _undefined(kind: str, steps: list[_Step], first: int) -> tuple[Node, ...]:
+    return tuple(
+        Node(kind, layer=first + row, position=int(t))  # type: ignore[arg-type]
+        for row, step in enumerate(steps)
+        for t in np.flatnonzero(step.undefined)
+    )
