@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .recorded import Trace
 
 DEFAULT_MODEL = "smollm2"
+DEFAULT_METHOD = "proximity"
 DEFAULT_MASS = 0.8
 DEFAULT_EDGES = 300
 _PATHS = 5
@@ -100,7 +101,7 @@ def _add_trace(commands: Any) -> None:
     add("--target", help="token to explain, with its space: ' Tokyo' (default: the model's best)")
     add("--foil", help="token to compare it with")
     add("--position", type=int, help="query position to explain; -1 is the last (default: last, or the first mask)")
-    add("--method", default="attention", help="edge method: attention, logits (default attention)")
+    add("--method", default=DEFAULT_METHOD, help=f"attention, norms, proximity or logits (default {DEFAULT_METHOD})")
     add("--level", default="token", help="token: heads together; head: a node per head (default token)")
     add("--threshold", type=float, help="keep edges whose share is at least this")
     add("--mass", type=float, help="keep the strongest paths until they hold this part of the mass")
