@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "smollm2"
 DEFAULT_METHOD = "proximity"
-DEFAULT_MASS = 0.8
-DEFAULT_EDGES = 300
 _PATHS = 5
 _PREDICTIONS = 8
 
@@ -171,9 +169,10 @@ def _whole_graph(trace: Trace, options: argparse.Namespace, window: tuple[int, i
 def _chosen(whole: FlowGraph, options: argparse.Namespace) -> FlowGraph:
     """What was asked for; without a word about size, the strongest paths."""
     from .algorithms.paths import keep_strongest
+    from .views.elements import OPENING_EDGES, OPENING_MASS
 
     if _is_default(options):
-        return keep_strongest(whole, mass=DEFAULT_MASS, max_edges=DEFAULT_EDGES)
+        return keep_strongest(whole, mass=OPENING_MASS, max_edges=OPENING_EDGES)
     if options.mass is None and options.max_edges is None:
         return whole
     return keep_strongest(whole, mass=options.mass, max_edges=options.max_edges)

@@ -17,7 +17,16 @@ from flowgraph.errors import ArgumentError
 from flowgraph.nodes import Node
 from flowgraph.views import caption, render_html
 from flowgraph.views.caption import kept_mass, percent
-from flowgraph.views.elements import LEVELS, MOST_EDGES, drawing, elements, facts, rank_class
+from flowgraph.views.elements import (
+    LEVELS,
+    MOST_EDGES,
+    OPENING_EDGES,
+    OPENING_MASS,
+    drawing,
+    elements,
+    facts,
+    rank_class,
+)
 from flowgraph.views.html import embedded_json
 from flowgraph.views.layout import LAYOUT, Extent, Geometry, Place, extent, places
 from flowgraph.views.legend import legend
@@ -392,11 +401,17 @@ def test_a_large_graph_is_cut_to_its_strongest_edges_and_says_so():
     assert f"drawn: the strongest 3,000 of {len(graph):,} edges" in document
 
 
+def build_few():
+    """A graph that somebody has already cut to what they want to see."""
+    return keep_strongest(token_graph(layers=4), mass=0.99, max_edges=None)
+
+
 def test_the_opening_shows_what_can_be_read_at_a_glance():
     drawn = drawing(token_graph())
     assert len(drawn.graph) > 300
-    assert 200 < int((drawn.level <= drawn.opening_level).sum()) <= 300
-    few = drawing(token_graph(layers=4))
+    assert 0 < int((drawn.level <= drawn.opening_level).sum()) <= 300
+    assert float(drawn.mass[int((drawn.level <= drawn.opening_level).sum()) - 1]) <= 0.82
+    few = drawing(build_few())
     assert few.opening_level == LEVELS
 
 
@@ -592,3 +607,12 @@ def test_pages_without_a_head_or_without_edges_say_so():
 
 def test_the_same_graph_makes_the_same_page():
     assert render_html(token_graph(layers=5)) == render_html(token_graph(layers=5))
+
+
+def test_the_opening_is_what_the_command_line_keeps():
+    graph = token_graph()
+    drawn, kept = drawing(graph), keep_strongest(graph, mass=OPENING_MASS, max_edges=OPENING_EDGES)
+    shown = int((drawn.level <= drawn.opening_level).sum())
+    assert abs(shown - len(kept)) <= 0.1 * len(kept)
+    concentrated = keep_strongest(graph, mass=0.3, max_edges=None)
+    assert drawing(concentrated).opening_level == LEVELS

@@ -24,8 +24,10 @@ from .text import picture_label, visible
 
 MOST_EDGES = 3000
 LEVELS = 1000
-_OPENING_EDGES = 300
+OPENING_MASS = 0.8
+OPENING_EDGES = 300
 _OPENING_EDGES_SIGNED = 120  # every one of them ends in the logit
+_ASKED = frozenset({"path_mass", "mass", "threshold", "top_k"})
 _MAJOR_HEADS = 48
 _STATES = frozenset({"embed", "resid_pre", "resid_post"})
 _BIASES = frozenset({"attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
@@ -91,14 +93,21 @@ class Drawing:
 
     @property
     def opening_level(self) -> int:
-        """The slider's value at the start: what was asked for, or as much as can be read at a glance."""
+        """The slider's value at the start: what was asked for, or as much as can be read at a glance.
+
+        At a glance: :data:`OPENING_MASS` of the mass, at most :data:`OPENING_EDGES` edges.
+        """
         ranked = self.level[self.order]
-        if "kept_flow" in self.graph.info.filters and len(ranked) <= _OPENING_EDGES:
+        asked_for = not _ASKED.isdisjoint(self.graph.info.filters)
+        if asked_for and len(ranked) <= OPENING_EDGES:
             return LEVELS
-        most = _OPENING_EDGES_SIGNED if self.is_signed else _OPENING_EDGES
+        most = _OPENING_EDGES_SIGNED if self.is_signed else OPENING_EDGES
+        if self.is_flow_mass and not asked_for:
+            most = min(most, int(np.searchsorted(self.mass, OPENING_MASS)) + 1)
         if len(ranked) <= most or ranked[0] >= ranked[most]:
             return LEVELS
-        return int(ranked[most]) - 1
+        with_ties = int(ranked[most - 1])
+        return with_ties if int((ranked <= with_ties).sum()) <= OPENING_EDGES else int(ranked[most]) - 1
 
 
 def drawing(graph: FlowGraph) -> Drawing:
