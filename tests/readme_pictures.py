@@ -19,7 +19,7 @@ def make() -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         page_file = Path(folder) / "flow.html"
-        if main(["trace", JAPAN, "--method", "logits", "--foil", " Kyoto", "-o", str(page_file), "--quiet"]):
+        if main(["trace", JAPAN, "-o", str(page_file), "--quiet"]):
             raise SystemExit("the page could not be written")
         browser = launch(playwright)
         for theme in ("light", "dark"):
@@ -27,7 +27,7 @@ def make() -> None:
             page = context.new_page()
             page.goto(page_file.as_uri())
             page.wait_for_timeout(1_500)
-            page.screenshot(path=FOLDER / f"logits-{theme}.png")
+            page.screenshot(path=FOLDER / f"flow-{theme}.png")
         browser.close()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,6 +14,7 @@ from flowgraph.views import render_html
 from flowgraph.views.elements import drawing
 from flowgraph.views.layout import Geometry, extent
 from flowgraph.views.text import visible
+from tests.browser import launch
 from tests.synthetic_graphs import (
     HOSTILE,
     JAPAN,
@@ -28,11 +28,6 @@ from tests.synthetic_graphs import (
 pytestmark = pytest.mark.browser
 
 SIZES = ((1280, 800), (1600, 950))
-_BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
-_SWITCHES = [
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
 _CY = "document.getElementById('picture')._cyreg.cy"
 SIXTY = tuple(f" word{i}" if i % 3 else f" longer-word-{i}" for i in range(60))
 
@@ -58,16 +53,10 @@ GRAPHS = {
 def browser() -> Iterator:
     if os.environ.get("FLOWGRAPH_SKIP_BROWSER") == "1":
         pytest.skip("FLOWGRAPH_SKIP_BROWSER=1")
-    found = next((path for path in map(shutil.which, _BROWSERS) if path), None)
-    if found is None:
-        pytest.fail(
-            "No Chromium on the PATH. Install it (Debian and Ubuntu: apt-get install chromium), or leave these tests "
-            "out with FLOWGRAPH_SKIP_BROWSER=1."
-        )
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=found, args=_SWITCHES)
+        opened = launch(playwright)
         yield opened
         opened.close()
 
