@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from .algorithms.paths import Path, connected_flow, keep_strongest, merge_parallel, strongest_paths
+    from .algorithms.connected_flow import connected_flow, critical_levels, keep_strongest
+    from .algorithms.paths import Path, merge_parallel, strongest_paths
     from .errors import (
         ArchitectureError,
         ArgumentError,
@@ -42,7 +43,8 @@ if TYPE_CHECKING:
     from .tracing import Keep, trace, trace_size
 
 _WHERE = {
-    "algorithms.paths": ("Path", "connected_flow", "keep_strongest", "merge_parallel", "strongest_paths"),
+    "algorithms.connected_flow": ("connected_flow", "critical_levels", "keep_strongest"),
+    "algorithms.paths": ("Path", "merge_parallel", "strongest_paths"),
     "errors": (
         "ArchitectureError", "ArgumentError", "DeviceError", "FetchError", "FileFormatError", "FlowgraphError",
         "GraphTooLargeError", "ModelMismatchError", "ModelNeededError", "NoPatternError", "NonFiniteError",
@@ -65,7 +67,7 @@ __all__ = [
     "DirectLogitAttribution", "EdgeWeights", "Family", "FetchError", "FileFormatError", "FlowGraph", "FlowgraphError",
     "GraphInfo", "GraphTooLargeError", "Keep", "LoadedModel", "ModelMismatchError", "ModelNeededError", "NoPatternError",
     "Node", "NodeReading", "NonFiniteError", "NotRecordedError", "Path", "PromptError", "Reading", "TargetError", "Trace",
-    "UnknownModelError", "UnsupportedReadingError", "__version__", "build_graph", "connected_flow",
+    "UnknownModelError", "UnsupportedReadingError", "__version__", "build_graph", "connected_flow", "critical_levels",
     "direct_logit_attribution", "edge_weights", "keep_strongest", "load_model", "logit_lens", "merge_parallel", "read", "register_family",
     "strongest_paths", "trace", "trace_size", "unembed",
 ]  # fmt: skip

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DEFAULT_MODEL = "smollm2"
 DEFAULT_METHOD = "proximity"
+_MOST_EDGES = 5_000_000
 _PATHS = 5
 _PREDICTIONS = 8
 
@@ -154,21 +155,21 @@ def _run_trace(loaded: LoadedModel, options: argparse.Namespace) -> Trace:
 
 
 def _whole_graph(trace: Trace, options: argparse.Namespace, window: tuple[int, int] | None) -> FlowGraph:
-    """Every edge, or above the stated size the strongest that fit into it."""
+    """Every edge, or above a size that still fits into memory the strongest; the caption says so."""
     from .errors import GraphTooLargeError
-    from .methods import MAX_EDGES, build_graph, edge_weights
+    from .methods import build_graph, edge_weights
 
     weights = edge_weights(trace, method=options.method)
     choice: dict[str, Any] = {"level": options.level, "layers": window, "threshold": options.threshold or 0.0}
     try:
-        return build_graph(weights, **choice)
+        return build_graph(weights, **choice, max_edges=_MOST_EDGES)
     except GraphTooLargeError:
-        return build_graph(weights, **choice, top_k=MAX_EDGES)
+        return build_graph(weights, **choice, top_k=_MOST_EDGES, max_edges=_MOST_EDGES)
 
 
 def _chosen(whole: FlowGraph, options: argparse.Namespace) -> FlowGraph:
     """What was asked for; without a word about size, the strongest paths."""
-    from .algorithms.paths import keep_strongest
+    from .algorithms.connected_flow import keep_strongest
     from .views.elements import OPENING_EDGES, OPENING_MASS
 
     if _is_default(options):
@@ -184,7 +185,7 @@ def _is_default(options: argparse.Namespace) -> bool:
 
 def _page_graph(whole: FlowGraph, graph: FlowGraph, options: argparse.Namespace) -> FlowGraph:
     """A page has a slider of its own, so by default it carries more than it opens on."""
-    from .algorithms.paths import keep_strongest
+    from .algorithms.connected_flow import keep_strongest
     from .views.elements import MOST_EDGES
 
     return keep_strongest(whole, mass=None, max_edges=MOST_EDGES) if _is_default(options) else graph

@@ -410,3 +410,13 @@ def test_self_attention_and_residual_are_one_step_when_merged():
         ]
         assert all(path.kinds[path.edges.index(e)] != "attention" for e in between)
     assert paths[0].strength >= strongest_paths(graph, k=1)[0].strength
+
+
+@pytest.mark.parametrize("tried_first", [1, 5, 40])
+@given(data=st.data(), graph=dags(normalised=True), k=st.integers(1, 5))
+def test_trying_the_strongest_edges_first_changes_nothing(tried_first, data, graph, k):
+    end = data.draw(st.sampled_from(graph.nodes))
+    whole = strongest_paths(graph, target=end, k=k)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("flowgraph.algorithms.paths._TRIED_FIRST", tried_first)
+        assert strongest_paths(graph, target=end, k=k) == whole

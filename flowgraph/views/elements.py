@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..algorithms.paths import connected_flow, critical_levels
+from ..algorithms.connected_flow import connected_flow, critical_levels
 from ..graph import EDGE_KINDS, FlowGraph
 from ..nodes import Node, label
 from ..reading import NodeReading

@@ -1,0 +1,227 @@
+"""Flow into one node: what each edge contributes to it, and the strongest part of a graph that hangs together.
+
+Shares say what a node's inputs contribute to it. Followed against the arrows from a start node, as a rule the logit, their
+products say what each edge contributes to the start. All numbers here are of |share|; the sign of a signed method stays on the
+graph.
+
+Edges are handled in *waves*: the edges into nodes whose every outgoing edge was handled before. A transformer has few waves
+(some per layer) and many edges in each, so a wave is one vectorised step.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ..errors import ArgumentError
+from ..graph import FlowGraph
+from ..nodes import Node, label
+
+_STATES = ("embed", "resid_pre", "resid_mid", "resid_post")
+Waves = list[Int[np.ndarray, "_"]]
+"""Indices of edges, wave by wave."""
+
+
+def connected_flow(graph: FlowGraph, start: Node | None = None) -> Float[np.ndarray, "E"]:
+    """Follow the shares against the arrows: the part of ``start`` that each edge carries.
+
+    The start has flow 1. An edge has |share| × the flow of its target, and a node the sum of the flow of its
+    outgoing edges. Where the shares into every node sum to 1, every cut between the inputs and the start
+    therefore carries 1.
+
+    Parameters
+    ----------
+    graph
+        An acyclic graph.
+    start
+        Node whose inputs are followed. None: the logit node (of ``info.target``, if there are several), or in
+        a graph without one the last residual state of ``info.position``.
+
+    Returns
+    -------
+    [E] flow, a share of the start; 0 on structural edges and on edges that do not lead to the start.
+
+    Raises
+    ------
+    ArgumentError
+        If the graph has a cycle, or ``start`` is not in it or cannot be chosen.
+    """
+    return _flow_and_levels(graph, start, waves_of(graph))[0]
+
+
+def critical_levels(graph: FlowGraph, start: Node | None = None) -> Float[np.ndarray, "E"]:
+    """Find the smallest flow on the best way from each edge to ``start``.
+
+    The level of an edge is the largest value, over all its routes to the start, of the smallest
+    :func:`connected_flow` on the route, the edge included (the widest path). It is at most the edge's own
+    flow, and never larger than the level of some edge that leads on to the start; so the edges above any
+    level hang together with the start.
+
+    Parameters
+    ----------
+    graph, start
+        As for :func:`connected_flow`.
+
+    Returns
+    -------
+    [E] level, a share of the start; 0 where the flow is 0.
+
+    Raises
+    ------
+    ArgumentError
+        As for :func:`connected_flow`.
+    """
+    return _flow_and_levels(graph, start, waves_of(graph))[1]
+
+
+def keep_strongest(
+    graph: FlowGraph,
+    *,
+    mass: float | None = 0.8,
+    max_edges: int | None = 300,
+    start: Node | None = None,
+) -> FlowGraph:
+    """Keep the strongest part of a graph that hangs together with ``start``.
+
+    Edges are taken by decreasing :func:`critical_levels` (ties: the edge nearer to the start first, then the
+    order of the graph), until they hold ``mass`` of the summed :func:`connected_flow` or are ``max_edges``.
+    Every such prefix is connected: each edge has a way to the start over edges taken before it. Edges without
+    flow, and so structural edges, are never taken.
+
+    Parameters
+    ----------
+    graph
+        An acyclic graph.
+    mass
+        Share of the summed flow to keep, above 0 and at most 1; None keeps every edge that has flow.
+    max_edges
+        Largest number of edges; None for no limit.
+    start
+        As for :func:`connected_flow`.
+
+    Returns
+    -------
+    The graph of the kept edges, in the order they were taken. ``info.filters`` gains ``path_mass`` (if ``mass`` is
+    given), ``max_edges`` only if that limit cut away edges that ``mass`` would have kept, and always ``kept_flow``: the
+    kept share of the summed flow of ``graph``, 0 where nothing flows.
+
+    Raises
+    ------
+    ArgumentError
+        If ``mass`` or ``max_edges`` is out of range; else as for :func:`connected_flow`.
+    """
+    if mass is not None and not 0 < mass <= 1:
+        raise ArgumentError(f"mass={mass} must be above 0 and at most 1, or None to keep every edge that has flow")
+    if max_edges is not None and max_edges < 1:
+        raise ArgumentError(f"max_edges={max_edges} must be 1 or more, or None for no limit")
+    waves = waves_of(graph)
+    flow, levels = _flow_and_levels(graph, start, waves)
+    order = _by_level(levels, waves)
+    reached = np.cumsum(flow[order])
+    total = float(reached[-1]) if len(order) else 0.0
+    wanted = len(order) if mass is None else min(int(np.searchsorted(reached, mass * total)) + 1, len(order))
+    count = wanted if max_edges is None else min(wanted, max_edges)
+    filters: dict[str, float | int | str] = {}
+    if mass is not None:
+        filters["path_mass"] = mass
+    if max_edges is not None and count < wanted:
+        filters["max_edges"] = max_edges
+    filters["kept_flow"] = float(reached[count - 1]) / total if total else 0.0
+    return graph.keep(order[:count], **filters)
+
+
+def waves_of(graph: FlowGraph) -> Waves:
+    """Split all edges into waves, last nodes first: an edge comes after every edge that leaves its target."""
+    by_target = np.argsort(graph.target, kind="stable")
+    degree = np.bincount(graph.target, minlength=len(graph.nodes))
+    first = np.cumsum(degree) - degree
+    waiting = np.bincount(graph.source, minlength=len(graph.nodes))
+    ready = np.flatnonzero(waiting == 0)
+    waves = []
+    handled = 0
+    while len(ready):
+        handled += len(ready)
+        counts = degree[ready]
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        edges = by_target[np.repeat(first[ready], counts) + within]
+        if len(edges):
+            waves.append(edges)
+        sources = graph.source[edges]
+        np.subtract.at(waiting, sources, 1)
+        ready = np.unique(sources[waiting[sources] == 0])
+    if handled < len(graph.nodes):
+        stuck = graph.nodes[int(np.flatnonzero(waiting)[0])]
+        raise ArgumentError(
+            f"the graph has a cycle, through {label(stuck)} or after it; flow is defined only where every "
+            "edge goes from an earlier to a later place of the forward pass"
+        )
+    return waves
+
+
+def _flow_and_levels(
+    graph: FlowGraph, start: Node | None, waves: Waves
+) -> tuple[Float[np.ndarray, "E"], Float[np.ndarray, "E"]]:
+    share = strength_of(graph)
+    node_flow, node_level = np.zeros(len(graph.nodes)), np.zeros(len(graph.nodes))
+    flow, levels = np.zeros(len(graph)), np.zeros(len(graph))
+    if graph.nodes or start is not None:
+        n = start_index(graph, start, "start")
+        node_flow[n], node_level[n] = 1.0, np.inf
+    for edges in waves:
+        sources, targets = graph.source[edges], graph.target[edges]
+        flow[edges] = share[edges] * node_flow[targets]
+        levels[edges] = np.minimum(flow[edges], node_level[targets])
+        np.add.at(node_flow, sources, flow[edges])
+        np.maximum.at(node_level, sources, levels[edges])
+    return flow, levels
+
+
+def _by_level(levels: Float[np.ndarray, "E"], waves: Waves) -> Int[np.ndarray, "e"]:
+    """Order edges above 0 by decreasing level; ties by wave, so that an edge never precedes its way on."""
+    wave_of = np.zeros(len(levels), dtype=np.int64)
+    for n, edges in enumerate(waves):
+        wave_of[edges] = n
+    order = np.lexsort((wave_of, -levels))
+    return order[levels[order] > 0]
+
+
+def strength_of(graph: FlowGraph) -> Float[np.ndarray, "E"]:
+    """|share| in double precision, 0 on structural edges."""
+    return np.where(graph.structural, 0.0, np.abs(graph.share.astype(np.float64)))
+
+
+def start_index(graph: FlowGraph, node: Node | None, argument: str) -> int:
+    """Index of a node that is given, or of the one that flow runs to: the logit, or the last residual state."""
+    if node is not None:
+        return index_of(graph, node, argument)
+    logits = [n for n, other in enumerate(graph.nodes) if other.kind == "logit"]
+    if len(logits) > 1:
+        logits = [n for n in logits if graph.nodes[n].index == graph.info.target] or logits
+    if len(logits) > 1:
+        names = ", ".join(label(graph.nodes[n]) for n in logits[:5])
+        raise ArgumentError(f"{argument}=None, and the graph has {len(logits)} logit nodes ({names}); name one")
+    if logits:
+        return logits[0]
+    position = graph.info.position
+    states = [n for n, other in enumerate(graph.nodes) if other.kind in _STATES and other.position == position]
+    if not states:
+        raise ArgumentError(
+            f"{argument}=None, and the graph has neither a logit node nor a residual state of position "
+            f"{position}; say which node is meant as {argument}="
+        )
+    return max(states, key=lambda n: _depth(graph.nodes[n]))
+
+
+def index_of(graph: FlowGraph, node: Node, argument: str) -> int:
+    """Index of a node; an :class:`ArgumentError` names the argument if it is not in the graph."""
+    try:
+        return graph.nodes.index(node)
+    except ValueError:
+        raise ArgumentError(
+            f"{argument}={label(node)} is not one of the {len(graph.nodes):,} nodes of this graph; it may "
+            "have been filtered away, or lie outside the layers of the graph"
+        ) from None
+
+
+def _depth(state: Node) -> tuple[int, int]:
+    return (-1 if state.layer is None else state.layer, _STATES.index(state.kind))
