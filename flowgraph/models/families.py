@@ -164,6 +164,16 @@ class Family:
                 )
 
 
+_GPT2_STACK = Stack(
+    blocks="h",
+    attention=Attention(module="attn", fused="attn.c_attn", output="attn.c_proj"),
+    attention_norm="ln_1",
+    mlp_norm="ln_2",
+    mlp_output="mlp.c_proj",
+    embedding="wte",
+    position_embedding="wpe",
+    final_norm="ln_f",
+)
 _LLAMA_ATTENTION = Attention(
     module="self_attn",
     query="self_attn.q_proj",
@@ -212,28 +222,13 @@ _BERT_STACK = Stack(
 )
 
 _ROWS = (
-    Family(
-        name="gpt2",
-        model_types=("gpt2",),
-        stacks=(
-            Stack(
-                blocks="h",
-                attention=Attention(module="attn", fused="attn.c_attn", output="attn.c_proj"),
-                attention_norm="ln_1",
-                mlp_norm="ln_2",
-                mlp_output="mlp.c_proj",
-                embedding="wte",
-                position_embedding="wpe",
-                final_norm="ln_f",
-            ),
-        ),
-    ),
+    Family(name="gpt2", model_types=("gpt2",), stacks=(_GPT2_STACK,)),
     Family(
         name="gpt_neo",
         model_types=("gpt_neo",),
         stacks=(
-            Stack(
-                blocks="h",
+            replace(
+                _GPT2_STACK,
                 attention=Attention(
                     module="attn.attention",
                     query="attn.attention.q_proj",
@@ -242,12 +237,6 @@ _ROWS = (
                     output="attn.attention.out_proj",
                     scale="none",
                 ),
-                attention_norm="ln_1",
-                mlp_norm="ln_2",
-                mlp_output="mlp.c_proj",
-                embedding="wte",
-                position_embedding="wpe",
-                final_norm="ln_f",
             ),
         ),
     ),
@@ -255,9 +244,9 @@ _ROWS = (
         name="gptj",
         model_types=("gptj",),
         stacks=(
-            Stack(
+            replace(
+                _GPT2_STACK,
                 wiring="parallel",
-                blocks="h",
                 attention=Attention(
                     module="attn",
                     query="attn.q_proj",
@@ -266,11 +255,9 @@ _ROWS = (
                     output="attn.out_proj",
                     rotary="interleaved",
                 ),
-                attention_norm="ln_1",
                 mlp_norm="ln_1",
                 mlp_output="mlp.fc_out",
-                embedding="wte",
-                final_norm="ln_f",
+                position_embedding="",
             ),
         ),
     ),
