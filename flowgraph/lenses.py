@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.nn.functional import linear
 
 from .errors import ArgumentError, UnsupportedReadingError
 from .models import LoadedModel
 from .models.anatomy import Norm
+from .models.memory import room
 from .reading import Reading
 from .recorded import Trace
 
@@ -63,11 +63,7 @@ def read(
         raise ArgumentError(f"vectors have shape {tuple(vectors.shape)}; the last axis must be d_model={d_model}")
     target_id = _target(trace, target)
     flat = vectors.detach().reshape(-1, d_model).to(loaded.device)
-    parts = [
-        _statistics(rows, k, target_id)
-        for logits in _project(loaded, flat)
-        for rows in logits.split(_rows_at_once(logits))
-    ]
+    parts = [_statistics(logits, k, target_id) for logits in _project(loaded, flat)]
     columns = (
         {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]} if parts else _empty(k)
     )
@@ -122,8 +118,9 @@ def read_site(trace: Trace, site: str, *, k: int = 10, target: str | int | None 
 
 
 def head_outputs(trace: Trace) -> Float[Tensor, "layer head position d_model"]:
-    """[layer, head, position, d_model] what each head writes: z W_O, through the post-norm of sandwich blocks frozen at its
-    scale. Their sum and the bias is ``attn_out``.
+    """[layer, head, position, d_model] what each head writes: z W_O. Their sum and the bias is ``attn_out``.
+
+    In sandwich blocks it goes through the post-norm, frozen at its scale.
     """
     anatomy = trace.model.anatomy
     first, stop = trace.layers
@@ -142,7 +139,12 @@ def unembed(trace: Trace, vectors: Float[Tensor, "*N d_model"]) -> Float[Tensor,
     loaded = trace.model
     loaded.require_head("unembedding")
     flat = vectors.detach().reshape(-1, vectors.shape[-1]).to(loaded.device)
-    return torch.cat(list(_project(loaded, flat))).reshape(*vectors.shape[:-1], loaded.anatomy.d_vocab)
+    found = flat.new_empty((len(flat), loaded.anatomy.d_vocab), dtype=_wide_type(loaded))
+    row = 0
+    for logits in _project(loaded, flat):
+        found[row : row + len(logits)] = logits
+        row += len(logits)
+    return found.reshape(*vectors.shape[:-1], loaded.anatomy.d_vocab)
 
 
 @dataclass(frozen=True, eq=False)
@@ -365,15 +367,22 @@ def _recorded(reading: Reading, site: str, k: int, target: str | int | None) -> 
 
 
 def _project(loaded: LoadedModel, flat: Float[Tensor, "N d_model"]) -> Iterator[Float[Tensor, "n d_vocab"]]:
-    """Logits of all rows in chunks, so that no more than 64 MB of them exist at once."""
-    rows = max(1, _GEMM_BYTES // (4 * loaded.anatomy.d_vocab))
+    """Logits of all rows, in equal chunks of at most 64 MB. A chunk is overwritten by the next one."""
+    if not len(flat):
+        return
+    d_vocab = loaded.anatomy.d_vocab
+    chunks = -(-len(flat) // max(1, _GEMM_BYTES // (4 * d_vocab)))
+    rows = -(-len(flat) // chunks)
+    # One buffer for all chunks: its pages are touched for the first time once, which costs as much as a fifth of the product.
+    buffer = room((rows, d_vocab), flat.new_empty(0, dtype=_wide_type(loaded)))
     for chunk in flat.split(rows):
-        yield _project_rows(loaded, chunk)
+        yield _project_rows(loaded, chunk, out=buffer[: len(chunk)])
 
 
 def _project_rows(
-    loaded: LoadedModel, x: Float[Tensor, "n d_model"], *, softcap: bool = True
+    loaded: LoadedModel, x: Float[Tensor, "n d_model"], *, softcap: bool = True, out: Tensor | None = None
 ) -> Float[Tensor, "n d_vocab"]:
+    """Logits of a few rows, in ``out`` where the head is linear."""
     anatomy = loaded.anatomy
     with torch.no_grad():
         if anatomy.final_norm is not None:
@@ -384,45 +393,45 @@ def _project_rows(
             for module in anatomy.head:
                 x = module(x.to(loaded.dtype))
             return _wide(x)
-        for module in anatomy.head:
-            x = _linear(loaded, module, _wide(x))
+        *inner, last = anatomy.head
+        for module in inner:
+            x = _linear(loaded, module, _wide(x), None)
+        x = _linear(loaded, last, _wide(x), out)
     if softcap and anatomy.softcap is not None:
-        x = anatomy.softcap * torch.tanh(x / anatomy.softcap)
+        x = x.div_(anatomy.softcap).tanh_().mul_(anatomy.softcap)
     return x
 
 
-def _linear(loaded: LoadedModel, module: Any, x: Tensor) -> Tensor:
+def _linear(loaded: LoadedModel, module: Any, x: Tensor, out: Tensor | None) -> Tensor:
     bias = getattr(module, "bias", None)
     weight = loaded.widened(module.weight)
-    return linear(x.to(weight.dtype), weight, None if bias is None else bias.to(weight.dtype))
-
-
-def _rows_at_once(logits: Tensor) -> int:
-    """On a CPU a few rows stay in cache over all passes; an accelerator wants all of them."""
-    return _CACHE_ROWS if logits.device.type == "cpu" else max(1, len(logits))
+    x = x.to(weight.dtype)
+    if bias is None:
+        return torch.mm(x, weight.T, out=out)
+    return torch.addmm(bias.to(weight.dtype), x, weight.T, out=out)
 
 
 def _statistics(logits: Float[Tensor, "n V"], k: int, target: int) -> dict[str, Tensor]:
-    """Everything a reading keeps of some rows of logits, which are overwritten."""
+    """Everything a reading keeps of some rows of logits."""
     at_target = logits[:, target].clone()
-    # sign() costs a third of a comparison and its sum; ties (0) and lower logits (−1) do not count.
-    rank = 1 + (logits - at_target[:, None]).sign_().clamp_min_(0).sum(-1).long()
-    top, top_ids = _extremes(logits, k, largest=True)
-    bottom, bottom_ids = _extremes(logits, k, largest=False)
-    peak = top[:, :1].clone()
-    shifted = logits.sub_(peak)
-    exponentials = shifted.exp()
-    log_sum = exponentials.sum(-1).log()
-    entropy = log_sum - torch.linalg.vecdot(exponentials, shifted) / log_sum.exp()
-    log_z = (peak[:, 0] + log_sum)[:, None]
-    target_log = at_target - log_z[:, 0]
+    # On a CPU a few rows stay in a core's cache over all passes; an accelerator wants all of them.
+    rows = _CACHE_ROWS if logits.device.type == "cpu" else len(logits)
+    first, second = (logits.new_empty((min(rows, len(logits)), logits.shape[1])) for _ in range(2))
+    sums = [
+        _sums(block, wanted, first[: len(block)], second[: len(block)])
+        for block, wanted in zip(logits.split(rows), at_target.split(rows), strict=True)
+    ]
+    rank, log_z, entropy, highest, lowest = (torch.cat(column) for column in zip(*sums, strict=True))
+    top, top_ids = _extremes(logits, k, largest=True, best=highest)
+    bottom, bottom_ids = _extremes(logits, k, largest=False, best=lowest)
+    target_log = at_target - log_z
     return {
         "top_token_ids": top_ids,
         "top_logits": top,
-        "top_probabilities": (top - log_z).exp(),
+        "top_probabilities": (top - log_z[:, None]).exp(),
         "bottom_token_ids": bottom_ids,
         "bottom_logits": bottom,
-        "bottom_probabilities": (bottom - log_z).exp(),
+        "bottom_probabilities": (bottom - log_z[:, None]).exp(),
         "target_logit": at_target,
         "target_log_probability": target_log,
         "target_probability": target_log.exp(),
@@ -431,13 +440,38 @@ def _statistics(logits: Float[Tensor, "n V"], k: int, target: int) -> dict[str, 
     }
 
 
+def _sums(
+    logits: Float[Tensor, "n V"],
+    at_target: Float[Tensor, "n"],
+    first: Float[Tensor, "n V"],
+    second: Float[Tensor, "n V"],
+) -> tuple[Tensor, ...]:
+    """What takes a pass over whole rows: rank, log of the normaliser, entropy, and the maxima and minima of columns.
+
+    ``first`` and ``second`` are scratch space.
+    """
+    width = logits.shape[1] // _BLOCK
+    grid = logits[:, : width * _BLOCK].unflatten(1, (_BLOCK, width))
+    highest, lowest = grid.amax(1), grid.amin(1)
+    peak = logits.amax(-1, keepdim=True)
+    # A comparison written as 0.0 and 1.0 is several times faster than one written as truth values. A float counts exactly
+    # up to 2²⁴, which no vocabulary reaches.
+    rank = 1 + torch.gt(logits, at_target[:, None], out=first).sum(-1).long()
+    shifted = torch.sub(logits, peak, out=first)
+    exponentials = torch.exp(shifted, out=second)
+    total = exponentials.sum(-1)
+    log_sum = total.log()
+    entropy = log_sum - exponentials.mul_(shifted).sum(-1) / total
+    return rank, peak[:, 0] + log_sum, entropy, highest, lowest
+
+
 def _extremes(
-    logits: Float[Tensor, "n V"], k: int, *, largest: bool
+    logits: Float[Tensor, "n V"], k: int, *, largest: bool, best: Float[Tensor, "n width"] | None = None
 ) -> tuple[Float[Tensor, "n k"], Int[Tensor, "n k"]]:
     """The k largest (smallest) logits of each row and their ids, exact.
 
     The k best numbers lie in the k columns of [64, V/64] whose best numbers are best, so one pass of maxima replaces a
-    selection over the whole row.
+    selection over the whole row; ``best`` are those of the columns, where they are known.
     """
     n, size = logits.shape
     width = size // _BLOCK
@@ -445,8 +479,9 @@ def _extremes(
         found = logits.topk(k, largest=largest)
         return found.values, found.indices
     grid = logits[:, : width * _BLOCK].unflatten(1, (_BLOCK, width))
-    best: Callable[..., Tensor] = torch.amax if largest else torch.amin
-    columns = best(grid, 1).topk(k, largest=largest).indices
+    if best is None:
+        best = grid.amax(1) if largest else grid.amin(1)
+    columns = best.topk(k, largest=largest).indices
     inside = grid.gather(2, columns[:, None].expand(-1, _BLOCK, -1)).flatten(1)
     ids = (torch.arange(_BLOCK, device=logits.device)[None, :, None] * width + columns[:, None]).flatten(1)
     rest = torch.arange(width * _BLOCK, size, device=logits.device).expand(n, -1)
@@ -465,6 +500,10 @@ def _empty(k: int) -> dict[str, np.ndarray]:
         | {name: np.zeros(0, np.float32) for name in rows}
         | {"target_rank": np.zeros(0, np.int64)}
     )
+
+
+def _wide_type(loaded: LoadedModel) -> torch.dtype:
+    return torch.float64 if loaded.dtype == torch.float64 else torch.float32
 
 
 def _wide(x: Tensor) -> Tensor:

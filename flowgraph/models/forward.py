@@ -7,9 +7,8 @@ on for the pass and back afterwards.
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -20,6 +19,8 @@ from torch import Tensor, nn
 
 from ..errors import NoPatternError
 from .anatomy import Anatomy, Block, Norm, scale_of_size
+from .memory import room
+from .rotary import Angles, rotate
 
 SITES: tuple[str, ...] = (
     "resid_pre", "resid_mid", "resid_post", "pattern", "q", "k", "q_proj", "k_proj", "v", "z",
@@ -27,11 +28,7 @@ SITES: tuple[str, ...] = (
 )  # fmt: skip
 """Names of what a trace can keep, per layer."""
 
-Angles = tuple[Tensor, Tensor]
-"""cos and sin of rotary embedding, each [position, 1, rotated dimensions]."""
-
 _BY_HEAD = ("q", "k", "q_proj", "k_proj", "v", "z", "norm_scales.query", "norm_scales.key")
-_HUGE_PAGE = 2 * 2**20
 _ROTATED_BYTES = 2**20
 
 
@@ -301,7 +298,7 @@ class _Recorder:
         if self.anatomy.stack.attention.rotary == "none":
             sites[site] = source
             return
-        target = sites.setdefault(site, _room(source.shape, source))
+        target = sites.setdefault(site, room(source.shape, source))
         for rows, (cos, sin) in self._runs(source[0].nbytes):
             x = source[rows].clone() if target is source else source[rows]
             interleaved = self.anatomy.stack.attention.rotary == "interleaved"
@@ -354,52 +351,10 @@ class _Recorder:
         """Where a value goes; the tensor of the site is made when its first row arrives."""
         places = self.places.get(site)
         if places is None:
-            tensor = _room((rows or len(self.layers), *value.shape), value)
+            tensor = room((rows or len(self.layers), *value.shape), value)
             self.result.sites[site] = tensor
             self.places[site] = places = tensor.unbind(0)
         return places[row]
-
-
-def _room(shape: tuple[int, ...], like: Tensor) -> Tensor:
-    """An empty tensor of this shape, in huge pages where the system has them.
-
-    Most of the cost of keeping a large site is the system's: it hands out fresh memory in pages of 4 KB, each on its first
-    touch. Asked for pages of 2 MB it does so 512 times less often. The last page is a huge one only where at least half of
-    it is used.
-    """
-    size = torch.Size(shape).numel() * like.element_size()
-    pages, rest = divmod(size, _HUGE_PAGE)
-    pages += 2 * rest >= _HUGE_PAGE
-    if like.device.type != "cpu" or not pages or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return like.new_empty(shape)
-    # Linux puts a mapping where its huge pages can lie only if its length is a multiple of theirs.
-    length = -(-size // _HUGE_PAGE) * _HUGE_PAGE
-    memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(OSError):  # a kernel built without huge pages: the memory is as good, only slower to get
-        memory.madvise(mmap.MADV_HUGEPAGE, 0, pages * _HUGE_PAGE)
-    return torch.frombuffer(memory, dtype=like.dtype, count=torch.Size(shape).numel()).view(shape)
-
-
-def rotate(
-    x: Float[Tensor, "*layer position head d_head"],
-    cos: Float[Tensor, "position 1 rotated"],
-    sin: Float[Tensor, "position 1 rotated"],
-    *,
-    interleaved: bool,
-    out: Float[Tensor, "*layer position head d_head"],
-) -> None:
-    """Rotary position embedding (Su et al. 2021) of the first ``rotated`` dimensions of each head, written to ``out``.
-
-    Pairs are (i, i + rotated/2), or (2i, 2i + 1) when ``interleaved``.
-    """
-    n = cos.shape[-1]
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    first, second = (slice(0, n, 2), slice(1, n, 2)) if interleaved else (slice(0, n // 2), slice(n // 2, n))
-    torch.mul(x[..., :n], cos, out=out[..., :n])
-    out[..., first].addcmul_(x[..., second], sin[..., first], value=-1)
-    out[..., second].addcmul_(x[..., first], sin[..., second])
-    if n < x.shape[-1]:
-        out[..., n:].copy_(x[..., n:])
 
 
 def _is_transformed(anatomy: Anatomy, norm: Norm | None) -> bool:
