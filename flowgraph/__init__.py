@@ -13,7 +13,10 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .algorithms.connected_flow import connected_flow, critical_levels, keep_strongest
+    from .algorithms.max_flow import FlowEdges, attention_flow, flow_edges, minimum_cut
     from .algorithms.paths import Path, merge_parallel, strongest_paths
+    from .algorithms.rollout import attention_rollout
+    from .attribution import DirectLogitAttribution, direct_logit_attribution
     from .errors import (
         ArchitectureError,
         ArgumentError,
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
         UnsupportedReadingError,
     )  # fmt: skip
     from .graph import FlowGraph, GraphInfo
-    from .lenses import DirectLogitAttribution, direct_logit_attribution, logit_lens, read, unembed
+    from .lenses import logit_lens, read, unembed
     from .methods import EDGE_METHODS, EdgeWeights, build_graph, edge_weights
     from .models import FAMILIES, KNOWN_MODELS, Family, LoadedModel, load_model, register_family
     from .models.forward import SITES
@@ -44,14 +47,17 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "algorithms.connected_flow": ("connected_flow", "critical_levels", "keep_strongest"),
+    "algorithms.max_flow": ("FlowEdges", "attention_flow", "flow_edges", "minimum_cut"),
     "algorithms.paths": ("Path", "merge_parallel", "strongest_paths"),
+    "algorithms.rollout": ("attention_rollout",),
+    "attribution": ("DirectLogitAttribution", "direct_logit_attribution"),
     "errors": (
         "ArchitectureError", "ArgumentError", "DeviceError", "FetchError", "FileFormatError", "FlowgraphError",
         "GraphTooLargeError", "ModelMismatchError", "ModelNeededError", "NoPatternError", "NonFiniteError",
         "NotRecordedError", "PromptError", "TargetError", "UnknownModelError", "UnsupportedReadingError",
     ),
     "graph": ("FlowGraph", "GraphInfo"),
-    "lenses": ("DirectLogitAttribution", "direct_logit_attribution", "logit_lens", "read", "unembed"),
+    "lenses": ("logit_lens", "read", "unembed"),
     "methods": ("EDGE_METHODS", "EdgeWeights", "build_graph", "edge_weights"),
     "models": ("FAMILIES", "KNOWN_MODELS", "Family", "LoadedModel", "load_model", "register_family"),
     "models.forward": ("SITES",),
@@ -64,12 +70,13 @@ _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names
 
 __all__ = [
     "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "ArchitectureError", "ArgumentError", "DeviceError",
-    "DirectLogitAttribution", "EdgeWeights", "Family", "FetchError", "FileFormatError", "FlowGraph", "FlowgraphError",
-    "GraphInfo", "GraphTooLargeError", "Keep", "LoadedModel", "ModelMismatchError", "ModelNeededError", "NoPatternError",
-    "Node", "NodeReading", "NonFiniteError", "NotRecordedError", "Path", "PromptError", "Reading", "TargetError", "Trace",
-    "UnknownModelError", "UnsupportedReadingError", "__version__", "build_graph", "connected_flow", "critical_levels",
-    "direct_logit_attribution", "edge_weights", "keep_strongest", "load_model", "logit_lens", "merge_parallel", "read", "register_family",
-    "strongest_paths", "trace", "trace_size", "unembed",
+    "DirectLogitAttribution", "EdgeWeights", "Family", "FetchError", "FileFormatError", "FlowEdges", "FlowGraph",
+    "FlowgraphError", "GraphInfo", "GraphTooLargeError", "Keep", "LoadedModel", "ModelMismatchError",
+    "ModelNeededError", "NoPatternError", "Node", "NodeReading", "NonFiniteError", "NotRecordedError", "Path",
+    "PromptError", "Reading", "TargetError", "Trace", "UnknownModelError", "UnsupportedReadingError", "__version__",
+    "attention_flow", "attention_rollout", "build_graph", "connected_flow", "critical_levels",
+    "direct_logit_attribution", "edge_weights", "flow_edges", "keep_strongest", "load_model", "logit_lens",
+    "merge_parallel", "minimum_cut", "read", "register_family", "strongest_paths", "trace", "trace_size", "unembed",
 ]  # fmt: skip
 
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import __version__
 from .errors import ArgumentError, FlowgraphError
@@ -28,12 +28,14 @@ _PREDICTIONS = 8
 _TRACE_EXAMPLES = """\
 examples:
   flowgraph trace "The capital of Japan is the city of" -o flow.html
-  flowgraph trace "The capital of Japan is the city of" --target " Tokyo" --foil " Kyoto" --method logits -o flow.html
+  flowgraph trace "The capital of Japan is the city of" --method logits \\
+      --target " Tokyo" --foil " Kyoto" -o flow.html
   flowgraph trace "Hello" --chat --layers 10:20 --threshold 0.05 -o flow.graphml
-  flowgraph trace "Paris is the capital of [MASK]." --model ./my-bert -o flow.json
+  flowgraph trace "Paris is in [MASK]." --model ./my-bert -o flow.json
 
-Without --mass, --threshold or --max-edges the strongest paths into the target are kept until they hold 80 % of the mass,
-at most 300 edges; an .html page carries up to 3,000 and opens on these.
+Without --mass, --threshold or --max-edges the strongest paths into the target
+are kept until they hold 80 % of the mass, at most 300 edges; an .html page
+carries up to 3,000 and opens on these.
 """
 
 
@@ -42,36 +44,61 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0: done. 1: it could not be done. 2: an argument cannot be used. 130: interrupted.
     """
-    parser = _parser()
-    options = parser.parse_args(arguments)
-    if not hasattr(options, "run"):
-        parser.print_help()
-        return 2
-    console = _console(options.quiet)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that lacks a character gets its number, not a traceback
+            stream.reconfigure(errors="backslashreplace")
     try:
+        try:
+            return _run(arguments)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has gone (| head). What is still buffered must not be written when Python closes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def _run(arguments: Sequence[str] | None) -> int:
+    parser = _parser()
+    try:
+        options = parser.parse_args(arguments)
+        if not hasattr(options, "run"):
+            parser.print_help(sys.stderr)
+            return 2
         run: Callable[[argparse.Namespace, Console], None] = options.run
-        run(options, console)
+        from .views.terminal import progress_console
+
+        run(options, progress_console(options.quiet))
+    except BrokenPipeError:
+        raise
     except ArgumentError as error:
-        return _complain(error, 2)
-    except FlowgraphError as error:
-        return _complain(error, 1)
+        return _complain(f"error: {error}", 2)
+    except (FlowgraphError, OSError) as error:
+        return _complain(f"error: {error}", 1)
     except KeyboardInterrupt:
         return _complain("interrupted; nothing was left half-made", 130)
-    except BrokenPipeError:
-        # The reader of our output has gone (| head): nothing is left to say, and closing must not say it again.
-        sys.stderr.close()
     return 0
 
 
-def _complain(what: object, code: int) -> int:
-    print(f"flowgraph: error: {what}", file=sys.stderr)
+def _complain(what: str, code: int) -> int:
+    from .views.terminal import complain
+
+    complain(what)
     return code
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ArgumentError(f"{message}; see {self.prog} --help")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="flowgraph",
         description="Through which tokens, heads and layers did the information travel that made a language model say this?",
+        epilog="'flowgraph COMMAND --help' tells more, with examples.",
     )
     parser.add_argument("--version", action="version", version=f"flowgraph {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
@@ -101,14 +128,14 @@ def _add_trace(commands: Any) -> None:
     add("--foil", help="token to compare it with")
     add("--position", type=int, help="query position to explain; -1 is the last (default: last, or the first mask)")
     add("--method", default=DEFAULT_METHOD, help=f"attention, norms, proximity or logits (default {DEFAULT_METHOD})")
-    add("--level", default="token", help="token: heads together; head: a node per head (default token)")
-    add("--threshold", type=float, help="keep edges whose share is at least this")
-    add("--mass", type=float, help="keep the strongest paths until they hold this part of the mass")
-    add("--max-edges", type=int, help="keep at most this many edges along the strongest paths")
+    add("--level", default="token", choices=("token", "head"), help="heads together, or a node for each")
+    add("--threshold", type=_threshold, help="keep edges whose share is at least this")
+    add("--mass", type=_mass, help="keep the strongest paths until they hold this part of the mass")
+    add("--max-edges", type=_edge_count, help="keep at most this many edges along the strongest paths")
     add("--layers", help="window FIRST:STOP, counted from 0; STOP is left out")
     add("--chat", action="store_true", help="put the prompt into the model's chat template")
     add("--device", default="auto", help="cpu, cuda … (default auto)")
-    add("--dtype", help="float32, float16, bfloat16 (default float32)")
+    add("--dtype", help="float32, float16, bfloat16, or auto for the file's own (default float32)")
     add("-o", "--output", metavar="FILE", help="write .html, .json or .graphml")
 
 
@@ -122,23 +149,59 @@ def _add_fetch(commands: Any) -> None:
     parser.add_argument("name", metavar="NAME", help="a name from 'flowgraph models'")
 
 
+def _threshold(text: str) -> float:
+    value = _number(text)
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must lie between 0 and 1: it is compared with |share|")
+    return value
+
+
+def _mass(text: str) -> float:
+    value = _number(text)
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f"{text} must lie above 0 and at most at 1")
+    return value
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def _edge_count(text: str) -> int:
+    if text.isdecimal() and int(text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text} must be a whole number, at least 1")
+
+
 def _trace(options: argparse.Namespace, console: Console) -> None:
+    from .views.terminal import stage
+
     output = _checked_output(options.output)
     window = _layers(options.layers)
+    _check_method(options.method)
     loaded = _loaded(options, console)
-    with _stage(console, f"tracing {loaded.name}"):
+    with stage(console, f"tracing {loaded.name}"):
         trace = _run_trace(loaded, options)
-    with _stage(console, "weighing edges"):
+    with stage(console, "weighing edges"):
         whole = _whole_graph(trace, options, window)
         graph = _chosen(whole, options)
-    with _stage(console, f"reading {len(graph.nodes):,} nodes"):
-        drawn = _read(trace, _page_graph(whole, graph, options) if output and output.suffix.lower() == ".html" else graph)
-    if not options.quiet:
-        _print_report(trace, whole, graph)
     if output is not None:
-        drawn.save(output)
-        if not options.quiet:
-            print(f"wrote {output} ({output.stat().st_size / 1024:,.0f} KB)")
+        page = output.suffix.lower() == ".html"
+        with stage(console, f"reading nodes and writing {output}"):
+            _read(trace, _page_graph(whole, graph, options) if page else graph).save(output)
+    if not options.quiet:
+        _print_report(trace, whole, graph, output)
+
+
+def _check_method(method: str) -> None:
+    """Refuse an unknown method before a model is loaded for it."""
+    from .methods import EDGE_METHODS
+
+    if method not in EDGE_METHODS:
+        raise ArgumentError(f"--method {method} is not known; expected one of {', '.join(EDGE_METHODS)}")
 
 
 def _run_trace(loaded: LoadedModel, options: argparse.Namespace) -> Trace:
@@ -197,14 +260,16 @@ def _read(trace: Trace, graph: FlowGraph) -> FlowGraph:
     return graph.with_readings(node_readings(trace, graph.nodes))
 
 
-def _print_report(trace: Trace, whole: FlowGraph, graph: FlowGraph) -> None:
-    from rich.console import Console
+def _print_report(trace: Trace, whole: FlowGraph, graph: FlowGraph, output: Path | None) -> None:
+    from .views.terminal import print_line, report
 
-    out = Console(highlight=False)
-    if trace.logits is not None:
-        out.print(_prediction_table(trace))
-    _print_paths(out, whole)
-    out.print(graph.caption(), markup=False, soft_wrap=True)
+    with report() as out:
+        if trace.logits is not None:
+            out.print(_prediction_table(trace))
+        _print_paths(out, whole)
+        print_line(out, graph.caption())
+        if output is not None:
+            print_line(out, f"wrote {output} ({output.stat().st_size / 1024:,.0f} KB)")
 
 
 def _prediction_table(trace: Trace) -> Any:
@@ -218,7 +283,8 @@ def _prediction_table(trace: Trace) -> Any:
     probabilities = logits.softmax(-1)
     best = logits.topk(min(_PREDICTIONS, len(logits))).indices.tolist()
     marked = [i for i in (trace.target, trace.foil) if i is not None]
-    table = Table(title=f"prediction at position {trace.position}", title_justify="left", box=None, pad_edge=False)
+    title = Text(f"prediction at position {trace.position} ({visible(trace.tokens[trace.position])})")
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for name in ("rank", "token", "probability", "logit", ""):
         table.add_column(name, justify="left" if name in ("token", "") else "right")
     for i in [*best, *(i for i in marked if i not in best)]:
@@ -248,11 +314,13 @@ def _print_paths(out: Console, whole: FlowGraph) -> None:
 
 
 def _loaded(options: argparse.Namespace, console: Console) -> LoadedModel:
-    with _progress(console, f"loading {options.model}") as progress:
+    from .views.terminal import progress
+
+    with progress(console, f"loading {options.model}") as tell:
         from .models import load_model
 
         _hush_transformers()
-        return load_model(options.model, device=options.device, dtype=options.dtype, progress=progress)
+        return load_model(options.model, device=options.device, dtype=options.dtype, progress=tell)
 
 
 def _hush_transformers() -> None:
@@ -276,6 +344,10 @@ def _checked_output(output: str | None) -> Path | None:
         raise ArgumentError(f"-o {output}: there is no folder {str(path.resolve().parent)!r}; make it first")
     if path.is_dir():
         raise ArgumentError(f"-o {output} is a folder; give the name of a file")
+    if not os.access(path.resolve().parent, os.W_OK):
+        raise ArgumentError(
+            f"-o {output}: the folder {str(path.resolve().parent)!r} may not be written to; choose another"
+        )
     return path
 
 
@@ -283,21 +355,21 @@ def _layers(text: str | None) -> tuple[int, int] | None:
     if text is None:
         return None
     first, colon, stop = text.partition(":")
-    if not (colon and first.isdigit() and stop.isdigit()):
-        raise ArgumentError(f"--layers {text}: expected FIRST:STOP, for example 0:6 for layers 0 to 5")
+    if not (colon and first.isdecimal() and stop.isdecimal() and int(first) < int(stop)):
+        raise ArgumentError(f"--layers {text}: expected FIRST:STOP, FIRST below STOP, as 0:6 for layers 0 to 5")
     return int(first), int(stop)
 
 
-def _models(options: argparse.Namespace, console: Console) -> None:
-    from rich.console import Console
+def _models(options: argparse.Namespace, _console: Console) -> None:
     from rich.table import Table
 
     from .models import KNOWN_MODELS, cache_folder, cached_models, remove
+    from .views.terminal import print_line, report, say
 
     if options.remove is not None:
         freed = remove(options.remove)
         if not options.quiet:
-            print(f"removed {options.remove}: {freed / 2**20:,.0f} MB freed")
+            say(f"removed {options.remove}: {freed / 2**20:,.0f} MB freed")
         return
     cached = cached_models()
     table = Table(box=None, pad_edge=False)
@@ -307,46 +379,21 @@ def _models(options: argparse.Namespace, console: Console) -> None:
         size = f"{cached[model.name] / 2**20:,.0f} MB" if model.name in cached else "no"
         download = f"{model.download_bytes / 2**20:,.0f} MB"
         table.add_row(model.name, model.description, model.license, download, size)
-    out = Console(highlight=False)
-    out.print(table)
-    out.print(f"cache: {cache_folder()}", markup=False, soft_wrap=True)
+    if not options.quiet:
+        with report() as out:
+            out.print(table)
+            print_line(out, f"cache: {cache_folder()}")
 
 
 def _fetch(options: argparse.Namespace, console: Console) -> None:
-    with _progress(console, f"fetching {options.name}") as progress:
+    from .views.terminal import progress, say
+
+    with progress(console, f"fetching {options.name}") as tell:
         from .models import fetch
 
-        folder = fetch(options.name, progress=progress)
+        folder = fetch(options.name, progress=tell)
     if not options.quiet:
-        print(f"{options.name} is ready in {folder}")
-
-
-def _console(quiet: bool) -> Console:
-    from rich.console import Console
-
-    return Console(stderr=True, quiet=quiet, highlight=False)
-
-
-@contextmanager
-def _stage(console: Console, text: str) -> Iterator[None]:
-    with console.status(text):
-        yield
-
-
-@contextmanager
-def _progress(console: Console, text: str) -> Iterator[Callable[[str, float | None], None]]:
-    """A bar that shows the stage, and how far it is where that is known."""
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(text, total=None)
-
-        def report(stage: str, fraction: float | None) -> None:
-            known = {"total": None} if fraction is None else {"total": 1.0, "completed": fraction}
-            bar.update(task, description=stage, **known)
-
-        yield report
+        say(f"{options.name} is ready in {folder}")
 
 
 if __name__ == "__main__":

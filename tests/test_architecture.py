@@ -14,10 +14,10 @@ import flowgraph
 ROOT = Path(flowgraph.__file__).parent
 
 LAYERS = (
-    {"errors", "kernels", "nodes", "reading"},
+    {"errors", "flow_kernels", "kernels", "nodes", "reading"},
     {"models"},
     {"graph", "recorded", "tracing"},
-    {"lenses"},
+    {"lenses", "attribution"},
     {"methods"},
     {"algorithms"},
     {"views"},

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..lenses import direct_logit_attribution
+from ..attribution import direct_logit_attribution
 from ..recorded import Trace
 from .origin import origin
 from .weights import EdgeWeights

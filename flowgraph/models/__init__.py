@@ -1,29 +1,45 @@
-"""Models: from a name, a folder or an object in memory to parts that are found by data and proved by identities."""
+"""Models: from a name, a folder or an object in memory to parts that are found by data and proved by identities.
 
-from .anatomy import Anatomy, Block, Norm, Projection
-from .cache import cache_folder, cached_models, remove
-from .families import FAMILIES, Attention, Family, Stack, register_family
-from .known import KNOWN_MODELS, KnownModel, fetch
-from .loading import LoadedModel, load_model
-from .vocabulary import Vocabulary
+Loaded when first asked for, so that listing, fetching and removing known models does not wait for torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .anatomy import Anatomy, Block, Norm, Projection
+    from .cache import cache_folder, cached_models, remove
+    from .families import FAMILIES, Attention, Family, Stack, register_family
+    from .known import KNOWN_MODELS, KnownModel, fetch
+    from .loading import LoadedModel, load_model
+    from .vocabulary import Vocabulary
+
+_WHERE = {
+    "anatomy": ("Anatomy", "Block", "Norm", "Projection"),
+    "cache": ("cache_folder", "cached_models", "remove"),
+    "families": ("FAMILIES", "Attention", "Family", "Stack", "register_family"),
+    "known": ("KNOWN_MODELS", "KnownModel", "fetch"),
+    "loading": ("LoadedModel", "load_model"),
+    "vocabulary": ("Vocabulary",),
+}
+_MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
-    "FAMILIES",
-    "KNOWN_MODELS",
-    "Anatomy",
-    "Attention",
-    "Block",
-    "Family",
-    "KnownModel",
-    "LoadedModel",
-    "Norm",
-    "Projection",
-    "Stack",
-    "Vocabulary",
-    "cache_folder",
-    "cached_models",
-    "fetch",
-    "load_model",
-    "register_family",
+    "FAMILIES", "KNOWN_MODELS", "Anatomy", "Attention", "Block", "Family", "KnownModel", "LoadedModel", "Norm",
+    "Projection", "Stack", "Vocabulary", "cache_folder", "cached_models", "fetch", "load_model", "register_family",
     "remove",
-]
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module 'flowgraph.models' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -31,7 +31,7 @@ class Norm:
 
     def size(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
         """[…] length of each vector, less its mean for LayerNorm; at least in float32. See :func:`scale_of_size`."""
-        x = _wide(x)
+        x = wide(x)
         if self.kind == "layer":
             x = x - x.mean(-1, keepdim=True)
         size: Tensor = torch.linalg.vector_norm(x, dim=-1)
@@ -46,17 +46,17 @@ class Norm:
         weight = self.module.weight
         if weight is None:
             return torch.ones(d)
-        return _wide(weight.detach()) + (1.0 if self.kind == "rms_unit_offset" else 0.0)
+        return wide(weight.detach()) + (1.0 if self.kind == "rms_unit_offset" else 0.0)
 
     @property
     def bias(self) -> Float[Tensor, "d"] | None:
         """[d] the additive part β; None where there is none."""
         bias = getattr(self.module, "bias", None)
-        return None if bias is None else _wide(bias.detach())
+        return None if bias is None else wide(bias.detach())
 
     def linear(self, x: Float[Tensor, "*n d"], scale: Float[Tensor, "*#n"]) -> Float[Tensor, "*n d"]:
         """[…, d] the norm frozen at ``scale``, without its bias: a linear map of x."""
-        x = _wide(x)
+        x = wide(x)
         if self.kind == "layer":
             x = x - x.mean(-1, keepdim=True)
         return x / scale[..., None] * self.gain(x.shape[-1]).to(x)
@@ -82,7 +82,7 @@ class Projection:
     @property
     def weight(self) -> Float[Tensor, "d_in d_out"]:
         """[d_in, d_out], at least in float32."""
-        weight = _wide(self.module.weight.detach())
+        weight = wide(self.module.weight.detach())
         # Hugging Face's Conv1D keeps [in, out]; torch.nn.Linear keeps [out, in].
         return weight if type(self.module).__name__ == "Conv1D" else weight.T
 
@@ -90,7 +90,7 @@ class Projection:
     def bias(self) -> Float[Tensor, "d_out"] | None:
         """[d_out], or None."""
         bias = getattr(self.module, "bias", None)
-        return None if bias is None else _wide(bias.detach())
+        return None if bias is None else wide(bias.detach())
 
     @property
     def d_in(self) -> int:
@@ -373,6 +373,6 @@ def _attention_scale(module: Any, attention: Attention) -> float:
     )
 
 
-def _wide(x: Tensor) -> Tensor:
+def wide(x: Tensor) -> Tensor:
     """At least float32: half precision is accumulated in float32, float64 stays."""
     return x if x.dtype == torch.float64 else x.float()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import json
-import os
-import socket
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import torch
 from torch import Tensor, nn
@@ -21,18 +17,18 @@ from ..errors import (
     ArchitectureError,
     ArgumentError,
     DeviceError,
-    FileFormatError,
-    UnknownModelError,
     UnsupportedReadingError,
 )
 from .anatomy import Anatomy, resolve
-from .known import KNOWN_MODELS, fetch
-from .proof import prove
+from .proof import TOLERANCE, prove
+from .sources import first_line, open_model
 from .vocabulary import Vocabulary
+from .wheel import Progress
 
-Progress = Callable[[str, float | None], None]
-
-_VOLATILE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "_attn_implementation", "use_cache")
+_VOLATILE = (
+    "_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "_attn_implementation", "use_cache",
+)  # fmt: skip
+"""Config entries that saving, loading or running a model may set, and that say nothing about what it computes."""
 _SAMPLES = 64
 
 
@@ -116,10 +112,8 @@ class LoadedModel:
         weights = hashlib.blake2b(digest_size=16)
         for name, parameter in self.model.named_parameters():
             flat = parameter.detach().reshape(-1)
-            count = min(_SAMPLES, flat.numel())
-            picks = torch.arange(count, device=flat.device) * (flat.numel() - 1) // max(1, count - 1)
             weights.update(f"{name}{tuple(parameter.shape)}".encode())
-            weights.update(flat[picks].float().cpu().numpy().tobytes())
+            weights.update(flat.index_select(0, _spread(flat.numel(), flat.device)).float().cpu().numpy().tobytes())
         digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
         return {"config": digest.hexdigest(), "weights": weights.hexdigest()}
 
@@ -177,8 +171,10 @@ def load_model(
     number_type = _dtype(dtype)
     if isinstance(name_or_path_or_model, (str, Path)):
         where = _device("cuda" if device == "auto" and torch.cuda.is_available() else _or_cpu(device))
-        name, model, own_tokenizer = _open(name_or_path_or_model, number_type or torch.float32, progress)
-        return _attach(name, model.to(where), tokenizer or own_tokenizer)
+        name, model, tokenizer = open_model(
+            name_or_path_or_model, number_type or torch.float32, tokenizer=tokenizer, progress=progress
+        )
+        return _attach(name, model.to(where), tokenizer)
     if not isinstance(name_or_path_or_model, nn.Module) or not hasattr(name_or_path_or_model, "config"):
         raise ArgumentError(
             f"load_model got {type(name_or_path_or_model).__name__}; expected a name, a folder, a Hugging Face model or a "
@@ -193,122 +189,54 @@ def load_model(
 
 
 def _attach(name: str, model: Any, tokenizer: Any) -> LoadedModel:
-    if hasattr(model, "peft_config"):
+    kind = type(model).__name__
+    # Merging takes the adapters' layers out again, whatever attributes it leaves on the model.
+    if any(type(module).__module__.startswith("peft.") for module in model.modules()):
         raise ArchitectureError(
-            f"{type(model).__name__} carries adapters that are not merged; call model = model.merge_and_unload() first"
+            f"{kind} carries adapters that are not merged; call model = model.merge_and_unload() first"
+        )
+    if any(parameter.is_meta for parameter in model.parameters()):
+        raise ArgumentError(
+            f"{kind} has parameters on the 'meta' device, which holds no numbers; load the weights into memory, without "
+            "offloading and without init_empty_weights"
         )
     anatomy = resolve(model)
-    vocabulary = Vocabulary(tokenizer, int(anatomy.embedding.weight.shape[0]))
-    return LoadedModel(name, model, tokenizer, anatomy, vocabulary, prove(anatomy))
-
-
-def _open(name_or_path: str | Path, dtype: torch.dtype | str, progress: Progress | None) -> tuple[str, Any, Any]:
-    """Name, model and tokenizer of a known name, a folder or a hub name."""
-    text = str(name_or_path)
-    if text in KNOWN_MODELS:
-        return text, *_read_folder(fetch(text, progress=progress), dtype)
-    folder = Path(text).expanduser()
-    if folder.is_dir():
-        return folder.resolve().name, *_read_folder(folder, dtype)
-    if folder.exists():
-        raise UnknownModelError(f"{text!r} is a file; a model is a folder with config.json and *.safetensors in it")
-    if isinstance(name_or_path, Path) or text.startswith((".", "/", "~")) or text.count("/") > 1:
-        raise UnknownModelError(f"there is no folder {text!r}{_nearest(text)}")
-    return text, *_read_hub(text, dtype)
-
-
-def _nearest(text: str) -> str:
-    near = difflib.get_close_matches(text.lower(), KNOWN_MODELS, n=3, cutoff=0.4)
-    known = ", ".join(repr(name) for name in near or KNOWN_MODELS)
-    return f". {'Did you mean' if near else 'Known names are'} {known}{'?' if near else ''}"
-
-
-def _read_folder(folder: Path, dtype: torch.dtype | str) -> tuple[Any, Any]:
-    if not (folder / "config.json").is_file():
-        raise FileFormatError(f"the folder {str(folder)!r} has no config.json, so it is not a Hugging Face model")
-    if not any(folder.glob("*.safetensors")):
-        other = sorted(
-            path.name for path in folder.iterdir() if path.suffix in (".bin", ".pt", ".pth", ".ckpt", ".gguf")
+    rows = int(anatomy.embedding.weight.shape[0])
+    if tokenizer is not None and tokenizer.vocab_size > rows:
+        raise ArgumentError(
+            f"the tokenizer ({type(tokenizer).__name__}) has {tokenizer.vocab_size:,} tokens and {name!r} embeds {rows:,}: "
+            "it belongs to another model"
         )
-        raise FileFormatError(
-            f"the folder {str(folder)!r} has no *.safetensors; found {', '.join(other) or 'no weights'}. Pickled weights "
-            "can run code when they are opened and are never read here: convert them once, with "
-            "AutoModel.from_pretrained(folder).save_pretrained(other_folder, safe_serialization=True)"
-        )
-    try:
-        return _from_pretrained(str(folder), dtype, local_files_only=True)
-    except (OSError, ValueError, KeyError, RuntimeError, TypeError) as error:
-        if isinstance(error, FileFormatError):
-            raise
-        raise FileFormatError(f"the model in {str(folder)!r} cannot be read: {_first_line(error)}") from error
+    return LoadedModel(name, model, tokenizer, anatomy, Vocabulary(tokenizer, rows), _proved(anatomy))
 
 
-def _read_hub(name: str, dtype: torch.dtype | str) -> tuple[Any, Any]:
-    offline = not _hub_answers()
+def _proved(anatomy: Anatomy) -> dict[str, float]:
+    """The proof; a row that fits by its paths may still name modules of another make, which break in the proof's hands."""
     try:
-        return _from_pretrained(name, dtype, local_files_only=offline)
-    except (OSError, ValueError, RuntimeError) as error:
-        if isinstance(error, FileFormatError):
-            raise
-        hub = "the Hugging Face hub cannot be reached from here" if offline else f"the hub gave none: {_first_line(error)}"
-        raise UnknownModelError(
-            f"{name!r} is not a known model, not a folder and not among the hub's files on this machine, and {hub}"
-            f"{_nearest(name)}"
+        return prove(anatomy)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (AttributeError, RuntimeError) as error:
+        raise ArchitectureError(
+            f"the row {anatomy.family.name!r} does not describe {type(anatomy.model).__name__}: {first_line(error)}. A row "
+            "of its own is needed; see flowgraph.register_family"
         ) from error
 
 
-def _hub_answers() -> bool:
-    """Whether the hub's host can be reached: the hub's own client would try five times before it says no."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True
-    address = urlsplit(constants.ENDPOINT)
-    try:
-        with socket.create_connection((address.hostname, address.port or 443), timeout=5):
-            return True
-    except OSError:
-        return False
-
-
-def _from_pretrained(source: str, dtype: torch.dtype | str, *, local_files_only: bool) -> tuple[Any, Any]:
-    import transformers
-
-    config = transformers.AutoConfig.from_pretrained(source, local_files_only=local_files_only)
-    kind = (config.architectures or [""])[0]
-    auto = transformers.AutoModel
-    if kind.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")):
-        auto = transformers.AutoModelForCausalLM
-    elif kind.endswith(("ForMaskedLM", "ForPreTraining")):
-        auto = transformers.AutoModelForMaskedLM
-    model, report = auto.from_pretrained(
-        source,
-        dtype=dtype,
-        use_safetensors=True,
-        attn_implementation="eager",
-        local_files_only=local_files_only,
-        output_loading_info=True,
-    )
-    absent = sorted(key for key in report["missing_keys"] if "pooler" not in key)
-    if absent:
-        raise FileFormatError(
-            f"{source!r} lacks weights that {type(model).__name__} needs, and random ones would stand in for them: "
-            f"{', '.join(absent[:5])}{' …' if len(absent) > 5 else ''}"
-        )
-    tokenizer = transformers.AutoTokenizer.from_pretrained(source, local_files_only=local_files_only)
-    return model, tokenizer
+@lru_cache(maxsize=256)
+def _spread(size: int, device: torch.device) -> Tensor:
+    """Up to 64 indices, spread evenly over ``size`` numbers. Kept, because every trace takes a fingerprint."""
+    count = min(_SAMPLES, size)
+    return torch.arange(count, device=device) * (size - 1) // max(1, count - 1)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | str | None:
-    if dtype is None or dtype == "auto" or isinstance(dtype, torch.dtype):
+    if dtype is None or dtype == "auto":
         return dtype
-    found = getattr(torch, str(dtype), None)
-    if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ArgumentError(
-            f"dtype={dtype!r} is not a floating-point type; expected 'float32', 'float16', 'bfloat16' …"
-        )
+    found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype), None)
+    if not isinstance(found, torch.dtype) or found not in TOLERANCE:
+        names = ", ".join(repr(str(known).removeprefix("torch.")) for known in TOLERANCE)
+        raise ArgumentError(f"dtype={dtype!r} is not a number type that a model can be traced in; expected {names}")
     return found
 
 
@@ -320,14 +248,10 @@ def _device(device: str | torch.device) -> torch.device:
     """The device, proved by putting one number on it."""
     try:
         found = torch.device(device)
-        torch.empty(1, device=found)
+        torch.zeros(1, device=found).tolist()
     except (RuntimeError, AssertionError) as error:
         here = "cpu" if not torch.cuda.is_available() else f"cpu, cuda ({torch.cuda.device_count()})"
         raise DeviceError(
-            f"device={str(device)!r} is not available here ({_first_line(error)}); this machine has: {here}"
+            f"device={str(device)!r} is not available here ({first_line(error)}); this machine has: {here}"
         ) from error
     return found
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import ArchitectureError, NonFiniteError
-from .anatomy import Anatomy, Block, Norm, Projection
+from .anatomy import Anatomy, Block, Norm, Projection, wide
 from .forward import SITES, Pass, run
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
@@ -97,27 +97,27 @@ def identity_errors(
     errors = {name: torch.stack([check(anatomy, record, i) for i in layers]) for name, check in _PER_LAYER.items()}
     sites = record.sites
     if anatomy.stack.embedding_is_residual and anatomy.embedding.weight.shape[1] == anatomy.d_model:
-        embedded = _wide(anatomy.embedding.weight[token_ids[0]]) * anatomy.embedding_scale
+        embedded = wide(anatomy.embedding.weight[token_ids[0]]) * anatomy.embedding_scale
         if record.position_embedding is not None:
-            embedded = embedded + _wide(record.position_embedding)
+            embedded = embedded + wide(record.position_embedding)
         errors["embedding = first residual"] = _error(embedded, sites["resid_pre"][0])[None]
     if anatomy.wiring != "post_norm":
-        written = (_wide(sites["attn_out"]) + _wide(sites["mlp_out"])).sum(0)
+        written = (wide(sites["attn_out"]) + wide(sites["mlp_out"])).sum(0)
         errors["embedding + everything written = last residual"] = _error(
-            _wide(sites["resid_pre"][0]) + written, sites["resid_post"][-1]
+            wide(sites["resid_pre"][0]) + written, sites["resid_post"][-1]
         )[None]
     return errors
 
 
 def _attention_of_values(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
-    values = anatomy.per_query_head(_wide(record.sites["v"][i]))
-    return _error(_wide(record.sites["pattern"][i]) @ values, record.sites["z"][i])
+    values = anatomy.per_query_head(wide(record.sites["v"][i]))
+    return _error(wide(record.sites["pattern"][i]) @ values, record.sites["z"][i])
 
 
 def _pattern_of_scores(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
-    pattern = _wide(record.sites["pattern"][i])
-    keys = anatomy.per_query_head(_wide(record.sites["k"][i]))
-    scores = anatomy.blocks[i].scale * _wide(record.sites["q"][i]) @ keys.transpose(-1, -2)
+    pattern = wide(record.sites["pattern"][i])
+    keys = anatomy.per_query_head(wide(record.sites["k"][i]))
+    scores = anatomy.blocks[i].scale * wide(record.sites["q"][i]) @ keys.transpose(-1, -2)
     if anatomy.attention_softcap is not None:
         scores = anatomy.attention_softcap * torch.tanh(scores / anatomy.attention_softcap)
     # Masked keys have exactly zero pattern under eager attention, so the pattern's support is the mask.
@@ -125,24 +125,24 @@ def _pattern_of_scores(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
 
 
 def _pattern_rows(_anatomy: Anatomy, record: Pass, i: int) -> Tensor:
-    rows = _wide(record.sites["pattern"][i]).sum(-1)
+    rows = wide(record.sites["pattern"][i]).sum(-1)
     return _error(rows, torch.ones_like(rows))
 
 
 def _pattern_is_causal(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     pattern = record.sites["pattern"][i]
-    return _wide(pattern.triu(1)).abs().max() if anatomy.causal else _wide(pattern.new_zeros(()))
+    return wide(pattern.triu(1)).abs().max() if anatomy.causal else wide(pattern.new_zeros(()))
 
 
 def _heads_to_attn_out(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     block = anatomy.blocks[i]
-    z = _wide(record.sites["z"][i]).transpose(0, 1).flatten(1)
+    z = wide(record.sites["z"][i]).transpose(0, 1).flatten(1)
     return _written(z, block.attention_output, block.attention_post_norm, record, i, "attn_out", "attention_post")
 
 
 def _neurons_to_mlp_out(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     block = anatomy.blocks[i]
-    neurons = _wide(record.sites["neurons"][i])
+    neurons = wide(record.sites["neurons"][i])
     return _written(neurons, block.mlp_output, block.mlp_post_norm, record, i, "mlp_out", "mlp_post")
 
 
@@ -162,10 +162,10 @@ def _written(
 
 def _wiring(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     """The residual stream adds up as the wiring says."""
-    s = {name: _wide(record.sites[name][i]) for name in ("resid_pre", "attn_out", "mlp_out", "resid_post")}
+    s = {name: wide(record.sites[name][i]) for name in ("resid_pre", "attn_out", "mlp_out", "resid_post")}
     if anatomy.wiring == "parallel":
         return _error(s["resid_pre"] + s["attn_out"] + s["mlp_out"], s["resid_post"])
-    middle = _wide(record.sites["resid_mid"][i])
+    middle = wide(record.sites["resid_mid"][i])
     if anatomy.wiring == "post_norm":
         block = anatomy.blocks[i]
         first = _normed(block.attention_norm, s["resid_pre"] + s["attn_out"], record.sites["norm_scales.attention"][i])
@@ -190,7 +190,7 @@ def _norm_formula(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     norm = block.attention_norm
     with torch.no_grad():
         expected: Tensor = norm.module(x)
-    return _error(_normed(norm, _wide(x), norm.scale(x)), expected)
+    return _error(_normed(norm, wide(x), norm.scale(x)), expected)
 
 
 def _normed(norm: Norm, x: Tensor, scale: Tensor) -> Tensor:
@@ -200,14 +200,10 @@ def _normed(norm: Norm, x: Tensor, scale: Tensor) -> Tensor:
 
 def _error(value: Tensor, expected: Tensor) -> Tensor:
     """‖value − expected‖/‖expected‖, a scalar; the absolute error where the expected is zero."""
-    expected = _wide(expected).to(value)
+    expected = wide(expected).to(value)
     size = expected.norm()
     error: Tensor = (value - expected).norm() / torch.where(size > 0, size, torch.ones_like(size))
     return error
-
-
-def _wide(x: Tensor) -> Tensor:
-    return x.detach() if x.dtype == torch.float64 else x.detach().float()
 
 
 _PER_LAYER = {

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import operator
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any
 
-from ..errors import ArgumentError, TargetError
+from ..errors import ArgumentError, PromptError, TargetError
 
 _HEX_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 
 
 class Vocabulary:
     """The strings of a tokenizer's vocabulary.
+
+    Several ids can have the same string: the byte ``<0x41>`` of a sentence-piece vocabulary is the letter ``A``, and an
+    added token of two spaces is also a piece. :meth:`target_id` then takes the one that the tokenizer itself makes of the
+    string, otherwise an ordinary token before a byte, otherwise the lowest id.
 
     Parameters
     ----------
@@ -28,15 +33,27 @@ class Vocabulary:
         self.tokenizer = tokenizer
         self.size = size
         self._decoders = _decoder_types(tokenizer)
-        self._special = set() if tokenizer is None else set(tokenizer.all_special_ids)
+        # Added tokens, special or not, are kept as text and do not pass through the decoder.
+        self._added = set() if tokenizer is None else {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
         self._cache: dict[int, str] = {}
+        self._ids: dict[str, int] = {}
 
     def __len__(self) -> int:
         return self.size
 
     def string(self, token_id: int) -> str:
-        """What the token adds to the text; bytes that are only a part of a character are written ``<F0><9F>``."""
+        """What the token adds to the text; bytes that are only a part of a character are written ``<F0><9F>``.
+
+        A row of the embedding that the tokenizer does not use prints as its id, ``#17``.
+
+        Raises
+        ------
+        ArgumentError
+            If the id is negative.
+        """
         if token_id not in self._cache:
+            if token_id < 0:
+                raise ArgumentError(f"token_id={token_id} is negative; ids run from 0 to {self.size - 1}")
             self._cache[token_id] = self._string(int(token_id))
         return self._cache[token_id]
 
@@ -44,14 +61,15 @@ class Vocabulary:
         """:meth:`string` of each."""
         return tuple(self.string(int(token_id)) for token_id in token_ids)
 
+    def _piece(self, token_id: int) -> str | None:
+        """The tokenizer's own spelling; None for a row it does not use, as embeddings are often padded."""
+        return None if self.tokenizer is None else self.tokenizer.convert_ids_to_tokens(token_id)
+
     def _string(self, token_id: int) -> str:
-        if self.tokenizer is None:
-            return f"#{token_id}"
-        piece = self.tokenizer.convert_ids_to_tokens(token_id)
+        piece = self._piece(token_id)
         if piece is None:
-            # Embeddings are often padded beyond the tokenizer; such rows have no text.
             return f"#{token_id}"
-        if token_id in self._special:
+        if token_id in self._added:
             return str(piece)
         if "ByteLevel" in self._decoders:
             table = _byte_level_table()
@@ -63,8 +81,8 @@ class Vocabulary:
             return _text(bytes([int(byte[1], 16)])) if byte else str(piece).replace("▁", " ")
         return str(self.tokenizer.decode([token_id], clean_up_tokenization_spaces=False))
 
-    def target_id(self, target: str | int, argument: str = "target") -> int:
-        """Id of a target that is given as a string or as an id.
+    def target_id(self, target: Any, argument: str = "target") -> int:
+        """Id of a target that is given as a string (as :meth:`string` writes it) or as an id.
 
         Raises
         ------
@@ -74,35 +92,67 @@ class Vocabulary:
         """
         if isinstance(target, str):
             return self._id_of(target, argument)
-        if isinstance(target, bool) or not 0 <= target < self.size:
+        try:
+            token_id = -1 if isinstance(target, bool) else operator.index(target)
+        except TypeError:
+            token_id = -1
+        if not 0 <= token_id < self.size:
             raise TargetError(
                 f"{argument}={target!r} is not a token id of this model; ids run from 0 to {self.size - 1}"
             )
-        return int(target)
+        return token_id
 
     def _id_of(self, text: str, argument: str) -> int:
+        ids = self._encoded(text)
+        if len(ids) == 1 and ids[0] < self.size and self.string(ids[0]) == text:
+            return ids[0]
+        if text in self._id_of_string:
+            return self._id_of_string[text]
         if self.tokenizer is None:
             raise TargetError(f"{argument}={text!r}: this model has no tokenizer; give the token id as an int")
-        pieces = self.tokenizer.get_vocab()
-        for piece in (text, _byte_level_piece(text), text.replace(" ", "▁")):
-            if piece in pieces and self.string(pieces[piece]) == text:
-                return int(pieces[piece])
-        ids: Sequence[int] = self.tokenizer.encode(text, add_special_tokens=False)
-        unknown = self.tokenizer.unk_token_id
-        if not ids or (unknown is not None and unknown in ids):
-            raise TargetError(f"{argument}={text!r} is not in the vocabulary of this model ({self.size} tokens)")
+        if not ids or self.tokenizer.unk_token_id in ids or max(ids) >= self.size:
+            raise TargetError(f"{argument}={text!r} is not in the vocabulary of this model ({self.size:,} tokens)")
         if len(ids) > 1:
-            parts = ", ".join(f"{self.string(i)!r}" for i in ids)
-            raise TargetError(
-                f"{argument}={text!r} is {len(ids)} tokens of this model: {parts}. Only one can be read; to take the "
-                f"first, say {argument}={self.string(ids[0])!r} (id {ids[0]})"
-            )
-        return int(ids[0])
+            raise TargetError(self._several(text, ids, argument))
+        return ids[0]
+
+    def _several(self, text: str, ids: list[int], argument: str) -> str:
+        parts = ", ".join(f"{self.string(i)!r}" for i in ids)
+        message = (
+            f"{argument}={text!r} is {len(ids)} tokens of this model: {parts}. Only one can be read; to take the first, "
+            f"say {argument}={self.string(ids[0])!r} (id {ids[0]})"
+        )
+        if f" {text}" in self._id_of_string:
+            message += f"; with the space before it, {f' {text}'!r} is one token"
+        return message
+
+    def _encoded(self, text: str) -> list[int]:
+        """Ids that the tokenizer makes of a text, without the special tokens of a prompt."""
+        if self.tokenizer is None:
+            return []
+        return [int(i) for i in self.tokenizer.encode(_checked(text), add_special_tokens=False)]
+
+    @property
+    def _id_of_string(self) -> dict[str, int]:
+        """Every string → the id that it means, whatever the tokenizer makes of it; made when first asked for."""
+        if not self._ids:
+            for token_id in sorted(range(self.size), key=self._is_byte):
+                self._ids.setdefault(self.string(token_id), token_id)
+        return self._ids
+
+    def _is_byte(self, token_id: int) -> bool:
+        return bool(_HEX_TOKEN.fullmatch(self._piece(token_id) or ""))
 
 
 def token_ids(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a text with the special tokens that the model expects."""
-    return list(tokenizer(text)["input_ids"])
+    """Ids of a text with the special tokens that the model expects.
+
+    Raises
+    ------
+    PromptError
+        If the text is not valid Unicode.
+    """
+    return list(tokenizer(_checked(text))["input_ids"])
 
 
 def chat_ids(tokenizer: Any, text: str) -> list[int]:
@@ -112,12 +162,26 @@ def chat_ids(tokenizer: Any, text: str) -> list[int]:
     ------
     ArgumentError
         If the tokenizer has no chat template.
+    PromptError
+        If the text is not valid Unicode.
     """
     if tokenizer is None or not getattr(tokenizer, "chat_template", None):
         raise ArgumentError("chat=True, but this model's tokenizer has no chat template; leave chat out")
-    messages = [{"role": "user", "content": text}]
+    messages = [{"role": "user", "content": _checked(text)}]
     rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
     return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+
+def _checked(text: str) -> str:
+    """The text; half a surrogate pair, as from bytes that are not UTF-8 on a command line, is in no vocabulary."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"the text {text!r} is not valid Unicode: character {error.start} stands for a byte or half a character; "
+            "give it as UTF-8"
+        ) from error
+    return text
 
 
 def _decoder_types(tokenizer: Any) -> frozenset[str]:
@@ -130,12 +194,12 @@ def _decoder_types(tokenizer: Any) -> frozenset[str]:
 
 
 def _text(data: bytes) -> str:
-    """UTF-8 text, with bytes that do not form a character written as ``<F0>``."""
-    return re.sub(
-        "[\udc80-\udcff]",
-        lambda match: f"<{ord(match[0]) - 0xDC00:02X}>",
-        data.decode("utf-8", errors="surrogateescape"),
-    )
+    """UTF-8 text, with bytes that do not form a character written as ``<F0>``.
+
+    So is U+FFFD, the sign for a character that could not be read: as text it would look like one.
+    """
+    text = data.decode("utf-8", errors="surrogateescape").replace("\ufffd", "<EF><BF><BD>")
+    return re.sub("[\udc80-\udcff]", lambda match: f"<{ord(match[0]) - 0xDC00:02X}>", text)
 
 
 @lru_cache(maxsize=1)
@@ -144,8 +208,3 @@ def _byte_level_table() -> dict[str, int]:
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     shifted = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(0x100 + n): byte for n, byte in enumerate(shifted)}
-
-
-def _byte_level_piece(text: str) -> str:
-    characters = {byte: character for character, byte in _byte_level_table().items()}
-    return "".join(characters[byte] for byte in text.encode("utf-8", errors="surrogatepass"))

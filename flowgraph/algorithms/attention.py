@@ -1,0 +1,237 @@
+"""Attention as every library hands it over, as a chain of checked matrices: the input of rollout and flow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ..errors import ArgumentError, NonFiniteError
+
+ROW_SUM_TOLERANCE = 1e-3
+"""Rows that miss 1 by no more are rounding of half precision, and divided out."""
+
+_HINT = (
+    'make sure you set output_attentions=True and loaded the model with attn_implementation="eager"; other '
+    "implementations return no attention"
+)
+
+Blocks = list[Float[np.ndarray, "_ _"]]
+"""[query_pos, key_pos] for each block, the first block first; sizes may differ."""
+
+
+def layer_matrices(
+    attention_or_trace: Any,
+    *,
+    method: str = "attention",
+    residual: bool | None = None,
+    mask: Any = None,
+) -> Blocks:
+    """Read attention as one matrix per block, the first block first, with the residual stream in it.
+
+    Parameters
+    ----------
+    attention_or_trace
+        A :class:`flowgraph.Trace`; an array or tensor ``[layer, query_pos, key_pos]`` or ``[layer, head, query_pos, key_pos]``
+        (heads are averaged); or a sequence with one matrix per block, ``[query_pos, key_pos]``, ``[head, query_pos, key_pos]``
+        or ``[1, head, query_pos, key_pos]``, such as ``outputs.attentions`` of transformers. The blocks of a sequence may
+        differ in size if they chain: the keys of a block are the queries of the block before.
+    method
+        Edge method for a trace: ``"attention"`` or ``"proximity"``. The latter's shares hold the residual stream already.
+    residual
+        True: (A + I) / row sum, rows of A having to sum to 1; the identity is added to square blocks only. False: the
+        matrices as they are. None: True, except for a trace under a method whose shares hold the residual stream.
+    mask
+        [position] True where there is a token, False where there is padding, whose rows and columns become zero.
+
+    Returns
+    -------
+    [query_pos, key_pos] float64 for each block.
+
+    Raises
+    ------
+    ArgumentError
+        If nothing can be made of the argument, blocks do not chain, entries are negative, or rows do not sum to 1.
+    NonFiniteError
+        If an entry is NaN or infinite.
+    """
+    if hasattr(attention_or_trace, "pattern"):
+        blocks, holds_residual = _of_trace(attention_or_trace, method)
+    else:
+        if method != "attention":
+            raise ArgumentError(f"method={method!r} needs a trace; for matrices of another method pass them themselves")
+        blocks, holds_residual = _of_arrays(attention_or_trace), False
+    if residual is None:
+        residual = not holds_residual
+    elif residual and holds_residual:
+        raise ArgumentError(f"residual=True, but the shares of method={method!r} hold the residual stream already")
+    _check_chain(blocks)
+    present = None if mask is None else _present(blocks, mask)
+    if present is not None:
+        # Rows of padding may hold anything, NaN included: zeros are put in, not multiplied.
+        blocks = [np.where(present[:, None] & present, block, 0.0) for block in blocks]
+    for layer, block in enumerate(blocks):
+        _check_entries(block, layer)
+    return [_with_residual(block, layer, present) for layer, block in enumerate(blocks)] if residual else blocks
+
+
+def present_tokens(mask: Any, count: int) -> Bool[np.ndarray, "position"]:
+    """Read a mask of tokens: [count], True where there is a token; all True for None.
+
+    Raises
+    ------
+    ArgumentError
+        If it has another size, holds anything but 0 and 1, or leaves no token.
+    """
+    if mask is None:
+        return np.ones(count, dtype=bool)
+    values = _array(mask, "mask")
+    if values.shape == (1, count):
+        values = values[0]
+    if values.shape != (count,):
+        raise ArgumentError(f"mask has shape {values.shape}; expected ({count},), one entry for each token")
+    if not np.isin(values, (0, 1)).all():
+        raise ArgumentError("mask must hold True (or 1) for tokens and False (or 0) for padding, and nothing else")
+    if not values.any():
+        raise ArgumentError("mask is False everywhere: there is no token left")
+    return values.astype(bool)
+
+
+def _of_trace(trace: Any, method: str) -> tuple[Blocks, bool]:
+    if method == "attention":
+        return list(_array(trace.pattern, "trace.pattern").mean(1, dtype=np.float64)), False
+    if method != "proximity":
+        raise ArgumentError(f"method={method!r} gives no shares between positions; expected 'attention' or 'proximity'")
+    from ..methods import edge_weights
+
+    weights = edge_weights(trace, method=method)
+    blocks = np.array(weights.attention_summed, dtype=np.float64)
+    along = np.array(weights.residual, dtype=np.float64)
+    if weights.parallel and weights.mlp is not None:
+        along += weights.mlp
+    positions = np.arange(blocks.shape[1])
+    blocks[:, positions, positions] += along
+    # Shares of single precision: what is missing to 1 is rounding.
+    return list(blocks / blocks.sum(-1, keepdims=True)), True
+
+
+def _of_arrays(attention: Any) -> Blocks:
+    if attention is None:
+        raise ArgumentError(f"attention is None; {_HINT}")
+    if isinstance(attention, Sequence) and not isinstance(attention, str | bytes):
+        if not attention:
+            raise ArgumentError(f"attention is empty: there is no block; {_HINT}")
+        return [_block(item, layer) for layer, item in enumerate(attention)]
+    values = _array(attention, "attention")
+    if values.ndim == 5 and values.shape[1] == 1:
+        values = values[:, 0]
+    if values.ndim == 4:
+        _check_heads(values.shape[1], "attention", values.shape)
+        values = values.mean(1, dtype=np.float64)
+    if values.ndim != 3:
+        raise ArgumentError(
+            f"attention has shape {values.shape}; expected [layer, query_pos, key_pos] or [layer, head, query_pos, key_pos], "
+            "or a sequence with one matrix per block"
+        )
+    if not len(values):
+        raise ArgumentError(f"attention has shape {values.shape}: there is no block")
+    return list(values.astype(np.float64, copy=False))
+
+
+def _block(item: Any, layer: int) -> Float[np.ndarray, "query_pos key_pos"]:
+    name = f"attention[{layer}]"
+    if item is None:
+        raise ArgumentError(f"{name} is None; {_HINT}")
+    values = _array(item, name)
+    if values.ndim == 4:
+        if values.shape[0] != 1:
+            raise ArgumentError(
+                f"{name} has shape {values.shape}, a batch of {values.shape[0]}; pass one text at a time, such as "
+                "[a[n:n + 1] for a in attentions]"
+            )
+        values = values[0]
+    if values.ndim == 3:
+        _check_heads(values.shape[0], name, values.shape)
+        values = values.mean(0, dtype=np.float64)
+    if values.ndim != 2:
+        raise ArgumentError(
+            f"{name} has shape {values.shape}; expected [query_pos, key_pos], [head, query_pos, key_pos] or "
+            "[1, head, query_pos, key_pos]"
+        )
+    return values.astype(np.float64, copy=False)
+
+
+def _array(item: Any, name: str) -> Float[np.ndarray, "..."]:
+    """A tensor of any device and precision, or anything numpy understands, as an array of real numbers."""
+    if hasattr(item, "detach"):
+        tensor = item.detach().cpu()
+        item = tensor.numpy() if tensor.element_size() > 2 else tensor.float().numpy()
+    try:
+        values = np.asarray(item)
+    except ValueError as error:
+        raise ArgumentError(f"{name} is not an array: its rows differ in length") from error
+    if values.dtype.kind not in "fiub":
+        raise ArgumentError(f"{name} is {type(item).__name__} of {values.dtype}; expected an array of real numbers")
+    return values if values.dtype.kind == "f" else values.astype(np.float64)
+
+
+def _check_heads(heads: int, name: str, shape: tuple[int, ...]) -> None:
+    if not heads:
+        raise ArgumentError(f"{name} has shape {shape}: there is no head to average")
+
+
+def _check_chain(blocks: Blocks) -> None:
+    for layer, block in enumerate(blocks):
+        if 0 in block.shape:
+            raise ArgumentError(f"attention[{layer}] has shape {block.shape}: there is no token")
+        if layer and block.shape[1] != blocks[layer - 1].shape[0]:
+            raise ArgumentError(
+                f"attention[{layer}] reads {block.shape[1]} keys, but attention[{layer - 1}] has {blocks[layer - 1].shape[0]} "
+                "queries; the keys of a block are the outputs of the block before"
+            )
+
+
+def _present(blocks: Blocks, mask: Any) -> Bool[np.ndarray, "position"]:
+    sizes = sorted({size for block in blocks for size in block.shape})
+    if len(sizes) > 1:
+        raise ArgumentError(f"mask= needs blocks of one size; these have {', '.join(map(str, sizes))} tokens")
+    return present_tokens(mask, sizes[0])
+
+
+def _check_entries(block: Float[np.ndarray, "query_pos key_pos"], layer: int) -> None:
+    for wrong, what, error in (
+        (~np.isfinite(block), "not finite", NonFiniteError),
+        (block < 0, "negative", ArgumentError),
+    ):
+        if wrong.any():
+            query, key = np.argwhere(wrong)[0]
+            raise error(
+                f"attention[{layer}] is {block[query, key]} at query {query}, key {key}: {wrong.sum()} of {block.size} entries "
+                f"are {what}; attention is made of probabilities"
+            )
+
+
+def _with_residual(
+    block: Float[np.ndarray, "query_pos key_pos"], layer: int, present: Bool[np.ndarray, "query_pos"] | None
+) -> Float[np.ndarray, "query_pos key_pos"]:
+    """(A + I) / row sum, or A / row sum where blocks are not square; rows of padding stay zero."""
+    sums = block.sum(1)
+    tokens = np.ones(len(sums), dtype=bool) if present is None else present
+    off = tokens & (np.abs(sums - 1) > ROW_SUM_TOLERANCE)
+    if off.any():
+        query = int(np.argmax(off))
+        padding = (
+            "" if present is None else "; if tokens attended to padding, give the model its attention mask as well"
+        )
+        raise ArgumentError(
+            f"attention[{layer}] has {off.sum()} of {len(sums)} rows that do not sum to 1 within {ROW_SUM_TOLERANCE:g} (query "
+            f"{query}: {sums[query]:.6g}); pass probabilities with queries along the rows, or residual=False to take the "
+            f"matrices as they are{padding}"
+        )
+    straight_on = block.shape[0] == block.shape[1]
+    mixed = block + np.diag(tokens.astype(np.float64)) if straight_on else block
+    whole = np.where(tokens, sums + 1.0 if straight_on else sums, 1.0)
+    result: np.ndarray = mixed / whole[:, None]
+    return result

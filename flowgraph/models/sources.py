@@ -1,0 +1,236 @@
+"""Models from a known name, a folder or the hub: files are read as data, and no code that comes with them is run.
+
+The hub is asked only for a name that could be one of its own and is neither a known name nor a path.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+import re
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from ..errors import ArchitectureError, FileFormatError, FlowgraphError, UnknownModelError
+from .known import KNOWN_MODELS, fetch
+from .wheel import Progress
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?", re.ASCII)
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack")
+_TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "tekken*")
+# Reading files of unknown making fails in as many ways as they can be damaged.
+_UNREADABLE = (
+    AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+    SafetensorError, StrictDataclassError,
+)  # fmt: skip
+
+
+def open_model(
+    name_or_path: str | Path,
+    dtype: torch.dtype | str,
+    *,
+    tokenizer: Any = None,
+    progress: Progress | None = None,
+) -> tuple[str, Any, Any]:
+    """Name, model and tokenizer of a known name, a folder or a hub name, on the CPU.
+
+    Parameters
+    ----------
+    name_or_path
+        A known name comes before a folder of the same name; ``./name`` and a ``Path`` are folders.
+    dtype
+        Number type, or ``"auto"`` for the file's own.
+    tokenizer
+        Taken instead of the folder's own, which is then not read.
+    progress
+        Told the stages of fetching a known model.
+
+    Raises
+    ------
+    UnknownModelError, FileFormatError, ArchitectureError, FetchError
+        As for :func:`flowgraph.load_model`.
+    """
+    text = str(name_or_path)
+    if isinstance(name_or_path, str) and text in KNOWN_MODELS:
+        return text, *_read_folder(fetch(text, progress=progress), dtype, tokenizer)
+    place = _existing(text)
+    if place is not None and place.is_dir():
+        return place.resolve().name or str(place), *_read_folder(place, dtype, tokenizer)
+    if place is not None:
+        raise UnknownModelError(f"{text!r} is a file; a model is a folder with config.json and *.safetensors in it")
+    if isinstance(name_or_path, Path) or _is_path(text):
+        raise UnknownModelError(f"there is no folder {text!r}{nearest(text)}")
+    return text, *_read_hub(text, dtype, tokenizer)
+
+
+def nearest(text: str) -> str:
+    """The known names that a name may have been meant for, as the end of a message."""
+    near = difflib.get_close_matches(text.lower().rpartition("/")[2], KNOWN_MODELS, n=2, cutoff=0.5)
+    if near:
+        return f". Did you mean {' or '.join(map(repr, near))}?"
+    return f". Known names are {', '.join(map(repr, KNOWN_MODELS))}"
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first; the line after it too, where the first only announces it."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+
+
+def _existing(text: str) -> Path | None:
+    """What lies at a path; None where nothing does, or where the text cannot be a path."""
+    try:
+        place = Path(text).expanduser()
+        return place if text.strip() and place.exists() else None
+    except (OSError, RuntimeError, ValueError):  # too long, no such user behind ~, a null byte
+        return None
+
+
+def _is_path(text: str) -> bool:
+    """Whether a text that names nothing here is a path all the same, and so is nothing to ask the hub for."""
+    folder, slash, _ = text.rpartition("/")
+    return not _HUB_NAME.fullmatch(text) or (bool(slash) and _existing(folder) is not None)
+
+
+def _read_folder(folder: Path, dtype: torch.dtype | str, tokenizer: Any) -> tuple[Any, Any]:
+    _check_folder(folder)
+    with _readable(f"the model in {str(folder)!r}"):
+        model = _pretrained(str(folder), dtype, local_files_only=True)
+    if tokenizer is None and any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
+        with _readable(f"the tokenizer in {str(folder)!r}"):
+            tokenizer = _pretrained_tokenizer(str(folder), local_files_only=True)
+    return model, tokenizer
+
+
+def _check_folder(folder: Path) -> None:
+    """Refuse what the library would misread, ask the hub or the user about, or unpickle."""
+    if (folder / "adapter_config.json").is_file():
+        raise ArchitectureError(
+            f"the folder {str(folder)!r} holds an adapter (adapter_config.json), not a whole model: merge it into its base "
+            "model once, with PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(other_folder)"
+        )
+    if not (folder / "config.json").is_file():
+        raise FileFormatError(f"the folder {str(folder)!r} has no config.json, so it is not a Hugging Face model")
+    _check_model_type(folder / "config.json")
+    if not any(folder.glob("*.safetensors")):
+        other = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
+        raise FileFormatError(
+            f"the folder {str(folder)!r} has no *.safetensors; found {', '.join(other) or 'no weights'}. Pickled weights "
+            "can run code when they are opened and are never read here: convert them once, with "
+            "AutoModel.from_pretrained(folder).save_pretrained(other_folder)"
+        )
+
+
+def _check_model_type(file: Path) -> None:
+    import transformers
+
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise FileFormatError(f"{str(file)!r} is damaged, it is not JSON: {first_line(error)}") from error
+    model_type = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(model_type, str):
+        raise FileFormatError(f"{str(file)!r} names no model_type, so it does not say what model this is")
+    if model_type not in transformers.CONFIG_MAPPING:
+        raise ArchitectureError(
+            f"{str(file)!r} says model_type {model_type!r}, which transformers {transformers.__version__} does not know. A "
+            "newer release may; code that comes with a model is not run here, so otherwise build the model yourself and "
+            "pass (model, tokenizer)"
+        )
+
+
+@contextmanager
+def _readable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except FlowgraphError:
+        raise
+    except _UNREADABLE as error:
+        raise FileFormatError(f"{what} cannot be read: {first_line(error)}") from error
+
+
+def _read_hub(name: str, dtype: torch.dtype | str, tokenizer: Any) -> tuple[Any, Any]:
+    offline = not _hub_answers()
+    try:
+        model = _pretrained(name, dtype, local_files_only=offline)
+        return model, _pretrained_tokenizer(name, local_files_only=offline) if tokenizer is None else tokenizer
+    except FlowgraphError:
+        raise
+    except _UNREADABLE as error:
+        hub = "the Hugging Face hub cannot be reached from here" if offline else f"the hub says: {first_line(error)}"
+        raise UnknownModelError(
+            f"{name!r} is not a known model, not a folder and not among the hub's files on this machine, and "
+            f"{hub.rstrip('.')}{nearest(name)}"
+        ) from error
+
+
+def _hub_answers() -> bool:
+    """Whether the hub's host can be reached: the hub's own client would try five times before it says no."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    address = urlsplit(constants.ENDPOINT)
+    try:
+        with socket.create_connection((address.hostname, address.port or 443), timeout=5):
+            return True
+    except OSError:
+        return False
+
+
+def _pretrained(source: str, dtype: torch.dtype | str, *, local_files_only: bool) -> Any:
+    # Said aloud, because without it the library asks on the terminal whether to run the model's own code.
+    files: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(source, **files)
+    model, report = _auto_class(config).from_pretrained(
+        source,
+        dtype=dtype,
+        use_safetensors=True,
+        attn_implementation="eager",
+        ignore_mismatched_sizes=True,  # reported, and refused below by name
+        output_loading_info=True,
+        **files,
+    )
+    wrong_size = sorted(str(key[0]) for key in report["mismatched_keys"])
+    absent = sorted(key for key in report["missing_keys"] if "pooler" not in key and key not in wrong_size)
+    for keys, fault in ((absent, "lacks weights"), (wrong_size, "has other sizes than its config says of weights")):
+        if keys:
+            raise FileFormatError(
+                f"{source!r} {fault} that {type(model).__name__} needs, and random ones would stand in for them: "
+                f"{', '.join(keys[:5])}{' …' if len(keys) > 5 else ''}"
+            )
+    return model
+
+
+def _auto_class(config: Any) -> Any:
+    """The class with the head that the weights were saved with; the bare model where it has none, or not one to predict tokens."""
+    import transformers
+
+    kind = (config.architectures or [""])[0]
+    if kind.endswith(("ForMaskedLM", "ForPreTraining")):
+        return transformers.AutoModelForMaskedLM
+    causal = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
+    if kind.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) and type(config) in causal:
+        return transformers.AutoModelForCausalLM
+    return transformers.AutoModel
+
+
+def _pretrained_tokenizer(source: str, *, local_files_only: bool) -> Any:
+    import transformers
+
+    return transformers.AutoTokenizer.from_pretrained(
+        source, local_files_only=local_files_only, trust_remote_code=False
+    )

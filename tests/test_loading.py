@@ -1,0 +1,529 @@
+"""Loading: every way to name a model, and every way in which it can be the wrong thing."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+import flowgraph
+from flowgraph.errors import (
+    ArchitectureError,
+    ArgumentError,
+    DeviceError,
+    FileFormatError,
+    FlowgraphError,
+    PromptError,
+    UnknownModelError,
+)
+from flowgraph.models import FAMILIES, sources
+from tests.tiny_models import TINY, tiny_model
+
+SAVED = ("gpt2", "llama", "bert", "bert_headless", "gemma2", "roberta", "llama_tied")
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 60}
+IDS = [1, 7, 30, 12]
+WEIGHT = "model.layers.1.mlp.down_proj.weight"
+
+
+class Network(BaseException):
+    """Raised in place of any use of the network; nothing that catches errors catches it."""
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    """Every connection and every name look-up fails the test, unless it takes this back."""
+
+    def refuse(*arguments: object, **_options: object) -> None:
+        raise Network(f"the network was asked for {arguments}")
+
+    for name in ("create_connection", "getaddrinfo", "gethostbyname"):
+        monkeypatch.setattr(socket, name, refuse)
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket.socket, "connect_ex", refuse)
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """``saved(name)`` → folder of a tiny model with its tokenizer, written once."""
+    made: dict[str, Path] = {}
+
+    def save(name: str) -> Path:
+        if name not in made:
+            made[name] = tmp_path_factory.mktemp("models") / name
+            for part in tiny_model(name):
+                part.save_pretrained(made[name])
+        return made[name]
+
+    return save
+
+
+@pytest.fixture
+def copied(saved, tmp_path):
+    """A copy of the tiny llama's folder, to be damaged."""
+    return Path(shutil.copytree(saved("llama"), tmp_path / "llama"))
+
+
+@pytest.fixture
+def registered() -> Iterator[None]:
+    """Whatever families a test registers are gone after it."""
+    before = dict(FAMILIES)
+    yield
+    FAMILIES.clear()
+    FAMILIES.update(before)
+
+
+def edit(folder: Path, **entries: object) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | entries))
+
+
+def change_weights(folder: Path, **changed: torch.Tensor | None) -> None:
+    weights = load_file(folder / "model.safetensors")
+    for name, value in changed.items():
+        weights.pop(name.replace("__", "."))
+        if value is not None:
+            weights[name.replace("__", ".")] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+# In memory
+
+
+def test_a_model_in_memory():
+    model, tokenizer = tiny_model("gpt2")
+    pair = flowgraph.load_model((model, tokenizer))
+    named = flowgraph.load_model(model, tokenizer=tokenizer)
+    bare = flowgraph.load_model(model)
+    assert pair.model is named.model is bare.model is model
+    assert pair.tokenizer is named.tokenizer is tokenizer
+    assert bare.tokenizer is None
+    assert pair.name == "GPT2LMHeadModel"
+    assert flowgraph.load_model(pair) is pair
+    assert flowgraph.trace(bare, IDS).tokens == ("#1", "#7", "#30", "#12")
+    with pytest.raises(PromptError, match="no tokenizer"):
+        flowgraph.trace(bare, "The cat")
+
+
+def test_wrong_things_in_memory():
+    model, tokenizer = tiny_model("gpt2")
+    with pytest.raises(ArgumentError, match="got Linear; expected a name"):
+        flowgraph.load_model(torch.nn.Linear(2, 2))
+    with pytest.raises(ArgumentError, match="a tuple of 3"):
+        flowgraph.load_model((model, tokenizer, 1))
+    with pytest.raises(ArgumentError, match="given as"):
+        flowgraph.load_model((model, tokenizer), tokenizer=tokenizer)
+    with torch.device("meta"):
+        empty = transformers.GPT2LMHeadModel(model.config)
+    with pytest.raises(ArgumentError, match="'meta' device, which holds no numbers"):
+        flowgraph.load_model(empty)
+
+
+def test_a_tokenizer_of_another_model_is_refused():
+    small = transformers.LlamaForCausalLM(transformers.LlamaConfig(**SIZES))
+    with pytest.raises(ArgumentError, match=r"has 320 tokens and 'LlamaForCausalLM' embeds 60: it belongs to another"):
+        flowgraph.load_model(small, tokenizer=tiny_model("gpt2")[1])
+
+
+# Folders
+
+
+@pytest.mark.parametrize("name", SAVED)
+def test_a_folder_is_the_model_that_was_saved_and_needs_no_network(saved, name):
+    model, tokenizer = tiny_model(name)
+    loaded = flowgraph.load_model(str(saved(name)))
+    assert type(loaded.model) is type(model)
+    assert loaded.name == name
+    assert loaded.anatomy.has_head == TINY[name].head
+    for text in ("The cat sat on the mat.", "🐭 猫!"):
+        assert loaded.tokenizer(text)["input_ids"] == tokenizer(text)["input_ids"]
+    prompt = "The cat sat" if TINY[name].causal else f"The {tokenizer.mask_token} sat"
+    first, second = flowgraph.trace((model, tokenizer), prompt), flowgraph.trace(saved(name), prompt)
+    torch.testing.assert_close(first.resid_post, second.resid_post)
+    assert first.fingerprint == second.fingerprint
+    assert first.attach(loaded).model is loaded
+
+
+def test_a_folder_without_a_tokenizer(copied):
+    for file in copied.glob("tokenizer*"):
+        file.unlink()
+    assert flowgraph.load_model(copied).tokenizer is None
+    tokenizer = tiny_model("llama")[1]
+    assert flowgraph.load_model(copied, tokenizer=tokenizer).tokenizer is tokenizer
+
+
+def test_a_tokenizer_that_is_given_is_taken(copied):
+    (copied / "tokenizer.json").write_text("{")
+    with pytest.raises(FileFormatError, match=r"the tokenizer in '.*llama' cannot be read: \w+"):
+        flowgraph.load_model(copied)
+    tokenizer = tiny_model("llama")[1]
+    assert flowgraph.load_model(copied, tokenizer=tokenizer).tokenizer is tokenizer
+
+
+def test_pickled_weights_are_not_opened(copied, monkeypatch):
+    weights = load_file(copied / "model.safetensors")
+    (copied / "model.safetensors").unlink()
+    torch.save(weights, copied / "pytorch_model.bin")
+    monkeypatch.setattr(torch, "load", lambda *_a, **_k: pytest.fail("a pickle was opened"))
+    with pytest.raises(FileFormatError, match=r"no \*\.safetensors; found pytorch_model\.bin\. Pickled .* never read"):
+        flowgraph.load_model(copied)
+    (copied / "pytorch_model.bin").unlink()
+    with pytest.raises(FileFormatError, match="found no weights"):
+        flowgraph.load_model(copied)
+
+
+def test_missing_weights_are_named(copied):
+    change_weights(copied, **{WEIGHT.replace(".", "__"): None})
+    with pytest.raises(FileFormatError, match=rf"lacks weights that LlamaForCausalLM needs.*: {WEIGHT}"):
+        flowgraph.load_model(copied)
+
+
+def test_weights_of_another_size_are_named(copied):
+    change_weights(copied, **{WEIGHT.replace(".", "__"): torch.zeros(3, 3)})
+    with pytest.raises(FileFormatError, match=rf"has other sizes than its config says.*: {WEIGHT}"):
+        flowgraph.load_model(copied)
+
+
+@pytest.mark.parametrize("kept", [0, 5, 100, 0.5, 0.999])
+def test_truncated_weights(copied, kept):
+    file = copied / "model.safetensors"
+    data = file.read_bytes()
+    file.write_bytes(data[: kept if isinstance(kept, int) else int(kept * len(data))])
+    with pytest.raises(FileFormatError, match=r"the model in '.*llama' cannot be read: .*header"):
+        flowgraph.load_model(copied)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "is damaged, it is not JSON"),
+        (b'{"model_type": ', "is damaged, it is not JSON"),
+        (b"\xff\xfe\x00", "is damaged, it is not JSON"),
+        (b"[]", "names no model_type"),
+        (b'{"hidden_size": 3}', "names no model_type"),
+        (b'{"model_type": "llama", "hidden_size": "x"}', "cannot be read: .*hidden_size.* expected int, got str"),
+    ],
+)
+def test_damaged_configs(copied, content, message):
+    (copied / "config.json").write_bytes(content)
+    with pytest.raises(FileFormatError, match=message):
+        flowgraph.load_model(copied)
+
+
+def test_parts_that_are_not_there(copied):
+    index = {"metadata": {}, "weight_map": {"lm_head.weight": "model-00002-of-00002.safetensors"}}
+    (copied / "model.safetensors").rename(copied / "model-00001-of-00002.safetensors")
+    (copied / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(FileFormatError, match=r"model-00002-of-00002\.safetensors"):
+        flowgraph.load_model(copied)
+    (copied / "config.json").unlink()
+    with pytest.raises(FileFormatError, match=r"has no config\.json"):
+        flowgraph.load_model(copied)
+
+
+def test_a_model_with_code_of_its_own_is_refused_without_a_question(copied, monkeypatch):
+    monkeypatch.setattr("builtins.input", lambda *_: pytest.fail("a question was asked"))
+    ran = copied / "ran"
+    (copied / "own.py").write_text(f"open({str(ran)!r}, 'w')")
+    edit(copied, auto_map={"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}, model_type="wonder")
+    with pytest.raises(ArchitectureError, match=r"model_type 'wonder', which transformers .* does not know"):
+        flowgraph.load_model(copied)
+    edit(copied, model_type="llama")
+    assert type(flowgraph.load_model(copied).model).__module__.startswith("transformers.")
+    assert not ran.exists()
+
+
+def test_an_adapter_is_not_a_model_and_its_base_is_not_fetched(copied):
+    adapter = {"peft_type": "LORA", "base_model_name_or_path": "org/base", "task_type": "CAUSAL_LM"}
+    (copied / "adapter_config.json").write_text(json.dumps(adapter))
+    with pytest.raises(ArchitectureError, match=r"holds an adapter .*merge_and_unload"):
+        flowgraph.load_model(copied)
+
+
+def test_a_quantised_model_says_what_it_lacks(copied):
+    edit(copied, quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(FlowgraphError, match=r"cannot be read: .*GPTQ"):
+        flowgraph.load_model(copied)
+
+
+# Names
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "./smollm2", "../x", "/no/such/folder", "~/no-such", "~nobody-here/x", "a/b/c", "models/", "foo bar", "",
+        "C:\\models\\x", "a\0b", "x" * 5000, Path("smollm2"), Path("org/name"),
+    ],
+)  # fmt: skip
+def test_paths_never_go_to_the_hub(path, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownModelError, match="there is no folder"):
+        flowgraph.load_model(path)
+
+
+def test_a_name_in_a_folder_that_exists_is_a_path(tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models" / "weights.safetensors").touch()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnknownModelError, match="there is no folder 'models/lama'"):
+        flowgraph.load_model("models/lama")
+    with pytest.raises(UnknownModelError, match="is a file; a model is a folder"):
+        flowgraph.load_model("models/weights.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("smolm2", "Did you mean 'smollm2'"),
+        ("SmolLM2", "Did you mean 'smollm2'"),
+        ("HuggingFaceTB/SmolLM2-135M", "Did you mean 'smollm2'"),
+        ("mini-lm", "Did you mean 'minilm'"),
+        ("org/zzz", "Known names are 'smollm2', 'minilm'"),
+    ],
+)
+def test_unknown_names_without_a_network(name, hint, monkeypatch, tmp_path):
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(socket, "create_connection", fail)  # asked once, briefly; the hub's own client stays unasked
+    for variable in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(variable, raising=False)
+    with pytest.raises(UnknownModelError, match=rf"cannot be reached from here\. {hint}"):
+        flowgraph.load_model(name)
+
+
+def test_what_the_hub_answers_is_passed_on(monkeypatch):
+    def answer(name: str, **_options: object) -> None:
+        raise OSError(f"{name} is not a valid model identifier\nand more")
+
+    monkeypatch.setattr(sources, "_hub_answers", lambda: True)
+    monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", answer)
+    with pytest.raises(UnknownModelError, match=r"the hub says: org/x is not a valid model identifier\. Known"):
+        flowgraph.load_model("org/x")
+
+
+# Number types and devices
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", torch.float16])
+def test_number_types(saved, dtype):
+    wanted = getattr(torch, dtype) if isinstance(dtype, str) else dtype
+    loaded = flowgraph.load_model(saved("llama"), dtype=dtype)
+    assert {parameter.dtype for parameter in loaded.model.parameters()} == {wanted}
+    assert flowgraph.load_model(tiny_model("llama"), dtype=dtype).dtype == wanted
+
+
+def test_the_number_type_of_the_file(tmp_path):
+    model, _ = tiny_model("llama", torch.bfloat16)
+    model.save_pretrained(tmp_path)
+    assert flowgraph.load_model(tmp_path).dtype == torch.float32
+    assert flowgraph.load_model(tmp_path, dtype="auto").dtype == torch.bfloat16
+    assert flowgraph.load_model(model, dtype="auto").dtype == torch.bfloat16
+    assert flowgraph.load_model(model).dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["float17", "int8", "float8_e4m3fn", "nn", torch.int8, torch.complex64])
+def test_wrong_number_types(saved, dtype):
+    for model in (saved("llama"), tiny_model("llama")):
+        with pytest.raises(ArgumentError, match=r"dtype=.* is not a number type .*expected 'float64', 'float32'"):
+            flowgraph.load_model(model, dtype=dtype)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has cuda")
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", torch.device("cuda")])
+def test_cuda_on_a_machine_without(saved, device):
+    for model in (saved("llama"), tiny_model("llama")):
+        with pytest.raises(DeviceError, match=r"device='cuda.*' is not available here .*this machine has: cpu"):
+            flowgraph.load_model(model, device=device)
+
+
+@pytest.mark.parametrize("device", ["gpu", "", "meta", "cuda:99"])
+def test_devices_that_are_none(device):
+    model, _ = tiny_model("llama")
+    with pytest.raises(DeviceError, match="is not available here"):
+        flowgraph.load_model(model, device=device)
+    assert not any(parameter.is_meta for parameter in model.parameters())
+
+
+def test_a_device_is_checked_before_anything_is_fetched(monkeypatch):
+    monkeypatch.setattr(sources, "fetch", lambda *_a, **_k: pytest.fail("a model was fetched"))
+    with pytest.raises(DeviceError):
+        flowgraph.load_model("smollm2", device="cuda:99")
+    with pytest.raises(ArgumentError):
+        flowgraph.load_model("smollm2", dtype="float17")
+
+
+def test_automatic_devices(saved):
+    best = "cuda" if torch.cuda.is_available() else "cpu"
+    assert flowgraph.load_model(saved("llama"), device="auto").device.type == best
+    assert flowgraph.load_model(tiny_model("llama"), device="auto").device.type == "cpu"
+
+
+# Adapters
+
+
+def adapted():
+    peft = pytest.importorskip("peft")
+    model, tokenizer = tiny_model("llama")
+    torch.manual_seed(0)
+    # Its second matrix starts at zero otherwise, and the adapter would change nothing.
+    settings = peft.LoraConfig(target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    return model, tokenizer, peft.get_peft_model(model, settings)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_adapters_are_refused_until_they_are_merged():
+    model, tokenizer, wrapped = adapted()
+    for unmerged in (wrapped, model, wrapped.base_model):
+        with pytest.raises(ArchitectureError, match=r"adapters that are not merged; .*merge_and_unload\(\)"):
+            flowgraph.load_model(unmerged, tokenizer=tokenizer)
+    merged = flowgraph.load_model(wrapped.merge_and_unload(), tokenizer=tokenizer)
+    assert max(merged.proof.values()) <= 1e-4
+    plain = flowgraph.load_model(tiny_model("llama"))
+    first, second = flowgraph.trace(plain, "The cat sat"), flowgraph.trace(merged, "The cat sat")
+    assert not torch.allclose(first.v, second.v, atol=1e-3)
+    assert plain.fingerprint()["config"] == merged.fingerprint()["config"]
+    assert plain.fingerprint()["weights"] != merged.fingerprint()["weights"]
+
+
+# Fingerprints
+
+
+def test_equal_models_have_equal_fingerprints(saved):
+    made = [flowgraph.load_model(tiny_model("gpt2")) for _ in range(2)]
+    made.append(flowgraph.load_model(saved("gpt2")))
+    assert len({tuple(model.fingerprint().values()) for model in made}) == 1
+    model, tokenizer = tiny_model("gpt2")
+    flowgraph.trace((model, tokenizer), "The cat")
+    model.set_attn_implementation("eager")
+    assert flowgraph.load_model(model).fingerprint() == made[0].fingerprint()
+
+
+@pytest.mark.parametrize("name", [name for name, _ in tiny_model("llama")[0].named_parameters()])
+def test_every_weight_is_in_the_fingerprint(name):
+    model, _ = tiny_model("llama")
+    loaded = flowgraph.load_model(model)
+    before = loaded.fingerprint()
+    with torch.no_grad():
+        model.get_parameter(name).mul_(1.001)
+    after = loaded.fingerprint()
+    assert before["config"] == after["config"]
+    assert before["weights"] != after["weights"]
+
+
+def test_a_setting_is_in_the_fingerprint():
+    loaded = flowgraph.load_model(tiny_model("llama"))
+    before = loaded.fingerprint()
+    loaded.model.config.rms_norm_eps = 0.5
+    after = loaded.fingerprint()
+    assert before["config"] != after["config"]
+    assert before["weights"] == after["weights"]
+
+
+# Architectures
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "missing"),
+    [
+        ("T5", {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 1, "num_heads": 4, "vocab_size": 60}, r"h\b"),
+        ("Mamba", {"hidden_size": 32, "state_size": 4, "num_hidden_layers": 1, "vocab_size": 60}, r"h\b"),
+        ("Bloom", {"hidden_size": 32, "n_layer": 1, "n_head": 4, "vocab_size": 60}, r"\w"),
+        ("Falcon", {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4, "vocab_size": 60}, r"\w"),
+        ("Cohere", SIZES | {"eos_token_id": 2, "bos_token_id": 1}, r"\w"),
+    ],
+)
+def test_an_unknown_architecture_says_what_was_not_found_and_how_to_write_a_row(kind, settings, missing, tmp_path):
+    head = "ForConditionalGeneration" if kind == "T5" else "ForCausalLM"
+    model = getattr(transformers, kind + head)(getattr(transformers, f"{kind}Config")(**settings))
+    model.save_pretrained(tmp_path)
+    for source in (model, tmp_path):
+        with pytest.raises(ArchitectureError) as error:
+            flowgraph.load_model(source)
+        message = str(error.value)
+        assert f"no architecture row fits {kind}" in message
+        assert message.partition("not found: ")[2].strip()
+        for part in (f"model_type '{kind.lower()}'", "register_family(dataclasses.replace(", "Known families: gpt2"):
+            assert part in message
+
+
+def stablelm():
+    torch.manual_seed(0)
+    config = transformers.StableLmConfig(**SIZES, num_key_value_heads=2, partial_rotary_factor=0.5)
+    return noisy(transformers.StableLmForCausalLM(config))
+
+
+def starcoder2():
+    torch.manual_seed(0)
+    config = transformers.Starcoder2Config(**SIZES, num_key_value_heads=2, bos_token_id=1, eos_token_id=2)
+    return noisy(transformers.Starcoder2ForCausalLM(config))
+
+
+def noisy(model):
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("make", "refusal"),
+    [(stablelm, "the identity 'the norm's formula' fails"), (starcoder2, "no architecture row fits")],
+)
+def test_a_row_that_a_user_writes_is_proved_and_traced(make, refusal, registered, tmp_path):
+    model = make()
+    with pytest.raises(ArchitectureError, match=refusal):
+        flowgraph.load_model(model)
+    kind = model.config.model_type
+    llama = FAMILIES["llama"]
+    stack = llama.stacks[0]
+    if kind == "starcoder2":
+        stack = dataclasses.replace(stack, mlp_output="mlp.c_proj")
+    row = dataclasses.replace(llama, name=kind, model_types=(kind,), norm="layer", stacks=(stack,))
+
+    wrong = dataclasses.replace(row, norm="rms")
+    flowgraph.register_family(wrong)
+    with pytest.raises(ArchitectureError, match=f"the row '{kind}' does not describe"):
+        flowgraph.load_model(model)
+    with pytest.raises(ArgumentError, match="already registered"):
+        flowgraph.register_family(row)
+    flowgraph.register_family(row, replace_existing=True)
+
+    loaded = flowgraph.load_model(model)
+    assert loaded.anatomy.family is row
+    assert max(loaded.proof.values()) <= 1e-4
+    trace = flowgraph.trace(loaded, IDS)
+    torch.testing.assert_close(trace.logits, model(torch.tensor([IDS])).logits[0, -1], rtol=1e-4, atol=1e-4)
+    parts = flowgraph.direct_logit_attribution(trace, trace.target)
+    assert abs(parts.completeness_error) <= 1e-3
+    for method in flowgraph.EDGE_METHODS:
+        assert len(flowgraph.build_graph(trace, method=method))
+    model.save_pretrained(tmp_path)
+    assert flowgraph.load_model(tmp_path).fingerprint() == loaded.fingerprint()
+
+
+def test_a_type_without_a_row_is_taken_by_structure_and_proved():
+    """A fine-tuner's own model type on a llama needs no row at all."""
+
+    class OwnConfig(transformers.LlamaConfig):
+        model_type = "own"
+
+    loaded = flowgraph.load_model(noisy(transformers.LlamaForCausalLM(OwnConfig(**SIZES))))
+    assert loaded.anatomy.family.name == "llama"
+    assert flowgraph.trace(loaded, IDS).family == "llama"
+
+
+def test_modules_of_another_make_behind_the_same_names():
+    """OLMo has a llama's paths, and norms without weights that the proof cannot even ask."""
+    config = transformers.OlmoConfig(**SIZES, pad_token_id=1, eos_token_id=2)
+    with pytest.raises(ArchitectureError, match="the row 'llama' does not describe OlmoForCausalLM"):
+        flowgraph.load_model(transformers.OlmoForCausalLM(config))
