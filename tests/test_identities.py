@@ -166,6 +166,7 @@ WRONG = {
     "bert": {"wiring": "sequential"},
     "qwen3": {"attention.query_norm": ""},
     "phi3": {"mlp_norm": "input_layernorm"},
+    "mistral": {"final_norm": ""},
 }
 
 
@@ -184,7 +185,7 @@ def test_a_wrong_row_is_refused(name, monkeypatch):
             stack = dataclasses.replace(stack, wiring_switch=None, **{key: value})
     stack = dataclasses.replace(stack, attention=attention)
     monkeypatch.setitem(FAMILIES, row.name, dataclasses.replace(row, stacks=(stack,)))
-    with pytest.raises(ArchitectureError, match=r"fails in layer|neither 'scaling'"):
+    with pytest.raises(ArchitectureError, match=r"' fails|neither 'scaling'"):
         prove(resolve(model))
 
 
@@ -194,7 +195,9 @@ def test_nan_in_weights_names_the_layer(name):
     block = resolve(model).blocks[1]
     with torch.no_grad():
         block.mlp_output.module.weight[3, 3] = float("nan")
-    with pytest.raises(NonFiniteError, match=r"layer 1 gives NaN or infinity; parameters that are not finite: .*weight"):
+    with pytest.raises(
+        NonFiniteError, match=r"layer 1 gives NaN or infinity; parameters that are not finite: .*weight"
+    ):
         flowgraph.load_model(model, tokenizer=tokenizer)
 
 
@@ -231,3 +234,31 @@ def test_mlps_in_chunks_are_refused():
     model.config.chunk_size_feed_forward = 2
     with pytest.raises(ArchitectureError, match="load it with chunk_size_feed_forward=0"):
         flowgraph.load_model(model, tokenizer=tokenizer)
+
+
+def test_a_head_that_does_more_than_the_row_says_is_refused():
+    """Granite scales its logits, which a Llama's row does not know of."""
+    import transformers
+
+    config = transformers.GraniteConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=32, logits_scaling=8.0,
+    )  # fmt: skip
+    row = dataclasses.replace(FAMILIES["llama"], name="granite", model_types=("granite",))
+    FAMILIES["granite"] = row
+    try:
+        with pytest.raises(ArchitectureError, match="'final norm and head = logits' fails with relative error"):
+            flowgraph.load_model(transformers.GraniteForCausalLM(config).eval())
+    finally:
+        del FAMILIES["granite"]
+
+
+def test_the_nearest_row_is_one_whose_blocks_are_found():
+    import transformers
+
+    config = transformers.CohereConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=32,
+    )  # fmt: skip
+    with pytest.raises(ArchitectureError, match=r"Nearest is 'llama'; not found: post_attention_layernorm\. Known"):
+        flowgraph.load_model(transformers.CohereForCausalLM(config))

@@ -527,3 +527,13 @@ def test_modules_of_another_make_behind_the_same_names():
     config = transformers.OlmoConfig(**SIZES, pad_token_id=1, eos_token_id=2)
     with pytest.raises(ArchitectureError, match="the row 'llama' does not describe OlmoForCausalLM"):
         flowgraph.load_model(transformers.OlmoForCausalLM(config))
+
+
+def test_a_config_that_names_no_architecture_is_refused(tmp_path):
+    model, _ = tiny_model("llama")
+    model.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["architectures"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ArchitectureError, match="names no architectures, so it does not say whether its weights hold a head"):
+        load_model(tmp_path)

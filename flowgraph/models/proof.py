@@ -47,9 +47,10 @@ def prove(anatomy: Anatomy) -> dict[str, float]:
     for name, per_layer in errors.items():
         worst = int(per_layer.argmax())
         if not per_layer[worst] <= tolerance:
+            where = f" in layer {worst}" if len(per_layer) > 1 else ""
             raise ArchitectureError(
                 f"the row {anatomy.family.name!r} does not describe {type(anatomy.model).__name__}: the identity "
-                f"'{name}' fails in layer {worst} with relative error {per_layer[worst]:.2g} (at most {tolerance:g} is "
+                f"'{name}' fails{where} with relative error {per_layer[worst]:.2g} (at most {tolerance:g} is "
                 "rounding). If adapters are attached, merge them first (model.merge_and_unload()); if the weights are "
                 "quantised, load them unquantised; otherwise the row has to be corrected"
             )
@@ -106,7 +107,25 @@ def identity_errors(
         errors["embedding + everything written = last residual"] = _error(
             wide(sites["resid_pre"][0]) + written, sites["resid_post"][-1]
         )[None]
+    if record.logits is not None:
+        errors["final norm and head = logits"] = _error(_logits(anatomy, sites["resid_post"][-1]), record.logits)[None]
     return errors
+
+
+def _logits(anatomy: Anatomy, x: Tensor) -> Tensor:
+    """Logits of final states by the row's head, as readings and direct logit attribution understand it."""
+    if anatomy.final_norm is not None:
+        x = _normed(anatomy.final_norm, wide(x), anatomy.final_norm.scale(x))
+    if anatomy.family.head_kind == "masked":
+        with torch.no_grad():
+            for module in anatomy.head:
+                x = module(x.to(anatomy.embedding.weight.dtype))
+        return wide(x)
+    for module in anatomy.head:
+        projection = Projection(module)
+        x = wide(x) @ projection.weight
+        x = x if projection.bias is None else x + projection.bias
+    return x if anatomy.softcap is None else anatomy.softcap * torch.tanh(x / anatomy.softcap)
 
 
 def _attention_of_values(anatomy: Anatomy, record: Pass, i: int) -> Tensor:

@@ -219,7 +219,12 @@ def _auto_class(config: Any) -> Any:
     """The class with the head that the weights were saved with; the bare model where it has none, or not one to predict tokens."""
     import transformers
 
-    kind = (config.architectures or [""])[0]
+    if not config.architectures:
+        raise ArchitectureError(
+            f"the config of this {config.model_type!r} model names no architectures, so it does not say whether its weights "
+            'hold a head; add for example "architectures": ["LlamaForCausalLM"] to its config.json'
+        )
+    kind = config.architectures[0]
     if kind.endswith(("ForMaskedLM", "ForPreTraining")):
         return transformers.AutoModelForMaskedLM
     causal = transformers.MODEL_FOR_CAUSAL_LM_MAPPING

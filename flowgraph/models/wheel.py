@@ -59,9 +59,7 @@ def obtain(requirement: str, sha256: str, folder: Path, *, size: int, report: Pr
         what_now = "The file was removed. Try again; if this comes back, the index serves another file."
     else:
         what_now = "Replace it, or unset FLOWGRAPH_WHEELS to download it."
-    raise FetchError(
-        f"{wheel.name} is not the expected wheel: its sha256 is {found}, not {sha256}. {what_now}"
-    )
+    raise FetchError(f"{wheel.name} is not the expected wheel: its sha256 is {found}, not {sha256}. {what_now}")
 
 
 def run_pip(arguments: list[str], folder: Path, watch: Callable[[], None]) -> tuple[int, str]:
