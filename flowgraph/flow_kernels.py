@@ -160,8 +160,8 @@ def _distances(
 
 @njit(cache=True, nogil=True)
 def _push(
-    caps: Any, sink: Any, amount: float, negligible: float, depth: int, flow: Any, givers: Any, counts: Any, left: Any,
-    served: Any, path: Any, narrowest: Any,
+    caps: Any, sink: Any, amount: float, negligible: float, first: bool, depth: int, flow: Any, givers: Any, counts: Any,
+    left: Any, served: Any, path: Any, narrowest: Any,
 ) -> int:  # fmt: skip
     """Send an amount along the path; returns the depth of the last node that can still be reached along it."""
     start, end = path[0, 1], path[depth, 1]
@@ -175,8 +175,10 @@ def _push(
             carried, capacity = flow[below, i, j], caps[below, i, j]
             if carried == 0.0:
                 known = False
-                for n in range(counts[below, j]):
-                    known = known or givers[below, j, n] == i
+                if not first:
+                    # Its flow may have been taken back entirely, in which case it is still listed.
+                    for n in range(counts[below, j]):
+                        known = known or givers[below, j, n] == i
                 if not known:
                     givers[below, j, counts[below, j]] = i
                     counts[below, j] += 1
@@ -196,8 +198,8 @@ def _push(
 
 @njit(cache=True, nogil=True)
 def _block_paths(
-    caps: Any, sink: Any, t: int, lo: int, hi: int, causal: bool, deepest: int, total: float, bound: float, flow: Any,
-    givers: Any, counts: Any, left: Any, served: Any, level: Any, arc: Any, path: Any, narrowest: Any,
+    caps: Any, sink: Any, t: int, lo: int, hi: int, causal: bool, first: bool, deepest: int, total: float, bound: float,
+    flow: Any, givers: Any, counts: Any, left: Any, served: Any, level: Any, arc: Any, path: Any, narrowest: Any,
 ) -> float:  # fmt: skip
     """Send flow along shortest paths until each of them is used up; returns the new total.
 
@@ -217,7 +219,7 @@ def _block_paths(
                 amount = min(min(narrowest[depth], sink[i] - served[i]), bound - total)
                 total += amount
                 depth = _push(
-                    caps, sink, amount, negligible, depth, flow, givers, counts, left, served, path, narrowest
+                    caps, sink, amount, negligible, first, depth, flow, givers, counts, left, served, path, narrowest
                 )
                 if left[start] <= negligible:
                     break
@@ -294,12 +296,13 @@ def _max_flow(
     for k in range(1, top + 1):
         for i in range(lo, hi):
             level[k, i], arc[k, i] = top - k, 0
-    total = 0.0
+    total, first = 0.0, True
     while deepest >= 0:
         total = _block_paths(
-            caps, sink, t, lo, hi, causal, deepest, total, bound, flow, givers, counts, left, served, level, arc, path,
+            caps, sink, t, lo, hi, causal, first, deepest, total, bound, flow, givers, counts, left, served, level, arc, path,
             narrowest,
         )  # fmt: skip
+        first = False
         phases -= 1
         if total >= bound * (1.0 - _REACHED):
             return bound
@@ -479,13 +482,13 @@ def _fits(
         for v in range(lo, hi):
             if load[v] > merged[g, v, v] + slack and (s == t or (v != s and v != t)):
                 return False
-        if s != t:
-            if not _source_column_fits(
-                caps, merged[g, s, s], first, stop, flow[g, s], s, lo, hi, load[s], slack
-            ) or not _sink_column_fits(
-                caps, merged[g, t, t], first, stop, flow[g], s, t, lo, hi, load[t], slack
-            ):  # fmt: skip
-                return False
+        if s == t:
+            continue
+        source_column, sink_column = merged[g, s, s], merged[g, t, t]
+        if not _source_column_fits(caps, source_column, first, stop, flow[g, s], s, lo, hi, load[s], slack):
+            return False
+        if not _sink_column_fits(caps, sink_column, first, stop, flow[g], s, t, lo, hi, load[t], slack):
+            return False
     return True
 
 

@@ -80,9 +80,7 @@ def gguf_tensors(model):
 
 
 def write_gguf(path, tensors, *, architecture="llama", pre="smollm", kinds=None):
-    tokens = (
-        CONTROL + sorted(pre_tokenizers.ByteLevel.alphabet()) + [merge.replace(" ", "") for merge in MERGES]
-    )
+    tokens = CONTROL + sorted(pre_tokenizers.ByteLevel.alphabet()) + [merge.replace(" ", "") for merge in MERGES]
     writer = gguf.GGUFWriter(str(path), architecture)
     writer.add_context_length(64)
     writer.add_embedding_length(32)

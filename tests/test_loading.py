@@ -535,5 +535,7 @@ def test_a_config_that_names_no_architecture_is_refused(tmp_path):
     config = json.loads((tmp_path / "config.json").read_text())
     del config["architectures"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(ArchitectureError, match="names no architectures, so it does not say whether its weights hold a head"):
-        load_model(tmp_path)
+    with pytest.raises(
+        ArchitectureError, match="names no architectures, so it does not say whether its weights hold a head"
+    ):
+        flowgraph.load_model(tmp_path)

@@ -162,9 +162,7 @@ def test_logits_is_the_attribution(traces, name, level):
     logit = graph.nodes.index(Node("logit", index=trace.target))
     into_logit = graph.target == logit
     assert graph.weight[into_logit].sum() == pytest.approx(parts.logit, abs=1e-4 * max(1, abs(parts.logit)))
-    by_kind = {
-        kind: graph.weight[into_logit & (graph.kind == EDGE_KINDS.index(kind))].sum() for kind in EDGE_KINDS
-    }
+    by_kind = {kind: graph.weight[into_logit & (graph.kind == EDGE_KINDS.index(kind))].sum() for kind in EDGE_KINDS}
     heads = by_kind["attention" if level == "token" else "head"]
     assert heads == pytest.approx(parts.heads.sum(), abs=1e-9)
     assert by_kind["mlp"] == pytest.approx(parts.mlps.sum(), abs=1e-9)
@@ -187,10 +185,10 @@ def test_logits_is_the_attribution(traces, name, level):
 def test_filters_against_the_naive_twin(traces, level, method, threshold, mass, top_k):
     trace = traces("llama")
     whole = build_graph(trace, method=method, level=level, readings=False)
-    graph = build_graph(
-        trace, method=method, level=level, threshold=threshold, mass=mass, top_k=top_k, readings=False
+    graph = build_graph(trace, method=method, level=level, threshold=threshold, mass=mass, top_k=top_k, readings=False)
+    assert _edge_set(graph) == _edge_set(
+        whole.keep(np.array(naive.kept_edges(whole, threshold, mass, top_k), dtype=int))
     )
-    assert _edge_set(graph) == _edge_set(whole.keep(np.array(naive.kept_edges(whole, threshold, mass, top_k), dtype=int)))
     assert graph.info.total_edges == whole.info.total_edges
     assert graph.info.total_share == pytest.approx(whole.info.total_share)
 
