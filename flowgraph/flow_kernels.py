@@ -356,6 +356,16 @@ def _from_middle(caps: Any, last_hop: Any, bounds: Any, middle: Any, half: int, 
 
 
 @njit(cache=True, nogil=True)
+def _handed_down(amounts: Any, edges: Any) -> Any:
+    """Amounts [W] through one block [W, W]; a loop, since the compiler's own product asks for SciPy."""
+    result = np.zeros(len(amounts))
+    for i in range(len(amounts)):
+        for j in range(len(amounts)):
+            result[j] += amounts[i] * edges[i, j]
+    return result
+
+
+@njit(cache=True, nogil=True)
 def _settle_by_middles(caps: Any, last_hop: Any, bounds: Any, values: Any) -> None:
     """Try a middle that is the same for every token, then one that follows the capacities."""
     blocks, width, _ = caps.shape
@@ -367,7 +377,7 @@ def _settle_by_middles(caps: Any, last_hop: Any, bounds: Any, values: Any) -> No
         return
     reach = np.full(width, 1.0 / width)
     for block in range(blocks - 1, half - 1, -1):
-        reach = reach @ caps[block]
+        reach = _handed_down(reach, caps[block])
     if reach.sum() > 0.0:
         _from_middle(caps, last_hop, bounds, reach * (size / reach.sum()), half, values, work)
 
