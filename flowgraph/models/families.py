@@ -83,8 +83,8 @@ class Stack:
         The second norms of ``sandwich`` blocks, after attention and MLP.
     mlp_output
         The output projection of the MLP. Its input are the neurons.
-    embedding, position_embedding, embedding_norm
-        Token embedding, learned positions, and a norm over their sum.
+    embedding, position_embedding
+        Token embedding, and learned positions.
     embedding_scale
         ``"sqrt_d_model"`` where token embeddings are multiplied by √d_model.
     embedding_is_residual
@@ -107,7 +107,6 @@ class Stack:
     attention_post_norm: str = ""
     mlp_post_norm: str = ""
     position_embedding: str = ""
-    embedding_norm: str = ""
     embedding_scale: Literal["none", "sqrt_d_model"] = "none"
     embedding_is_residual: bool = True
     final_norm: str = ""
@@ -217,7 +216,6 @@ _BERT_STACK = Stack(
     mlp_output="output.dense",
     embedding="embeddings.word_embeddings",
     position_embedding="embeddings.position_embeddings",
-    embedding_norm="embeddings.LayerNorm",
     embedding_is_residual=False,
 )
 
