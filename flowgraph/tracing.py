@@ -201,6 +201,8 @@ def _aim(loaded: LoadedModel, value: str | int | None, name: str) -> int | None:
 def _check_pass(loaded: LoadedModel, result: Pass, batch: Tensor) -> None:
     """Refuse a pass that is not finite; the full residual stream is traced again only to name the layer."""
     seen = [t for t in (result.logits, result.final_scale, result.sites.get("resid_post")) if t is not None]
+    # A model without a head of which only patterns, say, are kept: then those have to speak.
+    seen = seen or list(result.sites.values())
     if all(bool(torch.isfinite(t[-1] if t.ndim == 3 else t).all()) for t in seen):
         return
     everywhere = range(len(loaded.anatomy.blocks))

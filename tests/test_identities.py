@@ -211,6 +211,17 @@ def test_nan_that_only_a_prompt_meets_is_refused_when_tracing():
         flowgraph.trace(loaded, [5, 77, 6])
 
 
+@pytest.mark.parametrize("keep", [{"pattern"}, {"mlp_out"}, {"q"}], ids=str)
+def test_nan_is_refused_whatever_is_kept(keep):
+    model, tokenizer = tiny_model("bert_headless")
+    loaded = flowgraph.load_model(model, tokenizer=tokenizer)
+    with torch.no_grad():
+        model.embeddings.word_embeddings.weight[77] = float("nan")
+    assert flowgraph.trace(loaded, [5, 6], keep=keep).sites
+    with pytest.raises(NonFiniteError, match="token embedding"):
+        flowgraph.trace(loaded, [5, 77, 6], keep=keep)
+
+
 def test_attention_without_patterns_is_refused(monkeypatch):
     model, tokenizer = tiny_model("llama")
     loaded = flowgraph.load_model(model, tokenizer=tokenizer)

@@ -600,7 +600,7 @@ def test_headers_say_what_is_shown():
 
 
 def test_pages_without_a_head_or_without_edges_say_so():
-    assert "no next token to read" in render_html(token_graph(layers=2, head=False))
+    assert "none: the model has no head over a vocabulary" in render_html(token_graph(layers=2, head=False))
     document = render_html(empty_graph())
     assert "No edges to draw: 0 of 273 edges, 0 % of the mass. Filters: threshold 0.99." in document
 
@@ -616,3 +616,10 @@ def test_the_opening_is_what_the_command_line_keeps():
     assert abs(shown - len(kept)) <= 0.1 * len(kept)
     concentrated = keep_strongest(graph, mass=0.3, max_edges=None)
     assert drawing(concentrated).opening_level == LEVELS
+
+
+def test_the_target_is_not_called_a_prediction():
+    """It may be another token than the model's best, or stand at a mask."""
+    document = render_html(token_graph(layers=2))
+    assert '<span class="note">target</span>' in document
+    assert "next token" not in document

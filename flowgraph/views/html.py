@@ -139,7 +139,7 @@ def _texts(graph: FlowGraph, drawn: Drawing) -> dict[str, str]:
 def _prediction(graph: FlowGraph) -> str:
     info = graph.info
     if info.target_token is None:
-        return '<span class="note">The model has no head: there is no next token to read.</span>'
+        return '<span class="note">none: the model has no head over a vocabulary</span>'
     probability = (
         ""
         if info.target_probability is None
