@@ -46,6 +46,8 @@ class GraphInfo:
         The query position that the target belongs to.
     target, target_token, foil, foil_token
         Token ids and strings; None where the model has no head.
+    options
+        Options of the method that were set: ``{"parts": "token"}``.
     target_probability
         The model's own probability of the target at ``position``; None without a head.
     total_edges, total_share
@@ -70,6 +72,12 @@ class GraphInfo:
     foil: int | None = None
     foil_token: str | None = None
     filters: Mapping[str, float | int | str] = field(default_factory=dict)
+    options: Mapping[str, float | int | str] = field(default_factory=dict)
+
+    @property
+    def method_text(self) -> str:
+        """The method with the options that were set: ``proximity, parts=token``."""
+        return ", ".join([self.method, *(f"{name}={value}" for name, value in self.options.items())])
 
 
 @dataclass(frozen=True, eq=False)
@@ -270,7 +278,9 @@ EDGE_COLUMNS = (
 def info_dict(info: GraphInfo) -> dict[str, Any]:
     """Plain data of a graph's origin."""
     data = {name: getattr(info, name) for name in GraphInfo.__dataclass_fields__}
-    data.update(tokens=list(info.tokens), layers=list(info.layers), filters=dict(info.filters))
+    data.update(
+        tokens=list(info.tokens), layers=list(info.layers), filters=dict(info.filters), options=dict(info.options)
+    )
     return data
 
 

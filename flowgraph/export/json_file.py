@@ -214,6 +214,7 @@ def _info(about: Checked) -> GraphInfo:
     layers = [entry.index() for entry in about.field("layers").items()]
     if len(layers) != 2:
         about.field("layers").refuse("two integers, the first layer and one past the last")
+    options = about.optional("options")
     return GraphInfo(
         method=about.field("method").text(),
         unit=about.field("unit").text(),
@@ -231,6 +232,7 @@ def _info(about: Checked) -> GraphInfo:
         foil=about.field("foil").or_none(Checked.index),
         foil_token=about.field("foil_token").or_none(Checked.text),
         filters={name: _filter(entry) for name, entry in about.field("filters").entries()},
+        options={} if options is None else {name: _filter(entry) for name, entry in options.entries()},
     )
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from inspect import signature
+from typing import Any, Literal
 
 from ..errors import ArgumentError
 from ..recorded import Trace
@@ -13,24 +15,25 @@ from .norms import norms
 from .weights import EdgeWeights
 
 
-def _proximity(trace: Trace) -> EdgeWeights:
+def _proximity(trace: Trace, *, parts: Literal["head", "token"] = "head") -> EdgeWeights:
     # The compiler is imported with the method that needs it: it takes longer than all the others together.
     from .proximity import proximity
 
-    return proximity(trace)
+    return proximity(trace, parts=parts)
 
 
-EDGE_METHODS: dict[str, Callable[[Trace], EdgeWeights]] = {
+EDGE_METHODS: dict[str, Callable[..., EdgeWeights]] = {
     "attention": attention,
     "norms": norms,
     "proximity": _proximity,
     "logits": logits,
 }
+"""Method → function of a trace; its keyword arguments are the method's options."""
 
 __all__ = ["EDGE_METHODS", "MAX_EDGES", "EdgeWeights", "build_graph", "edge_weights"]
 
 
-def edge_weights(trace: Trace, *, method: str = "attention") -> EdgeWeights:
+def edge_weights(trace: Trace, *, method: str = "attention", **options: Any) -> EdgeWeights:
     """Dense weights of all edges of a trace.
 
     Parameters
@@ -41,11 +44,13 @@ def edge_weights(trace: Trace, *, method: str = "attention") -> EdgeWeights:
         ``"attention"``: the pattern, heads averaged, half attention and half residual. ``"logits"``: what each part wrote in
         the direction of the target, in logits. ``"norms"``: how long the vectors are that are added. ``"proximity"``: how much
         nearer each part brings the sum of the others to the whole; information flow routes.
+    **options
+        Options of the method. ``"proximity"``: ``parts="head"`` (default) or ``parts="token"``, which is ALTI.
 
     Raises
     ------
     ArgumentError
-        If the method is not known.
+        If the method is not known, or has no such option or value.
     NotRecordedError
         If the trace does not hold a site that the method needs.
     ModelNeededError
@@ -53,5 +58,11 @@ def edge_weights(trace: Trace, *, method: str = "attention") -> EdgeWeights:
     """
     if method not in EDGE_METHODS:
         raise ArgumentError(f"method={method!r} is not known; expected one of {', '.join(EDGE_METHODS)}")
-    recorded = trace.recorded_weights.get(method)
-    return EDGE_METHODS[method](trace) if recorded is None else recorded
+    known = [name for name in signature(EDGE_METHODS[method]).parameters if name != "trace"]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        has = f"has {', '.join(known)}" if known else "has no options"
+        raise ArgumentError(f"{unknown[0]}= is not an option of method={method!r}, which {has}")
+    # What is recorded was computed without options.
+    recorded = None if options else trace.recorded_weights.get(method)
+    return EDGE_METHODS[method](trace, **options) if recorded is None else recorded

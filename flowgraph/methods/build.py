@@ -12,7 +12,8 @@ from ..errors import ArgumentError, GraphTooLargeError
 from ..graph import FlowGraph
 from ..recorded import Trace
 from .node_readings import READ_AT_MOST, node_readings
-from .schema import Codes, Columns, edge_parts, joined, no_edges
+from .schema import Codes, Columns, edge_parts, joined, no_edges, unlisted_share
+from .thresholds import ThresholdRule, by_rule
 from .weights import EdgeWeights
 
 MAX_EDGES = 200_000
@@ -27,9 +28,11 @@ def build_graph(
     threshold: float = 0.0,
     mass: float | None = None,
     top_k: int | None = None,
+    threshold_rule: ThresholdRule = "edge",
     layers: tuple[int, int] | None = None,
     max_edges: int = MAX_EDGES,
     readings: bool | Literal["auto"] = "auto",
+    **options: Any,
 ) -> FlowGraph:
     """Build the flow graph of a trace, keeping every edge unless told otherwise.
 
@@ -44,17 +47,23 @@ def build_graph(
     level
         ``"token"``: heads taken together. ``"head"``: a node for every head.
     threshold
-        Keep edges with |share| at or above this.
+        Keep edges with |share| at or above this. At token level an edge is what all heads bring together.
     mass
         Per target keep the fewest incoming edges whose Σ|share| reaches this part of the target's total, 0 < mass ≤ 1.
     top_k
         Keep the k largest |share| of the graph.
+    threshold_rule
+        ``"edge"``: the threshold is for edges, as above. ``"per_head"``, for proximity: parts below the threshold (one head
+        reading one token, the residual stream, the MLP) become zero before heads are summed, and what remains of a state is
+        normalised again. Both are published rules of information flow routes (Ferrando & Voita 2024).
     layers
         First and one-past-last layer of the graph.
     max_edges
         Refuse a larger graph, naming its size.
     readings
         Whether nodes carry their reading in vocabulary. ``"auto"``: where there is a trace, up to 2,000 nodes.
+    **options
+        Options of the method, for a trace; see :func:`flowgraph.edge_weights`.
 
     Raises
     ------
@@ -64,13 +73,24 @@ def build_graph(
         If an argument is out of its range.
     """
     _check(level, threshold, mass, top_k, max_edges)
-    weights = _weights(trace_or_weights, method)
+    weights = _weights(trace_or_weights, method, options)
+    if threshold_rule != "edge":
+        weights = by_rule(weights, threshold, threshold_rule)
     if layers is not None:
         weights = _window(weights, layers)
-    columns, total_edges, total_share = _collect(edge_parts(weights, level), threshold, mass, top_k, max_edges)
+    columns, total_edges, total_share = _collect(
+        edge_parts(weights, level), threshold if threshold_rule == "edge" else 0.0, mass, top_k, max_edges
+    )
     filters: dict[str, float | int | str] = {"threshold": threshold} if threshold else {}
+    filters |= {} if threshold_rule == "edge" else {"threshold_rule": threshold_rule}
     filters |= {name: value for name, value in (("mass", mass), ("top_k", top_k)) if value is not None}
-    info = replace(weights.info, level=level, total_edges=total_edges, total_share=total_share, filters=filters)
+    info = replace(
+        weights.info,
+        level=level,
+        total_edges=total_edges,
+        total_share=total_share + unlisted_share(weights),
+        filters=filters,
+    )
     graph = _assemble(columns, weights, info)
     if readings is False or not isinstance(trace_or_weights, Trace):
         if readings is True:
@@ -94,8 +114,12 @@ def _check(level: str, threshold: float, mass: float | None, top_k: int | None, 
         raise ArgumentError(f"max_edges={max_edges} must be at least 1")
 
 
-def _weights(trace_or_weights: Trace | EdgeWeights, method: str | None) -> EdgeWeights:
+def _weights(trace_or_weights: Trace | EdgeWeights, method: str | None, options: dict[str, Any]) -> EdgeWeights:
     if isinstance(trace_or_weights, EdgeWeights):
+        if options:
+            raise ArgumentError(
+                f"{', '.join(options)}= belongs to edge_weights(trace, …): these weights are computed already"
+            )
         if method not in (None, trace_or_weights.info.method):
             raise ArgumentError(
                 f"method={method!r}, but these weights are {trace_or_weights.info.method!r}; leave method out"
@@ -103,7 +127,7 @@ def _weights(trace_or_weights: Trace | EdgeWeights, method: str | None) -> EdgeW
         return trace_or_weights
     from . import edge_weights
 
-    return edge_weights(trace_or_weights, method=method or "attention")
+    return edge_weights(trace_or_weights, method=method or "attention", **options)
 
 
 def _window(weights: EdgeWeights, layers: tuple[int, int]) -> EdgeWeights:

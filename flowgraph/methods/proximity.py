@@ -1,17 +1,20 @@
 """``proximity``: how much nearer each part brings the sum of the others to the whole (information flow routes).
 
-s_i = max(0, ‖y‖₁ − ‖y − part_i‖₁), shares s_i / Σ s. One part per head and source, one for the residual stream, one for the
-MLP; biases are never parts. Published by Ferrando & Voita (2024); the measure is that of ALTI (Ferrando et al. 2022).
+s_i = max(0, ‖y‖₁ − ‖y − part_i‖₁), shares s_i / Σ s. Parts are one per head and source, one for the residual stream, one for
+the MLP (Ferrando & Voita 2024); or one per source, its heads taken together, with the residual stream in that of the token
+itself: ALTI (Ferrando et al. 2022), whose measure this is. Biases are never parts.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..kernels import proximity_of_parts
+from ..errors import ArgumentError
+from ..kernels import proximity_of_parts, proximity_of_sums
 from ..nodes import Node
 from ..recorded import Trace
 from .origin import origin
@@ -24,35 +27,50 @@ class _Step:
     """Shares of one sum: attention per head, residual, MLP, and where they follow the substitute."""
 
     attention: Float[np.ndarray, "H T S"]
+    summed: Float[np.ndarray, "T S"]
     residual: Float[np.ndarray, "T"]
     mlp: Float[np.ndarray, "T"]
     undefined: Bool[np.ndarray, "T"]
 
 
-def proximity(trace: Trace) -> EdgeWeights:
+def proximity(trace: Trace, *, parts: Literal["head", "token"] = "head") -> EdgeWeights:
     """Weights c_i of every part, which sum to 1 over what enters a state and are the shares; an MLP has one input, weight 1.
 
     A whole that no part brings nearer (an MLP that cancels most of the stream) has no shares by the formula: they follow
     ‖part‖₁ instead, and the state is listed as ``undefined``.
 
+    Parameters
+    ----------
+    trace
+        A trace with its model.
+    parts
+        ``"head"``: information flow routes. ``"token"``: ALTI; heads are not told apart, and what a token keeps of itself,
+        through attention or along the stream, is one part, on the residual edge.
+
     References
     ----------
-    Ferrando & Voita (2024), "Information Flow Routes: Automatically Interpreting Language Models at Scale".
+    Ferrando & Voita (2024), "Information Flow Routes: Automatically Interpreting Language Models at Scale"; Ferrando, Gállego
+    & Costa-jussà (2022), "Measuring the Mixing of Contextual Information in the Transformer".
     """
+    if parts not in ("head", "token"):
+        raise ArgumentError(
+            f"parts={parts!r} is not known; expected 'head' (one part for each head and token) or 'token'"
+        )
+    step_of = _head_step if parts == "head" else _token_step
     parallel = trace.wiring == "parallel"
     first, stop = trace.layers
-    steps = [_attention_step(attention_parts(trace, row)) for row in range(stop - first)]
+    steps = [step_of(attention_parts(trace, row)) for row in range(stop - first)]
     mlp_steps = [] if parallel else [_mlp_step(mlp_parts(trace, row)) for row in range(stop - first)]
     attention = np.stack([step.attention for step in steps])
     mlp = np.stack([step.mlp for step in mlp_steps or steps])
     into = "resid_post" if parallel else "resid_mid"
     undefined = _undefined(into, steps, first) + _undefined("resid_post", mlp_steps, first)
     return EdgeWeights(
-        info=origin(trace, "proximity", "share"),
+        info=replace(origin(trace, "proximity", "share"), options={} if parts == "head" else {"parts": parts}),
         parallel=parallel,
         query_positions=tuple(range(len(trace.tokens))),
         attention=attention,
-        attention_summed=attention.sum(1, dtype=np.float64),
+        attention_summed=np.stack([step.summed for step in steps]),
         head=attention.sum(-1, dtype=np.float64),
         residual=np.stack([step.residual for step in steps]),
         mlp=mlp,
@@ -63,7 +81,7 @@ def proximity(trace: Trace) -> EdgeWeights:
     )
 
 
-def _attention_step(parts: AttentionParts) -> _Step:
+def _head_step(parts: AttentionParts) -> _Step:
     near = proximity_of_parts(parts.whole, parts.coefficient, parts.vectors)
     residual = _near(parts.whole, parts.residual)
     mlp = np.zeros_like(residual) if parts.mlp is None else _near(parts.whole, parts.mlp)
@@ -78,7 +96,27 @@ def _attention_step(parts: AttentionParts) -> _Step:
     # A state that is zero through and through is made of nothing; everything it has comes along the stream.
     empty = total <= 0
     residual[empty], total[empty] = 1.0, 1.0
-    return _Step(near / total[:, None].astype(near.dtype), residual / total, mlp / total, undefined)
+    near /= total[:, None].astype(near.dtype)
+    return _Step(near, near.sum(0, dtype=np.float64), residual / total, mlp / total, undefined)
+
+
+def _token_step(parts: AttentionParts) -> _Step:
+    near = proximity_of_sums(parts.whole, parts.coefficient, parts.vectors, parts.residual).astype(np.float64)
+    mlp = np.zeros(len(near)) if parts.mlp is None else _near(parts.whole, parts.mlp)
+    total = near.sum(1) + mlp
+    undefined = total <= 0
+    for t in np.flatnonzero(undefined):
+        made = np.einsum("hs,hsd->sd", parts.coefficient[:, t], parts.vectors)
+        made[t] += parts.residual[t]
+        near[t] = np.abs(made).sum(-1)
+        mlp[t] = 0.0 if parts.mlp is None else np.abs(parts.mlp[t]).sum()
+        total[t] = near[t].sum() + mlp[t]
+    empty = total <= 0
+    near[empty, np.flatnonzero(empty)], total[empty] = 1.0, 1.0
+    near /= total[:, None]
+    itself = near.diagonal().copy()
+    np.fill_diagonal(near, 0.0)
+    return _Step(np.zeros((0, *near.shape)), near, itself, mlp / total, undefined)
 
 
 def _mlp_step(parts: MlpParts) -> _Step:
@@ -88,7 +126,7 @@ def _mlp_step(parts: MlpParts) -> _Step:
     residual[undefined] = np.abs(parts.residual[undefined]).sum(-1)
     residual[mlp + residual <= 0] = 1.0
     total = mlp + residual
-    return _Step(np.zeros((0, len(mlp), 0)), residual / total, mlp / total, undefined)
+    return _Step(np.zeros((0, len(mlp), 0)), np.zeros((len(mlp), 0)), residual / total, mlp / total, undefined)
 
 
 def _near(whole: Float[np.ndarray, "T d"], part: Float[np.ndarray, "T d"]) -> Float[np.ndarray, "T"]:

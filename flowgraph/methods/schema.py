@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from ..errors import ArgumentError
 from ..graph import EDGE_COLUMNS, EDGE_KINDS
 from ..nodes import NODE_KINDS, Node
 from .weights import EdgeWeights
@@ -28,7 +29,17 @@ Columns = dict[str, Any]
 
 
 def edge_parts(weights: EdgeWeights, level: str) -> Iterator[Columns]:
-    """All edges of the weights at a level, in parts that each hold everything that enters their targets."""
+    """All edges of the weights at a level, in parts that each hold everything that enters their targets.
+
+    Raises
+    ------
+    ArgumentError
+        If the level is that of heads, and the method takes them together.
+    """
+    if level == "head" and not weights.attention.shape[1]:
+        raise ArgumentError(
+            f"level='head', but the method ({weights.info.method_text}) takes heads together; use level='token'"
+        )
     if weights.ends_in_logit:
         yield _logit_part(weights, level)
     else:
@@ -103,20 +114,40 @@ def _state_parts(weights: EdgeWeights, level: str) -> Iterator[Columns]:
     for row, layer in enumerate(range(first, stop)):
         pieces = _attention_edges(weights, codes, row, layer, level)
         pieces += _residual_and_mlp_edges(weights, codes, row, layer)
-        yield _with_shares(joined(pieces))
+        columns = joined(pieces)
+        if weights.rest is None:
+            yield _with_shares(columns)
+        else:
+            entry = codes.of(_entry(weights), layer, -1, np.asarray(weights.query_positions))
+            yield _with_shares(columns, entry, weights.rest[row])
     if weights.unembed is not None:
         at = weights.info.position
         last = codes.of("resid_post", stop - 1, -1, at)
         yield _with_shares(_edges("unembed", last, codes.of("logit"), weights.unembed, query=at))
 
 
-def _with_shares(part: Columns) -> Columns:
-    """Shares of edges that come with everything else that enters their targets; 0 where nothing has weight."""
+def _with_shares(part: Columns, entered: Any = (), rest: Any = ()) -> Columns:
+    """Shares of edges that come with everything else that enters their targets; 0 where nothing has weight.
+
+    States ``entered`` receive ``rest`` besides, which is on no edge.
+    """
     targets, group = np.unique(part["target"], return_inverse=True)
     size = np.where(part["structural"], 0.0, np.abs(part["weight"]))
-    whole = np.bincount(group, weights=size, minlength=len(targets))[group]
-    share = np.divide(part["weight"], whole, out=np.zeros_like(size), where=whole > 0)
+    whole = np.bincount(group, weights=size, minlength=len(targets))
+    whole[np.searchsorted(targets, np.asarray(entered, dtype=targets.dtype))] += np.asarray(rest, dtype=np.float64)
+    share = np.divide(part["weight"], whole[group], out=np.zeros_like(size), where=whole[group] > 0)
     return part | {"share": share}
+
+
+def unlisted_share(weights: EdgeWeights) -> float:
+    """Σ of the shares that ``rest`` has in what it enters, which no edge shows."""
+    if weights.rest is None:
+        return 0.0
+    listed = np.abs(weights.attention_summed).sum(-1, dtype=np.float64)
+    for part in (weights.residual, weights.mlp if weights.parallel else None):
+        listed = listed if part is None else listed + np.abs(part)
+    whole = listed + weights.rest
+    return float(np.divide(weights.rest, whole, out=np.zeros_like(whole), where=whole > 0).sum())
 
 
 def _attention_edges(weights: EdgeWeights, codes: Codes, row: int, layer: int, level: str) -> list[Columns]:

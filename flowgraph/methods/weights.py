@@ -17,8 +17,8 @@ from ..nodes import Node
 class EdgeWeights:
     """Weights of all edges of one method, dense. Q query positions are covered: all T, or only the explained one.
 
-    Whatever the method, the share of an edge is its signed part of Σ|weights| of the edges that enter the same target, at the
-    chosen level; it is worked out when a graph is built.
+    Whatever the method, the share of an edge is its signed part of Σ|weights| of what enters the same target, at the chosen
+    level; it is worked out when a graph is built.
 
     Attributes
     ----------
@@ -29,7 +29,8 @@ class EdgeWeights:
     query_positions
         [Q] the positions that axis ``query_pos`` stands for.
     attention
-        [layer, head, query_pos, key_pos] previous state@s → head@t; axes as ``Trace.pattern``.
+        [layer, head, query_pos, key_pos] previous state@s → head@t; axes as ``Trace.pattern``. No heads at all ([layer, 0,
+        query_pos, key_pos]) from methods that do not tell them apart; graphs then have no head level.
     attention_summed
         [layer, query_pos, key_pos] previous state@s → resid_mid@t, heads taken together.
     head
@@ -40,6 +41,8 @@ class EdgeWeights:
         [layer, query_pos] MLP@t → resid_post@t and its input edge; None where the method gives MLPs no number.
     residual_mlp
         [layer, query_pos] resid_mid@t → resid_post@t; None in parallel blocks.
+    rest
+        [layer, query_pos] weight that enters the same state as attention, but is listed on no edge; None where every part is.
     unembed
         Weight of last state → logit; None where there is no such edge.
     ends_in_logit
@@ -60,6 +63,7 @@ class EdgeWeights:
     mlp: Float[np.ndarray, "layer query_pos"] | None = None
     mlp_in: Float[np.ndarray, "layer query_pos"] | None = None
     residual_mlp: Float[np.ndarray, "layer query_pos"] | None = None
+    rest: Float[np.ndarray, "layer query_pos"] | None = None
     unembed: float | None = None
     ends_in_logit: bool = False
     embedding: float | None = None
@@ -72,7 +76,7 @@ class EdgeWeights:
         expected = {
             "attention_summed": (n, q, t),
             "head": (n, h, q),
-            **dict.fromkeys(("residual", "mlp", "mlp_in", "residual_mlp"), (n, q)),
+            **dict.fromkeys(("residual", "mlp", "mlp_in", "residual_mlp", "rest"), (n, q)),
         }
         for name, shape in expected.items():
             array = getattr(self, name)
@@ -90,4 +94,7 @@ class EdgeWeights:
 
     def __repr__(self) -> str:
         n, h, q, t = self.attention.shape
-        return f"EdgeWeights({self.info.method!r}, {n} layers × {h} heads × {q} queries × {t} keys, unit {self.info.unit!r})"
+        heads = f"{h} heads" if h else "heads together"
+        return (
+            f"EdgeWeights({self.info.method!r}, {n} layers × {heads} × {q} queries × {t} keys, unit {self.info.unit!r})"
+        )

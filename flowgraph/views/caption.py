@@ -16,7 +16,7 @@ def caption(graph: FlowGraph) -> str:
         printable(graph.info.model),
         f"“{prompt_line(graph.info.tokens, _LONGEST_PROMPT)}”",
         *_prediction(graph),
-        f"{graph.info.method} ({graph.info.unit}), {graph.info.level} level, {layers_text(graph)}",
+        f"{graph.info.method_text} ({graph.info.unit}), {graph.info.level} level, {layers_text(graph)}",
         *filter_texts(graph),
         edges_text(graph),
         f"flowgraph {__version__}",
