@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .algorithms.alti_logit import AltiLogit, alti_logit
     from .algorithms.connected_flow import connected_flow, critical_levels, keep_strongest
     from .algorithms.max_flow import FlowEdges, attention_flow, flow_edges, minimum_cut
     from .algorithms.paths import Path, merge_parallel, strongest_paths
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from .graph import FlowGraph, GraphInfo
     from .lenses import logit_lens, read, unembed
     from .methods import EDGE_METHODS, EdgeWeights, build_graph, edge_weights
+    from .methods.norm_map import mixing_ratio, norm_map
     from .models import FAMILIES, KNOWN_MODELS, Family, LoadedModel, load_model, register_family
     from .models.forward import SITES
     from .nodes import Node
@@ -46,6 +48,7 @@ if TYPE_CHECKING:
     from .tracing import Keep, trace, trace_size
 
 _WHERE = {
+    "algorithms.alti_logit": ("AltiLogit", "alti_logit"),
     "algorithms.connected_flow": ("connected_flow", "critical_levels", "keep_strongest"),
     "algorithms.max_flow": ("FlowEdges", "attention_flow", "flow_edges", "minimum_cut"),
     "algorithms.paths": ("Path", "merge_parallel", "strongest_paths"),
@@ -59,6 +62,7 @@ _WHERE = {
     "graph": ("FlowGraph", "GraphInfo"),
     "lenses": ("logit_lens", "read", "unembed"),
     "methods": ("EDGE_METHODS", "EdgeWeights", "build_graph", "edge_weights"),
+    "methods.norm_map": ("mixing_ratio", "norm_map"),
     "models": ("FAMILIES", "KNOWN_MODELS", "Family", "LoadedModel", "load_model", "register_family"),
     "models.forward": ("SITES",),
     "nodes": ("Node",),
@@ -69,14 +73,15 @@ _WHERE = {
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
-    "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "ArchitectureError", "ArgumentError", "DeviceError",
-    "DirectLogitAttribution", "EdgeWeights", "Family", "FetchError", "FileFormatError", "FlowEdges", "FlowGraph",
-    "FlowgraphError", "GraphInfo", "GraphTooLargeError", "Keep", "LoadedModel", "ModelMismatchError",
-    "ModelNeededError", "NoPatternError", "Node", "NodeReading", "NonFiniteError", "NotRecordedError", "Path",
-    "PromptError", "Reading", "TargetError", "Trace", "UnknownModelError", "UnsupportedReadingError", "__version__",
-    "attention_flow", "attention_rollout", "build_graph", "connected_flow", "critical_levels",
-    "direct_logit_attribution", "edge_weights", "flow_edges", "keep_strongest", "load_model", "logit_lens",
-    "merge_parallel", "minimum_cut", "read", "register_family", "strongest_paths", "trace", "trace_size", "unembed",
+    "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "AltiLogit", "ArchitectureError", "ArgumentError",
+    "DeviceError", "DirectLogitAttribution", "EdgeWeights", "Family", "FetchError", "FileFormatError",
+    "FlowEdges", "FlowGraph", "FlowgraphError", "GraphInfo", "GraphTooLargeError", "Keep", "LoadedModel",
+    "ModelMismatchError", "ModelNeededError", "NoPatternError", "Node", "NodeReading", "NonFiniteError",
+    "NotRecordedError", "Path", "PromptError", "Reading", "TargetError", "Trace", "UnknownModelError",
+    "UnsupportedReadingError", "__version__", "alti_logit", "attention_flow", "attention_rollout", "build_graph",
+    "connected_flow", "critical_levels", "direct_logit_attribution", "edge_weights", "flow_edges",
+    "keep_strongest", "load_model", "logit_lens", "merge_parallel", "minimum_cut", "mixing_ratio", "norm_map",
+    "read", "register_family", "strongest_paths", "trace", "trace_size", "unembed",
 ]  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import flowgraph
 ROOT = Path(flowgraph.__file__).parent
 
 LAYERS = (
-    {"errors", "flow_kernels", "kernels", "nodes", "reading"},
+    {"compiling", "errors", "flow_kernels", "kernels", "nodes", "reading", "rollout_kernels"},
     {"models"},
     {"graph", "recorded", "tracing"},
     {"lenses", "attribution"},

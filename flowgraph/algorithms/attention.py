@@ -34,15 +34,17 @@ def layer_matrices(
     Parameters
     ----------
     attention_or_trace
-        A :class:`flowgraph.Trace`; an array or tensor ``[layer, query_pos, key_pos]`` or ``[layer, head, query_pos, key_pos]``
+        A :class:`flowgraph.Trace`; dense :class:`flowgraph.EdgeWeights` of a method whose edges run from state to state, whose
+        shares are taken; an array or tensor ``[layer, query_pos, key_pos]`` or ``[layer, head, query_pos, key_pos]``
         (heads are averaged); or a sequence with one matrix per block, ``[query_pos, key_pos]``, ``[head, query_pos, key_pos]``
         or ``[1, head, query_pos, key_pos]``, such as ``outputs.attentions`` of transformers. The blocks of a sequence may
         differ in size if they chain: the keys of a block are the queries of the block before.
     method
-        Edge method for a trace: ``"attention"`` or ``"proximity"``. The latter's shares hold the residual stream already.
+        Edge method for a trace; ``"attention"`` is the pattern with heads averaged. The shares of all others hold the residual
+        stream already. For a method with options pass its weights themselves.
     residual
         True: (A + I) / row sum, rows of A having to sum to 1; the identity is added to square blocks only. False: the
-        matrices as they are. None: True, except for a trace under a method whose shares hold the residual stream.
+        matrices as they are. None: True, except for shares that hold the residual stream already.
     mask
         [position] True where there is a token, False where there is padding, whose rows and columns become zero.
 
@@ -57,7 +59,13 @@ def layer_matrices(
     NonFiniteError
         If an entry is NaN or infinite.
     """
-    if hasattr(attention_or_trace, "pattern"):
+    if hasattr(attention_or_trace, "attention_summed"):
+        if method not in ("attention", attention_or_trace.info.method):
+            raise ArgumentError(
+                f"method={method!r}, but these weights are {attention_or_trace.info.method!r}; leave it out"
+            )
+        blocks, holds_residual = _of_weights(attention_or_trace), True
+    elif hasattr(attention_or_trace, "pattern"):
         blocks, holds_residual = _of_trace(attention_or_trace, method)
     else:
         if method != "attention":
@@ -66,7 +74,9 @@ def layer_matrices(
     if residual is None:
         residual = not holds_residual
     elif residual and holds_residual:
-        raise ArgumentError(f"residual=True, but the shares of method={method!r} hold the residual stream already")
+        raise ArgumentError(
+            "residual=True, but the shares of this method hold the residual stream already; leave it out"
+        )
     _check_chain(blocks)
     present = None if mask is None else _present(blocks, mask)
     if present is not None:
@@ -102,19 +112,28 @@ def present_tokens(mask: Any, count: int) -> Bool[np.ndarray, "position"]:
 def _of_trace(trace: Any, method: str) -> tuple[Blocks, bool]:
     if method == "attention":
         return list(_array(trace.pattern, "trace.pattern").mean(1, dtype=np.float64)), False
-    if method != "proximity":
-        raise ArgumentError(f"method={method!r} gives no shares between positions; expected 'attention' or 'proximity'")
     from ..methods import edge_weights
 
-    weights = edge_weights(trace, method=method)
-    blocks = np.array(weights.attention_summed, dtype=np.float64)
-    along = np.array(weights.residual, dtype=np.float64)
+    return _of_weights(edge_weights(trace, method=method)), True
+
+
+def _of_weights(weights: Any) -> Blocks:
+    """Shares of what enters each state; the residual stream, and in parallel blocks the MLP, stay at their position."""
+    if weights.residual is None:
+        raise ArgumentError(
+            f"the edges of method {weights.info.method!r} end in the logit, so it gives no shares between positions; take "
+            "another method"
+        )
+    blocks = np.abs(weights.attention_summed).astype(np.float64)
+    along = np.abs(weights.residual).astype(np.float64)
     if weights.parallel and weights.mlp is not None:
-        along += weights.mlp
+        along += np.abs(weights.mlp)
     positions = np.arange(blocks.shape[1])
     blocks[:, positions, positions] += along
-    # Shares of single precision: what is missing to 1 is rounding.
-    return list(blocks / blocks.sum(-1, keepdims=True)), True
+    whole = blocks.sum(-1, keepdims=True)
+    if weights.rest is not None:
+        whole += weights.rest[..., None]
+    return list(np.divide(blocks, whole, out=np.zeros_like(blocks), where=whole > 0))
 
 
 def _of_arrays(attention: Any) -> Blocks:

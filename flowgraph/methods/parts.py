@@ -51,7 +51,7 @@ class MlpParts:
     residual: Float[np.ndarray, "T d"]
 
 
-def attention_parts(trace: Trace, row: int) -> AttentionParts:
+def attention_parts(trace: Trace, row: int, *, normed: bool = True) -> AttentionParts:
     """Parts of the attention step of one layer.
 
     Parameters
@@ -60,6 +60,8 @@ def attention_parts(trace: Trace, row: int) -> AttentionParts:
         A trace with its model.
     row
         Index into the kept layers.
+    normed
+        Whether parts are taken after the norm over them, where there is one; the whole is the state after it either way.
     """
     anatomy = trace.model.anatomy
     layer = trace.layers[0] + row
@@ -72,7 +74,7 @@ def attention_parts(trace: Trace, row: int) -> AttentionParts:
     norm, name = (block.attention_norm, "attention") if trace.wiring == "post_norm" else (None, "")
     if block.attention_post_norm is not None:
         norm, name = block.attention_post_norm, "attention_post"
-    if norm is not None:
+    if norm is not None and normed:
         scale = array(trace.norm_scales[name][row])
         vectors = _gained(norm, vectors)
         coefficient = coefficient / scale[:, None]

@@ -1,0 +1,96 @@
+"""ALTI-Logit: which input tokens a logit comes from, through every layer.
+
+Direct logit attribution says what each part wrote in the direction of the target, and from which position it read. What stood
+at that position is a mixture of input tokens by then; the rollout of ALTI's shares says of which.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from ..attribution import direct_logit_attribution
+from ..errors import ArgumentError
+from ..methods import edge_weights
+from ..recorded import Trace
+from .rollout import attention_rollout
+
+
+@dataclass(frozen=True, eq=False)
+class AltiLogit:
+    """A logit, or a difference of two, over the input tokens. All parts are in logits.
+
+    Attributes
+    ----------
+    attention
+        [key_pos] what heads wrote, by the input token it comes from.
+    mlps
+        [key_pos] what MLPs wrote, by the input token that the state they read comes from.
+    embedding
+        [key_pos] what the embedding wrote itself; 0 but for one token.
+    biases
+        Sum of what comes from no token.
+    logit
+        The model's logit before a soft-cap (target minus foil when there is a foil).
+    """
+
+    attention: Float[np.ndarray, "T"]
+    mlps: Float[np.ndarray, "T"]
+    embedding: Float[np.ndarray, "T"]
+    biases: float
+    logit: float
+
+    def __post_init__(self) -> None:
+        if not self.attention.shape == self.mlps.shape == self.embedding.shape:
+            raise ArgumentError(
+                f"AltiLogit has parts of shapes {self.attention.shape}, {self.mlps.shape} and {self.embedding.shape}"
+            )
+
+    @property
+    def tokens(self) -> Float[np.ndarray, "T"]:
+        """[key_pos] all that comes from each input token; with ``biases`` it sums to the logit."""
+        total: np.ndarray = self.attention + self.mlps + self.embedding
+        return total
+
+
+def alti_logit(trace: Trace, target: str | int | None = None, foil: str | int | None = None) -> AltiLogit:
+    """Share the logit at the trace's position out among the input tokens.
+
+    What head h of layer l wrote having read position s goes to the input tokens as state s before layer l is made of them; what
+    an MLP wrote, as the state is that it read. The published attribution is ``attention + embedding``; with the MLPs and the
+    biases the parts sum to the logit.
+
+    Parameters
+    ----------
+    trace
+        A trace of all layers with its model.
+    target, foil
+        Token, and optionally the token whose logit is subtracted; default those of the trace.
+
+    Raises
+    ------
+    UnsupportedReadingError
+        If no direct logit attribution exists for the model.
+
+    References
+    ----------
+    Ferrando, Gállego, Tsiamas & Costa-jussà (2023), "Explaining How Transformers Use Context to Build Predictions".
+    """
+    at = trace.position
+    written = direct_logit_attribution(trace, target, foil, position=at)
+    rolled = attention_rollout(edge_weights(trace, method="proximity", parts="token"))
+    count = len(trace.tokens)
+    made_of = np.concatenate([np.eye(count)[None], rolled])
+    by_source = written.heads_by_source.sum(1, dtype=np.float64)
+    read = made_of[:-1] if trace.wiring == "parallel" else made_of[1:]
+    embedding = np.zeros(count)
+    embedding[at] = written.embedding + written.position_embedding
+    return AltiLogit(
+        attention=np.einsum("ls,lsj->j", by_source, made_of[:-1]),
+        mlps=np.einsum("l,lj->j", written.mlps, read[:, at]),
+        embedding=embedding,
+        biases=float(sum(written.biases.values())),
+        logit=written.logit,
+    )
