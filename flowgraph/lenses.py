@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -26,7 +25,12 @@ _BLOCK = 64
 
 
 def read(
-    trace: Trace, vectors: Float[Tensor, "*N d_model"], k: int = 10, *, target: str | int | None = None
+    trace: Trace,
+    vectors: Float[Tensor, "*N d_model"],
+    k: int = 10,
+    *,
+    target: str | int | None = None,
+    foil: str | int | None = None,
 ) -> Reading:
     """Read vectors in vocabulary: the model's own final norm on each vector alone, then its head.
 
@@ -41,6 +45,8 @@ def read(
         How many top and bottom tokens to keep.
     target
         Token that probability, rank and log-probability speak of; default the trace's target.
+    foil
+        A second token to say the same of; default the trace's foil if the target is the trace's, else none.
 
     Raises
     ------
@@ -61,17 +67,23 @@ def read(
     if vectors.ndim == 0 or vectors.shape[-1] != d_model:
         raise ArgumentError(f"vectors have shape {tuple(vectors.shape)}; the last axis must be d_model={d_model}")
     target_id = target_id_of(trace, target)
+    foil_id = trace.foil if foil is None and target is None else None
+    if foil is not None:
+        foil_id = loaded.vocabulary.target_id(foil, "foil")
+    aims = {"target": target_id} if foil_id is None else {"target": target_id, "foil": foil_id}
     flat = vectors.detach().reshape(-1, d_model).to(loaded.device)
-    parts = [_statistics(logits, k, target_id) for logits in _project(loaded, flat)]
-    columns = (
-        {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]} if parts else _empty(k)
-    )
+    parts = [_statistics(logits, k, aims) for logits in _project(loaded, flat)] or [
+        _empty(flat.new_zeros((1, d_vocab), dtype=_wide_type(loaded)), k, aims)
+    ]
+    columns = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
     return Reading(
         **columns,
         top_tokens=tuple(loaded.vocabulary.strings(ids) for ids in columns["top_token_ids"].tolist()),
         bottom_tokens=tuple(loaded.vocabulary.strings(ids) for ids in columns["bottom_token_ids"].tolist()),
         target=target_id,
         target_token=loaded.vocabulary.string(target_id),
+        foil=foil_id,
+        foil_token=None if foil_id is None else loaded.vocabulary.string(foil_id),
         norm=wide(flat).norm(dim=-1).cpu().numpy(),
         shape=tuple(vectors.shape[:-1]),
     )
@@ -211,9 +223,10 @@ def _linear(loaded: LoadedModel, module: Any, x: Tensor, out: Tensor | None) -> 
     return torch.addmm(bias.to(weight.dtype), x, weight.T, out=out)
 
 
-def _statistics(logits: Float[Tensor, "n V"], k: int, target: int) -> dict[str, Tensor]:
-    """Everything a reading keeps of some rows of logits."""
-    at_target = logits[:, target].clone()
+def _statistics(logits: Float[Tensor, "n V"], k: int, aims: dict[str, int]) -> dict[str, Tensor]:
+    """Everything a reading keeps of some rows of logits; ``aims`` are token ids by the name of their role."""
+    at_aims = {name: logits[:, token_id].clone() for name, token_id in aims.items()}
+    at_target = at_aims["target"]
     # On a CPU a few rows stay in a core's cache over all passes; an accelerator wants all of them.
     rows = _CACHE_ROWS if logits.device.type == "cpu" else len(logits)
     first, second = (logits.new_empty((min(rows, len(logits)), logits.shape[1])) for _ in range(2))
@@ -224,7 +237,15 @@ def _statistics(logits: Float[Tensor, "n V"], k: int, target: int) -> dict[str, 
     rank, log_z, entropy, highest, lowest = (torch.cat(column) for column in zip(*sums, strict=True))
     top, top_ids = _extremes(logits, k, largest=True, best=highest)
     bottom, bottom_ids = _extremes(logits, k, largest=False, best=lowest)
-    target_log = at_target - log_z
+    ranks = {name: 1 + (logits > at[:, None]).sum(-1) for name, at in at_aims.items() if name != "target"}
+    aimed = {}
+    for name, at in at_aims.items():
+        aimed |= {
+            f"{name}_logit": at,
+            f"{name}_log_probability": at - log_z,
+            f"{name}_probability": (at - log_z).exp(),
+            f"{name}_rank": ranks.get(name, rank),
+        }
     return {
         "top_token_ids": top_ids,
         "top_logits": top,
@@ -232,11 +253,8 @@ def _statistics(logits: Float[Tensor, "n V"], k: int, target: int) -> dict[str, 
         "bottom_token_ids": bottom_ids,
         "bottom_logits": bottom,
         "bottom_probabilities": (bottom - log_z[:, None]).exp(),
-        "target_logit": at_target,
-        "target_log_probability": target_log,
-        "target_probability": target_log.exp(),
-        "target_rank": rank,
         "entropy": entropy.clamp_min(0.0),
+        **aimed,
     }
 
 
@@ -290,16 +308,9 @@ def _extremes(
     return found.values, torch.cat((ids, rest), dim=1).gather(1, found.indices)
 
 
-def _empty(k: int) -> dict[str, np.ndarray]:
-    integers = {name: np.zeros((0, k), np.int64) for name in ("top_token_ids", "bottom_token_ids")}
-    tables = ("top_logits", "top_probabilities", "bottom_logits", "bottom_probabilities")
-    rows = ("target_logit", "target_log_probability", "target_probability", "entropy")
-    return (
-        integers
-        | {name: np.zeros((0, k), np.float32) for name in tables}
-        | {name: np.zeros(0, np.float32) for name in rows}
-        | {"target_rank": np.zeros(0, np.int64)}
-    )
+def _empty(logits: Float[Tensor, "1 V"], k: int, aims: dict[str, int]) -> dict[str, Tensor]:
+    """Statistics of no rows."""
+    return {name: value[:0] for name, value in _statistics(logits, k, aims).items()}
 
 
 def _wide_type(loaded: LoadedModel) -> torch.dtype:

@@ -36,6 +36,8 @@ class Reading:
         [N] Euclidean length of the vector as given, before any norm.
     shape
         Shape of the vectors without their last axis; N is its product.
+    foil, foil_token, foil_logit, foil_probability, foil_log_probability, foil_rank
+        The same as for the target for a second token; None where none was asked for.
     """
 
     top_tokens: tuple[tuple[str, ...], ...]
@@ -55,12 +57,18 @@ class Reading:
     entropy: Float[np.ndarray, "N"]
     norm: Float[np.ndarray, "N"]
     shape: tuple[int, ...]
+    foil: int | None = None
+    foil_token: str | None = None
+    foil_logit: Float[np.ndarray, "N"] | None = None
+    foil_probability: Float[np.ndarray, "N"] | None = None
+    foil_log_probability: Float[np.ndarray, "N"] | None = None
+    foil_rank: Int[np.ndarray, "N"] | None = None
 
     def __post_init__(self) -> None:
         count = int(np.prod(self.shape))
         for item in fields(self):
             value = getattr(self, item.name)
-            if item.name not in ("target", "target_token", "shape") and len(value) != count:
+            if item.name not in _ABOUT and value is not None and len(value) != count:
                 raise ArgumentError(f"Reading.{item.name} has {len(value)} rows; shape {self.shape} needs {count}")
 
     def __len__(self) -> int:
@@ -80,6 +88,9 @@ class Reading:
             target_log_probability=float(self.target_log_probability[n]),
             target_rank=int(self.target_rank[n]),
             entropy=float(self.entropy[n]),
+            foil_logit=None if self.foil_logit is None else float(self.foil_logit[n]),
+            foil_probability=None if self.foil_probability is None else float(self.foil_probability[n]),
+            foil_rank=None if self.foil_rank is None else int(self.foil_rank[n]),
         )
 
     def __iter__(self) -> Iterator[NodeReading]:
@@ -87,6 +98,7 @@ class Reading:
 
 
 Entry = tuple[str, float, float]
+_ABOUT = ("target", "target_token", "foil", "foil_token", "shape")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +113,7 @@ class NodeReading:
         Euclidean length of the node's vector.
     top, bottom
         (token, probability, logit) of the highest and the lowest logits.
-    target_logit, target_probability, target_log_probability, target_rank, entropy
+    target_logit, target_probability, target_log_probability, target_rank, entropy, foil_logit, foil_probability, foil_rank
         As in :class:`Reading`.
     """
 
@@ -113,6 +125,9 @@ class NodeReading:
     target_log_probability: float | None = None
     target_rank: int | None = None
     entropy: float | None = None
+    foil_logit: float | None = None
+    foil_probability: float | None = None
+    foil_rank: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, with parallel lists for the tokens, for files and graph attributes."""
@@ -146,7 +161,10 @@ class NodeReading:
         return cls(norm=data["norm"], **entries)
 
 
-_TARGET_FIELDS = ("target_logit", "target_probability", "target_log_probability", "target_rank", "entropy")
+_TARGET_FIELDS = (
+    "target_logit", "target_probability", "target_log_probability", "target_rank", "entropy", "foil_logit",
+    "foil_probability", "foil_rank",
+)  # fmt: skip
 
 
 def _entries(tokens: tuple[str, ...], probabilities: np.ndarray, logits: np.ndarray) -> tuple[Entry, ...]:

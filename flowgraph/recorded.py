@@ -202,6 +202,17 @@ class Trace:
         return scales if self.final_scale is None else scales | {"final": self.final_scale}
 
     @property
+    def rotary(self) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the rotary position embedding, [layer, position, rotated dimensions] each.
+
+        Raises
+        ------
+        NotRecordedError
+            If they were not kept, or the model has none.
+        """
+        return self.site("rotary.cos"), self.site("rotary.sin")
+
+    @property
     def nbytes(self) -> int:
         """Bytes of all tensors kept; tensors that share memory count once."""
         tensors = [*self.sites.values(), *self.biases.values(), self.logits, self.position_embedding, self.final_scale]

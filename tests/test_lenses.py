@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import flowgraph
 from flowgraph.errors import ArgumentError
-from flowgraph.lenses import READING_SITES, _extremes, _statistics, head_outputs, read_site
+from flowgraph.lenses import READING_SITES, _extremes, _statistics, head_outputs, read, read_site
 from tests import naive
 from tests.conftest import LINEAR
 from tests.tiny_models import TINY
@@ -59,7 +59,7 @@ def test_extremes_are_exact_with_ties_and_any_size(rows, size, k, levels, seed):
 
 def test_probabilities_that_underflow_keep_their_rank_and_logarithm():
     logits = torch.linspace(-300.0, 300.0, 640)[None].repeat(2, 1)
-    found = _statistics(logits.clone(), 3, target=5)
+    found = _statistics(logits.clone(), 3, {"target": 5})
     assert found["target_rank"].tolist() == [635, 635]
     assert found["target_probability"].tolist() == [0.0, 0.0]
     expected = float(logits[0, 5].double() - logits[0].double().logsumexp(-1))
@@ -170,3 +170,19 @@ def test_attribution_needs_every_layer(tiny):
         flowgraph.direct_logit_attribution(trace)
     with pytest.raises(ArgumentError, match="position=6 is outside the prompt"):
         flowgraph.direct_logit_attribution(flowgraph.trace(tiny("gpt2"), IDS), position=6)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma2", "bert"])
+def test_a_foil_is_read_beside_the_target(tiny, name):
+    trace = flowgraph.trace(tiny(name), [20, 31, 42, 53], position=-1, foil=7)
+    states = trace.resid_post[-1]
+    both, alone = read(trace, states, k=3), read(trace, states, k=3, target=7)
+    assert (both.foil, both.foil_token) == (7, trace.foil_token)
+    for part in ("logit", "probability", "log_probability", "rank"):
+        np.testing.assert_array_equal(getattr(both, f"foil_{part}"), getattr(alone, f"target_{part}"))
+    assert alone.foil is None  # the trace's foil belongs to the trace's target
+    assert alone.foil_rank is None
+    node = both[1]
+    assert (node.foil_rank, node.foil_logit) == (int(alone.target_rank[1]), float(alone.target_logit[1]))
+    assert flowgraph.reading.NodeReading.from_dict(node.to_dict()) == node
+    assert len(read(trace, states[:0])) == 0

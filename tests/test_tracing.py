@@ -27,7 +27,7 @@ IDS = [20, 31, 42, 53, 64]
 
 def small_sites(kept: Trace) -> int:
     """Bytes of what comes on top of the sites whose size is announced."""
-    scales = [value for name, value in kept.sites.items() if name.startswith("norm_scales")]
+    scales = [value for name, value in kept.sites.items() if name.startswith(("norm_scales", "rotary"))]
     further = [*scales, *kept.biases.values(), kept.logits, kept.position_embedding, kept.final_scale]
     return sum(t.untyped_storage().nbytes() for t in further if t is not None)
 

@@ -257,20 +257,23 @@ def _node(row: Checked, n: int) -> Node:
         raise FileFormatError(f"{row.place}: {error}") from error
 
 
-_NUMBERS = ("target_logit", "target_probability", "target_log_probability", "entropy")
+_NUMBERS = (
+    "target_logit", "target_probability", "target_log_probability", "entropy", "foil_logit", "foil_probability",
+)  # fmt: skip
+_RANKS = ("target_rank", "foil_rank")
 _LISTS = tuple(f"{end}_{name}" for end in ("top", "bottom") for name in ("tokens", "probabilities", "logits"))
 
 
 def _reading(row: Checked) -> NodeReading | None:
-    if not any(name in row.value for name in ("norm", "target_rank", *_NUMBERS, *_LISTS)):
+    if not any(name in row.value for name in ("norm", *_RANKS, *_NUMBERS, *_LISTS)):
         return None
     numbers = {name: entry.number() for name in _NUMBERS if (entry := row.optional(name)) is not None}
-    rank = row.optional("target_rank")
+    ranks = {name: entry.index() for name in _RANKS if (entry := row.optional(name)) is not None}
     return NodeReading(
         norm=row.field("norm").number(),
         top=_entries(row, "top"),
         bottom=_entries(row, "bottom"),
-        target_rank=None if rank is None else rank.index(),
+        **ranks,
         **numbers,
     )
 

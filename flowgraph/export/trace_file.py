@@ -33,6 +33,9 @@ _PLAIN = (
 )  # fmt: skip
 _SINGLE = ("logits", "position_embedding", "final_scale")
 _STATES = ("resid_pre", "resid_post")
+_SHARED_BY_LAYERS = ("rotary.cos", "rotary.sin")
+"""Sites that are the same in all layers of most models, and then written once."""
+_ABOUT_READINGS = ("target", "target_token", "foil", "foil_token", "shape")
 
 
 def save_trace(trace: Trace, path: str | Path) -> Path:
@@ -100,6 +103,8 @@ def _put_sites(trace: Trace, tensors: dict[str, Tensor]) -> dict[str, str]:
         for name in _STATES:
             del sites[name]
     for name, value in sites.items():
+        if name in _SHARED_BY_LAYERS and value.stride(0) == 0:
+            value = value[:1]
         first = seen.setdefault(value.data_ptr(), name)
         if first == name:
             tensors[f"sites.{name}"] = value
@@ -115,6 +120,8 @@ def _trace(header: dict[str, Any], tensors: dict[str, Tensor]) -> Trace:
     if states is not None:
         sites |= {"resid_pre": states[:-1], "resid_post": states[1:]}
     sites |= {name: sites[first] for name, first in header["aliases"].items()}
+    rows = plain["layers"][1] - plain["layers"][0]
+    sites |= {name: sites[name].expand(rows, -1, -1) for name in _SHARED_BY_LAYERS if len(sites.get(name, ())) == 1}
     tuples = {name: tuple(plain[name]) for name in ("tokens", "token_ids", "layers")}
     single: dict[str, Any] = {name: tensors.get(name) for name in _SINGLE}
     return Trace(
@@ -160,7 +167,7 @@ def _weights(name: str, plain: dict[str, Any], tensors: Mapping[str, Tensor]) ->
 def _put_reading(name: str, reading: Reading, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Numbers become tensors; of the tokens only each id's string is written."""
     strings: dict[int, str] = {}
-    plain: dict[str, Any] = {"target": reading.target, "target_token": reading.target_token, "shape": reading.shape}
+    plain: dict[str, Any] = {name: getattr(reading, name) for name in _ABOUT_READINGS}
     for item in fields(reading):
         value = getattr(reading, item.name)
         if isinstance(value, np.ndarray):
@@ -181,7 +188,5 @@ def _reading(name: str, plain: dict[str, Any], tensors: Mapping[str, Tensor]) ->
     return Reading(
         **arrays,
         **tokens,
-        target=plain["target"],
-        target_token=plain["target_token"],
-        shape=tuple(plain["shape"]),
+        **{name: plain.get(name) for name in _ABOUT_READINGS} | {"shape": tuple(plain["shape"])},
     )

@@ -24,7 +24,7 @@ from .rotary import Angles, rotate
 
 SITES: tuple[str, ...] = (
     "resid_pre", "resid_mid", "resid_post", "pattern", "q", "k", "q_proj", "k_proj", "v", "z",
-    "attn_out", "mlp_out", "neurons", "norm_scales",
+    "attn_out", "mlp_out", "neurons", "norm_scales", "rotary",
 )  # fmt: skip
 """Names of what a trace can keep, per layer."""
 
@@ -40,7 +40,8 @@ class Pass:
     ----------
     sites
         Site name → [layer, …] tensor over the window of layers; norm scales as ``"norm_scales.attention"`` … [layer,
-        position], and ``"norm_scales.query"``/``"norm_scales.key"`` [layer, head, position].
+        position], and ``"norm_scales.query"``/``"norm_scales.key"`` [layer, head, position]; angles of rotary embedding as
+        ``"rotary.cos"`` and ``"rotary.sin"`` [layer, position, rotated dimensions].
     final_scale
         [position] scale of the final norm; None where there is no final norm.
     position_embedding
@@ -181,6 +182,9 @@ class _Recorder:
             sites[name] = scale_of_size(sites[name], norms, width)
         for site in {"q", "k"} & self.sites:
             self._enter(site)
+        if "rotary" in self.sites and self.angles:
+            for part, name in enumerate(("rotary.cos", "rotary.sin")):
+                sites[name] = _one_or_all([angles[part][:, 0] for angles in self.angles])
         for name in _BY_HEAD:
             if name in sites:
                 sites[name] = sites[name].transpose(1, 2)
@@ -225,9 +229,9 @@ class _Recorder:
             self._store(site, row, _rows(x))
 
     def _attention_hooks(self, row: int, block: Block) -> Iterator[Any]:
+        if self.sites & {"q", "k", "rotary"} and self.anatomy.stack.attention.rotary != "none":
+            yield block.attention.register_forward_pre_hook(self._keep_angles, with_kwargs=True)
         if self.sites & {"q", "k", "q_proj", "k_proj", "v", "norm_scales"}:
-            if self.anatomy.stack.attention.rotary != "none":
-                yield block.attention.register_forward_pre_hook(self._keep_angles, with_kwargs=True)
             if block.fused is not None:
                 yield _after(block.fused, lambda x: self._store_fused(row, block, x))
             else:
@@ -360,6 +364,13 @@ class _Recorder:
 def _is_transformed(anatomy: Anatomy, norm: Norm | None) -> bool:
     """Whether q or k differ between the projection's output and the dot product."""
     return norm is not None or anatomy.stack.attention.rotary != "none"
+
+
+def _one_or_all(rows: list[Tensor]) -> Tensor:
+    """[layer, …]; rows that are one and the same tensor are held once."""
+    if all(row.data_ptr() == rows[0].data_ptr() for row in rows):
+        return rows[0].expand(len(rows), *rows[0].shape)
+    return torch.stack(rows)
 
 
 def _rows(x: Tensor) -> Tensor:
