@@ -17,7 +17,7 @@ LAYERS = (
     {"compiling", "errors", "flow_kernels", "kernels", "nodes", "reading", "rollout_kernels"},
     {"models"},
     {"graph", "recorded", "tracing"},
-    {"lenses", "attribution"},
+    {"lenses", "attribution", "qk"},
     {"methods"},
     {"algorithms"},
     {"views"},
