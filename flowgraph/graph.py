@@ -22,8 +22,15 @@ from .reading import NodeReading
 if TYPE_CHECKING:
     import networkx
 
-EdgeKind = Literal["attention", "residual", "mlp_in", "mlp", "head", "unembed", "embed", "bias"]
+EdgeKind = Literal[
+    "attention", "residual", "mlp_in", "mlp", "head", "unembed", "embed", "bias",
+    "norm", "query", "key", "value", "attn", "neuron", "rest",
+]  # fmt: skip
 EDGE_KINDS: tuple[str, ...] = get_args(EdgeKind)
+Unit = Literal["share", "norm", "logits", "attention", "activation", "contribution"]
+UNITS: tuple[str, ...] = get_args(Unit)
+"""What an edge's weight can be: a share of its target; a length; logits; an attention probability; an activation; the part of
+its target that a vector makes up, ⟨part, whole⟩ / ⟨whole, whole⟩, which sums to 1 over all parts."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +110,9 @@ class FlowGraph:
         Where the graph comes from.
     readings
         [N] reading of each node, None where it has none; empty when nothing was read.
+    unit
+        [E] indices into :data:`UNITS`, where edges differ in unit; None: all are in ``info.unit``. Shares are then of what
+        enters the same target in the same unit.
     undefined
         Nodes whose incoming shares are not defined by the method's own formula and follow its stated substitute.
 
@@ -126,6 +136,7 @@ class FlowGraph:
     info: GraphInfo
     readings: tuple[NodeReading | None, ...] = ()
     undefined: tuple[Node, ...] = ()
+    unit: Int[np.ndarray, "E"] | None = None
 
     def __post_init__(self) -> None:
         for name in EDGE_COLUMNS:
@@ -137,8 +148,13 @@ class FlowGraph:
             raise ArgumentError("FlowGraph.nodes holds the same node twice")
         if self.readings and len(self.readings) != len(self.nodes):
             raise ArgumentError(f"FlowGraph.readings has {len(self.readings)} rows for {len(self.nodes)} nodes")
-        for name, size in (("source", len(self.nodes)), ("target", len(self.nodes)), ("kind", len(EDGE_KINDS))):
+        ends, kinds = len(self.nodes), len(EDGE_KINDS)
+        for name, size in (("source", ends), ("target", ends), ("kind", kinds), ("unit", len(UNITS))):
             column = getattr(self, name)
+            if column is None:
+                continue
+            if column.shape != self.source.shape:
+                raise ArgumentError(f"FlowGraph.{name} has shape {column.shape}; source has {self.source.shape}")
             if column.size and (column.min() < 0 or column.max() >= size):
                 raise ArgumentError(f"FlowGraph.{name} must lie in 0…{size - 1}, got {column.min()}…{column.max()}")
         for name in ("weight", "share"):
@@ -184,7 +200,12 @@ class FlowGraph:
             info=replace(self.info, filters={**self.info.filters, **filters}),
             readings=tuple(self.readings[i] for i in used) if self.readings else (),
             undefined=tuple(node for node in self.undefined if node in kept),
+            unit=None if self.unit is None else self.unit[edges].copy(),
         )
+
+    def unit_of(self, e: int) -> str:
+        """Unit of the weight of edge ``e``."""
+        return self.info.unit if self.unit is None else UNITS[self.unit[e]]
 
     def with_readings(self, readings: Sequence[NodeReading | None]) -> FlowGraph:
         """The same graph, its nodes carrying ``readings`` ([N], None for a node that has none)."""
@@ -239,7 +260,7 @@ class FlowGraph:
             **{name: _index(getattr(self, name)[e]) for name in ("layer", "head", "query_pos", "key_pos")},
             "weight": None if structural else float(self.weight[e]),
             "share": None if structural else float(self.share[e]),
-            "unit": self.info.unit,
+            "unit": self.unit_of(e),
         }
 
     def save(self, path: str | Path, *, overwrite: bool = True) -> Path:

@@ -12,15 +12,16 @@ from .errors import ArgumentError
 
 NodeKind = Literal[
     "embed", "position_embed", "resid_pre", "resid_mid", "resid_post",
-    "attn", "head", "kv_group", "mlp", "neuron",
-    "attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias", "logit",
+    "attn_norm", "query", "key", "value", "head_rest", "head", "kv_group", "row", "attn_rest", "attn_bias",
+    "attn_norm_bias", "attn",
+    "mlp_norm", "gate", "neuron_in", "neuron", "mlp_rest", "mlp_bias", "mlp_norm_bias", "mlp",
+    "final_norm", "final_norm_bias", "unembed_bias", "logit",
 ]  # fmt: skip
 NODE_KINDS: tuple[str, ...] = get_args(NodeKind)
 
-_WITH_LAYER = frozenset(
-    {"resid_pre", "resid_mid", "resid_post", "attn", "head", "kv_group", "mlp", "neuron", "attn_bias", "mlp_bias"}
-)
-_WITH_HEAD = frozenset({"head", "kv_group"})
+WITHOUT_LAYER = frozenset({"embed", "position_embed", "final_norm", "final_norm_bias", "unembed_bias", "logit"})
+WITH_HEAD = frozenset({"query", "key", "value", "head_rest", "head", "kv_group"})
+WITH_INDEX = frozenset({"key", "value", "row", "gate", "neuron_in", "neuron", "logit"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +33,9 @@ class Node:
     kind
         One of :data:`NODE_KINDS`.
     layer, head, position, index
-        Counted from 0; None where the kind has none. ``index`` is the neuron of a ``neuron`` and the token id
-        of a ``logit``; for a ``kv_group``, ``head`` is the key/value head.
+        Counted from 0; None where the kind has none. ``position`` is the query's; ``index`` is the source position of a
+        ``key`` or ``value``, the neuron of a ``neuron``, ``neuron_in`` (its row of W_in) or ``gate``, the row of W_O of a
+        ``row``, and the token id of a ``logit``. For a ``kv_group``, ``head`` is the key/value head.
     token
         The text of a logit's token, for its label only: it is not part of the identity.
 
@@ -54,9 +56,9 @@ class Node:
         if self.kind not in NODE_KINDS:
             raise ArgumentError(f"kind={self.kind!r} is not a kind of node; expected one of {', '.join(NODE_KINDS)}")
         needed = {
-            "layer": self.kind in _WITH_LAYER,
-            "head": self.kind in _WITH_HEAD,
-            "index": self.kind in ("neuron", "logit"),
+            "layer": self.kind not in WITHOUT_LAYER,
+            "head": self.kind in WITH_HEAD,
+            "index": self.kind in WITH_INDEX,
         }
         for name, is_needed in needed.items():
             if is_needed and getattr(self, name) is None:
@@ -73,10 +75,21 @@ class Node:
 def label(node: Node) -> str:
     """Label of a node: ``embed@3``, ``L3H7@5``, ``L3.mlp@5``, ``L3.resid_post@5``, ``L3N1460@5``, ``logit[ Tokyo]``.
 
+    What belongs to a head or a neuron follows it: ``L3H7.query@5``, ``L3H7.key[2]@5`` (of source 2), ``L3N1460.gate@5``.
     Without a position the ``@…`` is left out.
     """
     at = "" if node.position is None else f"@{node.position}"
     match node.kind:
+        case "query":
+            return f"L{node.layer}H{node.head}.query{at}"
+        case "key" | "value":
+            return f"L{node.layer}H{node.head}.{node.kind}[{node.index}]{at}"
+        case "head_rest":
+            return f"L{node.layer}H{node.head}.rest{at}"
+        case "row":
+            return f"L{node.layer}.W_O[{node.index}]{at}"
+        case "gate" | "neuron_in":
+            return f"L{node.layer}N{node.index}.{'gate' if node.kind == 'gate' else 'in'}{at}"
         case "head":
             return f"L{node.layer}H{node.head}{at}"
         case "kv_group":
@@ -85,7 +98,7 @@ def label(node: Node) -> str:
             return f"L{node.layer}N{node.index}{at}"
         case "logit":
             return f"logit[{node.index if node.token is None else node.token}]"
-        case kind if kind in _WITH_LAYER:
-            return f"L{node.layer}.{kind}{at}"
-        case kind:
+        case kind if kind in WITHOUT_LAYER:
             return f"{kind}{at}"
+        case kind:
+            return f"L{node.layer}.{kind}{at}"

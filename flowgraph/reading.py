@@ -115,6 +115,12 @@ class NodeReading:
         (token, probability, logit) of the highest and the lowest logits.
     target_logit, target_probability, target_log_probability, target_rank, entropy, foil_logit, foil_probability, foil_rank
         As in :class:`Reading`.
+    activation
+        Of a neuron or a row of W_O, what it is multiplied by; of a key or value the attention probability.
+    contribution
+        What the node writes in the direction of the target (minus the foil) at its own position, in logits.
+    coverage
+        Part of the node that its shown parts make up together, by the measure they were selected by; between 0 and 1.
     """
 
     norm: float
@@ -128,6 +134,9 @@ class NodeReading:
     foil_logit: float | None = None
     foil_probability: float | None = None
     foil_rank: int | None = None
+    activation: float | None = None
+    contribution: float | None = None
+    coverage: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, with parallel lists for the tokens, for files and graph attributes."""
@@ -137,7 +146,7 @@ class NodeReading:
                 data[f"{name}_tokens"] = [token for token, _, _ in entries]
                 data[f"{name}_probabilities"] = [probability for _, probability, _ in entries]
                 data[f"{name}_logits"] = [logit for _, _, logit in entries]
-        for name in _TARGET_FIELDS:
+        for name in _SINGLE_FIELDS:
             value = getattr(self, name)
             if value is not None:
                 data[name] = value
@@ -157,13 +166,13 @@ class NodeReading:
             )
             for name in ("top", "bottom")
         }
-        entries |= {name: data.get(name) for name in _TARGET_FIELDS}
+        entries |= {name: data.get(name) for name in _SINGLE_FIELDS}
         return cls(norm=data["norm"], **entries)
 
 
-_TARGET_FIELDS = (
+_SINGLE_FIELDS = (
     "target_logit", "target_probability", "target_log_probability", "target_rank", "entropy", "foil_logit",
-    "foil_probability", "foil_rank",
+    "foil_probability", "foil_rank", "activation", "contribution", "coverage",
 )  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from flowgraph.graph import EDGE_KINDS, FlowGraph, GraphInfo
-from flowgraph.nodes import NODE_KINDS, Node
+from flowgraph.nodes import NODE_KINDS, WITH_HEAD, WITH_INDEX, WITHOUT_LAYER, Node
 from flowgraph.reading import NodeReading
 
 # How long an example takes says nothing about whether it is right.
@@ -252,13 +252,12 @@ def nodes(draw: st.DrawFn) -> Node:
     """Draw a node of any kind, with every field that its kind needs and a position or none."""
     small = st.integers(0, 12)
     kind = draw(st.sampled_from(NODE_KINDS))
-    with_layer = kind not in ("embed", "position_embed", "final_norm_bias", "unembed_bias", "logit")
     return Node(
         kind,
-        layer=draw(small) if with_layer else None,
-        head=draw(small) if kind in ("head", "kv_group") else None,
+        layer=None if kind in WITHOUT_LAYER else draw(small),
+        head=draw(small) if kind in WITH_HEAD else None,
         position=None if kind == "logit" else draw(st.none() | small),
-        index=draw(small) if kind in ("neuron", "logit") else None,
+        index=draw(small) if kind in WITH_INDEX else None,
     )
 
 
@@ -285,4 +284,5 @@ def same(one: FlowGraph, other: FlowGraph) -> bool:
         and one.info == other.info
         and one.readings == other.readings
         and one.undefined == other.undefined
+        and [one.unit_of(e) for e in range(len(one))] == [other.unit_of(e) for e in range(len(other))]
     )

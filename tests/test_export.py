@@ -234,7 +234,7 @@ WRONG = [
         10**400,
         "edges[2].share is an integer of more than 64 bits; expected a finite number",
     ),
-    ("edges[2].unit", "logits", "edges[2].unit is 'logits'; expected 'norm' as in graph.unit"),
+    ("edges[2].unit", "metres", "edges[2].unit is 'metres'; expected 'norm' as in graph.unit, or one of share"),
 ]
 
 

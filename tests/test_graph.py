@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowgraph.errors import ArgumentError
-from flowgraph.graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph, info_dict
-from flowgraph.nodes import NODE_KINDS, Node, label
+from flowgraph.graph import EDGE_COLUMNS, EDGE_KINDS, UNITS, FlowGraph, info_dict
+from flowgraph.nodes import NODE_KINDS, WITH_HEAD, WITH_INDEX, WITHOUT_LAYER, Node, label
 from flowgraph.reading import NodeReading
 from tests.graphs import HOSTILE_TOKENS, Edge, dags, graph_of, logits_graph, nodes, same, token_graph
 
@@ -68,9 +68,10 @@ def test_label_grammar(node: Node, text: str) -> None:
 
 def is_promised(node: Node) -> bool:
     """Whether the label writes the whole identity: every field that the kind has, and no other."""
-    wanted = {"head": ("layer", "head"), "kv_group": ("layer", "head"), "neuron": ("layer", "index")}
-    allowed = wanted.get(node.kind, ("index",) if node.kind == "logit" else ("layer",))
-    return all(getattr(node, name) is None or name in allowed for name in ("layer", "head", "index"))
+    allowed = {
+        "layer": node.kind not in WITHOUT_LAYER, "head": node.kind in WITH_HEAD, "index": node.kind in WITH_INDEX,
+    }  # fmt: skip
+    return all(getattr(node, name) is None or has for name, has in allowed.items())
 
 
 @given(st.lists(nodes(), unique=True, max_size=30))
@@ -282,3 +283,16 @@ def test_a_graph_needs_no_torch() -> None:
     root = Path(__file__).parents[1]
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=root)
     assert run.stdout.strip() == "[]"
+
+
+def test_edges_may_differ_in_unit(tmp_path) -> None:
+    graph = built(FlowGraph, {**vars(two_edges()), "unit": np.array([UNITS.index("norm"), UNITS.index("attention")])})
+    assert [graph.unit_of(e) for e in range(2)] == ["norm", "attention"]
+    assert [data["unit"] for *_, data in graph.to_networkx().edges(data=True)] == ["norm", "attention"]
+    assert graph.keep(np.array([1])).unit_of(0) == "attention"
+    graph.save(tmp_path / "units.json")
+    assert same(FlowGraph.load(tmp_path / "units.json"), graph)
+    with pytest.raises(ArgumentError, match="FlowGraph.unit must lie in"):
+        built(FlowGraph, {**vars(two_edges()), "unit": np.array([0, len(UNITS)])})
+    with pytest.raises(ArgumentError, match=r"FlowGraph.unit has shape \(1,\)"):
+        built(FlowGraph, {**vars(two_edges()), "unit": np.array([0])})

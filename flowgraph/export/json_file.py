@@ -33,7 +33,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ..errors import ArgumentError, FileFormatError, FlowgraphError, GraphTooLargeError, NonFiniteError
-from ..graph import EDGE_KINDS, FlowGraph, GraphInfo, info_dict
+from ..graph import EDGE_KINDS, UNITS, FlowGraph, GraphInfo, info_dict
 from ..nodes import NODE_KINDS, Node
 from ..reading import NodeReading
 from .checked import LARGEST_COUNT, Checked, Rows
@@ -259,6 +259,7 @@ def _node(row: Checked, n: int) -> Node:
 
 _NUMBERS = (
     "target_logit", "target_probability", "target_log_probability", "entropy", "foil_logit", "foil_probability",
+    "activation", "contribution", "coverage",
 )  # fmt: skip
 _RANKS = ("target_rank", "foil_rank")
 _LISTS = tuple(f"{end}_{name}" for end in ("top", "bottom") for name in ("tokens", "probabilities", "logits"))
@@ -303,9 +304,19 @@ def _columns(rows: Rows, nodes: int, unit: str) -> dict[str, Any]:
     columns["weight"], columns["structural"] = rows.numbers_or_none("weight")
     columns["share"], no_share = rows.numbers_or_none("share")
     _refuse_where(rows, "share", no_share != columns["structural"], "null exactly where weight is null")
-    units = rows.column("unit", Checked.text, str)
-    _refuse_where(rows, "unit", np.array([entry != unit for entry in units], dtype=bool), f"{unit!r} as in graph.unit")
+    columns["unit"] = _units(rows, unit)
     return columns
+
+
+def _units(rows: Rows, unit: str) -> Int[np.ndarray, "E"] | None:
+    """Unit of each edge; None where all have that of the graph."""
+    units = rows.column("unit", Checked.text, str)
+    if all(entry == unit for entry in units):
+        return None
+    number_of = {name: n for n, name in enumerate(UNITS)}
+    found = np.array([number_of.get(entry, -1) for entry in units], dtype=np.int64)
+    _refuse_where(rows, "unit", found < 0, f"{unit!r} as in graph.unit, or one of {', '.join(UNITS)}")
+    return found
 
 
 def _check_keys(rows: Rows, source: Int[np.ndarray, "E"], target: Int[np.ndarray, "E"]) -> None:
