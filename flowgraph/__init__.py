@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from .nodes import Node
     from .reading import NodeReading, Reading
     from .recorded import Trace
+    from .semantic import semantic_graph
     from .tracing import Keep, trace, trace_size
 
 _WHERE = {
@@ -68,6 +69,7 @@ _WHERE = {
     "nodes": ("Node",),
     "reading": ("NodeReading", "Reading"),
     "recorded": ("Trace",),
+    "semantic": ("semantic_graph",),
     "tracing": ("Keep", "trace", "trace_size"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
@@ -81,7 +83,7 @@ __all__ = [
     "UnsupportedReadingError", "__version__", "alti_logit", "attention_flow", "attention_rollout", "build_graph",
     "connected_flow", "critical_levels", "direct_logit_attribution", "edge_weights", "flow_edges",
     "keep_strongest", "load_model", "logit_lens", "merge_parallel", "minimum_cut", "mixing_ratio", "norm_map",
-    "read", "register_family", "strongest_paths", "trace", "trace_size", "unembed",
+    "read", "register_family", "semantic_graph", "strongest_paths", "trace", "trace_size", "unembed",
 ]  # fmt: skip
 
 

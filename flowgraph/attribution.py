@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .errors import ArgumentError, UnsupportedReadingError
+from .errors import ArgumentError, NotRecordedError, UnsupportedReadingError
 from .lenses import logits_of_rows, target_id_of
 from .models import LoadedModel
 from .models.anatomy import Norm, wide
@@ -96,24 +96,42 @@ def direct_logit_attribution(
     if not -count <= position < count:
         raise ArgumentError(f"position={position} is outside the prompt of {count} tokens")
     at = position % count
-    target_id = target_id_of(trace, target)
-    foil_id = (
-        trace.foil
-        if foil is None and target is None
-        else None
-        if foil is None
-        else loaded.vocabulary.target_id(foil, "foil")
-    )
-    direction, head_bias = _direction(loaded, trace, target_id, at)
+    target_id, foil_id = aims(trace, target, foil)
+    direction, head_bias = logit_direction(trace, target_id, foil_id, at)
     logit = _logit_before_cap(trace, target_id, at)
     if foil_id is not None:
-        foil_direction, foil_bias = _direction(loaded, trace, foil_id, at)
-        direction, head_bias = (
-            direction - foil_direction,
-            {name: head_bias[name] - foil_bias[name] for name in head_bias},
-        )
         logit -= _logit_before_cap(trace, foil_id, at)
     return _attribute(trace, direction, head_bias, logit, (target_id, foil_id, at))
+
+
+def aims(trace: Trace, target: str | int | None, foil: str | int | None) -> tuple[int, int | None]:
+    """Ids of target and foil: those that are given, or the trace's own; its foil belongs to its own target."""
+    if foil is not None:
+        return target_id_of(trace, target), trace.model.vocabulary.target_id(foil, "foil")
+    return target_id_of(trace, target), trace.foil if target is None else None
+
+
+def logit_direction(
+    trace: Trace, target: int, foil: int | None, position: int
+) -> tuple[Float[Tensor, "d_model"], dict[str, float]]:
+    """Direction of a logit (minus another) in the residual stream at a position, and what the head's biases add.
+
+    The final norm is frozen at its actual scale there, so the dot product with a part of the stream is the part's logit.
+
+    Raises
+    ------
+    UnsupportedReadingError
+        As for :func:`direct_logit_attribution`.
+    NotRecordedError
+        If the trace does not reach the last layer, and so the norm's scale is not known.
+    """
+    loaded = trace.model
+    _require_linear(loaded)
+    direction, biases = _direction(loaded, trace, target, position)
+    if foil is None:
+        return direction, biases
+    foil_direction, foil_bias = _direction(loaded, trace, foil, position)
+    return direction - foil_direction, {name: biases[name] - foil_bias[name] for name in biases}
 
 
 def _attribute(
@@ -183,7 +201,11 @@ def _direction(loaded: LoadedModel, trace: Trace, token_id: int, position: int) 
         return column, biases
     if norm.bias is not None:
         biases["final_norm_bias"] = float(norm.bias @ column)
-    assert trace.final_scale is not None
+    if trace.final_scale is None:
+        raise NotRecordedError(
+            f"this trace keeps layers {trace.layers[0]}…{trace.layers[1] - 1} and so not the scale of the final norm, which "
+            "logits of single parts need; trace a window that ends with the last layer"
+        )
     return norm.transposed(column, trace.final_scale[position]), biases
 
 

@@ -238,7 +238,7 @@ def _statistics(logits: Float[Tensor, "n V"], k: int, aims: dict[str, int]) -> d
     top, top_ids = _extremes(logits, k, largest=True, best=highest)
     bottom, bottom_ids = _extremes(logits, k, largest=False, best=lowest)
     ranks = {name: 1 + (logits > at[:, None]).sum(-1) for name, at in at_aims.items() if name != "target"}
-    aimed = {}
+    aimed: dict[str, Tensor] = {}
     for name, at in at_aims.items():
         aimed |= {
             f"{name}_logit": at,

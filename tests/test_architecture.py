@@ -19,6 +19,7 @@ LAYERS = (
     {"graph", "recorded", "tracing"},
     {"lenses", "attribution", "qk"},
     {"methods"},
+    {"semantic"},
     {"algorithms"},
     {"views"},
     {"export"},

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import flowgraph
-from flowgraph.errors import ArchitectureError, NonFiniteError, NoPatternError, UnsupportedReadingError
+from flowgraph.errors import ArchitectureError, ArgumentError, NonFiniteError, NoPatternError, UnsupportedReadingError
 from flowgraph.lenses import head_outputs
 from flowgraph.models.anatomy import resolve
 from flowgraph.models.families import FAMILIES
@@ -21,6 +21,9 @@ from tests.tiny_models import TINY, tiny_model
 LENGTHS = (1, 2, 17)
 DTYPES = (torch.float32, torch.float64)
 TOLERANCE = 1e-5
+GATED = (
+    "llama", "llama_tied", "llama_bias", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3",
+)  # fmt: skip
 
 
 def prompt(length: int) -> list[int]:
@@ -71,6 +74,11 @@ def test_shapes(tiny, name):
     assert trace.q.shape == trace.q_proj.shape == trace.z.shape == (n, a.n_heads, t, a.d_head)
     assert trace.k.shape == trace.k_proj.shape == trace.v.shape == (n, a.n_kv_heads, t, a.d_head)
     assert trace.neurons.shape == (n, t, block.mlp_output.d_in)
+    assert block.mlp_input.weight.shape == (a.d_model, block.mlp_output.d_in)
+    gate, up = a.mlp_pre(0, trace.resid_pre[0])
+    assert up.shape == trace.neurons[0].shape
+    assert (gate is None) == (block.mlp_gate is None) == (name not in GATED)
+    assert gate is None or gate.shape == up.shape
     assert (trace.resid_mid is None) == (a.wiring == "parallel")
     assert trace.norm_scales["attention"].shape == trace.norm_scales["mlp"].shape == (n, t)
     assert set(trace.biases) <= {"attn", "mlp"}
@@ -153,30 +161,36 @@ def test_half_precision_is_accumulated_in_float32(name, dtype):
     assert reading.top_logits.dtype == np.float32
 
 
-WRONG = {
-    "gpt2": {"wiring": "parallel"},
-    "gptj": {"wiring": "sequential"},
-    "gpt_neox": {"attention.fused_layout": "concatenated"},
-    "llama": {"attention.rotary": "interleaved"},
-    "qwen2": {"attention.rotary": "none"},
-    "gemma": {"norm": "rms"},
-    "gemma2": {"attention.softcap": ""},
-    "gpt_neo": {"attention.scale": "module"},
-    "gemma3": {"embedding_scale": "none"},
-    "bert": {"wiring": "sequential"},
-    "qwen3": {"attention.query_norm": ""},
-    "phi3": {"mlp_norm": "input_layernorm"},
-    "mistral": {"final_norm": ""},
-}
+WRONG = (
+    ("gpt2", {"wiring": "parallel"}),
+    ("gptj", {"wiring": "sequential"}),
+    ("gpt_neox", {"attention.fused_layout": "concatenated"}),
+    ("llama", {"attention.rotary": "interleaved"}),
+    ("qwen2", {"attention.rotary": "none"}),
+    ("gemma", {"norm": "rms"}),
+    ("gemma2", {"attention.softcap": ""}),
+    ("gpt_neo", {"attention.scale": "module"}),
+    ("gemma3", {"embedding_scale": "none"}),
+    ("bert", {"wiring": "sequential"}),
+    ("qwen3", {"attention.query_norm": ""}),
+    ("phi3", {"mlp_norm": "input_layernorm"}),
+    ("mistral", {"final_norm": ""}),
+    ("llama", {"mlp_input": "mlp.gate_proj", "mlp_gate": "mlp.up_proj"}),
+    ("llama", {"mlp_gate": ""}),
+    ("gemma2", {"mlp_input": "mlp.gate_proj"}),
+    ("gpt2", {"mlp_activation": "mlp.dropout"}),
+    ("bert", {"mlp_activation": "output.dropout"}),
+    ("phi3", {"mlp_activation": "resid_mlp_dropout"}),
+)
 
 
-@pytest.mark.parametrize("name", WRONG)
-def test_a_wrong_row_is_refused(name, monkeypatch):
+@pytest.mark.parametrize(("name", "mistake"), WRONG, ids=str)
+def test_a_wrong_row_is_refused(name, mistake, monkeypatch):
     """The proof fails for every kind of mistake in a row, so it can fail at all."""
     model, _ = tiny_model(name)
     row = FAMILIES[resolve(model).family.name]
     stack, attention = row.stacks[-1], row.stacks[-1].attention
-    for key, value in WRONG[name].items():
+    for key, value in mistake.items():
         if key.startswith("attention."):
             attention = dataclasses.replace(attention, **{key.removeprefix("attention."): value})
         elif key == "norm":
@@ -185,8 +199,36 @@ def test_a_wrong_row_is_refused(name, monkeypatch):
             stack = dataclasses.replace(stack, wiring_switch=None, **{key: value})
     stack = dataclasses.replace(stack, attention=attention)
     monkeypatch.setitem(FAMILIES, row.name, dataclasses.replace(row, stacks=(stack,)))
-    with pytest.raises(ArchitectureError, match=r"' fails|neither 'scaling'"):
+    of_the_mlp = mistake.keys() & {"mlp_input", "mlp_gate", "mlp_activation"}
+    identity = (
+        r"'activation\(norm\(x\) W_in \+ b_in\) = neurons, .*' fails" if of_the_mlp else r"' fails|neither 'scaling'"
+    )
+    with pytest.raises(ArchitectureError, match=identity):
         prove(resolve(model))
+
+
+@pytest.mark.parametrize("wrong", ["mlp_input", "mlp_gate", "mlp_activation"])
+def test_a_row_without_the_mlps_input_says_what_was_not_found(wrong, monkeypatch):
+    stack = dataclasses.replace(FAMILIES["llama"].stacks[0], **{wrong: "mlp.nothing"})
+    monkeypatch.setitem(FAMILIES, "llama", dataclasses.replace(FAMILIES["llama"], stacks=(stack,)))
+    with pytest.raises(ArchitectureError, match=r"Nearest is 'llama'; not found: mlp\.nothing\. Known"):
+        resolve(tiny_model("llama")[0])
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        {"mlp_input": ""},
+        {"mlp_input": "", "mlp_gate": ""},
+        {"mlp_gate_up": "mlp.gate_up_proj"},
+        {"mlp_gate_up": "mlp.gate_up_proj", "mlp_input": ""},
+    ],
+    ids=str,
+)
+def test_the_mlps_input_is_said_in_one_way(paths):
+    stack = dataclasses.replace(FAMILIES["llama"].stacks[0], **paths)
+    with pytest.raises(ArgumentError, match=r"family 'llama': give either mlp_input=, .* or mlp_gate_up=, got \("):
+        dataclasses.replace(FAMILIES["llama"], stacks=(stack,))
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "bert"])

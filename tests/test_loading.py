@@ -487,7 +487,9 @@ def test_a_row_that_a_user_writes_is_proved_and_traced(make, refusal, registered
     llama = FAMILIES["llama"]
     stack = llama.stacks[0]
     if kind == "starcoder2":
-        stack = dataclasses.replace(stack, mlp_output="mlp.c_proj")
+        stack = dataclasses.replace(
+            stack, mlp_input="mlp.c_fc", mlp_gate="", mlp_activation="mlp.act", mlp_output="mlp.c_proj"
+        )
     row = dataclasses.replace(llama, name=kind, model_types=(kind,), norm="layer", stacks=(stack,))
 
     wrong = dataclasses.replace(row, norm="rms")

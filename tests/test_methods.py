@@ -23,8 +23,10 @@ from tests.conftest import JAPAN, LINEAR
 from tests.tiny_models import TINY
 
 IDS = [20, 31, 42, 53, 64, 75, 86]
-STATE_METHODS = ("attention", "norms", "proximity")
-CASES = [(name, method) for name in TINY for method in STATE_METHODS] + [(name, "logits") for name in LINEAR]
+LEVELS = {"attention": ("token", "head"), "norms": ("token", "head"), "proximity": ("token", "head"), "ff": ("token",)}
+"""Methods whose edges run from state to state, and the levels that their graphs have."""
+CASES = [(name, method, level) for name in TINY for method, levels in LEVELS.items() for level in levels]
+CASES += [(name, "logits", level) for name in LINEAR for level in ("token", "head")]
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +50,7 @@ def incoming_share(graph) -> dict[Node, float]:
     return sums
 
 
-@pytest.mark.parametrize("level", ["token", "head"])
-@pytest.mark.parametrize(("name", "method"), CASES)
+@pytest.mark.parametrize(("name", "method", "level"), CASES)
 def test_schema(traces, name, method, level):
     """What every graph of every method must be."""
     trace = traces(name)
@@ -78,8 +79,7 @@ def test_schema(traces, name, method, level):
             assert "head" not in (source.kind, target.kind)
 
 
-@pytest.mark.parametrize("level", ["token", "head"])
-@pytest.mark.parametrize(("name", "method"), CASES)
+@pytest.mark.parametrize(("name", "method", "level"), CASES)
 def test_shares_into_a_target_sum_to_one(traces, name, method, level):
     graph = build_graph(traces(name), method=method, level=level, readings=False)
     for node, share in incoming_share(graph).items():
@@ -174,8 +174,7 @@ def test_logits_is_the_attribution(traces, name, level):
             assert graph.weight[graph.target == head].sum() == pytest.approx(parts.heads[1, h], abs=1e-9)
 
 
-@pytest.mark.parametrize("level", ["token", "head"])
-@pytest.mark.parametrize("method", EDGE_METHODS)
+@pytest.mark.parametrize(("method", "level"), sorted({(method, level) for _, method, level in CASES}))
 @settings(deadline=None, max_examples=25)
 @given(
     threshold=st.sampled_from([0.0, 0.01, 0.05, 0.2, 0.5]),

@@ -268,8 +268,8 @@ _LISTS = tuple(f"{end}_{name}" for end in ("top", "bottom") for name in ("tokens
 def _reading(row: Checked) -> NodeReading | None:
     if not any(name in row.value for name in ("norm", *_RANKS, *_NUMBERS, *_LISTS)):
         return None
-    numbers = {name: entry.number() for name in _NUMBERS if (entry := row.optional(name)) is not None}
-    ranks = {name: entry.index() for name in _RANKS if (entry := row.optional(name)) is not None}
+    numbers: dict[str, Any] = {name: entry.number() for name in _NUMBERS if (entry := row.optional(name)) is not None}
+    ranks: dict[str, Any] = {name: entry.index() for name in _RANKS if (entry := row.optional(name)) is not None}
     return NodeReading(
         norm=row.field("norm").number(),
         top=_entries(row, "top"),

@@ -10,6 +10,7 @@ from ..errors import ArgumentError
 from ..recorded import Trace
 from .attention import attention
 from .build import MAX_EDGES, build_graph
+from .ff import ff
 from .logits import logits
 from .norms import norms
 from .weights import EdgeWeights
@@ -27,6 +28,7 @@ EDGE_METHODS: dict[str, Callable[..., EdgeWeights]] = {
     "norms": norms,
     "proximity": _proximity,
     "logits": logits,
+    "ff": ff,
 }
 """Method → function of a trace; its keyword arguments are the method's options."""
 
@@ -43,9 +45,11 @@ def edge_weights(trace: Trace, *, method: str = "attention", **options: Any) -> 
     method
         ``"attention"``: the pattern, heads averaged, half attention and half residual. ``"logits"``: what each part wrote in
         the direction of the target, in logits. ``"norms"``: how long the vectors are that are added. ``"proximity"``: how much
-        nearer each part brings the sum of the others to the whole; information flow routes.
+        nearer each part brings the sum of the others to the whole; information flow routes. ``"ff"``: how long each part is
+        after attention and the feed-forward block.
     **options
-        Options of the method. ``"proximity"``: ``parts="head"`` (default) or ``parts="token"``, which is ALTI.
+        Options of the method. ``"proximity"``: ``parts="head"`` (default) or ``parts="token"``, which is ALTI. ``"ff"``:
+        ``sources=16``, how many sources of each target go through the feed-forward block one by one; None for all.
 
     Raises
     ------

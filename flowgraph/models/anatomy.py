@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,22 +75,28 @@ def scale_of_size(size: Float[Tensor, "layer *n"], norms: Sequence[Norm], d: int
 
 @dataclass(frozen=True)
 class Projection:
-    """A linear layer read as ``x @ weight + bias``, whatever way the module stores it."""
+    """A linear layer read as ``x @ weight + bias``, whatever way the module stores it; or some of its outputs."""
 
     module: Any
+    columns: tuple[int | None, int | None] = (None, None)
+
+    def __call__(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_out"]:
+        """[…, d_out] the layer's output, at least in float32."""
+        out = wide(x) @ self.weight
+        return out if self.bias is None else out + self.bias
 
     @property
     def weight(self) -> Float[Tensor, "d_in d_out"]:
         """[d_in, d_out], at least in float32."""
-        weight = wide(self.module.weight.detach())
+        weight = self.module.weight.detach()
         # Hugging Face's Conv1D keeps [in, out]; torch.nn.Linear keeps [out, in].
-        return weight if type(self.module).__name__ == "Conv1D" else weight.T
+        return wide((weight if type(self.module).__name__ == "Conv1D" else weight.T)[:, slice(*self.columns)])
 
     @property
     def bias(self) -> Float[Tensor, "d_out"] | None:
         """[d_out], or None."""
         bias = getattr(self.module, "bias", None)
-        return None if bias is None else wide(bias.detach())
+        return None if bias is None else wide(bias.detach()[slice(*self.columns)])
 
     @property
     def d_in(self) -> int:
@@ -101,7 +107,7 @@ class Projection:
 
 @dataclass(frozen=True)
 class Block:
-    """One resolved block of a stack."""
+    """One resolved block of a stack; ``mlp_gate`` is None where the MLP has no gate."""
 
     index: int
     module: nn.Module
@@ -117,8 +123,17 @@ class Block:
     attention_post_norm: Norm | None
     mlp_norm: Norm
     mlp_post_norm: Norm | None
+    mlp_input: Projection
+    mlp_gate: Projection | None
     mlp_output: Projection
+    activation: Callable[[Tensor], Tensor]
     scale: float
+
+    def neurons(
+        self, gate: Float[Tensor, "*n d_mlp"] | None, up: Float[Tensor, "*n d_mlp"]
+    ) -> Float[Tensor, "*n d_mlp"]:
+        """[…, d_mlp] what the MLP's output projection reads, from :meth:`Anatomy.mlp_pre`."""
+        return self.activation(up) if gate is None else self.activation(gate) * up
 
 
 @dataclass(frozen=True)
@@ -176,6 +191,13 @@ class Anatomy:
     def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """[head, d_head, d_model] output projection of one layer, at least in float32."""
         return self.blocks[layer].attention_output.weight.reshape(self.n_heads, self.d_head, self.d_model)
+
+    def mlp_pre(
+        self, layer: int, x: Float[Tensor, "*n d_model"]
+    ) -> tuple[Float[Tensor, "*n d_mlp"] | None, Float[Tensor, "*n d_mlp"]]:
+        """Gate (None without one) and input of a layer's neurons before the activation, for what its MLP reads."""
+        block = self.blocks[layer]
+        return None if block.mlp_gate is None else block.mlp_gate(x), block.mlp_input(x)
 
     def per_query_head(self, x: Float[Tensor, "kv_head *n"]) -> Float[Tensor, "head *n"]:
         """[head, …] keys or values repeated for the query heads that share them."""
@@ -244,7 +266,8 @@ def _block_paths(stack: Stack) -> Iterator[str]:
     attention = stack.attention
     yield from (attention.module, attention.query, attention.key, attention.value, attention.fused, attention.output)
     yield from (attention.query_norm, attention.key_norm, stack.attention_norm, stack.attention_post_norm)
-    yield from (stack.mlp_norm, stack.mlp_post_norm, stack.mlp_output)
+    yield from (stack.mlp_norm, stack.mlp_post_norm, stack.mlp_output, stack.mlp_activation)
+    yield from (stack.mlp_input, stack.mlp_gate, stack.mlp_gate_up)
 
 
 def _find(start: Any, path: str) -> Any:
@@ -345,6 +368,8 @@ def _block(index: int, block: nn.Module, row: Family, stack: Stack) -> Block:
         return _find(block, path) if path else None
 
     attention = stack.attention
+    mlp_output = Projection(_find(block, stack.mlp_output))
+    mlp_input, mlp_gate = _mlp_inputs(block, stack, mlp_output.d_in)
     return Block(
         index=index,
         module=block,
@@ -360,9 +385,21 @@ def _block(index: int, block: nn.Module, row: Family, stack: Stack) -> Block:
         attention_post_norm=norm(stack.attention_post_norm),
         mlp_norm=required_norm(stack.mlp_norm),
         mlp_post_norm=norm(stack.mlp_post_norm),
-        mlp_output=Projection(_find(block, stack.mlp_output)),
+        mlp_input=mlp_input,
+        mlp_gate=mlp_gate,
+        mlp_output=mlp_output,
+        activation=_find(block, stack.mlp_activation),
         scale=_attention_scale(_find(block, attention.module), attention),
     )
+
+
+def _mlp_inputs(block: nn.Module, stack: Stack, d_mlp: int) -> tuple[Projection, Projection | None]:
+    """The MLP's input projection and its gate."""
+    if stack.mlp_gate_up:
+        fused = _find(block, stack.mlp_gate_up)
+        return Projection(fused, (d_mlp, None)), Projection(fused, (None, d_mlp))
+    gate = Projection(_find(block, stack.mlp_gate)) if stack.mlp_gate else None
+    return Projection(_find(block, stack.mlp_input)), gate
 
 
 def _attention_scale(module: Any, attention: Attention) -> float:

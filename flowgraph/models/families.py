@@ -83,6 +83,12 @@ class Stack:
         The second norms of ``sandwich`` blocks, after attention and MLP.
     mlp_output
         The output projection of the MLP. Its input are the neurons.
+    mlp_activation
+        The elementwise function of the MLP.
+    mlp_input, mlp_gate
+        What the MLP's input goes through: neurons = activation(input) without a gate, activation(gate) · input with one.
+    mlp_gate_up
+        One projection for both: [gate; input].
     embedding, position_embedding
         Token embedding, and learned positions.
     embedding_scale
@@ -98,6 +104,7 @@ class Stack:
     attention_norm: str
     mlp_norm: str
     mlp_output: str
+    mlp_activation: str
     embedding: str
     wiring: Wiring = "sequential"
     wiring_switch: tuple[str, object, Wiring] | None = None
@@ -106,6 +113,9 @@ class Stack:
     cross_attention: Attention | None = None
     attention_post_norm: str = ""
     mlp_post_norm: str = ""
+    mlp_input: str = ""
+    mlp_gate: str = ""
+    mlp_gate_up: str = ""
     position_embedding: str = ""
     embedding_scale: Literal["none", "sqrt_d_model"] = "none"
     embedding_is_residual: bool = True
@@ -156,6 +166,11 @@ class Family:
                     f"family {self.name!r}: give either query=, key= and value= or fused=, got {split} "
                     f"and {stack.attention.fused!r}"
                 )
+            if bool(stack.mlp_gate_up) == bool(stack.mlp_input) or (stack.mlp_gate and not stack.mlp_input):
+                raise ArgumentError(
+                    f"family {self.name!r}: give either mlp_input=, with mlp_gate= for a gated MLP, or mlp_gate_up=, got "
+                    f"{(stack.mlp_input, stack.mlp_gate)} and {stack.mlp_gate_up!r}"
+                )
             if (stack.wiring == "sandwich") != bool(stack.attention_post_norm and stack.mlp_post_norm):
                 raise ArgumentError(
                     f"family {self.name!r}: attention_post_norm= and mlp_post_norm= belong to wiring='sandwich', "
@@ -168,6 +183,8 @@ _GPT2_STACK = Stack(
     attention=Attention(module="attn", fused="attn.c_attn", output="attn.c_proj"),
     attention_norm="ln_1",
     mlp_norm="ln_2",
+    mlp_input="mlp.c_fc",
+    mlp_activation="mlp.act",
     mlp_output="mlp.c_proj",
     embedding="wte",
     position_embedding="wpe",
@@ -187,6 +204,9 @@ _LLAMA_STACK = Stack(
     attention=_LLAMA_ATTENTION,
     attention_norm="input_layernorm",
     mlp_norm="post_attention_layernorm",
+    mlp_input="mlp.up_proj",
+    mlp_gate="mlp.gate_proj",
+    mlp_activation="mlp.act_fn",
     mlp_output="mlp.down_proj",
     embedding="embed_tokens",
     final_norm="norm",
@@ -213,6 +233,8 @@ _BERT_STACK = Stack(
     ),
     attention_norm="attention.output.LayerNorm",
     mlp_norm="output.LayerNorm",
+    mlp_input="intermediate.dense",
+    mlp_activation="intermediate.intermediate_act_fn",
     mlp_output="output.dense",
     embedding="embeddings.word_embeddings",
     position_embedding="embeddings.position_embeddings",
@@ -254,6 +276,7 @@ _ROWS = (
                     rotary="interleaved",
                 ),
                 mlp_norm="ln_1",
+                mlp_input="mlp.fc_in",
                 mlp_output="mlp.fc_out",
                 position_embedding="",
             ),
@@ -276,6 +299,8 @@ _ROWS = (
                 ),
                 attention_norm="input_layernorm",
                 mlp_norm="post_attention_layernorm",
+                mlp_input="mlp.dense_h_to_4h",
+                mlp_activation="mlp.act",
                 mlp_output="mlp.dense_4h_to_h",
                 embedding="embed_in",
                 final_norm="final_layer_norm",
@@ -295,6 +320,8 @@ _ROWS = (
                 attention=replace(_LLAMA_ATTENTION, output="self_attn.out_proj", rotary="none"),
                 attention_norm="self_attn_layer_norm",
                 mlp_norm="final_layer_norm",
+                mlp_input="fc1",
+                mlp_activation="activation_fn",
                 mlp_output="fc2",
                 embedding="embed_tokens",
                 position_embedding="embed_positions",
@@ -324,6 +351,10 @@ _ROWS = (
                     output="self_attn.o_proj",
                     rotary="half",
                 ),
+                mlp_input="",
+                mlp_gate="",
+                mlp_gate_up="mlp.gate_up_proj",
+                mlp_activation="mlp.activation_fn",
             ),
         ),
         norm="rms",
@@ -368,6 +399,8 @@ _ROWS = (
                 ),
                 attention_norm="sa_layer_norm",
                 mlp_norm="output_layer_norm",
+                mlp_input="ffn.lin1",
+                mlp_activation="ffn.activation",
                 mlp_output="ffn.lin2",
             ),
         ),

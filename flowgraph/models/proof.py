@@ -122,9 +122,7 @@ def _logits(anatomy: Anatomy, x: Tensor) -> Tensor:
                 x = module(x.to(anatomy.embedding.weight.dtype))
         return wide(x)
     for module in anatomy.head:
-        projection = Projection(module)
-        x = wide(x) @ projection.weight
-        x = x if projection.bias is None else x + projection.bias
+        x = Projection(module)(x)
     return x if anatomy.softcap is None else anatomy.softcap * torch.tanh(x / anatomy.softcap)
 
 
@@ -169,9 +167,7 @@ def _written(
     parts: Tensor, projection: Projection, post_norm: Norm | None, record: Pass, i: int, site: str, scale: str
 ) -> Tensor:
     """Error of parts · W + b, through the frozen post-norm where there is one, against what was added."""
-    whole = parts @ projection.weight
-    if projection.bias is not None:
-        whole = whole + projection.bias
+    whole = projection(parts)
     if post_norm is not None:
         whole = post_norm.linear(whole, record.sites[f"norm_scales.{scale}"][i])
         if post_norm.bias is not None:
@@ -200,6 +196,15 @@ def _mlp_input(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
         return seen.new_zeros(())
     state = record.sites["resid_pre" if anatomy.wiring == "parallel" else "resid_mid"][i]
     return _error(seen, anatomy.blocks[i].mlp_norm.scale(state))
+
+
+def _input_to_neurons(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
+    """The MLP's projections and activation, on what it reads, give the neurons."""
+    block = anatomy.blocks[i]
+    x = wide(record.sites["resid_pre" if anatomy.wiring == "parallel" else "resid_mid"][i])
+    if anatomy.wiring != "post_norm":
+        x = _normed(block.mlp_norm, x, record.sites["norm_scales.mlp"][i])
+    return _error(block.neurons(*anatomy.mlp_pre(i, x)), record.sites["neurons"][i])
 
 
 def _norm_formula(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
@@ -235,4 +240,5 @@ _PER_LAYER = {
     "the residual stream adds up": _wiring,
     "the MLP reads the state that the wiring says": _mlp_input,
     "the norm's formula": _norm_formula,
+    "activation(norm(x) W_in + b_in) = neurons, gated: activation(gate) · up": _input_to_neurons,
 }

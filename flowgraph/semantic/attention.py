@@ -1,0 +1,181 @@
+"""Attention in the semantic graph: queries, keys and values of the sources that matter, heads, rows of the output projection."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from ..models.anatomy import wide
+from ..nodes import Node
+from ..qk import key_directions, query_directions
+from .layer import Layer, along, part_of, state_node
+from .selection import Choice, coverage, made_up, measured, strongest
+from .sketch import Sketch
+
+
+class AttentionNodes:
+    """Adds the attention of one layer to a sketch.
+
+    Attributes
+    ----------
+    sources
+        Source positions shown so far, whose states are nodes.
+    """
+
+    def __init__(self, sketch: Sketch, layer: Layer, choice: Choice, first: int) -> None:
+        self.sketch, self.layer, self.choice, self.first = sketch, layer, choice, first
+        self.trace, self.at = layer.trace, layer.layer
+        self.sources: list[int] = []
+
+    def add(self, t: int, before: Node, direction: Tensor | None) -> Node:
+        """Add all that leads from the states to what attention adds at a position; returns the node of that."""
+        rows, amounts = self.layer.source_rows, self.layer.source_amounts(t)
+        outputs = (amounts[..., None] * rows).sum(1)
+        whole = wide(self.trace.attn_out[self.layer.row, t])
+        normed = self._add_norm(t, before)
+        heads, covered = self._heads(outputs, whole, direction)
+        for h in heads:
+            self._add_head(t, h, outputs[h], normed, direction)
+        attn = self.sketch.node(
+            Node("attn", layer=self.at, position=t), whole, contribution=along(whole, direction), coverage=covered
+        )
+        if self.choice.rows:
+            self._add_rows(t, heads, outputs, attn, direction)
+        else:
+            self._add_heads_to(t, heads, outputs, attn)
+        bias = self.layer.bias("attention", t)
+        if bias is not None:
+            node = self.sketch.node(
+                Node("attn_bias", layer=self.at, position=t), bias, contribution=along(bias, direction)
+            )
+            self.sketch.edge(node, attn, "bias", "contribution", part_of(bias, whole), **self._place(t))
+        return attn
+
+    def _add_norm(self, t: int, before: Node) -> Node:
+        """What attention reads: the state after its norm, or in post-norm blocks the state."""
+        if self.trace.wiring == "post_norm":
+            return before
+        state = self.sketch.vectors[before]
+        node = self.sketch.node(Node("attn_norm", layer=self.at, position=t), self.layer.normed("attention", t, state))
+        self.sketch.edge(before, node, "norm", "norm", state.norm(), **self._place(t))
+        return node
+
+    def _heads(self, outputs: Tensor, whole: Tensor, direction: Tensor | None) -> tuple[list[int], float]:
+        """Heads that are shown, the strongest first, and how much of the measure they hold."""
+        select = "norm" if self.choice.select == "attention" else self.choice.select
+        measure = measured(select, outputs, torch.ones_like(outputs[:, 0]), whole=whole, direction=direction)
+        which = self.choice.heads
+        if which is None:
+            return list(range(len(outputs))), 1.0
+        shown = strongest(measure, which) if isinstance(which, int) else torch.tensor(which)
+        return shown.tolist(), coverage(measure, shown)
+
+    def _add_head(self, t: int, h: int, output: Tensor, normed: Node, direction: Tensor | None) -> None:
+        """Add a head: its query, the sources that matter with key and value, what it writes, the rest of its sources."""
+        rows, amounts = self.layer.source_rows[h], self.layer.source_amounts(t)[h]
+        pattern = wide(self.trace.pattern[self.layer.row, h, t])
+        by_pattern = self.choice.select == "attention"
+        measure = measured(
+            self.choice.select, rows, pattern if by_pattern else amounts, whole=output, direction=direction
+        )
+        shown = strongest(measure, self.choice.sources)
+        head = self.sketch.node(
+            Node("head", layer=self.at, head=h, position=t), output, contribution=along(output, direction),
+            coverage=coverage(measure, shown),
+        )  # fmt: skip
+        self._add_sources(t, h, shown.tolist(), self._add_query(t, h, shown, normed), head, direction)
+        left = torch.ones_like(amounts, dtype=torch.bool)
+        left[shown] = False
+        if bool((amounts[left] != 0).any()):
+            vector = (amounts[left, None] * rows[left]).sum(0)
+            rest = self.sketch.node(
+                Node("head_rest", layer=self.at, head=h, position=t), vector, activation=float(pattern[left].sum()),
+                contribution=along(vector, direction),
+            )  # fmt: skip
+            self.sketch.edge(rest, head, "rest", "contribution", part_of(vector, output), **self._place(t, h))
+
+    def _add_query(self, t: int, h: int, shown: Tensor, normed: Node) -> Node:
+        """The query, read as the key of the strongest source sees it."""
+        strongest_source = shown[:1] if len(shown) else torch.tensor([t])
+        vector = query_directions(
+            self.trace, self.at, torch.tensor([h]), query_pos=torch.tensor([t]), key_pos=strongest_source
+        )[0][0]
+        node = self.sketch.node(Node("query", layer=self.at, head=h, position=t), vector)
+        length = wide(self.trace.q[self.layer.row, h, t]).norm()
+        self.sketch.edge(normed, node, "query", "norm", length, **self._place(t, h))
+        return node
+
+    def _add_sources(self, t: int, h: int, shown: list[int], query: Node, head: Node, direction: Tensor | None) -> None:
+        if not shown:
+            return
+        rows, amounts = self.layer.source_rows[h], self.layer.source_amounts(t)[h]
+        pattern, anatomy = wide(self.trace.pattern[self.layer.row, h, t]), self.trace.model.anatomy
+        keys = wide(self.trace.k[self.layer.row, h // (anatomy.n_heads // anatomy.n_kv_heads)])
+        at = torch.tensor(shown)
+        seen, _ = key_directions(
+            self.trace, self.at, torch.full_like(at, h), query_pos=torch.full_like(at, t), key_pos=at
+        )
+        parts = made_up(rows, amounts, self.sketch.vectors[head])
+        for n, i in enumerate(shown):
+            state, attended = self._source(i), float(pattern[i])
+            place = {**self._place(t, h), "key_pos": i}
+            written = amounts[i] * rows[i]
+            key, value = (Node(kind, layer=self.at, head=h, position=t, index=i) for kind in ("key", "value"))
+            self.sketch.node(key, seen[n], activation=attended)
+            self.sketch.node(value, written, activation=attended, contribution=along(written, direction))
+            self.sketch.edge(state, key, "key", "norm", keys[i].norm(), **place)
+            self.sketch.edge(query, key, "attention", "attention", attended, **place)
+            self.sketch.edge(state, value, "value", "norm", rows[i].norm(), **place)
+            self.sketch.edge(key, value, "attention", "attention", attended, **place)
+            self.sketch.edge(value, head, "attention", "contribution", parts[i], **place)
+
+    def _source(self, position: int) -> Node:
+        """State of a source, which is a node of its own."""
+        if position not in self.sources:
+            self.sources.append(position)
+        return self.sketch.node(
+            state_node(self.at, position, self.first), wide(self.trace.resid_pre[self.layer.row, position])
+        )
+
+    def _add_heads_to(self, t: int, heads: list[int], outputs: Tensor, attn: Node) -> None:
+        """Heads lead to what attention adds, those that are not shown as one rest."""
+        whole = self.sketch.vectors[attn]
+        for h in heads:
+            head = Node("head", layer=self.at, head=h, position=t)
+            self.sketch.edge(head, attn, "head", "contribution", part_of(outputs[h], whole), **self._place(t, h))
+        if len(heads) < len(outputs):
+            self._add_rest(t, outputs.sum(0) - outputs[heads].sum(0), attn)
+
+    def _add_rows(self, t: int, heads: list[int], outputs: Tensor, attn: Node, direction: Tensor | None) -> None:
+        """Heads lead to the rows of W_O that matter, and these to what attention adds; other rows are one rest."""
+        rows, amounts = self.layer.output_rows, self.layer.output_amounts(t)
+        z = wide(self.trace.z[self.layer.row, :, t]).reshape(-1)
+        whole = self.sketch.vectors[attn]
+        measure = measured(self.choice.select, rows, amounts, whole=whole, direction=direction)
+        shown = strongest(measure, self.choice.rows)
+        self.sketch.node(attn, coverage=coverage(measure, shown))
+        remains = outputs.clone()
+        for n in shown.tolist():
+            h, written = n // self.trace.model.anatomy.d_head, amounts[n] * rows[n]
+            remains[h] -= written
+            node = self.sketch.node(
+                Node("row", layer=self.at, position=t, index=n), written, activation=float(z[n]),
+                contribution=along(written, direction),
+            )  # fmt: skip
+            if h in heads:
+                head = Node("head", layer=self.at, head=h, position=t)
+                self.sketch.edge(head, node, "head", "activation", z[n], **self._place(t, h))
+            self.sketch.edge(node, attn, "head", "contribution", part_of(written, whole), **self._place(t, h))
+        rest = self._add_rest(t, remains.sum(0), attn)
+        for h in heads:
+            head = Node("head", layer=self.at, head=h, position=t)
+            self.sketch.edge(head, rest, "rest", "norm", remains[h].norm(), **self._place(t, h))
+
+    def _add_rest(self, t: int, vector: Tensor, attn: Node) -> Node:
+        rest = self.sketch.node(Node("attn_rest", layer=self.at, position=t), vector)
+        share = part_of(vector, self.sketch.vectors[attn])
+        self.sketch.edge(rest, attn, "rest", "contribution", share, **self._place(t))
+        return rest
+
+    def _place(self, t: int, head: int = -1) -> dict[str, int]:
+        return {"layer": self.at, "head": head, "query_pos": t, "key_pos": t}

@@ -1,0 +1,299 @@
+"""The graph of a prompt in which every vector is a node that reads in vocabulary.
+
+At each position and layer: the state, its norm, the query of each head, the keys and values of the sources that matter, the
+head, rows of the output projection, what attention adds; the state between, its norm, the neurons that matter with what they
+read and write, what the MLP adds, the state after. What is left out of a sum is one *rest* node, so that the parts of every node
+sum to the node: their edges carry the part of it that they make up, ⟨part, whole⟩ / ⟨whole, whole⟩.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from torch import Tensor
+
+from ..attribution import aims, logit_direction
+from ..errors import ArgumentError, GraphTooLargeError, NotRecordedError, UnsupportedReadingError
+from ..graph import FlowGraph
+from ..methods.origin import origin
+from ..models.anatomy import wide
+from ..nodes import Node
+from ..recorded import Trace
+from .attention import AttentionNodes
+from .layer import Layer, along, part_of, state_node
+from .mlp import MlpNodes
+from .selection import MEASURES, Choice, Measure
+from .sketch import Sketch
+
+MAX_NODES = 5_000
+"""Graphs above this are refused unless ``max_nodes=`` allows them."""
+
+
+def semantic_graph(
+    trace: Trace,
+    *,
+    layers: int | tuple[int, int] | None = None,
+    positions: int | Sequence[int] | None = None,
+    target: str | int | None = None,
+    foil: str | int | None = None,
+    heads: int | Sequence[int] | None = None,
+    sources_per_head: int = 3,
+    rows_per_block: int = 0,
+    neurons_per_block: int = 20,
+    select: Measure = "contribution",
+    k: int = 5,
+    max_nodes: int = MAX_NODES,
+) -> FlowGraph:
+    """Draw up the semantic flow graph: states, norms, queries, keys, values, heads, neurons, each read in vocabulary.
+
+    Edges carry one unit each: ``contribution`` is the part of its target that a vector makes up (Σ = 1 over all parts);
+    ``attention`` the pattern; ``activation`` what a neuron or row is multiplied by; ``norm`` the length of what is read;
+    ``logits`` what the last state gives. Shares are within the same target and unit.
+
+    Parameters
+    ----------
+    trace
+        A trace with its model.
+    layers
+        One layer, or (first, one past last); default all that the trace keeps.
+    positions
+        One or several query positions; default the trace's. Negative counts from the end.
+    target, foil
+        Token that readings speak of, and a second one; default those of the trace.
+    heads
+        How many heads of each layer, the strongest first, or which; default all.
+    sources_per_head
+        Source tokens of each head.
+    rows_per_block
+        Rows of the output projection of each layer; 0: heads lead to what attention adds themselves.
+    neurons_per_block
+        Neurons of each layer.
+    select
+        What decides: ``"contribution"``, the part of the whole that something makes up; ``"norm"``, the length of what it
+        adds; ``"attention"``, the pattern for sources, |activation| for rows and neurons, length for heads; ``"target"``, the
+        logit of the target (minus the foil) at the position.
+    k
+        How many top and bottom tokens each reading keeps.
+    max_nodes
+        Refuse a larger graph, naming its size.
+
+    Returns
+    -------
+    A graph whose nodes carry, besides their reading, ``activation`` (pattern of a key or value), ``contribution`` (what they
+    write in the direction of the target at their position, in logits, where the model has direct logit attribution and the
+    trace reaches the last layer) and ``coverage`` (part of Σ measure that the shown parts of a sum hold).
+
+    Raises
+    ------
+    ArgumentError
+        If an argument is out of its range.
+    GraphTooLargeError
+        If the graph would have more than ``max_nodes`` nodes.
+    UnsupportedReadingError
+        If ``select="target"`` and the model has no direct logit attribution.
+
+    References
+    ----------
+    Katz & Belinkov (2023), "VISIT: Visualizing and Interpreting the Semantic Information Flow of Transformers".
+    """
+    if trace.model.anatomy.has_head:
+        trace = _aimed(trace, *aims(trace, target, foil))
+    elif target is not None or foil is not None or select == "target":
+        trace.model.require_head("a target")
+    first, stop = _layers(trace, layers)
+    chosen = _positions(trace, positions)
+    choice = _choice(trace, heads, sources_per_head, rows_per_block, neurons_per_block, select)
+    _check_size(trace, (stop - first) * len(chosen), choice, max_nodes)
+    sketch = sketched(trace, (first, stop), chosen, choice)
+    info = replace(
+        origin(trace, "semantic", "contribution"),
+        level="head", layers=(first, stop),
+        options={"select": select, "sources": sources_per_head, "rows": rows_per_block, "neurons": neurons_per_block},
+    )  # fmt: skip
+    return sketch.graph(info, sketch.read(trace, k))
+
+
+def sketched(trace: Trace, layers: tuple[int, int], positions: tuple[int, ...], choice: Choice) -> Sketch:
+    """All nodes with their vectors, and all edges, before anything is read."""
+    first, stop = layers
+    directions = {position: _direction(trace, position, needed=choice.select == "target") for position in positions}
+    sketch = Sketch()
+    for layer in range(first, stop):
+        _add_layer(sketch, Layer(trace, layer), positions, first, choice, directions)
+    _add_end(sketch, trace, stop, positions)
+    return sketch
+
+
+def _add_layer(
+    sketch: Sketch,
+    layer: Layer,
+    positions: Sequence[int],
+    first: int,
+    choice: Choice,
+    directions: dict[int, Tensor | None],
+) -> None:
+    attention, mlp = AttentionNodes(sketch, layer, choice, first), MlpNodes(sketch, layer, choice)
+    trace, row = layer.trace, layer.row
+    for t in positions:
+        direction = directions[t]
+        before = _add_state(sketch, layer, t, first, direction)
+        attn = attention.add(t, before, direction)
+        if layer.layer == 0:
+            for source in attention.sources:
+                _add_embedding(sketch, trace, source, state_node(0, source, first), directions.get(source))
+        post = Node("resid_post", layer=layer.layer, position=t)
+        after = wide(trace.resid_post[row, t])
+        if trace.wiring == "parallel":
+            mlp_node = mlp.add(t, before, wide(trace.resid_pre[row, t]), direction)
+            sketch.node(post, after, contribution=along(after, direction))
+            _add_sum(sketch, layer, "attention", t, post, (("residual", before), ("attn", attn), ("mlp", mlp_node)))
+            continue
+        assert trace.resid_mid is not None
+        middle = wide(trace.resid_mid[row, t])
+        mid = sketch.node(
+            Node("resid_mid", layer=layer.layer, position=t), middle, contribution=along(middle, direction)
+        )
+        _add_sum(sketch, layer, "attention", t, mid, (("residual", before), ("attn", attn)))
+        mlp_node = mlp.add(t, mid, middle, direction)
+        sketch.node(post, after, contribution=along(after, direction))
+        _add_sum(sketch, layer, "mlp", t, post, (("residual", mid), ("mlp", mlp_node)))
+
+
+def _add_state(sketch: Sketch, layer: Layer, t: int, first: int, direction: Tensor | None) -> Node:
+    """The state that enters a layer; at the first layer of the model with its embeddings."""
+    state = wide(layer.trace.resid_pre[layer.row, t])
+    node = sketch.node(state_node(layer.layer, t, first), state, contribution=along(state, direction))
+    if layer.layer == 0:
+        _add_embedding(sketch, layer.trace, t, node, direction)
+    return node
+
+
+def _add_embedding(sketch: Sketch, trace: Trace, position: int, state: Node, direction: Tensor | None) -> None:
+    """Token and position embedding of a state, where their sum is the state."""
+    if not trace.model.anatomy.stack.embedding_is_residual:
+        return
+    whole = wide(trace.resid_pre[0, position])
+    place = None if trace.position_embedding is None else wide(trace.position_embedding[position])
+    parts = {"embed": whole if place is None else whole - place, "position_embed": place}
+    for kind, part in parts.items():
+        node = Node(kind, position=position)  # type: ignore[arg-type]
+        if part is not None and node not in sketch.facts:
+            sketch.node(node, part, contribution=along(part, direction))
+            sketch.edge(
+                node, state, "embed", "contribution", part_of(part, whole), query_pos=position, key_pos=position
+            )
+
+
+def _add_sum(sketch: Sketch, layer: Layer, step: str, t: int, whole: Node, parts: Sequence[tuple[str, Node]]) -> None:
+    """Edges of the parts of a state, through the norm over it in post-norm blocks."""
+    vector, place = sketch.vectors[whole], {"layer": layer.layer, "query_pos": t, "key_pos": t}
+    for kind, node in parts:
+        part = layer.into_state(step, t, sketch.vectors[node])
+        sketch.edge(node, whole, kind, "contribution", part_of(part, vector), **place)  # type: ignore[arg-type]
+    bias = layer.state_bias(step)
+    if bias is not None:
+        name = "attn_norm_bias" if step == "attention" else "mlp_norm_bias"
+        node = sketch.node(Node(name, layer=layer.layer, position=t), bias)  # type: ignore[arg-type]
+        sketch.edge(node, whole, "bias", "contribution", part_of(bias, vector), layer=layer.layer, query_pos=t)
+
+
+def _add_end(sketch: Sketch, trace: Trace, stop: int, positions: Sequence[int]) -> None:
+    """Final norm and logits, where the graph reaches them."""
+    t = trace.position
+    if stop != trace.n_layers or t not in positions or trace.target is None or trace.logits is None:
+        return
+    last, place = Node("resid_post", layer=stop - 1, position=t), {"query_pos": t, "key_pos": t}
+    norm = trace.model.anatomy.final_norm
+    source = last
+    if norm is not None and trace.final_scale is not None:
+        state = sketch.vectors[last]
+        normed = norm.linear(state, wide(trace.final_scale[t]))
+        normed = normed if norm.bias is None else normed + norm.bias
+        source = sketch.node(Node("final_norm", position=t), normed)
+        sketch.edge(last, source, "norm", "norm", state.norm(), **place)
+    row = wide(trace.logits if trace.logits.ndim == 1 else trace.logits[t])
+    for token_id, token in ((trace.target, trace.target_token), (trace.foil, trace.foil_token)):
+        if token_id is not None:
+            node = sketch.node(Node("logit", index=token_id, token=token))
+            sketch.edge(source, node, "unembed", "logits", row[token_id], **place)
+
+
+def _direction(trace: Trace, position: int, *, needed: bool) -> Tensor | None:
+    """Direction of the target's logit at a position; None where no logits of single parts exist."""
+    if trace.target is None:
+        return None
+    try:
+        return logit_direction(trace, trace.target, trace.foil, position)[0]
+    except (UnsupportedReadingError, NotRecordedError):
+        if needed:
+            raise
+        return None
+
+
+def _aimed(trace: Trace, target: int, foil: int | None) -> Trace:
+    """The trace with another target and foil."""
+    word = trace.model.vocabulary.string
+    foil_token = None if foil is None else word(foil)
+    return replace(trace, target=target, target_token=word(target), foil=foil, foil_token=foil_token)
+
+
+def _layers(trace: Trace, layers: int | tuple[int, int] | None) -> tuple[int, int]:
+    first, stop = trace.layers
+    if layers is None:
+        return first, stop
+    chosen = (layers, layers + 1) if isinstance(layers, int) else layers
+    if not first <= chosen[0] < chosen[1] <= stop:
+        raise ArgumentError(
+            f"layers={layers} is not within the trace's layers {first}…{stop - 1}; give one, or (first, one past last)"
+        )
+    return chosen
+
+
+def _positions(trace: Trace, positions: int | Sequence[int] | None) -> tuple[int, ...]:
+    count = len(trace.tokens)
+    wanted = [trace.position] if positions is None else [positions] if isinstance(positions, int) else list(positions)
+    if not wanted:
+        raise ArgumentError("positions is empty; give one or several query positions")
+    outside = [position for position in wanted if not -count <= position < count]
+    if outside:
+        raise ArgumentError(
+            f"positions={outside[0]} is outside the prompt of {count} tokens (0…{count - 1}, or negative)"
+        )
+    return tuple(sorted({position % count for position in wanted}))
+
+
+def _choice(
+    trace: Trace, heads: int | Sequence[int] | None, sources: int, rows: int, neurons: int, select: str
+) -> Choice:
+    if select not in MEASURES:
+        raise ArgumentError(f"select={select!r} is not known; expected one of {', '.join(MEASURES)}")
+    anatomy = trace.model.anatomy
+    most = anatomy.n_heads * anatomy.d_head, anatomy.blocks[0].mlp_output.d_in
+    for name, value, least, limit in (
+        ("sources_per_head", sources, 1, None),
+        ("rows_per_block", rows, 0, most[0]),
+        ("neurons_per_block", neurons, 0, most[1]),
+    ):
+        if value < least or (limit is not None and value > limit):
+            there = "" if limit is None else f" and at most {limit}, as many as there are"
+            raise ArgumentError(f"{name}={value} must be at least {least}{there}")
+    if isinstance(heads, int) and not 1 <= heads <= trace.n_heads:
+        raise ArgumentError(f"heads={heads} must be between 1 and {trace.n_heads}, or a list of heads")
+    which = heads if heads is None or isinstance(heads, int) else tuple(sorted(set(heads)))
+    if isinstance(which, tuple) and not (which and which[0] >= 0 and which[-1] < trace.n_heads):
+        raise ArgumentError(f"heads={list(which)} must name heads of 0…{trace.n_heads - 1}")
+    return Choice(which, sources, rows, neurons, select)  # type: ignore[arg-type]
+
+
+def _check_size(trace: Trace, blocks: int, choice: Choice, max_nodes: int) -> None:
+    """Count before anything is computed; sources that attention does not reach make it a few less."""
+    heads = choice.heads if isinstance(choice.heads, int) else len(choice.heads or range(trace.n_heads))
+    gated = trace.model.anatomy.blocks[0].mlp_gate is not None
+    sources = min(choice.sources, len(trace.tokens))
+    each = 11 + heads * (3 + 2 * sources) + choice.rows + choice.neurons * (3 if gated else 2)
+    if blocks * each > max_nodes:
+        raise GraphTooLargeError(
+            f"this graph would have about {blocks * each:,} nodes, more than max_nodes={max_nodes:,}; take fewer layers=, "
+            "positions=, heads=, sources_per_head= or neurons_per_block=, or raise max_nodes="
+        )

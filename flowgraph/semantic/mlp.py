@@ -1,0 +1,90 @@
+"""The MLP in the semantic graph: what the neurons that matter read, and what they write."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from ..models.anatomy import wide
+from ..nodes import Node
+from .layer import Layer, along, part_of
+from .selection import Choice, coverage, made_up, measured, strongest
+from .sketch import Sketch
+
+
+class MlpNodes:
+    """Adds the MLP of one layer to a sketch."""
+
+    def __init__(self, sketch: Sketch, layer: Layer, choice: Choice) -> None:
+        self.sketch, self.layer, self.choice = sketch, layer, choice
+        self.trace, self.at = layer.trace, layer.layer
+
+    def add(self, t: int, before: Node, state: Tensor, direction: Tensor | None) -> Node:
+        """Add all that leads from a state to what the MLP adds at a position; returns the node of that."""
+        rows, amounts = self.layer.neuron_rows, self.layer.neuron_amounts(t)
+        whole = wide(self.trace.mlp_out[self.layer.row, t])
+        measure = measured(self.choice.select, rows, amounts, whole=whole, direction=direction)
+        shown = strongest(measure, self.choice.neurons)
+        mlp = self.sketch.node(
+            Node("mlp", layer=self.at, position=t), whole, contribution=along(whole, direction),
+            coverage=coverage(measure, shown),
+        )  # fmt: skip
+        read = self._add_norm(t, before, state)
+        parts = made_up(rows, amounts, whole)
+        self._add_neurons(t, shown, read, direction)
+        for n in shown.tolist():
+            neuron = Node("neuron", layer=self.at, position=t, index=n)
+            self.sketch.edge(neuron, mlp, "neuron", "contribution", parts[n], **self._place(t))
+        bias = self.layer.bias("mlp", t)
+        if bias is not None:
+            node = self.sketch.node(
+                Node("mlp_bias", layer=self.at, position=t), bias, contribution=along(bias, direction)
+            )
+            self.sketch.edge(node, mlp, "bias", "contribution", part_of(bias, whole), **self._place(t))
+        if len(shown) < len(amounts):
+            self._add_rest(t, shown, read, mlp, direction)
+        return mlp
+
+    def _add_norm(self, t: int, before: Node, state: Tensor) -> Node:
+        """What the MLP reads: the state after its norm, or in post-norm blocks the state."""
+        if self.trace.wiring == "post_norm":
+            return before
+        node = self.sketch.node(Node("mlp_norm", layer=self.at, position=t), self.layer.normed("mlp", t, state))
+        self.sketch.edge(before, node, "norm", "norm", state.norm(), **self._place(t))
+        return node
+
+    def _add_neurons(self, t: int, shown: Tensor, read: Node, direction: Tensor | None) -> None:
+        """Neurons with what they read (gate and input) and what they write."""
+        block = self.trace.model.anatomy.blocks[self.at]
+        place, rows, amounts = self._place(t), self.layer.neuron_rows, self.layer.neuron_amounts(t)
+        activations, x = wide(self.trace.neurons[self.layer.row, t]), self.sketch.vectors[read]
+        into = block.mlp_input.weight[:, shown].T
+        gates = None if block.mlp_gate is None else block.mlp_gate.weight[:, shown].T
+        gate, up = self.trace.model.anatomy.mlp_pre(self.at, x)
+        for place_in_shown, n in enumerate(shown.tolist()):
+            written = amounts[n] * rows[n]
+            neuron = self.sketch.node(
+                Node("neuron", layer=self.at, position=t, index=n), written, activation=float(activations[n]),
+                contribution=along(written, direction),
+            )  # fmt: skip
+            reads = [("neuron_in", into, up[n], up[n] if gate is not None else activations[n])]
+            if gates is not None and gate is not None:
+                reads.append(("gate", gates, gate[n], block.activation(gate[n])))
+            for kind, weights, before, after in reads:
+                node = Node(kind, layer=self.at, position=t, index=n)  # type: ignore[arg-type]
+                self.sketch.node(node, weights[place_in_shown], activation=float(before))
+                self.sketch.edge(read, node, "mlp_in", "activation", x @ weights[place_in_shown], **place)
+                self.sketch.edge(node, neuron, "neuron", "activation", after, **place)
+
+    def _add_rest(self, t: int, shown: Tensor, read: Node, mlp: Node, direction: Tensor | None) -> None:
+        rows, amounts = self.layer.neuron_rows, self.layer.neuron_amounts(t).clone()
+        amounts[shown] = 0
+        vector = amounts @ rows
+        rest = self.sketch.node(
+            Node("mlp_rest", layer=self.at, position=t), vector, contribution=along(vector, direction)
+        )
+        self.sketch.edge(read, rest, "rest", "norm", self.sketch.vectors[read].norm(), **self._place(t))
+        share = part_of(vector, self.sketch.vectors[mlp])
+        self.sketch.edge(rest, mlp, "rest", "contribution", share, **self._place(t))
+
+    def _place(self, t: int) -> dict[str, int]:
+        return {"layer": self.at, "query_pos": t, "key_pos": t}

@@ -1,0 +1,89 @@
+"""A graph while it is being drawn up: nodes with their vectors, and edges, each said once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..graph import EDGE_KINDS, UNITS, EdgeKind, FlowGraph, GraphInfo, Unit
+from ..lenses import read
+from ..nodes import Node
+from ..reading import NodeReading
+from ..recorded import Trace
+
+
+@dataclass
+class Sketch:
+    """Nodes and edges in the order they are said.
+
+    Attributes
+    ----------
+    vectors
+        Node → its vector [d_model]; nodes without one (logits) are missing.
+    facts
+        Node → what its reading says besides: ``activation``, ``contribution``, ``coverage``.
+    edges
+        One row for each edge, as columns of :class:`flowgraph.FlowGraph`; ends are nodes.
+    """
+
+    vectors: dict[Node, Tensor] = field(default_factory=dict)
+    facts: dict[Node, dict[str, float]] = field(default_factory=dict)
+    edges: list[tuple[Node, Node, str, str, float, dict[str, int]]] = field(default_factory=list)
+
+    def node(self, node: Node, vector: Tensor | None = None, **facts: float | None) -> Node:
+        """Add a node, or more facts about it."""
+        known = self.facts.setdefault(node, {})
+        known |= {name: value for name, value in facts.items() if value is not None}
+        if vector is not None:
+            self.vectors[node] = vector
+        return node
+
+    def edge(self, source: Node, target: Node, kind: EdgeKind, unit: Unit, weight: Any, **place: int) -> None:
+        """Add an edge; ``place`` are its layer, head, query_pos and key_pos where it has such."""
+        self.edges.append((source, target, kind, unit, float(weight), place))
+
+    def graph(self, info: GraphInfo, readings: tuple[NodeReading | None, ...]) -> FlowGraph:
+        """The flow graph, with shares of what enters the same node in the same unit."""
+        nodes = tuple(self.facts)
+        number = {node: n for n, node in enumerate(nodes)}
+        source = np.array([number[edge[0]] for edge in self.edges], dtype=np.int64)
+        target = np.array([number[edge[1]] for edge in self.edges], dtype=np.int64)
+        kind = np.array([EDGE_KINDS.index(edge[2]) for edge in self.edges], dtype=np.int64)
+        unit = np.array([UNITS.index(edge[3]) for edge in self.edges], dtype=np.int64)
+        weight = np.array([edge[4] for edge in self.edges], dtype=np.float64)
+        share = _shares(target * len(UNITS) + unit, weight)
+        places: dict[str, Any] = {
+            name: np.array([edge[5].get(name, -1) for edge in self.edges], dtype=np.int64)
+            for name in ("layer", "head", "query_pos", "key_pos")
+        }
+        info = replace(info, total_edges=len(weight), total_share=float(np.abs(share).sum()))
+        return FlowGraph(
+            nodes=nodes, source=source, target=target, kind=kind, weight=weight, share=share,
+            structural=np.zeros(len(weight), dtype=bool), info=info, readings=readings, unit=unit, **places,
+        )  # fmt: skip
+
+    def read(self, trace: Trace, k: int) -> tuple[NodeReading | None, ...]:
+        """Readings of all nodes, from one projection of all their vectors; without a head lengths alone."""
+        vectors = torch.stack(list(self.vectors.values()))
+        if trace.model.anatomy.has_head:
+            aim = {"target": trace.target, "foil": trace.foil}
+            found = list(read(trace, vectors, k=min(k, trace.model.anatomy.d_vocab), **aim))
+        else:
+            found = [NodeReading(norm=float(norm)) for norm in vectors.norm(dim=-1)]
+        by_node = dict(zip(self.vectors, found, strict=True))
+        return tuple(
+            replace(by_node[node], **facts) if node in by_node else None  # type: ignore[arg-type]
+            for node, facts in self.facts.items()
+        )
+
+
+def _shares(group: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Signed parts of Σ|weight| within each group."""
+    _, group = np.unique(group, return_inverse=True)
+    whole = np.bincount(group, weights=np.abs(weight))[group] if len(weight) else weight
+    share: np.ndarray = np.divide(weight, whole, out=np.zeros_like(weight), where=whole > 0)
+    return share
