@@ -14,9 +14,11 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .algorithms.alti_logit import AltiLogit, alti_logit
     from .algorithms.connected_flow import connected_flow, critical_levels, keep_strongest
+    from .algorithms.influence import influence, prune
     from .algorithms.max_flow import FlowEdges, attention_flow, flow_edges, minimum_cut
     from .algorithms.paths import Path, merge_parallel, strongest_paths
     from .algorithms.rollout import attention_rollout
+    from .algorithms.routes import routes
     from .attribution import DirectLogitAttribution, direct_logit_attribution
     from .errors import (
         ArchitectureError,
@@ -51,9 +53,11 @@ if TYPE_CHECKING:
 _WHERE = {
     "algorithms.alti_logit": ("AltiLogit", "alti_logit"),
     "algorithms.connected_flow": ("connected_flow", "critical_levels", "keep_strongest"),
+    "algorithms.influence": ("influence", "prune"),
     "algorithms.max_flow": ("FlowEdges", "attention_flow", "flow_edges", "minimum_cut"),
     "algorithms.paths": ("Path", "merge_parallel", "strongest_paths"),
     "algorithms.rollout": ("attention_rollout",),
+    "algorithms.routes": ("routes",),
     "attribution": ("DirectLogitAttribution", "direct_logit_attribution"),
     "errors": (
         "ArchitectureError", "ArgumentError", "DeviceError", "FetchError", "FileFormatError", "FlowgraphError",
@@ -75,15 +79,67 @@ _WHERE = {
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
-    "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "AltiLogit", "ArchitectureError", "ArgumentError",
-    "DeviceError", "DirectLogitAttribution", "EdgeWeights", "Family", "FetchError", "FileFormatError",
-    "FlowEdges", "FlowGraph", "FlowgraphError", "GraphInfo", "GraphTooLargeError", "Keep", "LoadedModel",
-    "ModelMismatchError", "ModelNeededError", "NoPatternError", "Node", "NodeReading", "NonFiniteError",
-    "NotRecordedError", "Path", "PromptError", "Reading", "TargetError", "Trace", "UnknownModelError",
-    "UnsupportedReadingError", "__version__", "alti_logit", "attention_flow", "attention_rollout", "build_graph",
-    "connected_flow", "critical_levels", "direct_logit_attribution", "edge_weights", "flow_edges",
-    "keep_strongest", "load_model", "logit_lens", "merge_parallel", "minimum_cut", "mixing_ratio", "norm_map",
-    "read", "register_family", "semantic_graph", "strongest_paths", "trace", "trace_size", "unembed",
+    "EDGE_METHODS",
+    "FAMILIES",
+    "KNOWN_MODELS",
+    "SITES",
+    "AltiLogit",
+    "ArchitectureError",
+    "ArgumentError",
+    "DeviceError",
+    "DirectLogitAttribution",
+    "EdgeWeights",
+    "Family",
+    "FetchError",
+    "FileFormatError",
+    "FlowEdges",
+    "FlowGraph",
+    "FlowgraphError",
+    "GraphInfo",
+    "GraphTooLargeError",
+    "Keep",
+    "LoadedModel",
+    "ModelMismatchError",
+    "ModelNeededError",
+    "NoPatternError",
+    "Node",
+    "NodeReading",
+    "NonFiniteError",
+    "NotRecordedError",
+    "Path",
+    "PromptError",
+    "Reading",
+    "TargetError",
+    "Trace",
+    "UnknownModelError",
+    "UnsupportedReadingError",
+    "__version__",
+    "alti_logit",
+    "attention_flow",
+    "attention_rollout",
+    "build_graph",
+    "connected_flow",
+    "critical_levels",
+    "direct_logit_attribution",
+    "edge_weights",
+    "flow_edges",
+    "influence",
+    "keep_strongest",
+    "load_model",
+    "logit_lens",
+    "merge_parallel",
+    "minimum_cut",
+    "mixing_ratio",
+    "norm_map",
+    "prune",
+    "read",
+    "register_family",
+    "routes",
+    "semantic_graph",
+    "strongest_paths",
+    "trace",
+    "trace_size",
+    "unembed",
 ]  # fmt: skip
 
 

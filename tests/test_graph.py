@@ -292,7 +292,7 @@ def test_edges_may_differ_in_unit(tmp_path) -> None:
     assert graph.keep(np.array([1])).unit_of(0) == "attention"
     graph.save(tmp_path / "units.json")
     assert same(FlowGraph.load(tmp_path / "units.json"), graph)
-    with pytest.raises(ArgumentError, match="FlowGraph.unit must lie in"):
+    with pytest.raises(ArgumentError, match=r"FlowGraph.unit must lie in"):
         built(FlowGraph, {**vars(two_edges()), "unit": np.array([0, len(UNITS)])})
     with pytest.raises(ArgumentError, match=r"FlowGraph.unit has shape \(1,\)"):
         built(FlowGraph, {**vars(two_edges()), "unit": np.array([0])})

@@ -16,7 +16,7 @@ from flowgraph import Node, build_graph, edge_weights
 from flowgraph.errors import ArgumentError, GraphTooLargeError, NotRecordedError
 from flowgraph.graph import EDGE_KINDS
 from flowgraph.methods import EDGE_METHODS
-from flowgraph.methods.build import _check, _mass_mask
+from flowgraph.methods.build import check_filters, mass_mask
 from flowgraph.methods.logits import total
 from tests import naive
 from tests.conftest import JAPAN, LINEAR
@@ -200,7 +200,7 @@ def test_filters_against_the_naive_twin(traces, level, method, threshold, mass, 
 )
 def test_mass_keeps_the_fewest_edges_that_reach_it(share, mass, groups):
     size, target = np.abs(np.array(share)), np.arange(len(share)) % groups
-    mask = _mass_mask(target, np.array(share), mass)
+    mask = mass_mask(target, np.array(share), mass)
     for group in range(groups):
         here, kept = size[target == group], size[(target == group) & mask]
         assert kept.sum() >= mass * here.sum() * (1 - 1e-9)
@@ -260,7 +260,7 @@ def test_bad_arguments(traces, options, message):
 def test_bad_level():
     # Called where the argument arrives unchecked, as it does without the tests' own type checks.
     with pytest.raises(ArgumentError, match="level='neuron' is not known; expected 'token' or 'head'"):
-        _check("neuron", 0.0, None, None, 1)
+        check_filters("neuron", 0.0, None, None, 1)
 
 
 def test_weights_carry_their_method(traces):

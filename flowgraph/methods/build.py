@@ -72,12 +72,12 @@ def build_graph(
     ArgumentError
         If an argument is out of its range.
     """
-    _check(level, threshold, mass, top_k, max_edges)
+    check_filters(level, threshold, mass, top_k, max_edges)
     weights = _weights(trace_or_weights, method, options)
     if threshold_rule != "edge":
         weights = by_rule(weights, threshold, threshold_rule)
     if layers is not None:
-        weights = _window(weights, layers)
+        weights = weights.window(*layers)
     columns, total_edges, total_share = _collect(
         edge_parts(weights, level), threshold if threshold_rule == "edge" else 0.0, mass, top_k, max_edges
     )
@@ -101,7 +101,8 @@ def build_graph(
     return graph.with_readings(node_readings(trace_or_weights, graph.nodes))
 
 
-def _check(level: str, threshold: float, mass: float | None, top_k: int | None, max_edges: int) -> None:
+def check_filters(level: str, threshold: float, mass: float | None, top_k: int | None, max_edges: int) -> None:
+    """Refuse a level or a filter that is out of its range."""
     if level not in ("token", "head"):
         raise ArgumentError(f"level={level!r} is not known; expected 'token' or 'head'")
     if not 0.0 <= threshold <= 1.0:
@@ -130,17 +131,6 @@ def _weights(trace_or_weights: Trace | EdgeWeights, method: str | None, options:
     return edge_weights(trace_or_weights, method=method or "attention", **options)
 
 
-def _window(weights: EdgeWeights, layers: tuple[int, int]) -> EdgeWeights:
-    """The weights of some of the layers."""
-    first, stop = weights.info.layers
-    if not first <= layers[0] < layers[1] <= stop:
-        raise ArgumentError(f"layers={layers} is not a window within {first}…{stop} (first, one past last)")
-    rows = slice(layers[0] - first, layers[1] - first)
-    cut: dict[str, Any] = {name: value[rows] for name, value in vars(weights).items() if isinstance(value, np.ndarray)}
-    ends = weights.ends_in_logit or layers[1] == weights.info.total_layers
-    return replace(weights, **cut, info=replace(weights.info, layers=layers), unembed=weights.unembed if ends else None)
-
-
 def _collect(
     parts: Iterator[Columns], threshold: float, mass: float | None, top_k: int | None, max_edges: int
 ) -> tuple[Columns, int, float]:
@@ -152,9 +142,9 @@ def _collect(
         total_edges += int((~part["structural"]).sum())
         total_share += float(np.abs(part["share"]).sum())
         if filtering:
-            part = _taken(part, ~part["structural"] & (np.abs(part["share"]) >= threshold))
+            part = taken(part, ~part["structural"] & (np.abs(part["share"]) >= threshold))
         if mass is not None:
-            part = _taken(part, _mass_mask(part["target"], part["share"], mass))
+            part = taken(part, mass_mask(part["target"], part["share"], mass))
         if top_k is not None:
             part = _strongest(part, top_k)
         count += len(part["share"])
@@ -172,17 +162,18 @@ def _collect(
     return columns, total_edges, total_share
 
 
-def _taken(part: Columns, mask: np.ndarray) -> Columns:
+def taken(part: Columns, mask: np.ndarray) -> Columns:
+    """Some rows of columns."""
     return {name: column[mask] for name, column in part.items()}
 
 
 def _strongest(part: Columns, k: int) -> Columns:
     """The k edges with the largest |share|, in their old order; ties go to the earlier edge."""
     order = np.argsort(-np.abs(part["share"]), kind="stable")[:k]
-    return _taken(part, np.sort(order))
+    return taken(part, np.sort(order))
 
 
-def _mass_mask(target: np.ndarray, share: np.ndarray, mass: float) -> np.ndarray:
+def mass_mask(target: np.ndarray, share: np.ndarray, mass: float) -> np.ndarray:
     """Per target, the fewest edges whose Σ|share| reaches ``mass`` of that target's Σ|share|."""
     size = np.abs(share)
     if mass == 1.0 or not len(size):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -91,6 +92,23 @@ class EdgeWeights:
             )
         if self.info.layers[1] - self.info.layers[0] != n:
             raise ArgumentError(f"EdgeWeights.attention has {n} layers; info.layers is {self.info.layers}")
+
+    def window(self, first: int, stop: int) -> EdgeWeights:
+        """The weights of layers ``first`` … ``stop`` − 1.
+
+        Raises
+        ------
+        ArgumentError
+            If they are not among the layers that the weights have.
+        """
+        begin, end = self.info.layers
+        if not begin <= first < stop <= end:
+            raise ArgumentError(f"layers={(first, stop)} is not a window within {begin}…{end} (first, one past last)")
+        rows = slice(first - begin, stop - begin)
+        cut: dict[str, Any] = {name: value[rows] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        ends = self.ends_in_logit or stop == self.info.total_layers
+        info = replace(self.info, layers=(first, stop))
+        return replace(self, **cut, info=info, unembed=self.unembed if ends else None)
 
     def __repr__(self) -> str:
         n, h, q, t = self.attention.shape

@@ -1,0 +1,139 @@
+"""What enters each target of dense weights: the sums that shares are parts of, worked out once and kept with the weights.
+
+A share is weight / Σ|weight| into the same target. Sums run in the order in which a graph lists its edges, so that shares are
+those of the graph digit for digit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from jaxtyping import Float
+
+from ..methods.schema import Columns, edge_parts
+from ..methods.weights import EdgeWeights
+from ..nodes import Node
+
+KINDS = ("attention", "head", "residual", "mlp_in", "mlp", "residual", "unembed")
+"""Kinds of the edges of one layer, in the order of the graph; the second ``residual`` runs past the MLP."""
+ATTENTION, HEAD, RESIDUAL, MLP_IN, MLP, PAST_MLP, UNEMBED = range(len(KINDS))
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Everything that enters some targets: a row per target, a column per source.
+
+    Attributes
+    ----------
+    weight
+        [*target, source] weights.
+    whole
+        [*target] what a share is a part of.
+    kinds
+        Kinds of the last columns, which are edges whatever their weight; columns before them are edges where they have weight.
+    """
+
+    weight: Float[np.ndarray, "*target source"]
+    whole: Float[np.ndarray, "*target"]
+    kinds: tuple[int, ...]
+
+    @property
+    def share(self) -> Float[np.ndarray, "*target source"]:
+        """Signed parts of the whole; 0 where nothing has weight."""
+        found: np.ndarray = self.weight / np.where(self.whole > 0, self.whole, 1.0)[..., None]
+        return found
+
+
+@dataclass(frozen=True, eq=False)
+class Incoming:
+    """What neither a threshold nor a start changes.
+
+    Attributes
+    ----------
+    edges, targets
+        Number of edges that have a number, and of targets that have weight.
+    into_logit
+        All edges, of a method whose edges end in the logit; such a method has nothing of what follows.
+    entry, head
+        [layer, query_pos], [layer, head, query_pos] sums into the state that attention enters, and into heads at head level.
+    small
+        What enters resid_post in sequential blocks, and what enters MLPs that have a number.
+    nodes
+        Nodes made so far, by their code: making them anew would take longer than everything else.
+    """
+
+    edges: int
+    targets: int
+    into_logit: Columns | None = None
+    entry: Float[np.ndarray, "layer query_pos"] | None = None
+    head: Float[np.ndarray, "layer head query_pos"] | None = None
+    small: tuple[Table, ...] = ()
+    nodes: dict[int, Node] = field(default_factory=dict)
+
+
+_KNOWN: WeakKeyDictionary[EdgeWeights, dict[str, Incoming]] = WeakKeyDictionary()
+
+
+def incoming(weights: EdgeWeights, level: str) -> Incoming:
+    """What enters the targets of these weights at a level; worked out at the first call, and kept as long as the weights are."""
+    known = _KNOWN.setdefault(weights, {})
+    if level not in known:
+        known[level] = _of_logit(weights, level) if weights.ends_in_logit else _of_states(weights, level == "head")
+    return known[level]
+
+
+def besides_attention(weights: EdgeWeights) -> dict[int, np.ndarray]:
+    """[layer, query_pos] what enters the same state as attention, by kind."""
+    assert weights.residual is not None
+    return {RESIDUAL: weights.residual} | (_from_mlp(weights) if weights.parallel else {})
+
+
+def _of_logit(weights: EdgeWeights, level: str) -> Incoming:
+    (part,) = edge_parts(weights, level)
+    weighted = part["target"][part["share"] != 0]
+    return Incoming(edges=len(part["target"]), targets=len(np.unique(weighted)), into_logit=part)
+
+
+def _of_states(weights: EdgeWeights, by_head: bool) -> Incoming:
+    into_entry = weights.head.swapaxes(1, 2) if by_head else weights.attention_summed
+    besides = besides_attention(weights)
+    entry = np.stack([_sum(row) for row in into_entry])
+    for part in (*besides.values(), weights.rest):
+        entry = entry if part is None else entry + np.abs(part)
+    head = np.stack([[_sum(one) for one in row] for row in weights.attention]) if by_head else None
+    small = _small_tables(weights)
+    sparse = [into_entry, weights.attention] if by_head else [into_entry]
+    full = [*besides.values(), *(table.weight for table in small)]
+    wholes = [entry, *(table.whole for table in small)] + ([] if head is None else [head])
+    return Incoming(
+        edges=int(sum(map(np.count_nonzero, sparse)) + sum(part.size for part in full)) + (weights.unembed is not None),
+        targets=int(sum(map(np.count_nonzero, wholes))) + bool(weights.unembed),
+        entry=entry,
+        head=head,
+        small=small,
+    )
+
+
+def _small_tables(weights: EdgeWeights) -> tuple[Table, ...]:
+    tables = []
+    if not weights.parallel:
+        assert weights.residual_mlp is not None
+        tables.append(_from_mlp(weights) | {PAST_MLP: weights.residual_mlp})
+    if _from_mlp(weights):
+        assert weights.mlp_in is not None
+        tables.append({MLP_IN: weights.mlp_in})
+    stacked = [(np.stack([*table.values()], axis=-1).astype(np.float64), tuple(table)) for table in tables]
+    return tuple(Table(weight, _sum(weight), kinds) for weight, kinds in stacked)
+
+
+def _from_mlp(weights: EdgeWeights) -> dict[int, np.ndarray]:
+    """[layer, query_pos] what MLPs write, of methods that give them a number."""
+    return {} if weights.mlp is None or weights.mlp_in is None else {MLP: weights.mlp}
+
+
+def _sum(weight: Float[np.ndarray, "*target source"]) -> Float[np.ndarray, "*target"]:
+    """Σ|weight| per target, one source after the other."""
+    found: np.ndarray = np.cumsum(np.abs(weight), axis=-1, dtype=np.float64)[..., -1]
+    return found

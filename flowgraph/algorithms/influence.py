@@ -1,0 +1,153 @@
+"""Influence of nodes on one node of a graph, and pruning by it.
+
+The algebra of attribution graphs: |share| as a matrix Â whose incoming edges sum to 1 at every node, the powers of Â as indirect
+influence. It is computed wave by wave, as flow is; the sum over all powers is then exact after one pass.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ..errors import ArgumentError
+from ..graph import FlowGraph
+from ..methods.build import mass_mask
+from ..nodes import Node
+from .connected_flow import Waves, start_index, strength_of, waves_of
+
+_BEGINNINGS = ("embed", "position_embed", "resid_pre")
+"""Kinds of states that the forward pass begins with, within the layers of the graph."""
+
+
+def influence(graph: FlowGraph, start: Node | None = None) -> Float[np.ndarray, "N"]:
+    """Sum what each node contributes to ``start``, directly and over other nodes.
+
+    With Â[target, source] = Σ|share| of the edges between two nodes / Σ|share| of the edges *of this graph* that enter the
+    target, influence is p Σ_k Âᵏ = p (I − Â)⁻¹, where p is 1 at the start and 0 elsewhere. So the start has influence 1, and
+    each node passes all that it has on to the nodes that enter it.
+
+    This is not :func:`connected_flow`, which takes shares as they are: there, what a filter has cut away is missing from the
+    flow; here, what is left stands for all of it. On a whole graph, where shares into a node sum to 1, both agree.
+
+    Parameters
+    ----------
+    graph
+        An acyclic graph.
+    start
+        As for :func:`connected_flow`.
+
+    Returns
+    -------
+    [N] influence, a share of the start; 0 for nodes that do not lead to it over edges with a share.
+
+    Raises
+    ------
+    ArgumentError
+        If the graph has a cycle, or ``start`` is not in it or cannot be chosen.
+
+    References
+    ----------
+    Ameisen et al. (2025), "Circuit Tracing: Revealing Computational Graphs in Language Models". There p holds the probabilities
+    of several logits, and a node's own entry in p is left out.
+    """
+    waves = waves_of(graph)
+    if not graph.nodes and start is None:
+        return np.zeros(0)
+    return _influence_and_scores(graph, strength_of(graph), start_index(graph, start, "start"), waves)[0]
+
+
+def prune(graph: FlowGraph, node_mass: float = 0.8, edge_mass: float = 0.98, *, start: Node | None = None) -> FlowGraph:
+    """Keep the nodes with the most influence on ``start``, the strongest edges between them, and of both what is connected.
+
+    1. The fewest nodes whose summed :func:`influence` reaches ``node_mass`` of that of all nodes but the start. The start is
+       always kept, and so are the states that the graph begins with (embeddings, position embeddings, resid_pre of a window).
+    2. Of the edges between them, normalised anew, the fewest whose summed scores reach ``edge_mass``; the score of an edge is
+       Â × the influence of its target.
+    3. Of these, the edges on a path to the start from an input: a node of ``graph`` that no edge with a share enters.
+
+    Structural edges and edges of share 0 are never kept. A larger ``edge_mass`` keeps the same edges and maybe more. So does a
+    larger ``node_mass`` in the first step, and in all where ``edge_mass`` is 1; below that, more nodes also compete for edges.
+
+    Parameters
+    ----------
+    graph
+        An acyclic graph.
+    node_mass, edge_mass
+        Shares of the summed influence and of the summed scores to keep, above 0 and at most 1. Equal ones are taken in the
+        order of the graph.
+    start
+        As for :func:`connected_flow`.
+
+    Returns
+    -------
+    The graph of the kept edges in the order of ``graph``, with ``node_mass`` and ``edge_mass`` in ``info.filters``; without
+    edges and nodes where no such path is left.
+
+    Raises
+    ------
+    ArgumentError
+        If a mass is out of its range; else as for :func:`influence`.
+
+    References
+    ----------
+    Ameisen et al. (2025), "Circuit Tracing: Revealing Computational Graphs in Language Models". Differs in what counts as
+    inputs in the last step: every node that nothing enters, embedding or not.
+    """
+    for name, mass in (("node_mass", node_mass), ("edge_mass", edge_mass)):
+        if not 0 < mass <= 1:
+            raise ArgumentError(f"{name}={mass} must lie above 0 and at most at 1")
+    waves = waves_of(graph)
+    kept = np.zeros(len(graph), dtype=bool)
+    if graph.nodes or start is not None:
+        n = start_index(graph, start, "start")
+        nodes = _strong_nodes(graph, n, waves, node_mass)
+        kept = _between_inputs_and(graph, _strong_edges(graph, nodes, n, waves, edge_mass), n, waves)
+    return graph.keep(np.flatnonzero(kept), node_mass=node_mass, edge_mass=edge_mass)
+
+
+def _influence_and_scores(
+    graph: FlowGraph, strength: Float[np.ndarray, "E"], start: int, waves: Waves
+) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "E"]]:
+    """Influence of nodes on the start, and of edges: their part of what enters their target × its influence."""
+    whole = np.bincount(graph.target, weights=strength, minlength=len(graph.nodes))[graph.target]
+    part = np.divide(strength, whole, out=np.zeros_like(strength), where=whole > 0)
+    nodes, scores = np.zeros(len(graph.nodes)), np.zeros(len(graph))
+    nodes[start] = 1.0
+    for edges in waves:
+        scores[edges] = part[edges] * nodes[graph.target[edges]]
+        np.add.at(nodes, graph.source[edges], scores[edges])
+    return nodes, scores
+
+
+def _strong_nodes(graph: FlowGraph, start: int, waves: Waves, mass: float) -> Bool[np.ndarray, "N"]:
+    """The fewest nodes that reach the mass, besides the start, and the states that the graph begins with."""
+    found, _ = _influence_and_scores(graph, strength_of(graph), start, waves)
+    found[start] = 0.0
+    strong = mass_mask(np.zeros(len(found), dtype=np.int64), found, mass)
+    strong[start] = True
+    strong |= np.array([node.kind in _BEGINNINGS for node in graph.nodes])
+    return strong
+
+
+def _strong_edges(
+    graph: FlowGraph, nodes: Bool[np.ndarray, "N"], start: int, waves: Waves, mass: float
+) -> Bool[np.ndarray, "E"]:
+    """The fewest edges between these nodes that reach the mass of their summed scores."""
+    among = np.where(nodes[graph.source] & nodes[graph.target], strength_of(graph), 0.0)
+    _, scores = _influence_and_scores(graph, among, start, waves)
+    return mass_mask(np.zeros(len(graph), dtype=np.int64), scores, mass)
+
+
+def _between_inputs_and(
+    graph: FlowGraph, edges: Bool[np.ndarray, "E"], start: int, waves: Waves
+) -> Bool[np.ndarray, "E"]:
+    """Those of the edges that lie on a path over them from an input of the graph to the start."""
+    leads = np.zeros(len(graph.nodes), dtype=bool)
+    leads[start] = True
+    for wave in waves:
+        leads[graph.source[wave[edges[wave] & leads[graph.target[wave]]]]] = True
+    fed = np.bincount(graph.target, weights=strength_of(graph), minlength=len(graph.nodes)) == 0
+    for wave in reversed(waves):
+        fed[graph.target[wave[edges[wave] & fed[graph.source[wave]]]]] = True
+    connected: np.ndarray = edges & leads[graph.target] & fed[graph.source]
+    return connected

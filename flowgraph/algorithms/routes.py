@@ -1,0 +1,350 @@
+"""Information flow routes: what is reached from one node, against the arrows, over the strong edges of dense weights.
+
+A walk goes down the layers with the set of reached states, heads and MLPs, and looks only at what enters these; so another
+threshold or another start costs milliseconds, and the weights are never computed again. Until the graph is made an edge is one
+integer, its place in the order of the graph: layer, kind, head, query position, key position.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from ..errors import ArgumentError, GraphTooLargeError
+from ..graph import EDGE_KINDS, FlowGraph, GraphInfo
+from ..methods.build import MAX_EDGES, check_filters, mass_mask, taken
+from ..methods.schema import Codes, Columns, no_edges
+from ..methods.thresholds import ThresholdRule, by_rule
+from ..methods.weights import EdgeWeights
+from ..nodes import Node, label
+from .incoming import (
+    ATTENTION,
+    HEAD,
+    KINDS,
+    MLP,
+    MLP_IN,
+    PAST_MLP,
+    UNEMBED,
+    Incoming,
+    Table,
+    besides_attention,
+    incoming,
+)
+
+
+def routes(
+    weights: EdgeWeights,
+    start: Node | None = None,
+    *,
+    threshold: float | None = None,
+    mass: float | None = None,
+    threshold_rule: ThresholdRule = "edge",
+    level: Literal["token", "head"] = "token",
+    max_edges: int = MAX_EDGES,
+) -> FlowGraph:
+    """Follow the strong edges from one node against the arrows.
+
+    These are the edges, with their numbers, that :func:`flowgraph.build_graph` keeps at this threshold or mass, without
+    those whose target does not lead to the start over kept edges.
+
+    Parameters
+    ----------
+    weights
+        Dense weights from :func:`flowgraph.edge_weights`.
+    start
+        The logit, a state, an MLP or, at head level, a head. None: the logit, or where there is none the last residual
+        state of ``info.position``. A node that nothing enters has no routes.
+    threshold
+        Keep edges with |share| at or above this.
+    mass
+        Per node that is reached keep the fewest incoming edges whose Σ|share| reaches this part of the node's total,
+        0 < mass ≤ 1; with a threshold, of what the threshold leaves of it.
+    threshold_rule
+        What the threshold is compared with, as for :func:`flowgraph.build_graph`.
+    level
+        ``"token"``: heads taken together. ``"head"``: a node for every head.
+    max_edges
+        Refuse a larger graph, naming its size.
+
+    Returns
+    -------
+    The graph of the kept edges and the nodes they touch; empty if nothing strong enough enters the start. Edges that have
+    no number under the method are never in it. ``info.total_edges`` and ``info.total_share`` are those of the whole weights,
+    ``info.filters`` holds ``threshold``, ``mass`` and ``start``, the label of the start.
+
+    Raises
+    ------
+    ArgumentError
+        If neither threshold nor mass is given, one is out of its range, or the weights have no such node.
+    GraphTooLargeError
+        If more than ``max_edges`` edges remain.
+
+    References
+    ----------
+    Ferrando & Voita (2024), "Information Flow Routes: Automatically Interpreting Language Models at Scale". There routes
+    start at a last residual state and follow edges above a threshold; other starts and a mass per node are additions.
+    """
+    if threshold is None and mass is None:
+        raise ArgumentError(
+            "threshold=None and mass=None: routes need threshold=, the smallest |share| to follow, or mass=, the part of "
+            "each node's total to follow"
+        )
+    check_filters(level, threshold or 0.0, mass, None, max_edges)
+    if level == "head" and not weights.attention.shape[1]:
+        raise ArgumentError(
+            f"level='head', but the method ({weights.info.method_text}) takes heads together; use level='token'"
+        )
+    filters: dict[str, float | int | str] = {} if threshold is None else {"threshold": threshold}
+    if threshold_rule != "edge":
+        weights, threshold = by_rule(weights, threshold or 0.0, threshold_rule), 0.0
+        filters["threshold_rule"] = threshold_rule
+    start = _start(weights, start, level)
+    known = incoming(weights, level)
+    strength = _Strength(threshold or 0.0, mass)
+    if known.into_logit is None:
+        walk = _Walk(weights, known, strength, max_edges)
+        walk.follow(start)
+        _refuse_above(max_edges, walk.count)
+        columns = walk.columns()
+    else:
+        columns = _into_logit(Codes(weights), known.into_logit, start, strength)
+        _refuse_above(max_edges, len(columns["share"]))
+    filters |= {} if mass is None else {"mass": mass}
+    filters["start"] = label(start)
+    info = replace(
+        weights.info, level=level, total_edges=known.edges, total_share=float(known.targets), filters=filters
+    )
+    return _assembled(columns, weights, known.nodes, info)
+
+
+def _refuse_above(max_edges: int, count: int) -> None:
+    if count > max_edges:
+        raise GraphTooLargeError(
+            f"these routes have {count:,} edges, more than max_edges={max_edges:,}; set a larger threshold=, a smaller "
+            "mass=, level='token', or raise max_edges="
+        )
+
+
+def _start(weights: EdgeWeights, start: Node | None, level: str) -> Node:
+    """The start if the weights have such a node at this level; if none is given, the logit or the last state."""
+    info, codes = weights.info, Codes(weights)
+    first, stop = info.layers
+    has_logit = weights.ends_in_logit or weights.unembed is not None
+    logit = codes.node(int(codes.of("logit"))) if has_logit else None
+    if logit is not None and start in (None, logit):
+        return logit
+    if start is None:
+        return Node("resid_post", layer=stop - 1, position=info.position)
+    places = _places(weights, level)
+    fields = (start.layer, start.head, start.position, start.index)
+    if all(one in allowed for one, allowed in zip(fields, places.get(start.kind, _NOWHERE), strict=True)):
+        return start
+    kinds = [*places] if logit is None else [f"{label(logit)} (index={logit.index})", *places]
+    raise ArgumentError(
+        f"start={label(start)} is not a node of these weights at level={level!r}; expected {', '.join(kinds)} within layers "
+        f"{first}…{stop - 1} and {len(info.tokens)} positions, or None for the logit or the last state"
+    )
+
+
+_Places = tuple[Collection[int | None], Collection[int | None], Collection[int | None], Collection[int | None]]
+_NOWHERE: _Places = ((), (), (), ())
+
+
+def _places(weights: EdgeWeights, level: str) -> dict[str, _Places]:
+    """Layers, heads, positions and indices of the nodes that routes may start at, besides the logit."""
+    first, stop = weights.info.layers
+    layers, everywhere, none = range(first, stop), range(len(weights.info.tokens)), (None,)
+    lowest: dict[str, _Places] = (
+        {"resid_pre": ((first,), none, everywhere, none)} if first else {"embed": (none, none, everywhere, none)}
+    )
+    middle: dict[str, _Places] = {} if weights.parallel else {"resid_mid": (layers, none, everywhere, none)}
+    heads = range(weights.attention.shape[1])
+    by_head: dict[str, _Places] = {"head": (layers, heads, weights.query_positions, none)} if level == "head" else {}
+    return {
+        **lowest,
+        **middle,
+        "resid_post": (layers, none, everywhere, none),
+        "mlp": (layers, none, weights.query_positions, none),
+        **by_head,
+    }
+
+
+@dataclass(frozen=True)
+class _Strength:
+    """The threshold and the mass that were asked for."""
+
+    threshold: float
+    mass: float | None
+
+    def of(self, table: Table) -> tuple[Bool[np.ndarray, "*target source"], Float[np.ndarray, "*target source"]]:
+        """Which edges of a table are strong enough, and the shares of all."""
+        share = table.share
+        strong = np.abs(share) >= self.threshold
+        if not self.threshold:
+            free = share.shape[-1] - len(table.kinds)
+            strong[..., :free] = table.weight[..., :free] != 0
+        if self.mass is not None:
+            place = np.nonzero(strong)
+            target = np.ravel_multi_index(place[:-1], strong.shape[:-1])
+            strong[place] = mass_mask(target, share[place], self.mass)
+        return strong, share
+
+
+def _into_logit(codes: Codes, part: Columns, start: Node, strength: _Strength) -> Columns:
+    """Routes of a method whose edges end in the logit, or in a head that they go on from."""
+    part = taken(part, np.abs(part["share"]) >= strength.threshold)
+    if strength.mass is not None:
+        part = taken(part, mass_mask(part["target"], part["share"], strength.mass))
+    at = (-1 if place is None else place for place in (start.layer, start.head, start.position))
+    first = part["target"] == codes.of(start.kind, *at)
+    return taken(part, first | np.isin(part["target"], part["source"][first]))
+
+
+def _assembled(columns: Columns, weights: EdgeWeights, known: dict[int, Node], info: GraphInfo) -> FlowGraph:
+    """The graph of these columns; ``known`` holds the nodes that were made before, and gains the new ones."""
+    codes = Codes(weights)
+    used, numbered = np.unique(np.concatenate([columns["source"], columns["target"]]), return_inverse=True)
+    source, target = numbered.reshape(2, -1)
+    nodes = tuple(known.get(code) or known.setdefault(code, codes.node(code)) for code in used.tolist())
+    shown = set(nodes) if weights.undefined else ()
+    undefined = tuple(node for node in weights.undefined if node in shown)
+    columns = columns | {"source": source, "target": target}
+    return FlowGraph(nodes=nodes, **columns, info=info, undefined=undefined)
+
+
+class _Walk:
+    """Which targets are reached, block by block from the top, and which edges were kept on the way."""
+
+    def __init__(self, weights: EdgeWeights, known: Incoming, strength: _Strength, max_edges: int) -> None:
+        n, h, q, t = weights.attention.shape
+        self.weights, self.known, self.strength, self.max_edges = weights, known, strength, max_edges
+        self.at, self.by_head = np.asarray(weights.query_positions), known.head is not None
+        self.sizes = (n, len(KINDS), max(h, 1), q, t)
+        self.after, self.mlp, self.heads = np.zeros((n, q), bool), np.zeros((n, q), bool), np.zeros((n, h, q), bool)
+        self.entry = self.after if weights.parallel else np.zeros((n, q), bool)
+        self.strong = dict.fromkeys((MLP_IN, MLP, PAST_MLP), np.zeros((n, q), bool))
+        for table in known.small:
+            strong, _ = strength.of(table)
+            self.strong |= {kind: strong[..., column] for column, kind in enumerate(table.kinds)}
+        self.kept: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+        self.count = 0
+
+    def follow(self, start: Node) -> None:
+        """Go down from the start and keep what is strong."""
+        info = self.weights.info
+        top = len(self.after) - 1 if start.layer is None else start.layer - info.layers[0]
+        if start.kind == "logit":
+            weight = np.full((1, 1), self.weights.unembed, dtype=np.float64)
+            edge = self._place(top, UNEMBED, source=info.position)
+            into = Table(weight, np.abs(weight[0]), (UNEMBED,))
+            found, _ = self._keep(into, np.array([edge]), np.zeros(1, np.int64))
+            self.after[top] = (self.at == info.position) & bool(len(found))
+        elif start.kind == "head":
+            self.heads[top, start.head] = self.at == start.position
+        else:
+            # Nothing enters the lowest state.
+            reached = {"resid_post": self.after, "resid_mid": self.entry, "mlp": self.mlp}.get(start.kind)
+            if reached is not None:
+                reached[top] = self.at == start.position
+        for row in range(top, -1, -1):
+            self._block(row)
+        place = self._place(np.arange(len(self.after))[:, None], query=np.arange(len(self.at)))
+        for table in self.known.small:
+            hit = self.mlp if table.kinds == (MLP_IN,) else self.after
+            into = Table(table.weight[hit], table.whole[hit], table.kinds)
+            self._keep(into, place[hit], self._place(kind=np.array(table.kinds)))
+
+    def _block(self, row: int) -> None:
+        """From what is reached of a block to what that reaches in it, and in the state before it."""
+        before = np.zeros(self.sizes[-1], bool)
+        if not self.weights.parallel:
+            self.mlp[row] |= self.after[row] & self.strong[MLP][row]
+            self.entry[row] |= self.after[row] & self.strong[PAST_MLP][row]
+            self.entry[row] |= self.mlp[row] & self.strong[MLP_IN][row]
+        if self.entry[row].any():
+            self._into_entry(row, before)
+        if self.heads[row].any():
+            h, q = np.nonzero(self.heads[row])
+            assert self.known.head is not None
+            table = Table(self.weights.attention[row][h, q], self.known.head[row][h, q], ())
+            _, s = self._keep(table, self._place(row, ATTENTION, h, q), np.arange(self.sizes[-1]))
+            before[s] = True
+        if self.weights.parallel:
+            before[self.at[self.mlp[row] & self.strong[MLP_IN][row]]] = True
+        if row:
+            self.after[row - 1] |= before[self.at]
+
+    def _into_entry(self, row: int, before: Bool[np.ndarray, "T"]) -> None:
+        """Keep what enters the reached states that attention enters."""
+        assert self.known.entry is not None
+        q = np.flatnonzero(self.entry[row])
+        attention = self.weights.head[row].T[q] if self.by_head else self.weights.attention_summed[row][q]
+        besides = besides_attention(self.weights)
+        weight = np.column_stack([attention, *(part[row][q] for part in besides.values())])
+        free = np.arange(attention.shape[1])
+        from_attention = self._place(kind=HEAD, head=free) if self.by_head else self._place(kind=ATTENTION, source=free)
+        sources = np.concatenate([from_attention, self._place(kind=np.array([*besides]))])
+        table = Table(weight, self.known.entry[row][q], tuple(besides))
+        target, source = self._keep(table, self._place(row, query=q), sources)
+        target, beside = q[target], source - len(free)
+        before[self.at[target[beside == 0]]] = True
+        self.mlp[row, target[beside == 1]] = True
+        target, source = target[beside < 0], source[beside < 0]
+        if self.by_head:
+            self.heads[row, source, target] = True
+        else:
+            before[source] = True
+
+    def _place(self, row: Any = 0, kind: Any = 0, head: Any = 0, query: Any = 0, source: Any = 0) -> Any:
+        """The integer of an edge; that of a target and that of a source add up to it."""
+        _, kinds, heads, queries, sources = self.sizes
+        return (((row * kinds + kind) * heads + head) * queries + query) * sources + source
+
+    def _keep(
+        self, table: Table, target: Int[np.ndarray, "target"], source: Int[np.ndarray, "source"]
+    ) -> tuple[Int[np.ndarray, "e"], Int[np.ndarray, "e"]]:
+        """Keep what is strong in a table with these places; returns row and column of each edge."""
+        strong, share = self.strength.of(table)
+        r, c = np.nonzero(strong)
+        self.count += len(r)
+        # A graph that is too large is counted and never held.
+        if self.count <= self.max_edges:
+            self.kept.append((target[r] + source[c], table.weight[r, c].astype(np.float64), share[r, c]))
+        return r, c
+
+    def columns(self) -> Columns:
+        """The kept edges in the order of the graph."""
+        if not self.kept:
+            return no_edges()
+        place, weight, share = (np.concatenate(part) for part in zip(*self.kept, strict=True))
+        # Tables are sorted as they come, which makes the stable sort the fastest.
+        order = np.argsort(place, kind="stable")
+        row, kind, head, query, source = np.unravel_index(place[order], self.sizes)
+        codes, info, parallel = Codes(self.weights), self.weights.info, self.weights.parallel
+        first, is_unembed = info.layers[0], kind == UNEMBED
+        layer = row + first
+        at = np.where(is_unembed, info.position, self.at[query])
+        key = np.where(kind == ATTENTION, source, at)
+        head = np.where((kind == HEAD) | ((kind == ATTENTION) & self.by_head), head, -1)
+        before = np.where(row > 0, codes.of("resid_post", layer - 1, -1, key), codes.state(first, key))
+        after, mlp = codes.of("resid_post", layer, -1, at), codes.of("mlp", layer, -1, at)
+        entry = after if parallel else codes.of("resid_mid", layer, -1, at)
+        heads, logit = codes.of("head", layer, head, at), np.broadcast_to(codes.of("logit"), kind.shape)
+        sources = [before, heads, before, before if parallel else entry, mlp, entry, after]
+        targets = [heads if self.by_head else entry, entry, entry, mlp, after, after, logit]
+        return {
+            "source": np.choose(kind, sources),
+            "target": np.choose(kind, targets),
+            "kind": np.array([EDGE_KINDS.index(name) for name in KINDS])[kind],
+            "layer": np.where(is_unembed, -1, layer),
+            "head": head,
+            "query_pos": at,
+            "key_pos": np.where(is_unembed, -1, key),
+            "weight": weight[order],
+            "share": share[order],
+            "structural": np.zeros(len(order), bool),
+        }
