@@ -25,6 +25,18 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.real_model
+def test_the_further_examples_run(smollm2):
+    """They go on from the first example's trace; each line gives something."""
+    (example,) = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
+    names = {"fg": flowgraph, "trace": flowgraph.trace(smollm2, JAPAN, foil=" Kyoto")}
+    first, *lines = example.strip().splitlines()
+    exec(first, names)
+    for line in lines:
+        found = eval(line.strip(), names)
+        assert len(found) > 0, line
+
+
+@pytest.mark.real_model
 def test_what_is_said_of_the_picture(smollm2):
     trace = flowgraph.trace(smollm2, JAPAN)
     rank = [flowgraph.logit_lens(trace)[layer, -1].target_rank for layer in range(30)]
