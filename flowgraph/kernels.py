@@ -11,6 +11,10 @@ from typing import Any
 import numpy as np
 from numba import njit, prange
 
+from .compiling import prepare
+
+prepare()
+
 _FLAGS = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 

@@ -20,6 +20,7 @@ LAYERS = (
     {"lenses", "attribution", "qk"},
     {"methods"},
     {"semantic"},
+    {"analyses"},
     {"algorithms"},
     {"views"},
     {"export"},

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flowgraph
-from flowgraph.algorithms import attention_rollout
+from flowgraph.algorithms import attention_rollout, rollout
 from flowgraph.errors import ArgumentError, NonFiniteError
 from tests.conftest import MARY
 
@@ -124,5 +128,127 @@ def test_bad_attention_is_named(tiny):
     trace = flowgraph.trace(tiny("gpt2"), MARY)
     with pytest.raises(ArgumentError, match="hold the residual stream already"):
         attention_rollout(trace, method="proximity", residual=True)
-    with pytest.raises(ArgumentError, match="'norms' gives no shares between positions"):
-        attention_rollout(trace, method="norms")
+    with pytest.raises(ArgumentError, match="'logits' end in the logit, so it gives no shares between positions"):
+        attention_rollout(trace, method="logits")
+
+
+def triangles(seed, tokens):
+    made = np.random.default_rng(seed).random((2, tokens, tokens))
+    return made * np.tri(tokens)
+
+
+@pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 18, 30, 31, 33, 64, 67])
+def test_the_compiled_product_is_a_product_for_any_number_of_threads(tokens):
+    from flowgraph.rollout_kernels import triangular_product
+
+    upper, lower = triangles(tokens, tokens)
+    results = np.full((4, tokens, tokens), np.nan)
+    for chunks, result in enumerate(results, 1):
+        triangular_product(upper, lower, result, chunks)
+    np.testing.assert_allclose(results[0], upper @ lower, rtol=1e-12, atol=0)
+    assert (results == results[0]).all()
+
+
+def test_what_is_lower_triangular():
+    from flowgraph.rollout_kernels import is_lower_triangular
+
+    for row in range(5):
+        for column in range(5):
+            entry = np.zeros((5, 5))
+            entry[row, column] = -1e-300
+            assert is_lower_triangular(entry) == (column <= row)
+
+
+@pytest.fixture
+def products(monkeypatch):
+    """Sizes of the products that compiled loops made, which are taken here for any amount of work."""
+    import numba
+
+    from flowgraph import rollout_kernels
+
+    made = []
+    product = rollout_kernels.triangular_product
+
+    def counted(upper, lower, result, chunks):
+        made.append(len(upper))
+        product(upper, lower, result, chunks)
+
+    monkeypatch.setattr(rollout, "_WORTH_LOADING", 0)
+    monkeypatch.setattr(rollout_kernels, "triangular_product", counted)
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", 0)
+    return made
+
+
+@pytest.mark.parametrize("tokens", [1, 6, 23, 70])
+def test_compiled_loops_make_the_same_rollout(products, tokens):
+    attention = random_attention(tokens, 5, tokens, True)
+    rollout = attention_rollout(attention, start_layer=1)
+    assert products == [tokens] * 3
+    np.testing.assert_allclose(rollout[0], np.eye(tokens))
+    moved = np.eye(tokens)
+    for layer in range(1, 5):
+        moved = (attention[layer] + np.eye(tokens)) / 2 @ moved
+        np.testing.assert_allclose(rollout[layer], moved, rtol=1e-12, atol=1e-15)
+    present = np.arange(tokens) != 2
+    padded = attention_rollout(attention * np.ones(tokens), residual=False, mask=present)
+    kept = attention * present * present[:, None]
+    np.testing.assert_allclose(padded[1], kept[1] @ kept[0] @ np.diag(present), rtol=1e-12, atol=1e-15)
+
+
+def test_compiled_loops_take_any_layout(products):
+    attention = random_attention(8, 3, 10, True)
+    strided = np.repeat(attention, 2, axis=2)[:, :, ::2]
+    strided.setflags(write=False)
+    expected = attention_rollout(attention, residual=False)
+    np.testing.assert_array_equal(attention_rollout(strided, residual=False), expected)
+    assert products == [10] * 4
+    np.testing.assert_allclose(expected[2], attention[2] @ attention[1] @ attention[0], rtol=1e-12)
+
+
+def test_full_matrices_are_multiplied_as_such(products):
+    attention = random_attention(5, 3, 6, True)
+    attention[1] = random_attention(6, 1, 6, False)[0]
+    np.testing.assert_allclose(attention_rollout(attention), twin(attention), rtol=1e-12, atol=1e-15)
+    assert not products
+    attention_rollout(attention[::-1], start_layer=-1)
+    assert not products
+    attention[1] = attention[0]
+    attention_rollout(attention)
+    assert products == [6, 6]
+
+
+COMPILER = """
+import sys
+import numpy as np
+from flowgraph.algorithms import attention_rollout, rollout
+attention = np.tri(200)[None].repeat(40, 0) / np.arange(1, 201)[:, None]
+plain = attention_rollout(attention)
+assert "numba" not in sys.modules
+assert len(attention) * 200**3 > rollout._WORTH_LOADING
+import numba
+compiled = attention_rollout(attention)
+assert "flowgraph.rollout_kernels" in sys.modules
+np.testing.assert_allclose(compiled, plain, rtol=1e-12, atol=1e-15)
+"""
+
+
+@pytest.mark.slow
+def test_the_compiler_is_not_imported_for_it():
+    subprocess.run([sys.executable, "-c", COMPILER], check=True)
+
+
+PLAIN = """
+import numpy as np
+from flowgraph.rollout_kernels import is_lower_triangular, triangular_product
+upper, lower = np.random.default_rng(7).random((2, 23, 23)) * np.tri(23)
+result = np.full((23, 23), np.nan)
+triangular_product(upper, lower, result, 2)
+np.testing.assert_allclose(result, upper @ lower, rtol=1e-12, atol=0)
+assert is_lower_triangular(upper) and not is_lower_triangular(upper + 1)
+assert type(triangular_product).__name__ == "function"
+"""
+
+
+@pytest.mark.slow
+def test_the_loops_as_plain_python():
+    subprocess.run([sys.executable, "-c", PLAIN], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, check=True)

@@ -10,11 +10,12 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 
 from .pairs import Row
-from .subject import Setup, bare_forward, bare_product, prompt, states
+from .subject import SHAPES, Setup, bare_forward, bare_product, load, prompt, states
 
 ROOT = Path(__file__).parents[2]
 STATUS = Path("/proc/self/status")
@@ -39,6 +40,26 @@ def rows(setup: Setup) -> Iterator[Row]:
     read = [measured(setup.name, "read", COUNT)["growth"] / MB for _ in range(repeats)]
     product = [measured(setup.name, "product", COUNT)["growth"] / MB for _ in range(repeats)]
     yield _row(f"peak of read, N = {COUNT:,}", read, "peak of matrix product", product)
+    yield _of_proximity(setup, repeats)
+
+
+def _of_proximity(setup: Setup, repeats: int) -> Row:
+    """Peak of the contributions of all layers, against one array of their vectors and one of their numbers."""
+    layers, heads, width = SHAPES[setup.shape]
+    n_tokens = 32 if setup.small else 512
+    peaks = [measured(setup.shape, "proximity", n_tokens)["growth"] / MB for _ in range(repeats)]
+    numbers = layers * heads * n_tokens**2 * 4 / MB
+    vectors = layers * heads * n_tokens * width * 4 / MB
+    every_part = heads * n_tokens**2 * width * 4 / MB
+    return replace(
+        _row(
+            f"peak of proximity, {setup.shape} T = {n_tokens}",
+            peaks,
+            "L·4·(T·H·d + T²·H)",
+            [numbers + vectors] * repeats,
+        ),
+        note=f"{numbers:,.0f} MB of it are the result; all parts [T, S, H, d] of one layer would be {every_part:,.0f} MB",
+    )
 
 
 def measured(model: str, case: str, size: int) -> dict[str, int]:
@@ -64,13 +85,16 @@ def measure(model: str, case: str, size: int) -> dict[str, int]:
     import flowgraph
 
     torch.set_num_threads(1)
-    loaded = flowgraph.load_model(model)
+    loaded = load(model)
     trace = flowgraph.trace(loaded, prompt(loaded, 8))
+    # The pass is over before the contributions begin.
+    traced = {n: flowgraph.trace(loaded, prompt(loaded, n)) for n in {8, size} if case == "proximity"}
     cases = {
         "forward": lambda n: bare_forward(loaded, prompt(loaded, n), last_only=True),
         "trace": lambda n: flowgraph.trace(loaded, prompt(loaded, n)),
         "read": lambda n: flowgraph.read(trace, states(loaded, n), k=10),
         "product": lambda n: bare_product(loaded, states(loaded, n)),
+        "proximity": lambda n: flowgraph.edge_weights(traced[n], method="proximity"),
     }
     cases[case](8)
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
