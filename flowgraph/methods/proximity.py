@@ -17,17 +17,15 @@ from ..errors import ArgumentError
 from ..kernels import proximity_of_parts, proximity_of_sums
 from ..nodes import Node
 from ..recorded import Trace
-from .origin import origin
+from .origin import array, origin
 from .parts import AttentionParts, MlpParts, attention_parts, mlp_parts
 from .weights import EdgeWeights
 
 
 @dataclass(frozen=True, eq=False)
 class _Step:
-    """Shares of one sum: attention per head, residual, MLP, and where they follow the substitute."""
+    """Shares of one sum besides attention: residual, MLP, and where they follow the substitute."""
 
-    attention: Float[np.ndarray, "H T S"]
-    summed: Float[np.ndarray, "T S"]
     residual: Float[np.ndarray, "T"]
     mlp: Float[np.ndarray, "T"]
     undefined: Bool[np.ndarray, "T"]
@@ -56,21 +54,26 @@ def proximity(trace: Trace, *, parts: Literal["head", "token"] = "head") -> Edge
         raise ArgumentError(
             f"parts={parts!r} is not known; expected 'head' (one part for each head and token) or 'token'"
         )
-    step_of = _head_step if parts == "head" else _token_step
     parallel = trace.wiring == "parallel"
     first, stop = trace.layers
-    steps = [step_of(attention_parts(trace, row)) for row in range(stop - first)]
-    mlp_steps = [] if parallel else [_mlp_step(mlp_parts(trace, row)) for row in range(stop - first)]
-    attention = np.stack([step.attention for step in steps])
+    rows, heads, count = range(stop - first), trace.n_heads if parts == "head" else 0, len(trace.tokens)
+    # Filled layer by layer: one copy of what grows with the square of the prompt is enough.
+    attention = np.empty((len(rows), heads, count, count), array(trace.pattern[0, :0]).dtype)
+    summed = np.empty((len(rows), count, count))
+    if heads:
+        steps = [_head_step(attention_parts(trace, row), attention[row], summed[row]) for row in rows]
+    else:
+        steps = [_token_step(attention_parts(trace, row), summed[row]) for row in rows]
+    mlp_steps = [] if parallel else [_mlp_step(mlp_parts(trace, row)) for row in rows]
     mlp = np.stack([step.mlp for step in mlp_steps or steps])
     into = "resid_post" if parallel else "resid_mid"
     undefined = _undefined(into, steps, first) + _undefined("resid_post", mlp_steps, first)
     return EdgeWeights(
         info=replace(origin(trace, "proximity", "share"), options={} if parts == "head" else {"parts": parts}),
         parallel=parallel,
-        query_positions=tuple(range(len(trace.tokens))),
+        query_positions=tuple(range(count)),
         attention=attention,
-        attention_summed=np.stack([step.summed for step in steps]),
+        attention_summed=summed,
         head=attention.sum(-1, dtype=np.float64),
         residual=np.stack([step.residual for step in steps]),
         mlp=mlp,
@@ -81,7 +84,8 @@ def proximity(trace: Trace, *, parts: Literal["head", "token"] = "head") -> Edge
     )
 
 
-def _head_step(parts: AttentionParts) -> _Step:
+def _head_step(parts: AttentionParts, attention: Float[np.ndarray, "H T S"], summed: Float[np.ndarray, "T S"]) -> _Step:
+    """Shares of each head and source, written to ``attention``, and their sums over heads, to ``summed``."""
     near = proximity_of_parts(parts.whole, parts.coefficient, parts.vectors)
     residual = _near(parts.whole, parts.residual)
     mlp = np.zeros_like(residual) if parts.mlp is None else _near(parts.whole, parts.mlp)
@@ -96,11 +100,13 @@ def _head_step(parts: AttentionParts) -> _Step:
     # A state that is zero through and through is made of nothing; everything it has comes along the stream.
     empty = total <= 0
     residual[empty], total[empty] = 1.0, 1.0
-    near /= total[:, None].astype(near.dtype)
-    return _Step(near, near.sum(0, dtype=np.float64), residual / total, mlp / total, undefined)
+    np.divide(near, total[:, None].astype(near.dtype), out=attention)
+    attention.sum(0, out=summed, dtype=np.float64)
+    return _Step(residual / total, mlp / total, undefined)
 
 
-def _token_step(parts: AttentionParts) -> _Step:
+def _token_step(parts: AttentionParts, summed: Float[np.ndarray, "T S"]) -> _Step:
+    """Shares of each source but the token itself, written to ``summed``; its own is the residual's."""
     near = proximity_of_sums(parts.whole, parts.coefficient, parts.vectors, parts.residual).astype(np.float64)
     mlp = np.zeros(len(near)) if parts.mlp is None else _near(parts.whole, parts.mlp)
     total = near.sum(1) + mlp
@@ -114,9 +120,9 @@ def _token_step(parts: AttentionParts) -> _Step:
     empty = total <= 0
     near[empty, np.flatnonzero(empty)], total[empty] = 1.0, 1.0
     near /= total[:, None]
-    itself = near.diagonal().copy()
-    np.fill_diagonal(near, 0.0)
-    return _Step(np.zeros((0, *near.shape)), near, itself, mlp / total, undefined)
+    summed[:] = near
+    np.fill_diagonal(summed, 0.0)
+    return _Step(near.diagonal().copy(), mlp / total, undefined)
 
 
 def _mlp_step(parts: MlpParts) -> _Step:
@@ -126,7 +132,7 @@ def _mlp_step(parts: MlpParts) -> _Step:
     residual[undefined] = np.abs(parts.residual[undefined]).sum(-1)
     residual[mlp + residual <= 0] = 1.0
     total = mlp + residual
-    return _Step(np.zeros((0, len(mlp), 0)), np.zeros((len(mlp), 0)), residual / total, mlp / total, undefined)
+    return _Step(residual / total, mlp / total, undefined)
 
 
 def _near(whole: Float[np.ndarray, "T d"], part: Float[np.ndarray, "T d"]) -> Float[np.ndarray, "T"]:
