@@ -27,10 +27,11 @@ EdgeKind = Literal[
     "norm", "query", "key", "value", "attn", "neuron", "rest",
 ]  # fmt: skip
 EDGE_KINDS: tuple[str, ...] = get_args(EdgeKind)
-Unit = Literal["share", "norm", "logits", "attention", "activation", "contribution"]
+Unit = Literal["share", "norm", "logits", "attention", "activation", "contribution", "visit"]
 UNITS: tuple[str, ...] = get_args(Unit)
 """What an edge's weight can be: a share of its target; a length; logits; an attention probability; an activation; the part of
-its target that a vector makes up, ⟨part, whole⟩ / ⟨whole, whole⟩, which sums to 1 over all parts."""
+its target that a vector makes up, ⟨part, whole⟩ / ⟨whole, whole⟩, which sums to 1 over all parts; a width as VISIT draws it,
+whose scale differs from one kind of edge to another (:mod:`flowgraph.semantic.visit`)."""
 
 
 @dataclass(frozen=True)

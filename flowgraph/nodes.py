@@ -13,8 +13,8 @@ from .errors import ArgumentError
 NodeKind = Literal[
     "embed", "position_embed", "resid_pre", "resid_mid", "resid_post",
     "attn_norm", "query", "key", "value", "head_rest", "head", "kv_group", "row", "attn_rest", "attn_bias",
-    "attn_norm_bias", "attn",
-    "mlp_norm", "gate", "neuron_in", "neuron", "mlp_rest", "mlp_bias", "mlp_norm_bias", "mlp",
+    "attn_norm_bias", "attn", "qkv", "concat_heads",
+    "mlp_norm", "gate", "neuron_in", "neuron", "mlp_rest", "mlp_bias", "mlp_norm_bias", "mlp", "mlp_bias_in",
     "final_norm", "final_norm_bias", "unembed_bias", "logit",
 ]  # fmt: skip
 NODE_KINDS: tuple[str, ...] = get_args(NodeKind)

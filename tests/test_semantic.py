@@ -280,3 +280,18 @@ def test_the_real_model(smollm2):
     several = semantic_graph(trace, layers=(22, 24), positions=[3, 7], neurons_per_block=5)
     assert networkx.is_weakly_connected(several.to_networkx())
     assert torch.isfinite(torch.tensor(several.weight)).all()
+
+
+def test_the_style_of_visit(traces):
+    for name, version in (("gpt2", 1), ("llama", 2)):
+        trace = traces(name)
+        graph = semantic_graph(trace, layers=0, positions=[3], style="visit")
+        assert graph.nodes == flowgraph.visit_graph(trace, layers=0, position=3, version=version).nodes
+        assert graph.info.method == "visit"
+    for options, message in (
+        ({"select": "norm"}, "select='norm' does not go with style='visit'"),
+        ({"foil": 3}, "foil=3 does not go"),
+        ({"positions": [1, 2]}, r"positions=\[1, 2\] names 2 positions"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            semantic_graph(traces("gpt2"), style="visit", **options)

@@ -10,24 +10,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from torch import Tensor
 
 from ..attribution import aims, logit_direction
-from ..errors import ArgumentError, GraphTooLargeError, NotRecordedError, UnsupportedReadingError
+from ..errors import ArgumentError, NotRecordedError, UnsupportedReadingError
 from ..graph import FlowGraph
 from ..methods.origin import origin
 from ..models.anatomy import wide
 from ..nodes import Node
 from ..recorded import Trace
 from .attention import AttentionNodes
+from .bounds import MAX_NODES, aimed, layers_of, positions_of, refuse_above
 from .layer import Layer, along, part_of, state_node
 from .mlp import MlpNodes
 from .selection import MEASURES, Choice, Measure
 from .sketch import Sketch
+from .visit import visit_graph
 
-MAX_NODES = 5_000
-"""Graphs above this are refused unless ``max_nodes=`` allows them."""
+Style = Literal["flow", "visit"]
 
 
 def semantic_graph(
@@ -38,10 +40,11 @@ def semantic_graph(
     target: str | int | None = None,
     foil: str | int | None = None,
     heads: int | Sequence[int] | None = None,
-    sources_per_head: int = 3,
-    rows_per_block: int = 0,
-    neurons_per_block: int = 20,
-    select: Measure = "contribution",
+    sources_per_head: int | None = None,
+    rows_per_block: int | None = None,
+    neurons_per_block: int | None = None,
+    select: Measure | None = None,
+    style: Style = "flow",
     k: int = 5,
     max_nodes: int = MAX_NODES,
 ) -> FlowGraph:
@@ -64,15 +67,18 @@ def semantic_graph(
     heads
         How many heads of each layer, the strongest first, or which; default all.
     sources_per_head
-        Source tokens of each head.
+        Source tokens of each head; default 3.
     rows_per_block
-        Rows of the output projection of each layer; 0: heads lead to what attention adds themselves.
+        Rows of the output projection of each layer; default 0: heads lead to what attention adds themselves.
     neurons_per_block
-        Neurons of each layer.
+        Neurons of each layer; default 20.
     select
-        What decides: ``"contribution"``, the part of the whole that something makes up; ``"norm"``, the length of what it
+        What decides: ``"contribution"`` (default), the part of the whole that something makes up; ``"norm"``, the length of what it
         adds; ``"attention"``, the pattern for sources, |activation| for rows and neurons, length for heads; ``"target"``, the
         logit of the target (minus the foil) at the position.
+    style
+        ``"flow"``: as described here. ``"visit"``: nodes, rules of selection and edge weights of VISIT, for comparison; by its
+        first version for models with learned positions, by its second for others. :func:`flowgraph.visit_graph` has its options.
     k
         How many top and bottom tokens each reading keeps.
     max_nodes
@@ -97,19 +103,30 @@ def semantic_graph(
     ----------
     Katz & Belinkov (2023), "VISIT: Visualizing and Interpreting the Semantic Information Flow of Transformers".
     """
+    if style not in ("flow", "visit"):
+        raise ArgumentError(f"style={style!r} is not known; expected 'flow' or 'visit'")
+    if style == "visit":
+        _refuse_for_visit(foil=foil, rows_per_block=rows_per_block, neurons_per_block=neurons_per_block, select=select)
+        return visit_graph(
+            trace, layers=layers, position=_only(positions), target=target, heads=heads, sources_per_head=sources_per_head,
+            version=1 if trace.model.anatomy.stack.attention.rotary == "none" else 2, k=k, max_nodes=max_nodes,
+        )  # fmt: skip
     if trace.model.anatomy.has_head:
-        trace = _aimed(trace, *aims(trace, target, foil))
+        trace = aimed(trace, *aims(trace, target, foil))
     elif target is not None or foil is not None or select == "target":
         trace.model.require_head("a target")
-    first, stop = _layers(trace, layers)
-    chosen = _positions(trace, positions)
-    choice = _choice(trace, heads, sources_per_head, rows_per_block, neurons_per_block, select)
+    first, stop = layers_of(trace, layers)
+    chosen = positions_of(trace, positions)
+    choice = _choice(
+        trace, heads, _given(sources_per_head, 3), _given(rows_per_block, 0), _given(neurons_per_block, 20),
+        select or "contribution",
+    )  # fmt: skip
     _check_size(trace, (stop - first) * len(chosen), choice, max_nodes)
     sketch = sketched(trace, (first, stop), chosen, choice)
     info = replace(
         origin(trace, "semantic", "contribution"),
         level="head", layers=(first, stop),
-        options={"select": select, "sources": sources_per_head, "rows": rows_per_block, "neurons": neurons_per_block},
+        options={"select": choice.select, "sources": choice.sources, "rows": choice.rows, "neurons": choice.neurons},
     )  # fmt: skip
     return sketch.graph(info, sketch.read(trace, k))
 
@@ -231,36 +248,26 @@ def _direction(trace: Trace, position: int, *, needed: bool) -> Tensor | None:
         return None
 
 
-def _aimed(trace: Trace, target: int, foil: int | None) -> Trace:
-    """The trace with another target and foil."""
-    word = trace.model.vocabulary.string
-    foil_token = None if foil is None else word(foil)
-    return replace(trace, target=target, target_token=word(target), foil=foil, foil_token=foil_token)
+def _given(value: int | None, default: int) -> int:
+    return default if value is None else value
 
 
-def _layers(trace: Trace, layers: int | tuple[int, int] | None) -> tuple[int, int]:
-    first, stop = trace.layers
-    if layers is None:
-        return first, stop
-    chosen = (layers, layers + 1) if isinstance(layers, int) else layers
-    if not first <= chosen[0] < chosen[1] <= stop:
-        raise ArgumentError(
-            f"layers={layers} is not within the trace's layers {first}…{stop - 1}; give one, or (first, one past last)"
-        )
-    return chosen
+def _refuse_for_visit(**options: object) -> None:
+    """Name the first option that is set, though VISIT's rules decide."""
+    for name, value in options.items():
+        if value is not None:
+            raise ArgumentError(
+                f"{name}={value!r} does not go with style='visit', which has rules of its own; leave it out, or see visit_graph()"
+            )
 
 
-def _positions(trace: Trace, positions: int | Sequence[int] | None) -> tuple[int, ...]:
-    count = len(trace.tokens)
-    wanted = [trace.position] if positions is None else [positions] if isinstance(positions, int) else list(positions)
-    if not wanted:
-        raise ArgumentError("positions is empty; give one or several query positions")
-    outside = [position for position in wanted if not -count <= position < count]
-    if outside:
-        raise ArgumentError(
-            f"positions={outside[0]} is outside the prompt of {count} tokens (0…{count - 1}, or negative)"
-        )
-    return tuple(sorted({position % count for position in wanted}))
+def _only(positions: int | Sequence[int] | None) -> int | None:
+    """The one position that VISIT draws."""
+    if positions is None or isinstance(positions, int):
+        return positions
+    if len(positions) != 1:
+        raise ArgumentError(f"positions={list(positions)} names {len(positions)} positions; style='visit' draws one")
+    return positions[0]
 
 
 def _choice(
@@ -292,8 +299,8 @@ def _check_size(trace: Trace, blocks: int, choice: Choice, max_nodes: int) -> No
     gated = trace.model.anatomy.blocks[0].mlp_gate is not None
     sources = min(choice.sources, len(trace.tokens))
     each = 11 + heads * (3 + 2 * sources) + choice.rows + choice.neurons * (3 if gated else 2)
-    if blocks * each > max_nodes:
-        raise GraphTooLargeError(
-            f"this graph would have about {blocks * each:,} nodes, more than max_nodes={max_nodes:,}; take fewer layers=, "
-            "positions=, heads=, sources_per_head= or neurons_per_block=, or raise max_nodes="
-        )
+    refuse_above(
+        max_nodes,
+        blocks * each,
+        "layers=, positions=, heads=, sources_per_head=, rows_per_block= or neurons_per_block=",
+    )
