@@ -7,7 +7,8 @@ from the sink's position to the source's take part.
 
 A flow is found by Dinic's algorithm on the dense blocks. It ends as soon as it reaches the value of a cut that was found
 beforehand, since no flow is larger; most pairs therefore need no search that fails. What is left of a capacity is neglected
-below a share of the flow already found, never of the capacities, which may span many orders of magnitude.
+below a share of the flow already found, never of the capacities, which may span many orders of magnitude. Sets of tokens
+are bits of words, so that the next edge that is worth a look costs a few instructions however many are not.
 
 Two shortcuts settle most pairs before that, each with a flow that is checked to be possible and reaches the bound:
 
@@ -17,6 +18,9 @@ Two shortcuts settle most pairs before that, each with a flow that is checked to
   merged blocks can run through the real ones if what is in a column, comes and goes, fits through its narrowest diagonal.
 
 Rows of the matrix (all sinks of a source) do not depend on one another, and each is written by one thread.
+
+The smallest functions have one way out and do without branches around arrays: otherwise the compiler counts references to
+each array at every call, which costs more than the work.
 """
 
 from __future__ import annotations
@@ -24,7 +28,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit, prange
+from numba import njit, prange, types
+from numba.extending import intrinsic, overload
+
+from .compiling import prepare
+
+prepare()
 
 _FLAGS = {"nsz", "arcp", "contract", "afn", "reassoc"}
 _NEGLIGIBLE = 1e-15
@@ -99,256 +108,418 @@ def cut_bounds(caps: Any, causal: bool) -> Any:
     return bounds
 
 
+def _lowest(word: Any) -> int:
+    """Number of the lowest bit of a word other than 0."""
+    return (int(word) & -int(word)).bit_length() - 1
+
+
+@intrinsic
+def _trailing_zeros(_: Any, word: Any) -> Any:
+    def instruction(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        return builder.cttz(arguments[0], context.get_constant(types.boolean, True))
+
+    return types.int64(word), instruction
+
+
+@overload(_lowest)
+def _lowest_compiled(word: Any) -> Any:  # noqa: ARG001
+    def lowest(word: Any) -> Any:
+        return _trailing_zeros(word)
+
+    return lowest
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _bit(v: int, present: bool = True) -> Any:
+    """Word in which only the bit of token v is set, if it is ``present``."""
+    return np.uint64(present) << np.uint64(v & 63)
+
+
+@njit(cache=True, nogil=True)
+def _used_edges(caps: Any) -> Any:
+    """[L, W, ceil(W / 64)] words; bit j of row i says whether the edge from i to j has any capacity."""
+    blocks, width, _ = caps.shape
+    result = np.zeros((blocks, width, (width + 63) // 64), np.uint64)
+    for block in range(blocks):
+        for i in range(width):
+            for j in range(width):
+                result[block, i, j >> 6] |= _bit(j, caps[block, i, j] > 0.0)
+    return result
+
+
+@njit(cache=True, nogil=True)
+def _window(sets: Any, lo: int, hi: int) -> None:
+    """Fill each of ``sets`` [N, words] with tokens ``lo`` to ``hi`` − 1."""
+    sets[0] = 0
+    for v in range(lo, hi):
+        sets[0, v >> 6] |= _bit(v)
+    for n in range(1, len(sets)):
+        for word in range(sets.shape[1]):
+            sets[n, word] = sets[0, word]
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _reached_below(
+    caps: Any, k: int, i: int, d: int, negligible: float, flow: Any, unused: Any, unseen: Any, front: Any
+) -> bool:
+    """Number the nodes that token i of layer k still has capacity to; returns whether there are any."""
+    found = False
+    for word in range(unused.shape[2]):
+        rest = unused[k - 1, i, word] & unseen[k - 1, word]
+        while rest:
+            j = 64 * word + _lowest(rest)
+            rest &= rest - np.uint64(1)
+            open_ = caps[k - 1, i, j] - flow[k - 1, i, j] > negligible
+            front[d, k - 1, word] |= _bit(j, open_)
+            unseen[k - 1, word] &= ~_bit(j, open_)
+            unused[k - 1, i, word] &= ~_bit(j, not open_)
+            found = found or open_
+    return found
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _reached_above(
+    k: int, i: int, d: int, negligible: float, flow: Any, carrying: Any, unseen: Any, front: Any
+) -> bool:
+    """Number the nodes whose flow to token i of layer k could be taken back; returns whether there are any."""
+    found = False
+    for word in range(carrying.shape[2]):
+        rest = carrying[k, i, word] & unseen[k + 1, word]
+        while rest:
+            j = 64 * word + _lowest(rest)
+            rest &= rest - np.uint64(1)
+            open_ = flow[k, j, i] > negligible
+            front[d, k + 1, word] |= _bit(j, open_)
+            unseen[k + 1, word] &= ~_bit(j, open_)
+            found = found or open_
+    return found
+
+
 @njit(cache=True, nogil=True)
 def _distances(
-    caps: Any, sink: Any, lo: int, hi: int, total: float, flow: Any, givers: Any, counts: Any, left: Any, served: Any,
-    level: Any, arc: Any, waiting: Any, waits: Any, queue: Any,
+    caps: Any, sink: Any, lo: int, hi: int, total: float, flow: Any, unused: Any, carrying: Any, left: Any, served: Any,
+    front: Any, unseen: Any,
 ) -> Any:  # fmt: skip
     """Number the nodes by their distance from what is left of the supply, until the sink is met.
 
     Returns the distance of the nearest node that the sink still takes something from, −1 where there is none.
     """
-    top = caps.shape[0] - 1
-    negligible = _NEGLIGIBLE * total
-    for k in range(1, top + 1):
-        waits[k] = hi - lo
-        for i in range(lo, hi):
-            level[k, i], arc[k, i], waiting[k, i - lo] = -1, 0, i
-    tail = 0
-    waits[top] = 0
+    top, negligible = caps.shape[0] - 1, _NEGLIGIBLE * total
+    _window(unseen, lo, hi)
+    front[0] = 0
     for i in range(lo, hi):
-        if left[i] > negligible:
-            level[top, i], queue[tail, 0], queue[tail, 1] = 0, top, i
-            tail += 1
-        else:
-            waiting[top, waits[top]] = i
-            waits[top] += 1
-    head = 0
-    while head < tail:
-        k, i = queue[head, 0], queue[head, 1]
-        head += 1
-        step = level[k, i] + 1
-        if k == 1:
-            if sink[i] - served[i] > negligible:
-                return step - 1
-        else:
-            still = 0
-            for n in range(waits[k - 1]):
-                j = waiting[k - 1, n]
-                if caps[k - 1, i, j] - flow[k - 1, i, j] > negligible:
-                    level[k - 1, j], queue[tail, 0], queue[tail, 1] = step, k - 1, j
-                    tail += 1
-                else:
-                    waiting[k - 1, still] = j
-                    still += 1
-            waits[k - 1] = still
-        if k < top and waits[k + 1] > 0:
-            for n in range(counts[k, i]):
-                j = givers[k, i, n]
-                if level[k + 1, j] < 0 and flow[k, j, i] > negligible:
-                    level[k + 1, j], queue[tail, 0], queue[tail, 1] = step, k + 1, j
-                    tail += 1
-            still = 0
-            for n in range(waits[k + 1]):
-                j = waiting[k + 1, n]
-                if level[k + 1, j] < 0:
-                    waiting[k + 1, still] = j
-                    still += 1
-            waits[k + 1] = still
+        front[0, top, i >> 6] |= _bit(i, left[i] > negligible)
+    unseen[top] &= ~front[0, top]
+    d, found = 0, True
+    while found:
+        # No node lies in layer 0, so that its set is free to gather the last nodes.
+        unseen[0] = 0
+        for i in range(lo, hi):
+            unseen[0, i >> 6] |= front[d, 1, i >> 6] & _bit(i, sink[i] - served[i] > negligible)
+        if unseen[0].any():
+            front[d] = 0
+            front[d, 1] = unseen[0]
+            front[d - 1, 1], front[d - 1, 3:] = 0, 0
+            return d
+        d += 1
+        front[d], found = 0, False
+        for k in range(1, top + 1):
+            for word in range(unseen.shape[1]):
+                rest = front[d - 1, k, word]
+                while rest:
+                    i = 64 * word + _lowest(rest)
+                    rest &= rest - np.uint64(1)
+                    if k > 1 and _reached_below(caps, k, i, d, negligible, flow, unused, unseen, front):
+                        found = True
+                    if k < top and _reached_above(k, i, d, negligible, flow, carrying, unseen, front):
+                        found = True
     return -1
 
 
+@njit(cache=True, nogil=True, forceinline=True)
+def _common(edges: Any, k: int, i: int, tokens: Any, d: int, t: int) -> int:
+    """Token that both sets of layer k hold, −1 without any: ``t`` comes first, then ``i``, then the others in order.
+
+    So flow that is already above its goal goes straight on, and flow that has far to go stays where capacity is largest.
+    """
+    if edges[k, i, t >> 6] & tokens[d, k, t >> 6] & _bit(t):
+        return t
+    if edges[k, i, i >> 6] & tokens[d, k, i >> 6] & _bit(i):
+        return i
+    for word in range(edges.shape[2]):
+        both = edges[k, i, word] & tokens[d, k, word]
+        if both:
+            return 64 * word + _lowest(both)
+    return -1
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _send(
+    caps: Any, amount: float, negligible: float, k: int, i: int, j: int, flow: Any, unused: Any, carrying: Any
+) -> None:
+    """Add to the flow of an edge of block k."""
+    carried, capacity = flow[k, i, j], caps[k, i, j]
+    carried = capacity if amount >= capacity - carried else carried + amount
+    flow[k, i, j] = carried
+    carrying[k, j, i >> 6] |= _bit(i)
+    unused[k, i, j >> 6] &= ~_bit(j, capacity - carried <= negligible)
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _take_back(amount: float, k: int, i: int, j: int, flow: Any, unused: Any, carrying: Any) -> None:
+    """Lessen the flow of an edge of block k."""
+    carried = flow[k, i, j]
+    carried = 0.0 if amount >= carried else carried - amount
+    flow[k, i, j] = carried
+    carrying[k, j, i >> 6] &= ~_bit(i, carried == 0.0)
+    unused[k, i, j >> 6] |= _bit(j)
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _to_sink(
+    caps: Any, sink: Any, t: int, i: int, d: int, room: float, negligible: float, flow: Any, unused: Any, carrying: Any,
+    served: Any, front: Any,
+) -> float:  # fmt: skip
+    """Send up to ``room`` from token i of layer 2 through the nodes of distance d to the sink; returns what gets there."""
+    passed = 0.0
+    j = _common(unused, 1, i, front, d, t)
+    while j >= 0:
+        free = sink[j] - served[j]
+        amount = min(min(free, caps[1, i, j] - flow[1, i, j]), room - passed)
+        passed += amount
+        served[j] = sink[j] if amount >= free else served[j] + amount
+        _send(caps, amount, negligible, 1, i, j, flow, unused, carrying)
+        front[d, 1, j >> 6] &= ~_bit(j, sink[j] - served[j] <= negligible)
+        j = _common(unused, 1, i, front, d, t) if room - passed > negligible else -1
+    return passed
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _way_down(caps: Any, t: int, k: int, i: int, d: int, negligible: float, flow: Any, unused: Any, front: Any) -> int:
+    """Token of layer k − 1 and distance d that token i of layer k still has capacity to, −1 without any."""
+    j, searching = -1, k > 1
+    while searching:
+        j = _common(unused, k - 1, i, front, d, t)
+        searching = j >= 0 and caps[k - 1, i, j] - flow[k - 1, i, j] <= negligible
+        unused[k - 1, i, max(j, 0) >> 6] &= ~_bit(j, searching)
+    return j
+
+
 @njit(cache=True, nogil=True)
-def _push(
-    caps: Any, sink: Any, amount: float, negligible: float, first: bool, depth: int, flow: Any, givers: Any, counts: Any,
-    left: Any, served: Any, path: Any, narrowest: Any,
-) -> int:  # fmt: skip
-    """Send an amount along the path; returns the depth of the last node that can still be reached along it."""
-    start, end = path[0, 1], path[depth, 1]
-    left[start] = 0.0 if amount >= left[start] else left[start] - amount
-    served[end] = sink[end] if amount >= sink[end] - served[end] else served[end] + amount
-    narrowest[0] = left[start]
-    usable = depth
-    for x in range(depth):
-        k, i, below, j = path[x, 0], path[x, 1], path[x + 1, 0], path[x + 1, 1]
-        if below < k:
-            carried, capacity = flow[below, i, j], caps[below, i, j]
-            if carried == 0.0:
-                known = False
-                if not first:
-                    # Its flow may have been taken back entirely, in which case it is still listed.
-                    for n in range(counts[below, j]):
-                        known = known or givers[below, j, n] == i
-                if not known:
-                    givers[below, j, counts[below, j]] = i
-                    counts[below, j] += 1
-            carried = capacity if amount >= capacity - carried else carried + amount
-            flow[below, i, j] = carried
-            remains = capacity - carried
-        else:
-            remains = flow[k, j, i]
-            remains = 0.0 if amount >= remains else remains - amount
-            flow[k, j, i] = remains
-        if x < usable:
-            narrowest[x + 1] = min(narrowest[x], remains)
-            if remains <= negligible:
-                usable = x
-    return usable
+def _way_up(top: int, k: int, i: int, d: int, negligible: float, flow: Any, carrying: Any, front: Any) -> int:
+    """Token of layer k + 1 and distance d whose flow to token i of layer k could find another way, −1 without any."""
+    found = -1
+    for word in range(carrying.shape[2] if k < top else 0):
+        rest = carrying[k, i, word] & front[d, k + 1, word]
+        while rest:
+            j = 64 * word + _lowest(rest)
+            rest &= rest - np.uint64(1)
+            found = j if flow[k, j, i] > negligible else found
+    return found
+
+
+@njit(cache=True, nogil=True)
+def _take_out_column(caps: Any, t: int, unused: Any, column: Any) -> None:
+    """Keep flow and capacity of the sink's column, straight down, in ``column`` [2, L] instead."""
+    for k in range(1, caps.shape[0] - 1):
+        column[0, k], column[1, k] = 0.0, caps[k, t, t]
+        unused[k, t, t >> 6] &= ~_bit(t)
+
+
+@njit(cache=True, nogil=True)
+def _put_back_column(caps: Any, t: int, flow: Any, unused: Any, carrying: Any, column: Any) -> None:
+    """Let the flow of the sink's column be an ordinary one again."""
+    for k in range(1, caps.shape[0] - 1):
+        flow[k, t, t] = column[0, k]
+        carrying[k, t, t >> 6] |= _bit(t, column[0, k] > 0.0)
+        unused[k, t, t >> 6] |= _bit(t, column[0, k] < column[1, k])
+
+
+@njit(cache=True, nogil=True, forceinline=True)
+def _down_column(sink: Any, t: int, k: int, room: float, served: Any, column: Any) -> Any:
+    """Send up to ``room`` from token t of layer k straight down to the sink; returns what gets there."""
+    amount = min(room, sink[t] - served[t])
+    for x in range(1, k):
+        amount = min(amount, column[1, x] - column[0, x])
+    for x in range(1, k):
+        column[0, x] = column[1, x] if amount >= column[1, x] - column[0, x] else column[0, x] + amount
+    served[t] = sink[t] if amount >= sink[t] - served[t] else served[t] + amount
+    return amount
 
 
 @njit(cache=True, nogil=True)
 def _block_paths(
-    caps: Any, sink: Any, t: int, lo: int, hi: int, causal: bool, first: bool, deepest: int, total: float, bound: float,
-    flow: Any, givers: Any, counts: Any, left: Any, served: Any, level: Any, arc: Any, path: Any, narrowest: Any,
+    caps: Any, sink: Any, t: int, lo: int, hi: int, apart: bool, deepest: int, total: float, bound: float, flow: Any,
+    unused: Any, carrying: Any, left: Any, served: Any, front: Any, path: Any, limit: Any, sent: Any, column: Any,
 ) -> float:  # fmt: skip
     """Send flow along shortest paths until each of them is used up; returns the new total.
 
-    A node tries the sink's column first, then its own, then the others in order: flow that is already below its goal stays
-    there, and flow that has far to go stays where capacity is largest.
+    A node that is entered gets a limit and hands on as much of it as it can; the edge into it is charged once, when the node
+    is left. A node that cannot hand on all is taken off ``front`` and not entered again. As long as the sink's column is kept
+    ``apart``, what reaches it goes down in one step; the column is put back when it is full.
     """
-    top = caps.shape[0] - 1
-    goal = bound * (1.0 - _REACHED)
+    top, goal = caps.shape[0] - 1, bound * (1.0 - _REACHED)
     for start in range(lo, hi):
-        if level[top, start] != 0 or left[start] <= _NEGLIGIBLE * total:
+        if left[start] <= _NEGLIGIBLE * total or not front[0, top, start >> 6] & _bit(start):
             continue
-        depth, path[0, 0], path[0, 1], narrowest[0] = 0, top, start, left[start]
-        while depth >= 0 and total < goal:
-            negligible = _NEGLIGIBLE * total
-            k, i = path[depth, 0], path[depth, 1]
-            if k == 1 and sink[i] - served[i] > negligible:
-                amount = min(min(narrowest[depth], sink[i] - served[i]), bound - total)
-                total += amount
-                depth = _push(
-                    caps, sink, amount, negligible, first, depth, flow, givers, counts, left, served, path, narrowest
-                )
-                if left[start] <= negligible:
-                    break
-                continue
-            step = level[k, i] + 1
-            found, remains, layer = -1, 0.0, k - 1
-            if step <= deepest:
-                p = arc[k, i]
-                stop = 0 if k == 1 else (i + 1 if causal else hi) - lo + 2
-                while p < stop:
-                    j = p - 2 + lo if p > 1 else (t if p == 0 else i)
-                    if level[k - 1, j] == step:
-                        remains = caps[k - 1, i, j] - flow[k - 1, i, j]
-                        if remains > negligible:
-                            found = j
-                            break
-                    p += 1
-                if found < 0 and k < top:
-                    # Beyond the ways down: take back what another node sends here, and let it find another way.
-                    layer = k + 1
-                    base = hi - lo + 2
-                    p = max(p, base)
-                    while p < base + counts[k, i]:
-                        j = givers[k, i, p - base]
-                        if level[k + 1, j] == step and flow[k, j, i] > negligible:
-                            found, remains = j, flow[k, j, i]
-                            break
-                        p += 1
-                arc[k, i] = p
-            if found >= 0:
-                depth += 1
-                path[depth, 0], path[depth, 1] = layer, found
-                narrowest[depth] = min(narrowest[depth - 1], remains)
-            else:
-                level[k, i] = -1
-                depth -= 1
+        d, path[0, 0], path[0, 1], limit[0], sent[0] = 0, top, start, left[start], 0.0
+        while True:
+            k, i = path[d, 0], path[d, 1]
+            room, negligible = min(limit[d] - sent[d], bound - total), _NEGLIGIBLE * total
+            if apart and i == t and room > negligible and total < goal:
+                passed = _down_column(sink, t, k, room, served, column)
+                total += passed
+                sent[d] += passed
+                if passed < room:
+                    apart = False
+                    _put_back_column(caps, t, flow, unused, carrying, column)
+                room, negligible = min(limit[d] - sent[d], bound - total), _NEGLIGIBLE * total
+            if room > negligible and total < goal:
+                if d == deepest - 1:
+                    passed = _to_sink(
+                        caps, sink, t, i, deepest, room, negligible, flow, unused, carrying, served, front
+                    )
+                    total += passed
+                    sent[d] += passed
+                    front[d, k, i >> 6] &= ~_bit(i, room - passed > negligible)
+                else:
+                    layer, j = k - 1, _way_down(caps, t, k, i, d + 1, negligible, flow, unused, front)
+                    if j >= 0:
+                        room = min(room, caps[layer, i, j] - flow[layer, i, j])
+                    else:
+                        layer, j = k + 1, _way_up(top, k, i, d + 1, negligible, flow, carrying, front)
+                        room = min(room, flow[k, j, i])
+                    if j >= 0:
+                        d += 1
+                        path[d, 0], path[d, 1], limit[d], sent[d] = layer, j, room, 0.0
+                        continue
+                    front[d, k, i >> 6] &= ~_bit(i)
+            if d == 0:
+                break
+            passed = sent[d]
+            d -= 1
+            sent[d] += passed
+            above, v = path[d, 0], path[d, 1]
+            if passed > 0.0 and k < above:
+                _send(caps, passed, _NEGLIGIBLE * total, k, v, i, flow, unused, carrying)
+            elif passed > 0.0:
+                _take_back(passed, above, i, v, flow, unused, carrying)
+        left[start] = 0.0 if sent[0] >= left[start] else left[start] - sent[0]
+    if apart:
+        _put_back_column(caps, t, flow, unused, carrying, column)
     return total
 
 
 @njit(cache=True, nogil=True)
 def _scratch(blocks: int, width: int) -> Any:
-    """Arrays of a search, zero where a search expects and leaves them so."""
-    nodes = blocks * width + 2
+    """Arrays of a search; flow and the edges that carry it are zero where a search expects and leaves them so."""
+    nodes, words = blocks * width + 2, (width + 63) // 64
     return (
         np.zeros((blocks, width, width)),  # flow
-        np.zeros((blocks, width, width), np.int32),  # givers
-        np.zeros((blocks, width), np.int64),  # counts
+        np.zeros((blocks, width, words), np.uint64),  # unused: whether token i of the row has capacity left to token j
+        np.zeros(
+            (blocks, width, words), np.uint64
+        ),  # carrying: whether token i of the row gets flow from token j above
         np.zeros(width),  # left
         np.zeros(width),  # served
-        np.zeros((blocks, width), np.int64),  # level
-        np.zeros((blocks, width), np.int64),  # arc
-        np.zeros((blocks, width), np.int64),  # waiting
-        np.zeros(blocks, np.int64),  # waits
-        np.zeros((nodes, 2), np.int64),  # queue
-        np.zeros((nodes, 2), np.int64),  # path
-        np.zeros(nodes),  # narrowest
+        np.empty((nodes, blocks, words), np.uint64),  # front: nodes of each distance and layer
+        np.empty((blocks, words), np.uint64),  # unseen
+        np.empty((nodes, 2), np.int64),  # path
+        np.empty(nodes),  # limit
+        np.empty(nodes),  # sent
+        np.empty((2, blocks)),  # column
     )
 
 
 @njit(cache=True, nogil=True)
 def _max_flow(
-    caps: Any, supply: Any, sink: Any, t: int, lo: int, hi: int, causal: bool, bound: float, phases: int, work: Any
+    caps: Any, used: Any, supply: Any, sink: Any, t: int, lo: int, hi: int, bound: float, phases: int, work: Any
 ) -> Any:
     """Flow from ``supply`` [W] in the highest inner layer to ``sink`` [W] in the lowest, or ``bound`` if it gets there.
 
     It is a maximum unless the number of ``phases`` ends it. The flow stays in ``work`` until :func:`_clear`.
     """
-    flow, givers, counts, left, served, level, arc, waiting, waits, queue, path, narrowest = work
-    top = caps.shape[0] - 1
+    flow, unused, carrying, left, served, front, unseen, path, limit, sent, column = work
+    top, total = caps.shape[0] - 1, 0.0
     for i in range(lo, hi):
-        left[i], served[i] = supply[i], 0.0
+        served[i] = min(supply[i], sink[i]) if top == 1 else 0.0
+        left[i] = supply[i] - served[i]
+        total += served[i]
+    unused[1:top, lo:hi] = used[1:top, lo:hi]
+    _take_out_column(caps, t, unused, column)
     # All layers are used in order at first, as if a search had numbered them.
-    deepest = top - 1
-    for k in range(1, top + 1):
-        for i in range(lo, hi):
-            level[k, i], arc[k, i] = top - k, 0
-    total, first = 0.0, True
-    while deepest >= 0:
+    _window(unseen, lo, hi)
+    for d in range(top):
+        front[d, top - d] = unseen[0]
+        if d > 1:
+            front[d, top - d + 2] = 0
+    deepest, apart = top - 1, True
+    if deepest == 0:
+        # Nothing lies between supply and sink, and all of it is sent: the search only marks what is left.
+        deepest = _distances(caps, sink, lo, hi, total, flow, unused, carrying, left, served, front, unseen)
+    while deepest > 0:
         total = _block_paths(
-            caps, sink, t, lo, hi, causal, first, deepest, total, bound, flow, givers, counts, left, served, level, arc, path,
-            narrowest,
+            caps, sink, t, lo, hi, apart, deepest, total, bound, flow, unused, carrying, left, served, front, path, limit,
+            sent, column,
         )  # fmt: skip
-        first = False
+        apart = False
         phases -= 1
         if total >= bound * (1.0 - _REACHED):
             return bound
         if phases == 0:
             return total
-        deepest = _distances(
-            caps, sink, lo, hi, total, flow, givers, counts, left, served, level, arc, waiting, waits, queue
-        )
+        deepest = _distances(caps, sink, lo, hi, total, flow, unused, carrying, left, served, front, unseen)
     return total
 
 
 @njit(cache=True, nogil=True)
-def _clear(blocks: int, lo: int, hi: int, flow: Any, givers: Any, counts: Any) -> None:
+def _clear(blocks: int, lo: int, hi: int, flow: Any, carrying: Any) -> None:
     """Take back all flow, touching only the edges that were used."""
     for k in range(1, blocks):
         for j in range(lo, hi):
-            for n in range(counts[k, j]):
-                flow[k, givers[k, j, n], j] = 0.0
-            counts[k, j] = 0
+            for word in range(carrying.shape[2]):
+                rest = carrying[k, j, word]
+                while rest:
+                    flow[k, 64 * word + _lowest(rest), j] = 0.0
+                    rest &= rest - np.uint64(1)
+                carrying[k, j, word] = 0
+
+
+@njit(cache=True, nogil=True, fastmath=_FLAGS)
+def _in_common(first: Any, second: Any, s: int, t: int) -> float:
+    """Sum of the smaller of two rows' entries."""
+    both = 0.0
+    for j in range(first.shape[1]):
+        both += min(first[s, j], second[t, j])
+    return both
 
 
 @njit(cache=True, nogil=True)
-def _from_middle(caps: Any, last_hop: Any, bounds: Any, middle: Any, half: int, values: Any, work: Any) -> Any:
+def _from_middle(
+    caps: Any, used: Any, last_hop: Any, bounds: Any, middle: Any, half: int, values: Any, work: Any
+) -> Any:
     """Settle pairs by flows to and from the shares ``middle`` [W] of inner layer ``half``.
 
     Writes the pairs that reach their bound into ``values`` [W, W], where those that are open are negative; returns how many
     stay open.
     """
     blocks, width, _ = caps.shape
-    above, below = caps[half - 1 :], caps[: half + 1]
+    above, below, size = caps[half - 1 :], caps[: half + 1], middle.sum()
+    used_above, used_below = used[half - 1 :], used[: half + 1]
     arriving, leaving = np.zeros((width, width)), np.zeros((width, width))
     for v in range(width):
-        _max_flow(above, caps[blocks - 1, v], middle, v, 0, width, False, np.inf, 1, work)
+        supply, sink = caps[blocks - 1, v], last_hop[v]
+        _max_flow(above, used_above, supply, middle, v, 0, width, min(size, supply.sum()), -1, work)
         arriving[v] = work[4]
-        _clear(blocks, 0, width, work[0], work[1], work[2])
-        _max_flow(below, middle, last_hop[v], v, 0, width, False, np.inf, 1, work)
+        _clear(blocks, 0, width, work[0], work[2])
+        _max_flow(below, used_below, middle, sink, v, 0, width, min(size, sink.sum()), -1, work)
         leaving[v] = middle - work[3]
-        _clear(blocks, 0, width, work[0], work[1], work[2])
+        _clear(blocks, 0, width, work[0], work[2])
     still = 0
     for s in range(width):
         for t in range(width):
             if values[s, t] < 0.0:
-                both = 0.0
-                for j in range(width):
-                    both += min(arriving[s, j], leaving[t, j])
-                if both >= bounds[s, t] * (1.0 - _REACHED):
+                if _in_common(arriving, leaving, s, t) >= bounds[s, t] * (1.0 - _REACHED):
                     values[s, t] = bounds[s, t]
                 else:
                     still += 1
@@ -366,20 +537,25 @@ def _handed_down(amounts: Any, edges: Any) -> Any:
 
 
 @njit(cache=True, nogil=True)
-def _settle_by_middles(caps: Any, last_hop: Any, bounds: Any, values: Any) -> None:
-    """Try a middle that is the same for every token, then one that follows the capacities."""
+def _settle_by_middles(caps: Any, used: Any, last_hop: Any, bounds: Any, values: Any) -> None:
+    """Try a middle that is the same for every token, then one between that and what the capacities hand down."""
     blocks, width, _ = caps.shape
     half = blocks // 2
     work = _scratch(blocks, width)
     size = caps[blocks - 1].sum() / width
     middle = np.full(width, size / width)
-    if size <= 0.0 or _from_middle(caps, last_hop, bounds, middle, half, values, work) == 0:
+    if size <= 0.0 or _from_middle(caps, used, last_hop, bounds, middle, half, values, work) == 0:
         return
-    reach = np.full(width, 1.0 / width)
-    for block in range(blocks - 1, half - 1, -1):
-        reach = _handed_down(reach, caps[block])
-    if reach.sum() > 0.0:
-        _from_middle(caps, last_hop, bounds, reach * (size / reach.sum()), half, values, work)
+    # In deep models one layer further up as well: where most attention goes to one token, cuts are tight just below that.
+    for layer in range(half, half + 2 if blocks >= 8 else half + 1):
+        reach = np.full(width, 1.0 / width)
+        for block in range(blocks - 1, layer - 1, -1):
+            reach = _handed_down(reach, caps[block])
+        reach = np.sqrt(reach)
+        if reach.sum() > 0.0:
+            middle = reach * (size / reach.sum())
+            if _from_middle(caps, used, last_hop, bounds, middle, layer, values, work) == 0:
+                return
 
 
 @njit(cache=True, nogil=True)
@@ -397,6 +573,13 @@ def _merged(caps: Any, borders: Any, count: int) -> Any:
                     merged[i, j] += caps[block, i, j]
                 merged[i, i] = narrow
     return result
+
+
+@njit(cache=True, nogil=True)
+def _carried_out(caps: Any, plan: Any) -> Any:
+    """Merged blocks of a plan, their edges of any capacity, and the borders."""
+    merged = _merged(caps, plan[1:], plan[0])
+    return merged, _used_edges(merged), plan[1:]
 
 
 @njit(cache=True, nogil=True, fastmath=_FLAGS)
@@ -436,18 +619,8 @@ def _source_column_fits(
 
 @njit(cache=True, nogil=True)
 def _sink_column_fits(
-    caps: Any,
-    narrow: float,
-    first: int,
-    stop: int,
-    flow: Any,
-    s: int,
-    t: int,
-    lo: int,
-    hi: int,
-    load: float,
-    slack: float,
-) -> Any:
+    caps: Any, narrow: float, first: int, stop: int, flow: Any, s: int, t: int, lo: int, hi: int, load: float, slack: float
+) -> Any:  # fmt: skip
     """Whether column t can carry its load if it takes what the others send as late as it can.
 
     What the source sends counts as taken at once, since the source hands it on as early as it can.
@@ -478,17 +651,20 @@ def _fits(
     A column holds at most what stays, leaves and arrives in it during a merged block, whenever that happens; the columns of
     source and sink get a timetable instead.
     """
-    flow, givers, counts = work[0], work[1], work[2]
+    flow, carrying = work[0], work[2]
     for g in range(1, merged.shape[0] - 1):
         first, stop = borders[g - 1], borders[g]
         if stop - first == 1:
             continue
         load[lo:hi] = 0.0
         for j in range(lo, hi):
-            for n in range(counts[g, j]):
-                i = givers[g, j, n]
-                load[i] += flow[g, i, j]
-                load[j] += 0.0 if i == j else flow[g, i, j]
+            for word in range(carrying.shape[2]):
+                rest = carrying[g, j, word]
+                while rest:
+                    i = 64 * word + _lowest(rest)
+                    rest &= rest - np.uint64(1)
+                    load[i] += flow[g, i, j]
+                    load[j] += 0.0 if i == j else flow[g, i, j]
         for v in range(lo, hi):
             if load[v] > merged[g, v, v] + slack and (s == t or (v != s and v != t)):
                 return False
@@ -504,11 +680,11 @@ def _fits(
 
 @njit(cache=True, nogil=True)
 def _settles(
-    caps: Any, last_hop: Any, straight: Any, merged: Any, borders: Any, s: int, t: int, causal: bool, bound: float,
-    amounts: Any, work: Any,
+    caps: Any, last_hop: Any, straight: Any, plan: Any, s: int, t: int, causal: bool, bound: float, amounts: Any, work: Any,
 ) -> Any:  # fmt: skip
     """Whether a flow through the merged blocks reaches the bound and fits; blocks outside them relieve both columns."""
     blocks, width, _ = caps.shape
+    merged, used, borders = plan
     lo, hi = (t, s + 1) if causal else (0, width)
     supply, sink, load = amounts[0], amounts[1], amounts[2]
     supply[lo:hi], sink[lo:hi] = caps[blocks - 1, s, lo:hi], last_hop[t, lo:hi]
@@ -519,17 +695,17 @@ def _settles(
     enough = bound * (1.0 - _REACHED)
     if supply[lo:hi].sum() < enough or sink[lo:hi].sum() < enough:
         return False
-    reached = _max_flow(merged, supply, sink, t, lo, hi, causal, bound, 2, work) == bound and _fits(
+    reached = _max_flow(merged, used, supply, sink, t, lo, hi, bound, 2, work) == bound and _fits(
         caps, merged, borders, s, t, lo, hi, bound * _REACHED * 1e-2, load, work
     )
-    _clear(merged.shape[0], lo, hi, work[0], work[1], work[2])
+    _clear(merged.shape[0], lo, hi, work[0], work[2])
     return reached
 
 
 @njit(cache=True, nogil=True)
 def _row(
-    caps: Any, last_hop: Any, straight: Any, plans: Any, s: int, targets: Any, causal: bool, bounds: Any, amounts: Any,
-    work: Any, values: Any,
+    caps: Any, used: Any, last_hop: Any, straight: Any, plans: Any, s: int, targets: Any, causal: bool, bounds: Any,
+    amounts: Any, work: Any, values: Any,
 ) -> None:  # fmt: skip
     """Flow from one source to each of ``targets``, into ``values``, for those that are still negative there."""
     blocks, width, _ = caps.shape
@@ -546,12 +722,12 @@ def _row(
             if values[n] >= 0.0 or (tried[p] >= 6 and 4 * won[p] < tried[p] and n % 16):
                 continue
             tried[p] += 1
-            if _settles(caps, last_hop, straight, plans[p][0], plans[p][1], s, t, causal, bounds[t], amounts, work):
+            if _settles(caps, last_hop, straight, plans[p], s, t, causal, bounds[t], amounts, work):
                 won[p] += 1
                 values[n] = bounds[t]
         if values[n] < 0.0:
-            values[n] = _max_flow(caps, caps[blocks - 1, s], last_hop[t], t, lo, hi, causal, bounds[t], -1, work)
-            _clear(blocks, lo, hi, work[0], work[1], work[2])
+            values[n] = _max_flow(caps, used, caps[blocks - 1, s], last_hop[t], t, lo, hi, bounds[t], -1, work)
+            _clear(blocks, lo, hi, work[0], work[2])
 
 
 @njit(cache=True, nogil=True)
@@ -592,16 +768,17 @@ def flow_matrix(caps: Any, sources: Any, targets: Any, causal: bool, plans: Any,
     last_hop = np.ascontiguousarray(caps[0].T)
     bounds = cut_bounds(caps, causal)
     straight = _diagonals(caps)
-    merged = [(_merged(caps, plan[1:], plan[0]), plan[1:]) for plan in plans]
+    used = _used_edges(caps)
+    merged = [_carried_out(caps, plan) for plan in plans]
     values = np.full((len(sources), len(targets)), -1.0)
     if not causal and blocks >= 4 and len(sources) == width and len(targets) == width:
-        _settle_by_middles(caps, last_hop, bounds, values)
+        _settle_by_middles(caps, used, last_hop, bounds, values)
     for chunk in prange(chunks):
         work = _scratch(blocks, width)
         amounts = np.zeros((3, width))
         for n in range(chunk, len(sources), chunks):
             s = sources[n]
-            _row(caps, last_hop, straight, merged, s, targets, causal, bounds[s], amounts, work, values[n])
+            _row(caps, used, last_hop, straight, merged, s, targets, causal, bounds[s], amounts, work, values[n])
     return values
 
 
@@ -640,7 +817,7 @@ def flow_of_pair(caps: Any, s: int, t: int, causal: bool) -> Any:
         return carried, reached
     work = _scratch(blocks, width)
     supply, sink = caps[blocks - 1, s], np.ascontiguousarray(caps[0, :, t])
-    _max_flow(caps, supply, sink, t, lo, hi, causal, np.inf, -1, work)
+    _max_flow(caps, _used_edges(caps), supply, sink, t, lo, hi, np.inf, -1, work)
     carried[1 : blocks - 1] = work[0][1 : blocks - 1]
     for i in range(lo, hi):
         carried[0, i, t] = work[4][i]
@@ -648,5 +825,5 @@ def flow_of_pair(caps: Any, s: int, t: int, causal: bool) -> Any:
         sent = work[4][i] if blocks == 2 else work[0][blocks - 2, i].sum()
         carried[blocks - 1, s, i] = min(supply[i], sent)
         for k in range(1, blocks):
-            reached[k, i] = work[5][k, i] >= 0
+            reached[k, i] = not work[6][k, i >> 6] & _bit(i)
     return carried, reached

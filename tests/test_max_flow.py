@@ -125,12 +125,9 @@ def test_rectangular_blocks(sizes, seed, residual, spread):
         np.testing.assert_allclose(flow[source, target], twin(mixed, source, target), **NEAR)
 
 
-@settings(max_examples=200, deadline=None)
-@given(layered_graphs(), st.data())
-def test_the_edges_carry_the_flow_and_the_cut_holds_it(caps, data):
+def prove(value, caps, source, target):
+    """A flow of this value that is possible, and a cut that lets no more through: it is the maximum."""
     layers, tokens = caps.shape[:2]
-    source, target = (data.draw(st.integers(0, tokens - 1)) for _ in range(2))
-    value = attention_flow(caps, residual=False, source=source, target=target)
     edges = flow_edges(caps, residual=False, source=source, target=target)
     cut = minimum_cut(caps, residual=False, source=source, target=target)
     np.testing.assert_allclose([edges.value, cut.value, cut.weight.sum()], value, **NEAR)
@@ -150,6 +147,25 @@ def test_the_edges_carry_the_flow_and_the_cut_holds_it(caps, data):
     opened = caps.copy()
     opened[cut.layer, cut.query_pos, cut.key_pos] = 0
     assert attention_flow(opened, residual=False, source=source, target=target) <= 1e-9 * value
+
+
+@settings(max_examples=200, deadline=None)
+@given(layered_graphs(), st.data())
+def test_the_edges_carry_the_flow_and_the_cut_holds_it(caps, data):
+    source, target = (data.draw(st.integers(0, caps.shape[1] - 1)) for _ in range(2))
+    prove(attention_flow(caps, residual=False, source=source, target=target), caps, source, target)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("layers", "tokens"), [(2, 65), (4, 64), (3, 130), (9, 65), (17, 66)])
+def test_more_tokens_than_a_word_has_bits(layers, tokens, causal):
+    rng = np.random.default_rng(31)
+    for kind in ("peaky", "strong sink", "permutation", "sparse", "wide range"):
+        caps = capacities(kind, rng, layers, tokens, causal)
+        flow = attention_flow(caps, residual=False)
+        for source, target in ((tokens - 1, 0), (tokens - 1, 63), (64, 2), (0, tokens - 1)):
+            if source < tokens:
+                prove(flow[source, target], caps, source, target)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -380,3 +396,13 @@ def test_real_attention_equals_preflow_push(name, request):
     for source, target in sorted(pairs):
         expected = twin(blocks, source, target, nx.algorithms.flow.preflow_push)
         np.testing.assert_allclose(flow[source, target], expected, **NEAR)
+
+
+@pytest.mark.parametrize("options", [{"method": "proximity", "parts": "token"}, {"method": "norms"}])
+def test_flow_of_dense_weights_is_that_of_their_shares(tiny, options):
+    weights = flowgraph.edge_weights(flowgraph.trace(tiny("llama"), [20, 31, 42, 53, 64]), **options)
+    shares = weights.attention_summed.astype(np.float64) + weights.residual[:, :, None] * np.eye(5)
+    shares /= shares.sum(-1, keepdims=True)
+    np.testing.assert_allclose(attention_flow(weights), attention_flow(shares, residual=False), rtol=1e-12)
+    with pytest.raises(ArgumentError, match="hold the residual stream already"):
+        attention_flow(weights, residual=True)
