@@ -22,6 +22,8 @@ from .reading import NodeReading
 if TYPE_CHECKING:
     import networkx
 
+    from .views.explain import Explanation
+
 EdgeKind = Literal[
     "attention", "residual", "mlp_in", "mlp", "head", "unembed", "embed", "bias",
     "norm", "query", "key", "value", "attn", "neuron", "rest",
@@ -217,6 +219,12 @@ class FlowGraph:
         from .views.caption import caption
 
         return caption(self)
+
+    def explain(self) -> Explanation:
+        """What the graph shows in plain sentences, each with the edges and nodes whose numbers it gives."""
+        from .views.explain import explain
+
+        return explain(self)
 
     def to_networkx(self) -> networkx.MultiDiGraph:
         """A ``networkx.MultiDiGraph`` whose keys are :class:`Node`.

@@ -35,6 +35,7 @@ VALUE_METHODS = {
     ("graph", "save"): {"export"},
     ("graph", "load"): {"export"},
     ("graph", "caption"): {"views"},
+    ("graph", "explain"): {"views"},
 }
 """The exception: methods of value objects that reach to the right, and how far."""
 

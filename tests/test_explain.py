@@ -1,0 +1,92 @@
+"""Every sentence about a graph stands on numbers that the graph holds."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+import pytest
+
+import flowgraph
+from flowgraph import build_graph, connected_flow
+from flowgraph.views.explain import explain
+from tests.conftest import JAPAN
+from tests.graphs import HOSTILE_TOKENS, graph_of, token_graph
+
+IDS = [20, 31, 42, 53, 64, 75, 86]
+
+
+@pytest.fixture(scope="module")
+def trace(tiny):
+    return flowgraph.trace(tiny("llama"), IDS, foil=9)
+
+
+def percentages(text: str) -> list[float]:
+    return [float(found) for found in re.findall(r"([\d.]+)%", text)]
+
+
+def test_flow_is_said_with_the_numbers_of_its_edges(trace):
+    graph = build_graph(trace, method="proximity", readings=False)
+    flow = connected_flow(graph)
+    sentences = [sentence for sentence in graph.explain().sentences if sentence.edges]
+    assert len(sentences) == 3
+    crossing = np.flatnonzero((graph.key_pos != graph.query_pos) & (graph.key_pos >= 0))
+    assert sentences[0].edges[0] == crossing[np.argmax(flow[crossing])]
+    for sentence in sentences:
+        (e,) = sentence.edges
+        assert percentages(sentence.text) == pytest.approx([100 * graph.share[e], 100 * flow[e]], abs=0.06)
+        assert f"layer {graph.layer[e]}," in sentence.text
+        assert f"position {graph.query_pos[e]} (" in sentence.text
+        assert f"position {graph.key_pos[e]} (" in sentence.text
+
+
+def test_where_flow_starts_is_what_the_inputs_carry(trace):
+    graph = build_graph(trace, method="proximity", readings=False)
+    flow = connected_flow(graph)
+    (sentence,) = [sentence for sentence in graph.explain().sentences if sentence.nodes]
+    carried = [100 * flow[graph.source == n].sum() for n in sentence.nodes]
+    assert percentages(sentence.text) == pytest.approx(carried, abs=0.06)
+    assert carried == sorted(carried, reverse=True)
+
+
+def test_logits_are_said_with_their_sign(trace):
+    graph = build_graph(trace, method="logits", level="head", readings=False)
+    raises, lowers = (sentence for sentence in graph.explain().sentences if sentence.edges)
+    for sentence, best in ((raises, np.argmax), (lowers, np.argmin)):
+        said = [float(found) for found in re.findall(r"\(([+-][\d.]+) logits\)", sentence.text)]
+        assert said == pytest.approx([graph.weight[e] for e in sentence.edges], abs=0.006)
+        into_logit = [e for e in range(len(graph)) if graph.nodes[graph.target[e]].kind == "logit"]
+        assert sentence.edges[0] == into_logit[best(graph.weight[into_logit])]
+    assert " − " in raises.text
+
+
+def test_a_semantic_graph_says_what_its_parts_read_and_write(trace):
+    graph = flowgraph.semantic_graph(trace, layers=1)
+    head, neuron = (sentence for sentence in graph.explain().sentences if sentence.nodes)
+    for sentence, kind in ((head, "head"), (neuron, "neuron")):
+        (n,), (e,) = sentence.nodes, sentence.edges
+        assert graph.nodes[n].kind == kind
+        assert percentages(sentence.text)[0] == pytest.approx(100 * graph.weight[e], abs=0.6)
+        assert f"{graph.readings[n].contribution:+.2f} logits" in sentence.text
+    assert "reads position" in head.text
+
+
+def test_undefined_states_and_empty_graphs_are_said(tiny):
+    empty = graph_of([])
+    assert str(explain(empty)).endswith("Nothing is strong enough to be shown.")
+    headless = flowgraph.trace(tiny("bert_headless"), IDS, position=-1)
+    text = str(build_graph(headless, method="norms").explain())
+    assert "it has no head, so nothing is predicted" in text
+    assert "what reaches the last state of position 6" in text
+
+
+def test_hostile_tokens_stay_on_their_line():
+    graph = token_graph(tokens=HOSTILE_TOKENS)
+    text = str(explain(graph))
+    assert len(text.splitlines()) == len(explain(graph))
+
+
+@pytest.mark.real_model
+def test_the_real_model(smollm2):
+    graph = build_graph(flowgraph.trace(smollm2, JAPAN), method="proximity")
+    assert "In layer 23, position 7 (“␣of”) reads position 3 (“␣Japan”)" in str(graph.explain())
