@@ -19,6 +19,12 @@ if TYPE_CHECKING:
     from .algorithms.paths import Path, merge_parallel, strongest_paths
     from .algorithms.rollout import attention_rollout
     from .algorithms.routes import routes
+    from .analyses.edge_tokens import EdgeTokens, edge_tokens
+    from .analyses.head_circuit import HeadCircuit, head_circuit
+    from .analyses.norm_filter import NormFilter, TokenChange, norm_filter
+    from .analyses.overlap import LayerOverlap, overlap, overlap_by_layer
+    from .analyses.regularization import RegularizationNeurons, regularization_neurons
+    from .analyses.trajectory import Trajectory, trajectory
     from .attribution import DirectLogitAttribution, direct_logit_attribution
     from .errors import (
         ArchitectureError,
@@ -49,6 +55,15 @@ if TYPE_CHECKING:
     from .recorded import Trace
     from .semantic import semantic_graph, visit_graph
     from .tracing import Keep, trace, trace_size
+    from .views.figures import (
+        edge_tokens_figure,
+        head_circuit_figure,
+        norm_filter_figure,
+        overlap_figure,
+        regularization_figure,
+        trajectory_figure,
+    )  # fmt: skip
+    from .views.sankey import sankey
 
 _WHERE = {
     "algorithms.alti_logit": ("AltiLogit", "alti_logit"),
@@ -58,6 +73,12 @@ _WHERE = {
     "algorithms.paths": ("Path", "merge_parallel", "strongest_paths"),
     "algorithms.rollout": ("attention_rollout",),
     "algorithms.routes": ("routes",),
+    "analyses.edge_tokens": ("EdgeTokens", "edge_tokens",),
+    "analyses.head_circuit": ("HeadCircuit", "head_circuit",),
+    "analyses.norm_filter": ("NormFilter", "TokenChange", "norm_filter",),
+    "analyses.overlap": ("LayerOverlap", "overlap", "overlap_by_layer",),
+    "analyses.regularization": ("RegularizationNeurons", "regularization_neurons",),
+    "analyses.trajectory": ("Trajectory", "trajectory",),
     "attribution": ("DirectLogitAttribution", "direct_logit_attribution"),
     "errors": (
         "ArchitectureError", "ArgumentError", "DeviceError", "FetchError", "FileFormatError", "FlowgraphError",
@@ -75,20 +96,29 @@ _WHERE = {
     "recorded": ("Trace",),
     "semantic": ("semantic_graph", "visit_graph"),
     "tracing": ("Keep", "trace", "trace_size"),
+    "views.figures": (
+        "edge_tokens_figure", "head_circuit_figure", "norm_filter_figure", "overlap_figure",
+        "regularization_figure", "trajectory_figure",
+    ),
+    "views.sankey": ("sankey",),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
     "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "AltiLogit", "ArchitectureError", "ArgumentError",
-    "DeviceError", "DirectLogitAttribution", "EdgeWeights", "Family", "FetchError", "FileFormatError",
-    "FlowEdges", "FlowGraph", "FlowgraphError", "GraphInfo", "GraphTooLargeError", "Keep", "LoadedModel",
-    "ModelMismatchError", "ModelNeededError", "NoPatternError", "Node", "NodeReading", "NonFiniteError",
-    "NotRecordedError", "Path", "PromptError", "Reading", "TargetError", "Trace", "UnknownModelError",
-    "UnsupportedReadingError", "__version__", "alti_logit", "attention_flow", "attention_rollout", "build_graph",
-    "connected_flow", "critical_levels", "direct_logit_attribution", "edge_weights", "flow_edges", "influence",
-    "keep_strongest", "load_model", "logit_lens", "merge_parallel", "minimum_cut", "mixing_ratio", "norm_map",
-    "prune", "read", "register_family", "routes", "semantic_graph", "strongest_paths", "trace", "trace_size",
-    "unembed", "visit_graph",
+    "DeviceError", "DirectLogitAttribution", "EdgeTokens", "EdgeWeights", "Family", "FetchError",
+    "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "GraphInfo", "GraphTooLargeError",
+    "HeadCircuit", "Keep", "LayerOverlap", "LoadedModel", "ModelMismatchError", "ModelNeededError",
+    "NoPatternError", "Node", "NodeReading", "NonFiniteError", "NormFilter", "NotRecordedError", "Path",
+    "PromptError", "Reading", "RegularizationNeurons", "TargetError", "TokenChange", "Trace", "Trajectory",
+    "UnknownModelError", "UnsupportedReadingError", "__version__", "alti_logit", "attention_flow",
+    "attention_rollout", "build_graph", "connected_flow", "critical_levels", "direct_logit_attribution",
+    "edge_tokens", "edge_tokens_figure", "edge_weights", "flow_edges", "head_circuit", "head_circuit_figure",
+    "influence", "keep_strongest", "load_model", "logit_lens", "merge_parallel", "minimum_cut", "mixing_ratio",
+    "norm_filter", "norm_filter_figure", "norm_map", "overlap", "overlap_by_layer", "overlap_figure", "prune",
+    "read", "register_family", "regularization_figure", "regularization_neurons", "routes", "sankey",
+    "semantic_graph", "strongest_paths", "trace", "trace_size", "trajectory", "trajectory_figure", "unembed",
+    "visit_graph",
 ]  # fmt: skip
 
 

@@ -121,6 +121,8 @@ class NodeReading:
         What the node writes in the direction of the target (minus the foil) at its own position, in logits.
     coverage
         Part of the node that its shown parts make up together, by the measure they were selected by; between 0 and 1.
+    left_out
+        Of a rest, how many parts it stands for.
     """
 
     norm: float
@@ -137,6 +139,7 @@ class NodeReading:
     activation: float | None = None
     contribution: float | None = None
     coverage: float | None = None
+    left_out: int | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data, with parallel lists for the tokens, for files and graph attributes."""
@@ -172,7 +175,7 @@ class NodeReading:
 
 _SINGLE_FIELDS = (
     "target_logit", "target_probability", "target_log_probability", "target_rank", "entropy", "foil_logit",
-    "foil_probability", "foil_rank", "activation", "contribution", "coverage",
+    "foil_probability", "foil_rank", "activation", "contribution", "coverage", "left_out",
 )  # fmt: skip
 
 

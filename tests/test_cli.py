@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 
 import networkx
@@ -24,6 +25,7 @@ from flowgraph.errors import FetchError
 from flowgraph.export import files
 from flowgraph.methods import EDGE_METHODS
 from flowgraph.models import cache, known
+from flowgraph.semantic.selection import MEASURES
 from flowgraph.views.terminal import progress, progress_console
 from flowgraph.views.text import visible
 from tests.conftest import JAPAN
@@ -59,7 +61,8 @@ def run(capsys, model):
     def call(*arguments: object, prompt: str = PROMPT, family: str | None = "llama") -> tuple[int, str, str]:
         words = [str(argument) for argument in arguments]
         if not words or words[0] not in ("models", "fetch"):
-            words = ["trace", prompt, *words]
+            given = words[1:] if words[:1] == ["semantic"] else words
+            words = [words[0] if given is not words else "trace", prompt, *given]
             words += ["--model", model(family)] if family else []
         code = cli.main(words)
         return code, *capsys.readouterr()
@@ -127,7 +130,10 @@ def test_the_same_as_from_python(run, model, tmp_path):
 
 @pytest.mark.parametrize("method", list(EDGE_METHODS))
 @pytest.mark.parametrize("level", ["token", "head"])
-def test_methods_and_levels(run, method, level):
+def test_methods_and_levels(run, fails, method, level):
+    if (method, level) == ("ff", "head"):
+        assert "level='token'" in fails(2, "--method", method, "--level", level)
+        return
     code, out, err = run("--method", method, "--level", level)
     assert (code, err) == (0, "")
     assert re.search(rf" · {method} \(\w+\), {level} level, 2 layers · ", caption_of(out))
@@ -161,7 +167,7 @@ def test_filters_are_said(run, tmp_path):
     _, out, _ = run("--max-edges", "3")
     assert " · at most 3 edges · 3 of " in caption_of(out)
     _, out, _ = run("--layers", "0:1", "-o", tmp_path / "window.json")
-    assert "layers 0–0 of 2" in caption_of(out)
+    assert "layer 0 of 2" in caption_of(out)
     assert flowgraph.FlowGraph.load(tmp_path / "window.json").info.layers == (0, 1)
     _, out, _ = run("--threshold", "0.1", "--mass", "0.9", "--max-edges", "2")
     assert "threshold 0.1 · mass along the strongest paths 0.9 · at most 2 edges · 2 of " in caption_of(out)
@@ -220,6 +226,146 @@ def test_models_without_a_head(run, fails):
     assert code == 0
     assert "prediction" not in out
     assert "no head over a vocabulary" in fails(1, "--target", "the", family="bert_headless")
+
+
+# The semantic graph
+
+
+def blocks(out: str) -> list[str]:
+    return re.findall(r"^layer (\d+ at position \d+) \(", out, re.M)
+
+
+def test_the_semantic_graph_is_that_of_python(run, model, tmp_path):
+    options = [
+        "--layers",
+        "0-1",
+        "--position",
+        "1,4",
+        "--heads",
+        "0,2",
+        "--sources",
+        "2",
+        "--rows",
+        "3",
+        "--neurons",
+        "4",
+    ]
+    code, out, err = run("semantic", *options, "--select", "norm", "-o", tmp_path / "graph.json")
+    assert (code, err) == (0, "")
+    trace = flowgraph.trace(model("llama"), PROMPT, position=4)
+    sizes = {"sources_per_head": 2, "rows_per_block": 3, "neurons_per_block": 4}
+    expected = flowgraph.semantic_graph(trace, positions=[1, 4], heads=[0, 2], select="norm", **sizes)
+    graph = flowgraph.FlowGraph.load(tmp_path / "graph.json")
+    assert graph.nodes == expected.nodes
+    assert graph.info == replace(expected.info, model=graph.info.model)
+    assert graph.weight.tolist() == pytest.approx(expected.weight.tolist(), rel=1e-4, abs=1e-6)
+    assert blocks(out) == ["0 at position 1", "1 at position 1", "0 at position 4", "1 at position 4"]
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ([], ["1 at position 5"]),
+        (["--layers", "0"], ["0 at position 5"]),
+        (["--layers", "0-1"], ["0 at position 5", "1 at position 5"]),
+        (["--layers", "0:1"], ["0 at position 5"]),
+        (["--position", "2", "--position", "4"], ["1 at position 2", "1 at position 4"]),
+        (["--position=-1,-3"], ["1 at position 3", "1 at position 5"]),
+    ],
+)
+def test_layers_and_positions(run, model, options, expected):
+    last = len(flowgraph.trace(model("llama"), PROMPT).tokens) - 1
+    code, out, err = run("semantic", *options)
+    assert (code, err) == (0, "")
+    assert blocks(out) == [text.replace("position 5", f"position {last}").replace("position 3", f"position {last - 2}")
+                           if "=-1" in str(options) or "position 5" in text else text for text in expected]  # fmt: skip
+
+
+def test_the_semantic_report(run, model):
+    words = flowgraph.load_model(tiny_model("llama")).vocabulary
+    code, out, err = run("semantic", "--layers", "1", "--target", words.string(300), "--heads", "2", "--neurons", "3")
+    assert (code, err) == (0, "")
+    graph = flowgraph.semantic_graph(
+        flowgraph.trace(model("llama"), PROMPT, target=300), layers=1, heads=2, neurons_per_block=3
+    )
+    readings = dict(zip(graph.nodes, graph.readings, strict=True))
+    rows = {line.split()[0]: line for line in out.splitlines() if re.match(r"(attention|MLP|  [HN]\d+) ", line)}
+    assert next(iter(rows)) == "attention"
+    assert "MLP" in rows
+    shown = {f"H{node.head}" if node.kind == "head" else f"N{node.index}": reading for node, reading in readings.items()
+             if node.kind in ("head", "neuron")}  # fmt: skip
+    assert set(rows) == {"attention", "MLP", *shown}
+    for name, reading in shown.items():
+        assert visible(reading.top[0][0]) in rows[name]
+        assert f" {reading.target_rank:,} " in rows[name]
+        assert rows[name].endswith(f"{reading.contribution:+.2f}".replace("-", "−"))
+    states = [
+        readings[node].target_rank
+        for node in graph.nodes
+        if node.kind.startswith("resid") and node.position == graph.info.position
+    ]
+    for rank in states:
+        assert f"{rank:,} " in next(line for line in out.splitlines() if line.startswith("rank of "))
+    assert re.search(r"\b3 of \d+ neurons hold", out)
+    assert not UNSAFE.search(out.replace("\n", ""))
+
+
+@pytest.mark.parametrize("family", ["gpt2", "gpt_neox", "gemma2", "bert_headless", "opt_post_norm"])
+def test_semantic_graphs_of_other_families(run, tmp_path, family):
+    for name in ("graph.html", "graph.graphml"):
+        code, out, err = run("semantic", "--layers", "0-1", "-o", tmp_path / name, family=family)
+        assert (code, err) == (0, "")
+        assert (tmp_path / name).stat().st_size
+    assert " · semantic, select=contribution" in caption_of(out)
+
+
+def test_semantic_graphs_of_masks(run):
+    prompt = "The cat [MASK] on the mat"
+    code, out, _ = run("semantic", prompt=prompt, family="bert")
+    assert code == 0
+    tokenizer = tiny_model("bert")[1]
+    position = tokenizer(prompt)["input_ids"].index(tokenizer.mask_token_id)
+    assert blocks(out) == [f"1 at position {position}"]
+
+
+def test_a_sankey_figure_is_a_page_of_its_own(run, tmp_path):
+    code, _, err = run("semantic", "--view", "sankey", "-o", tmp_path / "sankey.html")
+    assert (code, err) == (0, "")
+    page = (tmp_path / "sankey.html").read_text(encoding="utf-8")
+    assert '"type":"sankey"' in page
+    assert not re.search(r"<(script|link)[^>]+(src|href)=.https?:", page)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--layers", "2-1"], "--layers: 2-1: expected one layer, FIRST-LAST or FIRST:STOP"),
+        (["--layers", "1:1"], "--layers: 1:1: expected one layer"),
+        (["--layers", "²"], "--layers: ²: expected one layer"),
+        (["--layers", "7"], "layers=(7, 8) is not within the trace's layers 0…1"),
+        (["--position", "last"], "--position: last: expected positions as 7, -1 or 3,7"),
+        (["--position", "3,"], "--position: 3,: expected positions"),
+        (["--position", "99"], "position=99 is outside the prompt of "),
+        (["--heads", "many"], "--heads: many: expected how many, as 4, or which, as 0,4"),
+        (["--heads", "0"], "heads=0 must be between 1 and 4"),
+        (["--heads", "9,"], "heads=[9] must name heads of 0…3"),
+        (["--sources", "0"], "--sources: 0 must be a whole number, at least 1"),
+        (["--rows", "-1"], "--rows: -1 must be a whole number, at least 0"),
+        (["--neurons", "1.5"], "--neurons: 1.5 must be a whole number, at least 0"),
+        (["--neurons", "100000"], "neurons_per_block=100000 must be at least 0 and at most"),
+        (["--select", "size"], "argument --select: invalid choice: 'size'"),
+        (["--max-nodes", "20"], "more than max_nodes=20"),
+        (["--view", "tree"], "argument --view: invalid choice: 'tree'"),
+        (["--view", "sankey"], "--view sankey needs a file to write: -o FILE.html"),
+        (["--view", "sankey", "-o", "x.json"], "-o x.json: the extension '.json' is not known; use .html"),
+        (["-o", "x.txt"], "-o x.txt: the extension '.txt' is not known; use .json, .graphml"),
+        (["--target", "cat dog"], "tokens of this model"),
+    ],
+)
+def test_one_clear_line_for_each_mistake_with_semantic_graphs(fails, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    assert message in fails(2, "semantic", *arguments)
+    assert list(tmp_path.iterdir()) == []
 
 
 # What it prints
@@ -350,26 +496,27 @@ def test_progress_names_every_stage_once(capsys):
 # Help, and how fast it starts
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["trace", "--help"], ["models", "--help"], ["fetch", "--help"]])
+@pytest.mark.parametrize("arguments", [[], ["trace"], ["semantic"], ["models"], ["fetch"]])
 def test_help(arguments, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as end:
-        cli.main(arguments)
+        cli.main([*arguments, "--help"])
     assert end.value.code == 0
     out = capsys.readouterr().out
     assert out.startswith("usage: flowgraph")
     assert [line for line in out.splitlines() if len(line) > 80] == []
 
 
-def test_the_examples_of_the_help_parse(capsys):
+@pytest.mark.parametrize(("name", "words", "least"), [("trace", EDGE_METHODS, 4), ("semantic", MEASURES, 3)])
+def test_the_examples_of_the_help_parse(capsys, name, words, least):
     with pytest.raises(SystemExit):
-        cli.main(["trace", "--help"])
+        cli.main([name, "--help"])
     text = capsys.readouterr().out
-    for method in EDGE_METHODS:
-        assert method in text
+    for word in words:
+        assert word in text
     parser = cli._parser()
-    examples = re.findall(r"^  flowgraph (trace .*)$", text.replace("\\\n", ""), re.M)
-    assert len(examples) >= 4
+    examples = re.findall(rf"^  flowgraph ({name} .*)$", text.replace("\\\n", ""), re.M)
+    assert len(examples) >= least
     for line in examples:
         assert parser.parse_args(shlex.split(line)).output
 
@@ -381,7 +528,9 @@ def test_without_a_command(capsys):
     assert err.startswith("usage: flowgraph")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["trace", "--help"], ["trace"], ["models"]])
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["trace", "--help"], ["semantic", "--help"], ["trace"], ["models"]]
+)
 def test_nothing_heavy_is_imported_for_a_short_answer(arguments):
     code = textwrap.dedent(f"""
         import sys
@@ -390,7 +539,7 @@ def test_nothing_heavy_is_imported_for_a_short_answer(arguments):
             main({arguments!r})
         except SystemExit:
             pass
-        print("loaded:", [name for name in ("torch", "transformers", "networkx", "numba") if name in sys.modules])
+        print("loaded:", [name for name in ("torch", "transformers", "networkx", "numba", "plotly") if name in sys.modules])
     """)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.splitlines()[-1] == "loaded: []"
@@ -427,7 +576,7 @@ def test_version():
         (["--device", "gpu"], "device='gpu' is not available here"),
         (["--dtype", "int8"], "dtype='int8' is not a number type that a model can be traced in"),
         (["--chat"], "tokenizer has no chat template; leave chat out"),
-        (["-o", "flow.txt"], "-o flow.txt: the extension '.txt' is not known; use .json, .graphml, .html"),
+        (["-o", "flow.txt"], "-o flow.txt: the extension '.txt' is not known; use .json, .graphml"),
         (["-o", "flow"], "-o flow: the extension '' is not known"),
         (["-o", "no/such/flow.html"], "/no/such'; make it first"),
         (["-o", "folder.html"], "-o folder.html is a folder; give the name of a file"),
@@ -485,10 +634,12 @@ def test_damaged_models(fails, model, tmp_path):
 
 
 def test_wrong_options_are_refused_before_a_model_is_loaded(fails, monkeypatch):
-    monkeypatch.setattr(cli, "_loaded", lambda *_: pytest.fail("a model was loaded"))
+    for module in (cli.trace, cli.semantic):
+        monkeypatch.setattr(module, "loaded_model", lambda *_: pytest.fail("a model was loaded"))
     for arguments in (
         ["--method", "x"], ["--level", "x"], ["--layers", "x"], ["--mass", "2"], ["--threshold", "-1"],
-        ["--max-edges", "x"], ["-o", "x"], ["-o", "/no/such/x.html"],
+        ["--max-edges", "x"], ["-o", "x"], ["-o", "/no/such/x.html"], ["semantic", "--layers", "x"],
+        ["semantic", "--position", "x"], ["semantic", "--view", "sankey"], ["semantic", "-o", "x"],
     ):  # fmt: skip
         fails(2, *arguments)
 
@@ -519,7 +670,7 @@ def test_other_failures_of_the_system_are_one_line_too(fails, monkeypatch):
     def fail(*_: object, **_options: object) -> None:
         raise PermissionError(13, "Permission denied", "/some/where")
 
-    monkeypatch.setattr(cli, "_loaded", fail)
+    monkeypatch.setattr(cli.trace, "loaded_model", fail)
     assert "Permission denied: '/some/where'" in fails(1)
 
 
@@ -547,7 +698,7 @@ def test_an_interrupt_from_the_keyboard(model, tmp_path):
         def wait(*_):
             print("waiting", file=sys.stderr, flush=True)
             time.sleep(300)
-        cli._run_trace = wait
+        cli.trace.run_trace = wait
         sys.exit(cli.main(sys.argv[1:]))
     """)
     line = [sys.executable, "-c", code, "trace", PROMPT, "--model", model("llama"), "-o", str(tmp_path / "flow.html")]
@@ -656,6 +807,19 @@ def test_the_real_chat_template(capsys):
     caption = caption_of(capsys.readouterr().out)
     assert "<|im_start|>" in caption
     assert "layers 20–29 of 30" in caption
+
+
+@pytest.mark.real_model
+def test_the_real_semantic_graph(capsys, tmp_path):
+    target = tmp_path / "graph.html"
+    assert cli.main(["semantic", JAPAN, "--layers", "23", "--target", " Tokyo", "-o", str(target)]) == 0
+    out = capsys.readouterr().out
+    assert blocks(out) == ["23 at position 7"]
+    # The strongest head reads the country.
+    head = next(line for line in out.splitlines() if line.startswith("  H"))
+    assert re.match(r"  H4 +0\.\d+ +␣Japan@3 0\.9\d .*␣Japanese", head)
+    assert "rank of ␣Tokyo: " in out
+    assert "Japanese" in target.read_text(encoding="utf-8")
 
 
 def pythonpath() -> dict[str, str]:

@@ -203,7 +203,8 @@ def test_selection_takes_what_matters_most(traces, select):
     covered = next(r.coverage for n, r in zip(graph.nodes, graph.readings, strict=True) if n.kind == "mlp")
     assert covered == pytest.approx(np.sort(measures[select])[-3:].sum() / np.sum(measures[select]), rel=1e-4)
     assert sum(node.kind == "head" for node in graph.nodes) == 2
-    assert {node.kind for node in graph.nodes} >= {"attn_rest", "head_rest", "mlp_rest"}
+    rest = {n.kind: r.left_out for n, r in zip(graph.nodes, graph.readings, strict=True) if n.kind.endswith("_rest")}
+    assert rest == {"attn_rest": 2, "head_rest": len(IDS) - 2, "mlp_rest": len(measures["norm"]) - 3}
 
 
 def test_nothing_is_left_over_when_everything_is_shown(traces):

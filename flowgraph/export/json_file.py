@@ -261,7 +261,7 @@ _NUMBERS = (
     "target_logit", "target_probability", "target_log_probability", "entropy", "foil_logit", "foil_probability",
     "activation", "contribution", "coverage",
 )  # fmt: skip
-_RANKS = ("target_rank", "foil_rank")
+_RANKS = ("target_rank", "foil_rank", "left_out")
 _LISTS = tuple(f"{end}_{name}" for end in ("top", "bottom") for name in ("tokens", "probabilities", "logits"))
 
 

@@ -90,7 +90,7 @@ class AttentionNodes:
             vector = (amounts[left, None] * rows[left]).sum(0)
             rest = self.sketch.node(
                 Node("head_rest", layer=self.at, head=h, position=t), vector, activation=float(pattern[left].sum()),
-                contribution=along(vector, direction),
+                contribution=along(vector, direction), left_out=int((amounts[left] != 0).sum()),
             )  # fmt: skip
             self.sketch.edge(rest, head, "rest", "contribution", part_of(vector, output), **self._place(t, h))
 
@@ -144,7 +144,7 @@ class AttentionNodes:
             head = Node("head", layer=self.at, head=h, position=t)
             self.sketch.edge(head, attn, "head", "contribution", part_of(outputs[h], whole), **self._place(t, h))
         if len(heads) < len(outputs):
-            self._add_rest(t, outputs.sum(0) - outputs[heads].sum(0), attn)
+            self._add_rest(t, outputs.sum(0) - outputs[heads].sum(0), attn, len(outputs) - len(heads))
 
     def _add_rows(self, t: int, heads: list[int], outputs: Tensor, attn: Node, direction: Tensor | None) -> None:
         """Heads lead to the rows of W_O that matter, and these to what attention adds; other rows are one rest."""
@@ -166,13 +166,13 @@ class AttentionNodes:
                 head = Node("head", layer=self.at, head=h, position=t)
                 self.sketch.edge(head, node, "head", "activation", z[n], **self._place(t, h))
             self.sketch.edge(node, attn, "head", "contribution", part_of(written, whole), **self._place(t, h))
-        rest = self._add_rest(t, remains.sum(0), attn)
+        rest = self._add_rest(t, remains.sum(0), attn, len(amounts) - len(shown))
         for h in heads:
             head = Node("head", layer=self.at, head=h, position=t)
             self.sketch.edge(head, rest, "rest", "norm", remains[h].norm(), **self._place(t, h))
 
-    def _add_rest(self, t: int, vector: Tensor, attn: Node) -> Node:
-        rest = self.sketch.node(Node("attn_rest", layer=self.at, position=t), vector)
+    def _add_rest(self, t: int, vector: Tensor, attn: Node, left_out: int) -> Node:
+        rest = self.sketch.node(Node("attn_rest", layer=self.at, position=t), vector, left_out=left_out)
         share = part_of(vector, self.sketch.vectors[attn])
         self.sketch.edge(rest, attn, "rest", "contribution", share, **self._place(t))
         return rest

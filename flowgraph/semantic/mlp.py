@@ -80,7 +80,10 @@ class MlpNodes:
         amounts[shown] = 0
         vector = amounts @ rows
         rest = self.sketch.node(
-            Node("mlp_rest", layer=self.at, position=t), vector, contribution=along(vector, direction)
+            Node("mlp_rest", layer=self.at, position=t),
+            vector,
+            contribution=along(vector, direction),
+            left_out=len(amounts) - len(shown),
         )
         self.sketch.edge(read, rest, "rest", "norm", self.sketch.vectors[read].norm(), **self._place(t))
         share = part_of(vector, self.sketch.vectors[mlp])

@@ -25,16 +25,16 @@ class Sketch:
     vectors
         Node → its vector [d_model]; nodes without one (logits) are missing.
     facts
-        Node → what its reading says besides: ``activation``, ``contribution``, ``coverage``.
+        Node → what its reading says besides: ``activation``, ``contribution``, ``coverage``, ``left_out``.
     edges
         One row for each edge, as columns of :class:`flowgraph.FlowGraph`; ends are nodes.
     """
 
     vectors: dict[Node, Tensor] = field(default_factory=dict)
-    facts: dict[Node, dict[str, float]] = field(default_factory=dict)
+    facts: dict[Node, dict[str, float | int]] = field(default_factory=dict)
     edges: list[tuple[Node, Node, str, str, float, dict[str, int]]] = field(default_factory=list)
 
-    def node(self, node: Node, vector: Tensor | None = None, **facts: float | None) -> Node:
+    def node(self, node: Node, vector: Tensor | None = None, **facts: float | int | None) -> Node:
         """Add a node, or more facts about it."""
         known = self.facts.setdefault(node, {})
         known |= {name: value for name, value in facts.items() if value is not None}

@@ -29,7 +29,8 @@ def layers_text(graph: FlowGraph) -> str:
     first, end = graph.info.layers
     if end - first == graph.info.total_layers:
         return f"{end} layers"
-    return f"layers {first}–{end - 1} of {graph.info.total_layers}"
+    which = f"layer {first}" if end - first == 1 else f"layers {first}–{end - 1}"
+    return f"{which} of {graph.info.total_layers}"
 
 
 def filter_texts(graph: FlowGraph) -> list[str]:

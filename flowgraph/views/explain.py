@@ -92,8 +92,9 @@ def _about(graph: FlowGraph) -> Iterator[Sentence]:
     else:
         yield Sentence(f"{info.model} read {prompt}; it has no head, so nothing is predicted.")
     first, stop = info.layers
+    which = f"layer {first} shows" if stop - first == 1 else f"layers {first} to {stop - 1} show"
     yield Sentence(
-        f"By the method {info.method_text} ({info.unit}), layers {first} to {stop - 1} show {edges_text(graph)}."
+        f"By the method {info.method_text} ({info.unit}), {which} {edges_text(graph)}."
     )
 
 

@@ -6,16 +6,13 @@ and nothing is fetched: a content security policy forbids it, and allows only sc
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from html import escape
-from importlib.resources import files
 from string import Template
 from typing import Any
 
 from ..graph import FlowGraph
 from .caption import caption, edges_text, filter_texts, layers_text, percent
+from .document import LIBRARY, asset, embedded_json, page_script, policy, prediction
 from .elements import LEVELS, MOST_EDGES, Drawing, drawing, elements, facts
 from .layout import LAYOUT, extent
 from .legend import legend
@@ -27,7 +24,7 @@ SCRIPTS = (
     "text.js", "geometry.js", "picture.js", "filter.js", "axes.js", "lift.js", "details.js", "search.js", "keys.js",
     "flow.js",
 )  # fmt: skip
-_LIBRARY = "cytoscape.min.js"
+_SEMANTIC = frozenset({"semantic", "visit"})
 
 
 def render_html(graph: FlowGraph) -> str:
@@ -37,7 +34,7 @@ def render_html(graph: FlowGraph) -> str:
     ----------
     graph
         Any flow graph, also one without edges. Of a graph with more than :data:`~flowgraph.views.elements.MOST_EDGES`
-        edges the strongest are drawn, and the page says so.
+        edges the strongest are drawn, and the page says so. A semantic graph is drawn whole, as text in columns.
 
     Returns
     -------
@@ -48,44 +45,23 @@ def render_html(graph: FlowGraph) -> str:
     ArgumentError
         If the graph has edges but no node that their flow could run to, or has a cycle.
     """
+    if graph.info.method in _SEMANTIC:
+        from .semantic_page import render_semantic  # pages of flow have no use for it
+
+        return render_semantic(graph)
     drawn = drawing(graph)
     parts = elements(drawn)
-    library, page_script = _asset(_LIBRARY), _page_script()
-    return Template(_asset("page.html")).substitute(
-        policy=_policy(library, page_script),
+    library, script = asset(LIBRARY), page_script(SCRIPTS)
+    return Template(asset("page.html")).substitute(
+        policy=policy(library, script),
         variables=css_variables(),
-        styles=_asset("flow.css"),
+        styles=asset("flow.css"),
         library=library,
-        script=page_script,
+        script=script,
         data=embedded_json(_page_data(graph, drawn, parts)),
         legend=legend(drawn, _classes(parts["edges"]), _classes(parts["nodes"])),
         **_texts(graph, drawn),
     )
-
-
-def embedded_json(data: Any) -> str:
-    """JSON that can stand inside a script element: no markup in a string can end the element or open a comment."""
-    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
-        text = text.replace(character, f"\\u{ord(character):04x}")
-    return text
-
-
-def _asset(name: str) -> str:
-    return (files(__package__) / "assets" / name).read_text(encoding="utf-8")
-
-
-def _page_script() -> str:
-    return "(() => {\n'use strict';\n" + "\n".join(_asset(name) for name in SCRIPTS) + "})();\n"
-
-
-def _policy(*scripts: str) -> str:
-    hashes = " ".join(f"'sha256-{base64.b64encode(_digest(script)).decode()}'" for script in scripts)
-    return f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
-
-
-def _digest(script: str) -> bytes:
-    return hashlib.sha256(script.encode("utf-8")).digest()
 
 
 def _classes(found: list[dict[str, Any]]) -> list[str]:
@@ -133,26 +109,7 @@ def _texts(graph: FlowGraph, drawn: Drawing) -> dict[str, str]:
         "level_name": info.level,
     }
     escaped = {name: escape(text) for name, text in texts.items()}
-    return escaped | {"prediction": _prediction(graph)}
-
-
-def _prediction(graph: FlowGraph) -> str:
-    info = graph.info
-    if info.target_token is None:
-        return '<span class="note">none: the model has no head over a vocabulary</span>'
-    probability = (
-        ""
-        if info.target_probability is None
-        else f'<span class="number">{_probability(info.target_probability)}</span>'
-    )
-    chip = f'<span class="chip target"><i></i><b class="token">{escape(visible(info.target_token))}</b>{probability}</span>'
-    if info.foil_token is None:
-        return chip
-    return f'{chip}<span class="note">against</span><span class="chip"><b class="token">{escape(visible(info.foil_token))}</b></span>'
-
-
-def _probability(value: float) -> str:
-    return f"{value:.2f}".removeprefix("0") if value >= 0.01 else f"{value:.0e}"
+    return escaped | {"prediction": prediction(graph.info)}
 
 
 def _cut_note(graph: FlowGraph, drawn: Drawing) -> str:

@@ -24,7 +24,7 @@ import transformers
 
 import flowgraph
 
-from . import contributions, flow, load, memory, readings, rollout, routes, trace
+from . import contributions, flow, load, memory, readings, rollout, routes, semantic, trace
 from .pairs import Row, markdown
 from .subject import DEFAULT, Setup
 
@@ -37,6 +37,7 @@ BENCHMARKS = {
     "flow": flow.rows,
     "rollout": rollout.rows,
     "routes": routes.rows,
+    "semantic": semantic.rows,
 }
 NEEDS = {"flow": flow.NEEDS}
 """Programs that a benchmark compares with, and that are not installed with flowgraph itself."""

@@ -1,0 +1,152 @@
+"""One head at one position: what it looks for, what it finds, and what it brings from there."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import ArgumentError
+from ..lenses import read
+from ..models.anatomy import wide
+from ..qk import attention_input, key_directions, query_directions, row_of
+from ..reading import Reading
+from ..recorded import Trace
+from ..semantic.layer import Layer
+from ..semantic.selection import coverage, made_up, measured, strongest
+from .places import direction_of_target, position_of
+
+
+@dataclass(frozen=True, eq=False)
+class HeadCircuit:
+    """What a head reads and writes at a position. Rows are the sources shown, the largest contribution first.
+
+    Attributes
+    ----------
+    layer, head, position, token
+        Which head, and the query position and its token.
+    sources, source_tokens
+        [S] positions that the head reads from, and the tokens there.
+    pattern
+        [S] attention probability.
+    score
+        [S] scale · query · key, before mask and soft-cap.
+    contribution
+        [S] part of the head's output that the source makes up, ⟨A·u, output⟩ / ⟨output, output⟩; 1 over all sources.
+    logits
+        [S] what the source writes in the direction of the target (minus the foil) at this position; None where single parts
+        have no logit.
+    coverage
+        Part of Σ|contribution| over all sources that those shown hold, between 0 and 1.
+    keys
+        Reading (S,) of the keys as the query's position sees them: what of the state here would be attended from.
+    queries
+        Reading (S,) of the query as each source's position sees it: what of a state there is looked for.
+    values
+        Reading (S,) of what is brought from each source: A · value · W_O.
+    output
+        Reading () of what the head writes in all.
+    output_logits
+        Logit of that in the direction of the target; None as above.
+    """
+
+    layer: int
+    head: int
+    position: int
+    token: str
+    sources: Int[np.ndarray, "S"]
+    source_tokens: tuple[str, ...]
+    pattern: Float[np.ndarray, "S"]
+    score: Float[np.ndarray, "S"]
+    contribution: Float[np.ndarray, "S"]
+    logits: Float[np.ndarray, "S"] | None
+    coverage: float
+    keys: Reading
+    queries: Reading
+    values: Reading
+    output: Reading
+    output_logits: float | None
+
+
+def head_circuit(
+    trace: Trace, *, layer: int, head: int, position: int | None = None, k: int = 10, sources: int = 5
+) -> HeadCircuit:
+    """Read both circuits of a head for this prompt: which tokens match (query, key), and which are copied (value, output).
+
+    Queries and keys are taken back to the residual stream through the other side's weights, rotary embedding and norm
+    (:mod:`flowgraph.qk`), where a word has a meaning. What a head adds goes through the norm after the block where there is
+    one (sandwich), frozen at its scale.
+
+    Parameters
+    ----------
+    trace
+        A trace with its model and all sites of attention.
+    layer, head
+        Which head.
+    position
+        Query position; default the trace's, negative counts from the end.
+    k
+        How many top and bottom tokens each reading keeps.
+    sources
+        How many sources, those with the largest |contribution|; a source that brings nothing is left out.
+
+    Raises
+    ------
+    UnsupportedReadingError
+        If the model has no head over a vocabulary.
+    ArgumentError
+        If layer, head, position, k or sources is out of its range.
+
+    References
+    ----------
+    Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits", for the QK and OV circuit; Dar et al. (2023),
+    "Analyzing Transformers in Embedding Space", for reading them in vocabulary.
+    """
+    trace.model.require_head("the circuit of a head")
+    t, row = position_of(trace, position), row_of(trace, layer)
+    if not 0 <= head < trace.n_heads:
+        raise ArgumentError(f"head={head} must be one of 0…{trace.n_heads - 1}")
+    if sources < 1:
+        raise ArgumentError(f"sources={sources} must be at least 1")
+    parts = Layer(trace, layer)
+    rows, amounts = parts.source_rows[head], parts.source_amounts(t)[head]
+    brought = amounts[:, None] * rows
+    output = brought.sum(0)
+    measure = measured("contribution", rows, amounts, whole=output, direction=None)
+    shown = strongest(measure, sources)
+    keys, queries, score = _matched(trace, layer, torch.full_like(shown, head), torch.full_like(shown, t), shown)
+    direction = direction_of_target(trace, t)
+    return HeadCircuit(
+        layer, head, t, trace.tokens[t],
+        sources=_array(shown),
+        source_tokens=tuple(trace.tokens[i] for i in shown.tolist()),
+        pattern=_array(wide(trace.pattern[row, head, t])[shown]),
+        score=_array(score),
+        contribution=_array(made_up(rows, amounts, output)[shown]),
+        logits=None if direction is None else _array(brought[shown] @ direction),
+        coverage=coverage(measure, shown),
+        keys=read(trace, keys, k=k),
+        queries=read(trace, queries, k=k),
+        values=read(trace, brought[shown], k=k),
+        output=read(trace, output, k=k),
+        output_logits=None if direction is None else float(output @ direction),
+    )  # fmt: skip
+
+
+def _matched(
+    trace: Trace, layer: int, heads: Int[Tensor, "S"], query_pos: Int[Tensor, "S"], key_pos: Int[Tensor, "S"]
+) -> tuple[Float[Tensor, "S d_model"], Float[Tensor, "S d_model"], Float[Tensor, "S"]]:
+    """Keys and queries in the residual stream, and the scores that they make."""
+    keys, bias = key_directions(trace, layer, heads, query_pos=query_pos, key_pos=key_pos)
+    queries, _ = query_directions(trace, layer, heads, query_pos=query_pos, key_pos=key_pos)
+    state = attention_input(trace, layer)[query_pos]
+    score: Tensor = trace.model.anatomy.blocks[layer].scale * ((state * keys).sum(-1) + bias)
+    return keys, queries, score
+
+
+def _array(x: Tensor) -> np.ndarray:
+    found: np.ndarray = x.detach().cpu().numpy()
+    return found

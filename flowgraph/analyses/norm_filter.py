@@ -1,0 +1,237 @@
+"""A layer norm as a semantic filter: which tokens it promotes and demotes, and which of its steps does it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import ArgumentError
+from ..lenses import read, unembed
+from ..models.anatomy import Norm, wide
+from ..qk import row_of
+from ..reading import Reading
+from ..recorded import Trace
+from .overlap import overlap
+from .places import position_of
+
+Part = Literal["attention", "mlp", "final"]
+Step = Literal["centering", "scale", "gain", "bias"]
+
+
+@dataclass(frozen=True)
+class TokenChange:
+    """What a norm does to one token.
+
+    Attributes
+    ----------
+    token, token_id
+        The token.
+    rank_before, rank_after
+        Rank among the logits, 1 = highest.
+    log_probability_before, log_probability_after
+        Natural log of the probability, in nats.
+    by_step
+        [step] change of the log-probability that each step of the norm makes; sums to the whole change.
+    """
+
+    token: str
+    token_id: int
+    rank_before: int
+    rank_after: int
+    log_probability_before: float
+    log_probability_after: float
+    by_step: tuple[float, ...]
+
+    @property
+    def log_probability_change(self) -> float:
+        """Log-probability after minus before, in nats."""
+        return self.log_probability_after - self.log_probability_before
+
+    @property
+    def rank_factor(self) -> float:
+        """Rank before divided by rank after: 10 where the token comes ten times further to the front."""
+        return self.rank_before / self.rank_after
+
+
+@dataclass(frozen=True, eq=False)
+class NormFilter:
+    """The reading of a vector before and after a norm, and what changed.
+
+    Attributes
+    ----------
+    part, layer, position, token
+        Which norm (layer is None for the final one), and the position and token it is looked at.
+    before, after
+        Readings of one vector each (shape ()).
+    overlap
+        I_k of both: the part of the k best tokens that they share.
+    promoted_in_rank, demoted_in_rank
+        Tokens whose rank changes by the largest factor, the largest first; those that do not change are left out.
+    promoted_in_log_probability, demoted_in_log_probability
+        Tokens whose log-probability changes most.
+    steps
+        What the norm does, in order: ``"centering"`` (LayerNorm only), ``"scale"``, ``"gain"``, ``"bias"``, where it has them.
+    step_divergence
+        [step] Kullback–Leibler divergence of the reading after each step from the one before it, in nats.
+    divergence
+        The same for the whole norm.
+    """
+
+    part: Part
+    layer: int | None
+    position: int
+    token: str
+    before: Reading
+    after: Reading
+    overlap: float
+    promoted_in_rank: tuple[TokenChange, ...]
+    demoted_in_rank: tuple[TokenChange, ...]
+    promoted_in_log_probability: tuple[TokenChange, ...]
+    demoted_in_log_probability: tuple[TokenChange, ...]
+    steps: tuple[Step, ...]
+    step_divergence: Float[np.ndarray, "step"]
+    divergence: float
+
+
+def norm_filter(
+    trace: Trace, *, layer: int | None = None, part: Part = "attention", position: int | None = None, k: int = 10
+) -> NormFilter:
+    """Compare what a vector says before and after a norm.
+
+    Both sides are read as every vector is, through the model's own final norm and head. A final norm does not see the scale of
+    a vector, and a LayerNorm not its mean, so the steps that do nothing to the reading show it: what filters is the gain and the
+    bias. With ``part="final"`` the reading before is the model's own prediction, and the one after is normed twice.
+
+    Parameters
+    ----------
+    trace
+        A trace with its model.
+    layer
+        Layer of the norm; None for the final one.
+    part
+        ``"attention"``, ``"mlp"``: the norm before it; in post-norm blocks the norm over the sum after it. ``"final"``: the
+        norm before the head.
+    position
+        Position of the vector; default the trace's, negative counts from the end.
+    k
+        How many tokens of each kind.
+
+    Raises
+    ------
+    UnsupportedReadingError
+        If the model has no head.
+    ArgumentError
+        If the norm or the position does not exist, or k is out of its range.
+
+    References
+    ----------
+    Katz & Belinkov (2023), "VISIT: Visualizing and Interpreting the Semantic Information Flow of Transformers". They compare
+    the top tokens on both sides; the steps of the norm are taken apart here.
+    """
+    trace.model.require_head("the filter of a norm")
+    t = position_of(trace, position)
+    norm, vector = _norm_and_input(trace, layer, part, t)
+    stages = _stages(norm, vector)
+    vectors = torch.stack([vector, *stages.values()])
+    before, after = (read(trace, one, k=k) for one in (vectors[0], vectors[-1]))
+    logits = unembed(trace, vectors)
+    ranks = _ranks(logits[[0, -1]]).cpu().numpy()
+    log_p = logits.double().log_softmax(-1).cpu().numpy()
+    factor, gain = np.log(ranks[0] / ranks[1]), log_p[-1] - log_p[0]
+    up_in_rank, down_in_rank, up, down = (
+        _changes(trace, _largest(measure, k), ranks, log_p) for measure in (factor, -factor, gain, -gain)
+    )
+    return NormFilter(
+        part, layer, t, trace.tokens[t], before, after,
+        overlap=float(overlap(before, after, k)[0]),
+        promoted_in_rank=up_in_rank,
+        demoted_in_rank=down_in_rank,
+        promoted_in_log_probability=up,
+        demoted_in_log_probability=down,
+        steps=tuple(stages),
+        step_divergence=np.array([_divergence(*log_p[n : n + 2]) for n in range(len(stages))]),
+        divergence=_divergence(log_p[0], log_p[-1]),
+    )  # fmt: skip
+
+
+def _norm_and_input(trace: Trace, layer: int | None, part: Part, position: int) -> tuple[Norm, Tensor]:
+    """The norm, and the vector [d_model] that goes into it."""
+    if part not in get_args(Part):
+        raise ArgumentError(f"part={part!r} is not known; expected one of {', '.join(get_args(Part))}")
+    anatomy = trace.model.anatomy
+    if part == "final":
+        return _final(trace, layer, position)
+    if layer is None:
+        raise ArgumentError(f"part={part!r} needs layer=, got None; only part='final' has no layer")
+    row, block = row_of(trace, layer), anatomy.blocks[layer]
+    norm = block.attention_norm if part == "attention" else block.mlp_norm
+    middle = None if part == "attention" else trace.resid_mid  # parallel blocks: both read what enters the block
+    state = wide((trace.resid_pre if middle is None else middle)[row, position])
+    if trace.wiring == "post_norm":
+        state = state + wide((trace.attn_out if part == "attention" else trace.mlp_out)[row, position])
+    return norm, state
+
+
+def _final(trace: Trace, layer: int | None, position: int) -> tuple[Norm, Tensor]:
+    norm = trace.model.anatomy.final_norm
+    if layer is not None:
+        raise ArgumentError(f"layer={layer} with part='final': the final norm has no layer; leave layer= out")
+    if norm is None:
+        raise ArgumentError(
+            f"part='final', but {trace.model_name!r} has no norm between its last block and its head; use 'attention' or 'mlp'"
+        )
+    if trace.layers[1] != trace.n_layers:
+        raise ArgumentError(
+            f"part='final' needs the last layer; the trace keeps layers {trace.layers[0]}…{trace.layers[1] - 1} of "
+            f"{trace.n_layers}"
+        )
+    return norm, wide(trace.resid_post[-1, position])
+
+
+def _stages(norm: Norm, x: Float[Tensor, "d_model"]) -> dict[Step, Float[Tensor, "d_model"]]:
+    """The vector after each step of a norm, in order."""
+    scale, found = norm.scale(x), dict[Step, Tensor]()
+    if norm.kind == "layer":
+        found["centering"] = x = x - x.mean()
+    found["scale"] = x = x / scale
+    if norm.module.weight is not None:
+        found["gain"] = x = x * norm.gain(len(x)).to(x)
+    if norm.bias is not None:
+        found["bias"] = x + norm.bias
+    return found
+
+
+def _ranks(logits: Float[Tensor, "n V"]) -> Int[Tensor, "n V"]:
+    """Rank of every token, 1 = highest; ties count as better, as in a reading."""
+    ordered = logits.sort(-1).values
+    return 1 + logits.shape[-1] - torch.searchsorted(ordered, logits, right=True)
+
+
+def _largest(measure: Float[np.ndarray, "V"], k: int) -> Int[np.ndarray, "m"]:
+    """The k tokens with the largest measure above 0, the largest first."""
+    order = np.argsort(-measure, kind="stable")[:k]
+    return order[measure[order] > 0]
+
+
+def _changes(
+    trace: Trace, ids: Int[np.ndarray, "m"], ranks: Int[np.ndarray, "2 V"], log_p: Float[np.ndarray, "stage V"]
+) -> tuple[TokenChange, ...]:
+    by_step = np.diff(log_p[:, ids], axis=0)
+    tokens = trace.model.vocabulary.strings(ids.tolist())
+    return tuple(
+        TokenChange(
+            token, int(i), int(ranks[0, i]), int(ranks[1, i]), float(log_p[0, i]), float(log_p[-1, i]),
+            tuple(map(float, by_step[:, n])),
+        )
+        for n, (token, i) in enumerate(zip(tokens, ids, strict=True))
+    )  # fmt: skip
+
+
+def _divergence(before: Float[np.ndarray, "V"], after: Float[np.ndarray, "V"]) -> float:
+    """Σ p log(p / p_before) of log-probabilities, in nats; rounding must not make it negative."""
+    return max(0.0, float((np.exp(after) * (after - before)).sum()))

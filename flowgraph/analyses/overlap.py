@@ -1,0 +1,92 @@
+"""How much two readings say the same: the part of their top tokens that they share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+
+from ..errors import ArgumentError
+from ..reading import Reading
+
+
+@dataclass(frozen=True, eq=False)
+class LayerOverlap:
+    """Top-k overlap of two readings, layer by layer.
+
+    Attributes
+    ----------
+    k
+        How many top tokens are compared.
+    first_layer
+        Layer of the model that row 0 stands for.
+    values
+        [layer, place] I_k between 0 and 1; places are all that a reading has within a layer (positions, heads × positions).
+    mean
+        [layer] their mean over places.
+    """
+
+    k: int
+    first_layer: int
+    values: Float[np.ndarray, "layer place"]
+    mean: Float[np.ndarray, "layer"]
+
+
+def overlap(one: Reading, other: Reading, k: int = 10) -> Float[np.ndarray, "N"]:
+    """[N] top-k overlap of each vector of one reading with the same vector of another: I_k = |top_k ∩ top_k| / k.
+
+    1 where both have the same k best tokens, in whatever order; 0 where they have none in common.
+
+    Parameters
+    ----------
+    one, other
+        Readings of equal shape over the same vocabulary: of two sites, or of the same site for two prompts.
+    k
+        How many top tokens to compare; both readings must hold as many.
+
+    Raises
+    ------
+    ArgumentError
+        If the readings differ in shape, or hold fewer than k tokens.
+
+    References
+    ----------
+    Katz & Belinkov (2023), "VISIT: Visualizing and Interpreting the Semantic Information Flow of Transformers", who compare
+    queries, keys and values of heads, and states before and after a norm, in this way.
+    """
+    if one.shape != other.shape:
+        raise ArgumentError(f"one has shape {one.shape} and other {other.shape}; overlap needs readings of equal shape")
+    if k < 1:
+        raise ArgumentError(f"k={k} must be at least 1")
+    for name, reading in (("one", one), ("other", other)):
+        held = reading.top_token_ids.shape[1]
+        if held < k:
+            raise ArgumentError(f"{name} holds {held} top tokens, k={k}; read it again with k={k} or more")
+    shared = one.top_token_ids[:, :k, None] == other.top_token_ids[:, None, :k]
+    # The ids of one row differ, so each match is one token in common.
+    found: np.ndarray = shared.sum((1, 2)) / k
+    return found
+
+
+def overlap_by_layer(one: Reading, other: Reading, k: int = 10, *, first_layer: int = 0) -> LayerOverlap:
+    """Top-k overlap of two readings whose first axis is the layer, such as those of :func:`flowgraph.logit_lens`.
+
+    Parameters
+    ----------
+    one, other, k
+        As for :func:`overlap`; the shape is (layer, position), or (layer, head, position).
+    first_layer
+        Layer of the model that row 0 stands for, where the trace keeps a window.
+
+    Raises
+    ------
+    ArgumentError
+        As for :func:`overlap`, and if the readings have no layers.
+    """
+    if len(one.shape) < 2:
+        raise ArgumentError(
+            f"one has shape {one.shape}; by layer it needs (layer, position) or (layer, head, position)"
+        )
+    values = overlap(one, other, k).reshape(one.shape[0], -1)
+    return LayerOverlap(k=k, first_layer=first_layer, values=values, mean=values.mean(-1))

@@ -1,0 +1,83 @@
+"""What commands have in common: the parser, its one-line complaints, values that are checked before any work is done."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any, NoReturn
+
+from ..errors import ArgumentError
+
+DEFAULT_MODEL = "smollm2"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose complaints are one line, as all others are."""
+
+    def error(self, message: str) -> NoReturn:
+        """Refuse the arguments."""
+        raise ArgumentError(f"{message}; see {self.prog} --help")
+
+
+def add_command(commands: Any, name: str, run: Callable[..., None], **texts: Any) -> argparse.ArgumentParser:
+    """Add a command that ``run`` carries out, with its help."""
+    parser: argparse.ArgumentParser = commands.add_parser(
+        name, formatter_class=argparse.RawDescriptionHelpFormatter, description=texts["help"], **texts
+    )
+    parser.add_argument("--quiet", action="store_true", help="print errors only")
+    parser.set_defaults(run=run)
+    return parser
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Options that say which model runs on what, and how."""
+    add = parser.add_argument
+    add("prompt", metavar="PROMPT", help="the text")
+    add("--model", default=DEFAULT_MODEL, help=f"known name, folder, or hub name (default {DEFAULT_MODEL})")
+    add("--target", help="token to explain, with its space: ' Tokyo' (default: the model's best)")
+    add("--foil", help="token to compare it with")
+    add("--chat", action="store_true", help="put the prompt into the model's chat template")
+    add("--device", default="auto", help="cpu, cuda … (default auto)")
+    add("--dtype", help="float32, float16, bfloat16, or auto for the file's own (default float32)")
+
+
+def number(text: str) -> float:
+    """A number."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number") from None
+
+
+def count(text: str) -> int:
+    """A whole number, at least 1."""
+    if text.isdecimal() and int(text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text} must be a whole number, at least 1")
+
+
+def checked_output(output: str | None, extensions: Collection[str] | None = None) -> Path | None:
+    """Refuse a file that could not be written before any work is done for it.
+
+    ``extensions`` are those that can be written; None: all formats of a graph.
+    """
+    if output is None:
+        return None
+    if extensions is None:
+        from ..export import EXPORTERS
+
+        extensions = EXPORTERS
+    path = Path(output)
+    if path.suffix.lower() not in extensions:
+        raise ArgumentError(f"-o {output}: the extension {path.suffix!r} is not known; use {', '.join(extensions)}")
+    if not path.resolve().parent.is_dir():
+        raise ArgumentError(f"-o {output}: there is no folder {str(path.resolve().parent)!r}; make it first")
+    if path.is_dir():
+        raise ArgumentError(f"-o {output} is a folder; give the name of a file")
+    if not os.access(path.resolve().parent, os.W_OK):
+        raise ArgumentError(
+            f"-o {output}: the folder {str(path.resolve().parent)!r} may not be written to; choose another"
+        )
+    return path
