@@ -44,6 +44,8 @@ if TYPE_CHECKING:
         UnknownModelError,
         UnsupportedReadingError,
     )  # fmt: skip
+    from .export.imports import import_graph
+    from .export.pictures import render_picture
     from .graph import FlowGraph, GraphInfo
     from .lenses import logit_lens, read, unembed
     from .methods import EDGE_METHODS, EdgeWeights, build_graph, edge_weights
@@ -85,6 +87,8 @@ _WHERE = {
         "GraphTooLargeError", "ModelMismatchError", "ModelNeededError", "NoPatternError", "NonFiniteError",
         "NotRecordedError", "PromptError", "TargetError", "UnknownModelError", "UnsupportedReadingError",
     ),
+    "export.imports": ("import_graph",),
+    "export.pictures": ("render_picture",),
     "graph": ("FlowGraph", "GraphInfo"),
     "lenses": ("logit_lens", "read", "unembed"),
     "methods": ("EDGE_METHODS", "EdgeWeights", "build_graph", "edge_weights"),
@@ -114,11 +118,11 @@ __all__ = [
     "UnknownModelError", "UnsupportedReadingError", "__version__", "alti_logit", "attention_flow",
     "attention_rollout", "build_graph", "connected_flow", "critical_levels", "direct_logit_attribution",
     "edge_tokens", "edge_tokens_figure", "edge_weights", "flow_edges", "head_circuit", "head_circuit_figure",
-    "influence", "keep_strongest", "load_model", "logit_lens", "merge_parallel", "minimum_cut", "mixing_ratio",
-    "norm_filter", "norm_filter_figure", "norm_map", "overlap", "overlap_by_layer", "overlap_figure", "prune",
-    "read", "register_family", "regularization_figure", "regularization_neurons", "routes", "sankey",
-    "semantic_graph", "strongest_paths", "trace", "trace_size", "trajectory", "trajectory_figure", "unembed",
-    "visit_graph",
+    "import_graph", "influence", "keep_strongest", "load_model", "logit_lens", "merge_parallel", "minimum_cut",
+    "mixing_ratio", "norm_filter", "norm_filter_figure", "norm_map", "overlap", "overlap_by_layer",
+    "overlap_figure", "prune", "read", "register_family", "regularization_figure", "regularization_neurons",
+    "render_picture", "routes", "sankey", "semantic_graph", "strongest_paths", "trace", "trace_size",
+    "trajectory", "trajectory_figure", "unembed", "visit_graph",
 ]  # fmt: skip
 
 

@@ -272,23 +272,29 @@ class FlowGraph:
             "unit": self.unit_of(e),
         }
 
-    def save(self, path: str | Path, *, overwrite: bool = True) -> Path:
-        """Write the graph; the extension chooses the format: ``.json``, ``.graphml`` or ``.html``.
+    def save(self, path: str | Path, *, overwrite: bool = True, **options: Any) -> Path:
+        """Write the graph; the ending of the name chooses the format.
 
-        Returns the path. The file is written beside and renamed, so that it is never half-made.
+        ``.json``, ``.graphml``, ``.gexf``, ``.gml``, ``.dot``, ``.gv``, ``.csv`` (NAME.nodes.csv and NAME.edges.csv),
+        ``.neuronpedia.json``, ``.html``; pictures ``.svg``, ``.pdf``, ``.png``, ``.tex`` with the options of
+        :func:`flowgraph.export.pictures.save_picture`. The file is written beside and renamed, so that it is never half-made.
+
+        Returns
+        -------
+        The path.
 
         Raises
         ------
         ArgumentError
-            If the extension is not known, or the file exists and ``overwrite`` is False.
+            If the ending is not known, or the file exists and ``overwrite`` is False.
         """
         from .export import save_graph
 
-        return save_graph(self, path, overwrite=overwrite)
+        return save_graph(self, path, overwrite=overwrite, **options)
 
     @classmethod
     def load(cls, path: str | Path) -> FlowGraph:
-        """Read a graph that :meth:`save` wrote as ``.json``.
+        """Read a graph that :meth:`save` wrote as ``.json`` or ``.graphml``.
 
         Raises
         ------

@@ -16,7 +16,7 @@ ROOT = Path(flowgraph.__file__).parent
 LAYERS = (
     {"compiling", "errors", "flow_kernels", "kernels", "nodes", "reading", "rollout_kernels"},
     {"models"},
-    {"graph", "recorded", "tracing"},
+    {"filters", "graph", "recorded", "tracing"},
     {"lenses", "attribution", "qk"},
     {"methods"},
     {"semantic"},

@@ -23,6 +23,7 @@ from flowgraph.errors import (
     NonFiniteError,
 )
 from flowgraph.export import EXPORTERS, atomic_write_bytes, atomic_write_text, load_graph, save_graph
+from flowgraph.export.graphml import to_graphml
 from flowgraph.graph import FlowGraph
 from flowgraph.nodes import Node
 from flowgraph.reading import NodeReading
@@ -329,9 +330,9 @@ def test_too_many_rows(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def test_load_needs_a_json_file(tmp_path: Path) -> None:
     (tmp_path / "folder.json").mkdir()
     for name, message in {
-        "graph.graphml": "only graphs saved as .json can be read back",
-        "missing.json": "is not there; name a .json file",
-        "folder.json": "is a folder; name a .json file",
+        "graph.gexf": "only graphs saved as .json or .graphml can be read back",
+        "missing.json": "is not there; name a graph file",
+        "folder.json": "is a folder; name a graph file",
     }.items():
         with pytest.raises(ArgumentError, match=message):
             load_graph(tmp_path / name)
@@ -385,21 +386,21 @@ def expected(data: dict[str, Any]) -> dict[str, Any]:
 
 def test_graphml_writes_illegal_characters_visibly() -> None:
     graph = graph_of([Edge(A, B, 1.0)], tokens=("a\x0bb\r\n\t\ud83d<&>⟨",))
-    text = EXPORTERS[".graphml"](graph)
+    text = to_graphml(graph)
     assert "a⟨000B⟩b⟨000D⟩\n\t⟨D83D⟩&lt;&amp;&gt;⟨</data>" in text
 
 
 @given(st.text(min_size=1))
 def test_graphml_is_well_formed_whatever_the_tokens(token: str) -> None:
     graph = graph_of([Edge(A, B, 1.0), Edge(A, B, 0.5)], tokens=(token,), model=token)
-    read = networkx.parse_graphml(EXPORTERS[".graphml"](graph))
+    read = networkx.parse_graphml(to_graphml(graph))
     assert read.number_of_edges() == 2
     assert "\r" in token or read.graph["model"].startswith(token[0]) or read.graph["model"].startswith("⟨")
 
 
 def test_graphml_structural_edges_have_no_numbers() -> None:
     graph = graph_of([Edge(A, B, None, "mlp"), Edge(A, B, 0.0, "residual")])
-    read = networkx.parse_graphml(EXPORTERS[".graphml"](graph), force_multigraph=True)
+    read = networkx.parse_graphml(to_graphml(graph), force_multigraph=True)
     structural, zero = (read.edges["n0", "n1", key] for key in ("e0", "e1"))
     assert "weight" not in structural
     assert "share" not in structural
@@ -417,9 +418,9 @@ def test_html_comes_from_the_view(monkeypatch: pytest.MonkeyPatch, tmp_path: Pat
     assert path.read_text(encoding="utf-8") == f"<p>{len(GRAPHS['token'])} ⟶"
 
 
-@pytest.mark.parametrize("name", ["graph", "graph.svg", "graph.json.gz", ".json", "graph."])
+@pytest.mark.parametrize("name", ["graph", "graph.bmp", "graph.json.gz", ".json", "graph."])
 def test_unknown_extensions(name: str, tmp_path: Path) -> None:
-    with pytest.raises(ArgumentError, match=re.escape("expected one of .json, .graphml, .html")):
+    with pytest.raises(ArgumentError, match=re.escape("expected one of .json, .graphml, .html, .csv, .gexf")):
         save_graph(GRAPHS["empty"], tmp_path / name)
     assert not list(tmp_path.iterdir())
 
@@ -501,3 +502,18 @@ def test_written_files_have_ordinary_permissions(tmp_path: Path) -> None:
     ordinary.write_text("")
     written = atomic_write_text(tmp_path / "written", "")
     assert written.stat().st_mode == ordinary.stat().st_mode
+
+
+def test_every_ending_writes_what_it_says(tmp_path: Path) -> None:
+    """The longest ending counts, case does not, and files of graphs have no options."""
+    graph = GRAPHS["token"]
+    for end in EXPORTERS:
+        name = tmp_path / f"graph.v2{end.upper()}"
+        written = save_graph(graph, name)
+        assert written.stat().st_size > 100
+    assert "qParams" in json.loads((tmp_path / "graph.v2.NEURONPEDIA.JSON").read_text())
+    assert (tmp_path / "graph.v2.nodes.csv").is_file() or list(tmp_path.glob("*nodes*"))
+    assert same(load_graph(tmp_path / "graph.v2.GRAPHML"), load_graph(tmp_path / "graph.v2.JSON"))
+    with pytest.raises(ArgumentError, match=r"theme= is an option of pictures; .json files have none"):
+        save_graph(graph, tmp_path / "a.json", theme="print")
+    assert (tmp_path / "graph.v2.SVG").read_text() != save_graph(graph, tmp_path / "b.svg", theme="print").read_text()

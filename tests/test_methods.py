@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 import flowgraph
 from flowgraph import Node, build_graph, edge_weights
 from flowgraph.errors import ArgumentError, GraphTooLargeError, NotRecordedError
+from flowgraph.filters import mass_mask
 from flowgraph.graph import EDGE_KINDS
 from flowgraph.methods import EDGE_METHODS
-from flowgraph.methods.build import check_filters, mass_mask
+from flowgraph.methods.build import check_filters
 from flowgraph.methods.logits import total
 from tests import naive
 from tests.conftest import JAPAN, LINEAR

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html as markup
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -14,7 +15,7 @@ import pytest
 
 from flowgraph.algorithms import connected_flow, keep_strongest
 from flowgraph.errors import ArgumentError
-from flowgraph.nodes import Node
+from flowgraph.nodes import NODE_KINDS, WITHOUT_LAYER, Node
 from flowgraph.views import caption, render_html
 from flowgraph.views.caption import kept_mass, percent
 from flowgraph.views.elements import (
@@ -43,6 +44,7 @@ from flowgraph.views.style import (
     stylesheet,
 )  # fmt: skip
 from flowgraph.views.text import picture_label, printable, prompt_line, visible
+from tests.graphs import graph_of
 from tests.synthetic_graphs import (
     HOSTILE,
     JAPAN,
@@ -623,3 +625,12 @@ def test_the_target_is_not_called_a_prediction():
     document = render_html(token_graph(layers=2))
     assert '<span class="note">target</span>' in document
     assert "next token" not in document
+
+
+def test_every_kind_of_node_has_a_place():
+    """Files of other programs may hold any of them in any graph."""
+    nodes = [Node(kind, layer=None if kind in WITHOUT_LAYER else 1, head=2, position=0, index=4) for kind in NODE_KINDS]
+    graph = graph_of([], nodes=nodes)
+    found = places(graph, [0.0] * len(nodes))
+    assert len(found) == len(NODE_KINDS)
+    assert all(math.isfinite(place.layer) for place in found)

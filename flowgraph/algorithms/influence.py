@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError
+from ..filters import mass_mask
 from ..graph import FlowGraph
-from ..methods.build import mass_mask
 from ..nodes import Node
 from .connected_flow import Waves, start_index, strength_of, waves_of
 

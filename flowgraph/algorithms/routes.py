@@ -15,8 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..errors import ArgumentError, GraphTooLargeError
+from ..filters import mass_mask
 from ..graph import EDGE_KINDS, FlowGraph, GraphInfo
-from ..methods.build import MAX_EDGES, check_filters, mass_mask, taken
+from ..methods.build import MAX_EDGES, check_filters, taken
 from ..methods.schema import Codes, Columns, no_edges
 from ..methods.thresholds import ThresholdRule, by_rule
 from ..methods.weights import EdgeWeights

@@ -51,7 +51,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         raise
     except ArgumentError as error:
         return _complain(f"error: {error}", 2)
-    except (FlowgraphError, OSError) as error:
+    except (FlowgraphError, OSError, ModuleNotFoundError) as error:
         return _complain(f"error: {error}", 1)
     except KeyboardInterrupt:
         return _complain("interrupted; nothing was left half-made", 130)

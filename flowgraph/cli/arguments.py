@@ -65,12 +65,14 @@ def checked_output(output: str | None, extensions: Collection[str] | None = None
     """
     if output is None:
         return None
-    if extensions is None:
-        from ..export import EXPORTERS
-
-        extensions = EXPORTERS
     path = Path(output)
-    if path.suffix.lower() not in extensions:
+    if extensions is None:
+        from ..export import EXPORTERS, ending
+
+        extensions, known = EXPORTERS, ending(path) is not None
+    else:
+        known = path.suffix.lower() in extensions
+    if not known:
         raise ArgumentError(f"-o {output}: the extension {path.suffix!r} is not known; use {', '.join(extensions)}")
     if not path.resolve().parent.is_dir():
         raise ArgumentError(f"-o {output}: there is no folder {str(path.resolve().parent)!r}; make it first")

@@ -53,7 +53,7 @@ def to_json(graph: FlowGraph) -> str:
     NonFiniteError
         If a reading or a number of ``info`` is NaN or infinite, which JSON cannot hold.
     GraphTooLargeError
-        If :func:`load_graph` would refuse the file for its size.
+        If :func:`load_json` would refuse the file for its size.
     """
     number = {node: n for n, node in enumerate(graph.nodes)}
     undefined = [number[node] for node in graph.undefined]
@@ -73,7 +73,7 @@ def to_json(graph: FlowGraph) -> str:
     return text
 
 
-def load_graph(path: str | Path) -> FlowGraph:
+def load_json(path: str | Path) -> FlowGraph:
     """Read a graph that :func:`flowgraph.export.save_graph` wrote as ``.json``.
 
     Integer columns come back as int64, weights and shares as float64, each the same number as was written.
@@ -86,16 +86,14 @@ def load_graph(path: str | Path) -> FlowGraph:
     Raises
     ------
     ArgumentError
-        If there is no such file, it may not be read, or its extension says another format.
+        If there is no such file, or it may not be read.
     FileFormatError
         If the file is not a flowgraph file, is of a version this release cannot read, or any value in it is
         missing or impossible; the message names the place.
     """
     path = Path(path)
-    if path.suffix.lower() != ".json":
-        raise ArgumentError(f"path={str(path)!r}: only graphs saved as .json can be read back")
     try:
-        return _graph(Checked(_parse(_read(path))))
+        return graph_of_data(Checked(parsed_json(file_bytes(path))))
     except FileFormatError as error:
         raise FileFormatError(f"{path} cannot be read as a flow graph: {error}") from error
 
@@ -147,9 +145,10 @@ def _not_finite(data: Any, place: str) -> Iterator[str]:
             yield place
 
 
-def _read(path: Path) -> bytes:
+def file_bytes(path: Path) -> bytes:
+    """Read a file of at most 512 MiB."""
     if not path.is_file():
-        raise ArgumentError(f"path={str(path)!r} is {'a folder' if path.is_dir() else 'not there'}; name a .json file")
+        raise ArgumentError(f"path={str(path)!r} is {'a folder' if path.is_dir() else 'not there'}; name a graph file")
     try:
         with path.open("rb") as file:
             data = file.read(LARGEST_FILE + 1)
@@ -160,7 +159,7 @@ def _read(path: Path) -> bytes:
     return data
 
 
-def _parse(data: bytes) -> Any:
+def parsed_json(data: bytes) -> Any:
     """Parse strict JSON, in which NaN and Infinity are no numbers."""
     constants: list[str] = []
 
@@ -182,7 +181,8 @@ def _parse(data: bytes) -> Any:
     return parsed
 
 
-def _graph(data: Checked) -> FlowGraph:
+def graph_of_data(data: Checked) -> FlowGraph:
+    """The graph that the parsed text of a file of this format holds."""
     about = data.field("graph")
     if about.field("format").value != FORMAT:
         about.field("format").refuse(repr(FORMAT))

@@ -93,9 +93,7 @@ def _about(graph: FlowGraph) -> Iterator[Sentence]:
         yield Sentence(f"{info.model} read {prompt}; it has no head, so nothing is predicted.")
     first, stop = info.layers
     which = f"layer {first} shows" if stop - first == 1 else f"layers {first} to {stop - 1} show"
-    yield Sentence(
-        f"By the method {info.method_text} ({info.unit}), {which} {edges_text(graph)}."
-    )
+    yield Sentence(f"By the method {info.method_text} ({info.unit}), {which} {edges_text(graph)}.")
 
 
 def _flow(graph: FlowGraph) -> Iterator[Sentence]:
