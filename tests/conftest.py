@@ -23,6 +23,8 @@ from tests.tiny_models import TINY, tiny_model  # noqa: E402
 # A second thread makes small tensors slower, and on a shared machine much slower.
 torch.set_num_threads(1)
 
+IDS = [20, 31, 42, 53, 64, 75, 86]
+"""A prompt that every tiny model's vocabulary has, long enough that most tokens have several sources."""
 JAPAN = "The capital of Japan is the city of"
 MARY = "When Mary and John went to the store, John gave a drink to"
 DECODERS = tuple(name for name in TINY if name not in ("bert", "bert_headless", "roberta", "distilbert"))
@@ -41,6 +43,20 @@ def tiny():
         return made[name, dtype]
 
     return load
+
+
+@pytest.fixture(scope="session")
+def traces(tiny):
+    """``traces(name, dtype, count)`` → trace of the first ``count`` of :data:`IDS` by a tiny model, made once per session."""
+    made: dict[tuple[str, torch.dtype, int], flowgraph.Trace] = {}
+
+    def trace(name: str, dtype: torch.dtype = torch.float32, count: int = len(IDS)) -> flowgraph.Trace:
+        key = (name, dtype, count)
+        if key not in made:
+            made[key] = flowgraph.trace(tiny(name, dtype), IDS[:count], position=-1)
+        return made[key]
+
+    return trace
 
 
 @pytest.fixture(scope="session")

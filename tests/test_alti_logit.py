@@ -8,9 +8,7 @@ import pytest
 import flowgraph
 from flowgraph import alti_logit, direct_logit_attribution, edge_weights
 from flowgraph.errors import UnsupportedReadingError
-from tests.conftest import JAPAN, LINEAR
-
-IDS = [20, 31, 42, 53, 64, 75, 86]
+from tests.conftest import IDS, JAPAN, LINEAR
 
 
 def mixtures(trace) -> list[np.ndarray]:

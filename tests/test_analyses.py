@@ -26,24 +26,11 @@ from flowgraph.lenses import head_outputs, read_site
 from flowgraph.semantic.build import sketched
 from flowgraph.semantic.layer import Layer
 from flowgraph.semantic.selection import Choice
-from tests.conftest import JAPAN, LINEAR, MARY
+from tests.conftest import IDS, JAPAN, LINEAR, MARY
 from tests.tiny_models import TINY
 
-IDS = [20, 31, 42, 53, 64, 75, 86]
 WITH_HEAD = tuple(name for name in TINY if name != "bert_headless")
 SOME = ("gpt2", "gpt_neox", "llama", "gemma2", "qwen3", "opt_post_norm", "bert")
-
-
-@pytest.fixture(scope="module")
-def traces(tiny):
-    made = {}
-
-    def trace(name):
-        if name not in made:
-            made[name] = flowgraph.trace(tiny(name), IDS, position=-1)
-        return made[name]
-
-    return trace
 
 
 def input_of_norm(trace, layer, part, position):

@@ -10,10 +10,8 @@ import pytest
 import flowgraph
 from flowgraph import build_graph, connected_flow
 from flowgraph.views.explain import explain
-from tests.conftest import JAPAN
+from tests.conftest import IDS, JAPAN
 from tests.graphs import HOSTILE_TOKENS, graph_of, token_graph
-
-IDS = [20, 31, 42, 53, 64, 75, 86]
 
 
 @pytest.fixture(scope="module")

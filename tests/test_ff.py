@@ -15,10 +15,10 @@ from flowgraph.errors import ArgumentError, ModelNeededError
 from flowgraph.methods import edge_weights
 from flowgraph.methods.ff import INTEGRATION_ERROR, _Block, ff, gated_means, mean_slope
 from tests import naive
+from tests.conftest import IDS
 from tests.tiny_models import TINY, tiny_model
 
 ff_module = importlib.import_module("flowgraph.methods.ff")
-IDS = [20, 31, 42, 53, 64, 75, 86]
 DTYPES = (torch.float32, torch.float64)
 # Hugging Face's RMSNorm computes in float32 even inside float64 models.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-6}
@@ -33,19 +33,6 @@ MLPS = {
     "phi3": lambda block: block.mlp,
     "bert": lambda block: lambda x: block.output.dense(block.intermediate(x)),
 }
-
-
-@pytest.fixture(scope="module")
-def traces(tiny):
-    made = {}
-
-    def trace(name, dtype=torch.float32, count=7):
-        key = (name, dtype, count)
-        if key not in made:
-            made[key] = flowgraph.trace(tiny(name, dtype), IDS[:count], position=-1)
-        return made[key]
-
-    return trace
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:

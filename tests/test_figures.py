@@ -23,10 +23,10 @@ from flowgraph.analyses import (
 )
 from flowgraph.views import figures
 from flowgraph.views.style import THEMES
+from tests.conftest import IDS
 
 pytest.importorskip("plotly")
 
-IDS = [20, 31, 42, 53, 64, 75, 86]
 PROMPTS = [[20, 31, 42], [53, 64, 75, 86, 97], [11]]
 ODD = "<b>$x_1$</b>\n"
 

@@ -20,26 +20,13 @@ from flowgraph.methods import EDGE_METHODS
 from flowgraph.methods.build import check_filters
 from flowgraph.methods.logits import total
 from tests import naive
-from tests.conftest import JAPAN, LINEAR
+from tests.conftest import IDS, JAPAN, LINEAR
 from tests.tiny_models import TINY
 
-IDS = [20, 31, 42, 53, 64, 75, 86]
 LEVELS = {"attention": ("token", "head"), "norms": ("token", "head"), "proximity": ("token", "head"), "ff": ("token",)}
 """Methods whose edges run from state to state, and the levels that their graphs have."""
 CASES = [(name, method, level) for name in TINY for method, levels in LEVELS.items() for level in levels]
 CASES += [(name, "logits", level) for name in LINEAR for level in ("token", "head")]
-
-
-@pytest.fixture(scope="module")
-def traces(tiny):
-    made = {}
-
-    def trace(name):
-        if name not in made:
-            made[name] = flowgraph.trace(tiny(name), IDS, position=-1)
-        return made[name]
-
-    return trace
 
 
 def incoming_share(graph) -> dict[Node, float]:

@@ -9,10 +9,8 @@ import torch
 import flowgraph
 from flowgraph import mixing_ratio, norm_map
 from flowgraph.errors import ArgumentError
-from tests.conftest import JAPAN
+from tests.conftest import IDS, JAPAN
 from tests.tiny_models import TINY
-
-IDS = [20, 31, 42, 53, 64, 75, 86]
 
 
 def vectors(trace, row: int, residual: bool, layer_norm: bool) -> np.ndarray:

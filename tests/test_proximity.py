@@ -14,22 +14,8 @@ from flowgraph import Node, build_graph, edge_weights
 from flowgraph.errors import ArgumentError
 from flowgraph.methods.thresholds import by_rule
 from tests import naive
-from tests.conftest import JAPAN, MARY
+from tests.conftest import IDS, JAPAN, MARY
 from tests.tiny_models import TINY
-
-IDS = [20, 31, 42, 53, 64, 75, 86]
-
-
-@pytest.fixture(scope="module")
-def traces(tiny):
-    made = {}
-
-    def trace(name):
-        if name not in made:
-            made[name] = flowgraph.trace(tiny(name), IDS, position=-1)
-        return made[name]
-
-    return trace
 
 
 def by_token(whole: np.ndarray, parts: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

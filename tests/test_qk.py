@@ -10,10 +10,8 @@ import flowgraph
 from flowgraph.errors import ArgumentError
 from flowgraph.models.attention_weights import attention_weights
 from flowgraph.qk import attention_input, key_directions, query_directions
-from tests.conftest import JAPAN
+from tests.conftest import IDS, JAPAN
 from tests.tiny_models import TINY
-
-IDS = [20, 31, 42, 53, 64, 75, 86]
 
 
 def triples(trace):

@@ -19,13 +19,12 @@ from flowgraph.algorithms.routes import routes
 from flowgraph.errors import ArgumentError, GraphTooLargeError
 from flowgraph.graph import EDGE_KINDS
 from flowgraph.nodes import label
-from tests.conftest import JAPAN, LINEAR
+from tests.conftest import IDS, JAPAN, LINEAR
 from tests.tiny_models import TINY
 
 # The shape checks that run in tests sample lists at random, also while hypothesis draws weights.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 
-IDS = [20, 31, 42, 53, 64, 75, 86]
 CASES = [(name, method) for name in TINY for method in ("attention", "norms", "proximity")]
 CASES += [(name, "logits") for name in LINEAR]
 LEVELS = ("token", "head")

@@ -17,23 +17,10 @@ from flowgraph.lenses import head_outputs
 from flowgraph.semantic.build import sketched
 from flowgraph.semantic.layer import Layer
 from flowgraph.semantic.selection import MEASURES, Choice
-from tests.conftest import JAPAN, LINEAR
+from tests.conftest import IDS, JAPAN, LINEAR
 from tests.tiny_models import TINY
 
-IDS = [20, 31, 42, 53, 64, 75, 86]
 EVERYTHING = Choice(heads=None, sources=2, rows=5, neurons=4, select="contribution")
-
-
-@pytest.fixture(scope="module")
-def traces(tiny):
-    made = {}
-
-    def trace(name):
-        if name not in made:
-            made[name] = flowgraph.trace(tiny(name), IDS, position=-1)
-        return made[name]
-
-    return trace
 
 
 def edges_of(graph) -> dict[tuple[str, str], tuple[str, str, float]]:

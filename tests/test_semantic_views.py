@@ -29,12 +29,11 @@ from flowgraph.views.semantic_plan import plan_of, strengths
 from flowgraph.views.semantic_style import pill_fills, semantic_stylesheet
 from flowgraph.views.style import THEMES, edge_stroke, rank_decade
 from flowgraph.views.text import visible
-from tests.conftest import JAPAN
+from tests.conftest import IDS, JAPAN
 from tests.synthetic_graphs import HOSTILE, token_graph
 from tests.test_html_browser import SIZES, browser, opened  # noqa: F401
 from tests.test_views import _contrast
 
-IDS = [20, 31, 42, 53, 64, 75, 86]
 STAGES = ((1072.0, 684.0), (1068.0, 834.0), (700.0, 500.0))
 COLUMNS = (
     {"embed", "position_embed"}, {"resid_pre"}, {"attn_norm"}, {"query"}, {"key"}, {"value", "head_rest"}, {"head"},
@@ -665,3 +664,17 @@ def test_all_layers_of_the_real_model_open(opened, smollm2):  # noqa: F811
     n = graph.nodes.index(Node("head", layer=23, head=4, position=7))
     assert "writes ␣Japanese" in page.hover(f"n{n}")
     assert page.evaluate("cy.zoom()") > 0.9
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gpt_neox"])
+def test_the_style_of_visit_is_drawn(traces, name):
+    """It has kinds and a unit of its own; every node has a place and a name, and the legend says what edges mean."""
+    graph = semantic_graph(traces(name), layers=(0, 2), style="visit")
+    plan = plan_of(graph)
+    boxes = {(spot.x, spot.y) for spot in plan.spots}
+    assert len(boxes) == len(graph.nodes)
+    texts = [pill_text(graph, n, [6]) for n in range(len(graph.nodes))]
+    assert not any("None" in text for text in texts)
+    page = render_html(graph)
+    assert "VISIT&#x27;s own weight" in page or "VISIT's own weight" in page
+    assert "the rules of VISIT" in page

@@ -17,11 +17,10 @@ from flowgraph.lenses import read, unembed
 from flowgraph.models.attention_weights import attention_weights
 from flowgraph.semantic.visit import projected, visit_graph
 from flowgraph.semantic.visit.choice import selected
-from tests.conftest import DECODERS, JAPAN
+from tests.conftest import DECODERS, IDS, JAPAN
 from tests.tiny_models import TINY
 from tests.visit_fixture import ORIGINALS, edges_of, pair_of, same_list, stands_as
 
-IDS = [20, 31, 42, 53, 64, 75, 86]
 REFUSED = ("gemma2", "gemma3", "opt_post_norm", "bert", "roberta", "distilbert", "bert_headless")
 DRAWN = tuple(name for name in TINY if name not in REFUSED)
 SMALL = {"top_neurons": 6, "bottom_neurons": 3, "sources_per_head": 2}
@@ -267,18 +266,6 @@ def test_by_hand():
 
 
 # Rules, on every family it draws
-
-
-@pytest.fixture(scope="module")
-def traces(tiny):
-    made = {}
-
-    def trace(name):
-        if name not in made:
-            made[name] = flowgraph.trace(tiny(name), IDS, position=-1)
-        return made[name]
-
-    return trace
 
 
 @pytest.mark.parametrize("version", [1, 2])

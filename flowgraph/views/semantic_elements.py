@@ -23,14 +23,14 @@ THIN = 0.8
 
 _TOP, _BOTTOM = 10, 5
 _BEFORE = 0.1
-_OPACITY = {"norm": 0.45, "activation": 0.6}
+_OPACITY = {"norm": 0.45, "activation": 0.6, "visit": 0.6}
 _STREAM = frozenset({"residual", "embed"})
 _QUIET = frozenset({"query", "key", "gate", "neuron_in", "attn_norm", "mlp_norm"})
 _NAMES = {
     "attn_norm": "norm", "mlp_norm": "norm", "resid_mid": "mid", "head_rest": "rest", "attn_rest": "rest",
     "mlp_rest": "rest", "attn_bias": "bias", "mlp_bias": "bias", "attn_norm_bias": "norm bias",
     "mlp_norm_bias": "norm bias", "final_norm": "final norm", "final_norm_bias": "norm bias", "unembed_bias": "bias",
-    "attn": "attn", "mlp": "mlp",
+    "attn": "attn", "mlp": "mlp", "qkv": "q k v", "concat_heads": "heads", "mlp_bias_in": "bias in",
 }  # fmt: skip
 
 

@@ -17,6 +17,7 @@ _UNITS = {
     "activation": ("activation", "activation", "one width; dashed below 0"),
     "norm": ("norm", "norm", "length of what is read; one width"),
     "logits": ("logits", "logits", "logit of the last state"),
+    "visit": ("visit", "visit", "VISIT's own weight of the edge; one width"),
 }  # fmt: skip
 
 

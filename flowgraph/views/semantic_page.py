@@ -187,7 +187,7 @@ def _texts(graph: FlowGraph) -> dict[str, str]:
         "prompt": prompt_line(info.tokens),
         "size": f"{len(info.tokens)} token{'s' if len(info.tokens) != 1 else ''}, {_layers(graph)}",
         "method": f"{info.method}, {len(graph.nodes):,} nodes, {len(graph):,} edges",
-        "select": str(info.options.get("select", "contribution")),
+        "select": "the rules of VISIT" if info.method == "visit" else str(info.options.get("select", "contribution")),
         "caption": caption(graph),
         "empty": "" if len(graph.nodes) else "No nodes to draw: the graph is empty.",
     }

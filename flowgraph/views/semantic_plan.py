@@ -29,10 +29,12 @@ _STAGES = (
     _Stage("embed", "embedding", _PILL, 0.0),
     _Stage("state", "state", _PILL, 0.16),
     _Stage("attn_norm", "", _SMALL, 0.1),
+    _Stage("qkv", "", _SMALL, 0.1),
     _Stage("query", "query", _PILL, 0.2),
     _Stage("key", "source (key)", _PILL, 0.22),
     _Stage("value", "value writes", _PILL, 0.14),
     _Stage("head", "head writes", _PILL, 0.2),
+    _Stage("concat_heads", "heads joined", _PILL, 0.36),
     _Stage("row", "row of W_O", _PILL, 0.2),
     _Stage("attn", "attention", _PILL, 0.36),
     _Stage("mlp_norm", "", _SMALL, 0.12),
@@ -46,9 +48,9 @@ _AFTER_GATE = 0.14
 _STAGE_OF = {
     "embed": "embed", "position_embed": "embed", "resid_pre": "state", "resid_post": "state", "resid_mid": "attn",
     "head_rest": "value", "attn_bias": "head", "attn_norm_bias": "head", "attn_rest": "head",
-    "mlp_rest": "neuron", "mlp_bias": "neuron", "mlp_norm_bias": "neuron",
+    "mlp_rest": "neuron", "mlp_bias": "neuron", "mlp_norm_bias": "neuron", "mlp_bias_in": "neuron_in",
 }  # fmt: skip
-_NARROW = frozenset({"resid_mid", "attn_norm", "mlp_norm"})
+_NARROW = frozenset({"resid_mid", "attn_norm", "mlp_norm", "qkv"})
 _RESID = frozenset({"resid_pre", "resid_post"})
 _STATES = _RESID | {"embed", "position_embed"}
 _ENDS = {"final_norm": 1, "final_norm_bias": 1, "unembed_bias": 2, "logit": 2}
@@ -179,7 +181,7 @@ class _Planner:
         has_rows = any(self._is(n, "row") for n in members)
         heads = self._heads(members, [] if has_rows else leftover)
         rows = self._list(members, ("row",), leftover if has_rows else [])
-        rest = [n for kind in ("mlp_rest", "mlp_bias") for n in members if self._is(n, kind)]
+        rest = [n for kind in ("mlp_rest", "mlp_bias_in", "mlp_bias") for n in members if self._is(n, kind)]
         return heads, rows, self._list(members, ("neuron", "gate", "neuron_in"), rest)
 
     def _heads(self, members: Sequence[int], leftover: Sequence[int]) -> _Block:
@@ -236,6 +238,8 @@ class _Planner:
                 spread = min(MOST_SPREAD, height / block.rows)
                 self.y |= {n: top + y * spread for n, y in block.y.items()}
                 middle[name] = top + block.rows * spread / 2
+            if block is heads:
+                middle["concat_heads"] = middle["attn"]
         for n in self.members[layer, row]:
             kind = self.graph.nodes[n].kind
             if kind in _NORM_BIASES:

@@ -29,6 +29,7 @@ def unit_colours(theme: Theme) -> dict[str, str]:
         "activation": theme.muted,
         "norm": theme.residual,
         "share": theme.residual,
+        "visit": theme.muted,
     }
 
 

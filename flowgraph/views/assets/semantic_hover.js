@@ -13,10 +13,11 @@ const WHAT = {
   attn: 'what attention adds', mlp_norm: 'state after the norm, as the MLP reads it', gate: 'what the gate of the neuron responds to',
   neuron_in: 'what the neuron responds to', neuron: 'what the neuron adds', mlp_rest: 'all neurons that are not shown', mlp_bias: 'bias of the MLP',
   mlp: 'what the MLP adds', final_norm: 'last state after the final norm', logit: 'logit', kv_group: 'group of heads',
+  qkv: 'query, key and value before they are dealt out to heads', concat_heads: 'all heads side by side, before W_O', mlp_bias_in: 'bias of the neurons, through W_out',
 };
 const MEANING = {
   contribution: 'part of the target that the source makes up', attention: 'attention probability', norm: 'length of what is read',
-  activation: 'what the target is multiplied by, or what it responds with', logits: 'logit', share: 'share',
+  activation: 'what the target is multiplied by, or what it responds with', logits: 'logit', share: 'share', visit: 'weight that VISIT gives the edge',
 };
 
 function createGraph(data) {
