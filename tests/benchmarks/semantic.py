@@ -35,8 +35,13 @@ def rows(setup: Setup) -> Iterator[Row]:
             Base("one vector at a time", lambda: read_singly(loaded, vectors)),
             Base(
                 "one vector at a time, as VISIT",
-                lambda: (read_singly(loaded, vectors), entropies_singly(loaded, along_edges)),
-                note=f"nodes, and once more for the entropy that colours each of {edges:,} edges",
+                lambda: (
+                    tokens_singly(loaded, vectors),
+                    status_singly(loaded, vectors),
+                    entropies_singly(loaded, along_edges),
+                ),
+                note=f"{2 * nodes + edges:,} products: each node for its tokens and again for its target's rank, as the first "
+                f"version does, and each of {edges:,} edges for the entropy that colours it",
             ),
         ],
         pairs=setup.pairs,
@@ -72,6 +77,24 @@ def read_singly(loaded: flowgraph.LoadedModel, vectors: Tensor) -> list[tuple[Te
         top, bottom = probabilities.topk(K), probabilities.topk(K, largest=False)
         rank = 1 + int((probabilities > probabilities[0]).sum())
         found.append((top.indices, bottom.indices, rank, float(probabilities[0])))
+    return found
+
+
+def tokens_singly(loaded: flowgraph.LoadedModel, vectors: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Top and bottom tokens of each vector by itself."""
+    found = []
+    for vector in vectors:
+        probabilities = _probabilities(loaded, vector)
+        found.append((probabilities.topk(K).indices, probabilities.topk(K, largest=False).indices))
+    return found
+
+
+def status_singly(loaded: flowgraph.LoadedModel, vectors: Tensor) -> list[tuple[int, float]]:
+    """Rank and probability of a token for each vector by itself."""
+    found = []
+    for vector in vectors:
+        probabilities = _probabilities(loaded, vector)
+        found.append((1 + int((probabilities > probabilities[0]).sum()), float(probabilities[0])))
     return found
 
 
