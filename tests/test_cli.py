@@ -60,7 +60,7 @@ def run(capsys, model):
 
     def call(*arguments: object, prompt: str = PROMPT, family: str | None = "llama") -> tuple[int, str, str]:
         words = [str(argument) for argument in arguments]
-        if not words or words[0] not in ("models", "fetch"):
+        if not words or words[0] not in ("models", "fetch", "export"):
             given = words[1:] if words[:1] == ["semantic"] else words
             words = [words[0] if given is not words else "trace", prompt, *given]
             words += ["--model", model(family)] if family else []
@@ -825,3 +825,42 @@ def test_the_real_semantic_graph(capsys, tmp_path):
 def pythonpath() -> dict[str, str]:
     """So that a process in another folder finds the package where it is not installed."""
     return {"PYTHONPATH": os.pathsep.join([str(Path(flowgraph.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
+
+
+@pytest.mark.parametrize("end", [".graphml", ".html", ".gexf", ".svg", ".tex", ".csv", ".neuronpedia.json"])
+def test_a_graph_file_becomes_another(run, tmp_path, end):
+    graph = tmp_path / "flow.json"
+    run("-o", graph)
+    out = tmp_path / f"other{end}"
+    code, said, err = run("export", graph, out)
+    assert (code, err) == (0, "")
+    assert "wrote " in said
+    assert caption_of(said).startswith("LlamaForCausalLM") or " · " in caption_of(said)
+    if end == ".graphml":
+        assert flowgraph.FlowGraph.load(out).nodes == flowgraph.FlowGraph.load(graph).nodes
+
+
+def test_export_asks_before_it_replaces(run, fails, tmp_path):
+    graph, out = tmp_path / "flow.json", tmp_path / "flow.svg"
+    run("-o", graph)
+    out.write_text("mine")
+    assert "exists; pass --force to replace it" in fails(2, "export", graph, out)
+    assert out.read_text() == "mine"
+    assert run("export", graph, out, "--force", "--theme", "print", "--width", "400", "--no-legend")[0] == 0
+    assert out.read_text().startswith("<svg") or "<svg" in out.read_text()
+
+
+def test_export_names_what_is_wrong(fails, run, tmp_path):
+    graph = tmp_path / "flow.json"
+    run("-o", graph)
+    for arguments, code, message in (
+        ((tmp_path / "none.json", tmp_path / "a.svg"), 2, "is not there; name a .json file"),
+        ((graph, tmp_path / "a.bmp"), 2, "the extension '.bmp' is not known"),
+        ((graph, tmp_path / "no" / "a.svg"), 2, "there is no folder"),
+        ((graph, tmp_path / "a.svg", "--width", "wide"), 2, "--width wide is not one-column, two-column or a number"),
+        ((graph, tmp_path / "a.gexf", "--theme", "print"), 2, "theme= is an option of pictures; .gexf files have none"),
+    ):
+        assert message in fails(code, "export", *arguments)
+    (tmp_path / "bad.json").write_text('{"nodes": [{}], "edges": []}')
+    assert "nodes[0].id is missing" in fails(1, "export", tmp_path / "bad.json", tmp_path / "a.svg")
+    assert not list(tmp_path.glob("a.*"))
