@@ -847,7 +847,13 @@ def test_export_asks_before_it_replaces(run, fails, tmp_path):
     assert "exists; pass --force to replace it" in fails(2, "export", graph, out)
     assert out.read_text() == "mine"
     assert run("export", graph, out, "--force", "--theme", "print", "--width", "400", "--no-legend")[0] == 0
-    assert out.read_text().startswith("<svg") or "<svg" in out.read_text()
+    assert "<svg" in out.read_text()
+    for name, beside in (("new.csv", "new.edges.csv"), ("new.svg", "new.caption.txt")):
+        (tmp_path / beside).write_text("mine")
+        assert f"{beside} exists; pass --force" in fails(2, "export", graph, tmp_path / name)
+        assert (tmp_path / beside).read_text() == "mine"
+        assert run("export", graph, tmp_path / name, "--force")[0] == 0
+        assert (tmp_path / beside).read_text() != "mine"
 
 
 def test_export_names_what_is_wrong(fails, run, tmp_path):

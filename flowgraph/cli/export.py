@@ -42,8 +42,9 @@ def _export(options: argparse.Namespace, _console: Console) -> None:
 
     output = checked_output(options.output)
     assert output is not None
-    if output.exists() and not options.force:
-        raise ArgumentError(f"{output} exists; pass --force to replace it")
+    standing = [path for path in _written(output) if path.exists()]
+    if standing and not options.force:
+        raise ArgumentError(f"{standing[0]} exists; pass --force to replace it")
     graph = import_graph(Path(options.input))
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
@@ -54,6 +55,15 @@ def _export(options: argparse.Namespace, _console: Console) -> None:
         with report() as out:
             print_line(out, graph.caption())
             print_line(out, f"wrote {written} ({written.stat().st_size / 1024:,.0f} KB)")
+
+
+def _written(output: Path) -> list[Path]:
+    """Every file that an export writes: a table is two, and a picture has its caption beside it."""
+    end = output.suffix.lower()
+    if end == ".csv":
+        return [output.with_name(f"{output.stem}.{part}.csv") for part in ("nodes", "edges")]
+    pictures = (".svg", ".pdf", ".png", ".tex")
+    return [output, output.with_name(f"{output.stem}.caption.txt")] if end in pictures else [output]
 
 
 def _look(options: argparse.Namespace) -> dict[str, Any]:
