@@ -1,0 +1,1 @@
+"""Wires: each callback parses, asks the service and presents."""

@@ -1,0 +1,1 @@
+"""The page as it stands before anything is asked."""

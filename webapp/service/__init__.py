@@ -1,0 +1,1 @@
+"""Questions and answers: one worker owns the model, the page asks."""
