@@ -72,6 +72,7 @@ class MlpNodes:
             for kind, weights, before, after in reads:
                 node = Node(kind, layer=self.at, position=t, index=n)  # type: ignore[arg-type]
                 self.sketch.node(node, weights[place_in_shown], activation=float(before))
+                self.sketch.weights.add(node)
                 self.sketch.edge(read, node, "mlp_in", "activation", x @ weights[place_in_shown], **place)
                 self.sketch.edge(node, neuron, "neuron", "activation", after, **place)
 

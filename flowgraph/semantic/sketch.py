@@ -14,6 +14,7 @@ from ..lenses import read
 from ..nodes import Node
 from ..reading import NodeReading
 from ..recorded import Trace
+from .stored import read_weights
 
 
 @dataclass
@@ -26,12 +27,15 @@ class Sketch:
         Node → its vector [d_model]; nodes without one (logits) are missing.
     facts
         Node → what its reading says besides: ``activation``, ``contribution``, ``coverage``, ``left_out``.
+    weights
+        Nodes whose vector is a piece of a weight matrix as it is, the same for every prompt.
     edges
         One row for each edge, as columns of :class:`flowgraph.FlowGraph`; ends are nodes.
     """
 
     vectors: dict[Node, Tensor] = field(default_factory=dict)
     facts: dict[Node, dict[str, float | int]] = field(default_factory=dict)
+    weights: set[Node] = field(default_factory=set)
     edges: list[tuple[Node, Node, str, str, float, dict[str, int]]] = field(default_factory=list)
 
     def node(self, node: Node, vector: Tensor | None = None, **facts: float | int | None) -> Node:
@@ -67,18 +71,26 @@ class Sketch:
         )  # fmt: skip
 
     def read(self, trace: Trace, k: int) -> tuple[NodeReading | None, ...]:
-        """Readings of all nodes, from one projection of all their vectors; without a head lengths alone."""
-        vectors = torch.stack(list(self.vectors.values()))
+        """Readings of all nodes: weights from the disk where known, the rest from one projection; without a head lengths."""
+        k = min(k, trace.model.anatomy.d_vocab)
+        fixed = [node for node in self.vectors if node in self.weights]
+        moving = [node for node in self.vectors if node not in self.weights]
         if trace.model.anatomy.has_head:
+            by_node = dict(zip(fixed, read_weights(trace, self._stacked(fixed, trace), k), strict=True))
             aim = {"target": trace.target, "foil": trace.foil}
-            found = list(read(trace, vectors, k=min(k, trace.model.anatomy.d_vocab), **aim))
+            by_node |= zip(moving, read(trace, self._stacked(moving, trace), k=k, **aim), strict=True)
         else:
-            found = [NodeReading(norm=float(norm)) for norm in vectors.norm(dim=-1)]
-        by_node = dict(zip(self.vectors, found, strict=True))
+            by_node = {node: NodeReading(norm=float(vector.norm())) for node, vector in self.vectors.items()}
         return tuple(
             replace(by_node[node], **facts) if node in by_node else None  # type: ignore[arg-type]
             for node, facts in self.facts.items()
         )
+
+    def _stacked(self, nodes: list[Node], trace: Trace) -> Tensor:
+        """[N, d_model] vectors of some nodes."""
+        if not nodes:
+            return torch.empty(0, trace.model.anatomy.d_model)
+        return torch.stack([self.vectors[node] for node in nodes])
 
 
 def _shares(group: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from unittest import mock
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 import flowgraph
 from flowgraph.graph import UNITS
+from flowgraph.semantic import stored
 
 from .pairs import Base, Row, compared
 from .subject import Setup, bare_product, prompt, states
@@ -21,7 +23,27 @@ CHUNK = 1000
 
 
 def rows(setup: Setup) -> Iterator[Row]:
-    """One layer in the middle of the model, and all layers, at the last position."""
+    """One layer in the middle of the model, and all layers, at the last position: everything read, then weights from the disk."""
+    with mock.patch.object(stored, "WORTHWHILE", float("inf")):
+        yield from _everything_read(setup)
+    loaded = setup.loaded
+    trace = flowgraph.trace(loaded, prompt(loaded, N_TOKENS))
+    middle = trace.n_layers // 2
+    flowgraph.semantic_graph(trace, layers=middle, k=K)
+
+    def everything() -> None:
+        with mock.patch.object(stored, "WORTHWHILE", float("inf")):
+            flowgraph.semantic_graph(trace, layers=middle, k=K)
+
+    yield from compared(
+        "semantic_graph, one layer, its weights read before",
+        lambda: flowgraph.semantic_graph(trace, layers=middle, k=K),
+        [Base("the same, everything read", everything)],
+        pairs=setup.pairs,
+    )
+
+
+def _everything_read(setup: Setup) -> Iterator[Row]:
     loaded = setup.loaded
     trace = flowgraph.trace(loaded, prompt(loaded, N_TOKENS))
     middle = trace.n_layers // 2
