@@ -1,0 +1,183 @@
+"""Pairs of prompts with an answer and a wrong answer, checked against a model's tokenizer."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..errors import ArgumentError, FileFormatError, PromptError, TargetError
+from ..models import LoadedModel
+from ..models.vocabulary import token_ids
+
+Prompt = str | tuple[int, ...]
+
+_COLUMNS = ("clean", "corrupted", "target", "foil")
+_MOST_BYTES = 20 * 2**20
+_MOST_ROWS = 10_000
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prompt, its counterpart, and what should and should not follow.
+
+    Attributes
+    ----------
+    clean, corrupted
+        Texts, or token ids as they are: the prompt, and one of as many tokens without the information that decides.
+    target, foil
+        The answer to the clean prompt and a wrong one, one token each (strings or ids); the metric is the difference of
+        their logits.
+    """
+
+    clean: Prompt
+    corrupted: Prompt
+    target: str | int
+    foil: str | int
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """Examples of one task.
+
+    Attributes
+    ----------
+    name
+        Name of the task, or of the file.
+    description
+        One sentence: what is asked, and what the corrupted prompt changes.
+    examples
+        At least one.
+    """
+
+    name: str
+    description: str
+    examples: tuple[Example, ...]
+
+    def __post_init__(self) -> None:
+        if not self.examples:
+            raise ArgumentError(f"the task {self.name!r} has no examples; give at least one")
+
+    def __len__(self) -> int:
+        """Number of examples."""
+        return len(self.examples)
+
+    def __repr__(self) -> str:
+        first = self.examples[0]
+        return f"TaskData({self.name!r}, {len(self)} examples, first {first.clean!r} → {first.target!r}, not {first.foil!r})"
+
+    def checked(self, model: LoadedModel) -> TaskData:
+        """The same data, once every example is known to fit the model.
+
+        Raises
+        ------
+        ArgumentError
+            If an example's prompts differ in length, or its answers are the same; the message names the example.
+        TargetError
+            If an answer is not one token.
+        """
+        for number, example in enumerate(self.examples):
+            _check(model, example, f"{self.name}, example {number}")
+        return self
+
+    def of_length(self, model: LoadedModel) -> dict[int, tuple[Example, ...]]:
+        """Examples by the number of their tokens, the shortest first: what can run in one batch."""
+        found: dict[int, list[Example]] = {}
+        for example in self.examples:
+            found.setdefault(len(prompt_ids(model, example.clean)), []).append(example)
+        return {length: tuple(found[length]) for length in sorted(found)}
+
+    def save(self, path: str | Path, *, overwrite: bool = True) -> Path:
+        """Write the examples as CSV with the columns clean, corrupted, target, foil.
+
+        Raises
+        ------
+        ArgumentError
+            If prompts or answers are token ids, which a text file would not tell from numbers in words.
+        """
+        from ..export.files import atomic_write_text
+
+        for number, example in enumerate(self.examples):
+            if not all(isinstance(getattr(example, name), str) for name in _COLUMNS):
+                raise ArgumentError(f"example {number} of {self.name!r} is given as token ids; only texts can be saved")
+        table = io.StringIO()
+        writer = csv.writer(table)
+        writer.writerow(_COLUMNS)
+        writer.writerows([getattr(example, name) for name in _COLUMNS] for example in self.examples)
+        return atomic_write_text(Path(path), table.getvalue(), overwrite=overwrite)
+
+    @classmethod
+    def load(cls, path: str | Path) -> TaskData:
+        """Read examples from CSV: columns clean, corrupted, target, foil, in any order, one row each.
+
+        Raises
+        ------
+        ArgumentError
+            If the file cannot be opened.
+        FileFormatError
+            If it is not UTF-8, too large, or a column or a value is missing; the message names the row.
+        """
+        path = Path(path)
+        try:
+            if path.stat().st_size > _MOST_BYTES:
+                raise FileFormatError(f"{path} is larger than {_MOST_BYTES // 2**20} MB; give fewer examples")
+            text = path.read_text(encoding="utf-8-sig")
+        except OSError as error:
+            raise ArgumentError(f"the task file {path} could not be read: {error.strerror}") from error
+        except UnicodeDecodeError as error:
+            raise FileFormatError(f"{path} is not UTF-8 at byte {error.start}; save it as UTF-8") from error
+        return cls(path.stem, f"examples of {path.name}", tuple(_rows(path, text)))
+
+
+def _rows(path: Path, text: str) -> list[Example]:
+    try:
+        reader = csv.DictReader(text.splitlines(keepends=True), strict=True)
+        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+        if missing:
+            raise FileFormatError(
+                f"{path} has no column {', '.join(missing)}; its first line must name {', '.join(_COLUMNS)}"
+            )
+        rows = [{name: row[name] for name in _COLUMNS} for row in reader]
+    except csv.Error as error:
+        raise FileFormatError(f"{path} is not a CSV file: {error}") from error
+    if len(rows) > _MOST_ROWS:
+        raise FileFormatError(f"{path} has {len(rows):,} rows; at most {_MOST_ROWS:,} are read")
+    for number, row in enumerate(rows, start=1):
+        empty = [name for name, value in row.items() if not value]
+        if empty:
+            raise FileFormatError(f"{path}, row {number}: {', '.join(empty)} is missing")
+    if not rows:
+        raise FileFormatError(f"{path} has no examples below its first line")
+    return [Example(**row) for row in rows]
+
+
+def prompt_ids(model: LoadedModel, prompt: Prompt) -> list[int]:
+    """Token ids of a prompt, with the special tokens the model expects."""
+    if not isinstance(prompt, str):
+        return list(prompt)
+    if model.tokenizer is None:
+        raise PromptError(f"the prompt {prompt!r} is a text, but {model.name!r} has no tokenizer; give token ids")
+    return token_ids(model.tokenizer, prompt)
+
+
+def _check(model: LoadedModel, example: Example, where: str) -> None:
+    clean, corrupted = prompt_ids(model, example.clean), prompt_ids(model, example.corrupted)
+    if len(clean) != len(corrupted):
+        shown = " | ".join(model.vocabulary.strings(clean)), " | ".join(model.vocabulary.strings(corrupted))
+        raise ArgumentError(
+            f"{where}: the clean prompt has {len(clean)} tokens and the corrupted one {len(corrupted)}; positions could not be "
+            f"compared. clean: {shown[0]} — corrupted: {shown[1]}"
+        )
+    try:
+        answers = [model.vocabulary.target_id(value, name) for name, value in _answers(example)]
+    except TargetError as error:
+        raise TargetError(f"{where}: {error}") from error
+    if answers[0] == answers[1]:
+        raise ArgumentError(f"{where}: target and foil are the same token {example.target!r}; the metric would be 0")
+
+
+def _answers(example: Example) -> Sequence[tuple[str, Any]]:
+    return (("target", example.target), ("foil", example.foil))
