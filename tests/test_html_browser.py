@@ -28,7 +28,7 @@ from tests.synthetic_graphs import (
 pytestmark = pytest.mark.browser
 
 SIZES = ((1280, 800), (1600, 950))
-_CY = "document.getElementById('picture')._cyreg.cy"
+_CY = "document.querySelector('[data-part=picture]')._cyreg.cy"
 SIXTY = tuple(f" word{i}" if i % 3 else f" longer-word-{i}" for i in range(60))
 
 GRAPHS = {
@@ -89,10 +89,10 @@ class Opened:
         return self.page.evaluate(f"(argument) => {{ const cy = {_CY}; return {code}; }}", argument)
 
     def shown(self, what: str = "edges") -> list[str]:
-        return self.evaluate(f"cy.{what}().not('.scaffold').not('.off').map((item) => item.id())")
+        return self.evaluate(f"cy.{what}().not('.off').map((item) => item.id())")
 
     def keep(self, level: int) -> None:
-        self.page.locator("#keep").evaluate(
+        self.page.locator("[data-part=keep]").evaluate(
             "(box, level) => { box.value = level; box.dispatchEvent(new Event('input')); }", level
         )
 
@@ -101,7 +101,7 @@ class Opened:
         x, y = self.evaluate(
             "((item) => { const ends = item.isEdge() ? [item.source(), item.target()] : [item];"
             " const points = ends.map((end) => end.renderedPosition());"
-            " const box = document.getElementById('picture').getBoundingClientRect();"
+            " const box = document.querySelector('[data-part=picture]').getBoundingClientRect();"
             " const mean = (axis) => points.reduce((sum, point) => sum + point[axis], 0) / points.length;"
             " return [mean('x') + box.x, mean('y') + box.y]; })(cy.$id(argument))",
             item,
@@ -110,8 +110,8 @@ class Opened:
 
     def hover(self, item: str) -> str:
         self.page.mouse.move(*self.point(item))
-        self.page.wait_for_selector("#tip", state="visible")
-        return self.page.locator("#tip").inner_text()
+        self.page.wait_for_selector("[data-part=tip]", state="visible")
+        return self.page.locator("[data-part=tip]").inner_text()
 
     def id_of(self, label: str) -> str:
         return self.evaluate(
@@ -147,8 +147,8 @@ def test_every_graph_opens_quietly_and_counts_its_edges(opened, name):
     page.keep(1000)
     assert len(page.shown()) == data_edges
     numbered = int((~graph.structural).sum()) if len(graph) == data_edges else data_edges
-    assert page.text("#counter").startswith(f"{numbered:,} of {graph.info.total_edges:,} edge")
-    assert page.text("#caption").startswith("smollm2-135m · ")
+    assert page.text("[data-part=counter]").startswith(f"{numbered:,} of {graph.info.total_edges:,} edge")
+    assert page.text("footer p").startswith("smollm2-135m · ")
 
 
 @pytest.fixture(params=[(8, 0), (8, 1), (14, 0), (18, 1), (24, 0), (60, 0), (60, 1), (200, 0)], ids=str)
@@ -209,7 +209,7 @@ def test_nodes_stand_where_the_python_formula_puts_them(opened, name, orientatio
     page.page.locator(f"input[value={orientation}]").check(force=True)
     width, height = page.evaluate("[cy.width(), cy.height()]")
     geometry = Geometry.fit(extent(drawn.graph, drawn.places), float(width), float(height), orientation)
-    found = page.evaluate("cy.nodes().not('.scaffold').map((node) => [node.position('x'), node.position('y')])")
+    found = page.evaluate("cy.nodes().map((node) => [node.position('x'), node.position('y')])")
     for place, (x, y) in zip(drawn.places, found, strict=True):
         assert (x, y) == pytest.approx(geometry.pixel(place), abs=0.3)
     assert page.evaluate("cy.zoom()") == 1
@@ -222,7 +222,7 @@ def test_tokens_are_columns_or_rows_by_room(opened):
         (SIXTY[:18], SIZES[0], "rows"),
     ):
         page = opened(token_graph(words, layers=4), size)
-        assert expected in page.page.locator("#stage").get_attribute("class")
+        assert expected in page.page.locator("[data-part=stage]").get_attribute("class")
 
 
 def test_the_slider_hides_edges_and_what_stays_is_connected(opened):
@@ -234,8 +234,8 @@ def test_the_slider_hides_edges_and_what_stays_is_connected(opened):
     for level in (1000, 700, 400, 100, 5):
         page.keep(level)
         counts.append(len(page.shown()))
-        assert page.text("#counter").startswith(f"{counts[-1]:,} of {len(graph):,} edges,")
-        edges = page.evaluate("cy.edges().not('.scaffold').not('.off').map((e) => [e.source().id(), e.target().id()])")
+        assert page.text("[data-part=counter]").startswith(f"{counts[-1]:,} of {len(graph):,} edges,")
+        edges = page.evaluate("cy.edges().not('.off').map((e) => [e.source().id(), e.target().id()])")
         reached, size = {start}, 0
         while size < len(reached):
             size = len(reached)
@@ -253,14 +253,14 @@ def test_the_slider_hides_edges_and_what_stays_is_connected(opened):
 
 def test_the_counter_explains_itself_and_is_announced(opened):
     page = opened(token_graph(layers=8))
-    assert "|share| × the flow of its target" in page.page.locator("#counter").get_attribute("title")
+    assert "|share| × the flow of its target" in page.page.locator("[data-part=counter]").get_attribute("title")
     page.keep(300)
     page.page.wait_for_function(
-        "() => document.getElementById('live').textContent === document.getElementById('keep').ariaValueText"
+        "() => document.querySelector('[data-part=live]').textContent === document.querySelector('[data-part=keep]').ariaValueText"
     )
-    said = page.page.locator("#live").text_content()
+    said = page.page.locator("[data-part=live]").text_content()
     assert said.endswith(" of the mass")
-    assert said.replace(" ", "") == page.text("#counter").replace("\n", "").replace(" ", "")
+    assert said.replace(" ", "") == page.text("[data-part=counter]").replace("\n", "").replace(" ", "")
 
 
 def test_hovering_a_node_shows_its_reading_and_dims_the_rest(opened):
@@ -278,9 +278,8 @@ def test_hovering_a_node_shows_its_reading_and_dims_the_rest(opened):
     lifted = page.evaluate("cy.edges('.lift').map((edge) => edge.target().id())")
     assert f"n{drawing(graph).start}" in lifted
     assert page.evaluate("cy.elements('.dim').length") > 0
-    assert page.evaluate("cy.elements('.dim.scaffold').length") == 0
     page.page.mouse.move(5, 5)
-    page.page.wait_for_selector("#tip", state="hidden")
+    page.page.wait_for_selector("[data-part=tip]", state="hidden")
     assert page.evaluate("cy.elements('.dim, .lift').length") == 0
 
 
@@ -303,20 +302,20 @@ def test_a_click_fills_the_details_and_escape_empties_them(opened):
     page.keep(1000)
     node = page.id_of("L8.resid_mid@7")
     reading = graph.readings[int(node[1:])]
-    page.page.locator("#search").fill("l8.resid_mid@7")
-    page.page.locator("#matches button").first.click()
-    details = page.text("#details")
+    page.page.locator("[data-part=search]").fill("l8.resid_mid@7")
+    page.page.locator("[data-part=matches] button").first.click()
+    details = page.text("[data-part=details]")
     assert details.startswith("L8.resid_mid@7")
     for part in ("probability of ␣Tokyo", "entropy", "in, by share", "out, by flow", "lowest (logit)", "residual"):
         assert part in details
     assert f"{reading.target_rank:,}" in details
-    rows = page.page.locator("#details table").nth(2).locator("td.number").all_inner_texts()
+    rows = page.page.locator("[data-part=details] table").nth(2).locator("td.number").all_inner_texts()
     into = sorted((abs(float(s)) for s in graph.share[graph.target == int(node[1:])]), reverse=True)
     assert [row for row in rows if not row.startswith("<")] == [f"{s:.3f}" for s in into[: len(rows)] if s >= 0.0005]
-    page.page.locator("#details button.link").first.click()
-    assert " edge\n" in page.text("#details")
+    page.page.locator("[data-part=details] button.link").first.click()
+    assert " edge\n" in page.text("[data-part=details]")
     page.page.keyboard.press("Escape")
-    assert "Click a node or an edge" in page.text("#details")
+    assert "Click a node or an edge" in page.text("[data-part=details]")
     assert page.evaluate("cy.elements('.chosen').length") == 0
 
 
@@ -324,7 +323,7 @@ def test_clicks_on_the_canvas_select_and_control_click_pins(opened):
     page = opened(token_graph(layers=12))
     node = page.id_of("L10.resid_post@7")
     page.page.mouse.click(*page.point(node))
-    assert page.text("#details").startswith("L10.resid_post@7")
+    assert page.text("[data-part=details]").startswith("L10.resid_post@7")
     page.page.keyboard.down("Control")
     page.page.mouse.click(*page.point(node))
     page.page.keyboard.up("Control")
@@ -338,20 +337,20 @@ def test_clicks_on_the_canvas_select_and_control_click_pins(opened):
 def test_edges_without_a_number_say_so(opened):
     page = opened(with_structural(token_graph(layers=6)))
     page.keep(1000)
-    page.page.locator("#search").fill("l3.mlp@7")
-    page.page.locator("#matches button").first.click()
-    assert page.text("#details").count("no number under this method") >= 2
+    page.page.locator("[data-part=search]").fill("l3.mlp@7")
+    page.page.locator("[data-part=matches] button").first.click()
+    assert page.text("[data-part=details]").count("no number under this method") >= 2
     assert "without a number" in page.text("aside.left")
 
 
 def test_the_keyboard_walks_pins_zooms_and_fits(opened):
     graph = token_graph(layers=12)
     page = opened(graph)
-    page.page.locator("#stage").focus()
+    page.page.locator("[data-part=stage]").focus()
     press = page.page.keyboard.press
 
     def chosen() -> str:
-        return page.text("#details h3").split(" ")[0]
+        return page.text("[data-part=details] h3").split(" ")[0]
 
     press("ArrowDown")
     assert chosen() == "logit[␣Tokyo]"
@@ -362,14 +361,17 @@ def test_the_keyboard_walks_pins_zooms_and_fits(opened):
         press("ArrowDown")
         seen.add(chosen())
     column = {page.evaluate("cy.$id(argument).data('x')", item): item for item in page.shown("nodes")}
-    in_column = page.evaluate("cy.nodes().not('.scaffold').not('.off').filter((node) => node.data('x') === 7).length")
+    in_column = page.evaluate("cy.nodes().not('.off').filter((node) => node.data('x') === 7).length")
     assert len(column) > 1
     assert len(seen) == in_column - 1
     press("ArrowLeft")
     assert not chosen().endswith("@7")
     press("p")
     assert page.evaluate("cy.nodes('.pin.chosen').length") == 1
-    assert "reads" in page.page.locator("#live").text_content() or "writes" in page.page.locator("#live").text_content()
+    assert (
+        "reads" in page.page.locator("[data-part=live]").text_content()
+        or "writes" in page.page.locator("[data-part=live]").text_content()
+    )
     press("+")
     press("+")
     assert page.evaluate("cy.zoom()") == pytest.approx(1.5625)
@@ -410,12 +412,12 @@ def test_hostile_tokens_appear_as_text(opened):
     ticks = page.page.locator(".axis .tick").evaluate_all("(found) => found.map((one) => one.textContent)")
     assert ticks == [visible(token) for token in HOSTILE]
     assert page.page.locator("img").count() == 0
-    page.page.locator("#search").fill("onerror")
-    assert "<img src=x onerror=alert(1)>" in page.text("#matches")
+    page.page.locator("[data-part=search]").fill("onerror")
+    assert "<img src=x onerror=alert(1)>" in page.text("[data-part=matches]")
     for node in ("L2.resid_post@18", "embed@0"):
-        page.page.locator("#search").fill(node)
-        page.page.locator("#matches button").first.click()
-        assert node in page.text("#details h3")
+        page.page.locator("[data-part=search]").fill(node)
+        page.page.locator("[data-part=matches] button").first.click()
+        assert node in page.text("[data-part=details] h3")
 
 
 def test_search_finds_nodes_and_brings_back_what_was_filtered(opened):
@@ -424,22 +426,22 @@ def test_search_finds_nodes_and_brings_back_what_was_filtered(opened):
     page.keep(20)
     node = page.id_of("L1.resid_post@3")
     assert node not in page.shown("nodes")
-    page.page.locator("#search").fill("japan")
-    assert "more node" in page.text("#matches")
-    page.page.locator("#search").fill("L1.resid_post@3")
-    assert "filtered" in page.text("#matches")
+    page.page.locator("[data-part=search]").fill("japan")
+    assert "more node" in page.text("[data-part=matches]")
+    page.page.locator("[data-part=search]").fill("L1.resid_post@3")
+    assert "filtered" in page.text("[data-part=matches]")
     page.page.keyboard.press("Enter")
     assert node in page.shown("nodes")
-    assert page.text("#details h3").startswith("L1.resid_post@3")
-    page.page.locator("#search").fill("nowhere")
-    assert page.text("#matches") == "no node of this name"
+    assert page.text("[data-part=details] h3").startswith("L1.resid_post@3")
+    page.page.locator("[data-part=search]").fill("nowhere")
+    assert page.text("[data-part=matches]") == "no node of this name"
 
 
 def test_a_hidden_table_lists_the_strongest_edges_shown(opened):
     graph = token_graph(layers=12)
     page = opened(graph)
     page.keep(1000)
-    rows = page.page.locator("#table tbody tr")
+    rows = page.page.locator("[data-part=table] tbody tr")
     assert rows.count() == 200
     assert "unembedding" in rows.first.text_content()
     page.keep(50)
@@ -455,22 +457,23 @@ def test_controls_have_names(opened):
         ("button", "Zoom in"),
     ):
         assert page.page.get_by_role(role, name=name).count() == 1
-    assert page.page.get_by_role("application").get_attribute("aria-describedby") == "keys"
+    described = page.page.get_by_role("application").get_attribute("aria-describedby")
+    assert page.text(f"#{described}").startswith("Arrow keys")
     assert page.page.get_by_role("radio").count() == 5
 
 
 def test_an_empty_graph_says_why_and_still_shows_readings(opened):
     page = opened(empty_graph())
-    assert "No edges to draw" in page.text("#empty")
+    assert "No edges to draw" in page.text("[data-part=empty]")
     assert "reads" in page.hover(page.id_of("L2.resid_post@3"))
 
 
 def test_positions_follow_the_window(opened):
     page = opened(token_graph(layers=12), SIZES[0])
-    before = page.evaluate("cy.nodes().not('.scaffold').map((node) => node.position('x'))")
+    before = page.evaluate("cy.nodes().map((node) => node.position('x'))")
     page.page.set_viewport_size({"width": 1900, "height": 1000})
     page.page.wait_for_function("(width) => Math.abs(%s.width() - width) < 1" % _CY, arg=1900 - 532)  # noqa: UP031
-    after = page.evaluate("cy.nodes().not('.scaffold').map((node) => node.position('x'))")
+    after = page.evaluate("cy.nodes().map((node) => node.position('x'))")
     assert max(after) > max(before)
 
 

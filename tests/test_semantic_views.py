@@ -372,7 +372,7 @@ def test_every_graph_makes_a_page_that_holds_all_of_it(graph, tmp_path):
     assert document == render_html(graph)
     data = embedded(document)
     assert len(data["nodes"]) == len(graph.nodes)
-    assert len(data["edges"]) == len(data["edge_panels"]) == len(graph)
+    assert len(data["edges"]["classes"]) == len(data["edge_panels"]) == len(graph)
     assert len(data["blocks"]) == len(data["plan"]["panels"])
     assert "$" not in document.split("<script>")[0].split('id="data"')[0]
     assert markup.escape(graph.caption()) in document
@@ -518,7 +518,7 @@ def test_hovering_a_pill_says_its_numbers_and_lifts_its_way(opened, graphs):  # 
     assert {f"L0H1.key[{node.index}]@6", "L0H1.query@6", "L0H1@6", "L0.attn@6"} <= names
     assert page.evaluate("cy.elements('.dim').length") > 50
     page.page.mouse.move(5, 5)
-    page.page.wait_for_selector("#tip", state="hidden")
+    page.page.wait_for_selector("[data-part=tip]", state="hidden")
     assert page.evaluate("cy.elements('.dim, .lift').length") == 0
 
 
@@ -532,12 +532,12 @@ def test_hovering_an_edge_says_weight_and_unit(opened, graphs):  # noqa: F811
         if unit in seen or kind in ("query", "mlp_in", "norm", "rest", "residual"):
             continue
         page.page.mouse.move(5, 5)
-        page.page.wait_for_selector("#tip", state="hidden")
+        page.page.wait_for_selector("[data-part=tip]", state="hidden")
         page.evaluate(
             "void cy.$id(argument).emit({ type: 'mouseover', renderedPosition: { x: 300, y: 300 } })", f"e{e}"
         )
-        page.page.wait_for_selector("#tip", state="visible")
-        text = page.text("#tip")
+        page.page.wait_for_selector("[data-part=tip]", state="visible")
+        text = page.text("[data-part=tip]")
         assert f" {unit}: " in text
         assert str(graph.nodes[graph.source[e]]) in text
         assert "of what enters the target in this unit" in text
@@ -551,20 +551,20 @@ def test_layers_and_positions_are_a_key_away(opened, graphs):  # noqa: F811
     graph = graphs("positions")
     page = opened(graph)
     press = page.page.keyboard.press
-    assert page.text("#where").startswith("layer 0, position 6")
-    assert statements(graph, 0, 6)[0] in page.text("#coverage")
-    page.page.locator("#stage").focus()
+    assert page.text("[data-part=where]").startswith("layer 0, position 6")
+    assert statements(graph, 0, 6)[0] in page.text("[data-part=coverage]")
+    page.page.locator("[data-part=stage]").focus()
     press("PageDown")
-    assert page.text("#where").startswith("layer 1, position 6")
-    assert page.page.locator("#later").is_disabled()
+    assert page.text("[data-part=where]").startswith("layer 1, position 6")
+    assert page.page.locator("[data-part=later]").is_disabled()
     press("PageUp")
-    page.page.locator("#position").select_option("3")
-    assert page.text("#where").startswith("layer 0, position 3")
-    rows = page.page.locator("#table tbody tr")
+    page.page.locator("[data-part=position]").select_option("3")
+    assert page.text("[data-part=where]").startswith("layer 0, position 3")
+    rows = page.page.locator("[data-part=table] tbody tr")
     edges = [e for e in range(len(graph)) if graph.layer[e] == 0 and graph.query_pos[e] == 3]
     assert len(edges) <= rows.count() <= len(edges) + 20
-    assert "position 3" in page.page.locator("#table caption").text_content()
-    page.page.locator("#stage").focus()
+    assert "position 3" in page.page.locator("[data-part=table] caption").text_content()
+    page.page.locator("[data-part=stage]").focus()
     press("a")
     assert page.evaluate("cy.zoom()") < 0.8
     extent = page.evaluate("[cy.extent(), cy.elements().boundingBox()].map(({ x1, x2, y1, y2 }) => [x1, x2, y1, y2])")
@@ -578,11 +578,11 @@ def test_layers_and_positions_are_a_key_away(opened, graphs):  # noqa: F811
 def test_the_keyboard_follows_edges_and_columns(opened, graphs):  # noqa: F811
     graph = graphs("llama")
     page = opened(graph)
-    page.page.locator("#stage").focus()
+    page.page.locator("[data-part=stage]").focus()
     press = page.page.keyboard.press
 
     def chosen() -> str:
-        return page.text("#details h3").split(" ")[0]
+        return page.text("[data-part=details] h3").split(" ")[0]
 
     press("ArrowRight")
     assert chosen() == "L0.attn@6"
@@ -595,10 +595,10 @@ def test_the_keyboard_follows_edges_and_columns(opened, graphs):  # noqa: F811
     assert chosen() != str(best)
     press("ArrowUp")
     assert chosen() == str(best)
-    assert "writes" in page.page.locator("#live").text_content()
+    assert "writes" in page.page.locator("[data-part=live]").text_content()
     press("Escape")
     assert page.evaluate("cy.elements('.chosen, .lift, .dim').length") == 0
-    assert "Click a pill" in page.page.locator("#details").text_content()
+    assert "Click a pill" in page.page.locator("[data-part=details]").text_content()
 
 
 @pytest.mark.browser
@@ -609,10 +609,10 @@ def test_details_do_not_cover_what_they_speak_of(opened, graphs, size):  # noqa:
     for node in (Node("mlp", layer=1, position=6), Node("query", layer=1, head=2, position=6)):
         n = graph.nodes.index(node)
         page.page.mouse.click(*page.point(f"n{n}"))
-        assert page.text("#details h3").startswith(str(node))
-        assert "norm" in page.text("#details .facts")
+        assert page.text("[data-part=details] h3").startswith(str(node))
+        assert "norm" in page.text("[data-part=details] .facts")
         x, y = page.point(f"n{n}")
-        panel = page.page.locator("#details").bounding_box()
+        panel = page.page.locator("[data-part=details]").bounding_box()
         assert not (panel["x"] <= x <= panel["x"] + panel["width"] and panel["y"] <= y <= panel["y"] + panel["height"])
         page.page.keyboard.press("Escape")
 
@@ -621,7 +621,7 @@ def test_details_do_not_cover_what_they_speak_of(opened, graphs, size):  # noqa:
 def test_headings_do_not_overlap(opened, graphs):  # noqa: F811
     for size in SIZES:
         page = opened(graphs("llama"), size)
-        boxes = page.page.locator("#heads span").evaluate_all(
+        boxes = page.page.locator("[data-part=heads] span").evaluate_all(
             "(found) => found.filter((one) => !one.hidden).map((one) => [one.getBoundingClientRect().left, one.getBoundingClientRect().right])"
         )
         assert len(boxes) > 8
@@ -633,18 +633,18 @@ def test_headings_do_not_overlap(opened, graphs):  # noqa: F811
 def test_hostile_tokens_are_text_in_the_browser(opened, graphs):  # noqa: F811
     page = opened(hostile(graphs("positions")))
     assert page.page.locator("img").count() == 0
-    page.page.locator("#search").fill("l0h1@6")
-    page.page.locator("#matches button").first.click()
-    assert page.text("#details h3").startswith("L0H1@6")
-    assert page.page.locator("#details img, #tip img").count() == 0
+    page.page.locator("[data-part=search]").fill("l0h1@6")
+    page.page.locator("[data-part=matches] button").first.click()
+    assert page.text("[data-part=details] h3").startswith("L0H1@6")
+    assert page.page.locator("[data-part=details] img, [data-part=tip] img").count() == 0
 
 
 @pytest.mark.browser
 def test_search_brings_a_pill_into_view(opened, graphs):  # noqa: F811
     page = opened(graphs("llama"), SIZES[0])
-    page.page.locator("#search").fill("L1.mlp@6")
+    page.page.locator("[data-part=search]").fill("L1.mlp@6")
     page.page.keyboard.press("Enter")
-    assert page.text("#details h3").startswith("L1.mlp@6")
+    assert page.text("[data-part=details] h3").startswith("L1.mlp@6")
     x, y = page.evaluate("((place) => [place.x, place.y])(cy.nodes('.chosen').renderedPosition())")
     width, height = page.evaluate("[cy.width(), cy.height()]")
     assert 0 <= x <= width
@@ -660,7 +660,7 @@ def test_all_layers_of_the_real_model_open(opened, smollm2):  # noqa: F811
     assert overlaps(graph, STAGES[0]) == []
     page = opened(graph)
     assert page.evaluate("cy.nodes().length") == len(graph.nodes)
-    page.page.locator("#layer").select_option("23")
+    page.page.locator("[data-part=layer]").select_option("23")
     n = graph.nodes.index(Node("head", layer=23, head=4, position=7))
     assert "writes ␣Japanese" in page.hover(f"n{n}")
     assert page.evaluate("cy.zoom()") > 0.9

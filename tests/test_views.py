@@ -18,6 +18,7 @@ from flowgraph.errors import ArgumentError
 from flowgraph.nodes import NODE_KINDS, WITHOUT_LAYER, Node
 from flowgraph.views import caption, render_html
 from flowgraph.views.caption import kept_mass, percent
+from flowgraph.views.document import embedded_json
 from flowgraph.views.elements import (
     LEVELS,
     MOST_EDGES,
@@ -28,7 +29,6 @@ from flowgraph.views.elements import (
     facts,
     rank_class,
 )
-from flowgraph.views.html import embedded_json
 from flowgraph.views.layout import LAYOUT, Extent, Geometry, Place, extent, places
 from flowgraph.views.legend import legend
 from flowgraph.views.style import (
@@ -522,7 +522,7 @@ def test_every_graph_makes_a_page_whose_data_can_be_read_back(graph):
     document = render_html(graph)
     data = _embedded(document)
     assert len(data["nodes"]) == len(graph.nodes)
-    assert len(data["edges"]) == len(graph)
+    assert len(data["edges"]["classes"]) == len(graph)
     assert data["tokens"] == [visible(token) for token in graph.info.tokens]
     assert "$" not in document.split("<script>")[0]
     assert document.encode("utf-8")

@@ -11,19 +11,15 @@ from string import Template
 from typing import Any
 
 from ..graph import FlowGraph
-from .caption import caption, edges_text, filter_texts, layers_text, percent
-from .document import LIBRARY, asset, embedded_json, page_script, policy, prediction
+from ..nodes import Node
+from .caption import edges_text, filter_texts, layers_text, percent
+from .document import Page, asset, document, noted_caption, shell, title
 from .elements import LEVELS, MOST_EDGES, Drawing, drawing, elements, facts
 from .layout import LAYOUT, extent
 from .legend import legend
-from .style import THEMES, css_variables, stylesheet
-from .text import printable, prompt_line, visible
+from .style import THEMES, stylesheet
+from .text import printable, visible
 
-# In this order: each file is a group of functions, and the last one starts the page.
-SCRIPTS = (
-    "text.js", "geometry.js", "picture.js", "filter.js", "axes.js", "lift.js", "details.js", "search.js", "keys.js",
-    "flow.js",
-)  # fmt: skip
 _SEMANTIC = frozenset({"semantic", "visit"})
 
 
@@ -45,22 +41,78 @@ def render_html(graph: FlowGraph) -> str:
     ArgumentError
         If the graph has edges but no node that their flow could run to, or has a cycle.
     """
-    if graph.info.method in _SEMANTIC:
-        from .semantic_page import render_semantic  # pages of flow have no use for it
+    return document(page_of(graph))
 
-        return render_semantic(graph)
+
+def page_data(graph: FlowGraph) -> dict[str, Any]:
+    """What the page scripts are given of a flow graph: plain data, ready for JSON.
+
+    Parameters
+    ----------
+    graph
+        As for :func:`render_html`.
+
+    Returns
+    -------
+    ``kind`` is the namespace that mounts it. ``nodes`` and ``edges`` are the elements as Cytoscape takes them, without
+    positions: node 17 of the graph that is drawn has the id ``n17``; ``styles`` are stylesheets by theme. The rest is what
+    the page says about them.
+
+    Raises
+    ------
+    ArgumentError
+        As for :func:`render_html`.
+    """
+    return dict(page_of(graph).data)
+
+
+def drawn_nodes(graph: FlowGraph) -> tuple[Node, ...]:
+    """[n] nodes of the picture, by their number in its ids; fewer than the graph has where only its strongest edges are drawn."""
+    return graph.nodes if graph.info.method in _SEMANTIC else drawing(graph).graph.nodes
+
+
+def page_of(graph: FlowGraph) -> Page:
+    """Data and markup of a graph's page."""
+    if graph.info.method in _SEMANTIC:
+        from .semantic_page import semantic_page  # pages of flow have no use for it
+
+        return semantic_page(graph)
     drawn = drawing(graph)
     parts = elements(drawn)
-    library, script = asset(LIBRARY), page_script(SCRIPTS)
-    return Template(asset("page.html")).substitute(
-        policy=policy(library, script),
-        variables=css_variables(),
-        styles=asset("flow.css"),
-        library=library,
-        script=script,
-        data=embedded_json(_page_data(graph, drawn, parts)),
+    cut = _cut_note(graph, drawn)
+    return Page(
+        kind="flow",
+        title=title(graph.info),
+        shell=_shell(graph, drawn, parts, cut),
+        data=_page_data(graph, drawn, parts) | {"caption": noted_caption(graph, cut)},
+    )
+
+
+def _shell(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str, Any]]], cut: str) -> str:
+    info = graph.info
+    texts = {
+        "mass_definition": _mass_definition(drawn), "level": str(drawn.opening_level), "levels": str(LEVELS), "cut": cut,
+    }  # fmt: skip
+    size = f"{len(info.tokens)} token{'s' if len(info.tokens) != 1 else ''}, {layers_text(graph)}"
+    return shell(
+        graph,
+        origin=[
+            ("model", escape(printable(info.model))),
+            ("method", f'{escape(info.method)} <span class="note">in {escape(info.unit)}</span>'),
+            ("level", escape(info.level)),
+            ("prompt", escape(size)),
+        ],
+        note=cut,
+        left=Template(asset("flow_left.html")).substitute({name: escape(text) for name, text in texts.items()}),
         legend=legend(drawn, _classes(parts["edges"]), _classes(parts["nodes"])),
-        **_texts(graph, drawn),
+        walk="",
+        whole="",
+        axes='      <div data-part="gutter" class="axis" aria-hidden="true"></div>\n'
+        '      <div data-part="ground" class="axis" aria-hidden="true"></div>',
+        fit="Fit the picture",
+        find="Find a token or node",
+        stage="Flow graph: tokens along one axis, layers along the other",
+        keys="Arrow keys walk along tokens and layers. P pins the node, Escape clears. Plus, minus and 0 zoom and fit.",
     )
 
 
@@ -72,6 +124,7 @@ def _page_data(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str,
     room = extent(drawn.graph, drawn.places)
     first, end = graph.info.layers
     return {
+        "kind": "flow",
         "tokens": [visible(token) for token in graph.info.tokens],
         "layers": [first, end],
         "position": graph.info.position,
@@ -85,31 +138,10 @@ def _page_data(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str,
         "room": {"tokens": room.tokens, "layers": round(room.layers, 2), "slots": room.slots},
         "layout": dict(LAYOUT),
         "styles": {name: stylesheet(theme) for name, theme in THEMES.items()},
+        "empty": _empty_note(graph),
         **parts,
         **facts(drawn),
     }
-
-
-def _texts(graph: FlowGraph, drawn: Drawing) -> dict[str, str]:
-    info = graph.info
-    cut = _cut_note(graph, drawn)
-    texts = {
-        "title": f"{printable(info.model)}: {prompt_line(info.tokens, 60)}",
-        "model": printable(info.model),
-        "prompt": prompt_line(info.tokens),
-        "size": f"{len(info.tokens)} token{'s' if len(info.tokens) != 1 else ''}, {layers_text(graph)}",
-        "method": info.method,
-        "unit": info.unit,
-        "caption": caption(graph) + (f" · {cut}" if cut else ""),
-        "cut": cut,
-        "empty": _empty_note(graph),
-        "mass_definition": _mass_definition(drawn),
-        "level": str(drawn.opening_level),
-        "levels": str(LEVELS),
-        "level_name": info.level,
-    }
-    escaped = {name: escape(text) for name, text in texts.items()}
-    return escaped | {"prediction": prediction(graph.info)}
 
 
 def _cut_note(graph: FlowGraph, drawn: Drawing) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 from .elements import Drawing
 from .style import EFFECT_LABELS, RANK_LABELS, edge_stroke
@@ -43,6 +44,14 @@ def legend(drawn: Drawing, edge_classes: Sequence[str], node_classes: Sequence[s
     if edge_classes:
         parts += [_edge_kinds(edge_classes), _widths()]
     return "\n".join(parts)
+
+
+def legend_of(drawn: Drawing, data: Mapping[str, Any]) -> str:
+    """HTML of the legend of a drawing whose elements are made already: ``data["nodes"]`` and ``data["edges"]``."""
+    edges, nodes = (
+        sorted({name for item in data[part] for name in item["classes"].split()}) for part in ("edges", "nodes")
+    )
+    return legend(drawn, edges, nodes)
 
 
 def _block(title: str, body: str) -> str:

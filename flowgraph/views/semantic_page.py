@@ -8,60 +8,36 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from html import escape
-from string import Template
 from typing import Any
 
 from ..graph import FlowGraph
 from ..nodes import Node
 from ..reading import NodeReading
-from .caption import caption, layers_text, percent
-from .document import LIBRARY, asset, embedded_json, page_script, policy, prediction
+from .caption import layers_text, percent
+from .document import Page, asset, noted_caption, shell, title
 from .semantic_elements import edge_classes, semantic_elements, semantic_facts
 from .semantic_layout import GRID, Panel, Plan
 from .semantic_legend import semantic_legend
 from .semantic_plan import plan_of
-from .semantic_style import semantic_stylesheet, semantic_variables
-from .style import DARK, LIGHT, THEMES, css_variables
-from .text import printable, prompt_line, visible
+from .semantic_style import semantic_stylesheet
+from .style import THEMES, Theme
+from .text import printable, visible
 
-# In this order: each file is a group of functions, and the last one starts the page.
-SCRIPTS = (
-    "text.js", "semantic_picture.js", "semantic_hover.js", "semantic_details.js", "search.js", "semantic_keys.js",
-    "semantic.js",
-)  # fmt: skip
 MEASURE_NAMES = {
     "contribution": "Σ |contribution|", "norm": "Σ norm", "attention": "Σ |activation|", "target": "Σ |logit|",
 }  # fmt: skip
 
 
-def render_semantic(graph: FlowGraph) -> str:
-    """One self-contained HTML document of a semantic graph.
+def semantic_page(graph: FlowGraph) -> Page:
+    """Data and markup of the page of a semantic graph.
 
     Parameters
     ----------
     graph
         A graph that :func:`flowgraph.semantic_graph` made, or some of its edges.
-
-    Returns
-    -------
-    The document. Encode it as UTF-8.
     """
     plan = plan_of(graph)
-    library, script = asset(LIBRARY), page_script(SCRIPTS)
-    classes = sorted({name for e in range(len(graph)) for name in edge_classes(graph, plan, e)})
-    return Template(asset("semantic.html")).substitute(
-        policy=policy(library, script),
-        variables=_variables(),
-        styles=asset("flow.css") + asset("semantic.css"),
-        library=library,
-        script=script,
-        data=embedded_json(_page_data(graph, plan)),
-        legend=semantic_legend(graph, classes),
-        prediction=prediction(graph.info),
-        layers=_choices([(panel.layer, f"layer {panel.layer}") for panel in plan.panels]),
-        positions=_choices([(panel.position, _position_text(graph, panel.position)) for panel in plan.panels]),
-        **_texts(graph),
-    )
+    return Page(kind="semantic", title=title(graph.info), shell=_shell(graph, plan), data=_page_data(graph, plan))
 
 
 def statements(graph: FlowGraph, layer: int, position: int) -> list[str]:
@@ -125,14 +101,41 @@ def _signed(value: float) -> str:
     return f"{value:+.2f}".replace("-", "−")
 
 
-def _variables() -> str:
-    own = f':root {{\n{semantic_variables(LIGHT)}}}\n:root[data-theme="dark"] {{\n{semantic_variables(DARK)}}}\n'
-    return css_variables() + own
+def _shell(graph: FlowGraph, plan: Plan) -> str:
+    info = graph.info
+    chosen = "the rules of VISIT" if info.method == "visit" else str(info.options.get("select", "contribution"))
+    size = f"{len(info.tokens)} token{'s' if len(info.tokens) != 1 else ''}, {_layers(graph)}"
+    origin = {
+        "model": printable(info.model),
+        "graph": f"{info.method}, {len(graph.nodes):,} nodes, {len(graph):,} edges",
+        "chosen by": chosen,
+        "prompt": size,
+    }
+    classes = sorted({name for e in range(len(graph)) for name in edge_classes(graph, plan, e)})
+    return shell(
+        graph,
+        origin=[(name, escape(text)) for name, text in origin.items()],
+        left=asset("semantic_left.html"),
+        legend=semantic_legend(graph, classes),
+        walk=asset("semantic_walk.html"),
+        whole=asset("semantic_whole.html"),
+        axes='      <div data-part="heads" class="axis" aria-hidden="true"></div>\n'
+        '      <div data-part="rows" aria-hidden="true"></div>',
+        fit="Fit this layer",
+        find="Find a word or node",
+        stage="Semantic graph: layers from left to right, each in columns from state to what is written",
+        keys="Arrow keys left and right follow the strongest edge, up and down walk along a column. Page Up and Page Down "
+        "go to the layer before and after. P pins the pill, Escape clears. Plus, minus, 0 and A zoom, fit the layer and "
+        "show the whole graph.",
+    )
 
 
 def _page_data(graph: FlowGraph, plan: Plan) -> dict[str, Any]:
     info = graph.info
     return {
+        "kind": "semantic",
+        "caption": noted_caption(graph),
+        "empty": "" if len(graph.nodes) else "No nodes to draw: the graph is empty.",
         "tokens": [visible(token) for token in info.tokens],
         "position": info.position,
         "target": None if info.target_token is None else visible(info.target_token),
@@ -147,7 +150,7 @@ def _page_data(graph: FlowGraph, plan: Plan) -> dict[str, Any]:
         },
         "blocks": [statements(graph, panel.layer, panel.position) for panel in plan.panels],
         "edge_panels": _edge_panels(graph, plan.panels),
-        "styles": {name: semantic_stylesheet(theme) for name, theme in THEMES.items()},
+        "styles": {name: [*semantic_stylesheet(theme), _pinned(theme)] for name, theme in THEMES.items()},
         **semantic_elements(graph, plan),
         **semantic_facts(graph),
     }
@@ -165,30 +168,10 @@ def _edge_panels(graph: FlowGraph, panels: Sequence[Panel]) -> list[int]:
     return found
 
 
-def _choices(pairs: Sequence[tuple[int, str]]) -> str:
-    return "".join(f'<option value="{value}">{escape(text)}</option>' for value, text in sorted(set(pairs)))
-
-
-def _position_text(graph: FlowGraph, position: int) -> str:
-    token = graph.info.tokens[position] if position < len(graph.info.tokens) else ""
-    return f"position {position} {visible(token)}"
+def _pinned(theme: Theme) -> dict[str, Any]:
+    return {"selector": "node.pin", "style": {"border-width": 2.5, "border-color": theme.pin, "opacity": 1}}
 
 
 def _layers(graph: FlowGraph) -> str:
     first, stop = graph.info.layers
     return f"layer {first} of {graph.info.total_layers}" if stop == first + 1 else layers_text(graph)
-
-
-def _texts(graph: FlowGraph) -> dict[str, str]:
-    info = graph.info
-    texts = {
-        "title": f"{printable(info.model)}: {prompt_line(info.tokens, 60)}",
-        "model": printable(info.model),
-        "prompt": prompt_line(info.tokens),
-        "size": f"{len(info.tokens)} token{'s' if len(info.tokens) != 1 else ''}, {_layers(graph)}",
-        "method": f"{info.method}, {len(graph.nodes):,} nodes, {len(graph):,} edges",
-        "select": "the rules of VISIT" if info.method == "visit" else str(info.options.get("select", "contribution")),
-        "caption": caption(graph),
-        "empty": "" if len(graph.nodes) else "No nodes to draw: the graph is empty.",
-    }
-    return {name: escape(text) for name, text in texts.items()}

@@ -1,20 +1,25 @@
-/* Start: read the data, draw the picture, connect the controls. */
+/* Semantic graphs: what mountPage() needs of them. */
 
-function watchControls(page) {
-  const on = (id, kind, act) => document.getElementById(id).addEventListener(kind, act);
-  on('theme', 'click', () => setTheme(page, currentTheme() === 'dark' ? 'light' : 'dark'));
-  on('earlier', 'click', () => stepLayer(page, -1));
-  on('later', 'click', () => stepLayer(page, 1));
-  const chosen = (id) => Number(document.getElementById(id).value);
-  for (const id of ['layer', 'position']) on(id, 'change', () => movePanel(page, chosen('layer'), chosen('position')));
+function startSemantic(page) {
+  page.panel = null;
+  createPicture(page, [0.02, 6], SPARE);
+  createHeadings(page);
+  fillChoices(page, 'layer', ({ layer }) => `layer ${layer}`);
+  fillChoices(page, 'position', (panel) => positionText(page.data, panel));
+  watchViewport(page);
+  watchControls(page);
 }
 
-function watchTaps(page) {
-  page.cy.on('tap', (event) => {
-    page.stage.focus({ preventScroll: true });
-    if (event.target === page.cy) clearSelection(page);
-    else select(page, event.target);
-  });
+function watchControls(page) {
+  const on = (name, kind, act) => listen(page, partOf(page, name), kind, act);
+  on('earlier', 'click', () => stepLayer(page, -1));
+  on('later', 'click', () => stepLayer(page, 1));
+  for (const name of ['layer', 'position']) {
+    on(name, 'change', (event) => {
+      const { layer, position } = { ...page.data.plan.panels[page.panel], [name]: Number(event.target.value) };
+      movePanel(page, layer, position);
+    });
+  }
 }
 
 /** Opens on the first layer at the position that is explained. */
@@ -28,24 +33,16 @@ function arrange(page) {
   drawHeadings(page);
 }
 
-function start() {
-  const data = JSON.parse(document.getElementById('data').textContent);
-  setTheme(null, matchMedia('(prefers-color-scheme: dark)').matches ? 'dark' : 'light');
-  const stage = document.getElementById('stage');
-  const cy = createPicture(data, document.getElementById('picture'));
-  const page = { data, cy, stage, chosen: null, panel: null };
-  page.graph = createGraph(data);
-  createHeadings(page);
-  for (const found of document.querySelectorAll('b.token')) found.replaceWith(tokenText(found.textContent, 'b'));
-  clearSelection(page);
-  watchViewport(page);
-  watchControls(page);
-  watchTaps(page);
-  watchPointer(page);
-  watchSearch(page);
-  watchKeys(page);
-  arrange(page);
-  new ResizeObserver(() => arrange(page)).observe(stage);
-}
+const SEMANTIC = {
+  start: startSemantic, arrange, fit: (page) => showPanel(page, page.panel), leave: drop,
+  // Everything is drawn, in one order and with one width: there is nothing to set.
+  setLevel: () => {}, setWidth: () => {}, setOrientation: () => {},
+  lift: liftWay, tipPlace, nodeTip, edgeTip, opening, nodeDetails, edgeDetails, nextNode,
+  acts: {
+    a: showAll,
+    pageup: (page) => stepLayer(page, -1),
+    pagedown: (page) => stepLayer(page, 1),
+  },
+};
 
-start();
+flowgraph.semantic = { mount: (root, data, options) => mountPage(SEMANTIC, root, data, options) };

@@ -1,28 +1,11 @@
-/* The Cytoscape picture of a semantic graph: pills in columns, edges as lines, curves and trunks, headings that stay. */
+/* The picture of a semantic graph: pills in columns, edges as lines, curves and trunks, headings that stay. */
 
-const ZOOM_STEP = 1.25;
 const LEAST_ZOOM = 0.8;
 const HEADING_ROOM = 52;
 const MANY_EDGES = 3000;
 const TITLE = 20;
-
-function createPicture(data, container) {
-  return cytoscape({
-    container,
-    elements: [...data.nodes, ...data.edges].map((item) => ({ ...item, data: { ...item.data, pw: 10, ph: 10, pm: 10, bw: [0.5], bd: [0] } })),
-    style: data.styles[currentTheme()],
-    layout: { name: 'preset' },
-    autoungrabify: true,
-    autounselectify: true,
-    boxSelectionEnabled: false,
-    minZoom: 0.02,
-    maxZoom: 6,
-  });
-}
-
-function clamp(low, value, high) {
-  return Math.min(high, Math.max(low, value));
-}
+// Until the stage has been measured.
+const SPARE = { pw: 10, ph: 10, pm: 10, bw: [0.5], bd: [0] };
 
 /** The page's copy of Grid.fit in semantic_layout.py, from the same numbers. */
 function fitGrid({ grid, plan }, width, height) {
@@ -102,33 +85,17 @@ function showAll({ cy }) {
   cy.fit(cy.elements(), 28);
 }
 
-function zoomBy({ cy }, factor) {
-  cy.zoom({ level: cy.zoom() * factor, renderedPosition: { x: cy.width() / 2, y: cy.height() / 2 } });
-}
-
-function currentTheme() {
-  return document.documentElement.dataset.theme;
-}
-
-function setTheme(page, theme) {
-  document.documentElement.dataset.theme = theme;
-  document.getElementById('theme').setAttribute('aria-pressed', String(theme === 'dark'));
-  if (page) page.cy.style(page.data.styles[theme]);
-}
-
 /** Headings above the columns; zoomed out, names of layers. */
 function createHeadings(page) {
-  const { plan, tokens } = page.data;
-  const add = (parent, text, name) => {
-    const label = element('span', name ? { class: name } : {}, text);
-    document.getElementById(parent).append(label);
-    return label;
-  };
-  const columns = plan.headings.map(({ text, x }) => ({ x, label: add('heads', text) }));
+  const { plan } = page.data;
+  const heading = (text, name) => element('span', name ? { class: name } : {}, text);
+  const columns = plan.headings.map(({ text, x }) => ({ x, label: heading(text) }));
   const first = plan.panels.filter((panel) => panel.position === plan.panels[0].position);
-  const layers = first.map((panel) => ({ x: (panel.left + panel.right) / 2, label: add('heads', `layer ${panel.layer}`, 'layer') }));
+  const layers = first.map((panel) => ({ x: (panel.left + panel.right) / 2, label: heading(`layer ${panel.layer}`, 'layer') }));
   const rows = plan.panels.filter((panel) => panel.layer === plan.panels[0].layer);
-  const names = rows.length > 1 ? rows.map((panel) => ({ y: panel.top, label: add('rows', `position ${panel.position}  ${tokens[panel.position] ?? ''}`) })) : [];
+  const names = rows.length > 1 ? rows.map((panel) => ({ y: panel.top, label: heading(positionText(page.data, panel)) })) : [];
+  fill(page, 'heads', ...[...columns, ...layers].map(({ label }) => label));
+  fill(page, 'rows', ...names.map(({ label }) => label));
   page.headings = { columns, layers, names };
 }
 
@@ -163,13 +130,10 @@ function followViewport(page) {
 }
 
 function watchViewport(page) {
-  let isWaiting = false;
-  page.cy.on('viewport', () => {
-    document.getElementById('tip').style.display = 'none';
-    if (isWaiting) return;
-    isWaiting = true;
-    requestAnimationFrame(() => {
-      isWaiting = false;
+  hear(page, 'viewport', () => {
+    hideTip(page);
+    if (!page.fit || !page.data.plan.panels.length) return;
+    nextFrame(page, () => {
       drawHeadings(page);
       followViewport(page);
     });

@@ -12,6 +12,18 @@ function element(tag, attributes = {}, ...children) {
   return made;
 }
 
+function line(...children) {
+  return element('p', {}, ...children);
+}
+
+function note(...children) {
+  return element('p', { class: 'note' }, ...children);
+}
+
+function between(items, separator) {
+  return items.flatMap((item, i) => (i ? [separator, item] : [item]));
+}
+
 /** A token with the marks for spaces, newlines and tabs faded, unless it has nothing else. */
 function tokenText(text, tag = 'span') {
   const parts = text.split(/([␣⏎⇥])/).filter(Boolean);
@@ -37,6 +49,13 @@ function number(value) {
 function part(value) {
   if (value !== 0 && Math.abs(value) < 0.0005) return `${value < 0 ? MINUS : ''}< .001`;
   return signed(value.toFixed(3));
+}
+
+/** A part of 1 in percent, never rounded up to all or down to nothing. */
+function percent(value) {
+  if (value > 0 && value < 0.001) return '< 0.1 %';
+  const text = (100 * value).toFixed(1).replace(/\.0$/, '');
+  return `${value >= 0.9995 && value < 1 - 1e-6 ? '99.9' : text} %`;
 }
 
 /** A weight in the unit of the method; logits always show their sign. */

@@ -11,10 +11,6 @@ function columnPitch(data, width) {
   return (width - margin.left - margin.right) / (data.room.tokens - 1 + leadOf(data, 'columns'));
 }
 
-function clamp(low, value, high) {
-  return Math.min(high, Math.max(low, value));
-}
-
 function fitGeometry(data, width, height, wanted) {
   const isWide = columnPitch(data, width) >= data.layout.readable_pitch;
   const orientation = wanted === 'auto' ? (isWide ? 'columns' : 'rows') : wanted;

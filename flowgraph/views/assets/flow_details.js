@@ -1,28 +1,10 @@
-/* The panel on the right: everything about what was clicked. */
-
-const MOST_ROWS = 12;
-
-function select(page, item) {
-  clearSelection(page);
-  page.chosen = item;
-  item.addClass('chosen');
-  const i = Number(item.id().slice(1));
-  const panel = document.getElementById('details');
-  panel.replaceChildren(...(item.isEdge() ? edgeDetails(page, i) : nodeDetails(page, i)));
-  panel.parentElement.scrollTop = 0;
-}
-
-function clearSelection(page) {
-  if (page.chosen) page.chosen.removeClass('chosen');
-  page.chosen = null;
-  document.getElementById('details').replaceChildren(...opening(page));
-}
+/* The panel: everything about what was clicked. */
 
 /** Before anything is clicked: where attention carried the most, and how to go on. */
 function opening(page) {
   const { graph } = page;
-  const moves = graph.edges.filter((edge) => edge.kind === 'attention' && graph.positions[edge.source] !== graph.positions[edge.target] && edge.flow > 0);
-  const ranked = moves.sort((a, b) => b.flow - a.flow).slice(0, MOST_ROWS);
+  const isMove = ({ kind, source, target, flow }) => kind === 'attention' && graph.positions[source] !== graph.positions[target] && flow > 0;
+  const ranked = graph.edges.filter(isMove).sort((a, b) => b.flow - a.flow).slice(0, MOST_ROWS);
   const rows = ranked.map((edge) => barRow(moveLink(page, edge), edge.flow / ranked[0].flow, edge.classes, part(edge.flow)));
   return [...titled('strongest moves between tokens, by flow', rows), hint()];
 }
@@ -32,27 +14,21 @@ function moveLink(page, edge) {
   const [from, to] = [edge.source, edge.target].map((node) => graph.positions[node]);
   const tokens = to === null ? [tokenText(graph.tokens[from])] : [tokenText(graph.tokens[from]), ' → ', tokenText(graph.tokens[to])];
   const place = data.edge_places[edge.i];
-  return element('button', { type: 'button', class: 'link', click: () => select(page, page.cy.$id(`e${edge.i}`)) }, element('span', { class: 'note' }, `${place} `), ...tokens);
+  return edgeLink(page, edge, element('span', { class: 'note' }, `${place} `), ...tokens);
+}
+
+function edgeLink(page, edge, ...children) {
+  return link(() => select(page, page.cy.$id(`e${edge.i}`)), ...children);
 }
 
 function hint() {
-  const key = (text) => element('kbd', {}, text);
-  return element(
-    'div', { class: 'hint' },
-    line('Click a node or an edge for its numbers.'),
-    line('Hover to follow its strongest route.'),
-    line(key('Ctrl'), ' + click pins a node, ', key('Esc'), ' clears.'),
-    line(key('←'), ' ', key('↑'), ' ', key('↓'), ' ', key('→'), ' walk.'),
-    line(key('+'), ' ', key('−'), ' ', key('0'), ' zoom and fit.'),
+  return hintOf(
+    ['Click a node or an edge for its numbers.'],
+    ['Hover to follow its strongest route.'],
+    [keyCap('Ctrl'), ' + click pins a node, ', keyCap('Esc'), ' clears.'],
+    [keyCap('←'), ' ', keyCap('↑'), ' ', keyCap('↓'), ' ', keyCap('→'), ' walk.'],
+    [keyCap('+'), ' ', keyCap('−'), ' ', keyCap('0'), ' zoom and fit.'],
   );
-}
-
-function facts(rows) {
-  return element('dl', { class: 'facts' }, ...rows.flatMap(([name, ...value]) => [element('dt', {}, ...[name].flat()), element('dd', {}, ...value)]));
-}
-
-function unit(text) {
-  return element('span', { class: 'note' }, ` ${text}`);
 }
 
 function nodeDetails(page, node) {
@@ -64,8 +40,8 @@ function nodeDetails(page, node) {
     element('h3', {}, ...nodeTitle(graph, node, 'span')),
     facts(rows),
     ...(reading ? tokenTables(data, graph.kinds[node], reading) : []),
-    ...edgeTable(page, 'in, by share', graph.incoming[node], 'source', 'share'),
-    ...edgeTable(page, 'out, by flow', graph.outgoing[node], 'target', 'flow'),
+    ...rankedTable('in, by share', graph.incoming[node], 'share', (edge, most) => edgeRow(page, edge, 'source', 'share', most)),
+    ...rankedTable('out, by flow', graph.outgoing[node], 'flow', (edge, most) => edgeRow(page, edge, 'target', 'flow', most)),
   ];
 }
 
@@ -92,30 +68,12 @@ function tokenTables(data, kind, [, , , , , top, bottom]) {
   ];
 }
 
-function titled(title, rows) {
-  return rows.length ? [element('h4', {}, title), element('table', {}, element('tbody', {}, ...rows))] : [];
-}
-
-function barRow(name, width, classes, text, title = '') {
-  const gauge = element('i', { class: `gauge ${classes}`, style: `width:${(100 * Math.min(1, width)).toFixed(1)}%` });
-  return element('tr', title ? { title } : {}, element('td', {}, name), element('td', {}, gauge), element('td', { class: 'number' }, text));
-}
-
-/** Edges at one end of a node, the strongest first, those that the slider hides included. */
-function edgeTable(page, title, edges, end, measure) {
-  const ranked = [...edges].sort((a, b) => Math.abs(b[measure]) - Math.abs(a[measure]));
-  const most = ranked.length ? Math.abs(ranked[0][measure]) || 1 : 1;
-  const rows = ranked.slice(0, MOST_ROWS).map((edge) => edgeRow(page, edge, end, edge[measure], most));
-  const rest = ranked.length - rows.length;
-  return [...titled(title, rows), ...(rest > 0 ? [note(`and ${plural(rest, 'weaker edge')}`)] : [])];
-}
-
-function edgeRow(page, edge, end, value, most) {
+function edgeRow(page, edge, end, measure, most) {
   const { graph, data } = page;
-  const go = element('button', { type: 'button', class: 'link', click: () => select(page, page.cy.$id(`e${edge.i}`)) }, ...otherEnd(graph, edge, edge[end]));
+  const go = edgeLink(page, edge, ...otherEnd(graph, edge, edge[end]));
   if (edge.isStructural) return element('tr', {}, element('td', {}, go), element('td', { colspan: '2', class: 'note' }, 'no number under this method'));
   const says = `${nodeName(graph, edge.source)} → ${nodeName(graph, edge.target)}: weight ${weight(edge.weight, data.unit)} ${data.unit}`;
-  return barRow(go, Math.abs(value) / most, edge.classes, part(value), says);
+  return barRow(go, Math.abs(edge[measure]) / most, edge.classes, part(edge[measure]), says);
 }
 
 /** How a row names the other end: by head or logit, by token where attention moved, otherwise by the kind of edge. */
@@ -137,8 +95,4 @@ function edgeDetails(page, i) {
     facts([['from', nodeLink(page, edge.source)], ['to', nodeLink(page, edge.target)], ...rows]),
     ...(edge.share < 0 ? [note('Lowers the target.')] : []),
   ];
-}
-
-function nodeLink(page, node) {
-  return element('button', { type: 'button', class: 'link', click: () => select(page, page.cy.$id(`n${node}`)) }, ...nodeTitle(page.graph, node));
 }

@@ -1,7 +1,5 @@
-/* Hover: lift what a node is made of and what it goes into, dim the rest, and say the numbers. */
+/* Hover: what a node is made of and what it goes into, and what the tip says of it. */
 
-const LIFT_MS = 60;
-const DROP_MS = 90;
 const TIP_TOKENS = 5;
 // Here a way up or down ends: many other ways pass through these.
 const JOINTS = new Set(['resid_pre', 'resid_mid', 'resid_post', 'attn_norm', 'mlp_norm', 'attn', 'mlp', 'final_norm', 'logit']);
@@ -19,29 +17,6 @@ const MEANING = {
   contribution: 'part of the target that the source makes up', attention: 'attention probability', norm: 'length of what is read',
   activation: 'what the target is multiplied by, or what it responds with', logits: 'logit', share: 'share', visit: 'weight that VISIT gives the edge',
 };
-
-function createGraph(data) {
-  const edges = data.edges.map((item, i) => ({
-    i,
-    source: Number(item.data.source.slice(1)),
-    target: Number(item.data.target.slice(1)),
-    kind: data.edge_kinds[i],
-    unit: data.edge_units[i],
-    classes: item.classes,
-    isStructural: !('v' in item.data),
-    weight: item.data.v,
-    share: item.data.s ?? 0,
-    width: item.data.w,
-  }));
-  const incoming = data.nodes.map(() => []);
-  const outgoing = data.nodes.map(() => []);
-  for (const edge of edges) {
-    incoming[edge.target].push(edge);
-    outgoing[edge.source].push(edge);
-  }
-  const { labels, kinds, positions, flows, readings, tokens } = data;
-  return { edges, incoming, outgoing, labels, kinds, positions, flows, readings, tokens, places: data.nodes.map((node) => node.data) };
-}
 
 /** Follow edges from a node until the first joints. */
 function addWay(graph, node, edges, end, found) {
@@ -72,36 +47,14 @@ function liftedByEdge({ graph }, i) {
   return { nodes: new Set([edge.source, edge.target]), edges: new Set([i]) };
 }
 
-function lift(page, item) {
-  drop(page);
-  const i = Number(item.id().slice(1));
+function liftWay(page, item, i) {
   const found = item.isEdge() ? liftedByEdge(page, i) : liftedByNode(page, i);
   const isMany = page.graph.edges.length > MANY_EDGES;
   page.cy.batch(() => {
-    if (!isMany) page.cy.elements().addClass('dim');
+    if (!isMany) page.cy.elements().not('.pin').addClass('dim');
     for (const node of found.nodes) page.cy.$id(`n${node}`).removeClass('dim').addClass('lift');
     for (const edge of found.edges) page.cy.$id(`e${edge}`).removeClass('dim').addClass('lift');
   });
-}
-
-function drop(page) {
-  page.cy.batch(() => page.cy.elements('.dim, .lift').removeClass('dim lift'));
-  document.getElementById('tip').style.display = 'none';
-}
-
-function watchPointer(page) {
-  let timer = null;
-  const later = (act, wait) => {
-    clearTimeout(timer);
-    timer = setTimeout(act, wait);
-  };
-  page.cy.on('mouseover', 'node, edge', (event) => later(() => {
-    lift(page, event.target);
-    showTip(page, event.target, tipPlace(event));
-  }, LIFT_MS));
-  page.cy.on('mouseout', 'node, edge', () => later(() => drop(page), DROP_MS));
-  page.cy.on('viewport', () => clearTimeout(timer));
-  page.stage.addEventListener('pointerleave', () => later(() => drop(page), DROP_MS));
 }
 
 /** Beside a pill, or at the pointer on an edge. */
@@ -109,47 +62,6 @@ function tipPlace({ target, renderedPosition }) {
   if (target.isEdge()) return { ...renderedPosition, left: renderedPosition.x };
   const { x1, x2, y1 } = target.renderedBoundingBox({ includeLabels: false });
   return { x: x2 - 6, left: x1 + 6, y: y1 + 10 };
-}
-
-function showTip(page, item, at) {
-  const tip = document.getElementById('tip');
-  const i = Number(item.id().slice(1));
-  tip.replaceChildren(...(item.isEdge() ? edgeTip(page, i) : nodeTip(page, i)));
-  tip.style.display = 'block';
-  const { clientWidth: width, clientHeight: height } = page.stage;
-  const isLeft = at.x + 16 + tip.offsetWidth > width;
-  tip.style.left = `${Math.max(4, isLeft ? at.left - 16 - tip.offsetWidth : at.x + 16)}px`;
-  tip.style.top = `${clamp(4, at.y - tip.offsetHeight - 10, Math.max(4, height - tip.offsetHeight - 4))}px`;
-}
-
-function line(...children) {
-  return element('p', {}, ...children);
-}
-
-function note(...children) {
-  return element('p', { class: 'note' }, ...children);
-}
-
-function between(items, separator) {
-  return items.flatMap((item, i) => (i ? [separator, item] : [item]));
-}
-
-/** Label of a node and the token it belongs to; of a key or value, its source. */
-function nodeTitle(graph, node, tag = 'b') {
-  const position = graph.positions[node];
-  const token = position === null || graph.kinds[node] === 'logit' ? [] : [' ', tokenText(graph.tokens[position] ?? '')];
-  return [element(tag, {}, graph.labels[node]), ...token];
-}
-
-/** What search looks through: the label, its token and its first readings. */
-function nodeName(graph, node) {
-  const position = graph.positions[node];
-  const token = position === null || graph.kinds[node] === 'logit' ? '' : ` ${graph.tokens[position] ?? ''}`;
-  return graph.labels[node] + token;
-}
-
-function kindName(kind) {
-  return { mlp_in: 'MLP input', mlp: 'MLP output', head: 'head output', unembed: 'unembedding', attn: 'attention output' }[kind] ?? kind;
 }
 
 function nodeTip(page, node) {
@@ -179,10 +91,6 @@ function activationName(kind) {
   return kind === 'neuron' ? 'activation' : kind === 'row' ? 'input (z)' : 'input · weights';
 }
 
-function unit(text) {
-  return element('span', { class: 'note' }, ` ${text}`);
-}
-
 /** [name, value …] of everything that a reading says besides its tokens. */
 function readingFacts(data, kind, reading, { brief = false } = {}) {
   const { norm, entropy, rank, probability, logit, foil_rank: foilRank, foil_probability: foilProbability } = reading;
@@ -198,13 +106,6 @@ function readingFacts(data, kind, reading, { brief = false } = {}) {
   if (entropy !== undefined) rows.push(['entropy', number(entropy), unit('nats')]);
   rows.push(['norm', number(norm)]);
   return rows;
-}
-
-/** A part of 1 in percent, never rounded up to all or down to nothing. */
-function percent(value) {
-  const text = (100 * value).toFixed(1).replace(/\.0$/, '');
-  if (value > 0 && value < 0.001) return '< 0.1 %';
-  return `${value >= 0.9995 && value < 1 - 1e-6 ? '99.9' : text} %`;
 }
 
 function edgeTip(page, i) {

@@ -18,7 +18,7 @@ function countUpTo(numbers, x) {
 function createFilter(cy, data) {
   const byLevel = (a, b) => a.data('c') - b.data('c');
   const order = (found) => {
-    const items = found.not('.scaffold').toArray().sort(byLevel);
+    const items = found.toArray().sort(byLevel);
     return { items, levels: items.map((item) => item.data('c')), shown: items.length };
   };
   return { edges: order(cy.edges()), nodes: order(cy.nodes()), weighted: data.edges.filter((edge) => 's' in edge.data).length };
@@ -35,12 +35,13 @@ function toggleBetween(order, shown) {
 function setLevel(page, level) {
   const { cy, filter } = page;
   page.level = level;
+  if (page.keep) page.keep.value = level;
   cy.batch(() => {
     toggleBetween(filter.edges, countUpTo(filter.edges.levels, level));
     toggleBetween(filter.nodes, countUpTo(filter.nodes.levels, level));
   });
   showCounter(page);
-  showTable(page);
+  showRows(page);
   markSilentTokens(page);
 }
 
@@ -49,39 +50,27 @@ function counterText({ data, filter }) {
   const { shown } = filter.edges;
   const numbered = shown === all ? filter.weighted : shown;
   const mass = shown ? data.mass[shown - 1] : 0;
-  return [count(numbered), ` of ${plural(data.total_edges, 'edge')}, `, percent(mass), ' of the mass'];
-}
-
-function percent(value) {
-  if (value > 0 && value < 0.1) return '< 0.1 %';
-  if (value >= 99.95 && value < 99.995) return '99.9 %';
-  return `${value.toFixed(1).replace(/\.0$/, '')} %`;
+  return [count(numbered), ` of ${plural(data.total_edges, 'edge')}, `, percent(mass / 100), ' of the mass'];
 }
 
 function showCounter(page) {
   const [shown, of, mass, end] = counterText(page);
-  document.getElementById('counter').replaceChildren(element('b', {}, shown), of, element('br'), element('b', {}, mass), end);
-  page.keep.setAttribute('aria-valuetext', shown + of + mass + end);
-  clearTimeout(page.quiet);
-  page.quiet = setTimeout(() => announce(shown + of + mass + end), QUIET_MS);
+  fill(page, 'counter', element('b', {}, shown), of, element('br'), element('b', {}, mass), end);
+  setAttribute(page, page.keep, 'aria-valuetext', shown + of + mass + end);
+  later(page, 'counter', () => announce(page, shown + of + mass + end), QUIET_MS);
 }
 
-function announce(text) {
-  document.getElementById('live').textContent = text;
-}
-
-/** The strongest edges as a table, for those who cannot see the canvas. */
-function fillTable(page) {
+function fillEdges(page) {
   const { graph, data } = page;
   const rows = graph.edges.slice(0, TABLE_ROWS).map((edge) => {
     const numbers = edge.isStructural ? ['none', 'none', 'none'] : [weight(edge.weight, data.unit), part(edge.share), part(edge.flow)];
-    const cells = [nodeName(graph, edge.source), nodeName(graph, edge.target), kindName(edge.kind), ...numbers];
-    return element('tr', {}, ...cells.map((cell) => element('td', {}, cell)));
+    return [nodeName(graph, edge.source), nodeName(graph, edge.target), kindName(edge.kind), ...numbers];
   });
-  document.querySelector('#table tbody').append(...rows);
+  const heads = ['source', 'target', 'kind', `weight in ${data.unit}`, 'share', 'flow'];
+  fillTable(page, `The strongest edges shown, at most ${TABLE_ROWS}`, heads, rows);
 }
 
-function showTable({ filter }) {
-  const rows = document.querySelectorAll('#table tbody tr');
-  rows.forEach((row, i) => { row.hidden = i >= filter.edges.shown; });
+function showRows(page) {
+  const rows = partOf(page, 'table')?.querySelectorAll('tbody tr') ?? [];
+  rows.forEach((row, i) => { row.hidden = i >= page.filter.edges.shown; });
 }

@@ -1,32 +1,6 @@
-/* Hover: lift what matters to a node or edge, dim the rest, and say the numbers. */
+/* Which elements matter to a node or an edge, and what the tip says of it. */
 
-const LIFT_MS = 60;
-const DROP_MS = 90;
 const TIP_TOKENS = 3;
-
-/** Plain arrays beside Cytoscape: routes are followed thousands of times. */
-function createGraph(data) {
-  const edges = data.edges.map((item, i) => ({
-    i,
-    source: Number(item.data.source.slice(1)),
-    target: Number(item.data.target.slice(1)),
-    kind: data.edge_kinds[i],
-    classes: item.classes,
-    level: item.data.c,
-    isStructural: !('s' in item.data),
-    weight: item.data.v,
-    share: item.data.s ?? 0,
-    flow: item.data.f ?? 0,
-  }));
-  const incoming = data.nodes.map(() => []);
-  const outgoing = data.nodes.map(() => []);
-  for (const edge of edges) {
-    incoming[edge.target].push(edge);
-    outgoing[edge.source].push(edge);
-  }
-  const { labels, kinds, positions, flows, readings, tokens } = data;
-  return { edges, incoming, outgoing, labels, kinds, positions, flows, readings, tokens, places: data.nodes.map((node) => node.data) };
-}
 
 function isShown(page, edge) {
   return edge.i < page.filter.edges.shown;
@@ -107,82 +81,20 @@ function liftedByEdge(page, i) {
   return found;
 }
 
-function lift(page, item) {
-  drop(page);
-  const i = Number(item.id().slice(1));
+/** Among what is shown; pinned and chosen elements stay as they are. */
+function liftShown(page, item, i) {
   const found = item.isEdge() ? liftedByEdge(page, i) : liftedByNode(page, i);
   const { nodes, edges } = page.filter;
   page.cy.batch(() => {
     for (const one of [...nodes.items.slice(0, nodes.shown), ...edges.items.slice(0, edges.shown)]) {
-      const isIn = (one.isEdge() ? found.edges : found.nodes).has(Number(one.id().slice(1)));
+      const isIn = (one.isEdge() ? found.edges : found.nodes).has(numberOf(one.id()));
       one.addClass(isIn ? 'lift' : one.hasClass('pin') || one.hasClass('chosen') ? '' : 'dim');
     }
   });
 }
 
-function drop(page) {
-  page.cy.batch(() => page.cy.elements('.dim, .lift').removeClass('dim lift'));
-  document.getElementById('tip').style.display = 'none';
-}
-
-function watchPointer(page) {
-  let timer = null;
-  page.cy.on('mouseover', 'node, edge', (event) => {
-    clearTimeout(timer);
-    timer = setTimeout(() => {
-      lift(page, event.target);
-      showTip(page, event.target, event.renderedPosition);
-    }, LIFT_MS);
-  });
-  page.cy.on('mouseout', 'node, edge', () => {
-    clearTimeout(timer);
-    timer = setTimeout(() => drop(page), DROP_MS);
-  });
-  page.cy.on('viewport', () => clearTimeout(timer));
-  // The canvas does not hear a pointer that leaves it from on top of a node.
-  page.stage.addEventListener('pointerleave', () => {
-    clearTimeout(timer);
-    timer = setTimeout(() => drop(page), DROP_MS);
-  });
-}
-
-function showTip(page, item, at) {
-  const tip = document.getElementById('tip');
-  const i = Number(item.id().slice(1));
-  tip.replaceChildren(...(item.isEdge() ? edgeTip(page, i) : nodeTip(page, i)));
-  tip.style.display = 'block';
-  const { clientWidth: width, clientHeight: height } = page.stage;
-  const isLeft = at.x + 16 + tip.offsetWidth > width;
-  tip.style.left = `${Math.max(4, isLeft ? at.x - 16 - tip.offsetWidth : at.x + 16)}px`;
-  tip.style.top = `${clamp(4, at.y - tip.offsetHeight - 10, Math.max(4, height - tip.offsetHeight - 4))}px`;
-}
-
-function kindName(kind) {
-  return { mlp_in: 'MLP input', mlp: 'MLP output', head: 'head output', unembed: 'unembedding' }[kind] ?? kind;
-}
-
-function line(...children) {
-  return element('p', {}, ...children);
-}
-
-function note(...children) {
-  return element('p', { class: 'note' }, ...children);
-}
-
-function between(items, separator) {
-  return items.flatMap((item, i) => (i ? [separator, item] : [item]));
-}
-
-/** Label of a node and the token it belongs to. */
-function nodeTitle(graph, node, tag = 'b') {
-  const position = graph.positions[node];
-  const token = position === null || graph.kinds[node] === 'logit' ? [] : [' ', tokenText(graph.tokens[position] ?? '')];
-  return [element(tag, {}, graph.labels[node]), ...token];
-}
-
-function nodeName(graph, node) {
-  const position = graph.positions[node];
-  return graph.labels[node] + (position === null || graph.kinds[node] === 'logit' ? '' : ` ${graph.tokens[position] ?? ''}`);
+function tipPlace({ renderedPosition: { x, y } }) {
+  return { x, y, left: x };
 }
 
 function nodeTip(page, node) {

@@ -13,26 +13,21 @@ function createAxes(page) {
     return label;
   });
   const layers = Array.from({ length: data.layers[1] - data.layers[0] }, (_, i) => element('span', {}, `L${i + data.layers[0]}`));
-  let isWaiting = false;
   const draw = () => {
-    isWaiting = false;
     drawTokens(page, tokens);
     drawLayers(page, layers);
   };
-  page.cy.on('viewport', () => {
-    if (isWaiting) return;
-    isWaiting = true;
-    requestAnimationFrame(draw);
-  });
+  // Before the stage has a size there is nothing to stand beside.
+  hear(page, 'viewport', () => nextFrame(page, () => { if (page.geometry) draw(); }));
   return { tokens, layers, draw };
 }
 
 /** Hang the labels on the right sides of the stage after its orientation may have changed. */
 function arrangeAxes(page) {
-  const [gutter, ground] = ['gutter', 'ground'].map((id) => document.getElementById(id));
+  const { tokens, layers } = page.axes;
   const isColumns = page.geometry.orientation === 'columns';
-  gutter.replaceChildren(...(isColumns ? page.axes.layers : page.axes.tokens));
-  ground.replaceChildren(...(isColumns ? page.axes.tokens : page.axes.layers));
+  fill(page, 'gutter', ...(isColumns ? layers : tokens));
+  fill(page, 'ground', ...(isColumns ? tokens : layers));
   page.axes.draw();
 }
 
@@ -76,8 +71,7 @@ function styleLabel(label, transform, room) {
 
 /** Tokens from which nothing shown comes are muted. */
 function markSilentTokens(page) {
-  if (!page.axes) return;
   const { graph, filter } = page;
-  const heard = new Set(filter.nodes.items.slice(0, filter.nodes.shown).map((item) => graph.positions[Number(item.id().slice(1))]));
+  const heard = new Set(filter.nodes.items.slice(0, filter.nodes.shown).map((item) => graph.positions[numberOf(item.id())]));
   page.axes.tokens.forEach((label, token) => label.classList.toggle('silent', !heard.has(token)));
 }
