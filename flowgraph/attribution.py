@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,11 +15,13 @@ from .errors import ArgumentError, NotRecordedError, UnsupportedReadingError
 from .lenses import logits_of_rows, target_id_of
 from .models import LoadedModel
 from .models.anatomy import Norm, wide
+from .nodes import Node, label
 from .recorded import Trace
+from .table import Table, Tabular, columns_of
 
 
 @dataclass(frozen=True, eq=False)
-class DirectLogitAttribution:
+class DirectLogitAttribution(Tabular):
     """A logit, or a difference of two, as a sum over what wrote to the residual stream. All parts are in logits.
 
     Attributes
@@ -62,6 +65,47 @@ class DirectLogitAttribution:
         parts = float(self.heads.sum() + self.mlps.sum()) + self.embedding + self.position_embedding
         return parts + sum(self.biases.values())
 
+    def __repr__(self) -> str:
+        layers, heads = self.heads.shape
+        aim = f"target {self.target}" if self.foil is None else f"target {self.target} − foil {self.foil}"
+        return (
+            f"DirectLogitAttribution({self.logit:.4g} logits of {aim} at position {self.position}, {layers} layers × {heads} "
+            f"heads, completeness error {self.completeness_error:.1e})"
+        )
+
+    def table(self) -> Table:
+        """One row for each part, the largest |logits| first: ``part``, ``kind``, ``layer``, ``head``, ``logits``.
+
+        Kinds are ``head``, ``mlp``, ``embedding``, ``position_embedding`` and ``bias``; the column sums to :attr:`total`. Heads
+        by source and single neurons are in :meth:`arrays`.
+        """
+        rows: list[dict[str, Any]] = []
+        for (layer, head), logits in np.ndenumerate(self.heads):
+            place = Node("head", layer=layer, head=head)
+            rows.append({"part": label(place), "kind": "head", "layer": layer, "head": head, "logits": float(logits)})
+        for layer, logits in enumerate(self.mlps):
+            place = Node("mlp", layer=layer)
+            rows.append({"part": label(place), "kind": "mlp", "layer": layer, "logits": float(logits)})
+        rows += [{"part": kind, "kind": kind, "logits": getattr(self, kind)} for kind in _EMBEDDINGS]
+        rows += [{"part": name, "kind": "bias", "logits": logits} for name, logits in self.biases.items()]
+        rows.sort(key=lambda row: -abs(row["logits"]))
+        note = f"all parts sum to {self.total:.6g}, the logit is {self.logit:.6g}"
+        return Table(repr(self), columns_of(rows, _COLUMNS), words=("part", "kind"), note=note)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All fields by their names; ``biases`` [n] beside ``bias_names`` [n], ``foil`` only where there is one."""
+        found = {
+            name: np.asarray(value) for name, value in vars(self).items() if name != "biases" and value is not None
+        }
+        return found | {
+            "biases": np.array(list(self.biases.values()), dtype=np.float64),
+            "bias_names": np.array(list(self.biases), dtype=np.str_),
+        }
+
+
+_EMBEDDINGS = ("embedding", "position_embedding")
+_COLUMNS = ("part", "kind", "layer", "head", "logits")
+
 
 def direct_logit_attribution(
     trace: Trace, target: str | int | None = None, foil: str | int | None = None, *, position: int = -1
@@ -85,6 +129,14 @@ def direct_logit_attribution(
     UnsupportedReadingError
         If the head is not norm + linear (masked language models), if blocks normalise the stream itself (post-norm), or if
         there is no head: then parts do not add up to a logit.
+
+    Examples
+    --------
+    >>> parts = fg.direct_logit_attribution(trace)
+    >>> parts.heads.shape  # layer, head
+    (30, 9)
+    >>> divmod(int(parts.heads.argmax()), 9)  # layer and head that raise " Tokyo" most
+    (29, 1)
     """
     loaded = trace.model
     _require_linear(loaded)

@@ -58,6 +58,13 @@ def read(
     References
     ----------
     nostalgebraist (2020), "interpreting GPT: the logit lens".
+
+    Examples
+    --------
+    >>> states = trace.site("resid_post")[:, -1]
+    >>> reading = fg.read(trace, states)
+    >>> reading[29].top[0][0], reading[29].target_rank
+    (' Tokyo', 1)
     """
     loaded = trace.model
     loaded.require_head("a reading")
@@ -102,6 +109,14 @@ def logit_lens(trace: Trace, *, site: str = "resid_post", k: int = 10, target: s
         ``"resid_post"``, ``"resid_pre"`` or another of ``READING_SITES``.
     k, target
         As for :func:`read`.
+
+    Examples
+    --------
+    >>> lens = fg.logit_lens(trace)  # layer, position
+    >>> [lens[layer, -1].target_rank == 1 for layer in (10, 29)]
+    [False, True]
+    >>> lens[29, -1].top[0][0]
+    ' Tokyo'
     """
     recorded = trace.recorded_readings.get(site)
     if recorded is not None and trace.loaded is None:
@@ -119,13 +134,14 @@ def read_site(trace: Trace, site: str, *, k: int = 10, target: str | int | None 
     """
     if site not in READING_SITES:
         raise ArgumentError(f"site={site!r} is not read in vocabulary; expected one of {', '.join(READING_SITES)}")
+    named: dict[str, Any] = {"first_layer": trace.layers[0], "prompt_tokens": trace.tokens}
     if site == "head_out":
-        return read(trace, head_outputs(trace), k, target=target)
+        return read(trace, head_outputs(trace), k, target=target).named(("layer", "head", "position"), **named)
     if site == "resid_mid" and trace.resid_mid is None:
         raise ArgumentError(
             "site='resid_mid': blocks of this model are parallel and have no state between attention and MLP"
         )
-    return read(trace, trace.site(site), k, target=target)
+    return read(trace, trace.site(site), k, target=target).named(("layer", "position"), **named)
 
 
 def head_outputs(trace: Trace) -> Float[Tensor, "layer head position d_model"]:
@@ -146,7 +162,14 @@ def head_outputs(trace: Trace) -> Float[Tensor, "layer head position d_model"]:
 
 
 def unembed(trace: Trace, vectors: Float[Tensor, "*N d_model"]) -> Float[Tensor, "*N d_vocab"]:
-    """[..., d_vocab] logits of vectors read by themselves; at the last layer these are the model's own logits."""
+    """[..., d_vocab] logits of vectors read by themselves; at the last layer these are the model's own logits.
+
+    Examples
+    --------
+    >>> logits = fg.unembed(trace, trace.site("resid_post")[-1, -1])
+    >>> logits.argmax().item() == trace.target
+    True
+    """
     loaded = trace.model
     loaded.require_head("unembedding")
     flat = vectors.detach().reshape(-1, vectors.shape[-1]).to(loaded.device)

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass, fields
-from typing import Any
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from .errors import ArgumentError
+from .table import Drawn, Table, ThemeName
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
+
+LensColour = Literal["probability", "rank", "entropy"]
+"""What colours the cells of a lens: probability of the top token, rank of the target, or entropy of the distribution."""
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class Reading(Drawn):
     """N vectors read in vocabulary.
+
+    In a notebook a reading of two axes is a grid of top tokens, the last row on top, and any other one a list.
 
     Attributes
     ----------
@@ -38,6 +48,13 @@ class Reading:
         Shape of the vectors without their last axis; N is its product.
     foil, foil_token, foil_logit, foil_probability, foil_log_probability, foil_rank
         The same as for the target for a second token; None where none was asked for.
+    axes
+        Names of the axes of ``shape``, such as ``("layer", "position")``, as :meth:`named` gave them; empty where they are not
+        known.
+    first_layer
+        Layer of the model that index 0 of an axis ``"layer"`` stands for.
+    prompt_tokens
+        Tokens along an axis ``"position"``; empty where they are not known.
     """
 
     top_tokens: tuple[tuple[str, ...], ...]
@@ -63,6 +80,9 @@ class Reading:
     foil_probability: Float[np.ndarray, "N"] | None = None
     foil_log_probability: Float[np.ndarray, "N"] | None = None
     foil_rank: Int[np.ndarray, "N"] | None = None
+    axes: tuple[str, ...] = field(default=(), init=False)
+    first_layer: int = field(default=0, init=False)
+    prompt_tokens: tuple[str, ...] = field(default=(), init=False)
 
     def __post_init__(self) -> None:
         count = int(np.prod(self.shape))
@@ -96,9 +116,130 @@ class Reading:
     def __iter__(self) -> Iterator[NodeReading]:
         return (self[n] for n in range(len(self)))
 
+    def __repr__(self) -> str:
+        foil = "" if self.foil_token is None else f", foil {self.foil_token!r}"
+        shape = (
+            " × ".join(f"{size} {name}s" for size, name in zip(self.shape, self.axis_names, strict=True)) or "1 vector"
+        )
+        return f"Reading({shape}, top {self.top_token_ids.shape[1]}, target {self.target_token!r}{foil})"
+
+    def named(self, axes: Sequence[str], *, first_layer: int = 0, prompt_tokens: Sequence[str] = ()) -> Reading:
+        """The same reading with names for its axes, for tables and pictures.
+
+        Parameters
+        ----------
+        axes
+            One name for each axis of :attr:`shape`.
+        first_layer
+            Layer of the model that index 0 of an axis ``"layer"`` stands for.
+        prompt_tokens
+            Tokens along an axis ``"position"``, where they are known.
+
+        Raises
+        ------
+        ArgumentError
+            If they do not fit the shape.
+        """
+        if len(axes) != len(self.shape):
+            raise ArgumentError(f"axes={tuple(axes)} are {len(axes)} names; shape {self.shape} needs {len(self.shape)}")
+        positions = self.shape[list(axes).index("position")] if "position" in axes else 0
+        if prompt_tokens and len(prompt_tokens) != positions:
+            raise ArgumentError(
+                f"prompt_tokens are {len(prompt_tokens)}; axes={tuple(axes)} have {positions} positions"
+            )
+        found = copy.copy(self)
+        for name, value in (
+            ("axes", tuple(axes)),
+            ("first_layer", first_layer),
+            ("prompt_tokens", tuple(prompt_tokens)),
+        ):
+            object.__setattr__(found, name, value)
+        return found
+
+    @property
+    def axis_names(self) -> tuple[str, ...]:
+        """:attr:`axes`, or where they are not known ``("vector",)``, ``("row", "column")``, or ``axis0`` and so on."""
+        if self.axes:
+            return self.axes
+        unknown = {1: ("vector",), 2: ("row", "column")}
+        return unknown.get(len(self.shape), tuple(f"axis{n}" for n in range(len(self.shape))))
+
+    def axis_values(self, axis: int) -> Int[np.ndarray, "size"]:
+        """[size] what the places of an axis are called: layers as the model counts them, otherwise from 0."""
+        start = self.first_layer if self.axis_names[axis] == "layer" else 0
+        found: np.ndarray = np.arange(start, start + self.shape[axis])
+        return found
+
+    def table(self) -> Table:
+        """One row for each vector and each of its top tokens, the best first.
+
+        Columns: one for each axis (and ``prompt_token`` where it is known), ``order`` (1 = best), ``token``, ``token_id``,
+        ``probability``, ``logit``; then what belongs to the vector and is the same in all its rows: ``entropy`` in nats,
+        ``norm``, ``target_rank``, ``target_probability``, ``target_logit`` and, where there is a foil, the same of the foil.
+        ``frame[frame["order"] == 1]`` has one row for each vector.
+        """
+        k = self.top_token_ids.shape[1]
+        places = np.indices(self.shape).reshape(len(self.shape), len(self))
+        columns: dict[str, Any] = {}
+        for n, name in enumerate(self.axis_names):
+            columns[name] = np.repeat(self.axis_values(n)[places[n]], k)
+            if name == "position" and self.prompt_tokens:
+                columns["prompt_token"] = [self.prompt_tokens[i] for i in columns[name]]
+        columns |= {
+            "order": np.tile(np.arange(1, k + 1), len(self)),
+            "token": [token for tokens in self.top_tokens for token in tokens],
+            "token_id": self.top_token_ids.ravel(),
+            "probability": self.top_probabilities.ravel(),
+            "logit": self.top_logits.ravel(),
+        }
+        per_vector = {name: getattr(self, name) for name in _PER_VECTOR}
+        columns |= {name: np.repeat(values, k) for name, values in per_vector.items() if values is not None}
+        return Table(repr(self), columns)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All fields as arrays of their own names, as :meth:`to_npz` writes them.
+
+        Numbers have the axes of ``shape``, top and bottom tokens one more of length k; ``target`` (``foil``) is an id and
+        ``target_token`` (``foil_token``) its text; ``axis_<name>`` [size] says what each axis counts, and ``prompt_tokens``
+        [position] is there where they are known.
+        """
+        found = {f"axis_{name}": self.axis_values(n) for n, name in enumerate(self.axis_names)}
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if item.name in _TOKENS:
+                value = np.array(value, dtype=np.str_).reshape(*self.shape, self.top_token_ids.shape[1])
+            elif isinstance(value, np.ndarray):
+                value = value.reshape((*self.shape, *value.shape[1:]))
+            elif item.name not in _NAMED or value is None or value == ():
+                continue
+            found[item.name] = np.asarray(value)
+        return found
+
+    def figure(self, *, colour: LensColour = "probability", theme: ThemeName = "light") -> plotly.graph_objects.Figure:
+        """The grid of top tokens of a reading of two axes, see :func:`flowgraph.lens_figure`."""
+        from .views.heatmaps import lens_figure
+
+        return lens_figure(self, colour=colour, theme=theme)
+
+    def _repr_html_(self) -> str:
+        from .views.tables import reading_html
+
+        return reading_html(self)
+
+    def __str__(self) -> str:
+        from .views.tables import reading_list, table_text
+
+        return table_text(reading_list(self))
+
 
 Entry = tuple[str, float, float]
-_ABOUT = ("target", "target_token", "foil", "foil_token", "shape")
+_ABOUT = ("target", "target_token", "foil", "foil_token", "shape", "axes", "first_layer", "prompt_tokens")
+_NAMED = ("target", "target_token", "foil", "foil_token", "prompt_tokens")
+_TOKENS = ("top_tokens", "bottom_tokens")
+_PER_VECTOR = (
+    "entropy", "norm", "target_rank", "target_probability", "target_logit", "foil_rank", "foil_probability", "foil_logit",
+)  # fmt: skip
+"""Fields that are a column of the table, where they are not None."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,17 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from .errors import ArgumentError, ModelMismatchError, ModelNeededError, NotRecordedError
+from .errors import ArgumentError, ModelMismatchError, ModelNeededError, NotRecordedError, UnsupportedReadingError
 from .models import LoadedModel, load_model
+from .table import Table, data_frame
 
 if TYPE_CHECKING:
+    import pandas  # type: ignore[import-untyped, unused-ignore]
+
     from .methods import EdgeWeights
     from .reading import Reading
 
@@ -107,6 +111,65 @@ class Trace:
             f"Trace({self.model_name!r}, {len(self.tokens)} tokens, {self.n_layers} layers × {self.n_heads} heads{kept}, "
             f"target {self.target_token!r}, {self.nbytes / 2**20:.1f} MB)"
         )
+
+    def _repr_html_(self) -> str:
+        from .views.tables import trace_html
+
+        can_tell = self.logits is not None and self.loaded is not None
+        return trace_html(self, self.predictions(5) if can_tell else None)
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """The prompt as a ``pandas.DataFrame``: ``position``, ``token``, ``token_id``, ``explained`` (True for one of them).
+
+        What the model says next is in :meth:`predictions`.
+
+        Raises
+        ------
+        ArgumentError
+            If pandas is not installed.
+        """
+        count = len(self.tokens)
+        explained = [position == self.position for position in range(count)]
+        columns = {"position": range(count), "token": self.tokens, "token_id": self.token_ids, "explained": explained}
+        return data_frame(columns)
+
+    def predictions(self, k: int = 10) -> Table:
+        """The model's best tokens at :attr:`position`, as a table that renders and saves itself.
+
+        Columns: ``rank``, ``token``, ``token_id``, ``probability``, ``log_probability`` in nats, ``logit``.
+
+        Parameters
+        ----------
+        k
+            How many tokens.
+
+        Raises
+        ------
+        UnsupportedReadingError
+            If the model has no head over a vocabulary.
+        ModelNeededError
+            If no model is attached: its vocabulary holds the tokens.
+        ArgumentError
+            If k is out of its range.
+        """
+        if self.logits is None:
+            raise UnsupportedReadingError(f"{self.model_name!r} has no head over a vocabulary, so it predicts no token")
+        vocabulary = self.model.vocabulary
+        row = (self.logits if self.logits.ndim == 1 else self.logits[self.position]).detach().cpu().double()
+        if not 1 <= k <= len(row):
+            raise ArgumentError(f"k={k} must be between 1 and {len(row)}, the size of the vocabulary")
+        log_probability = torch.log_softmax(row, -1)
+        ids = row.topk(k).indices
+        columns: dict[str, Any] = {
+            "rank": range(1, k + 1),
+            "token": vocabulary.strings(ids.tolist()),
+            "token_id": ids.numpy(),
+            "probability": log_probability[ids].exp().numpy(),
+            "log_probability": log_probability[ids].numpy(),
+            "logit": row[ids].numpy(),
+        }
+        at = f"position {self.position}, {self.tokens[self.position]!r}"
+        return Table(f"What {self.model_name} predicts at {at}", columns)
 
     def site(self, name: str) -> Tensor:
         """The tensor of one site over the kept layers.

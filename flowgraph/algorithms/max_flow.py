@@ -14,11 +14,13 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..errors import ArgumentError
+from ..matrices import TokenMatrix, origin_of
+from ..table import Table, Tabular
 from .attention import Blocks, layer_matrices
 
 
 @dataclass(frozen=True, eq=False)
-class FlowEdges:
+class FlowEdges(Tabular):
     """Edges of a flow or of a cut: edge e leads from token ``query_pos[e]`` above block ``layer[e]`` to ``key_pos[e]`` below.
 
     Attributes
@@ -48,6 +50,11 @@ class FlowEdges:
     def __repr__(self) -> str:
         return f"FlowEdges(value {self.value:.6g}, {len(self)} edges)"
 
+    def table(self) -> Table:
+        """One row for each edge: ``layer``, ``query_pos``, ``key_pos``, ``weight``."""
+        names = ("layer", "query_pos", "key_pos", "weight")
+        return Table(repr(self), {name: getattr(self, name) for name in names})
+
 
 def attention_flow(
     attention_or_trace: Any,
@@ -58,7 +65,7 @@ def attention_flow(
     normalize: bool = False,
     residual: bool | None = None,
     mask: Any = None,
-) -> Float[np.ndarray, "..."] | float:
+) -> TokenMatrix | float:
     """Find the maximum flow from upper tokens to input tokens, exactly.
 
     Parameters
@@ -83,8 +90,8 @@ def attention_flow(
 
     Returns
     -------
-    [T_upper, T_input] float64 if neither is given, ``result[i, j]`` from the upper token i to the input token j;
-    [T_input] if ``source`` is given; [T_upper] if ``target`` is given; a float if both are.
+    [query_pos, key_pos] float64, a :class:`flowgraph.TokenMatrix`, if neither is given: ``result[i, j]`` from the upper token i
+    to the input token j; [key_pos] if ``source`` is given; [query_pos] if ``target`` is given; a float if both are.
 
     Raises
     ------
@@ -100,6 +107,12 @@ def attention_flow(
     References
     ----------
     Abnar & Zuidema (2020), "Quantifying Attention Flow in Transformers".
+
+    Examples
+    --------
+    >>> flow = fg.attention_flow(trace, source=-1)
+    >>> flow.shape  # from the last token to each input token
+    (8,)
     """
     blocks = _blocks(attention_or_trace, layer, residual, mask)
     sources = _tokens(source, "source", len(blocks[-1]))
@@ -112,8 +125,12 @@ def attention_flow(
         flow = np.divide(flow, sums, out=np.zeros_like(flow), where=sums > 0)[:, wanted]
     if source is not None and target is not None:
         return float(flow[0, 0])
-    result: np.ndarray = flow[0] if source is not None else flow if target is None else flow[:, 0]
-    return result
+    unit, tokens = "share" if normalize else "flow", origin_of(attention_or_trace).get("tokens")
+    if source is not None:
+        return TokenMatrix(flow[0], ("key_pos",), f"attention flow from position {sources[0]}", unit, tokens)
+    if target is not None:
+        return TokenMatrix(flow[:, 0], ("query_pos",), f"attention flow to position {wanted[0]}", unit, tokens)
+    return TokenMatrix(flow, ("query_pos", "key_pos"), "attention flow", unit, tokens)
 
 
 def flow_edges(
@@ -139,6 +156,12 @@ def flow_edges(
     ------
     ArgumentError
         As for :func:`attention_flow`.
+
+    Examples
+    --------
+    >>> edges = fg.flow_edges(trace, source=-1, target=3)
+    >>> float(round(edges.weight[edges.layer == 29].sum() / edges.value, 6))  # all of it leaves the last token
+    1.0
     """
     blocks = _blocks(attention_or_trace, layer, residual, mask)
     carried, _, unit = _pair(blocks, source, target)
@@ -167,6 +190,12 @@ def minimum_cut(
     ------
     ArgumentError
         As for :func:`attention_flow`.
+
+    Examples
+    --------
+    >>> cut = fg.minimum_cut(trace, source=-1, target=3)
+    >>> bool(abs(cut.value - fg.attention_flow(trace, source=-1, target=3)) < 1e-9)
+    True
     """
     blocks = _blocks(attention_or_trace, layer, residual, mask)
     _, reached, unit = _pair(blocks, source, target)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 
 from ..errors import ArgumentError
+from ..matrices import Axis, TokenMatrix, origin_of
 from .attention import Blocks, layer_matrices, present_tokens
 
 _WORTH_LOADING = 2**27
@@ -26,7 +26,7 @@ def attention_rollout(
     residual: bool | None = None,
     start_layer: int = 0,
     mask: Any = None,
-) -> Float[np.ndarray, "layer query_pos key_pos"]:
+) -> TokenMatrix:
     """Follow attention through the blocks: R of block l = Ã of block l · R of block l − 1, with Ã = (A + I) / row sum.
 
     Parameters
@@ -49,8 +49,9 @@ def attention_rollout(
 
     Returns
     -------
-    [layer, T, T] float64: the share that input token ``key_pos`` has in token ``query_pos`` after each block. Up to
-    ``start_layer`` nothing has moved, and R is the identity. Rows sum to 1 unless ``residual=False`` or for padding.
+    [layer, query_pos, key_pos] float64, a :class:`flowgraph.TokenMatrix`: the share that input token ``key_pos`` has in token
+    ``query_pos`` after each block. Up to ``start_layer`` nothing has moved, and R is the identity. Rows sum to 1 unless
+    ``residual=False`` or for padding.
 
     Raises
     ------
@@ -61,6 +62,14 @@ def attention_rollout(
     References
     ----------
     Abnar & Zuidema (2020), "Quantifying Attention Flow in Transformers".
+
+    Examples
+    --------
+    >>> rollout = fg.attention_rollout(trace)
+    >>> rollout.shape  # layer, query position, key position
+    (30, 8, 8)
+    >>> trace.tokens[rollout[-1, -1].argmax()]  # attention often rests on the first token
+    'The'
     """
     blocks = layer_matrices(attention_or_trace, method=method, residual=residual, mask=mask)
     count = len(blocks[0])
@@ -80,7 +89,10 @@ def attention_rollout(
     multiply = _product(blocks[first:])
     for layer in range(first + 1, len(blocks)):
         multiply(blocks[layer], result[layer - 1], result[layer])
-    return result
+    used = attention_or_trace.info.method_text if hasattr(attention_or_trace, "info") else method
+    measure = "attention rollout" if used == "attention" else f"rollout of {used}"
+    axes: tuple[Axis, ...] = ("layer", "query_pos", "key_pos")
+    return TokenMatrix(result, axes, measure, "share", **origin_of(attention_or_trace))
 
 
 def _product(blocks: Blocks) -> Callable[[np.ndarray, np.ndarray, np.ndarray], object]:

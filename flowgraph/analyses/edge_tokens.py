@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ..errors import ArgumentError
 from ..graph import EDGE_KINDS, FlowGraph
 from ..lenses import read
-from ..nodes import Node
+from ..nodes import Node, label
 from ..reading import Entry, Reading
 from ..recorded import Trace
+from ..table import Drawn, Table, ThemeName
 from .vectors import carried
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
 
 
 @dataclass(frozen=True, eq=False)
-class EdgeTokens:
+class EdgeTokens(Drawn):
     """The vector along one edge, read in vocabulary.
 
     Attributes
@@ -50,6 +55,23 @@ class EdgeTokens:
         """(token, probability, logit) with the lowest logits, the lowest first."""
         return self.reading[0].bottom
 
+    def __repr__(self) -> str:
+        number = "without a number" if self.weight is None else f"{self.weight:.3g} {self.unit}"
+        return f"EdgeTokens({label(self.source)} → {label(self.target)}, {self.kind}, {number}: {self.carried})"
+
+    def table(self) -> Table:
+        """One row for each token: ``side`` (promoted or suppressed), ``order`` (1 = outermost), ``token``, ``probability``, ``logit``."""
+        sides = (("promoted", self.promoted), ("suppressed", self.suppressed))
+        rows = [(side, order, *entry) for side, entries in sides for order, entry in enumerate(entries, start=1)]
+        names = ("side", "order", "token", "probability", "logit")
+        return Table(repr(self), {name: [row[n] for row in rows] for n, name in enumerate(names)}, words=("side",))
+
+    def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
+        """See :func:`flowgraph.edge_tokens_figure`."""
+        from ..views.figures import edge_tokens_figure
+
+        return edge_tokens_figure(self, theme=theme)
+
 
 def edge_tokens(trace: Trace, graph: FlowGraph, edge: int, k: int = 10) -> EdgeTokens:
     """Read the vector that travels along an edge of a graph.
@@ -82,6 +104,13 @@ def edge_tokens(trace: Trace, graph: FlowGraph, edge: int, k: int = 10) -> EdgeT
     ----------
     Katz & Belinkov (2023), "VISIT: Visualizing and Interpreting the Semantic Information Flow of Transformers", reads nodes in
     this way; here edges are read as well.
+
+    Examples
+    --------
+    >>> graph = fg.routes(fg.edge_weights(trace, method="proximity"), threshold=0.1)
+    >>> found = fg.edge_tokens(trace, graph, edge=0)
+    >>> found.source == graph.nodes[graph.source[0]]
+    True
     """
     trace.model.require_head("the tokens of an edge")
     if not 0 <= edge < len(graph):

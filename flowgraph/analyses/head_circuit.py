@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -17,11 +18,15 @@ from ..reading import Reading
 from ..recorded import Trace
 from ..semantic.layer import Layer
 from ..semantic.selection import coverage, made_up, measured, strongest
+from ..table import Drawn, Table, ThemeName
 from .places import direction_of_target, position_of
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
 
 
 @dataclass(frozen=True, eq=False)
-class HeadCircuit:
+class HeadCircuit(Drawn):
     """What a head reads and writes at a position. Rows are the sources shown, the largest contribution first.
 
     Attributes
@@ -70,6 +75,37 @@ class HeadCircuit:
     output: Reading
     output_logits: float | None
 
+    def __repr__(self) -> str:
+        logits = "" if self.output_logits is None else f", {self.output_logits:+.3g} logits"
+        return (
+            f"HeadCircuit(L{self.layer}H{self.head} at position {self.position} {self.token!r}, {len(self.sources)} sources that "
+            f"hold {self.coverage:.0%}, writes {self.output.top_tokens[0][0]!r}{logits})"
+        )
+
+    def table(self) -> Table:
+        """One row for each source shown, the largest contribution first.
+
+        Columns: ``source`` (position), ``source_token``, ``pattern``, ``score``, ``contribution``, ``logits`` where single parts
+        have one, and the best token of each reading: ``query_token``, ``key_token``, ``value_token``.
+        """
+        columns: dict[str, Any] = {
+            "source": self.sources,
+            "source_token": list(self.source_tokens),
+            **{name: getattr(self, name) for name in ("pattern", "score", "contribution")},
+        }
+        if self.logits is not None:
+            columns["logits"] = self.logits
+        for name, reading in (("query", self.queries), ("key", self.keys), ("value", self.values)):
+            columns[f"{name}_token"] = [tokens[0] for tokens in reading.top_tokens]
+        note = f"these sources hold {self.coverage:.0%} of Σ|contribution|"
+        return Table(repr(self), columns, note=note)
+
+    def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
+        """See :func:`flowgraph.head_circuit_figure`."""
+        from ..views.figures import head_circuit_figure
+
+        return head_circuit_figure(self, theme=theme)
+
 
 def head_circuit(
     trace: Trace, *, layer: int, head: int, position: int | None = None, k: int = 10, sources: int = 5
@@ -104,6 +140,12 @@ def head_circuit(
     ----------
     Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits", for the QK and OV circuit; Dar et al. (2023),
     "Analyzing Transformers in Embedding Space", for reading them in vocabulary.
+
+    Examples
+    --------
+    >>> circuit = fg.head_circuit(trace, layer=23, head=4)
+    >>> circuit.source_tokens[0]  # the token that it reads most of
+    ' Japan'
     """
     trace.model.require_head("the circuit of a head")
     t, row = position_of(trace, position), row_of(trace, layer)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -16,8 +16,12 @@ from ..models.anatomy import Norm, wide
 from ..qk import row_of
 from ..reading import Reading
 from ..recorded import Trace
+from ..table import Drawn, Table, ThemeName
 from .overlap import overlap
 from .places import position_of
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
 
 Part = Literal["attention", "mlp", "final"]
 Step = Literal["centering", "scale", "gain", "bias"]
@@ -59,7 +63,7 @@ class TokenChange:
 
 
 @dataclass(frozen=True, eq=False)
-class NormFilter:
+class NormFilter(Drawn):
     """The reading of a vector before and after a norm, and what changed.
 
     Attributes
@@ -97,6 +101,39 @@ class NormFilter:
     step_divergence: Float[np.ndarray, "step"]
     divergence: float
 
+    def __repr__(self) -> str:
+        norm = "final norm" if self.layer is None else f"norm of layer {self.layer}, {self.part}"
+        return (
+            f"NormFilter({norm}, position {self.position} {self.token!r}, top tokens shared {self.overlap:.0%}, divergence "
+            f"{self.divergence:.3g} nats)"
+        )
+
+    def table(self) -> Table:
+        """One row for each token of each list; a token can be in several.
+
+        Columns: ``change`` (the list, such as ``promoted in rank``), ``token``, ``token_id``, ``rank_before``, ``rank_after``,
+        ``log_probability_before``, ``log_probability_after`` in nats, and ``by_<step>``, the change that each step makes.
+        """
+        lists = [f"{side}_in_{measure}" for measure in ("rank", "log_probability") for side in ("promoted", "demoted")]
+        rows = [(name.replace("_", " "), change) for name in lists for change in getattr(self, name)]
+        columns: dict[str, Any] = {"change": [name for name, _ in rows]}
+        for name in _COLUMNS:
+            columns[name] = [getattr(change, name) for _, change in rows]
+        for n, step in enumerate(self.steps):
+            columns[f"by_{step}"] = [change.by_step[n] for _, change in rows]
+        return Table(repr(self), columns, words=("change",))
+
+    def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
+        """See :func:`flowgraph.norm_filter_figure`."""
+        from ..views.figures import norm_filter_figure
+
+        return norm_filter_figure(self, theme=theme)
+
+
+_COLUMNS = (
+    "token", "token_id", "rank_before", "rank_after", "log_probability_before", "log_probability_after",
+)  # fmt: skip
+
 
 def norm_filter(
     trace: Trace, *, layer: int | None = None, part: Part = "attention", position: int | None = None, k: int = 10
@@ -132,6 +169,12 @@ def norm_filter(
     ----------
     Katz & Belinkov (2023), "VISIT: Visualizing and Interpreting the Semantic Information Flow of Transformers". They compare
     the top tokens on both sides; the steps of the norm are taken apart here.
+
+    Examples
+    --------
+    >>> found = fg.norm_filter(trace, layer=23, part="mlp")
+    >>> found.part, found.layer
+    ('mlp', 23)
     """
     trace.model.require_head("the filter of a norm")
     t = position_of(trace, position)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from ..errors import ArgumentError
 from ..reading import Reading
+from ..table import Drawn, Table, ThemeName
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
 
 
 @dataclass(frozen=True, eq=False)
-class LayerOverlap:
+class LayerOverlap(Drawn):
     """Top-k overlap of two readings, layer by layer.
 
     Attributes
@@ -31,6 +36,28 @@ class LayerOverlap:
     first_layer: int
     values: Float[np.ndarray, "layer place"]
     mean: Float[np.ndarray, "layer"]
+
+    def __repr__(self) -> str:
+        layers, places = self.values.shape
+        return f"LayerOverlap(top {self.k}, {layers} layers × {places} places, mean {self.mean.min():.2f}…{self.mean.max():.2f})"
+
+    def table(self) -> Table:
+        """One row for each layer and place: ``layer``, ``place``, ``overlap``."""
+        layers, places = self.values.shape
+        layer = np.repeat(np.arange(self.first_layer, self.first_layer + layers), places)
+        place = np.tile(np.arange(places), layers)
+        return Table(repr(self), {"layer": layer, "place": place, "overlap": self.values.ravel()}, both_ends=True)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """``values`` [layer, place], ``mean`` [layer], ``layer`` and ``k``."""
+        layer = np.arange(self.first_layer, self.first_layer + len(self.mean))
+        return {"values": self.values, "mean": self.mean, "layer": layer, "k": np.array(self.k)}
+
+    def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
+        """See :func:`flowgraph.overlap_figure`."""
+        from ..views.figures import overlap_figure
+
+        return overlap_figure(self, theme=theme)
 
 
 def overlap(one: Reading, other: Reading, k: int = 10) -> Float[np.ndarray, "N"]:
@@ -54,6 +81,13 @@ def overlap(one: Reading, other: Reading, k: int = 10) -> Float[np.ndarray, "N"]
     ----------
     Katz & Belinkov (2023), "VISIT: Visualizing and Interpreting the Semantic Information Flow of Transformers", who compare
     queries, keys and values of heads, and states before and after a norm, in this way.
+
+    Examples
+    --------
+    >>> before = fg.read(trace, trace.site("resid_pre")[:, -1])
+    >>> after = fg.read(trace, trace.site("resid_post")[:, -1])
+    >>> fg.overlap(before, after, k=5).shape  # a number between 0 and 1 for each layer
+    (30,)
     """
     if one.shape != other.shape:
         raise ArgumentError(f"one has shape {one.shape} and other {other.shape}; overlap needs readings of equal shape")

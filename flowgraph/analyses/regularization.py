@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -18,13 +18,17 @@ from ..models.anatomy import wide
 from ..reading import Reading
 from ..recorded import Trace
 from ..semantic.layer import Layer
+from ..table import Drawn, Table, ThemeName
 from ..tracing import Keep, trace
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
 
 _READ = 5
 
 
 @dataclass(frozen=True, eq=False)
-class RegularizationNeurons:
+class RegularizationNeurons(Drawn):
     """How often each neuron is active, and those that nearly always are.
 
     Attributes
@@ -69,6 +73,35 @@ class RegularizationNeurons:
     other_neuron: Int[np.ndarray, "m"]
     other_entropy: Float[np.ndarray, "layers m"]
     greatest_entropy: float
+
+    def __repr__(self) -> str:
+        return (
+            f"RegularizationNeurons({self.model!r}, {len(self.layer):,} of {self.frequency.size:,} neurons active in more than "
+            f"{self.threshold:.0%} of {self.counted:,} {'prompts' if self.positions == 'last' else 'positions'})"
+        )
+
+    def table(self) -> Table:
+        """One row for each neuron above the threshold, the most frequent first.
+
+        Columns: ``layer``, ``neuron``, ``frequency``, ``mean_activation``, ``row_norm``, ``entropy`` of its row in nats, and the
+        row's ``top_token``.
+        """
+        place = (self.layer - self.layers[0], self.neuron)
+        found = {name: getattr(self, name)[place] for name in ("frequency", "mean_activation", "row_norm")}
+        columns: dict[str, Any] = {"layer": self.layer, "neuron": self.neuron, **found, "entropy": self.reading.entropy}
+        columns["top_token"] = [tokens[0] for tokens in self.reading.top_tokens]
+        return Table(repr(self), columns)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All arrays of numbers by their names, and ``entropy`` [n] of the rows listed."""
+        found = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        return found | {"entropy": self.reading.entropy}
+
+    def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
+        """See :func:`flowgraph.regularization_figure`."""
+        from ..views.figures import regularization_figure
+
+        return regularization_figure(self, theme=theme)
 
 
 def regularization_neurons(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -14,13 +15,17 @@ from ..models.anatomy import wide
 from ..nodes import Node, label
 from ..reading import Reading
 from ..recorded import Trace
+from ..table import Drawn, Table, ThemeName
 from .places import position_of
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
 
 _TOP = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Trajectory:
+class Trajectory(Drawn):
     """Readings of one position through all sites, in the order in which the model passes them.
 
     Every reading says rank, probability and log-probability (nats) of the target, and of the foil where there is one.
@@ -52,6 +57,57 @@ class Trajectory:
     attention: Reading
     mlp: Reading
 
+    def __repr__(self) -> str:
+        foil = "" if self.stream.foil_token is None else f", foil {self.stream.foil_token!r}"
+        ranks = f"rank {self.stream.target_rank[0]:,} → {self.stream.target_rank[-1]:,}"
+        return (
+            f"Trajectory({self.model!r}, position {self.position} {self.token!r}, target {self.stream.target_token!r}{foil}, "
+            f"{len(self.sites)} states, {ranks})"
+        )
+
+    def table(self) -> Table:
+        """One row for each state, and before it one for what attention or MLP adds, read by itself, in the order of the pass.
+
+        Columns: ``place`` (label), ``series`` (``stream``, ``attention``, ``mlp``), ``depth`` (blocks behind it), ``target_rank``,
+        ``target_probability``, ``target_log_probability`` in nats, the same of the foil where there is one, ``entropy`` in nats,
+        ``norm``, ``top_probability``, ``top_token``.
+        """
+        middles = np.arange(*self.layers, dtype=np.float64)
+        added = [f"L{layer}" for layer in range(*self.layers)]
+        series = (
+            ("attention", [f"{layer}.attn_out" for layer in added], middles + 0.5, self.attention),
+            ("mlp", [f"{layer}.mlp_out" for layer in added], middles + 1.0, self.mlp),
+            ("stream", list(self.sites), self.depth, self.stream),
+        )
+        depth = np.concatenate([depth for *_, depth, _ in series])
+        # Stable: what is added comes right before the state that it is added to.
+        order = np.argsort(depth, kind="stable")
+        columns: dict[str, Any] = {
+            "place": np.array([place for _, places, _, _ in series for place in places]),
+            "series": np.array([name for name, places, _, _ in series for _ in places]),
+            "depth": depth,
+        }
+        for name in _COLUMNS:
+            if getattr(self.stream, name) is not None:
+                columns[name] = np.concatenate([getattr(reading, name) for *_, reading in series])
+        columns["top_probability"] = np.concatenate([reading.top_probabilities[:, 0] for *_, reading in series])
+        columns = {name: values[order] for name, values in columns.items()}
+        best = [tokens[0] for *_, reading in series for tokens in reading.top_tokens]
+        columns["top_token"] = [best[n] for n in order]
+        return Table(repr(self), columns, words=("place", "series"), both_ends=True)
+
+    def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
+        """See :func:`flowgraph.trajectory_figure`."""
+        from ..views.figures import trajectory_figure
+
+        return trajectory_figure(self, theme=theme)
+
+
+_COLUMNS = (
+    "target_rank", "target_probability", "target_log_probability", "foil_rank", "foil_probability", "foil_log_probability",
+    "entropy", "norm",
+)  # fmt: skip
+
 
 def trajectory(
     trace: Trace, *, position: int | None = None, target: str | int | None = None, foil: str | int | None = None
@@ -77,6 +133,12 @@ def trajectory(
     References
     ----------
     nostalgebraist (2020), "interpreting GPT: the logit lens".
+
+    Examples
+    --------
+    >>> path = fg.trajectory(trace)
+    >>> path.stream[-1].target_rank
+    1
     """
     trace.model.require_head("a trajectory")
     t = position_of(trace, position)

@@ -36,6 +36,7 @@ _STATES = ("resid_pre", "resid_post")
 _SHARED_BY_LAYERS = ("rotary.cos", "rotary.sin")
 """Sites that are the same in all layers of most models, and then written once."""
 _ABOUT_READINGS = ("target", "target_token", "foil", "foil_token", "shape")
+_NAMES_OF_READINGS = ("axes", "first_layer", "prompt_tokens")
 
 
 def save_trace(trace: Trace, path: str | Path) -> Path:
@@ -167,7 +168,7 @@ def _weights(name: str, plain: dict[str, Any], tensors: Mapping[str, Tensor]) ->
 def _put_reading(name: str, reading: Reading, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Numbers become tensors; of the tokens only each id's string is written."""
     strings: dict[int, str] = {}
-    plain: dict[str, Any] = {name: getattr(reading, name) for name in _ABOUT_READINGS}
+    plain: dict[str, Any] = {name: getattr(reading, name) for name in (*_ABOUT_READINGS, *_NAMES_OF_READINGS)}
     for item in fields(reading):
         value = getattr(reading, item.name)
         if isinstance(value, np.ndarray):
@@ -185,8 +186,11 @@ def _reading(name: str, plain: dict[str, Any], tensors: Mapping[str, Tensor]) ->
         f"{end}_tokens": tuple(tuple(strings[int(i)] for i in row) for row in arrays[f"{end}_token_ids"])
         for end in ("top", "bottom")
     }
-    return Reading(
+    reading = Reading(
         **arrays,
         **tokens,
         **{name: plain.get(name) for name in _ABOUT_READINGS} | {"shape": tuple(plain["shape"])},
     )
+    # Files of earlier releases have no names.
+    names = {name: plain[name] for name in _NAMES_OF_READINGS if plain.get(name)}
+    return reading.named(**names) if "axes" in names else reading

@@ -59,6 +59,14 @@ def edge_weights(trace: Trace, *, method: str = "attention", **options: Any) -> 
         If the trace does not hold a site that the method needs.
     ModelNeededError
         If the trace has no model, the method needs one and was not recorded.
+
+    Examples
+    --------
+    >>> weights = fg.edge_weights(trace, method="proximity")
+    >>> weights
+    EdgeWeights('proximity', 30 layers × 9 heads × 8 queries × 8 keys, unit 'share')
+    >>> weights.attention_summed.shape  # layer, query position, key position
+    (30, 8, 8)
     """
     if method not in EDGE_METHODS:
         raise ArgumentError(f"method={method!r} is not known; expected one of {', '.join(EDGE_METHODS)}")

@@ -72,6 +72,14 @@ def build_graph(
         If more than ``max_edges`` edges remain.
     ArgumentError
         If an argument is out of its range.
+
+    Examples
+    --------
+    >>> graph = fg.build_graph(trace, method="proximity", threshold=0.05)
+    >>> graph.info.method, graph.info.unit
+    ('proximity', 'share')
+    >>> len(graph) < graph.info.total_edges
+    True
     """
     check_filters(level, threshold, mass, top_k, max_edges)
     weights = _weights(trace_or_weights, method, options)

@@ -10,14 +10,13 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import ArgumentError
+from ..matrices import TokenMatrix, origin_of
 from ..recorded import Trace
 from .norms import norm_of_sum
 from .parts import AttentionParts, attention_parts
 
 
-def norm_map(
-    trace: Trace, *, residual: bool = True, layer_norm: bool = False
-) -> Float[np.ndarray, "layer query_pos key_pos"]:
+def norm_map(trace: Trace, *, residual: bool = True, layer_norm: bool = False) -> TokenMatrix:
     """Lengths ‖Σ_h A^h_ts u^h_s‖₂ of what token t gets from token s in each layer.
 
     Parameters
@@ -32,7 +31,7 @@ def norm_map(
 
     Returns
     -------
-    [layer, query_pos, key_pos] norms, in the unit of the residual stream; masked keys have 0.
+    [layer, query_pos, key_pos] norms, a :class:`flowgraph.TokenMatrix`, in the unit of the residual stream; masked keys have 0.
 
     Raises
     ------
@@ -43,14 +42,18 @@ def norm_map(
     ----------
     Kobayashi et al. (2020), "Attention is Not Only a Weight: Analyzing Transformers with Vector Norms"; Kobayashi et al.
     (2021), "Incorporating Residual and Normalization Layers into Analysis of Masked Language Models".
+
+    Examples
+    --------
+    >>> fg.norm_map(trace).shape  # layer, query position, key position
+    (30, 8, 8)
     """
     found = [_map(part, residual) for part in _parts(trace, layer_norm)]
-    return np.stack(found)
+    measure = _measure("norms of what tokens hand over", residual, layer_norm)
+    return TokenMatrix(np.stack(found), ("layer", "query_pos", "key_pos"), measure, "norm", **origin_of(trace))
 
 
-def mixing_ratio(
-    trace: Trace, *, residual: bool = True, layer_norm: bool = False
-) -> Float[np.ndarray, "layer query_pos"]:
+def mixing_ratio(trace: Trace, *, residual: bool = True, layer_norm: bool = False) -> TokenMatrix:
     """Share of a token's new vector that comes from other tokens: ‖others‖ / (‖others‖ + ‖itself‖).
 
     ``others`` is the sum of what all other tokens hand over, taken as one vector; ``itself`` is the diagonal of
@@ -63,7 +66,7 @@ def mixing_ratio(
 
     Returns
     -------
-    [layer, query_pos] between 0 (nothing from others) and 1; 0 where both are zero.
+    [layer, query_pos] between 0 (nothing from others) and 1, a :class:`flowgraph.TokenMatrix`; 0 where both are zero.
 
     Raises
     ------
@@ -73,6 +76,11 @@ def mixing_ratio(
     References
     ----------
     Kobayashi et al. (2021), "Incorporating Residual and Normalization Layers into Analysis of Masked Language Models".
+
+    Examples
+    --------
+    >>> fg.mixing_ratio(trace).shape  # layer, query position
+    (30, 8)
     """
     rows = []
     for part in _parts(trace, layer_norm):
@@ -82,7 +90,13 @@ def mixing_ratio(
         others = np.linalg.norm(np.einsum("hts,hsd->td", apart, part.vectors, optimize=True), axis=-1)
         whole = others + _itself(part, residual)
         rows.append(np.divide(others, whole, out=np.zeros_like(whole), where=whole > 0))
-    return np.stack(rows)
+    measure = _measure("mixing ratio", residual, layer_norm)
+    return TokenMatrix(np.stack(rows), ("layer", "query_pos"), measure, "share", **origin_of(trace))
+
+
+def _measure(name: str, residual: bool, layer_norm: bool) -> str:
+    """What is measured, with the parts of the block that belong to it."""
+    return f"{name}{', residual stream included' * residual}{', after the norm' * layer_norm}"
 
 
 def _parts(trace: Trace, layer_norm: bool) -> list[AttentionParts]:

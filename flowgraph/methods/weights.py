@@ -12,6 +12,7 @@ from jaxtyping import Float
 from ..errors import ArgumentError
 from ..graph import GraphInfo
 from ..nodes import Node
+from ..table import Table, columns_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,6 +110,18 @@ class EdgeWeights:
         ends = self.ends_in_logit or stop == self.info.total_layers
         info = replace(self.info, layers=(first, stop))
         return replace(self, **cut, info=info, unembed=self.unembed if ends else None)
+
+    def _repr_html_(self) -> str:
+        from ..views.tables import table_html
+
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        rows = [
+            {"weight": name, "shape": " × ".join(map(str, value.shape)), "Σ|weight|": float(np.abs(value).sum())}
+            for name, value in arrays.items()
+        ]
+        return table_html(
+            Table(repr(self), columns_of(rows, ()), words=("weight", "shape"), note=f"unit: {self.info.unit}")
+        )
 
     def __repr__(self) -> str:
         n, h, q, t = self.attention.shape

@@ -7,7 +7,6 @@ little markup.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, Literal
@@ -25,13 +24,14 @@ from ..analyses import (
 )
 from ..nodes import label
 from ..reading import Reading
-from .style import FONT, THEMES, Theme
-from .text import printable, visible
+from ..table import ThemeName
+from .plotting import panels, plotly_module, styled
+from .plotting import token_text as _token
+from .style import THEMES
+from .text import printable
 
 if TYPE_CHECKING:
     import plotly.graph_objects
-
-ThemeName = Literal["light", "dark"]
 
 _STEP_NAMES = {"centering": "centering", "scale": "scale", "gain": "gain γ", "bias": "bias β"}
 _TOKENS_SHOWN = 3
@@ -48,8 +48,8 @@ def trajectory_figure(found: Trajectory, *, theme: ThemeName = "light") -> plotl
     theme
         ``"light"`` or ``"dark"``.
     """
-    colours, go = THEMES[theme], _plotly("graph_objects")
-    figure = _panels(2, 1, shared_xaxes=True, vertical_spacing=0.06)
+    colours, go = THEMES[theme], plotly_module("graph_objects")
+    figure = panels(2, 1, shared_xaxes=True, vertical_spacing=0.06)
     middles = np.arange(*found.layers)
     token = _token(found.stream.target_token)
     lines: list[tuple[Any, ...]] = [
@@ -80,7 +80,7 @@ def trajectory_figure(found: Trajectory, *, theme: ThemeName = "light") -> plotl
     figure.update_xaxes(**_depth_ticks(found))
     figure.update_xaxes(title_text="state after layer (between: after its attention)", row=2, col=1)
     place = f"position {found.position} ({_token(found.token)}), {escape(printable(found.model), quote=False)}"
-    return _styled(figure, colours, f"{token} through the residual stream at {place}", height=620)
+    return styled(figure, colours, f"{token} through the residual stream at {place}", height=620)
 
 
 def norm_filter_figure(found: NormFilter, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
@@ -93,9 +93,9 @@ def norm_filter_figure(found: NormFilter, *, theme: ThemeName = "light") -> plot
     theme
         ``"light"`` or ``"dark"``.
     """
-    colours, go = THEMES[theme], _plotly("graph_objects")
+    colours, go = THEMES[theme], plotly_module("graph_objects")
     titles = ("largest change in rank", "largest change in log-probability, by step")
-    figure = _panels(1, 2, horizontal_spacing=0.16, subplot_titles=titles)
+    figure = panels(1, 2, horizontal_spacing=0.16, subplot_titles=titles)
     moved = _first_on_top(found.promoted_in_rank, found.demoted_in_rank)
     for n, change in enumerate(moved):
         colour = colours.raises if change.rank_before > change.rank_after else colours.lowers
@@ -130,7 +130,7 @@ def norm_filter_figure(found: NormFilter, *, theme: ThemeName = "light") -> plot
     figure.update_layout(barmode="relative", legend_title_text="step of the norm, divergence it makes")
     norm = "final norm" if found.layer is None else f"norm of layer {found.layer}, {found.part}"
     title = f"{norm}, at {_token(found.token)} (position {found.position}): top tokens shared {found.overlap:.0%}"
-    return _styled(figure, colours, title, height=150 + 22 * max(len(moved), len(changed), 6))
+    return styled(figure, colours, title, height=150 + 22 * max(len(moved), len(changed), 6))
 
 
 def regularization_figure(found: RegularizationNeurons, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
@@ -143,7 +143,7 @@ def regularization_figure(found: RegularizationNeurons, *, theme: ThemeName = "l
     theme
         ``"light"`` or ``"dark"``.
     """
-    colours, go = THEMES[theme], _plotly("graph_objects")
+    colours, go = THEMES[theme], plotly_module("graph_objects")
     figure = go.Figure()
     cases = "prompts" if found.positions == "last" else "positions"
     rows = np.arange(*found.layers)
@@ -178,7 +178,7 @@ def regularization_figure(found: RegularizationNeurons, *, theme: ThemeName = "l
     model = escape(printable(found.model), quote=False)
     share = f"more than {found.threshold:.0%} of {found.counted:,} {cases}"
     title = f"{len(found.neuron):,} of {found.frequency.size:,} neurons of {model} are active in {share}"
-    return _styled(figure, colours, title, height=480)
+    return styled(figure, colours, title, height=480)
 
 
 def overlap_figure(found: LayerOverlap, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
@@ -191,7 +191,7 @@ def overlap_figure(found: LayerOverlap, *, theme: ThemeName = "light") -> plotly
     theme
         ``"light"`` or ``"dark"``.
     """
-    colours, go = THEMES[theme], _plotly("graph_objects")
+    colours, go = THEMES[theme], plotly_module("graph_objects")
     layers = found.first_layer + np.arange(len(found.mean))
     each = go.Scatter(
         x=np.repeat(layers, found.values.shape[1]), y=found.values.ravel(), mode="markers", name="one place",
@@ -208,7 +208,7 @@ def overlap_figure(found: LayerOverlap, *, theme: ThemeName = "light") -> plotly
     figure.update_yaxes(
         title_text=f"I<sub>{found.k}</sub>: part of the top {found.k} tokens shared", range=[-0.04, 1.04]
     )
-    return _styled(figure, colours, f"Overlap of the top {found.k} tokens of two readings", height=420)
+    return styled(figure, colours, f"Overlap of the top {found.k} tokens of two readings", height=420)
 
 
 def head_circuit_figure(found: HeadCircuit, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
@@ -221,11 +221,11 @@ def head_circuit_figure(found: HeadCircuit, *, theme: ThemeName = "light") -> pl
     theme
         ``"light"`` or ``"dark"``.
     """
-    colours, go = THEMES[theme], _plotly("graph_objects")
+    colours, go = THEMES[theme], plotly_module("graph_objects")
     bars = [("attention", "probability", found.pattern), ("of the output", "part (Σ = 1)", found.contribution)]
     bars += [] if found.logits is None else [("to the target", "logits", found.logits)]
     texts = [("query looks for", found.queries), ("key answers", found.keys), ("value brings", found.values)]
-    figure = _panels(
+    figure = panels(
         1, len(bars) + len(texts), shared_yaxes=True, horizontal_spacing=0.015,
         column_widths=[0.12] * len(bars) + [0.2] * len(texts), subplot_titles=[head for head, *_ in (*bars, *texts)],
     )  # fmt: skip
@@ -259,7 +259,7 @@ def head_circuit_figure(found: HeadCircuit, *, theme: ThemeName = "light") -> pl
     logit = "" if found.output_logits is None else f", {found.output_logits:+.2f} logits to the target"
     title = f"L{found.layer}H{found.head} at {_token(found.token)} (position {found.position}) writes {written}{logit}"
     subtitle = f"{len(rows)} sources, which hold {found.coverage:.0%} of Σ|part of its output|"
-    return _styled(figure, colours, title, height=190 + 58 * max(len(rows), 1), subtitle=subtitle)
+    return styled(figure, colours, title, height=190 + 58 * max(len(rows), 1), subtitle=subtitle)
 
 
 def edge_tokens_figure(found: EdgeTokens, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
@@ -272,8 +272,8 @@ def edge_tokens_figure(found: EdgeTokens, *, theme: ThemeName = "light") -> plot
     theme
         ``"light"`` or ``"dark"``.
     """
-    colours, go = THEMES[theme], _plotly("graph_objects")
-    figure = _panels(1, 2, horizontal_spacing=0.2, subplot_titles=("promoted", "suppressed"))
+    colours, go = THEMES[theme], plotly_module("graph_objects")
+    figure = panels(1, 2, horizontal_spacing=0.2, subplot_titles=("promoted", "suppressed"))
     sides = ((found.promoted, colours.raises), (found.suppressed, colours.lowers))
     for col, (entries, colour) in enumerate(sides, start=1):
         entries = entries[::-1]
@@ -289,41 +289,7 @@ def edge_tokens_figure(found: EdgeTokens, *, theme: ThemeName = "light") -> plot
     number = "without a number" if found.weight is None else f"{found.weight:.3g} ({found.unit})"
     ends = " → ".join(escape(printable(label(node)), quote=False) for node in (found.source, found.target))
     subtitle = f"{found.kind}, {number}: {escape(found.carried, quote=False)}, length {found.reading.norm[0]:.3g}"
-    return _styled(figure, colours, ends, height=190 + 22 * max(len(found.promoted), 4), subtitle=subtitle)
-
-
-def _plotly(module: str) -> Any:
-    """A module of plotly, which is imported with the first figure."""
-    try:
-        return importlib.import_module(f"plotly.{module}")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "figures are drawn with plotly, which is not installed: pip install 'transformer-flowgraph[app]'"
-        ) from error
-
-
-def _panels(rows: int, cols: int, **options: Any) -> Any:
-    return _plotly("subplots").make_subplots(rows=rows, cols=cols, **options)
-
-
-def _styled(figure: Any, colours: Theme, title: str, *, height: int, subtitle: str = "") -> Any:
-    """The figure in the colours of a theme, with room for its title and its legend below."""
-    has_legend = any(trace.showlegend is not False for trace in figure.data)
-    axis = {"gridcolor": colours.line, "linecolor": colours.line, "zerolinecolor": colours.muted, "automargin": True}
-    for axes in (figure.select_xaxes(), figure.select_yaxes()):
-        for one in axes:
-            # A line at zero only where zero means something: elsewhere it would mark the first token of a list.
-            one.update(**axis, zeroline=bool(one.zeroline))
-    figure.update_annotations(font_color=colours.muted, font_size=12)
-    figure.update_layout(
-        template="none", height=height, font={"family": FONT, "size": 12, "color": colours.ink},
-        title={"text": title, "font": {"size": 15}, "subtitle": {"text": subtitle, "font": {"color": colours.muted}}, "x": 0, "xanchor": "left", "y": 1, "yanchor": "top", "pad": {"t": 14, "l": 20}},
-        paper_bgcolor=colours.background, plot_bgcolor=colours.background,
-        margin={"l": 64, "r": 20, "t": 86 if subtitle else 72, "b": 84 if has_legend else 54},
-        legend={"orientation": "h", "yanchor": "bottom", "y": 0.01, "yref": "container", "x": 0, "font": {"color": colours.ink}},
-        hoverlabel={"bgcolor": colours.pane, "font": {"color": colours.ink}, "bordercolor": colours.line},
-    )  # fmt: skip
-    return figure
+    return styled(figure, colours, ends, height=190 + 22 * max(len(found.promoted), 4), subtitle=subtitle)
 
 
 def _rank_axis(figure: Any, axis: Literal["x", "y"], *, row: int, col: int, title: str) -> None:
@@ -376,11 +342,6 @@ def _words(reading: Reading) -> list[str]:
 
 def _lines(tokens: Iterable[str]) -> str:
     return "<br>".join(_token(token) for token in list(tokens)[:_TOKENS_SHOWN])
-
-
-def _token(token: str) -> str:
-    """A token as text of a figure: visible, and without anything that plotly would read as markup or as a formula."""
-    return escape(visible(token), quote=False).replace("$", "&#36;")
 
 
 def _plain(column: Any) -> list[Any]:

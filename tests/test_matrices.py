@@ -1,0 +1,171 @@
+"""A matrix that knows its tokens is still the array that it holds."""
+
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import numpy as np
+import pytest
+import torch
+
+import flowgraph
+from flowgraph import TokenMatrix, attention_flow, attention_rollout, edge_weights, mixing_ratio, norm_map
+from flowgraph.errors import ArgumentError, NonFiniteError
+from tests.conftest import IDS
+
+AXES = ("layer", "query_pos", "key_pos")
+TOKENS = ("<b>", "=1+1", " x")
+
+
+def matrix(values=None, axes=AXES, **options):
+    values = np.arange(18.0).reshape(2, 3, 3) if values is None else values
+    return TokenMatrix(values, axes, "a measure", "share", **options)
+
+
+def test_it_is_used_as_the_array_it_holds():
+    made = matrix()
+    plain = np.arange(18.0).reshape(2, 3, 3)
+    assert (made.shape, made.ndim, made.dtype, made.size, len(made)) == ((2, 3, 3), 3, np.float64, 18, 2)
+    for found, expected in (
+        (made[1], plain[1]), (made[:, 0, -1], plain[:, 0, -1]), (made[made > 3], plain[plain > 3]),
+        (made + 1, plain + 1), (1 - made, 1 - plain), (made - made, plain - plain), (made * plain, plain * plain),
+        (-made, -plain), (made == plain, plain == plain), (made.sum(-1), plain.sum(-1)), (made.mean(), plain.mean()),
+        (np.abs(made), np.abs(plain)), (np.triu(made, 1), np.triu(plain, 1)), (np.mean(made, axis=0), plain.mean(0)),
+        (np.concatenate([made, plain]), np.concatenate([plain, plain])), (np.stack(list(made)), plain),
+        (made @ plain, plain @ plain), (made.T, plain.T), (np.add.reduce(made), plain.sum(0)),
+        (np.asarray(made, dtype=np.float32), plain.astype(np.float32)), (torch.as_tensor(np.array(made)), plain),
+        (made.argmax(), 17), (made.tolist(), plain.tolist()), (np.einsum("lqk->q", made), plain.sum((0, 2))),
+    ):  # fmt: skip
+        np.testing.assert_array_equal(found, expected)
+        assert not isinstance(found, TokenMatrix)
+    total = np.zeros((2, 3, 3))
+    total += made
+    np.testing.assert_array_equal(total, plain)
+    with pytest.raises(ValueError, match="ambiguous"):
+        bool(made)
+    with pytest.raises(AttributeError, match="'nothing'"):
+        _ = made.nothing
+
+
+def test_it_is_frozen_and_leaves_the_array_alone():
+    values = np.zeros((1, 2, 2))
+    made = matrix(values)
+    with pytest.raises(TypeError, match="item assignment"):
+        made[0, 0, 0] = 1
+    with pytest.raises(ValueError, match="read-only"):
+        made.values[0, 0, 0] = 1
+    values[0, 0, 0] = 1
+    changed = made.copy()
+    changed += 1
+    assert changed[0, 0, 0] == 2
+    again = pickle.loads(pickle.dumps(made))
+    assert again.axes == copy.deepcopy(made).axes == AXES
+    np.testing.assert_array_equal(again, made)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"axes": ("key_pos", "query_pos", "layer")}, "is not known; expected one of"),
+        ({"axes": ("layer",)}, "is not known"),
+        ({"axes": ("query_pos", "key_pos")}, r"shape \(2, 3, 3\)"),
+        ({"tokens": ("a",)}, "3 places along 'query_pos'; there are 1 tokens"),
+    ],
+)
+def test_bad_matrices_are_named(options, message):
+    with pytest.raises(ArgumentError, match=message):
+        matrix(**options)
+
+
+def test_layers_are_called_as_the_model_calls_them():
+    made = matrix(first_layer=7, tokens=TOKENS)
+    for layer, row in ((7, 0), (8, 1), (-1, 1), (-2, 0)):
+        one = made.layer(layer)
+        np.testing.assert_array_equal(one, made[row])
+        assert (one.axes, one.measure, one.tokens) == (AXES[1:], f"a measure, layer {7 + row}", TOKENS)
+    for layer in (0, 6, 9, -3):
+        with pytest.raises(ArgumentError, match=r"not one of 7…8"):
+            made.layer(layer)
+    with pytest.raises(ArgumentError, match="no matrix for each layer"):
+        made.layer(7).layer(7)
+
+
+def test_the_table_says_every_value_with_its_place():
+    made = matrix(first_layer=7, tokens=TOKENS)
+    frame = made.to_dataframe()
+    assert list(frame) == ["layer", "query_pos", "query_token", "key_pos", "key_token", "value"]
+    assert len(frame) == 18
+    for row in frame.itertuples():
+        assert row.value == made.layer(row.layer)[row.query_pos, row.key_pos]
+        assert (row.query_token, row.key_token) == (TOKENS[row.query_pos], TOKENS[row.key_pos])
+    assert list(matrix(np.eye(2), ("layer", "query_pos")).to_dataframe()) == ["layer", "query_pos", "value"]
+    with np.load(io.BytesIO(made.to_npz()), allow_pickle=False) as held:
+        np.testing.assert_array_equal(held["values"], made.values)
+        assert (tuple(held["tokens"]), tuple(held["layer"]), tuple(held["axes"])) == (TOKENS, (7, 8), AXES)
+        assert (str(held["measure"]), str(held["unit"])) == ("a measure", "share")
+    with pytest.raises(NonFiniteError, match=r"value\[1\] is NaN"):
+        matrix(np.array([0.0, np.nan]), ("key_pos",)).to_csv()
+
+
+def test_the_grid_in_a_notebook():
+    made = matrix(first_layer=7, tokens=TOKENS)
+    html = made._repr_html_()
+    assert "shown: layer 8; .layer(n) is another" in html
+    assert "0 &lt;b&gt;" in html
+    assert "<b>" not in html
+    assert html.count('title="') == 9
+    assert 'title="17"' in html
+    assert 'title="8"' not in html
+    big = matrix(np.ones((1, 40, 40)))._repr_html_()
+    assert "14 of 40 queries are shown, the last" in big
+    assert "14 of 40 keys are shown, the last" in big
+    assert big.count("<td") == 14 * 14
+    layers = matrix(np.ones((100, 3)), ("layer", "query_pos"))._repr_html_()
+    assert "32 of 100 layers are shown, evenly spaced" in layers
+    assert layers.index(">99<") < layers.index(">0</th>", layers.index(">99<"))
+    assert "empty cells: exactly 0" in matrix(np.eye(2), AXES[1:])._repr_html_()
+    for empty in (np.zeros((0, 2, 2)), np.zeros((2, 0, 0))):
+        assert "TokenMatrix" in matrix(empty)._repr_html_()
+
+
+def test_the_figures_hold_the_values():
+    made = matrix(first_layer=7, tokens=TOKENS)
+    for figure, row in ((made.figure(), 1), (made.figure(layer=7, theme="dark"), 0)):
+        np.testing.assert_array_equal(figure.data[0].z, made[row])
+        assert figure.layout.yaxis.autorange == "reversed"
+        assert figure.layout.title.text == f"A measure, layer {7 + row} (share)"
+        assert "&lt;b&gt;" in figure.layout.xaxis.ticktext[0]
+    bars = made.layer(7)[0]
+    one = TokenMatrix(bars, ("key_pos",), "a measure", "share", TOKENS).figure()
+    np.testing.assert_array_equal(one.data[0].y, bars)
+    signed = matrix(made.layer(7) - 4, AXES[1:]).figure()
+    assert (signed.data[0].zmin, signed.data[0].zmax) == (-4, 4)
+    with pytest.raises(ArgumentError, match="one layer can be drawn"):
+        flowgraph.matrix_figure(made)
+
+
+def test_measures_know_where_they_come_from(tiny):
+    trace = flowgraph.trace(tiny("llama"), IDS, keep=flowgraph.Keep(layers=(1, 2)))
+    weights = edge_weights(trace, method="proximity")
+    for found, measure, axes in (
+        (attention_rollout(trace), "attention rollout", AXES),
+        (attention_rollout(trace, method="proximity"), "rollout of proximity", AXES),
+        (attention_rollout(weights), "rollout of proximity", AXES),
+        (norm_map(trace, residual=False), "norms of what tokens hand over", AXES),
+        (mixing_ratio(trace), "mixing ratio, residual stream included", AXES[:2]),
+    ):
+        assert (found.measure, found.axes, found.first_layer, found.tokens) == (measure, axes, 1, trace.tokens)
+        assert set(found.to_dataframe()["layer"]) == {1}
+    for options, axes, measure in (
+        ({}, AXES[1:], "attention flow"),
+        ({"source": -1}, ("key_pos",), f"attention flow from position {len(IDS) - 1}"),
+        ({"target": 2}, ("query_pos",), "attention flow to position 2"),
+    ):
+        found = attention_flow(trace, **options)
+        assert (found.axes, found.measure, found.unit, found.tokens) == (axes, measure, "flow", trace.tokens)
+    assert attention_flow(trace, normalize=True).unit == "share"
+    plain = attention_rollout(trace.pattern)
+    assert (plain.tokens, plain.first_layer) == (None, 0)
+    np.testing.assert_array_equal(plain, attention_rollout(trace))
