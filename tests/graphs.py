@@ -67,7 +67,7 @@ def graph_of(edges: Sequence[Edge], nodes: Sequence[Node] = (), **changes: Any) 
         "layers": (0, 3),
         "total_layers": 3,
         "position": len(PLAIN_TOKENS) - 1,
-        "total_edges": len(edges),
+        "total_edges": sum(edge.share is not None for edge in edges),
         "total_share": float(np.abs(shares).sum()),
     }
     return FlowGraph(

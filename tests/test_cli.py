@@ -21,8 +21,9 @@ from transformers.utils import logging
 
 import flowgraph
 from flowgraph import cli
+from flowgraph.cli.arguments import ENDINGS
 from flowgraph.errors import FetchError
-from flowgraph.export import files
+from flowgraph.export import EXPORTERS, files, matplotlib_picture
 from flowgraph.methods import EDGE_METHODS
 from flowgraph.models import cache, known
 from flowgraph.semantic.selection import MEASURES
@@ -660,7 +661,7 @@ def test_a_disk_that_fills_up_while_writing(run, tmp_path, monkeypatch):
     target = tmp_path / "flow.json"
     target.write_text("before")
     monkeypatch.setattr(os, "fsync", full)
-    code, _, err = run("-o", target)
+    code, _, err = run("-o", target, "--force")
     assert code == 2
     assert "No space left on device" in err
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
@@ -685,9 +686,10 @@ def test_an_interrupt_leaves_no_file_and_no_traceback(run, tmp_path, monkeypatch
     target.write_text("before")
     with monkeypatch.context() as patch:
         patch.setattr(files.os, "fsync", interrupt)
-        assert run("-o", target) == (130, "", "flowgraph: interrupted; nothing was left half-made\n")
+        interrupted = "flowgraph: interrupted; nothing was left half-made\n"
+        assert run("-o", target, "--force") == (130, "", interrupted)
     assert [path.read_text() for path in tmp_path.iterdir()] == ["before"]
-    assert run("-o", target)[0] == 0
+    assert run("-o", target, "--force")[0] == 0
 
 
 @pytest.mark.skipif(os.name == "nt", reason="signals are another matter there")
@@ -854,6 +856,100 @@ def test_export_asks_before_it_replaces(run, fails, tmp_path):
         assert (tmp_path / beside).read_text() == "mine"
         assert run("export", graph, tmp_path / name, "--force")[0] == 0
         assert (tmp_path / beside).read_text() != "mine"
+
+
+@pytest.mark.parametrize("name", ["trace", "semantic"])
+def test_a_file_is_never_replaced_unasked(run, fails, tmp_path, monkeypatch, name):
+    words = [] if name == "trace" else [name]
+    module = getattr(cli, name)
+    for end, standing in ((".json", ".json"), (".html", ".html"), (".csv", ".edges.csv"), (".svg", ".caption.txt")):
+        mine = tmp_path / f"mine{standing}"
+        mine.write_text("mine")
+        with monkeypatch.context() as patch:
+            patch.setattr(module, "loaded_model", lambda *_: pytest.fail("a model was loaded"))
+            assert f"{mine} exists; pass --force to replace it" in fails(2, *words, "-o", tmp_path / f"mine{end}")
+        assert [path.read_text() for path in tmp_path.iterdir()] == ["mine"]
+        assert run(*words, "-o", tmp_path / f"mine{end}", "--force", "--quiet") == (0, "", "")
+        assert mine.read_text() != "mine"
+        for path in tmp_path.iterdir():
+            path.unlink()
+
+
+def test_a_file_made_in_the_meantime_is_not_replaced(run, tmp_path, monkeypatch):
+    target, real = tmp_path / "flow.json", cli.trace.run_trace
+
+    def slow(*arguments):
+        target.write_text("of another")
+        return real(*arguments)
+
+    monkeypatch.setattr(cli.trace, "run_trace", slow)
+    code, out, err = run("-o", target)
+    assert (code, out) == (2, "")
+    assert "exists" in err
+    assert target.read_text() == "of another"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="pseudo-terminals are another matter there")
+@pytest.mark.parametrize(("answer", "code"), [("y", 0), ("yes", 0), ("n", 2), ("", 2)])
+def test_a_terminal_is_asked(model, tmp_path, answer, code):
+    pty = pytest.importorskip("pty")
+    target = tmp_path / "flow.json"
+    target.write_text("mine")
+    master, slave = pty.openpty()
+    line = [sys.executable, "-m", "flowgraph.cli", "trace", PROMPT, "--model", model("llama"), "-o", str(target)]
+    os.write(master, f"{answer}\n".encode())
+    process = subprocess.Popen([*line, "--quiet"], stdin=slave, stdout=subprocess.PIPE, stderr=slave)
+    process.communicate(timeout=300)
+    os.close(slave)
+    said = read_all(master)
+    assert process.returncode == code
+    assert "flow.json exists. Replace? [y/N]" in said
+    assert (target.read_text() == "mine") == bool(code)
+    assert ("pass --force" in said) == bool(code)
+
+
+def read_all(terminal: int) -> str:
+    """What a terminal was sent, folded lines joined; reading from one that is closed fails on some systems."""
+    found = b""
+    try:
+        while part := os.read(terminal, 65536):
+            found += part
+    except OSError:
+        pass
+    os.close(terminal)
+    return found.decode().replace("\r\n", "")
+
+
+@pytest.mark.parametrize("name", ["trace", "semantic"])
+@pytest.mark.parametrize(
+    "end", [".graphml", ".gexf", ".gml", ".dot", ".gv", ".csv", ".neuronpedia.json", ".svg", ".tex", ".PNG"]
+)
+def test_every_format_is_written_by_its_ending(run, tmp_path, name, end):
+    if end == ".PNG":
+        pytest.importorskip("matplotlib", reason="PNG needs the extra 'figures'")
+    code, out, err = run(*([] if name == "trace" else [name]), "-o", tmp_path / f"flow{end}")
+    assert (code, err) == (0, "")
+    assert re.search(r"^wrote .*flow.* \([\d,]+ KB\)$", out, re.M)
+    assert all(path.stat().st_size for path in tmp_path.iterdir())
+
+
+def test_the_help_names_every_format(capsys):
+    assert set(ENDINGS.split()) == set(EXPORTERS)
+    for name in ("trace", "semantic", "export"):
+        with pytest.raises(SystemExit):
+            cli.main([name, "--help"])
+        out = capsys.readouterr().out
+        assert all(end in out for end in EXPORTERS)
+        assert "--force" in out
+
+
+def test_pictures_without_matplotlib_are_refused_before_a_model_is_loaded(fails, tmp_path, monkeypatch):
+    def absent(name: str) -> None:
+        raise ModuleNotFoundError("PDF and PNG pictures are drawn with matplotlib", name=name)
+
+    monkeypatch.setattr(matplotlib_picture, "_module", absent)
+    monkeypatch.setattr(cli.trace, "loaded_model", lambda *_: pytest.fail("a model was loaded"))
+    assert "drawn with matplotlib" in fails(1, "-o", tmp_path / "flow.pdf")
 
 
 def test_export_names_what_is_wrong(fails, run, tmp_path):

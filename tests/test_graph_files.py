@@ -155,6 +155,110 @@ def test_gexf_declares_what_it_uses_and_says_where_it_is_from(graph: FlowGraph) 
     assert root.findtext(f"{space}meta/{space}creator") == f"flowgraph {flowgraph.__version__}"
 
 
+# What the schema of GEXF 1.2 allows where our files have something: element → (attributes that it needs, those it may have,
+# children). Children come in any order, but for meta before graph.
+GEXF = "{http://www.gexf.net/1.2draft}"
+VIZ = "{http://www.gexf.net/1.2draft/viz}"
+GEXF_SCHEMA: dict[str, tuple[set[str], set[str], set[str]]] = {
+    f"{GEXF}gexf": ({"version"}, {"variant"}, {f"{GEXF}meta", f"{GEXF}graph"}),
+    f"{GEXF}meta": (set(), {"lastmodifieddate"}, {f"{GEXF}creator", f"{GEXF}keywords", f"{GEXF}description"}),
+    f"{GEXF}creator": (set(), set(), set()),
+    f"{GEXF}description": (set(), set(), set()),
+    f"{GEXF}graph": (
+        set(),
+        {"defaultedgetype", "mode", "idtype"},
+        {f"{GEXF}attributes", f"{GEXF}nodes", f"{GEXF}edges"},
+    ),
+    f"{GEXF}attributes": ({"class"}, {"mode"}, {f"{GEXF}attribute"}),
+    f"{GEXF}attribute": ({"id", "title", "type"}, set(), {f"{GEXF}default", f"{GEXF}options"}),
+    f"{GEXF}nodes": (set(), {"count"}, {f"{GEXF}node"}),
+    f"{GEXF}edges": (set(), {"count"}, {f"{GEXF}edge"}),
+    f"{GEXF}node": (
+        {"id"},
+        {"label"},
+        {f"{GEXF}attvalues", f"{VIZ}size", f"{VIZ}color", f"{VIZ}position", f"{VIZ}shape"},
+    ),
+    f"{GEXF}edge": (
+        {"id", "source", "target"},
+        {"label", "type", "weight"},
+        {f"{GEXF}attvalues", f"{VIZ}thickness", f"{VIZ}color", f"{VIZ}shape"},
+    ),
+    f"{GEXF}attvalues": (set(), set(), {f"{GEXF}attvalue"}),
+    f"{GEXF}attvalue": ({"for", "value"}, set(), set()),
+    f"{VIZ}thickness": ({"value"}, set(), set()),
+}
+ENUMERATED = {
+    "version": {"1.2"}, "defaultedgetype": {"directed", "undirected", "mutual"}, "mode": {"static", "dynamic"},
+    "class": {"node", "edge"}, "type": {"integer", "long", "double", "float", "boolean", "liststring", "string", "anyURI"},
+}  # fmt: skip
+XSD_FLOAT = re.compile(r"[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?")
+LEXICAL = {
+    "long": re.compile(r"[+-]?\d+"), "double": XSD_FLOAT, "boolean": re.compile("true|false|0|1"), "string": re.compile(r"(?s).*"),
+}  # fmt: skip
+
+
+def assert_follows_the_schema(root: ElementTree.Element) -> None:
+    assert root.tag == f"{GEXF}gexf"
+    for element in root.iter():
+        needed, allowed, children = GEXF_SCHEMA[element.tag]
+        assert needed <= set(element.keys()) <= needed | allowed, element.tag
+        assert {child.tag for child in element} <= children, element.tag
+        for name in ENUMERATED.keys() & element.keys():
+            assert element.get(name) in ENUMERATED[name]
+        if children:
+            assert not (element.text or "").strip()
+    graph = root.find(f"{GEXF}graph")
+    assert graph is not None
+    assert [child.tag for child in root] == [f"{GEXF}meta", f"{GEXF}graph"]
+    for name in ("nodes", "edges"):
+        assert len(graph.findall(f"{GEXF}{name}")) == 1
+    ids = [node.get("id") for node in graph.iter(f"{GEXF}node")]
+    assert len(set(ids)) == len(ids)
+    edges = list(graph.iter(f"{GEXF}edge"))
+    assert len({edge.get("id") for edge in edges}) == len(edges)
+    for edge in edges:
+        assert {edge.get("source"), edge.get("target")} <= set(ids)
+        assert XSD_FLOAT.fullmatch(edge.get("weight", ""))
+    for width in graph.iter(f"{VIZ}thickness"):
+        assert float(width.get("value", "-1")) >= 0
+    for owner in ("node", "edge"):
+        declared = {
+            one.get("id"): str(one.get("type"))
+            for one in graph.findall(f"{GEXF}attributes[@class='{owner}']/{GEXF}attribute")
+        }
+        for element in graph.iter(f"{GEXF}{owner}"):
+            assert len(element.findall(f"{GEXF}attvalues")) == 1
+            for value in element.iter(f"{GEXF}attvalue"):
+                assert LEXICAL[declared[value.get("for")]].fullmatch(value.get("value", "")), value.attrib
+
+
+@NAMES
+def test_gexf_follows_its_schema(graph: FlowGraph) -> None:
+    assert_follows_the_schema(ElementTree.fromstring(to_gexf(graph)))
+
+
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ('version="1.2"', 'version="9"'),
+        (' id="n0"', ' id="n1"'),
+        ('target="n', 'target="x'),
+        ('type="double"', 'type="real"'),
+        ('for="kind"', 'for="undeclared"'),
+        ("<nodes>", "<nodes><edge/>"),
+        ("</edges>", "</edges><edges></edges>"),
+        ('title="', 'name="'),
+        ('value="true"', 'value="True"'),
+        (' weight="', ' weight="nan'),
+    ],
+)
+def test_the_rules_of_the_schema_can_fail(right: str, wrong: str) -> None:
+    text = to_gexf(token_graph(structural_mlp=True))
+    assert right in text
+    with pytest.raises((AssertionError, KeyError)):
+        assert_follows_the_schema(ElementTree.fromstring(text.replace(right, wrong, 1)))
+
+
 # GML
 
 

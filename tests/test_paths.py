@@ -119,7 +119,13 @@ def test_start_without_logit_is_the_last_state_of_the_position() -> None:
     graph = graph_of([Edge(A, elsewhere, 1.0), Edge(mid, post, 0.5), Edge(A, mid, 0.5)], position=2)
     assert connected_flow(graph).tolist() == [0, 0.5, 0.25]
     with pytest.raises(ArgumentError, match="residual state of position 7"):
-        connected_flow(graph_of([Edge(A, B, 1.0)], position=7))
+        connected_flow(graph_of([Edge(A, B, 1.0), Edge(A, C, 1.0)], position=7))
+
+
+def test_start_without_logit_is_where_everything_leads_if_there_is_one_such_node() -> None:
+    head = Node("head", layer=1, head=2, position=2)
+    graph = graph_of([Edge(A, B, 1.0), Edge(B, head, 0.75), Edge(A, head, 0.25)], position=2)
+    assert connected_flow(graph).tolist() == connected_flow(graph, head).tolist() == [0.75, 0.75, 0.25]
 
 
 @pytest.mark.parametrize("function", [connected_flow, critical_levels])

@@ -17,12 +17,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import flowgraph
 from flowgraph.algorithms import keep_strongest
 from flowgraph.errors import ArgumentError
 from flowgraph.export import matplotlib_picture
 from flowgraph.export.pictures import FORMATS, render_picture, save_picture
 from flowgraph.export.svg import to_svg
 from flowgraph.graph import EDGE_KINDS
+from flowgraph.semantic import semantic_graph, visit_graph
 from flowgraph.views.caption import caption
 from flowgraph.views.elements import drawing, elements
 from flowgraph.views.layout import Geometry
@@ -31,9 +33,25 @@ from flowgraph.views.picture import legend as legend_module
 from flowgraph.views.picture.frame import SCALE, frame
 from flowgraph.views.picture.ink import THEMES, palette, style_of
 from flowgraph.views.picture.labels import Ground, Wish
-from flowgraph.views.picture.shapes import DASHES, Label, Line, Mark, Picture, Plate, corners, shortened, text_width
+from flowgraph.views.picture.semantic_ink import _PRINT_FILLS, edge_ink, pill_palette
+from flowgraph.views.picture.shapes import (
+    DASHES,
+    Label,
+    Line,
+    Mark,
+    Picture,
+    Pill,
+    Plate,
+    corners,
+    shortened,
+    text_width,
+)
+from flowgraph.views.semantic_elements import pill_text, semantic_elements
+from flowgraph.views.semantic_page import statements
+from flowgraph.views.semantic_plan import plan_of
 from flowgraph.views.style import edge_stroke
 from tests import graphs
+from tests.conftest import IDS
 from tests.synthetic_graphs import (
     HOSTILE,
     empty_graph,
@@ -42,6 +60,8 @@ from tests.synthetic_graphs import (
     token_graph,
     with_structural,
 )  # fmt: skip
+from tests.test_semantic_views import KINDS_OF_GRAPH, hostile
+from tests.test_views import _contrast
 
 matplotlib = pytest.importorskip("matplotlib", reason="PDF and PNG need the extra 'figures'")
 
@@ -321,13 +341,6 @@ def test_a_picture_higher_than_a_page_warns():
         render_picture(graph)
 
 
-def test_semantic_graphs_are_refused_with_advice():
-    graph = token_graph(layers=2)
-    semantic = replace(graph, info=replace(graph.info, method="semantic"))
-    with pytest.raises(ArgumentError, match=r"save it as \.html"):
-        render_picture(semantic)
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -536,6 +549,176 @@ def test_matplotlib_is_imported_for_pdf_and_png_alone():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={"PYTHONPATH": "."}
     )
     assert done.stdout.strip() == "False"
+
+
+# --- semantic graphs ----------------------------------------------------------------------------------------------
+
+SMALL = {"heads": 3, "neurons_per_block": 6, "sources_per_head": 2}
+FEW_ROWS = {
+    "positions": {"positions": [1, 6], **SMALL},
+    "everything": {**SMALL, "rows_per_block": 4},
+    "parallel": {"positions": [0, 6], **SMALL},
+}
+
+
+@pytest.fixture(scope="module", name="semantic")
+def _semantic(tiny):
+    made = {}
+
+    def graph(name):
+        if name not in made:
+            family, options = KINDS_OF_GRAPH[name]
+            made[name] = semantic_graph(
+                flowgraph.trace(tiny(family), IDS, position=-1), **(options | FEW_ROWS.get(name, {}))
+            )
+        return made[name]
+
+    return graph
+
+
+SEMANTIC = [name for name in KINDS_OF_GRAPH if name != "some heads"]
+
+
+def band_of(graph, drawn):
+    """(node, pill) for every pill but those of the legend, which stand lower."""
+    ends = [label.at[1] for label in shapes_of(drawn, Label) if label.text.startswith(("Rank of", "Edges", "Width"))]
+    return [pill for pill in shapes_of(drawn, Pill) if pill.box[3] < min(ends, default=1e9) - 6]
+
+
+@pytest.mark.parametrize("name", SEMANTIC)
+def test_semantic_graphs_are_drawn_whole_where_the_page_draws_them(semantic, name):
+    graph = semantic(name)
+    drawn = picture(graph)
+    plan = plan_of(graph)
+    parts = semantic_elements(graph, plan)
+    pills, rows = band_of(graph, drawn), {panel.position for panel in plan.panels}
+    first, stop = graph.info.layers
+    repeated = sum(
+        node.kind == "resid_post" and node.layer < stop - 1 and n in graph.source and n in graph.target
+        for n, node in enumerate(graph.nodes)
+    )
+    assert len(graph.nodes) <= len(pills) <= len(graph.nodes) + repeated + len(graph.info.tokens) * (stop - first)
+    assert {round(pill.box[3] - pill.box[1], 6) for pill in pills} == {7.6}
+    assert len({round((pill.box[2] - pill.box[0]) / width, 4) for pill, width in zip(
+        sorted(pills, key=lambda pill: pill.box[2] - pill.box[0])[-1:], [max(spot.width for spot in plan.spots)], strict=True)}) == 1  # fmt: skip
+    # As many lines as the page's ways have pieces, each as wide as the page draws it.
+    pieces = {"down": 1, "level": 1, "curve": 2, "under": 3, "trunk": 3}
+    wanted = [
+        (1.0 if "structural" in edge["classes"] else edge["data"]["w"]) * SCALE
+        for edge in parts["edges"] for _ in range(pieces[edge["classes"].split()[-1]])
+    ]  # fmt: skip
+    legend = picture(graph, Look(legend=False))
+    assert sorted(line.width for line in shapes_of(legend, Line)) == pytest.approx(sorted(wanted))
+    texts_shown = {label.text for label in shapes_of(drawn, Label)}
+    for n in range(len(graph.nodes)):
+        text = pill_text(graph, n, rows)
+        assert any(
+            shown == text or (shown.endswith("…") and text.startswith(shown[:-1].rstrip())) for shown in texts_shown
+        )
+    assert drawn.width == 486
+    assert drawn.caption.startswith(caption(graph))
+
+
+@pytest.mark.parametrize("name", ["a layer", "positions", "everything", "post-norm", "no neurons"])
+@pytest.mark.parametrize("font", [None, "DejaVu Sans"], ids=["first font", "widest font"])
+def test_texts_of_semantic_graphs_stay_in_their_pills_and_cover_nothing(semantic, name, font, monkeypatch):
+    if font:
+        found = tuple(dict.fromkeys([font, *matplotlib_picture._families()]))
+        monkeypatch.setattr(matplotlib_picture, "_families", lambda: found)
+    drawn = picture(semantic(name), spell=matplotlib_picture.spell)
+    labels, found = shapes_of(drawn, Label), rendered_corners(drawn)
+    assert len(labels) > 30
+    assert min(label.size for label in labels) >= 5
+    assert overlapping(labels, found) == []
+    pills = [pill.box for pill in shapes_of(drawn, Pill)]
+    for one, other in itertools.combinations(pills, 2):
+        assert not meet(box_corners(one), box_corners(other))
+    for label, points in zip(labels, found, strict=True):
+        left, right = min(x for x, _ in points), max(x for x, _ in points)
+        assert left >= 0
+        assert right <= drawn.width
+        x, y = label.at
+        for box in pills:
+            inside = box[0] < x < box[2] and box[1] < y < box[3]
+            # On a screen letters stand on whole pixels, which makes a line of the widest font a little wider.
+            assert not inside or (box[0] - 0.5 <= left and right <= box[2] + 0.5), label
+            assert inside or not meet(box_corners(box), box_corners((left, y - 0.6 * label.size, right, y))), label
+
+
+def test_layers_stand_below_each_other_and_share_their_states(semantic):
+    graph = semantic("llama")
+    drawn = picture(graph, Look(legend=False))
+    titles = {label.text: label.at[1] for label in shapes_of(drawn, Label) if label.text.startswith("Layer")}
+    assert list(titles) == ["Layer 0", "Layer 1"]
+    assert titles["Layer 0"] < titles["Layer 1"]
+    out = [label.at for label in shapes_of(drawn, Label) if label.text == "L0 out"]
+    assert len(out) == 2
+    (right, above), (left, below) = sorted(out, key=lambda at: at[1])
+    assert above < titles["Layer 1"] < below
+    assert left < drawn.width / 4 < right
+    assert "layer 0 at position 6: " + " ".join(statements(graph, 0, 6)) in drawn.caption
+    one = picture(semantic("a layer"), Look(legend=False))
+    assert not [label for label in shapes_of(one, Label) if label.text.startswith(("Layer", "position"))]
+    assert one.caption.endswith(" ".join(statements(semantic("a layer"), 1, 6)))
+
+
+def test_positions_are_named_above_their_rows(semantic):
+    names = [
+        label.text for label in shapes_of(picture(semantic("positions"), Look(legend=False)), Label) if label.is_bold
+    ]
+    assert sum("position 1 " in name for name in names) == sum("position 6 " in name for name in names) == 2
+
+
+def test_a_semantic_graph_that_nobody_could_read_is_refused(semantic, tiny):
+    graph = semantic("a layer")
+    with pytest.raises(
+        ArgumentError, match=r"too narrow for [\d.]+ columns of words; give width=(\d+) or more"
+    ) as caught:
+        picture(graph, Look("one-column"))
+    enough = int(re.search(r"give width=(\d+)", str(caught.value))[1])
+    assert picture(graph, Look(enough)).width == enough
+    with pytest.raises(ArgumentError, match="too narrow"):
+        picture(graph, Look(enough - 3))
+    trace = flowgraph.trace(tiny("llama"), IDS, position=-1)
+    tall = semantic_graph(trace, positions=list(range(7)), sources_per_head=7, neurons_per_block=40)
+    with pytest.raises(ArgumentError, match=r"2 layers at 7 positions would be \d+ in high.*choose fewer layers="):
+        picture(tall)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+@pytest.mark.parametrize("theme", THEMES)
+def test_semantic_graphs_are_files_of_every_format(semantic, format, theme, tmp_path):
+    graph = semantic("a layer")
+    path = graph.save(tmp_path / f"graph.{format}", theme=theme)
+    assert path.read_bytes() == render_picture(graph, format, theme=theme)
+    assert (tmp_path / "graph.caption.txt").read_text(encoding="utf-8").startswith(caption(graph))
+    if format == "svg":
+        _is_plain(path.read_bytes())
+
+
+def test_hostile_words_of_semantic_graphs_are_text(semantic):
+    graph = hostile(semantic("a layer"))
+    data = render_picture(graph, "svg")
+    _is_plain(data)
+    assert [text.text or "" for text in ElementTree.fromstring(data).iter(f"{SVG}text")] == texts(picture(graph))
+    for format in ("png", "tex"):
+        assert render_picture(graph, format)
+
+
+def test_graphs_of_visit_are_drawn_too(tiny):
+    graph = visit_graph(flowgraph.trace(tiny("gpt2"), IDS, position=-1), layers=1)
+    assert len(shapes_of(picture(graph), Pill)) > 20
+
+
+@pytest.mark.parametrize("theme", THEMES)
+def test_words_on_pills_can_be_read(theme):
+    colours = palette(THEMES[theme]) | pill_palette(theme)
+    for step in range(6):
+        assert _contrast(colours[f"pill{step}"], colours[f"pilltext{step}"]) >= 4.5
+    assert len({fill for fill, _ in _PRINT_FILLS}) == 6
+    # Without colours, what is measured differently is drawn differently.
+    looks = {unit: edge_ink([unit], 1.0, "print")[:3] for unit in ("contribution", "attention", "activation", "norm")}
+    assert len({(colours[colour] if theme == "print" else colour, dash) for colour, _, dash in looks.values()}) == 4
 
 
 # --- nothing but text ---------------------------------------------------------------------------------------------

@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from flowgraph.export.pictures import render_picture
 from flowgraph.export.tikz import latex, spell, to_tikz
+from flowgraph.semantic import semantic_graph
 from flowgraph.views.picture import Look, picture
 from flowgraph.views.picture.shapes import Label, Line, Mark, text_width
 from tests.synthetic_graphs import token_graph
 from tests.test_pictures import EVERY_GRAPH
+from tests.test_semantic_views import hostile
 
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 
@@ -144,6 +146,19 @@ def test_pdflatex_sets_every_picture(tmp_path):
     log = compiled(tmp_path, "\n".join(pages))
     assert "Missing character" not in log
     assert f"({len(wanted)} page" in log
+
+
+@needs_latex
+@pytest.mark.parametrize("theme", ["light", "print"])
+def test_pdflatex_sets_semantic_graphs(traces, tmp_path, theme):
+    whole = semantic_graph(traces("llama"), heads=3, neurons_per_block=6)
+    pages = []
+    for n, graph in enumerate((whole, hostile(whole))):
+        (tmp_path / f"p{n}.tex").write_bytes(render_picture(graph, "tex", theme=theme))
+        pages.append(rf"\noindent\input{{p{n}.tex}}\clearpage")
+    log = compiled(tmp_path, "\n".join(pages))
+    assert "Missing character" not in log
+    assert "(2 page" in log
 
 
 @needs_latex

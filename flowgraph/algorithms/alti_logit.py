@@ -77,6 +77,12 @@ def alti_logit(trace: Trace, target: str | int | None = None, foil: str | int | 
     References
     ----------
     Ferrando, Gállego, Tsiamas & Costa-jussà (2023), "Explaining How Transformers Use Context to Build Predictions".
+
+    Examples
+    --------
+    >>> found = fg.alti_logit(trace)
+    >>> found.tokens.shape  # what each input token brings to the logit
+    (8,)
     """
     at = trace.position
     written = direct_logit_attribution(trace, target, foil, position=at)

@@ -35,7 +35,8 @@ def connected_flow(graph: FlowGraph, start: Node | None = None) -> Float[np.ndar
         An acyclic graph.
     start
         Node whose inputs are followed. None: the logit node (of ``info.target``, if there are several), or in
-        a graph without one the last residual state of ``info.position``.
+        a graph without one the node that everything leads to, if that is a single one, as in the routes into a chosen
+        node; otherwise the last residual state of ``info.position``.
 
     Returns
     -------
@@ -45,6 +46,14 @@ def connected_flow(graph: FlowGraph, start: Node | None = None) -> Float[np.ndar
     ------
     ArgumentError
         If the graph has a cycle, or ``start`` is not in it or cannot be chosen.
+
+    Examples
+    --------
+    >>> graph = fg.build_graph(trace, method="proximity", readings=False)
+    >>> flow = fg.connected_flow(graph)
+    >>> into_logit = graph.target == len(graph.nodes) - 1
+    >>> flow[into_logit].round(6).tolist()  # all that reaches the logit
+    [1.0]
     """
     return _flow_and_levels(graph, start, waves_of(graph))[0]
 
@@ -70,6 +79,12 @@ def critical_levels(graph: FlowGraph, start: Node | None = None) -> Float[np.nda
     ------
     ArgumentError
         As for :func:`connected_flow`.
+
+    Examples
+    --------
+    >>> graph = fg.build_graph(trace, method="proximity", readings=False)
+    >>> bool((fg.critical_levels(graph) <= fg.connected_flow(graph)).all())
+    True
     """
     return _flow_and_levels(graph, start, waves_of(graph))[1]
 
@@ -102,13 +117,19 @@ def keep_strongest(
     Returns
     -------
     The graph of the kept edges, in the order they were taken. ``info.filters`` gains ``path_mass`` (if ``mass`` is
-    given), ``max_edges`` only if that limit cut away edges that ``mass`` would have kept, and always ``kept_flow``: the
-    kept share of the summed flow of ``graph``, 0 where nothing flows.
+    given), ``max_edges`` only if that limit cut away edges that ``mass`` would have kept, and ``kept_flow``: the kept share
+    of the summed flow of all edges of the method. Of a graph that was cut in another way before, that is not known.
 
     Raises
     ------
     ArgumentError
         If ``mass`` or ``max_edges`` is out of range; else as for :func:`connected_flow`.
+
+    Examples
+    --------
+    >>> graph = fg.build_graph(trace, method="proximity", readings=False)
+    >>> len(fg.keep_strongest(graph, mass=None, max_edges=50))
+    50
     """
     if mass is not None and not 0 < mass <= 1:
         raise ArgumentError(f"mass={mass} must be above 0 and at most 1, or None to keep every edge that has flow")
@@ -126,8 +147,18 @@ def keep_strongest(
         filters["path_mass"] = mass
     if max_edges is not None and count < wanted:
         filters["max_edges"] = max_edges
-    filters["kept_flow"] = float(reached[count - 1]) / total if total else 0.0
+    had = _flow_held(graph)
+    if had is not None:
+        filters["kept_flow"] = had * float(reached[count - 1]) / total if total else 0.0
     return graph.keep(order[:count], **filters)
+
+
+def _flow_held(graph: FlowGraph) -> float | None:
+    """Part of the method's summed flow that a graph holds: all of it while no edge is missing; None where it is not known."""
+    if np.count_nonzero(~graph.structural) >= graph.info.total_edges:
+        return 1.0
+    held = graph.info.filters.get("kept_flow")
+    return None if held is None else float(held)
 
 
 def waves_of(graph: FlowGraph) -> Waves:
@@ -191,7 +222,7 @@ def strength_of(graph: FlowGraph) -> Float[np.ndarray, "E"]:
 
 
 def start_index(graph: FlowGraph, node: Node | None, argument: str) -> int:
-    """Index of a node that is given, or of the one that flow runs to: the logit, or the last residual state."""
+    """Index of a node that is given, or of the one that flow runs to: the logit, the only end, or the last residual state."""
     if node is not None:
         return index_of(graph, node, argument)
     logits = [n for n, other in enumerate(graph.nodes) if other.kind == "logit"]
@@ -202,6 +233,9 @@ def start_index(graph: FlowGraph, node: Node | None, argument: str) -> int:
         raise ArgumentError(f"{argument}=None, and the graph has {len(logits)} logit nodes ({names}); name one")
     if logits:
         return logits[0]
+    ends = np.setdiff1d(graph.target, graph.source)
+    if len(ends) == 1:
+        return int(ends[0])
     position = graph.info.position
     states = [n for n, other in enumerate(graph.nodes) if other.kind in _STATES and other.position == position]
     if not states:

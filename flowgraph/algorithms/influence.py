@@ -49,6 +49,13 @@ def influence(graph: FlowGraph, start: Node | None = None) -> Float[np.ndarray, 
     ----------
     Ameisen et al. (2025), "Circuit Tracing: Revealing Computational Graphs in Language Models". There p holds the probabilities
     of several logits, and a node's own entry in p is left out.
+
+    Examples
+    --------
+    >>> graph = fg.build_graph(trace, method="proximity", readings=False)
+    >>> share = dict(zip(map(str, graph.nodes), fg.influence(graph)))
+    >>> bool(share["L23.resid_post@7"] > share["L22.resid_post@3"])
+    True
     """
     waves = waves_of(graph)
     if not graph.nodes and start is None:
@@ -92,6 +99,13 @@ def prune(graph: FlowGraph, node_mass: float = 0.8, edge_mass: float = 0.98, *, 
     ----------
     Ameisen et al. (2025), "Circuit Tracing: Revealing Computational Graphs in Language Models". Differs in what counts as
     inputs in the last step: every node that nothing enters, embedding or not.
+
+    Examples
+    --------
+    >>> graph = fg.build_graph(trace, method="proximity", readings=False)
+    >>> small = fg.prune(graph)
+    >>> len(small.nodes) < len(graph.nodes)
+    True
     """
     for name, mass in (("node_mass", node_mass), ("edge_mass", edge_mass)):
         if not 0 < mass <= 1:

@@ -100,6 +100,13 @@ def strongest_paths(
     ------
     ArgumentError
         If ``k`` is below 1, a node is not in the graph, or the graph has a cycle.
+
+    Examples
+    --------
+    >>> graph = fg.build_graph(trace, method="proximity", readings=False)
+    >>> (path,) = fg.strongest_paths(graph, k=1)
+    >>> str(path.nodes[-1])
+    'logit[ Tokyo]'
     """
     if k < 1:
         raise ArgumentError(f"k={k} must be 1 or more")
@@ -129,6 +136,12 @@ def merge_parallel(graph: FlowGraph) -> FlowGraph:
     Residual and self-attention carry the same state to the same place, so that in 30 layers 2³⁰ paths differ in nothing
     a reader would call a path. In the merged graph they are one edge: weight and share are summed, and it counts as
     ``residual`` if one of them is, otherwise as the strongest of them. Structural edges are left out.
+
+    Examples
+    --------
+    >>> graph = fg.build_graph(trace, method="proximity", readings=False)
+    >>> len(fg.merge_parallel(graph)) <= len(graph)
+    True
     """
     kept = np.flatnonzero(~graph.structural)
     if not len(kept):

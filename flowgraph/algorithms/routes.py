@@ -88,6 +88,13 @@ def routes(
     ----------
     Ferrando & Voita (2024), "Information Flow Routes: Automatically Interpreting Language Models at Scale". There routes
     start at a last residual state and follow edges above a threshold; other starts and a mass per node are additions.
+
+    Examples
+    --------
+    >>> weights = fg.edge_weights(trace, method="proximity")
+    >>> graph = fg.routes(weights, threshold=0.1)
+    >>> int(graph.layer[graph.key_pos == 3].max())  # the last layer in which " Japan" is read
+    23
     """
     if threshold is None and mass is None:
         raise ArgumentError(

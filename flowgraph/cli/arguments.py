@@ -4,13 +4,35 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 from ..errors import ArgumentError
 
 DEFAULT_MODEL = "smollm2"
+ENDINGS = ".html .json .graphml .csv .gexf .gml .dot .gv .neuronpedia.json .svg .pdf .png .tex"
+
+
+_PICTURES = (".svg", ".pdf", ".png", ".tex")
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """A file to write.
+
+    Attributes
+    ----------
+    path
+        Where to; its ending is known.
+    replace
+        Whether what exists there may be replaced: ``--force`` was given, or the question answered with yes.
+    """
+
+    path: Path
+    replace: bool
 
 
 class Parser(argparse.ArgumentParser):
@@ -58,13 +80,24 @@ def count(text: str) -> int:
     raise argparse.ArgumentTypeError(f"{text} must be a whole number, at least 1")
 
 
-def checked_output(output: str | None, extensions: Collection[str] | None = None) -> Path | None:
-    """Refuse a file that could not be written before any work is done for it.
+def add_output(parser: argparse.ArgumentParser) -> None:
+    """Options that say which file is written, and whether it may replace another."""
+    parser.add_argument(
+        "-o", "--output", metavar="FILE", help=f"write a file; its ending chooses the format: {ENDINGS}"
+    )
+    add_force(parser, "FILE")
+
+
+def add_force(parser: argparse.ArgumentParser, name: str) -> None:
+    """The option that lets a command replace a file."""
+    parser.add_argument("--force", action="store_true", help=f"replace {name} if it exists, without asking")
+
+
+def checked_output(output: str, *, force: bool, extensions: Collection[str] | None = None) -> Output:
+    """Refuse a file that could not be written, and ask before one is replaced, before any work is done for it.
 
     ``extensions`` are those that can be written; None: all formats of a graph.
     """
-    if output is None:
-        return None
     path = Path(output)
     if extensions is None:
         from ..export import EXPORTERS, ending
@@ -82,4 +115,30 @@ def checked_output(output: str | None, extensions: Collection[str] | None = None
         raise ArgumentError(
             f"-o {output}: the folder {str(path.resolve().parent)!r} may not be written to; choose another"
         )
-    return path
+    if path.suffix.lower() in (".pdf", ".png"):
+        from ..export.matplotlib_picture import check_installed
+
+        check_installed()
+    standing = [str(one) for one in written_files(path) if one.exists()]
+    if standing and not (force or _may_replace(standing)):
+        raise ArgumentError(f"{standing[0]} exists; pass --force to replace it, or choose another name")
+    return Output(path, replace=bool(standing))
+
+
+def written_files(path: Path) -> list[Path]:
+    """Every file that one output makes: a table is two, and a picture has its caption beside it."""
+    end = path.suffix.lower()
+    if end == ".csv":
+        return [path.with_name(f"{path.stem}.{part}.csv") for part in ("nodes", "edges")]
+    return [path, path.with_name(f"{path.stem}.caption.txt")] if end in _PICTURES else [path]
+
+
+def _may_replace(standing: Collection[str]) -> bool:
+    """Ask on a terminal; where nobody can answer, the answer is no."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return False
+    from ..views.text import printable
+
+    names = printable(" and ".join(standing))
+    print(f"{names} exist{'s' * (len(standing) == 1)}. Replace? [y/N] ", end="", file=sys.stderr, flush=True)
+    return sys.stdin.readline().strip().lower() in ("y", "yes")

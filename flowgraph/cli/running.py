@@ -1,15 +1,19 @@
-"""The model of a command: loaded with its progress shown, and run."""
+"""What commands do alike: load a model with its progress shown, run it, and write a graph to a file."""
 
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from ..graph import FlowGraph
     from ..models import LoadedModel
     from ..recorded import Trace
+    from .arguments import Output
 
 
 def loaded_model(options: argparse.Namespace, console: Console) -> LoadedModel:
@@ -36,3 +40,24 @@ def run_trace(loaded: LoadedModel, options: argparse.Namespace, position: int | 
     from ..tracing import trace
 
     return trace(loaded, options.prompt, target=options.target, foil=options.foil, position=position, chat=options.chat)
+
+
+def write_graph(graph: FlowGraph, output: Output, **look: Any) -> Path:
+    """Write a graph, say what the writer warns of, and name the file that it wrote.
+
+    ``look`` are options of pictures. A file that has come to be since it was asked about is not replaced either.
+    """
+    from ..export import save_graph
+    from ..views.terminal import complain
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        written = save_graph(graph, output.path, overwrite=output.replace, **look)
+    for warning in caught:
+        complain(f"note: {warning.message}")
+    return written
+
+
+def wrote(path: Path) -> str:
+    """The line that names a file that was written, and its size."""
+    return f"wrote {path} ({path.stat().st_size / 1024:,.0f} KB)"

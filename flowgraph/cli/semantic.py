@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
-from .arguments import add_command, add_model, checked_output, count
-from .running import loaded_model, run_trace
+from .arguments import Output, add_command, add_model, add_output, checked_output, count
+from .running import loaded_model, run_trace, write_graph
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -53,7 +53,7 @@ def add_to(commands: Any) -> None:
         help="what decides: the part of the whole, its length, attention and activation, or the target's logit")  # fmt: skip
     add("--max-nodes", type=count, metavar="N", help="refuse a larger graph (default 5,000)")
     add("--view", default="graph", choices=("graph", "sankey"), help="what an .html file shows")
-    add("-o", "--output", metavar="FILE", help="write .html, .json or .graphml")
+    add_output(parser)
 
 
 def _layers(text: str) -> tuple[int, int]:
@@ -102,21 +102,23 @@ def _semantic(options: argparse.Namespace, console: Console) -> None:
         trace = run_trace(loaded, options, options.position[-1] if options.position else None)
     with stage(console, "reading"):
         graph = _graph(trace, options)
+    written = None
     if output is not None:
-        with stage(console, f"writing {output}"):
-            _write(graph, output, options.view)
+        with stage(console, f"writing {output.path}"):
+            written = _write(graph, output, options.view)
     if not options.quiet:
         from .semantic_report import print_report
 
-        print_report(graph, output)
+        print_report(graph, written)
 
 
-def _output(options: argparse.Namespace) -> Path | None:
-    if options.view != "sankey":
-        return checked_output(options.output)
+def _output(options: argparse.Namespace) -> Output | None:
+    is_sankey = options.view == "sankey"
     if options.output is None:
-        raise ArgumentError("--view sankey needs a file to write: -o FILE.html")
-    return checked_output(options.output, (".html",))
+        if is_sankey:
+            raise ArgumentError("--view sankey needs a file to write: -o FILE.html")
+        return None
+    return checked_output(options.output, force=options.force, extensions=(".html",) if is_sankey else None)
 
 
 def _graph(trace: Trace, options: argparse.Namespace) -> FlowGraph:
@@ -136,11 +138,10 @@ def _graph(trace: Trace, options: argparse.Namespace) -> FlowGraph:
     )
 
 
-def _write(graph: FlowGraph, output: Path, view: str) -> None:
+def _write(graph: FlowGraph, output: Output, view: str) -> Path:
     if view == "graph":
-        graph.save(output)
-        return
+        return write_graph(graph, output)
     from ..export import atomic_write_text
     from ..views.sankey import sankey
 
-    atomic_write_text(output, sankey(graph).to_html(include_plotlyjs=True))
+    return atomic_write_text(output.path, sankey(graph).to_html(include_plotlyjs=True), overwrite=output.replace)

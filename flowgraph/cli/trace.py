@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
-from .arguments import add_command, add_model, checked_output, count, number
-from .running import loaded_model, run_trace
+from .arguments import add_command, add_model, add_output, checked_output, count, number
+from .running import loaded_model, run_trace, write_graph, wrote
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,7 +48,7 @@ def add_to(commands: Any) -> None:
     add("--mass", type=_mass, help="keep the strongest paths until they hold this part of the mass")
     add("--max-edges", type=count, help="keep at most this many edges along the strongest paths")
     add("--layers", help="window FIRST:STOP, counted from 0; STOP is left out")
-    add("-o", "--output", metavar="FILE", help="write .html, .json or .graphml")
+    add_output(parser)
 
 
 def _threshold(text: str) -> float:
@@ -68,21 +68,22 @@ def _mass(text: str) -> float:
 def _trace(options: argparse.Namespace, console: Console) -> None:
     from ..views.terminal import stage
 
-    output = checked_output(options.output)
     window = _layers(options.layers)
     _check_method(options.method)
+    output = None if options.output is None else checked_output(options.output, force=options.force)
     loaded = loaded_model(options, console)
     with stage(console, f"tracing {loaded.name}"):
         trace = run_trace(loaded, options, options.position)
     with stage(console, "weighing edges"):
         whole = _whole_graph(trace, options, window)
         graph = _chosen(whole, options)
+    written = None
     if output is not None:
-        page = output.suffix.lower() == ".html"
-        with stage(console, f"reading nodes and writing {output}"):
-            _read(trace, _page_graph(whole, graph, options) if page else graph).save(output)
+        page = output.path.suffix.lower() == ".html"
+        with stage(console, f"reading nodes and writing {output.path}"):
+            written = write_graph(_read(trace, _page_graph(whole, graph, options) if page else graph), output)
     if not options.quiet:
-        _print_report(trace, whole, graph, output)
+        _print_report(trace, whole, graph, written)
 
 
 def _check_method(method: str) -> None:
@@ -136,7 +137,7 @@ def _read(trace: Trace, graph: FlowGraph) -> FlowGraph:
     return graph.with_readings(node_readings(trace, graph.nodes))
 
 
-def _print_report(trace: Trace, whole: FlowGraph, graph: FlowGraph, output: Path | None) -> None:
+def _print_report(trace: Trace, whole: FlowGraph, graph: FlowGraph, written: Path | None) -> None:
     from ..views.terminal import print_line, report
 
     with report() as out:
@@ -144,8 +145,8 @@ def _print_report(trace: Trace, whole: FlowGraph, graph: FlowGraph, output: Path
             out.print(_prediction_table(trace))
         _print_paths(out, whole)
         print_line(out, graph.caption())
-        if output is not None:
-            print_line(out, f"wrote {output} ({output.stat().st_size / 1024:,.0f} KB)")
+        if written is not None:
+            print_line(out, wrote(written))
 
 
 def _prediction_table(trace: Trace) -> Any:

@@ -78,6 +78,13 @@ def import_graph(path: str | Path) -> FlowGraph:
         If there is no such file, it may not be read, or its extension says another format.
     FileFormatError
         If a value that is needed is missing, or one is impossible; the message names the place.
+
+    Examples
+    --------
+    >>> graph = fg.routes(fg.edge_weights(trace, method="proximity"), threshold=0.1)
+    >>> path = graph.save("flow.graphml")
+    >>> fg.import_graph(path).nodes == graph.nodes
+    True
     """
     path = Path(path)
     kind = path.suffix.lower()

@@ -14,7 +14,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 from .. import __version__
-from ..views.picture.shapes import DASHES, Label, Line, Mark, Picture, Plate
+from ..views.picture.shapes import DASHES, Label, Line, Mark, Picture, Pill, Plate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,6 +52,17 @@ def to_matplotlib(drawn: Picture, format: Literal["pdf", "png"], *, dpi: int = 3
         _module(f"matplotlib.backends.backend_{'pdf' if format == 'pdf' else 'agg'}")
         made.savefig(file, format=format, dpi=dpi, metadata=about[format], facecolor=drawn.colour("background"))
     return file.getvalue()
+
+
+def check_installed() -> None:
+    """Refuse to go on where matplotlib is missing, before any work is done for a picture.
+
+    Raises
+    ------
+    ModuleNotFoundError
+        If matplotlib is not installed.
+    """
+    _module("matplotlib")
 
 
 def figure(drawn: Picture) -> Figure:
@@ -93,7 +104,7 @@ def _characters(family: str) -> frozenset[int]:
     return frozenset(fonts.get_font(fonts.findfont(family)).get_charmap())
 
 
-def _artist(shape: Line | Mark | Plate, drawn: Picture, height: int) -> Any:
+def _artist(shape: Line | Mark | Pill | Plate, drawn: Picture, height: int) -> Any:
     patches = _module("matplotlib.patches")
     match shape:
         case Line():
@@ -118,6 +129,12 @@ def _artist(shape: Line | Mark | Plate, drawn: Picture, height: int) -> Any:
                 return patches.Circle(shape.centre, shape.size / 2, **look)
             corner = (shape.centre[0] - shape.size / 2, shape.centre[1] - shape.size / 2)
             return patches.Rectangle(corner, shape.size, shape.size, **look)
+        case Pill(box=(left, top, right, bottom)):
+            return patches.FancyBboxPatch(
+                (left, top), right - left, bottom - top, boxstyle=f"round,pad=0,rounding_size={shape.radius}",
+                facecolor=drawn.colour(shape.fill), edgecolor=drawn.colour(shape.border), linewidth=shape.border_width,
+                zorder=height,
+            )  # fmt: skip
         case Plate(box=(left, top, right, bottom)):
             ground = drawn.colour("background")
             return patches.Rectangle(

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from ..errors import ArgumentError
 from ..graph import FlowGraph
-from ..views.picture import MOST_EDGES, Look, Picture, ThemeName, picture
+from ..views.picture import MOST_EDGES, Look, Picture, ThemeName, is_semantic, picture
 from . import matplotlib_picture, tikz
 from .files import atomic_write_bytes, atomic_write_text
 from .svg import to_svg
@@ -30,13 +30,14 @@ def render_picture(
     caption: bool = False,
     dpi: int = 300,
 ) -> bytes:
-    """Draw a flow graph for a paper; the same graph gives the same bytes.
+    """Draw a graph for a paper; the same graph gives the same bytes.
 
     Parameters
     ----------
     graph
-        Any graph of flow. Of one with more than 2,000 edges the strongest 2,000 are drawn; the caption says so, and a
-        warning does.
+        Any graph. Of flow with more than 2,000 edges the strongest 2,000 are drawn; the caption says so, and a warning does.
+        Of a semantic graph everything is drawn, one layer below the other; one layer at one position fills two columns of a
+        journal, and more than two pages are refused.
     format
         ``"svg"`` and ``"tex"`` (TikZ) need nothing more; ``"pdf"`` and ``"png"`` need matplotlib.
     width
@@ -57,9 +58,15 @@ def render_picture(
     Raises
     ------
     ArgumentError
-        If an argument has none of these values, the graph is a semantic one or does not fit into the width.
+        If an argument has none of these values, or the graph does not fit into the width.
     ModuleNotFoundError
         If matplotlib is needed and not installed.
+
+    Examples
+    --------
+    >>> graph = fg.routes(fg.edge_weights(trace, method="proximity"), threshold=0.1)
+    >>> fg.render_picture(graph, "svg", width="one-column")[:5]
+    b'<?xml'
     """
     return _drawn(graph, format, dpi, Look(width, theme, legend, caption))[1]
 
@@ -129,7 +136,7 @@ def _drawn(graph: FlowGraph, format: str, dpi: int, look: Look) -> tuple[Picture
 
 
 def _warn(graph: FlowGraph, drawn: Picture) -> None:
-    if len(graph) > MOST_EDGES:
+    if len(graph) > MOST_EDGES and not is_semantic(graph):
         warnings.warn(
             f"the graph has {len(graph):,} edges, of which the strongest {MOST_EDGES:,} are drawn; "
             "choose fewer yourself with keep_strongest",
@@ -138,6 +145,6 @@ def _warn(graph: FlowGraph, drawn: Picture) -> None:
     if drawn.height > PAGE_HEIGHT:
         warnings.warn(
             f"the picture is {drawn.height / 72:.1f} in high, and a page holds about {PAGE_HEIGHT / 72:g} in: "
-            "draw fewer layers or a shorter prompt",
+            f"draw fewer layers or {'positions' if is_semantic(graph) else 'a shorter prompt'}",
             stacklevel=4,
         )

@@ -11,7 +11,7 @@ import re
 from itertools import groupby
 from xml.sax.saxutils import escape
 
-from ..views.picture.shapes import DASHES, Label, Line, Mark, Picture, Plate, Shape
+from ..views.picture.shapes import DASHES, Label, Line, Mark, Picture, Pill, Plate, Shape
 
 FONTS = "Helvetica, Arial, 'Liberation Sans', 'DejaVu Sans', sans-serif"
 _ILLEGAL = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")
@@ -42,6 +42,8 @@ def _shape(shape: Shape, drawn: Picture) -> str:
             return _line(shape, drawn)
         case Mark():
             return _mark(shape, drawn)
+        case Pill():
+            return _pill(shape, drawn)
         case Label():
             return _label(shape, drawn)
         case Plate(box=(left, top, right, bottom)):
@@ -66,6 +68,13 @@ def _mark(mark: Mark, drawn: Picture) -> str:
         return f'<circle cx="{_short(x)}" cy="{_short(y)}" r="{_short(half)}"{paint}/>'
     side = _short(mark.size)
     return f'<rect x="{_short(x - half)}" y="{_short(y - half)}" width="{side}" height="{side}"{paint}/>'
+
+
+def _pill(pill: Pill, drawn: Picture) -> str:
+    left, top, right, bottom = pill.box
+    place = f'x="{_short(left)}" y="{_short(top)}" width="{_short(right - left)}" height="{_short(bottom - top)}"'
+    border = _stroke(drawn.colour(pill.border), pill.border_width, "solid")
+    return f'<rect {place} rx="{_short(pill.radius)}" fill="{drawn.colour(pill.fill)}"{border}/>'
 
 
 def _label(label: Label, drawn: Picture) -> str:

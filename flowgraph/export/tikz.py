@@ -9,7 +9,7 @@ from __future__ import annotations
 import unicodedata
 from itertools import groupby
 
-from ..views.picture.shapes import DASHES, Label, Line, Mark, Picture, Plate, Shape
+from ..views.picture.shapes import DASHES, Label, Line, Mark, Picture, Pill, Plate, Shape
 
 _SPECIAL = {
     "\\": r"\textbackslash{}", "{": r"\{", "}": r"\}", "$": r"\$", "&": r"\&", "#": r"\#", "%": r"\%", "_": r"\_",
@@ -85,6 +85,8 @@ def _shape(shape: Shape) -> str:
             return _line(shape)
         case Mark():
             return _mark(shape)
+        case Pill():
+            return _pill(shape)
         case Label():
             return _label(shape)
         case Plate(box=(left, top, right, bottom)):
@@ -116,6 +118,13 @@ def _mark(mark: Mark) -> str:
     return rf"{command}[{look}] ({_pair((x - half, y - half))}) rectangle ({_pair((x + half, y + half))});"
 
 
+def _pill(pill: Pill) -> str:
+    left, top, right, bottom = pill.box
+    look = f"fill=flow{pill.fill}, draw=flow{pill.border}, line width={_short(pill.border_width)}pt"
+    corners = f"rounded corners={_short(pill.radius)}bp"
+    return rf"\filldraw[{look}, {corners}] ({_pair((left, top))}) rectangle ({_pair((right, bottom))});"
+
+
 def _label(label: Label) -> str:
     look = f"anchor={_ANCHORS[label.anchor]}, text=flow{label.colour}"
     if label.angle:
@@ -127,7 +136,7 @@ def _label(label: Label) -> str:
 
 def _colours(shape: Shape) -> tuple[str, ...]:
     match shape:
-        case Mark():
+        case Mark() | Pill():
             return shape.fill, shape.border
         case Line() | Label():
             return (shape.colour,)

@@ -429,6 +429,13 @@ def register_family(family: Family, *, replace_existing: bool = False) -> None:
     ------
     ArgumentError
         If a row of this name exists and ``replace_existing`` is False.
+
+    Examples
+    --------
+    >>> from dataclasses import replace
+    >>> fg.register_family(replace(fg.FAMILIES["llama"], name="my_llama"))
+    >>> "my_llama" in fg.FAMILIES
+    True
     """
     if family.name in FAMILIES and not replace_existing:
         raise ArgumentError(

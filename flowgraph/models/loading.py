@@ -169,6 +169,14 @@ def load_model(
         If the device does not exist here.
     NonFiniteError
         If the weights hold NaN.
+
+    Examples
+    --------
+    >>> model = fg.load_model("smollm2")
+    >>> model.anatomy.n_heads, model.anatomy.d_model
+    (9, 576)
+    >>> model.anatomy.wiring
+    'sequential'
     """
     if isinstance(name_or_path_or_model, LoadedModel):
         return name_or_path_or_model

@@ -102,6 +102,13 @@ def semantic_graph(
     References
     ----------
     Katz & Belinkov (2023), "VISIT: Visualizing and Interpreting the Semantic Information Flow of Transformers".
+
+    Examples
+    --------
+    >>> graph = fg.semantic_graph(trace, layers=23)
+    >>> head = [str(node) for node in graph.nodes].index("L23H4@7")
+    >>> graph.readings[head].top[0][0]  # what the head writes
+    ' Japanese'
     """
     if style not in ("flow", "visit"):
         raise ArgumentError(f"style={style!r} is not known; expected 'flow' or 'visit'")

@@ -83,6 +83,12 @@ def visit_graph(
     ----------
     Katz & Belinkov (2023), "VISIT: Visualizing and Interpreting the Semantic Information Flow of Transformers". The module
     says where this differs.
+
+    Examples
+    --------
+    >>> graph = fg.visit_graph(trace, layers=23)
+    >>> graph.info.method, graph.info.layers
+    ('visit', (23, 24))
     """
     _check_model(trace)
     trace = aimed(trace, *aims(trace, target, None))

@@ -1,13 +1,14 @@
-"""A flow graph as a picture for a paper: shapes in points, before any file format.
+"""A graph as a picture for a paper: shapes in points, before any file format.
 
-The nodes stand where :mod:`flowgraph.views.layout` puts them and look as on the page. What differs is what paper asks for: a
+The nodes stand where :mod:`flowgraph.views.layout` or, of semantic graphs, :mod:`flowgraph.views.semantic_plan` puts them, and
+look as on the page. What differs is what paper asks for: a
 given width, text of at least 5 points, no transparency, no text over another, and a theme without colours.
 """
 
-from .build import Look, picture
+from .build import Look, is_semantic, picture
 from .content import MOST_EDGES
 from .frame import COLUMN_WIDTHS
 from .ink import ThemeName
 from .shapes import Picture
 
-__all__ = ["COLUMN_WIDTHS", "MOST_EDGES", "Look", "Picture", "ThemeName", "picture"]
+__all__ = ["COLUMN_WIDTHS", "MOST_EDGES", "Look", "Picture", "ThemeName", "is_semantic", "picture"]

@@ -10,16 +10,20 @@ from ...graph import FlowGraph
 from ..caption import caption, percent
 from ..elements import Drawing, drawing
 from ..layout import extent
+from ..semantic_page import statements
 from ..text import printable, prompt_line, visible
 from .axes import layer_ticks, token_ticks
 from .content import Content, Spell, edge_shapes, node_shapes, scaffold, wishes
 from .frame import COLUMN_WIDTHS, PAD, Frame, Needs, frame
 from .ink import THEMES, ThemeName, palette
 from .labels import Ground
-from .legend import legend_shapes
-from .shapes import Box, Label, Line, Picture, Plate, Shape, corners, shortened, text_width
+from .legend import Group, flow_groups, legend_shapes
+from .semantic import semantic_shapes
+from .semantic_ink import pill_palette, semantic_groups
+from .shapes import Box, Label, Line, Picture, Pill, Plate, Shape, corners, shortened, text_width
 
 _SEMANTIC = frozenset({"semantic", "visit"})
+_WRITERS = frozenset({"head", "attn", "neuron", "mlp"})
 _CAPTION_SIZE, _CAPTION_LEAD = 6.0, 8.0
 _NARROWEST, _WIDEST = 100.0, 5000.0
 
@@ -70,7 +74,7 @@ def picture(graph: FlowGraph, look: Look = Look(), spell: Spell = str) -> Pictur
     Parameters
     ----------
     graph
-        Any graph of flow; of more than :data:`MOST_EDGES` edges the strongest are drawn, and the caption says so.
+        Any graph; of flow with more than :data:`MOST_EDGES` edges the strongest are drawn, and the caption says so.
     look
         Width, theme, and what stands below.
     spell
@@ -79,25 +83,15 @@ def picture(graph: FlowGraph, look: Look = Look(), spell: Spell = str) -> Pictur
     Raises
     ------
     ArgumentError
-        If the graph is a semantic one, or does not fit into the width.
+        If the graph does not fit into the width, or a semantic one would be higher than two pages.
     """
-    if graph.info.method in _SEMANTIC:
-        raise ArgumentError(
-            f"a graph of the method {graph.info.method!r} is text in columns, which these pictures do not draw; "
-            "save it as .html and take the picture there"
-        )
     points = look.points
-    drawn = drawing(graph)
-    content = Content.of(drawn, look.theme, spell)
-    ticks = tuple(spell(visible(token)) for token in graph.info.tokens)
-    needs = Needs(drawn.places, extent(drawn.graph, drawn.places), ticks, graph.info.layers, content.beside())
-    fitted = frame(needs, points)
-    shapes, lost = _graph_shapes(content, fitted, ticks, graph)
-    bottom = max(_bottom(shape) for shape in shapes) + PAD if shapes else fitted.ground
+    drawn = _semantic(graph, look, spell) if is_semantic(graph) else _flow(graph, look, spell)
+    shapes, bottom = [*drawn.shapes], drawn.bottom
     if look.legend:
-        more, bottom = legend_shapes(content, graph.info, fitted, bottom + PAD)
+        more, bottom = legend_shapes(drawn.groups, points, bottom + PAD)
         shapes += more
-    text = " · ".join([caption(graph), *_left_out(graph, drawn, content, lost)])
+    text = " · ".join([caption(graph), *drawn.notes])
     if look.caption:
         lines = _wrapped(spell(text), points - 2 * PAD)
         shapes += [
@@ -106,7 +100,45 @@ def picture(graph: FlowGraph, look: Look = Look(), spell: Spell = str) -> Pictur
         ]
         bottom += PAD + len(lines) * _CAPTION_LEAD
     title = f"{printable(graph.info.model)}: {prompt_line(graph.info.tokens, 60)}"
-    return Picture(points, round(bottom + PAD, 2), tuple(shapes), palette(THEMES[look.theme]), title, text)
+    colours = palette(THEMES[look.theme]) | pill_palette(look.theme)
+    return Picture(points, round(bottom + PAD, 2), tuple(shapes), colours, title, text)
+
+
+def is_semantic(graph: FlowGraph) -> bool:
+    """Whether a graph is text in columns rather than flow between states."""
+    return graph.info.method in _SEMANTIC
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """The graph on paper and where it ends, what the legend explains, and what the caption adds."""
+
+    shapes: Sequence[Shape]
+    bottom: float
+    groups: Sequence[Group]
+    notes: Sequence[str]
+
+
+def _flow(graph: FlowGraph, look: Look, spell: Spell) -> _Drawn:
+    drawn = drawing(graph)
+    content = Content.of(drawn, look.theme, spell)
+    ticks = tuple(spell(visible(token)) for token in graph.info.tokens)
+    needs = Needs(drawn.places, extent(drawn.graph, drawn.places), ticks, graph.info.layers, content.beside())
+    fitted = frame(needs, look.points)
+    shapes, lost = _graph_shapes(content, fitted, ticks, graph)
+    bottom = max(_bottom(shape) for shape in shapes) + PAD if shapes else fitted.ground
+    return _Drawn(shapes, bottom, flow_groups(content, graph.info, fitted), _left_out(graph, drawn, content, lost))
+
+
+def _semantic(graph: FlowGraph, look: Look, spell: Spell) -> _Drawn:
+    shapes, bottom = semantic_shapes(graph, look.points, look.theme, spell)
+    inner = [node for node in graph.nodes if node.kind in _WRITERS]
+    places = sorted({(n.layer, n.position) for n in inner if n.layer is not None and n.position is not None})
+    notes = []
+    for layer, position in places:
+        said = " ".join(statements(graph, layer, position))
+        notes.append(f"layer {layer} at position {position}: {said}" if len(places) > 1 else said)
+    return _Drawn(shapes, bottom, semantic_groups(graph, look.theme, spell), [note for note in notes if note])
 
 
 def _graph_shapes(content: Content, fitted: Frame, ticks: Sequence[str], graph: FlowGraph) -> tuple[list[Shape], int]:
@@ -140,7 +172,7 @@ def _bottom(shape: Shape) -> float:
             return max(y for _, y in corners(shape))
         case Line():
             return max(shape.start[1], shape.end[1])
-        case Plate():
+        case Plate() | Pill():
             return shape.box[3]
         case _:
             return shape.box()[3]

@@ -32,7 +32,8 @@ def _named(name: str) -> Any:
     return name if isinstance(value, str) else tuple(f"{name}{n}" for n in range(len(value)))
 
 
-_NAMES = Theme(**{item.name: _named(item.name) for item in fields(Theme)})
+NAMES = Theme(**{item.name: _named(item.name) for item in fields(Theme)})
+"""A theme whose colours are their own names."""
 # Without colour, what lowers is known by its broken outline.
 _PRINT_RULES: tuple[tuple[str, dict[str, Any]], ...] = (
     (".effect0", {"border-style": "dashed", "border-width": 1.6}),
@@ -48,7 +49,7 @@ def palette(theme: Theme) -> dict[str, str]:
     """Names of a theme's colours, such as ``attention`` and ``ranks0``, and their ``#RRGGBB``."""
     colours: dict[str, str] = {}
     for item in fields(Theme):
-        value, names = getattr(theme, item.name), getattr(_NAMES, item.name)
+        value, names = getattr(theme, item.name), getattr(NAMES, item.name)
         colours |= {names: value} if isinstance(value, str) else dict(zip(names, value, strict=True))
     return colours
 
@@ -69,7 +70,7 @@ def _style(tag: str, classes: frozenset[str], theme: ThemeName) -> dict[str, Any
 
 @cache
 def _rules() -> tuple[tuple[str, dict[str, Any]], ...]:
-    return tuple((rule["selector"], rule["style"]) for rule in stylesheet(_NAMES))
+    return tuple((rule["selector"], rule["style"]) for rule in stylesheet(NAMES))
 
 
 def _matches(selector: str, tag: str, classes: frozenset[str]) -> bool:

@@ -10,11 +10,11 @@ from ..style import EFFECT_LABELS, RANK_LABELS, edge_stroke
 from ..text import visible
 from .content import Content, edge_line, node_mark
 from .frame import Frame
-from .shapes import Label, Line, Mark, Shape, baseline, text_width
+from .shapes import Label, Line, Mark, Pill, Shape, baseline, text_width
 
 _SIZE = 6.0
 _ROW = 9.0
-_SWATCH, _GAP, _BETWEEN, _GROUP = 12.0, 2.5, 6.0, 15.0
+SWATCH, _GAP, _BETWEEN, _GROUP = 12.0, 2.5, 6.0, 15.0
 # Texts are measured for the widest font; the gaps between entries are wide enough for what that is too much or too little.
 _MEASURE = 0.92
 _WIDTH_STEPS = (0.3, 0.1, 0.03, 0.01)
@@ -45,32 +45,41 @@ _NODES = {
 
 
 @dataclass(frozen=True, slots=True)
-class _Entry:
+class Entry:
     """A sample and its name."""
 
-    sample: Line | Mark | None
+    sample: Line | Mark | Pill | None
     text: str
 
     @property
     def width(self) -> float:
+        """Points that sample and name take."""
         return self.room + _MEASURE * text_width(self.text, _SIZE)
 
     @property
     def room(self) -> float:
+        """Points before the name."""
         if self.sample is None:
             return 0.0
-        return (_SWATCH if isinstance(self.sample, Line) else self.sample.size + 0.5) + _GAP
+        if isinstance(self.sample, Mark):
+            return self.sample.size + 0.5 + _GAP
+        if isinstance(self.sample, Pill):
+            return self.sample.box[2] - self.sample.box[0] + 0.5 + _GAP
+        return SWATCH + _GAP
 
 
-def legend_shapes(content: Content, info: GraphInfo, fitted: Frame, top: float) -> tuple[list[Shape], float]:
-    """Shapes of the legend from ``top`` downwards, and where it ends.
+Group = tuple[str, Sequence[Entry]]
+"""What some samples have in common, and the samples."""
+
+
+def legend_shapes(groups: Sequence[Group], width: float, top: float) -> tuple[list[Shape], float]:
+    """Shapes of the legend of a picture of some width, from ``top`` downwards, and where it ends.
 
     Groups stand side by side while they fit; one that is wider than the picture is broken between its entries.
     """
     shapes: list[Shape] = []
     x, y, first = _GAP, top, top
-    width = fitted.width
-    for title, entries in _groups(content, info, fitted):
+    for title, entries in groups:
         lead = _MEASURE * text_width(title, _SIZE) + _BETWEEN
         whole = lead + sum(entry.width + _BETWEEN for entry in entries) - _BETWEEN
         # What follows a broken group would look like a part of it.
@@ -88,48 +97,52 @@ def legend_shapes(content: Content, info: GraphInfo, fitted: Frame, top: float) 
     return shapes, y + _ROW if shapes else top
 
 
-def _set(entry: _Entry, x: float, middle: float) -> list[Shape]:
+def _set(entry: Entry, x: float, middle: float) -> list[Shape]:
     name = Label(entry.text, (x + entry.room, baseline(middle, _SIZE)), _SIZE, "muted")
     sample = entry.sample
     if sample is None:
         return [name]
     if isinstance(sample, Mark):
         return [replace(sample, centre=(x + sample.size / 2, middle)), name]
-    start, end = (x, middle), (x + _SWATCH, middle)
-    bend = None if sample.bend is None else (x + _SWATCH / 2, middle - 4.0)
+    if isinstance(sample, Pill):
+        wide, half = sample.box[2] - sample.box[0], (sample.box[3] - sample.box[1]) / 2
+        return [replace(sample, box=(x, middle - half, x + wide, middle + half)), name]
+    start, end = (x, middle), (x + SWATCH, middle)
+    bend = None if sample.bend is None else (x + SWATCH / 2, middle - 4.0)
     return [replace(sample, start=start, end=end, bend=bend), name]
 
 
-def _groups(content: Content, info: GraphInfo, fitted: Frame) -> list[tuple[str, Sequence[_Entry]]]:
+def flow_groups(content: Content, info: GraphInfo, fitted: Frame) -> list[Group]:
+    """What a graph of flow has to explain."""
     nodes, edges = content.classes("node"), content.classes("edge")
     groups = [_ranks(content, info, fitted, nodes)]
     if any(name.startswith("effect") for name in nodes):
-        steps = [_Entry(_dot(content, fitted, f"head effect{n}"), text) for n, text in enumerate(EFFECT_LABELS)]
+        steps = [Entry(_dot(content, fitted, f"head effect{n}"), text) for n, text in enumerate(EFFECT_LABELS)]
         groups.append((f"Direct effect ({info.unit})", steps))
     groups.append(("Nodes", _nodes(content, fitted, nodes)))
-    groups.append(("Edges", [_Entry(_sample(content, name), text) for name, text in _EDGES.items() if name in edges]))
+    groups.append(("Edges", [Entry(_sample(content, name), text) for name, text in _EDGES.items() if name in edges]))
     if edges - {"structural"}:
         kind = "raises" if "raises" in edges or "lowers" in edges else "attention"
-        bars = [_Entry(_sample(content, kind, part), f"{part:g}"[1:]) for part in _WIDTH_STEPS]
+        bars = [Entry(_sample(content, kind, part), f"{part:g}"[1:]) for part in _WIDTH_STEPS]
         groups.append(("Width = flow", bars))
     return [(title, entries) for title, entries in groups if entries]
 
 
-def _ranks(content: Content, info: GraphInfo, fitted: Frame, nodes: set[str]) -> tuple[str, Sequence[_Entry]]:
+def _ranks(content: Content, info: GraphInfo, fitted: Frame, nodes: set[str]) -> Group:
     if not any(name in nodes for name in (f"k{n}" for n in range(len(RANK_LABELS)))):
         return "", []
     target = "the target" if info.target_token is None else content.spell(visible(info.target_token))
-    steps = [_Entry(_dot(content, fitted, f"state k{n}"), text) for n, text in enumerate(RANK_LABELS)]
+    steps = [Entry(_dot(content, fitted, f"state k{n}"), text) for n, text in enumerate(RANK_LABELS)]
     return f"Lens rank of {target}", steps
 
 
-def _nodes(content: Content, fitted: Frame, nodes: set[str]) -> list[_Entry]:
+def _nodes(content: Content, fitted: Frame, nodes: set[str]) -> list[Entry]:
     entries = []
     for name, text in _NODES.items():
         if name in nodes:
             classes = {"state": "state plain", "head": "head major"}.get(name, name)
             text = "MLP or bias" if name == "square" and "bias" in nodes else text
-            entries.append(_Entry(_dot(content, fitted, classes), text))
+            entries.append(Entry(_dot(content, fitted, classes), text))
     return entries
 
 

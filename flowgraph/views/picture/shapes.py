@@ -1,4 +1,4 @@
-"""What a picture for a paper consists of: lines, marks, texts and plates on a page measured in points.
+"""What a picture for a paper consists of: lines, marks, pills, texts and plates on a page measured in points.
 
 A :class:`Picture` knows neither matplotlib nor TeX; the writers in :mod:`flowgraph.export` turn it into files. The origin is
 the upper left corner and y runs downwards. Colours are names, which :attr:`Picture.palette` turns into ``#RRGGBB``. Nothing
@@ -33,6 +33,7 @@ _UNUSUAL = {"⏎": 1.15}
 _WIDE, _SYMBOL, _OTHER, _BOLD = 1.0, 1.4, 0.9, 1.24
 _ASCENT, _DESCENT = 0.8, 0.24
 _CAPITAL = 0.7
+_ROUND = 1.8
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +70,21 @@ class Mark:
 
 
 @dataclass(frozen=True, slots=True)
+class Pill:
+    """A rectangle with round corners, ``box`` being the middle of its border."""
+
+    box: Box
+    fill: str
+    border: str
+    border_width: float
+
+    @property
+    def radius(self) -> float:
+        """Radius of its corners."""
+        return min(_ROUND, (self.box[3] - self.box[1]) / 2)
+
+
+@dataclass(frozen=True, slots=True)
 class Label:
     """One line of text: ``at`` is on its baseline, at its start, middle or end; ``angle`` in degrees turns it there."""
 
@@ -94,7 +110,7 @@ class Plate:
     box: Box
 
 
-Shape = Line | Mark | Label | Plate
+Shape = Line | Mark | Pill | Label | Plate
 
 
 @dataclass(frozen=True, slots=True)

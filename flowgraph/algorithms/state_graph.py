@@ -1,0 +1,273 @@
+"""A chain of matrices between states as a flow graph: what rollout and attention flow have in common.
+
+State (k, t) is token t after k blocks. Block l has two edges at the most from (l, s) to (l + 1, t): ``attention``, and where s is
+t also ``residual``, which stands for all that stays at its position.
+"""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass, replace
+from typing import Any, Literal, SupportsIndex
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ..errors import ArgumentError, GraphTooLargeError
+from ..graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph, GraphInfo
+from ..methods import EdgeWeights, edge_weights
+from ..methods.build import check_filters
+from ..methods.node_readings import READ_AT_MOST, node_readings
+from ..methods.origin import origin
+from ..nodes import Node, label
+from ..recorded import Trace
+from .attention import Blocks, layer_matrices
+
+Readings = bool | Literal["auto"]
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """The blocks up to a start state.
+
+    Attributes
+    ----------
+    blocks
+        [query_pos, key_pos] of each block, as rollout and attention flow take them.
+    stays
+        [layer, position] the part of the diagonal that stays at its position without attention.
+    info
+        Where they come from; ``layers`` are those of the blocks, and ``position`` is that of the start.
+    start
+        The state above the last block.
+    """
+
+    blocks: Blocks
+    stays: Float[np.ndarray, "layer position"]
+    info: GraphInfo
+    start: Node
+
+    @property
+    def token(self) -> int:
+        """Position of the start."""
+        assert self.start.position is not None
+        return self.start.position
+
+    def state(self, depth: int, position: int) -> Node:
+        """Token ``position`` after ``depth`` blocks."""
+        first = self.info.layers[0]
+        if depth:
+            return Node("resid_post", layer=first + depth - 1, position=position)
+        return Node("resid_pre", layer=first, position=position) if first else Node("embed", position=position)
+
+
+def chain_to(
+    weights_or_trace: Any,
+    start: Node | None,
+    position: SupportsIndex | None,
+    method: str,
+    residual: bool | None,
+) -> Chain:
+    """The blocks of a trace or of weights, up to a start state.
+
+    Raises
+    ------
+    ArgumentError
+        If nothing can be made of them, see :func:`flowgraph.algorithms.attention.layer_matrices`, or there is no such state.
+    """
+    is_usable = isinstance(weights_or_trace, EdgeWeights | Trace)
+    if not is_usable:
+        raise ArgumentError(
+            f"expected a trace or the weights of edge_weights, got {type(weights_or_trace).__name__}: a graph names tokens and "
+            "model; for arrays take attention_rollout, attention_flow or flow_edges"
+        )
+    blocks = layer_matrices(weights_or_trace, method=method, residual=residual)
+    if isinstance(weights_or_trace, Trace) and method == "attention":
+        info = origin(weights_or_trace, "attention", "share")
+        info = info if residual is None else replace(info, options={"residual": str(residual).lower()})
+        sums = np.stack([block.sum(1) for block in layer_matrices(weights_or_trace, residual=False)])
+        stays = np.zeros(sums.shape) if residual is False else 1.0 / (sums + 1.0)
+    else:
+        is_trace = isinstance(weights_or_trace, Trace)
+        weights: EdgeWeights = edge_weights(weights_or_trace, method=method) if is_trace else weights_or_trace
+        info, stays = weights.info, _stays(weights)
+    start = _start(info, start, position)
+    assert start.layer is not None
+    depth = start.layer - info.layers[0] + 1
+    info = _at(info, weights_or_trace, start)
+    return Chain(blocks[:depth], stays[:depth], info, start)
+
+
+def _stays(weights: EdgeWeights) -> Float[np.ndarray, "layer position"]:
+    """What stays at its position without attention, as a part of all that enters a state."""
+    assert weights.residual is not None
+    along = np.abs(weights.residual).astype(np.float64)
+    if weights.parallel and weights.mlp is not None:
+        along += np.abs(weights.mlp)
+    whole = along + np.abs(weights.attention_summed).sum(-1, dtype=np.float64)
+    if weights.rest is not None:
+        whole += weights.rest
+    found: np.ndarray = np.divide(along, whole, out=np.zeros_like(along), where=whole > 0)
+    return found
+
+
+def _start(info: GraphInfo, start: Node | None, position: SupportsIndex | None) -> Node:
+    """The start state; without one, the last at a position, or at the one that is explained."""
+    (first, stop), count = info.layers, len(info.tokens)
+    if start is None:
+        index = info.position if position is None else operator.index(position)
+        if not -count <= index < count:
+            raise ArgumentError(f"position={index} is not one of the {count} tokens (0…{count - 1}, or negative)")
+        return Node("resid_post", layer=stop - 1, position=index % count)
+    if position is not None:
+        raise ArgumentError(f"start={label(start)} has a position; leave position={operator.index(position)} out")
+    if start.layer not in range(first, stop) or start.position not in range(count) or start.kind != "resid_post":
+        raise ArgumentError(
+            f"start={label(start)} is not a state that a block writes; expected resid_post of layers {first}…{stop - 1} at one "
+            f"of {count} positions"
+        )
+    return start
+
+
+def _at(info: GraphInfo, weights_or_trace: Any, start: Node) -> GraphInfo:
+    """The origin of a graph that ends in a state: elsewhere than at the explained position, what is predicted there."""
+    assert start.layer is not None
+    assert start.position is not None
+    info = replace(info, layers=(info.layers[0], start.layer + 1))
+    if start.position == info.position:
+        return info
+    info = replace(info, position=start.position)
+    if (
+        isinstance(weights_or_trace, Trace)
+        and weights_or_trace.logits is not None
+        and weights_or_trace.logits.ndim == 2
+    ):
+        there = replace(weights_or_trace, position=start.position)
+        return replace(info, target_probability=origin(there, info.method, info.unit).target_probability)
+    # The target belongs to another position, and nothing is known of this one.
+    return replace(info, target=None, target_token=None, target_probability=None, foil=None, foil_token=None)
+
+
+def graph_of(
+    chain: Chain,
+    carried: Float[np.ndarray, "layer query_pos key_pos"],
+    entered: Float[np.ndarray, "layer query_pos"],
+    *,
+    method: str,
+    threshold: float,
+    top_k: int | None,
+    max_edges: int,
+    **options: float | int | str,
+) -> FlowGraph:
+    """The graph of what each edge carries, strong enough edges alone.
+
+    Parameters
+    ----------
+    chain
+        What it was worked out from.
+    carried
+        What runs over each edge of the blocks, both kinds together.
+    entered
+        What each state above a block receives; a share is a part of it.
+    method, **options
+        Name and options of the method.
+    threshold, top_k, max_edges
+        As for :func:`flowgraph.build_graph`, of what is carried instead of the share.
+
+    Raises
+    ------
+    ArgumentError
+        If a filter is out of its range.
+    GraphTooLargeError
+        If more than ``max_edges`` edges remain.
+    """
+    check_filters("token", threshold, None, top_k, max_edges)
+    by_kind = _by_kind(chain, carried)
+    amounts = np.concatenate([part[part > 0] for part in by_kind.values()])
+    keep = {kind: (part > 0) & (part >= threshold) for kind, part in by_kind.items()}
+    count = sum(int(mask.sum()) for mask in keep.values())
+    if top_k is not None and count > top_k:
+        least = np.partition(amounts, len(amounts) - top_k)[len(amounts) - top_k]
+        keep = {kind: mask & (by_kind[kind] >= least) for kind, mask in keep.items()}
+        count = sum(int(mask.sum()) for mask in keep.values())
+    if min(count, top_k or count) > max_edges:
+        raise GraphTooLargeError(
+            f"this graph has {count:,} edges, more than max_edges={max_edges:,}; set threshold=, the least that an edge must "
+            "carry, or top_k=, start in an earlier layer, or raise max_edges="
+        )
+    columns = _columns(by_kind, keep, entered, chain, top_k)
+    filters: dict[str, float | int | str] = {"threshold": threshold} if threshold else {}
+    filters |= {} if top_k is None else {"top_k": top_k}
+    if filters and len(amounts):
+        filters["kept_flow"] = float(columns["weight"].sum() / amounts.sum())
+    info = replace(
+        chain.info, method=method, unit="share", level="token", options={**chain.info.options, **options},
+        total_edges=len(amounts), total_share=float(np.count_nonzero(entered)),
+        filters=filters | {"start": label(chain.start)},
+    )  # fmt: skip
+    return _assembled(columns, chain, info)
+
+
+def _by_kind(
+    chain: Chain, carried: Float[np.ndarray, "layer query_pos key_pos"]
+) -> dict[str, Float[np.ndarray, "layer query_pos key_pos"]]:
+    """What runs over each kind of edge: on the diagonal each has its part of the capacity."""
+    diagonal = np.stack([np.diagonal(block) for block in chain.blocks])
+    part = np.divide(chain.stays, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0)
+    at = np.arange(carried.shape[-1])
+    residual = np.zeros_like(carried)
+    residual[:, at, at] = carried[:, at, at] * np.minimum(part, 1.0)
+    return {"attention": carried - residual, "residual": residual}
+
+
+def _columns(
+    by_kind: dict[str, Float[np.ndarray, "layer query_pos key_pos"]],
+    keep: dict[str, Bool[np.ndarray, "layer query_pos key_pos"]],
+    entered: Float[np.ndarray, "layer query_pos"],
+    chain: Chain,
+    top_k: int | None,
+) -> dict[str, Any]:
+    """Columns of the kept edges by layer, kind and positions; of ties at the border of ``top_k`` the earlier stay."""
+    count, pieces = entered.shape[1], []
+    for kind, mask in keep.items():
+        layer, query, key = np.nonzero(mask)
+        weight = by_kind[kind][mask]
+        number = np.full(len(weight), EDGE_KINDS.index(kind))
+        pieces.append((layer, number, query, key, weight, weight / entered[layer, query]))
+    layer, number, query, key, weight, share = (np.concatenate(part) for part in zip(*pieces, strict=True))
+    order = np.lexsort((key, query, number, layer))
+    if top_k is not None:
+        order = np.sort(order[np.argsort(-weight[order], kind="stable")[:top_k]])
+        order = order[np.lexsort((key[order], query[order], number[order], layer[order]))]
+    layer, number, query, key = layer[order], number[order], query[order], key[order]
+    none = np.full(len(order), -1)
+    values = (
+        layer * count + key, (layer + 1) * count + query, number, layer + chain.info.layers[0], none, query, key,
+        weight[order], share[order], np.zeros(len(order), bool),
+    )  # fmt: skip
+    return dict(zip(EDGE_COLUMNS, values, strict=True))
+
+
+def _assembled(columns: dict[str, Any], chain: Chain, info: GraphInfo) -> FlowGraph:
+    start = len(chain.blocks) * len(info.tokens) + chain.token
+    used, numbered = np.unique(np.concatenate([columns["source"], columns["target"], [start]]), return_inverse=True)
+    source, target = numbered[:-1].reshape(2, -1)
+    nodes = tuple(chain.state(*divmod(code, len(info.tokens))) for code in used.tolist())
+    return FlowGraph(nodes=nodes, **(columns | {"source": source, "target": target}), info=info)
+
+
+def with_node_readings(graph: FlowGraph, weights_or_trace: Any, readings: Readings) -> FlowGraph:
+    """The graph with its nodes read in vocabulary, as :func:`flowgraph.build_graph` does.
+
+    Raises
+    ------
+    ArgumentError
+        If readings are asked for without a trace.
+    """
+    if readings is False or not isinstance(weights_or_trace, Trace):
+        if readings is True:
+            raise ArgumentError("readings=True needs a trace; weights alone do not hold the vectors")
+        return graph
+    if readings == "auto" and len(graph.nodes) > READ_AT_MOST:
+        return graph
+    return graph.with_readings(node_readings(weights_or_trace, graph.nodes))
