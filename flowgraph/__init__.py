@@ -14,10 +14,12 @@ __version__ = "0.1.0"
 if TYPE_CHECKING:
     from .algorithms.alti_logit import AltiLogit, alti_logit
     from .algorithms.connected_flow import connected_flow, critical_levels, keep_strongest
+    from .algorithms.flow_graph import flow_graph
     from .algorithms.influence import influence, prune
     from .algorithms.max_flow import FlowEdges, attention_flow, flow_edges, minimum_cut
     from .algorithms.paths import Path, merge_parallel, strongest_paths
     from .algorithms.rollout import attention_rollout
+    from .algorithms.rollout_graph import rollout_graph
     from .algorithms.routes import routes
     from .analyses.edge_tokens import EdgeTokens, edge_tokens
     from .analyses.head_circuit import HeadCircuit, head_circuit
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from .errors import (
         ArchitectureError,
         ArgumentError,
+        CancelledError,
         DeviceError,
         FetchError,
         FileFormatError,
@@ -47,8 +50,19 @@ if TYPE_CHECKING:
     from .export.imports import import_graph
     from .export.pictures import render_picture
     from .graph import FlowGraph, GraphInfo
+    from .heads import HeadScore, HeadScores, head_scores
+    from .interventions.ablation import ablate, patch
+    from .interventions.edge_effects import EdgeEffects, edge_effects
+    from .interventions.edge_scores import EdgeScores, edge_scores
+    from .interventions.edges import Edge, PatternEdit
+    from .interventions.effect import Effect
+    from .interventions.gradients import Gradients, gradients
+    from .interventions.head_effects import HeadEffects, head_effects, sweep_size
+    from .interventions.metrics import Metric, kl_divergence, log_probability, logit_difference, target_rank
     from .lenses import logit_lens, read, unembed
+    from .matrices import TokenMatrix
     from .methods import EDGE_METHODS, EdgeWeights, build_graph, edge_weights
+    from .methods.node_readings import node_readings
     from .methods.norm_map import mixing_ratio, norm_map
     from .models import FAMILIES, KNOWN_MODELS, Family, LoadedModel, load_model, register_family
     from .models.forward import SITES
@@ -56,7 +70,11 @@ if TYPE_CHECKING:
     from .reading import NodeReading, Reading
     from .recorded import Trace
     from .semantic import semantic_graph, visit_graph
+    from .table import Table
+    from .tasks import Example, TaskData, task
     from .tracing import Keep, trace, trace_size
+    from .views.attention_figure import attention_figure
+    from .views.attention_view import AttentionView, head_view, model_view
     from .views.figures import (
         edge_tokens_figure,
         head_circuit_figure,
@@ -65,15 +83,18 @@ if TYPE_CHECKING:
         regularization_figure,
         trajectory_figure,
     )  # fmt: skip
+    from .views.heatmaps import head_scores_figure, lens_figure, matrix_figure
     from .views.sankey import sankey
 
 _WHERE = {
     "algorithms.alti_logit": ("AltiLogit", "alti_logit"),
     "algorithms.connected_flow": ("connected_flow", "critical_levels", "keep_strongest"),
+    "algorithms.flow_graph": ("flow_graph",),
     "algorithms.influence": ("influence", "prune"),
     "algorithms.max_flow": ("FlowEdges", "attention_flow", "flow_edges", "minimum_cut"),
     "algorithms.paths": ("Path", "merge_parallel", "strongest_paths"),
     "algorithms.rollout": ("attention_rollout",),
+    "algorithms.rollout_graph": ("rollout_graph",),
     "algorithms.routes": ("routes",),
     "analyses.edge_tokens": ("EdgeTokens", "edge_tokens",),
     "analyses.head_circuit": ("HeadCircuit", "head_circuit",),
@@ -83,15 +104,26 @@ _WHERE = {
     "analyses.trajectory": ("Trajectory", "trajectory",),
     "attribution": ("DirectLogitAttribution", "direct_logit_attribution"),
     "errors": (
-        "ArchitectureError", "ArgumentError", "DeviceError", "FetchError", "FileFormatError", "FlowgraphError",
+        "ArchitectureError", "ArgumentError", "CancelledError", "DeviceError", "FetchError", "FileFormatError", "FlowgraphError",
         "GraphTooLargeError", "ModelMismatchError", "ModelNeededError", "NoPatternError", "NonFiniteError",
         "NotRecordedError", "PromptError", "TargetError", "UnknownModelError", "UnsupportedReadingError",
     ),
     "export.imports": ("import_graph",),
     "export.pictures": ("render_picture",),
     "graph": ("FlowGraph", "GraphInfo"),
+    "heads": ("HeadScore", "HeadScores", "head_scores"),
+    "interventions.ablation": ("ablate", "patch"),
+    "interventions.edge_effects": ("EdgeEffects", "edge_effects"),
+    "interventions.edge_scores": ("EdgeScores", "edge_scores"),
+    "interventions.edges": ("Edge", "PatternEdit"),
+    "interventions.effect": ("Effect",),
+    "interventions.gradients": ("Gradients", "gradients"),
+    "interventions.head_effects": ("HeadEffects", "head_effects", "sweep_size"),
+    "interventions.metrics": ("Metric", "kl_divergence", "log_probability", "logit_difference", "target_rank"),
     "lenses": ("logit_lens", "read", "unembed"),
+    "matrices": ("TokenMatrix",),
     "methods": ("EDGE_METHODS", "EdgeWeights", "build_graph", "edge_weights"),
+    "methods.node_readings": ("node_readings",),
     "methods.norm_map": ("mixing_ratio", "norm_map"),
     "models": ("FAMILIES", "KNOWN_MODELS", "Family", "LoadedModel", "load_model", "register_family"),
     "models.forward": ("SITES",),
@@ -99,30 +131,40 @@ _WHERE = {
     "reading": ("NodeReading", "Reading"),
     "recorded": ("Trace",),
     "semantic": ("semantic_graph", "visit_graph"),
+    "table": ("Table",),
+    "tasks": ("Example", "TaskData", "task"),
     "tracing": ("Keep", "trace", "trace_size"),
+    "views.attention_figure": ("attention_figure",),
+    "views.attention_view": ("AttentionView", "head_view", "model_view"),
     "views.figures": (
         "edge_tokens_figure", "head_circuit_figure", "norm_filter_figure", "overlap_figure",
         "regularization_figure", "trajectory_figure",
     ),
+    "views.heatmaps": ("head_scores_figure", "lens_figure", "matrix_figure"),
     "views.sankey": ("sankey",),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
     "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "AltiLogit", "ArchitectureError", "ArgumentError",
-    "DeviceError", "DirectLogitAttribution", "EdgeTokens", "EdgeWeights", "Family", "FetchError",
-    "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "GraphInfo", "GraphTooLargeError",
-    "HeadCircuit", "Keep", "LayerOverlap", "LoadedModel", "ModelMismatchError", "ModelNeededError",
-    "NoPatternError", "Node", "NodeReading", "NonFiniteError", "NormFilter", "NotRecordedError", "Path",
-    "PromptError", "Reading", "RegularizationNeurons", "TargetError", "TokenChange", "Trace", "Trajectory",
-    "UnknownModelError", "UnsupportedReadingError", "__version__", "alti_logit", "attention_flow",
+    "AttentionView", "CancelledError", "DeviceError", "DirectLogitAttribution", "Edge", "EdgeEffects",
+    "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Family", "FetchError", "FileFormatError",
+    "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients", "GraphInfo", "GraphTooLargeError", "HeadCircuit",
+    "HeadEffects", "HeadScore", "HeadScores", "Keep", "LayerOverlap", "LoadedModel", "Metric",
+    "ModelMismatchError", "ModelNeededError", "NoPatternError", "Node", "NodeReading", "NonFiniteError",
+    "NormFilter", "NotRecordedError", "Path", "PatternEdit", "PromptError", "Reading", "RegularizationNeurons",
+    "Table", "TargetError", "TaskData", "TokenChange", "TokenMatrix", "Trace", "Trajectory", "UnknownModelError",
+    "UnsupportedReadingError", "__version__", "ablate", "alti_logit", "attention_figure", "attention_flow",
     "attention_rollout", "build_graph", "connected_flow", "critical_levels", "direct_logit_attribution",
-    "edge_tokens", "edge_tokens_figure", "edge_weights", "flow_edges", "head_circuit", "head_circuit_figure",
-    "import_graph", "influence", "keep_strongest", "load_model", "logit_lens", "merge_parallel", "minimum_cut",
-    "mixing_ratio", "norm_filter", "norm_filter_figure", "norm_map", "overlap", "overlap_by_layer",
-    "overlap_figure", "prune", "read", "register_family", "regularization_figure", "regularization_neurons",
-    "render_picture", "routes", "sankey", "semantic_graph", "strongest_paths", "trace", "trace_size",
-    "trajectory", "trajectory_figure", "unembed", "visit_graph",
+    "edge_effects", "edge_scores", "edge_tokens", "edge_tokens_figure", "edge_weights", "flow_edges",
+    "flow_graph", "gradients", "head_circuit", "head_circuit_figure", "head_effects", "head_scores",
+    "head_scores_figure", "head_view", "import_graph", "influence", "keep_strongest", "kl_divergence",
+    "lens_figure", "load_model", "log_probability", "logit_difference", "logit_lens", "matrix_figure",
+    "merge_parallel", "minimum_cut", "mixing_ratio", "model_view", "node_readings", "norm_filter",
+    "norm_filter_figure", "norm_map", "overlap", "overlap_by_layer", "overlap_figure", "patch", "prune", "read",
+    "register_family", "regularization_figure", "regularization_neurons", "render_picture", "rollout_graph",
+    "routes", "sankey", "semantic_graph", "strongest_paths", "sweep_size", "target_rank", "task", "trace",
+    "trace_size", "trajectory", "trajectory_figure", "unembed", "visit_graph",
 ]  # fmt: skip
 
 

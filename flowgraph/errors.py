@@ -16,6 +16,7 @@ The tree::
     ├── NotRecordedError (also LookupError)    the trace was told not to keep this site
     ├── ModelNeededError                       the trace has no model attached, and needs one
     ├── ModelMismatchError                     the model offered is not the one that was traced
+    ├── CancelledError                         a long piece of work was told to stop
     ├── FetchError                             a known model could not be downloaded or converted
     └── FileFormatError (also ValueError)      a file is not what it claims to be
 
@@ -79,6 +80,10 @@ class ModelNeededError(FlowgraphError):
 
 class ModelMismatchError(FlowgraphError):
     """The model offered differs from the one that was traced."""
+
+
+class CancelledError(FlowgraphError):
+    """A long piece of work stopped because its ``cancel=`` said so."""
 
 
 class FetchError(FlowgraphError):

@@ -18,11 +18,14 @@ from jaxtyping import Bool, Float, Int
 from .errors import ArgumentError
 from .nodes import Node, label
 from .reading import NodeReading
+from .table import columns_of, data_frame
 
 if TYPE_CHECKING:
     import networkx
+    import pandas  # type: ignore[import-untyped, unused-ignore]
 
     from .views.explain import Explanation
+    from .views.widget import FlowWidget
 
 EdgeKind = Literal[
     "attention", "residual", "mlp_in", "mlp", "head", "unembed", "embed", "bias",
@@ -215,16 +218,64 @@ class FlowGraph:
         return replace(self, readings=tuple(readings))
 
     def caption(self) -> str:
-        """One line that says model, prompt, method, filters and how much is hidden."""
+        """One line that says model, prompt, method, filters and how much is hidden.
+
+        Examples
+        --------
+        >>> graph = fg.routes(fg.edge_weights(trace, method="proximity"), threshold=0.1)
+        >>> graph.caption().split(" · ")[:2]
+        ['smollm2', '“The capital of Japan is the city of”']
+        """
         from .views.caption import caption
 
         return caption(self)
 
     def explain(self) -> Explanation:
-        """What the graph shows in plain sentences, each with the edges and nodes whose numbers it gives."""
+        """What the graph shows in plain sentences, each with the edges and nodes whose numbers it gives.
+
+        Examples
+        --------
+        >>> graph = fg.build_graph(trace, method="proximity", readings=False)
+        >>> print(graph.explain().sentences[3].text.split(":")[0])
+        In layer 23, position 7 (“␣of”) reads position 3 (“␣Japan”)
+        """
         from .views.explain import explain
 
         return explain(self)
+
+    def show(self, *, height: int = 640, theme: str = "auto") -> None:
+        """Show the page in the notebook, ``height`` px high; where there is no IPython, in the browser.
+
+        Raises
+        ------
+        ArgumentError
+            If ``height`` is not between 200 and 4,000, or ``theme`` is not known.
+        """
+        from .views.notebook import show
+
+        show(self, height=height, theme=theme)
+
+    def widget(self, **traits: Any) -> FlowWidget:
+        """The page as a Jupyter widget, whose selection, pins, level, width and theme can be read and set.
+
+        Parameters
+        ----------
+        **traits
+            Values to begin with, of the names that :class:`flowgraph.views.widget.FlowWidget` has.
+
+        Raises
+        ------
+        ArgumentError
+            If anywidget is not installed, or a value is not one of its trait.
+        """
+        from .views.notebook import widget
+
+        return widget(self, **traits)
+
+    def _repr_html_(self) -> str:
+        from .views.notebook import frame
+
+        return frame(self)
 
     def to_networkx(self) -> networkx.MultiDiGraph:
         """A ``networkx.MultiDiGraph`` whose keys are :class:`Node`.
@@ -233,6 +284,12 @@ class FlowGraph:
         ``top_probabilities``, ``top_logits``, the same for ``bottom_``, ``target_logit``, ``target_probability``,
         ``target_log_probability``, ``target_rank`` and ``entropy``. Edges carry ``kind``, ``layer``, ``head``,
         ``query_pos``, ``key_pos``, ``weight`` and ``share`` (None on structural edges) and ``unit``.
+
+        Examples
+        --------
+        >>> graph = fg.routes(fg.edge_weights(trace, method="proximity"), threshold=0.1)
+        >>> fg.Node("embed", position=3) in graph.to_networkx()
+        True
         """
         import networkx
 
@@ -242,6 +299,26 @@ class FlowGraph:
         for e in range(len(self)):
             graph.add_edge(self.nodes[self.source[e]], self.nodes[self.target[e]], **self.edge_dict(e))
         return graph
+
+    def to_dataframe(self, *, nodes: bool = False) -> pandas.DataFrame:
+        """The edges, or the nodes, as a ``pandas.DataFrame`` with one row for each, in the order of the graph.
+
+        Edges: ``source``, ``target`` (rows of the table of nodes) with their labels, then the attributes of
+        :meth:`to_networkx` and ``structural``. Nodes: ``kind``, ``layer``, ``head``, ``position``, ``index``, ``label``, ``token``
+        and, where nodes were read, their readings. What does not exist is missing (``NA``).
+
+        Raises
+        ------
+        ArgumentError
+            If pandas is not installed.
+        """
+        if nodes:
+            return data_frame(columns_of(map(self.node_dict, range(len(self.nodes))), NODE_COLUMNS))
+        labels = [label(node) for node in self.nodes]
+        ends = {"source": self.source, "target": self.target}
+        named = {f"{end}_label": [labels[n] for n in indices] for end, indices in ends.items()}
+        attributes = columns_of(map(self.edge_dict, range(len(self))), EDGE_ATTRIBUTES)
+        return data_frame({**ends, **named, **attributes, "structural": self.structural})
 
     def node_dict(self, n: int) -> dict[str, Any]:
         """Attributes of node ``n`` as plain data."""
@@ -287,6 +364,14 @@ class FlowGraph:
         ------
         ArgumentError
             If the ending is not known, or the file exists and ``overwrite`` is False.
+
+        Examples
+        --------
+        >>> graph = fg.routes(fg.edge_weights(trace, method="proximity"), threshold=0.1)
+        >>> graph.save("flow.json").name
+        'flow.json'
+        >>> graph.save("flow.svg", width="one-column", theme="print").name
+        'flow.svg'
         """
         from .export import save_graph
 
@@ -300,6 +385,12 @@ class FlowGraph:
         ------
         FileFormatError
             If the file is not a flowgraph file of a version this release can read.
+
+        Examples
+        --------
+        >>> graph = fg.routes(fg.edge_weights(trace, method="proximity"), threshold=0.1)
+        >>> fg.FlowGraph.load(graph.save("flow.json")).nodes == graph.nodes
+        True
         """
         from .export import load_graph
 
@@ -309,6 +400,9 @@ class FlowGraph:
 EDGE_COLUMNS = (
     "source", "target", "kind", "layer", "head", "query_pos", "key_pos", "weight", "share", "structural",
 )  # fmt: skip
+
+EDGE_ATTRIBUTES = ("kind", "layer", "head", "query_pos", "key_pos", "weight", "share", "unit")
+NODE_COLUMNS = ("kind", "layer", "head", "position", "index", "label", "token")
 
 
 def info_dict(info: GraphInfo) -> dict[str, Any]:

@@ -15,11 +15,11 @@ NodeKind = Literal[
     "attn_norm", "query", "key", "value", "head_rest", "head", "kv_group", "row", "attn_rest", "attn_bias",
     "attn_norm_bias", "attn", "qkv", "concat_heads",
     "mlp_norm", "gate", "neuron_in", "neuron", "mlp_rest", "mlp_bias", "mlp_norm_bias", "mlp", "mlp_bias_in",
-    "final_norm", "final_norm_bias", "unembed_bias", "logit",
+    "final_norm", "final_norm_bias", "unembed_bias", "logit", "logits",
 ]  # fmt: skip
 NODE_KINDS: tuple[str, ...] = get_args(NodeKind)
 
-WITHOUT_LAYER = frozenset({"embed", "position_embed", "final_norm", "final_norm_bias", "unembed_bias", "logit"})
+WITHOUT_LAYER = frozenset({"embed", "position_embed", "final_norm", "final_norm_bias", "unembed_bias", "logit", "logits"})
 WITH_HEAD = frozenset({"query", "key", "value", "head_rest", "head", "kv_group"})
 WITH_INDEX = frozenset({"key", "value", "row", "gate", "neuron_in", "neuron", "logit"})
 
@@ -31,7 +31,7 @@ class Node:
     Attributes
     ----------
     kind
-        One of :data:`NODE_KINDS`.
+        One of :data:`NODE_KINDS`; ``logit`` is that of one token, ``logits`` what the final norm and the head read.
     layer, head, position, index
         Counted from 0; None where the kind has none. ``position`` is the query's; ``index`` is the source position of a
         ``key`` or ``value``, the neuron of a ``neuron``, ``neuron_in`` (its row of W_in) or ``gate``, the row of W_O of a

@@ -98,6 +98,14 @@ def trace(
         If the pass gives NaN or infinity.
     ArgumentError
         For an unknown site, a layer window outside the model, or a trace above ``max_bytes``.
+
+    Examples
+    --------
+    >>> trace = fg.trace(fg.load_model("smollm2"), "The capital of Japan is the city of")
+    >>> trace.target_token
+    ' Tokyo'
+    >>> trace.pattern.shape  # layer, head, query position, key position
+    torch.Size([30, 9, 8, 8])
     """
     loaded = load_model(model)
     ids = _prompt_ids(loaded, text_or_ids, chat)
@@ -127,6 +135,12 @@ def trace_size(
     """Bytes that :func:`trace` would keep per layer sites, known before it runs.
 
     Parameters as for :func:`trace`; logits, position vectors, norm scales and biases come on top and are small.
+
+    Examples
+    --------
+    >>> model = fg.load_model("smollm2")
+    >>> fg.trace_size(model, "a b c d") > fg.trace_size(model, "a b")
+    True
     """
     loaded = load_model(model)
     what = keep if isinstance(keep, Keep) else Keep() if keep is None else Keep(frozenset(keep))

@@ -1,0 +1,279 @@
+"""Ablation and patching: change something of a run, and say what it does to the answer.
+
+An *edge effect* is m(edge corrupted) − m(clean), negative where the edge supports the answer. The sender keeps what it wrote
+for everybody else: its receiver alone sees LN(x + Σ Δ) in place of LN(x), where Δ is what the sender wrote in the other run
+less what it writes now.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError
+from ..models import LoadedModel, load_model
+from .changes import Reference, changed, recorded
+from .effect import Effect
+from .metrics import Aims, Metric, metric_of
+from .passes import Pass, logits_of_states
+from .plan import GraphParts, Plan, What, plan_of
+from .prompts import Align, Answers, Batch, Prompt, Prompts, batch_of, counterparts, groups_of, prompts_of
+
+Ablation = Literal["zero", "mean", "resample"]
+Direction = Literal["denoise", "noise"]
+
+
+@dataclass(frozen=True)
+class _Question:
+    """Everything about an intervention but the prompts."""
+
+    loaded: LoadedModel
+    what: What
+    how: str
+    metric: Metric
+    outside: bool
+    parts: GraphParts
+    align: Align | None
+
+    def plan(self, n_tokens: int) -> Plan:
+        return plan_of(self.loaded.anatomy, self.what, n_tokens, outside=self.outside, parts=self.parts)
+
+
+def ablate(
+    model: Any,
+    prompts: Prompts,
+    what: What,
+    how: Ablation = "zero",
+    *,
+    reference: Prompts | None = None,
+    target: Answers = None,
+    foil: Answers = None,
+    metric: Metric | Callable[..., Any] | None = None,
+    outside: bool = False,
+    parts: GraphParts = "edges",
+    align: Align | None = None,
+) -> Effect:
+    """Take something out of a run and measure what is lost.
+
+    Parameters
+    ----------
+    model
+        A :class:`LoadedModel`, or anything :func:`flowgraph.load_model` accepts.
+    prompts
+        One or several: traces, texts or lists of token ids, of one length. Traces bring position, target and foil.
+    what
+        A :class:`Node` (``head``, ``mlp``, ``attn``, ``neuron``, ``resid_pre``/``mid``/``post``, ``embed``; everywhere, or at
+        its position), an :class:`Edge`, a :class:`PatternEdit`, several of these at once, or a :class:`FlowGraph`: of a
+        circuit its edges; of flow between states the terms pattern · value of its attention edges and what its heads and
+        MLPs write.
+    how
+        ``"zero"``; ``"mean"``: the mean of ``reference`` over its prompts, position by position; ``"resample"``: what
+        ``reference``, a corrupted prompt for each or one for all, has there.
+    reference
+        Prompts for ``"mean"`` and ``"resample"``.
+    target, foil
+        Answer and comparison, one or one for each prompt; default those of the traces, else the model's best token.
+    metric
+        ``flowgraph.logit_difference`` (default), ``log_probability``, ``kl_divergence``, ``target_rank``, or a function of
+        logits [prompt, d_vocab] that gives [prompt].
+    outside
+        Take out everything but ``what``: all other heads and MLPs, all other edges, all that the graph does not show in its
+        layers.
+    parts
+        Of a graph its ``"edges"``, or its ``"nodes"``: heads and MLPs at their positions.
+    align
+        ``"start"`` or ``"end"``: allow prompts of different lengths, positions counted from there. What has no counterpart
+        stays as it is.
+
+    Returns
+    -------
+    Effect
+        The metric of each prompt before and after, in the metric's unit.
+
+    Raises
+    ------
+    ArgumentError
+        If ``what`` cannot be changed, or ``how`` needs a reference and has none.
+    PromptError
+        If prompts differ in length and ``align`` does not say how they belong together.
+    TargetError
+        If an answer is not one token.
+    NonFiniteError
+        If the metric gives NaN.
+    UnsupportedReadingError
+        If the model has no head, or edges are asked for in blocks that normalise the stream itself.
+
+    References
+    ----------
+    Wang et al. (2022), "Interpretability in the Wild"; Goldowsky-Dill et al. (2023), "Localizing Model Behavior with Path
+    Patching". Edges here read the reference of a sender in place of what it writes now, so that several can be cut at once.
+    """
+    loaded = load_model(model)
+    loaded.require_head("an intervention's effect on the answer")
+    _check_reference(how, reference)
+    asked = _Question(loaded, what, how, metric_of(metric), outside, parts, align)
+    found = prompts_of(loaded, prompts, "prompts", target=target, foil=foil)
+    others = None if reference is None else prompts_of(loaded, reference, "reference")
+    if how == "resample" and others is not None:
+        others = _one_for_each(found, others)
+    pairs = others if how == "resample" else None
+    with loaded.lock, torch.no_grad():
+        return _gathered(
+            [(_ablated(asked, _chosen(found, group), others if pairs is None else _chosen(pairs, group)), group)
+             for group in groups_of(found, pairs, align)]
+        )  # fmt: skip
+
+
+def patch(
+    model: Any,
+    clean: Prompts,
+    corrupted: Prompts,
+    what: What,
+    direction: Direction = "denoise",
+    *,
+    target: Answers = None,
+    foil: Answers = None,
+    metric: Metric | Callable[..., Any] | None = None,
+    outside: bool = False,
+    parts: GraphParts = "edges",
+    align: Align | None = None,
+) -> Effect:
+    """Put a part of one run into the other, and measure how far the answer goes with it.
+
+    Parameters
+    ----------
+    model, what, target, foil, metric, outside, parts, align
+        As for :func:`ablate`.
+    clean, corrupted
+        Prompts, as many of one as of the other or one corrupted prompt for all; positions and answers are the clean ones'.
+    direction
+        ``"denoise"``: the part of the clean run is put into the corrupted one, and ``score`` is (patched − corrupted) /
+        (clean − corrupted); ``"noise"``: the part of the corrupted run into the clean one, and ``score`` is (clean −
+        patched) / (clean − corrupted).
+
+    Returns
+    -------
+    Effect
+        The metric of each prompt before and after, of the clean and of the corrupted run.
+
+    Raises
+    ------
+    ArgumentError, PromptError, TargetError, NonFiniteError, UnsupportedReadingError
+        As for :func:`ablate`.
+
+    References
+    ----------
+    Meng et al. (2022), "Locating and Editing Factual Associations in GPT"; Heimersheim & Nanda (2024), "How to use and
+    interpret activation patching".
+    """
+    loaded = load_model(model)
+    loaded.require_head("an intervention's effect on the answer")
+    if direction not in get_args(Direction):
+        raise ArgumentError(
+            f"direction={direction!r} must be 'denoise' (clean into corrupted) or 'noise' (the other way)"
+        )
+    asked = _Question(loaded, what, direction, metric_of(metric), outside, parts, align)
+    found = prompts_of(loaded, clean, "clean", target=target, foil=foil)
+    others = _one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
+    with loaded.lock, torch.no_grad():
+        return _gathered(
+            [(_patched(asked, _chosen(found, group), _chosen(others, group)), group)
+             for group in groups_of(found, others, align)]
+        )  # fmt: skip
+
+
+def aims_of(batch: Batch, clean_logits: Tensor) -> Aims:
+    """The answers of a batch; where none was said, the clean run's best token."""
+    best = clean_logits.argmax(-1)
+    return Aims(torch.where(batch.targets >= 0, batch.targets, best), batch.foils, clean_logits)
+
+
+def answer_logits(loaded: LoadedModel, states: Tensor, positions: Tensor) -> Tensor:
+    """[row, d_vocab] logits of last states [row, position, d_model] at one position of each row."""
+    rows = torch.arange(len(states), device=states.device)
+    return logits_of_states(loaded, states[rows, positions])
+
+
+def _ablated(asked: _Question, prompts: Sequence[Prompt], others: Sequence[Prompt] | None) -> Effect:
+    loaded, batch = asked.loaded, batch_of(asked.loaded, prompts, "prompts")
+    plan = asked.plan(batch.n_tokens)
+    reference = Reference(None, False, range(batch.n_tokens))
+    if others is not None and asked.how != "zero":
+        theirs = batch_of(loaded, others, "reference")
+        places = counterparts(batch.n_tokens, theirs.n_tokens, asked.align)
+        reference = Reference(recorded(loaded, theirs.ids, plan)[0], asked.how == "mean", places)
+    before = answer_logits(loaded, Pass(loaded, len(batch)).run(batch.ids), batch.positions)
+    after = answer_logits(loaded, changed(loaded, batch.ids, plan, reference), batch.positions)
+    aims = aims_of(batch, before)
+    measured = _numbers(asked.metric(before, aims))
+    return _effect(asked, plan, measured, _numbers(asked.metric(after, aims)), measured, None)
+
+
+def _patched(asked: _Question, prompts: Sequence[Prompt], others: Sequence[Prompt]) -> Effect:
+    loaded, batch = asked.loaded, batch_of(asked.loaded, prompts, "clean")
+    theirs = batch_of(loaded, others, "corrupted")
+    denoises = asked.how == "denoise"
+    changes, source = (theirs, batch) if denoises else (batch, theirs)
+    plan = asked.plan(changes.n_tokens)
+    kept, states = recorded(loaded, source.ids, plan)
+    runs = {id(source): states, id(changes): Pass(loaded, len(changes)).run(changes.ids)}
+    reference = Reference(kept, False, counterparts(changes.n_tokens, source.n_tokens, asked.align))
+    after = answer_logits(loaded, changed(loaded, changes.ids, plan, reference), changes.positions)
+    clean, corrupted = (answer_logits(loaded, runs[id(one)], one.positions) for one in (batch, theirs))
+    aims = aims_of(batch, clean)
+    measured = [_numbers(asked.metric(logits, aims)) for logits in (clean, corrupted, after)]
+    return _effect(asked, plan, measured[1 if denoises else 0], measured[2], measured[0], measured[1])
+
+
+def _effect(asked: _Question, plan: Plan, before: Any, after: Any, clean: Any, corrupted: Any) -> Effect:
+    return Effect(plan.text, asked.how, asked.metric.name, asked.metric.unit, before, after, clean, corrupted)
+
+
+def _gathered(found: Sequence[tuple[Effect, list[int]]]) -> Effect:
+    """Effects of groups of prompts as one, in the order of the prompts."""
+    first = found[0][0]
+    if len(found) == 1:
+        return first
+    order = torch.tensor([i for _, group in found for i in group]).argsort().numpy()
+
+    def joined(name: str) -> Any:
+        values = [getattr(effect, name) for effect, _ in found]
+        return None if values[0] is None else torch.cat([torch.from_numpy(v) for v in values]).numpy()[order]
+
+    return replace(first, **{name: joined(name) for name in ("before", "after", "clean", "corrupted")})
+
+
+def _numbers(values: Tensor) -> Any:
+    return values.detach().double().cpu().numpy()
+
+
+def _chosen(prompts: Sequence[Prompt], group: Sequence[int]) -> list[Prompt]:
+    return [prompts[i] for i in group]
+
+
+def _one_for_each(prompts: Sequence[Prompt], others: Sequence[Prompt], name: str = "reference") -> list[Prompt]:
+    if len(others) == 1:
+        return list(others) * len(prompts)
+    if len(others) != len(prompts):
+        raise ArgumentError(
+            f"{name}= has {len(others)} prompts for {len(prompts)}; give one for each, in the same order, or one for all"
+        )
+    return list(others)
+
+
+def _check_reference(how: str, reference: Prompts | None) -> None:
+    if how not in get_args(Ablation):
+        raise ArgumentError(f"how={how!r} must be one of {', '.join(get_args(Ablation))}")
+    if how == "zero" and reference is not None:
+        raise ArgumentError("how='zero' uses no reference=; say how='mean' or how='resample', or leave it out")
+    if how != "zero" and reference is None:
+        wanted = (
+            "a set of prompts to average over"
+            if how == "mean"
+            else "a corrupted prompt for each prompt, or one for all"
+        )
+        raise ArgumentError(f"how={how!r} needs reference=: {wanted}")

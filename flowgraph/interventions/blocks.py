@@ -1,0 +1,65 @@
+"""A block in two halves, by its own modules: for rows whose z is known, and for those that go on at one position alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+from ..models.anatomy import Anatomy, Norm, Projection
+from .passes import Call
+
+
+def mixed(
+    anatomy: Anatomy, layer: int, states: Float[Tensor, "row position d_model"], call: Call
+) -> Float[Tensor, "row position width"]:
+    """[row, position, width] what the heads of a layer hand on, heads side by side."""
+    block = anatomy.blocks[layer]
+    reads = states if anatomy.wiring == "post_norm" else block.attention_norm.module(states)
+    seen: list[Tensor] = []
+    handle = block.attention_output.module.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    try:
+        output = block.attention(reads, *call.args, **call.kwargs)
+    finally:
+        handle.remove()
+    # In BERT the projection stands outside the module that attends, and has not run.
+    z: Tensor = seen[0] if seen else output[0]
+    return z
+
+
+def after_attention(
+    anatomy: Anatomy, layer: int, states: Float[Tensor, "*row d_model"], z: Float[Tensor, "*row width"]
+) -> Float[Tensor, "*row d_model"]:
+    """[…, d_model] the state that leaves a block, from the one that entered it and what its heads hand on.
+
+    Every position by itself: only attention mixes them.
+    """
+    block = anatomy.blocks[layer]
+    added = _normed(block.attention_post_norm, block.attention_output.module(z))
+    if anatomy.wiring == "parallel":
+        return states + added + _mlp(anatomy, layer, block.mlp_norm.module(states))
+    middle = states + added
+    if anatomy.wiring == "post_norm":
+        middle = block.attention_norm.module(middle)
+        result: Tensor = block.mlp_norm.module(middle + _mlp(anatomy, layer, middle))
+        return result
+    return middle + _mlp(anatomy, layer, block.mlp_norm.module(middle))
+
+
+def _mlp(anatomy: Anatomy, layer: int, reads: Tensor) -> Tensor:
+    block = anatomy.blocks[layer]
+    fused = block.mlp_gate is not None and block.mlp_gate.module is block.mlp_input.module
+    up = block.mlp_input.module(reads)
+    gate = None if block.mlp_gate is None else up if fused else block.mlp_gate.module(reads)
+    neurons = block.neurons(None if gate is None else _part(block.mlp_gate, gate), _part(block.mlp_input, up))
+    return _normed(block.mlp_post_norm, block.mlp_output.module(neurons))
+
+
+def _part(projection: Projection | None, output: Tensor) -> Tensor:
+    return output if projection is None else output[..., slice(*projection.columns)]
+
+
+def _normed(norm: Norm | None, x: Any) -> Tensor:
+    result: Tensor = x if norm is None else norm.module(x)
+    return result

@@ -1,0 +1,183 @@
+"""The edits of a pass that put a plan into effect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import ArgumentError
+from ..models import LoadedModel
+from ..models.anatomy import Anatomy, wide
+from ..nodes import Node
+from .edges import PatternEdit
+from .passes import Pass
+from .plan import Plan, place_of
+from .senders import Kept, Paths, keep_senders, written
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What is put in place of what is changed: nothing, another run's values, or their mean over a set of runs.
+
+    Attributes
+    ----------
+    kept
+        Sites of the other run; None for nothing, as in zero ablation.
+    mean
+        Whether its rows are averaged.
+    places
+        [position] the position of the other run that stands for each; −1 where there is none, which then stays as it is.
+    """
+
+    kept: Kept | None
+    mean: bool
+    places: Sequence[int]
+
+    def __call__(self, site: str, layer: int, like: Tensor) -> Float[Tensor, "#row position *rest"]:
+        """[row or 1, position, …] the values of a site."""
+        if self.kept is None:
+            return torch.zeros_like(like[:1])
+        return self.averaged(self.kept[site, layer])[:, self._index(like.device)]
+
+    def senders(self, anatomy: Anatomy) -> Float[Tensor, "sender #row position d_model"] | None:
+        """What every sender wrote."""
+        if self.kept is None:
+            return None
+        outputs = written(anatomy, self.kept)
+        outputs = outputs.mean(1, keepdim=True) if self.mean else outputs
+        return outputs[:, :, self._index(outputs.device)]
+
+    def averaged(self, x: Tensor) -> Tensor:
+        """The values, over rows averaged in at least float32 if they are to be."""
+        return wide(x).mean(0, keepdim=True).to(x.dtype) if self.mean else x
+
+    def valid(self, device: torch.device) -> Tensor:
+        """[position] whether there is a counterpart."""
+        return torch.tensor([place >= 0 for place in self.places], device=device)
+
+    def _index(self, device: torch.device) -> Int[Tensor, "position"]:
+        return torch.tensor([max(place, 0) for place in self.places], device=device)
+
+
+def recorded(loaded: LoadedModel, ids: Int[Tensor, "row position"], plan: Plan) -> tuple[Kept, Tensor]:
+    """Run prompts and keep what the plan needs of them; their last states as well."""
+    run = Pass(loaded, len(ids))
+    for site, layers in plan.sites().items():
+        run.keep((site,), sorted(layers))
+    if plan.cuts:
+        keep_senders(run)
+    states = run.run(ids)
+    return run.kept, states
+
+
+def changed(loaded: LoadedModel, ids: Int[Tensor, "row position"], plan: Plan, reference: Reference) -> Tensor:
+    """The last states of a run in which the plan is put into effect."""
+    run = Pass(loaded, len(ids))
+    install(run, plan, reference)
+    return run.run(ids)
+
+
+def install(run: Pass, plan: Plan, reference: Reference) -> None:
+    """Add the edits of a plan to a pass: patterns before terms, terms before heads, nodes before edges."""
+    device = run.anatomy.embedding.weight.device
+    valid = reference.valid(device)
+    if not bool(valid.all()) and (plan.terms or plan.patterns or plan.cuts):
+        raise ArgumentError(
+            "the prompts differ in length: only nodes can be changed across aligned prompts, as patterns and edges have no "
+            "counterpart at every position; make the prompts equally long"
+        )
+    for position in plan.named:
+        if not bool(valid[position]):
+            raise ArgumentError(
+                f"the other prompt has no position that stands for {position}; align otherwise, or take another position"
+            )
+    for layer, edits in plan.patterns.items():
+        run.probe(layer)
+        run.edit("z", layer, partial(_pattern_edited, run, layer, edits, reference))
+    for layer, terms in plan.terms.items():
+        run.probe(layer)
+        run.edit("z", layer, partial(_terms_replaced, run, layer, terms.to(device), reference))
+    for layer in plan.heads.flatten(1).any(1).nonzero()[:, 0].tolist():
+        mask = (plan.heads[layer].T.to(device) & valid[:, None]).repeat_interleave(run.anatomy.d_head, 1)
+        run.edit("z", layer, partial(_replaced, reference, "z", layer, mask))
+    for layer in plan.mlps.any(1).nonzero()[:, 0].tolist():
+        mask = (plan.mlps[layer].to(device) & valid)[:, None]
+        run.edit("mlp_out", layer, partial(_replaced, reference, "mlp_out", layer, mask))
+    for node in plan.others:
+        site, layer = place_of(node)
+        run.edit(site, layer, partial(_node_replaced, reference, node, valid))
+    if plan.cuts:
+        paths = Paths(run, reference.senders(run.anatomy))
+        for (target, into, head), senders in plan.cuts.items():
+            paths.cut(target, into, head, senders.to(device))
+        paths.install()
+
+
+def _replaced(reference: Reference, site: str, layer: int, mask: Tensor, x: Tensor) -> Tensor:
+    return torch.where(mask, reference(site, layer, x), x)
+
+
+def _node_replaced(reference: Reference, node: Node, valid: Tensor, x: Tensor) -> Tensor:
+    site, layer = place_of(node)
+    rows = valid.clone() if node.position is None else torch.zeros_like(valid)
+    if node.position is not None:
+        rows[node.position] = True
+    mask = rows[:, None]
+    if node.kind == "neuron":
+        mask = mask & (torch.arange(x.shape[-1], device=x.device) == node.index)
+    return torch.where(mask, reference(site, layer, x), x)
+
+
+def _terms_replaced(run: Pass, layer: int, terms: Tensor, reference: Reference, z: Tensor) -> Tensor:
+    change = -_mixed(run.anatomy, run.kept["pattern", layer] * terms, run.kept["v", layer])
+    if reference.kept is not None:
+        theirs = _mixed(run.anatomy, reference.kept["pattern", layer] * terms, reference.kept["v", layer])
+        change = change + reference.averaged(theirs)
+    return z + change
+
+
+def _pattern_edited(run: Pass, layer: int, edits: list[PatternEdit], reference: Reference, z: Tensor) -> Tensor:
+    before = run.kept["pattern", layer]
+    after = before.clone()
+    for edit in edits:
+        mask = torch.zeros_like(before[0], dtype=torch.bool)
+        places = (edit.head, edit.query_pos, edit.key_pos)
+        mask[tuple(slice(None) if place is None else place for place in places)] = True
+        new = before.new_full((), edit.value or 0.0)
+        if edit.value is None and reference.kept is not None:
+            new = reference.averaged(reference.kept["pattern", layer])
+        elif edit.value and None in places:
+            # Whole rows and columns cover what the model's mask hides: that stays hidden.
+            mask = mask & (before > 0)
+        replaced = torch.where(mask, new, after)
+        after = _renormalised(edit, after, replaced, mask) if edit.renormalise else replaced
+    return z + _mixed(run.anatomy, after - before, run.kept["v", layer])
+
+
+def _renormalised(edit: PatternEdit, before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
+    """Rows with their sum from before: what was put in stays, the rest is scaled."""
+    changed = torch.where(mask, after, 0.0).sum(-1, keepdim=True)
+    rest = torch.where(mask, 0.0, after).sum(-1, keepdim=True)
+    wanted = before.sum(-1, keepdim=True) - changed
+    touched = mask.any(-1, keepdim=True)
+    if bool((touched & (rest <= 0) & (wanted.abs() > 1e-6)).any()):
+        raise ArgumentError(
+            f"{edit}: nothing else is attended to in one of its rows, so the row cannot keep its sum; say renormalise=False"
+        )
+    factor = torch.where(rest > 0, wanted.clamp(min=0) / rest.clamp(min=torch.finfo(rest.dtype).tiny), 1.0)
+    return torch.where(mask | ~touched, after, after * factor)
+
+
+def _mixed(
+    anatomy: Anatomy,
+    pattern: Float[Tensor, "row head query_pos key_pos"],
+    values: Float[Tensor, "row key_pos kv d_head"],
+) -> Float[Tensor, "row query_pos width"]:
+    """Σ over sources of pattern · value, as z: heads side by side."""
+    by_head = values.transpose(1, 2).repeat_interleave(anatomy.n_heads // anatomy.n_kv_heads, 1)
+    return (pattern.to(by_head.dtype) @ by_head).transpose(1, 2).flatten(2)

@@ -1,0 +1,261 @@
+"""Edge attribution patching: a first-order score of every edge from two forwards and one backward.
+
+score(u → (v, c)) = Σ_t (out_u corrupted − out_u clean) · LN-vjp(W_c g_c): the effect of the edge if everything between the
+receiver's input and the answer were linear. A softmax that is saturated is not: there the score of an edge into a query or key
+is nothing, whatever its effect. The QK fix runs the softmax anew with the query or key that the edge would make, and takes only
+what follows as linear.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..errors import ArgumentError
+from ..models import LoadedModel, load_model
+from ..models.anatomy import Anatomy
+from ..models.attention_weights import attention_weights
+from ..nodes import Node
+from ..table import Table, Tabular
+from .ablation import _one_for_each, answer_logits
+from .edges import Edge, Into, receivers, require_sum, sender_nodes, senders_before
+from .gradients import Forward, Gradients, backward
+from .metrics import Metric, metric_of
+from .passes import ROLES, Pass
+from .prompts import Answers, Prompts, batch_of, prompts_of
+from .senders import keep_senders, read_through_norm, written_change
+
+_TOKENS = 2048
+_FIRST_AND_LAST: tuple[Into, Into] = ("q", "mlp")
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeScores(Tabular):
+    """A score for every edge of a model.
+
+    Attributes
+    ----------
+    sources
+        Senders in the order of computation: ``embed``, then each layer's heads and MLP.
+    receivers
+        (node, what of it reads) in the order of computation.
+    scores
+        [source, receiver] estimated m(edge corrupted) − m(clean), mean over the prompts, in ``unit``: negative where the edge
+        supports the answer; 0 where there is no edge.
+    possible
+        [source, receiver] whether the source writes before the receiver reads.
+    method
+        ``"EAP"`` or ``"EAP with QK fix"``.
+    metric, unit
+        What was measured.
+    clean, corrupted
+        [prompt] metric of the two runs.
+    """
+
+    sources: tuple[Node, ...]
+    receivers: tuple[tuple[Node, Into], ...]
+    scores: Float[np.ndarray, "source receiver"]
+    possible: Bool[np.ndarray, "source receiver"]
+    method: str
+    metric: str
+    unit: str
+    clean: Float[np.ndarray, "prompt"]
+    corrupted: Float[np.ndarray, "prompt"]
+
+    def __repr__(self) -> str:
+        return (
+            f"EdgeScores({self.method}, {len(self.sources):,} sources × {len(self.receivers):,} receivers, "
+            f"{int(self.possible.sum()):,} edges, {len(self.clean)} prompts, {self.metric}, {self.unit})"
+        )
+
+    def strongest(self, k: int) -> list[tuple[Edge, float]]:
+        """The k edges with the largest |score|, the strongest first, each with its score."""
+        if k < 1:
+            raise ArgumentError(f"k={k} must be at least 1")
+        order = np.argsort(-np.where(self.possible, np.abs(self.scores), -1.0), axis=None, kind="stable")
+        places = zip(*np.unravel_index(order[: min(k, int(self.possible.sum()))], self.scores.shape), strict=True)
+        return [
+            (Edge(self.sources[s], self.receivers[r][0], self.receivers[r][1]), float(self.scores[s, r]))
+            for s, r in places
+        ]
+
+    def score(self, edge: Edge) -> float:
+        """Score of one edge without a position.
+
+        Raises
+        ------
+        ArgumentError
+            If the model has no such edge.
+        """
+        if edge.source in self.sources and (edge.target, edge.into) in self.receivers:
+            place = self.sources.index(edge.source), self.receivers.index((edge.target, edge.into))
+            if self.possible[place]:
+                return float(self.scores[place])
+        raise ArgumentError(f"{edge} is not among the scored edges: the model has none such, or it has a position")
+
+    def table(self) -> Table:
+        """One row for each of the strongest 1,000 edges: ``source``, ``target``, ``into``, ``score``."""
+        found = self.strongest(1000)
+        columns: dict[str, Any] = {
+            name: [str(getattr(edge, name)) for edge, _ in found] for name in ("source", "target", "into")
+        }
+        return Table(repr(self), columns | {"score": [s for _, s in found]}, words=("source", "target", "into"))
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """``scores``, ``possible``, ``clean`` and ``corrupted``."""
+        return {name: getattr(self, name) for name in ("scores", "possible", "clean", "corrupted")}
+
+
+def edge_scores(
+    model: Any,
+    clean: Prompts,
+    corrupted: Prompts,
+    metric: Metric | Callable[..., Any] | None = None,
+    *,
+    qk_fix: bool = False,
+    target: Answers = None,
+    foil: Answers = None,
+) -> EdgeScores:
+    """Estimate the effect of every edge at once.
+
+    Parameters
+    ----------
+    model, clean, corrupted, target, foil
+        As for :func:`flowgraph.patch`, prompts of one length.
+    metric
+        As for :func:`flowgraph.gradients`.
+    qk_fix
+        Score edges into queries and keys by a softmax that is run anew, for each sender.
+
+    Returns
+    -------
+    EdgeScores
+        Scores with the sign of the exact effect, from 2 forwards and 1 backward; with the QK fix as well two attentions per
+        sender and layer above it.
+
+    Raises
+    ------
+    ArgumentError, PromptError, TargetError, NonFiniteError, UnsupportedReadingError
+        As for :func:`flowgraph.patch` and :func:`flowgraph.gradients`.
+
+    References
+    ----------
+    Syed et al. (2023), "Attribution Patching Outperforms Automated Circuit Discovery"; Kramár et al. (2024), "AtP*", for the
+    QK fix, which here goes through the receiver's norm exactly.
+    """
+    loaded = load_model(model)
+    loaded.require_head("a score of the answer")
+    require_sum(loaded.anatomy)
+    found = prompts_of(loaded, clean, "clean", target=target, foil=foil)
+    others = _one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
+    batch_of(loaded, [*found, *others], "clean and corrupted")
+    batch, theirs = batch_of(loaded, found, "clean"), batch_of(loaded, others, "corrupted")
+    chosen = metric_of(metric)
+    with loaded.lock:
+        grads, forward = backward(loaded, batch, chosen, extra=("pattern", "v") if qk_fix else ())
+        with torch.no_grad():
+            run = Pass(loaded, len(theirs))
+            keep_senders(run)
+            end = chosen(answer_logits(loaded, run.run(theirs.ids), theirs.positions), forward.aims)
+            changes = written_change(loaded.anatomy, forward.kept, run.kept)
+            scores = _first_order(grads, changes)
+            if qk_fix:
+                _fix_softmax(loaded, grads, forward, changes, scores)
+    every = receivers(loaded.anatomy)
+    before = [senders_before(loaded.anatomy, node.layer, into) for node, into in every]
+    return EdgeScores(
+        sources=sender_nodes(loaded.anatomy),
+        receivers=every,
+        scores=(scores.double() / len(batch)).cpu().numpy(),
+        possible=np.arange(len(changes))[:, None] < np.array(before),
+        method="EAP with QK fix" if qk_fix else "EAP",
+        metric=chosen.name,
+        unit=chosen.unit,
+        clean=grads.values.double().cpu().numpy(),
+        corrupted=end.double().cpu().numpy(),
+    )
+
+
+def _columns(anatomy: Anatomy, layer: int, into: Into) -> slice:
+    """Which receivers are the queries, keys, values or MLP of a layer."""
+    n, g = anatomy.n_heads, anatomy.n_kv_heads
+    first = layer * (n + 2 * g + 1)
+    starts = {"q": (0, n), "k": (n, g), "v": (n + g, g), "mlp": (n + 2 * g, 1), "logits": (0, 1)}
+    start, count = starts[into]
+    return slice(first + start, first + start + count)
+
+
+def _first_order(
+    grads: Gradients, changes: Float[Tensor, "source prompt position d_model"]
+) -> Float[Tensor, "source receiver"]:
+    """Σ over prompts and positions of change · gradient, for every edge."""
+    anatomy, flat = grads.anatomy, changes.flatten(1)
+    layers = len(anatomy.blocks)
+    end = _columns(anatomy, layers, "logits")
+    scores = changes.new_zeros(len(changes), end.stop)
+    for layer in range(layers):
+        # One product for a layer: what senders changed is read once. Senders that write too late are taken out again.
+        into = torch.cat(
+            [grads.into(layer, "q"), grads.into(layer, "k"), grads.into(layer, "v"), grads.into(layer, "mlp")]
+        )
+        attention, mlp = (senders_before(anatomy, layer, kind) for kind in _FIRST_AND_LAST)
+        columns = slice(_columns(anatomy, layer, "q").start, _columns(anatomy, layer, "mlp").stop)
+        scores[:mlp, columns] = flat[:mlp] @ into.flatten(1).T
+        scores[attention:mlp, columns.start : columns.stop - 1] = 0.0
+    scores[:, end] = flat @ grads.into(None, "logits").flatten(1).T
+    return scores
+
+
+def _fix_softmax(
+    loaded: LoadedModel,
+    grads: Gradients,
+    forward: Forward,
+    changes: Float[Tensor, "source prompt position d_model"],
+    scores: Float[Tensor, "source receiver"],
+) -> None:
+    """Put scores by a softmax run anew in place of the first-order ones of queries and keys."""
+    anatomy = loaded.anatomy
+    group = anatomy.n_heads // anatomy.n_kv_heads
+    step = max(1, _TOKENS // (changes.shape[1] * changes.shape[2]))
+    for layer in range(len(anatomy.blocks)):
+        values = forward.kept["v", layer].repeat_interleave(group, 2)
+        worth = torch.einsum("pthk,pshk->phts", grads.z[layer], values.to(grads.z))
+        pattern = forward.kept["pattern", layer]
+        before = senders_before(anatomy, layer, "q")
+        for start in range(0, before, step):
+            senders = slice(start, min(start + step, before))
+            moved = read_through_norm(anatomy, layer, "attention", forward.kept["resid_pre", layer], changes[senders])
+            for into in ("q", "k"):
+                patched = _patterns(loaded, forward, layer, into, moved)
+                by_head = torch.einsum("uphts,phts->uh", (patched - pattern).to(worth), worth)
+                if into == "k":
+                    by_head = by_head.unflatten(1, (-1, group)).sum(2)
+                scores[senders, _columns(anatomy, layer, into)] = by_head
+
+
+def _patterns(
+    loaded: LoadedModel,
+    forward: Forward,
+    layer: int,
+    into: Literal["q", "k"],
+    moved: Float[Tensor, "source prompt position d_model"],
+) -> Float[Tensor, "source prompt head query_pos key_pos"]:
+    """Patterns of a layer by its own attention, when what queries or keys read is moved."""
+    anatomy, block = loaded.anatomy, loaded.anatomy.blocks[layer]
+    weight, _ = attention_weights(anatomy, layer, ROLES[into])
+    shift = torch.einsum("uptd,hdk->upthk", moved.to(weight), weight).flatten(0, 1)
+    run = Pass(loaded, len(shift))
+    run.edit(into, layer, lambda heads: heads + shift.to(heads))
+    run.keep(("pattern",), [layer])
+    reads = block.attention_norm.module(forward.kept["resid_pre", layer]).repeat(len(moved), 1, 1)
+    call = forward.calls[layer]
+    with run.hooked():
+        block.attention(reads, *call.args, **call.kwargs)
+    patterns: Tensor = run.kept["pattern", layer].unflatten(0, (len(moved), -1))
+    return patterns

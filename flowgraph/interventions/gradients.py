@@ -1,0 +1,197 @@
+"""Gradients of a metric with respect to what is written and what is read, from one backward pass through hooks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..errors import ArgumentError
+from ..models import LoadedModel, load_model
+from ..models.anatomy import Anatomy, Norm, wide
+from ..models.attention_weights import attention_weights
+from .ablation import aims_of, answer_logits
+from .edges import Into, require_sum
+from .metrics import Aims, Metric, metric_of
+from .passes import ROLES, Call, Pass
+from .prompts import Answers, Batch, Prompts, batch_of, prompts_of
+from .senders import Kept, keep_senders
+
+
+@dataclass(frozen=True, eq=False)
+class Gradients:
+    """Gradients of each prompt's metric; rows of one prompt depend on that prompt alone.
+
+    Attributes
+    ----------
+    values
+        [prompt] the metric.
+    embed
+        [prompt, position, d_model] with respect to the state that enters the first block.
+    attn_out, mlp_out
+        [layer, prompt, position, d_model] with respect to what attention and MLP add to the stream: for a head's output
+        where there is no second norm, the same as for attention's.
+    z
+        [layer, prompt, position, head, d_head] with respect to what heads hand to the output projection.
+    q, k, v
+        [layer, prompt, position, head or key/value head, d_head] with respect to the projections' outputs.
+    mlp_in
+        [layer, prompt, position, d_model] with respect to what the MLP reads, after its norm.
+    final
+        [prompt, position, d_model] with respect to the last state.
+    states
+        Site and layer → the states that were read, for :meth:`into`.
+    """
+
+    values: Float[Tensor, "prompt"]
+    embed: Float[Tensor, "prompt position d_model"]
+    attn_out: Float[Tensor, "layer prompt position d_model"]
+    mlp_out: Float[Tensor, "layer prompt position d_model"]
+    z: Float[Tensor, "layer prompt position head d_head"]
+    q: Float[Tensor, "layer prompt position head d_head"]
+    k: Float[Tensor, "layer prompt position kv_head d_head"]
+    v: Float[Tensor, "layer prompt position kv_head d_head"]
+    mlp_in: Float[Tensor, "layer prompt position d_model"]
+    final: Float[Tensor, "prompt position d_model"]
+    states: Kept
+    anatomy: Anatomy
+
+    def into(self, layer: int | None, into: Into) -> Float[Tensor, "receiver prompt position d_model"]:
+        """[receiver, prompt, position, d_model] gradient with respect to the state, over one reading of it alone.
+
+        ``"q"``: through each head's query; ``"k"``, ``"v"``: each key/value head's; ``"mlp"`` and ``"logits"`` (of no layer)
+        have one receiver.
+
+        Raises
+        ------
+        UnsupportedReadingError
+            If the model's blocks normalise the stream itself.
+        """
+        require_sum(self.anatomy)
+        if layer is None:
+            return self.final[None]
+        block = self.anatomy.blocks[layer]
+        if into == "mlp":
+            state = self.states["resid_pre" if self.anatomy.wiring == "parallel" else "resid_mid", layer]
+            return norm_vjp(block.mlp_norm, state, self.mlp_in[layer][None])
+        weight, _ = attention_weights(self.anatomy, layer, ROLES[into])
+        by_head = getattr(self, into)[layer].permute(2, 0, 1, 3)
+        reads = torch.einsum("hptk,hdk->hptd", by_head, weight)
+        return norm_vjp(block.attention_norm, self.states["resid_pre", layer], reads)
+
+
+def gradients(
+    model: Any,
+    prompts: Prompts,
+    metric: Metric | Callable[..., Any] | None = None,
+    *,
+    target: Answers = None,
+    foil: Answers = None,
+) -> Gradients:
+    """One forward and one backward pass.
+
+    Parameters
+    ----------
+    model, prompts, metric, target, foil
+        As for :func:`flowgraph.ablate`; the metric has to be differentiable, which a rank is not.
+
+    Raises
+    ------
+    ArgumentError
+        If the metric has no gradient.
+    UnsupportedReadingError
+        If the model has no head.
+    """
+    loaded = load_model(model)
+    loaded.require_head("a gradient of the answer")
+    batch = batch_of(loaded, prompts_of(loaded, prompts, "prompts", target=target, foil=foil), "prompts")
+    with loaded.lock:
+        return backward(loaded, batch, metric_of(metric))[0]
+
+
+@dataclass(frozen=True, eq=False)
+class Forward:
+    """What a pass with gradients keeps besides: what senders wrote, what attention was called with, logits and answers."""
+
+    kept: Kept
+    calls: dict[int, Call]
+    logits: Tensor
+    aims: Aims
+
+
+def backward(
+    loaded: LoadedModel, batch: Batch, metric: Metric, *, extra: tuple[str, ...] = ()
+) -> tuple[Gradients, Forward]:
+    """Gradients, and the forward pass they come from, which keeps ``extra`` sites of every layer as well."""
+    anatomy = loaded.anatomy
+    run = Pass(loaded, len(batch), gradients=True)
+    run.edit("resid_pre", 0, lambda x: x.detach().requires_grad_())
+    run.keep(("resid_pre",), [0], graph=True)
+    run.keep(("q", "k", "v", "z", "attn_out", "mlp_in0", "mlp_in1", "mlp_out"), graph=True)
+    run.keep(("final",), [len(anatomy.blocks) - 1], graph=True)
+    # What is kept from here on stands beside the graph.
+    wanted, run.kept = run.kept, {}
+    keep_senders(run)
+    middle = () if anatomy.wiring == "parallel" else ("resid_mid",)
+    run.keep({"resid_pre", *middle, *extra})
+    if extra:
+        run.keep_calls()
+    states = run.run(batch.ids)
+    with torch.enable_grad():
+        logits = answer_logits(loaded, states, batch.positions)
+        aims = aims_of(batch, logits.detach())
+        values = metric(logits, aims)
+        if not values.requires_grad:
+            raise ArgumentError(
+                f"metric {metric.name!r} has no gradient; take one that is differentiable, such as logit_difference or "
+                "log_probability"
+            )
+        found = torch.autograd.grad(values.sum(), list(wanted.values()))
+    grads = {key: wide(gradient) for key, gradient in zip(wanted, found, strict=True)}
+    forward = Forward(run.kept, run.attention_calls, logits.detach(), aims)
+    return _gradients(anatomy, grads, values.detach(), run.kept), forward
+
+
+def _gradients(anatomy: Anatomy, grads: dict[tuple[str, int], Tensor], values: Tensor, kept: Kept) -> Gradients:
+    layers = range(len(anatomy.blocks))
+
+    def stacked(site: str) -> Tensor:
+        return torch.stack([grads[site, layer] for layer in layers])
+
+    return Gradients(
+        values=values,
+        embed=grads["resid_pre", 0],
+        attn_out=stacked("attn_out"),
+        mlp_out=stacked("mlp_out"),
+        z=stacked("z").unflatten(-1, (anatomy.n_heads, anatomy.d_head)),
+        q=stacked("q"),
+        k=stacked("k"),
+        v=stacked("v"),
+        mlp_in=torch.stack([_into_mlp(grads, layer) for layer in layers]),
+        final=grads["final", len(anatomy.blocks) - 1],
+        states=kept,
+        anatomy=anatomy,
+    )
+
+
+def _into_mlp(grads: dict[tuple[str, int], Tensor], layer: int) -> Tensor:
+    """Gradient with respect to what the MLP reads: of one module, or of input and gate together."""
+    first, second = grads["mlp_in0", layer], grads.get(("mlp_in1", layer))
+    return first if second is None else first + second
+
+
+def norm_vjp(norm: Norm, x: Float[Tensor, "*n d"], gradient: Float[Tensor, "*m d"]) -> Float[Tensor, "*m d"]:
+    """Gradient before a norm from the gradient after it; the norm's scale moves along."""
+    x = wide(x)
+    scaled = gradient * norm.gain(x.shape[-1]).to(gradient)
+    scale = norm.scale(x)[..., None]
+    centred = x - x.mean(-1, keepdim=True) if norm.kind == "layer" else x
+    direction = centred / scale
+    result: Tensor = scaled - direction * (scaled * direction).mean(-1, keepdim=True)
+    if norm.kind == "layer":
+        result = result - scaled.mean(-1, keepdim=True)
+    return result / scale

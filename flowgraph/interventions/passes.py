@@ -1,0 +1,320 @@
+"""A forward pass of a batch in which tensors are changed or kept as they pass by, through plain hooks.
+
+Heads are changed at z, the input of the attention's output projection; neurons at the input of the MLP's; what attention and
+MLP add to the stream where it is added, after a second norm; states at the block's input and output. resid_mid, which no
+module of a sequential block hands on, is changed through what attention adds. Patterns exist only after the projection has
+run, so a layer whose pattern is wanted at z runs its attention once before.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from ..errors import NoPatternError
+from ..models import LoadedModel
+from ..models.anatomy import Anatomy, Block, wide
+from ..models.attention_weights import Role
+from ..models.forward import eager_attention
+
+Edit = Callable[[Tensor], Tensor]
+"""What is done to a tensor [row, position, …]: it gives another, or the same if it only looks."""
+
+ROLES: dict[str, Role] = {"q": "query", "k": "key", "v": "value"}
+
+
+@dataclass(frozen=True, eq=False)
+class Call:
+    """What a module was called with besides hidden states: masks, position embeddings, …; for one row, which fits any batch."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+
+
+class Pass:
+    """One forward pass, or several of the same edits.
+
+    Parameters
+    ----------
+    loaded
+        The model.
+    rows
+        Number of prompts in the batch.
+    gradients
+        Let autograd see the pass.
+    """
+
+    def __init__(self, loaded: LoadedModel, rows: int, *, gradients: bool = False) -> None:
+        self.anatomy: Anatomy = loaded.anatomy
+        self.rows = rows
+        self.gradients = gradients
+        self.edits: dict[tuple[str, int], list[Edit]] = {}
+        self.kept: dict[tuple[str, int], Tensor] = {}
+        self.block_calls: dict[int, Call] = {}
+        self.attention_calls: dict[int, Call] = {}
+        self.probed: set[int] = set()
+        self._keeps_calls = False
+        self._probing = False
+        self._entering: dict[int, Tensor] = {}
+
+    def edit(self, site: str, layer: int, edit: Edit) -> None:
+        """Add an edit; those of one site run in the order in which they were added."""
+        self.edits.setdefault((site, layer), []).append(edit)
+
+    def keep(self, sites: Iterable[str], layers: Iterable[int] | None = None, *, graph: bool = False) -> None:
+        """Keep the tensors of some sites, as they are after the edits added so far, in ``kept[site, layer]``.
+
+        With ``graph`` they stay part of the graph of autograd, so that gradients with respect to them can be asked for.
+        """
+        for layer in range(len(self.anatomy.blocks)) if layers is None else layers:
+            for site in sites:
+                self.edit(site, layer, _Keeper(self.kept, (site, layer), graph))
+
+    def keep_calls(self) -> None:
+        """Keep what blocks and attentions are called with."""
+        self._keeps_calls = True
+
+    def probe(self, layer: int) -> None:
+        """Have the pattern and the values of a layer in ``kept`` when its z is edited."""
+        self.probed.add(layer)
+
+    def run(self, ids: Int[Tensor, "row position"]) -> Float[Tensor, "row position d_model"]:
+        """The last states of a pass from tokens on; the edits of ``final`` are applied to them."""
+        model = self.anatomy.model
+        base = getattr(model, "base_model", model)
+        options: dict[str, Any] = {"use_cache": False} if self.anatomy.causal else {}
+        last: dict[tuple[str, int], Tensor] = {}
+        end = len(self.anatomy.blocks) - 1
+        with self.hooked(_Keeper(last, ("resid_post", end), self.gradients)):
+            base(input_ids=ids, **options)
+        return self._edited("final", end, last["resid_post", end])
+
+    def resume(
+        self, states: Float[Tensor, "row position d_model"], layer: int, calls: dict[int, Call]
+    ) -> Float[Tensor, "row position d_model"]:
+        """The last states of a pass that enters ``layer`` with ``states``."""
+        with self.hooked():
+            for below in range(layer, len(self.anatomy.blocks)):
+                states = self.block(below, states, calls[below])
+            return self._edited("final", len(self.anatomy.blocks) - 1, states)
+
+    def block(self, layer: int, states: Tensor, call: Call) -> Tensor:
+        """One block; only inside :meth:`hooked`."""
+        output = self.anatomy.blocks[layer].module(states, *call.args, **call.kwargs)
+        result: Tensor = output[0] if isinstance(output, tuple) else output
+        return result
+
+    def hooked(self, last: Edit | None = None) -> ExitStack:
+        """A context in which the model runs with the edits, in evaluation mode and with eager attention."""
+        with ExitStack() as stack:
+            stack.enter_context(torch.set_grad_enabled(self.gradients))
+            stack.enter_context(eager_attention(self.anatomy.model))
+            for handle in self._handles(last):
+                stack.callback(handle.remove)
+            return stack.pop_all()
+
+    def _handles(self, last: Edit | None) -> Iterator[Any]:
+        for layer, block in enumerate(self.anatomy.blocks):
+            if self._keeps_calls:
+                yield _call_hook(block.module, self.block_calls, layer)
+                yield _call_hook(block.attention, self.attention_calls, layer)
+            yield from self._attention_handles(layer, block)
+            yield from self._mlp_handles(layer, block)
+            if last is not None and layer == len(self.anatomy.blocks) - 1:
+                self.edits[_LAST] = [last]
+                yield self._on_output(block.module, *_LAST)
+
+    def _attention_handles(self, layer: int, block: Block) -> Iterator[Any]:
+        middle = ("resid_mid", layer) in self.edits and self.anatomy.wiring not in ("parallel", "post_norm")
+        if ("resid_pre", layer) in self.edits or middle:
+            yield self._on_input(block.module, "resid_pre", layer)
+        if layer in self.probed:
+            yield block.attention.register_forward_pre_hook(self._prober(layer), with_kwargs=True)
+        yield from self._projection_handles(layer, block)
+        if ("z", layer) in self.edits:
+            yield self._on_input(block.attention_output.module, "z", layer)
+        if ("pattern", layer) in self.edits:
+            yield block.attention.register_forward_hook(self._pattern_hook(layer))
+        post = block.attention_post_norm
+        if ("attn_sum", layer) in self.edits:
+            yield self._on_output(block.attention_output.module, "attn_sum", layer)
+        if ("attn_out", layer) in self.edits or middle:
+            yield self._on_output(block.attention_output.module if post is None else post.module, "attn_out", layer)
+        if ("resid_mid", layer) in self.edits and self.anatomy.wiring == "post_norm":
+            yield self._on_output(block.attention_norm.module, "resid_mid", layer)
+
+    def _projection_handles(self, layer: int, block: Block) -> Iterator[Any]:
+        sites = [site for site in ROLES if (site, layer) in self.edits or (site == "v" and layer in self.probed)]
+        if block.fused is not None:
+            if sites:
+                yield self._on_heads(block.fused, sites, layer)
+            return
+        for site in sites:
+            yield self._on_heads(getattr(block, ROLES[site]), [site], layer)
+
+    def _mlp_handles(self, layer: int, block: Block) -> Iterator[Any]:
+        modules = {id(p.module): p.module for p in (block.mlp_input, block.mlp_gate) if p is not None}
+        for n, module in enumerate(modules.values()):
+            if ("mlp_in", layer) in self.edits:
+                yield self._on_input(module, "mlp_in", layer)
+            if (f"mlp_in{n}", layer) in self.edits:
+                yield self._on_input(module, f"mlp_in{n}", layer)
+        post = block.mlp_post_norm
+        for site, module, hook in (
+            ("neurons", block.mlp_output.module, self._on_input),
+            ("mlp_out", block.mlp_output.module if post is None else post.module, self._on_output),
+            ("resid_post", block.module, self._on_output),
+        ):
+            if (site, layer) in self.edits:
+                yield hook(module, site, layer)
+
+    def _edited(self, site: str, layer: int, x: Tensor) -> Tensor:
+        """The tensor after the edits of a site; the very same where nothing changed."""
+        if self._probing and site not in ROLES:
+            return x
+        y = rows = x if x.ndim != 2 else x.view(self.rows, -1, x.shape[-1])
+        for edit in self.edits.get((site, layer), ()):
+            y = edit(y)
+        if site == "resid_pre":
+            self._entering[layer] = y
+        if site == "attn_out" and self.anatomy.wiring not in ("parallel", "post_norm"):
+            y = self._middle(layer, y)
+        return x if y is rows else y.view(x.shape)
+
+    def _middle(self, layer: int, added: Tensor) -> Tensor:
+        """What attention has to add so that the state after it is the edited one."""
+        edits = self.edits.get(("resid_mid", layer))
+        if not edits:
+            return added
+        state = middle = self._entering[layer] + added
+        for edit in edits:
+            state = edit(state)
+        return added if state is middle else state - self._entering[layer]
+
+    def _on_input(self, module: nn.Module, site: str, layer: int) -> Any:
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            name = None if args else next(iter(kwargs))
+            x = args[0] if name is None else kwargs[name]
+            new = self._edited(site, layer, x)
+            if new is x:
+                return None
+            return ((new, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: new})
+
+        return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+    def _on_output(self, module: nn.Module, site: str, layer: int) -> Any:
+        def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+            x = output[0] if isinstance(output, tuple) else output
+            new = self._edited(site, layer, x)
+            if new is x:
+                return None
+            return (new, *output[1:]) if isinstance(output, tuple) else new
+
+        return module.register_forward_hook(hook)
+
+    def _on_heads(self, module: nn.Module, sites: Sequence[str], layer: int) -> Any:
+        """Edits of queries, keys or values as projected, [row, position, head, d_head]."""
+
+        def hook(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor | None:
+            heads = output.view(self.rows, -1, output.shape[-1] // self.anatomy.d_head, self.anatomy.d_head)
+            new = heads
+            for site in sites:
+                part = heads_of(self.anatomy, site)
+                before = new[:, :, part]
+                after = self._edited(site, layer, before)
+                if after is not before:
+                    new = new.clone() if new is heads else new
+                    new[:, :, part] = after
+                if site == "v" and layer in self.probed:
+                    self.kept["v", layer] = after.detach()
+            return None if new is heads else new.view(output.shape)
+
+        return module.register_forward_hook(hook)
+
+    def _prober(self, layer: int) -> Any:
+        def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            self._probing = True
+            try:
+                # Past the module's own hooks, so that this one does not call itself.
+                output = module.forward(*args, **kwargs)
+            finally:
+                self._probing = False
+            self.kept["pattern", layer] = _pattern(module, output, layer)
+
+        return hook
+
+    def _pattern_hook(self, layer: int) -> Any:
+        def hook(module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            self._edited("pattern", layer, _pattern(module, output, layer))
+
+        return hook
+
+
+_LAST = ("resid_post", -1)
+
+
+def logits_of_states(loaded: LoadedModel, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
+    """[row, d_vocab] what the model's own final norm and head make of last states, at least in float32."""
+    anatomy = loaded.anatomy
+    if anatomy.final_norm is not None:
+        states = anatomy.final_norm.module(states)
+    for module in anatomy.head:
+        states = module(states)
+    logits = wide(states)
+    return logits if anatomy.softcap is None else anatomy.softcap * torch.tanh(logits / anatomy.softcap)
+
+
+def heads_of(anatomy: Anatomy, site: str) -> slice:
+    """Which heads of a projection's output are queries, keys or values."""
+    attention = anatomy.stack.attention
+    if not attention.fused:
+        return slice(None)
+    n, g = anatomy.n_heads, anatomy.n_kv_heads
+    if attention.fused_layout == "interleaved":
+        return slice("qkv".index(site), None, 3)
+    return {"q": slice(0, n), "k": slice(n, n + g), "v": slice(n + g, n + 2 * g)}[site]
+
+
+class _Keeper:
+    """An edit that changes nothing and remembers what it saw."""
+
+    def __init__(self, kept: dict[tuple[str, int], Tensor], key: tuple[str, int], gradients: bool) -> None:
+        self.kept, self.key, self.gradients = kept, key, gradients
+
+    def __call__(self, x: Tensor) -> Tensor:
+        # For autograd a tensor of its own, which the rest of the pass is made of: a view would be thrown away.
+        self.kept[self.key] = kept = x.clone() if self.gradients else x.detach()
+        return kept if self.gradients else x
+
+
+def _call_hook(module: nn.Module, calls: dict[int, Call], layer: int) -> Any:
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        name = None if args else next(iter(kwargs))
+        states = args[0] if name is None else kwargs[name]
+        rest = {key: _first_row(value, len(states)) for key, value in kwargs.items() if key != name}
+        calls[layer] = Call(tuple(_first_row(value, len(states)) for value in args[1:]), rest)
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
+
+
+def _first_row(value: Any, rows: int) -> Any:
+    """Masks and positions of one row: prompts of one length without padding all have the same."""
+    if isinstance(value, Tensor):
+        return value[:1] if value.ndim > 1 and len(value) == rows else value
+    return tuple(_first_row(part, rows) for part in value) if isinstance(value, tuple) else value
+
+
+def _pattern(module: nn.Module, output: Any, layer: int) -> Tensor:
+    pattern = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+    if not isinstance(pattern, Tensor) or pattern.ndim != 4:
+        raise NoPatternError(
+            f"{type(module).__name__} of layer {layer} returned no attention pattern; load the model with "
+            "attn_implementation='eager', or change no pattern"
+        )
+    return pattern

@@ -1,0 +1,279 @@
+"""What an intervention changes, sorted by where it is changed: masks of heads, MLPs and terms, edges, patterns, other nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ..errors import ArgumentError
+from ..graph import EDGE_KINDS, FlowGraph
+from ..models.anatomy import Anatomy
+from ..nodes import Node
+from .edges import SENDERS, Edge, Into, PatternEdit, check_edge, check_node, receivers, require_sum, sender_index
+
+Part = Node | Edge | PatternEdit
+What = Part | FlowGraph | Sequence[Part]
+GraphParts = Literal["edges", "nodes"]
+
+_OTHERS = ("attn", "neuron", "resid_pre", "resid_mid", "resid_post", "embed")
+_WRITERS = ("head", "mlp")
+_CIRCUIT: dict[str, Into] = {"query": "q", "key": "k", "value": "v", "mlp_in": "mlp", "unembed": "logits"}
+_FLOW = frozenset({"attention", "head", "mlp", "mlp_in", "residual", "unembed", "embed", "bias"})
+
+
+@dataclass(eq=False)
+class Plan:
+    """Everything that is changed in one pass over prompts of ``n_tokens``.
+
+    Attributes
+    ----------
+    heads, mlps
+        [layer, head, position] and [layer, position] True where what is written is replaced.
+    terms
+        Layer → [head, query_pos, key_pos] True where the term pattern · value of a head is replaced.
+    cuts
+        (layer or None, into, head) → [sender, position] 1 where the edge is cut.
+    patterns
+        Edits of patterns by layer.
+    others
+        Further nodes.
+    named
+        Positions that were asked for by number.
+    text
+        What is changed, in words.
+    """
+
+    anatomy: Anatomy
+    n_tokens: int
+    heads: Tensor
+    mlps: Tensor
+    text: str = ""
+    terms: dict[int, Tensor] = field(default_factory=dict)
+    cuts: dict[tuple[int | None, Into, int], Tensor] = field(default_factory=dict)
+    patterns: dict[int, list[PatternEdit]] = field(default_factory=dict)
+    others: list[Node] = field(default_factory=list)
+    named: set[int] = field(default_factory=set)
+
+    def sites(self) -> dict[str, set[int]]:
+        """Site → layers whose values a reference has to hold."""
+        wanted: dict[str, set[int]] = {}
+        for site, layers in (
+            ("z", self.heads.flatten(1).any(1).nonzero()[:, 0].tolist()),
+            ("mlp_out", self.mlps.any(1).nonzero()[:, 0].tolist()),
+            ("pattern", [*self.terms, *self.patterns]),
+            ("v", [*self.terms]),
+        ):
+            wanted.setdefault(site, set()).update(layers)
+        for node in self.others:
+            site, layer = place_of(node)
+            wanted.setdefault(site, set()).add(layer)
+        return wanted
+
+
+def plan_of(anatomy: Anatomy, what: What, n_tokens: int, *, outside: bool, parts: GraphParts) -> Plan:
+    """Sort what is to be changed.
+
+    Raises
+    ------
+    ArgumentError
+        If there is nothing to change, a part does not exist in the model or cannot be changed.
+    UnsupportedReadingError
+        If edges are asked for in a model that has none.
+    """
+    layers, heads = len(anatomy.blocks), anatomy.n_heads
+    plan = Plan(
+        anatomy,
+        n_tokens,
+        heads=torch.zeros(layers, heads, n_tokens, dtype=torch.bool),
+        mlps=torch.zeros(layers, n_tokens, dtype=torch.bool),
+    )
+    if isinstance(what, FlowGraph):
+        _add_graph(plan, what, outside, parts)
+    else:
+        several = [what] if isinstance(what, (Node, Edge, PatternEdit)) else list(what)
+        plan.text = ("all but " if outside else "") + words(several)
+        _add_parts(plan, several, outside)
+    return plan
+
+
+def words(parts: Sequence[object]) -> str:
+    """A few parts by name, many by their number."""
+    shown = ", ".join(str(part) for part in parts[:3])
+    return shown if len(parts) <= 3 else f"{shown} and {len(parts) - 3} more"
+
+
+def place_of(node: Node) -> tuple[str, int]:
+    """Site and layer at which a node is changed."""
+    if node.kind == "embed":
+        return "resid_pre", 0
+    assert node.layer is not None
+    return {"head": "z", "mlp": "mlp_out", "attn": "attn_out", "neuron": "neurons"}.get(
+        node.kind, node.kind
+    ), node.layer
+
+
+def circuit_edges(graph: FlowGraph) -> list[Edge] | None:
+    """The edges of a circuit; None if the graph is one of flow between states."""
+    kinds = {EDGE_KINDS[kind] for kind in graph.kind}
+    ends = {graph.nodes[n].kind for n in graph.source}
+    if not kinds or not kinds <= set(_CIRCUIT) or not ends <= set(SENDERS):
+        return None
+    return [
+        Edge(graph.nodes[source], graph.nodes[target], _CIRCUIT[EDGE_KINDS[kind]])
+        for source, target, kind in zip(graph.source, graph.target, graph.kind, strict=True)
+    ]
+
+
+def _add_parts(plan: Plan, parts: Sequence[Part], outside: bool) -> None:
+    if not parts:
+        raise ArgumentError(
+            "there is nothing to change: give a Node, an Edge, a PatternEdit, several of these, or a graph"
+        )
+    nodes = [part for part in parts if isinstance(part, Node)]
+    edges = [part for part in parts if isinstance(part, Edge)]
+    strange = [part for part in parts if not isinstance(part, (Node, Edge, PatternEdit))]
+    if strange:
+        raise ArgumentError(
+            f"{strange[0]!r} ({type(strange[0]).__name__}) cannot be changed; give a Node, an Edge, a PatternEdit, several of "
+            "these, or a FlowGraph"
+        )
+    if outside and len(parts) not in (len(nodes), len(edges)):
+        raise ArgumentError(
+            "outside=True needs heads and MLPs alone, edges alone, or a graph: of others there is no rest"
+        )
+    for node in nodes:
+        _add_node(plan, node, outside)
+    for edge in edges:
+        check_edge(plan.anatomy, edge)
+        _add_edge(plan, edge)
+    if outside:
+        _complement(plan, edges=bool(edges))
+    for part in parts:
+        if isinstance(part, PatternEdit):
+            _add_pattern(plan, part)
+
+
+def _add_node(plan: Plan, node: Node, outside: bool) -> None:
+    allowed = _WRITERS if outside else (*_WRITERS, *_OTHERS)
+    if node.kind not in allowed:
+        why = " (with outside=True)" if outside else ""
+        raise ArgumentError(f"{node} is a {node.kind!r}, which cannot be changed{why}; what can: {', '.join(allowed)}")
+    check_node(plan.anatomy, node)
+    if node.position is not None and node.position >= plan.n_tokens:
+        raise ArgumentError(f"{node}: position={node.position} is outside the prompt of {plan.n_tokens} tokens")
+    if node.kind == "resid_mid" and plan.anatomy.wiring == "parallel":
+        raise ArgumentError(
+            f"{node}: parallel blocks have no state between attention and MLP; take resid_pre or resid_post"
+        )
+    at = slice(None) if node.position is None else node.position
+    plan.named |= set() if node.position is None else {node.position}
+    if node.kind == "head":
+        plan.heads[node.layer, node.head, at] = True
+    elif node.kind == "mlp":
+        plan.mlps[node.layer, at] = True
+    else:
+        plan.others.append(node)
+
+
+def _add_edge(plan: Plan, edge: Edge) -> None:
+    if edge.position is not None and edge.position >= plan.n_tokens:
+        raise ArgumentError(f"{edge}: position={edge.position} is outside the prompt of {plan.n_tokens} tokens")
+    at = slice(None) if edge.position is None else edge.position
+    key = (edge.target.layer, edge.into, edge.target.head or 0)
+    if key not in plan.cuts:
+        plan.cuts[key] = torch.zeros(1 + len(plan.anatomy.blocks) * (plan.anatomy.n_heads + 1), plan.n_tokens)
+    plan.cuts[key][sender_index(plan.anatomy, edge.source), at] = 1.0
+
+
+def _complement(plan: Plan, *, edges: bool) -> None:
+    if not edges:
+        plan.heads, plan.mlps = ~plan.heads, ~plan.mlps
+        return
+    kept, plan.cuts = plan.cuts, {}
+    senders = 1 + len(plan.anatomy.blocks) * (plan.anatomy.n_heads + 1)
+    for node, into in receivers(plan.anatomy):
+        key = (node.layer, into, node.head or 0)
+        everything = torch.ones(senders, plan.n_tokens)
+        plan.cuts[key] = everything - kept[key] if key in kept else everything
+
+
+def _add_pattern(plan: Plan, edit: PatternEdit) -> None:
+    anatomy = plan.anatomy
+    limits = {"layer": len(anatomy.blocks), "head": anatomy.n_heads}
+    limits |= {"query_pos": plan.n_tokens, "key_pos": plan.n_tokens}
+    for name, limit in limits.items():
+        value = getattr(edit, name)
+        if value is not None and not 0 <= value < limit:
+            raise ArgumentError(f"{edit}: {name}={value} does not exist; it must lie in 0…{limit - 1}")
+    if anatomy.causal and edit.query_pos is not None and edit.key_pos is not None and edit.key_pos > edit.query_pos:
+        raise ArgumentError(
+            f"{edit}: key_pos={edit.key_pos} comes after query_pos={edit.query_pos}; in a causal model a token sees earlier "
+            "tokens only"
+        )
+    plan.patterns.setdefault(edit.layer, []).append(edit)
+
+
+def _add_graph(plan: Plan, graph: FlowGraph, outside: bool, parts: GraphParts) -> None:
+    if not len(graph):
+        raise ArgumentError(
+            "the graph has no edges, so there is nothing to change and nothing to keep; lower its threshold"
+        )
+    plan.text = f"all but the {parts} of {graph!r}" if outside else f"the {parts} of {graph!r}"
+    edges = circuit_edges(graph)
+    if parts == "nodes":
+        nodes = [node for node in graph.nodes if node.kind in (_WRITERS if outside else (*_WRITERS, "attn", "neuron"))]
+        if not any(node.kind == "head" for node in nodes) and outside:
+            raise ArgumentError("the graph shows no single heads, so all of them would be outside; use level='head'")
+        _add_parts(plan, nodes, outside)
+    elif parts != "edges":
+        raise ArgumentError(f"parts={parts!r} must be 'edges' or 'nodes'")
+    elif edges is not None:
+        require_sum(plan.anatomy)
+        _add_parts(plan, edges, outside)
+    else:
+        _add_flow(plan, graph, outside)
+
+
+def _add_flow(plan: Plan, graph: FlowGraph, outside: bool) -> None:
+    """Terms of heads and outputs of heads and MLPs that a graph of flow between states shows, or all that it does not."""
+    kinds = {EDGE_KINDS[kind] for kind in graph.kind}
+    ends = {
+        graph.nodes[n].kind for n, kind in zip(graph.target, graph.kind, strict=True) if EDGE_KINDS[kind] != "unembed"
+    }
+    if not kinds <= _FLOW or "logit" in ends:
+        raise ArgumentError(
+            f"the edges of a graph of method {graph.info.method!r} are not those that run between states; change its nodes "
+            "(parts='nodes'), or take another method"
+        )
+    if len(graph.info.tokens) != plan.n_tokens:
+        raise ArgumentError(f"the graph is of {len(graph.info.tokens)} tokens, the prompts have {plan.n_tokens}")
+    shape = (len(plan.anatomy.blocks), plan.anatomy.n_heads, plan.n_tokens, plan.n_tokens)
+    terms = torch.zeros(shape, dtype=torch.bool)
+    writes, mlps = torch.zeros(shape[:3], dtype=torch.bool), torch.zeros_like(plan.mlps)
+    for kind, layer, head, query, key in _columns(graph):
+        heads = slice(None) if head < 0 else head
+        if kind == "attention":
+            terms[layer, heads, query, key] = True
+        elif kind == "head":
+            writes[layer, heads, query] = True
+        elif kind == "mlp":
+            mlps[layer, query] = True
+    if outside:
+        shown = terms & writes[..., None] if graph.info.level == "head" else terms
+        window = slice(*graph.info.layers)
+        plan.mlps[window] = ~mlps[window]
+        plan.terms = {layer: ~shown[layer] for layer in range(*graph.info.layers)}
+    else:
+        plan.heads |= writes
+        plan.mlps |= mlps
+        plan.terms = {layer: terms[layer] for layer in range(*graph.info.layers) if bool(terms[layer].any())}
+
+
+def _columns(graph: FlowGraph) -> Iterable[tuple[str, int, int, int, int]]:
+    for kind, *place in zip(graph.kind, graph.layer, graph.head, graph.query_pos, graph.key_pos, strict=True):
+        layer, head, query, key = (int(number) for number in place)
+        yield EDGE_KINDS[kind], layer, head, query, key

@@ -1,0 +1,168 @@
+"""What each sender wrote to the residual stream, and the change of a receiver's input that follows from changed senders.
+
+A head writes z W_O, in sandwich blocks through the second norm frozen at its actual scale; biases belong to no sender.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import partial
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..models.anatomy import Anatomy, wide
+from ..models.attention_weights import attention_weights
+from .edges import Into, senders_before
+from .passes import ROLES, Pass
+
+Kept = Mapping[tuple[str, int], Tensor]
+
+
+def sender_sites(anatomy: Anatomy) -> tuple[str, ...]:
+    """Sites that a pass has to keep of every layer for :func:`written`; of the first ``resid_pre`` as well."""
+    return ("z", "attn_sum", "mlp_out") if anatomy.wiring == "sandwich" else ("z", "mlp_out")
+
+
+def keep_senders(run: Pass, layers: Iterable[int] | None = None) -> None:
+    """Have a pass keep what :func:`written` needs."""
+    run.keep(sender_sites(run.anatomy), layers)
+    run.keep(("resid_pre",), [0])
+
+
+def written(anatomy: Anatomy, kept: Kept) -> Float[Tensor, "sender row position d_model"]:
+    """[sender, row, position, d_model] what every sender wrote in a pass, in the order of computation."""
+    embed = wide(kept["resid_pre", 0])
+    width = anatomy.n_heads + 1
+    outputs = embed.new_empty(1 + len(anatomy.blocks) * width, *embed.shape)
+    outputs[0] = embed
+    for layer in range(len(anatomy.blocks)):
+        first = 1 + layer * width
+        outputs[first : first + width - 1] = written_by_heads(anatomy, layer, kept)
+        outputs[first + width - 1] = wide(kept["mlp_out", layer])
+    return outputs
+
+
+def written_change(anatomy: Anatomy, kept: Kept, other: Kept) -> Float[Tensor, "sender row position d_model"]:
+    """[sender, row, position, d_model] what every sender wrote in the other pass less what it wrote in this one."""
+    if anatomy.wiring == "sandwich":
+        return written(anatomy, other).sub_(written(anatomy, kept))
+    return written(anatomy, {key: wide(other[key]) - wide(kept[key]) for key in other})
+
+
+def written_by_heads(anatomy: Anatomy, layer: int, kept: Kept) -> Float[Tensor, "head row position d_model"]:
+    """[head, row, position, d_model] what the heads of a layer wrote."""
+    z = wide(kept["z", layer])
+    rows, n_tokens, _ = z.shape
+    by_head = z.reshape(rows * n_tokens, anatomy.n_heads, anatomy.d_head).transpose(0, 1)
+    outputs = torch.bmm(by_head, anatomy.W_O(layer)).view(anatomy.n_heads, rows, n_tokens, -1)
+    post = anatomy.blocks[layer].attention_post_norm
+    return outputs if post is None else post.linear(outputs, post.scale(kept["attn_sum", layer]))
+
+
+def read_through_norm(
+    anatomy: Anatomy,
+    layer: int,
+    norm: Literal["attention", "mlp"],
+    state: Float[Tensor, "*row position d_model"],
+    change: Float[Tensor, "*rows position d_model"],
+) -> Float[Tensor, "*rows position d_model"]:
+    """LN(x + Δ) − LN(x): how what a layer's attention or MLP reads changes when the state changes by Δ."""
+    block = anatomy.blocks[layer]
+    module = (block.attention_norm if norm == "attention" else block.mlp_norm).module
+    moved: Tensor = module((wide(state) + change).to(state.dtype)) - module(state)
+    return moved
+
+
+def head_shift(
+    anatomy: Anatomy, layer: int, into: Into, head: int, moved: Float[Tensor, "*rows position d_model"]
+) -> Float[Tensor, "*rows position d_head"]:
+    """Change of a projection's output for one head, from the change of what attention reads."""
+    weight, _ = attention_weights(anatomy, layer, ROLES[into])
+    return (wide(moved) @ weight[head]).to(moved.dtype)
+
+
+class Paths:
+    """Edges cut, or patched, in one pass: receivers see the reference of some senders in place of what these write.
+
+    Parameters
+    ----------
+    run
+        The pass; its edits of senders have to be added before.
+    reference
+        [sender, row or 1, position, d_model] what the receivers see; None for nothing, as in zero ablation.
+    """
+
+    def __init__(self, run: Pass, reference: Float[Tensor, "sender #row position d_model"] | None) -> None:
+        self.run, self.anatomy, self.reference = run, run.anatomy, reference
+        self.cuts: dict[tuple[int | None, Into], dict[int, Tensor]] = {}
+        self.changes: Tensor | None = None
+        self.filled = 0
+
+    def cut(self, layer: int | None, into: Into, head: int, senders: Float[Tensor, "sender position"]) -> None:
+        """Cut the edges into a receiver whose sender and position are 1 in ``senders``, and not 0.
+
+        ``layer`` is None for the logits, and ``head`` then, as for an MLP, 0.
+        """
+        before = senders_before(self.anatomy, layer, into)
+        held = self.cuts.setdefault((layer, into), {})
+        held[head] = senders[:before] if head not in held else torch.maximum(held[head], senders[:before])
+
+    def install(self) -> None:
+        """Add the edits that do it."""
+        anatomy, run = self.anatomy, self.run
+        keep_senders(run)
+        reads_mlp = "resid_pre" if anatomy.wiring == "parallel" else "resid_mid"
+        for layer, into in self.cuts:
+            if layer is None:
+                run.edit("final", len(anatomy.blocks) - 1, self._into_logits)
+            elif into == "mlp":
+                run.keep((reads_mlp,), [layer])
+                run.edit("mlp_in", layer, partial(self._into_mlp, layer, reads_mlp))
+            else:
+                run.keep(("resid_pre",), [layer])
+                run.edit(into, layer, partial(self._into_heads, layer, into))
+
+    def _into_heads(self, layer: int, into: Into, heads: Tensor) -> Tensor:
+        result = heads.clone()
+        state = self.run.kept["resid_pre", layer]
+        for head, senders in self.cuts[layer, into].items():
+            moved = read_through_norm(self.anatomy, layer, "attention", state, self._change(senders))
+            result[:, :, head] += head_shift(self.anatomy, layer, into, head, moved)
+        return result
+
+    def _into_mlp(self, layer: int, site: str, reads: Tensor) -> Tensor:
+        change = self._change(self.cuts[layer, "mlp"][0])
+        return reads + read_through_norm(self.anatomy, layer, "mlp", self.run.kept[site, layer], change)
+
+    def _into_logits(self, state: Tensor) -> Tensor:
+        return (wide(state) + self._change(self.cuts[None, "logits"][0])).to(state.dtype)
+
+    def _change(self, senders: Float[Tensor, "sender position"]) -> Float[Tensor, "row position d_model"]:
+        """Σ over the cut senders of what the receiver sees of them, less what they write."""
+        self._fill(len(senders))
+        assert self.changes is not None
+        used = senders.any(1).nonzero()[:, 0]
+        return torch.einsum("srtd,st->rtd", self.changes[used], senders[used].to(self.changes))
+
+    def _fill(self, before: int) -> None:
+        """Changes of the senders up to the first that has not written yet."""
+        kept, width = self.run.kept, self.anatomy.n_heads + 1
+        if self.changes is None:
+            embed = wide(kept["resid_pre", 0])
+            self.changes = embed.new_empty(1 + len(self.anatomy.blocks) * width, *embed.shape)
+            self._set(0, embed[None])
+        while self.filled < before:
+            layer, place = divmod(self.filled - 1, width)
+            if place == width - 1:
+                self._set(self.filled, wide(kept["mlp_out", layer])[None])
+            else:
+                self._set(self.filled, written_by_heads(self.anatomy, layer, kept))
+
+    def _set(self, first: int, now: Tensor) -> None:
+        assert self.changes is not None
+        senders = slice(first, first + len(now))
+        self.changes[senders] = -now if self.reference is None else self.reference[senders] - now
+        self.filled = senders.stop
