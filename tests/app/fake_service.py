@@ -1,0 +1,96 @@
+"""A stand-in for the service: the same real answers, computed in this process, without a worker or a queue."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from flowgraph_webapp.recipe import Recipe
+from flowgraph_webapp.service.compute import COMPUTE
+from flowgraph_webapp.service.dispatch import Stage
+from flowgraph_webapp.service.errors import Cancelled
+from flowgraph_webapp.service.questions import run_of, run_question, with_run
+from flowgraph_webapp.service.recorded import Example
+from flowgraph_webapp.service.traces import Traces
+from flowgraph_webapp.service.worker import MOST_TOKENS
+from flowgraph_webapp.session import Annotations, Session, read_session, write_session
+
+EXAMPLE = "The capital of Japan is the city of"
+
+
+class FakeService:
+    """Answers every question once, and keeps the answers.
+
+    Attributes
+    ----------
+    asked
+        Every question that was put, in order.
+    hold
+        While it is cleared, questions with a ticket wait, as they would behind a long run.
+    failure
+        An error that the next question with a ticket raises.
+    """
+
+    def __init__(self, models: Sequence[str] = ("smollm2",)) -> None:
+        self.models = tuple(models)
+        self.examples = (
+            Example("japan", "The capital of Japan", Recipe(model=models[0], text=EXAMPLE, example="japan")),
+        )
+        self.asked: list[Any] = []
+        self.sessions: dict[str, Session] = {}
+        self.cancelled: set[str] = set()
+        self.failure: Exception | None = None
+        self.hold = threading.Event()
+        self.hold.set()
+        self._lock = threading.RLock()
+        self._kept: dict[Any, Any] = {}
+        self._traces = Traces(models, 2**28, MOST_TOKENS)
+        self._stages: dict[str, Stage] = {}
+
+    def ask(self, question: Any, *, ticket: str | None = None) -> Any:
+        self.asked.append(question)
+        run = run_of(question)
+        if run is not None and run.session is not None:
+            question = with_run(question, replace(run, session=None))
+            if question in self.sessions[run.session].answers:
+                return self.sessions[run.session].answers[question]
+        if ticket is not None:
+            self._wait(ticket)
+        with self._lock:
+            if question not in self._kept:
+                self._kept[question] = COMPUTE[type(question)](self._traces, question, lambda *_: None)
+            return self._kept[question]
+
+    def _wait(self, ticket: str) -> None:
+        failure, self.failure = self.failure, None
+        if failure is not None:
+            raise failure
+        self._stages[ticket] = Stage("tracing", 0.4, 2)
+        while not self.hold.wait(0.02):
+            if ticket in self.cancelled:
+                raise Cancelled("the question was cancelled")
+        self._stages.pop(ticket, None)
+
+    def open_session(self, data: bytes) -> Session:
+        session = read_session(data)
+        session = replace(session, id="opened", recipe=replace(session.recipe, session="opened"))
+        self.sessions["opened"] = session
+        return session
+
+    def session_file(self, recipe: Recipe, annotations: Annotations | None = None, title: str = "") -> bytes:
+        run = replace(run_question(recipe), session=None)
+        answers = {run: self.ask(run)}
+        answers |= {q: a for q, a in self._kept.items() if getattr(q, "run", None) == run}
+        return write_session(recipe, answers, annotations, title)
+
+    def progress(self, ticket: str) -> Stage | None:
+        return self._stages.get(ticket)
+
+    def cancel(self, ticket: str) -> bool:
+        self.cancelled.add(ticket)
+        return ticket in self._stages
+
+    def close(self) -> None:
+        self.hold.set()

@@ -1,0 +1,362 @@
+"""The app over HTTP: what the browser asks, and what it is answered, without a browser."""
+
+from __future__ import annotations
+
+import ast
+import base64
+import json
+import re
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from urllib.parse import quote
+
+import flowgraph_webapp
+import pytest
+from flowgraph_webapp.app import LARGEST_REQUEST, create_app
+from flowgraph_webapp.callbacks.downloads import FORMATS
+from flowgraph_webapp.ids import Id
+from flowgraph_webapp.recipe import CHOICES, from_query
+from flowgraph_webapp.service.errors import Busy
+from flowgraph_webapp.service.questions import GraphQuestion, LensQuestion
+
+from tests.app.fake_service import EXAMPLE, FakeService
+
+pytestmark = pytest.mark.real_model
+
+QUERY = f"?text={quote(EXAMPLE)}"
+
+
+class Page:
+    """A browser without a screen: posts to callbacks as Dash's own scripts do."""
+
+    def __init__(self, service: FakeService) -> None:
+        self.service = service
+        self.app = create_app(service)
+        self.client = self.app.server.test_client()
+        self.callbacks = self.client.get("/_dash-dependencies").get_json()
+
+    def call(self, callback_input: str, output: str = "", state: dict | None = None, **inputs):
+        """The answer of the callback with this input (``ticket.data``) and, of several, this output."""
+        wanted = [
+            one for one in self.callbacks
+            if one["clientside_function"] is None and output in one["output"]
+            and callback_input in {f"{i['id']}.{i['property']}" for i in one["inputs"]}
+        ]  # fmt: skip
+        assert len(wanted) == 1, (callback_input, output, [one["output"] for one in wanted])
+        [one] = wanted
+        values = {callback_input: inputs.pop("value", None)} | (state or {})
+        ends = {
+            kind: [{**end, "value": values.get(f"{end['id']}.{end['property']}")} for end in one[kind]]
+            for kind in ("inputs", "state")
+        }
+        parts = [part.rpartition(".") for part in one["output"].strip(".").split("...")]
+        outputs = [{"id": name, "property": prop} for name, _, prop in parts]
+        several = outputs if one["output"].startswith("..") else outputs[0] if parts[0][0] else []
+        body = {"output": one["output"], "outputs": several, "changedPropIds": [callback_input], **ends}
+        response = self.client.post("/_dash-update-component", json=body)
+        answer = response.get_json() if response.status_code == 200 else None
+        return response.status_code, answer
+
+    def draw(self, search: str = QUERY, **ticket):
+        value = {"id": "t-1", "previous": None, "search": search, "run": "run", **ticket}
+        return self.call("ticket.data", "strip.children", value=value)
+
+    def panel(self, tab: str, search: str = QUERY, first=None):
+        value = {"tab": tab, "search": search, "key": "", "first": first}
+        return self.call("panel.data", "content.children", value=value)
+
+    def details(self, key, search: str = QUERY, pins=()):
+        state = {"run.data": {"key": "run"}, "pins.data": list(pins), "location.search": search}
+        return self.call("selection.data", "details.children", state, value=key)
+
+
+@pytest.fixture(scope="module")
+def page() -> Page:
+    return Page(FakeService())
+
+
+def notice_of(answer) -> str:
+    return json.dumps(answer["sideUpdate"]["notice"]["children"])
+
+
+def test_the_page_comes_whole_from_here_and_forbids_the_rest(page):
+    response = page.client.get("/")
+    text = response.get_data(as_text=True)
+    policy = response.headers["Content-Security-Policy"]
+    assert '<html lang="en">' in text
+    assert "script-src 'self'" in policy
+    assert "unsafe-eval" not in policy
+    assert "frame-ancestors 'none'" in policy
+    assert response.headers["X-Content-Type-Options"] == "nosniff"
+    addresses = re.findall(r'(?:src|href)="([^"]+)"', text)
+    assert any("flowgraph.js" in one for one in addresses)
+    for address in addresses:
+        assert not re.match(r"(https?:)?//", address), address
+        assert page.client.get("/" + address.lstrip("/")).status_code == 200, address
+
+
+def test_page_files_are_known_by_name_and_not_sent_twice(page):
+    response = page.client.get("/page/flowgraph.js")
+    assert "mount" in response.get_data(as_text=True)
+    again = page.client.get("/page/flowgraph.js", headers={"If-None-Match": response.headers["ETag"]})
+    assert again.status_code == 304
+    assert page.client.get("/page/other.js").status_code == 404
+
+
+def test_drawing_asks_once_for_run_and_graph_and_answers_all_of_the_picture(page):
+    page.service.asked.clear()
+    status, answer = page.draw()
+    assert status == 200
+    shown = answer["response"]
+    assert [type(one).__name__ for one in page.service.asked] == ["RunQuestion", "GraphQuestion"]
+    picture = shown["picture"]["children"]["props"]
+    assert picture["id"] == "flow-t-1" == shown["meta"]["data"]["picture"]
+    assert len(picture["elements"]["edges"]) == len(shown["meta"]["data"]["edge_index"]) > 100
+    assert shown["run"]["data"] == {"key": "run", "picture": "flow-t-1"}
+    assert shown["notice"]["children"] is None
+    assert shown["layers"] == {"max": 30, "value": [0, 30]}
+    assert "Tokyo" in json.dumps(shown["strip"])
+
+
+@pytest.mark.parametrize("start", ["resid_post.22.3", "head.23.4.7", "mlp.10.2"])
+def test_flow_into_a_chosen_node_is_drawn_and_exported(page, start):
+    search = f"{QUERY}&start={start}" + ("&level=head" if start.startswith("head") else "")
+    _, answer = page.draw(search)
+    meta = answer["response"]["meta"]["data"]
+    assert meta["starts"][meta["start"]] == start
+    assert start.split(".")[1] in json.dumps(answer["response"]["start"])
+    assert page.client.get(f"/export/graph.html{search}").status_code == 200
+
+
+def test_what_only_the_view_says_leaves_the_question_the_same(page):
+    page.service.asked.clear()
+    page.draw(
+        QUERY + "&keep=100&width=share&selected=resid_post.3.-.2.-&pins=resid_post.3.-.2.-&tab=heads&fill=entropy"
+    )
+    page.draw(QUERY)
+    questions = [one for one in page.service.asked if isinstance(one, GraphQuestion)]
+    assert questions[0] == questions[1]
+
+
+def test_the_former_run_is_taken_back(page):
+    page.draw(previous="t-0")
+    assert "t-0" in page.service.cancelled
+
+
+@pytest.mark.parametrize(
+    ("search", "said"),
+    [
+        ("?text=x&method=magic", "magic"),
+        ("?text=x&nonsense=1", "nonsense"),
+        ("?text=x&layers=9", "layers"),
+        ("?text=x&start=resid_post.23", "start"),
+        ("?text=x&method=logits&show=flow", "choose the method"),
+        ("?text=x&model=../etc", "etc"),
+        ("?text=%ff", "address"),
+    ],
+)
+def test_an_address_that_cannot_be_used_is_explained_and_nothing_else_changes(page, search, said):
+    status, answer = page.draw(search)
+    assert status == 200
+    assert said in notice_of(answer)
+    assert answer.get("response", {}) == {}
+
+
+def test_a_busy_server_is_said_beside_the_picture(page):
+    page.service.failure = Busy("32 questions are waiting, as many as this server lets wait")
+    _, answer = page.draw()
+    assert "busy" in notice_of(answer)
+    assert "32 questions" in notice_of(answer)
+
+
+@pytest.mark.parametrize("ticket", [{"id": "x"}, {"id": "x", "previous": None, "search": 5, "run": ""}, [], "text"])
+def test_a_ticket_that_no_page_writes_is_a_fault_without_details(page, ticket):
+    status, answer = page.call("ticket.data", "strip.children", value=ticket)
+    assert status == 200
+    assert "Traceback" not in json.dumps(answer)
+    assert "notice" in answer["sideUpdate"]
+
+
+def test_controls_are_set_from_the_address(page):
+    search = f"?model=smollm2&text={quote('a <b> & c')}&chat=1&method=norms&show=all&level=head&threshold=0.05&layer=3&fill=entropy"
+    _, answer = page.call("location.search", "method.value", {"layer.options": [{}] * 30}, value=search)
+    values = {name: change["value"] for name, change in answer["response"].items()}
+    assert values == {
+        "model": "smollm2", "prompt": "a <b> & c", "chat": ["chat"], "method": "norms", "show": "all", "level": "head",
+        "threshold": 0.05, "layer": 3, "fill": "entropy", "width": "flow", "orientation": "auto",
+    }  # fmt: skip
+
+
+def test_a_bare_address_opens_with_the_first_model():
+    page = Page(FakeService(("other", "smollm2")))
+    _, answer = page.call("location.search", "method.value", {"layer.options": []}, value="")
+    assert answer["response"]["model"]["value"] == "other"
+    assert answer["response"]["prompt"]["value"] == ""
+
+
+def test_a_malformed_address_leaves_the_controls_alone(page):
+    _, answer = page.call("location.search", "method.value", {"layer.options": []}, value="?text=x&method=magic")
+    assert "magic" in notice_of(answer)
+    assert answer.get("response", {}) == {}
+
+
+@pytest.mark.parametrize("tab", CHOICES["tab"])
+def test_every_panel_is_answered(page, tab):
+    status, answer = page.panel(tab)
+    assert status == 200
+    shown = json.dumps(answer["response"]["content"]["children"])
+    assert "notice" not in shown
+    assert len(shown) > 500
+
+
+def test_panels_ask_for_themselves_alone(page):
+    page.service.asked.clear()
+    page.panel("lens")
+    assert {type(one).__name__ for one in page.service.asked} == {"RunQuestion", "LensQuestion"}
+    assert any(isinstance(one, LensQuestion) for one in page.service.asked)
+
+
+@pytest.mark.parametrize(
+    ("tab", "search", "said"),
+    [("other", QUERY, "other"), ("attention", QUERY + "&layer=99", "99"), ("lens", "?text=", "empty")],
+)
+def test_a_panel_that_cannot_be_shown_says_why_in_its_place(page, tab, search, said):
+    _, answer = page.panel(tab, search)
+    assert said in json.dumps(answer["response"]["content"]["children"])
+
+
+def test_a_closed_panel_asks_nothing(page):
+    page.service.asked.clear()
+    _, answer = page.call("panel.data", "content.children", value=None)
+    assert answer["response"]["content"]["children"] is None
+    assert page.service.asked == []
+
+
+def test_scores_of_heads_are_offered_with_the_panel(page):
+    value = {"tab": "heads", "search": QUERY, "key": "", "first": None}
+    _, answer = page.call("panel.data", "score.options", value=value)
+    options = answer["response"]["score"]["options"]
+    assert answer["response"]["score"]["value"] == options[0]["value"]
+    assert len(options) > 2
+
+
+def test_details_of_a_node_an_edge_and_the_whole(page):
+    _, node = page.details("resid_mid.23.-.7.-", pins=["resid_mid.23.-.7.-"])
+    text = json.dumps(node["response"], ensure_ascii=False)
+    assert "L23.resid_mid@7" in text
+    assert "unpin" in text
+    _, edge = page.details("edge.0")
+    assert "share" in json.dumps(edge["response"])
+    _, whole = page.details(None)
+    assert "Japan" in json.dumps(whole["response"])
+
+
+@pytest.mark.parametrize("key", ["resid_mid.99.-.7.-", "edge.999999", "edge.x", "nonsense", "<img src=x>", "logit"])
+def test_details_of_nothing_say_so(page, key):
+    status, answer = page.details(key)
+    assert status == 200
+    assert "notice" in json.dumps(answer["response"])
+
+
+def test_progress_and_cancelling_go_by_ticket(page):
+    state = {"ticket.data": {"id": "t-9"}}
+    _, answer = page.call("poll.n_intervals", state=state, value=1)
+    assert "starting" in json.dumps(answer)
+    page.call("cancel.n_clicks", state=state, value=1)
+    assert "t-9" in page.service.cancelled
+
+
+@pytest.mark.parametrize("ending", FORMATS)
+def test_the_graph_is_exported_in_every_format(page, ending):
+    response = page.client.get(f"/export/graph{ending}{QUERY}&keep=200")
+    assert response.status_code == 200, response.get_data(as_text=True)
+    name = re.search(r"filename=([^;]+)", response.headers["Content-Disposition"])[1]
+    assert re.fullmatch(r"[a-z0-9.-]+", name)
+    assert len(response.data) > 200
+
+
+def test_an_exported_picture_brings_its_caption_and_a_table_both_halves(page):
+    response = page.client.get(f"/export/graph.csv{QUERY}")
+    names = zipfile.ZipFile(BytesIO(response.data)).namelist()
+    assert sorted(name.split(".", 1)[1] for name in names) == ["edges.csv", "nodes.csv"]
+
+
+def test_an_exported_graph_has_the_edges_that_the_slider_shows(page):
+    counts = [
+        len(page.client.get(f"/export/graph.json{QUERY}&keep={keep}").get_json()["edges"]) for keep in (100, 1000)
+    ]
+    assert 0 < counts[0] < counts[1]
+
+
+@pytest.mark.parametrize("tab", CHOICES["tab"])
+def test_numbers_of_every_panel_are_exported(page, tab):
+    response = page.client.get(f"/export/{tab}.csv{QUERY}")
+    lines = response.get_data(as_text=True).splitlines()
+    assert response.mimetype == "text/csv"
+    assert len(lines) > 5
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["/export/graph.exe?text=x", "/export/other.csv?text=x", "/export/graph.svg?text=x&method=magic", "/export/graph.svg",
+     "/export/graph", "/export/..%5C..%5Cetc.svg?text=x"],
+)  # fmt: skip
+def test_other_files_are_refused_in_words(page, address):
+    response = page.client.get(address)
+    assert response.status_code == 400
+    assert response.mimetype == "text/plain"
+
+
+def test_no_path_leads_out_of_the_export(page):
+    for address in (
+        "/export/../app.py",
+        "/export/%2e%2e/app.py",
+        "/export/..%2fapp.py",
+        "/assets/../app.py",
+        "/page/../app.py",
+    ):
+        assert "create_app" not in page.client.get(address).get_data(as_text=True)
+
+
+def test_a_session_is_saved_and_opened_again(page):
+    page.draw()
+    data = page.client.get(f"/export/session.flowgraph{QUERY}&pins=resid_post.3.-.2.-").data
+    contents = "data:application/octet-stream;base64," + base64.b64encode(data).decode()
+    _, answer = page.call("open-session.contents", value=contents)
+    recipe = from_query(answer["response"]["opened"]["data"]["search"])
+    assert recipe.text == EXAMPLE
+    assert recipe.session == "opened"
+    _, drawn = page.draw(answer["response"]["opened"]["data"]["search"], id="t-2")
+    assert len(drawn["response"]["picture"]["children"]["props"]["elements"]["edges"]) > 100
+
+
+@pytest.mark.parametrize("contents", ["data:;base64,bm8gc2Vzc2lvbg==", "data:;base64,###", "nothing", ""])
+def test_what_is_no_session_is_refused(page, contents):
+    status, answer = page.call("open-session.contents", value=contents)
+    assert status == 200
+    assert "cannot be opened" in notice_of(answer)
+
+
+def test_a_request_beyond_the_limit_is_not_read(page):
+    too_long = {"CONTENT_LENGTH": str(LARGEST_REQUEST + 1)}
+    response = page.client.post("/_dash-update-component", json={}, environ_overrides=too_long)
+    assert response.status_code == 413
+
+
+def test_callbacks_are_wires_of_at_most_ten_lines():
+    folder = Path(flowgraph_webapp.__file__).parent / "callbacks"
+    for path in folder.glob("*.py"):
+        for found in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(found, ast.FunctionDef) and found.name == "register":
+                for one in found.body:
+                    if isinstance(one, ast.FunctionDef):
+                        assert one.end_lineno - one.body[0].lineno < 10, f"{path.name}: {one.name}"
+
+
+def test_every_control_of_the_browser_exists(page):
+    layout = json.dumps(page.client.get("/_dash-layout").get_json())
+    for one in page.callbacks:
+        for end in [*one["inputs"], *one["state"]]:
+            assert f'"id": "{end["id"]}"' in layout
+    assert Id.KEEP.value in layout

@@ -1,0 +1,443 @@
+"""The app in a real browser, without a worker and without a network: what a person does, and what then is there."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from itertools import pairwise
+from urllib.parse import quote
+
+import pytest
+from flowgraph_webapp.app import create_app
+from flowgraph_webapp.service.errors import Busy
+from werkzeug.serving import make_server
+
+from tests.app.fake_service import EXAMPLE, FakeService
+from tests.browser import launch
+
+pytestmark = [pytest.mark.browser, pytest.mark.real_model]
+
+QUERY = f"?text={quote(EXAMPLE)}"
+SIZES = ((1280, 800), (1600, 950))
+READ = "resid_post.23.-.7.-"
+"""The state of the last token after the layer in which it reads Japan."""
+_LIBRARY_SAYS = (
+    "You have set a custom wheel sensitivity"  # dash-cytoscape passes the default on, and Cytoscape warns of it
+)
+_WAIT = 60_000
+
+
+@pytest.fixture(scope="module")
+def service() -> FakeService:
+    return FakeService()
+
+
+@pytest.fixture(scope="module")
+def address(service) -> Iterator[str]:
+    server = make_server("127.0.0.1", 0, create_app(service).server, threaded=True)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    service.close()
+    server.shutdown()
+    thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    if os.environ.get("FLOWGRAPH_SKIP_BROWSER") == "1":
+        pytest.skip("FLOWGRAPH_SKIP_BROWSER=1")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = launch(playwright)
+        yield opened
+        opened.close()
+
+
+class Opened:
+    """The app in a tab, with everything it asked for elsewhere and complained about."""
+
+    def __init__(self, browser, address: str, size: tuple[int, int], scheme: str) -> None:
+        self.address, self.requests, self.messages = address, [], []
+        self.context = browser.new_context(
+            viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce"
+        )
+        self.context.set_default_timeout(_WAIT)
+        self.context.route("**/*", self._only_from_here)
+        self.page = self.context.new_page()
+        self.page.on("console", self._hear)
+        self.page.on("pageerror", lambda error: self.messages.append(f"error: {error}"))
+        self.page.on("dialog", lambda dialog: self.messages.append(f"dialog: {dialog.message}"))
+
+    def _only_from_here(self, route) -> None:
+        if route.request.url.startswith((self.address, "data:", "blob:")):
+            route.continue_()
+            return
+        self.requests.append(route.request.url)
+        route.abort()
+
+    def _hear(self, message) -> None:
+        if _LIBRARY_SAYS not in message.text:
+            self.messages.append(f"{message.type}: {message.text}")
+
+    def goto(self, search: str = "") -> Opened:
+        self.page.goto(self.address + search)
+        self.page.wait_for_selector("#prompt")
+        return self
+
+    def drawn(self, search: str = QUERY) -> Opened:
+        self.goto(search)
+        self.wait("app.view")
+        return self
+
+    def evaluate(self, code: str, argument=None):
+        return self.page.evaluate(f"(argument) => {{ const app = window.flowgraphApp; return {code}; }}", argument)
+
+    def wait(self, code: str, argument=None) -> None:
+        self.page.wait_for_function(
+            f"(argument) => {{ const app = window.flowgraphApp; return {code}; }}", arg=argument, timeout=_WAIT
+        )
+
+    def redrawn(self, act) -> None:
+        """Do something, and wait for another picture."""
+        before = self.evaluate("app.root().dataset.drawn ?? ''")
+        act()
+        self.wait("(app.root().dataset.drawn ?? '') !== argument", before)
+
+    def picture(self) -> list:
+        """What is shown: every edge with its ends, its classes and its place."""
+        return self.evaluate(
+            "app.cy.edges().not('.off').map((e) => [e.id(), e.classes().filter((c) => c !== 'lift' && c !== 'dim').sort().join(' '),"
+            " e.source().position(), e.target().position()])"
+        )
+
+    def shown(self) -> int:
+        return self.evaluate("app.cy.edges().not('.off').length")
+
+    def point(self, key: str) -> tuple[float, float]:
+        x, y = self.evaluate(
+            "(() => { const box = document.getElementById('picture').getBoundingClientRect();"
+            " const at = app.cy.$id(`n${app.meta.keys.indexOf(argument)}`).renderedPosition(); return [at.x + box.x, at.y + box.y]; })()",
+            key,
+        )
+        return x, y
+
+    def search(self) -> str:
+        return self.evaluate("decodeURIComponent(location.search)")
+
+    def choose(self, control: str, value: str) -> None:
+        self.page.locator(f"#{control} label", has_text=value).first.click()
+
+    def keep(self, level: int) -> None:
+        self.page.locator("#keep").evaluate(
+            "(box, level) => { box.value = level; box.dispatchEvent(new Event('input', { bubbles: true })); }", level
+        )
+
+    def text(self, selector: str) -> str:
+        return self.page.locator(selector).inner_text()
+
+
+@pytest.fixture
+def opened(browser, address):
+    tabs: list[Opened] = []
+
+    def open_tab(size=SIZES[0], scheme="light") -> Opened:
+        tabs.append(Opened(browser, address, size, scheme))
+        return tabs[-1]
+
+    yield open_tab
+    for tab in tabs:
+        tab.context.close()
+        assert tab.requests == []
+        assert tab.messages == []
+
+
+@pytest.fixture
+def tab(opened) -> Opened:
+    return opened()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_from_an_empty_page_to_a_picture(opened, scheme):
+    tab = opened(SIZES[1], scheme).goto()
+    assert tab.page.locator(".opening").is_visible()
+    assert tab.page.get_by_label("Prompt").is_visible()
+    tab.page.get_by_label("Prompt").fill(EXAMPLE)
+    tab.redrawn(lambda: tab.page.get_by_role("button", name="Trace").click())
+    assert not tab.page.locator(".opening").is_visible()
+    assert "Tokyo" in tab.text("#strip")
+    assert tab.shown() > 50
+    assert "of the mass" in tab.text("#counter")
+    assert tab.search() == f"?text={EXAMPLE}"
+    assert tab.evaluate("document.documentElement.dataset.theme") == scheme
+
+
+def test_ctrl_enter_in_the_prompt_traces(tab):
+    tab.goto()
+    tab.page.get_by_label("Prompt").fill(EXAMPLE)
+    tab.redrawn(lambda: tab.page.keyboard.press("Control+Enter"))
+    assert tab.shown() > 50
+
+
+def test_an_example_opens_from_the_empty_page_and_from_the_menu(tab):
+    tab.goto()
+    tab.redrawn(lambda: tab.page.locator(".opening .example").click())
+    assert "example=japan" in tab.search()
+    assert tab.page.get_by_label("Prompt").input_value() == EXAMPLE
+
+
+def test_a_click_on_a_node_brings_its_details(tab):
+    tab.drawn()
+    tab.page.mouse.click(*tab.point(READ))
+    tab.wait("document.getElementById('details').textContent.includes('L23.resid_post@7')")
+    assert f"selected={READ}" in tab.search()
+    tab.page.keyboard.press("Escape")
+    tab.wait("!document.getElementById('details').textContent.includes('L23.resid_post@7')")
+    assert "selected" not in tab.search()
+
+
+def test_hovering_says_what_a_node_reads(tab):
+    tab.drawn()
+    x, y = tab.point(READ)
+    tab.page.mouse.move(x - 60, y - 60)
+    tab.page.mouse.move(x, y, steps=8)
+    tip = tab.page.locator("#stage [data-part=tip]")
+    tip.wait_for(state="visible")
+    assert "L23.resid_post@7" in tip.inner_text()
+
+
+def test_the_slider_filters_without_the_server_and_stays_in_the_address(tab, service):
+    tab.drawn()
+    before = tab.shown()
+    asked = len(service.asked)
+    tab.keep(150)
+    few = tab.shown()
+    assert few < before
+    assert tab.text("#counter").startswith(f"{few} of ")
+    tab.keep(1000)
+    assert tab.shown() == tab.evaluate("app.cy.edges().length")
+    tab.keep(150)
+    tab.wait("location.search.includes('keep=150')")
+    assert len(service.asked) == asked
+
+
+def test_another_method_is_another_picture_and_back_returns(tab):
+    tab.drawn()
+    first = tab.picture()
+    tab.redrawn(lambda: tab.choose("method", "norms"))
+    assert tab.search().endswith("&method=norms")
+    second = tab.picture()
+    assert second != first
+    tab.redrawn(tab.page.go_back)
+    assert tab.picture() == first
+    assert tab.page.locator("#method input:checked").get_attribute("value") == "proximity"
+    tab.redrawn(tab.page.go_forward)
+    assert tab.picture() == second
+    assert tab.page.locator("#method input:checked").get_attribute("value") == "norms"
+
+
+def test_the_address_gives_the_same_picture_again(opened):
+    tab = opened().drawn()
+    tab.redrawn(lambda: tab.choose("level", "head"))
+    tab.keep(300)
+    tab.choose("width", "share")
+    tab.page.mouse.click(*tab.point(READ))
+    tab.wait("location.search.includes('keep=300') && location.search.includes('selected=')")
+    copy = opened()
+    copy.drawn(tab.page.url.partition("/?")[2].join(("?", "")))
+    assert copy.picture() == tab.picture()
+    assert copy.page.locator("#width input:checked").get_attribute("value") == "share"
+    copy.wait("document.getElementById('details').textContent.includes('L23.resid_post@7')")
+
+
+def test_a_double_click_starts_the_flow_there_and_the_chip_leads_back(tab):
+    tab.drawn()
+    state = "resid_post.22.-.3.-"
+    tab.redrawn(lambda: tab.page.mouse.dblclick(*tab.point(state)))
+    assert "start=resid_post.22.3" in tab.search()
+    assert "L22.resid_post@3" in tab.text("#start")
+    tab.redrawn(lambda: tab.page.get_by_text("back to the logit").click())
+    assert "start" not in tab.search()
+    assert tab.text("#start") == ""
+
+
+def test_two_pins_show_the_ways_between_them(tab):
+    tab.drawn(QUERY + f"&pins={READ},resid_post.9.-.3.-")
+    tab.wait("app.cy.edges('.way').length > 0")
+    ways = tab.evaluate("app.cy.edges('.way').map((e) => [e.data('source'), e.data('target')])")
+    first, last = (f"n{tab.evaluate('app.meta.keys.indexOf(argument)', key)}" for key in ("resid_post.9.-.3.-", READ))
+    # Every edge lies on a way: its source is reached from the one pin, or is it, and so on to the other.
+    assert {s for s, _ in ways} - {t for _, t in ways} == {first}
+    assert {t for _, t in ways} - {s for s, _ in ways} == {last}
+    tab.page.keyboard.press("Escape")
+    tab.page.locator("#stage").focus()
+    tab.page.keyboard.press("Escape")
+    tab.wait("app.cy.edges('.way').length === 0")
+    assert "pins" not in tab.search()
+
+
+def test_a_predicted_token_becomes_target_with_shift_foil(tab):
+    tab.drawn()
+    chips = tab.page.locator("#strip [data-token]")
+    tab.redrawn(lambda: chips.nth(1).click(modifiers=["Shift"]))
+    assert tab.page.locator("#strip .chip.foil").count() == 1
+    tab.redrawn(lambda: tab.page.locator("#strip [data-token]").nth(2).click())
+    assert "target=" in tab.search()
+    assert "foil=" in tab.search()
+
+
+def test_every_panel_opens_and_closes(tab, service):
+    tab.drawn()
+    for name, words in (
+        ("lens", "rank of"),
+        ("heads", "H8"),
+        ("attention", "L29"),
+        ("bars", "logits"),
+        ("semantic", "neurons"),
+    ):
+        before = len(service.asked)
+        tab.page.locator(f"[role=tab][data-tab={name}]").click()
+        tab.wait("document.querySelector('#content').textContent.includes(argument)", words)
+        assert len(service.asked) > before
+        assert f"tab={name}" in tab.search()
+        assert tab.page.locator("#content .notice").count() == 0
+    tab.page.locator(".toolbar .close").click()
+    tab.wait("!document.querySelector('.panel').checkVisibility()")
+    assert "tab=" not in tab.search()
+
+
+def test_a_cell_of_a_panel_selects_the_node_everywhere(tab):
+    tab.drawn(QUERY + "&tab=lens")
+    cell = tab.page.locator("#content [data-pick='resid_post.23.-.7.-']").first
+    cell.click()
+    tab.wait("document.getElementById('details').textContent.includes('L23.resid_post@7')")
+    tab.wait("app.cy.nodes('.chosen').length === 1")
+    assert "selected=resid_post.23.-.7.-" in tab.search()
+
+
+def test_nodes_are_found_by_label_token_and_word(tab):
+    tab.drawn()
+    for text, label in (("L23.resid_post@7", "L23.resid_post@7"), ("Japan", "@3"), ("tokyo", "logit[")):
+        tab.page.keyboard.press("Escape")
+        tab.page.locator("#stage").focus()
+        tab.page.keyboard.press("/")
+        tab.page.keyboard.type(text)
+        assert label in tab.text("#matches li:first-child")
+        tab.page.locator("#search").fill("")
+    tab.page.locator("#search").fill("Sh")
+    assert "word" in tab.text("#matches")
+    tab.page.keyboard.press("Enter")
+    tab.wait("app.selected")
+
+
+def test_arrow_keys_walk_and_p_pins(tab):
+    tab.drawn()
+    tab.page.locator("#stage").focus()
+    for key in ("ArrowUp", "ArrowDown", "ArrowLeft"):
+        tab.page.keyboard.press(key)
+    tab.wait("app.selected")
+    tab.page.keyboard.press("p")
+    tab.wait("location.search.includes('pins=')")
+
+
+def test_a_long_run_says_its_stage_and_can_be_cancelled(tab, service):
+    tab.drawn()
+    before = tab.picture()
+    service.hold.clear()
+    try:
+        tab.choose("method", "attention")
+        tab.wait("document.getElementById('progress').textContent.includes('tracing 40 %')")
+        assert tab.page.locator("#cancel").is_visible()
+        assert tab.picture() == before
+        tab.page.locator("#cancel").click()
+        tab.wait("document.getElementById('notice').textContent.includes('cancelled')")
+    finally:
+        service.hold.set()
+    assert not tab.page.locator("#cancel").is_visible()
+    assert tab.picture() == before
+    tab.redrawn(lambda: tab.page.get_by_role("button", name="Trace").click())
+    assert tab.text("#notice") == ""
+
+
+def test_an_error_keeps_the_last_picture_and_can_be_dismissed(tab, service):
+    tab.drawn()
+    before = tab.picture()
+    service.failure = Busy("32 questions are waiting")
+    tab.choose("method", "norms")
+    tab.wait("document.getElementById('notice').textContent.includes('32 questions')")
+    assert tab.picture() == before
+    tab.page.get_by_role("button", name="Dismiss").click()
+    tab.wait("document.getElementById('notice').textContent === ''")
+
+
+def test_a_malformed_address_is_explained_and_the_page_still_works(tab):
+    tab.goto("?text=x&method=magic")
+    tab.wait("document.getElementById('notice').textContent.includes('magic')")
+    tab.page.get_by_label("Prompt").fill(EXAMPLE)
+    tab.redrawn(lambda: tab.page.get_by_role("button", name="Trace").click())
+    assert tab.text("#notice") == ""
+    assert tab.search() == f"?text={EXAMPLE}"
+
+
+def test_themes_go_round_and_are_remembered(opened):
+    tab = opened().drawn()
+    seen = []
+    for _ in range(3):
+        tab.page.locator("#theme").click()
+        seen.append(tab.evaluate("document.documentElement.dataset.theme"))
+    assert seen == ["dark", "print", "light"]
+    tab.page.locator("#theme").click()
+    tab.drawn()
+    assert tab.evaluate("[document.documentElement.dataset.theme, app.root().dataset.theme]") == ["dark", "dark"]
+
+
+def test_the_view_is_exported_with_its_slider(tab):
+    tab.drawn()
+    tab.keep(200)
+    tab.wait("location.search.includes('keep=200')")
+    tab.page.locator("#export summary").click()
+    with tab.page.expect_download() as waiting:
+        tab.page.locator("[data-export='graph.svg']").click()
+    assert waiting.value.suggested_filename.endswith(".zip") or waiting.value.suggested_filename.endswith(".svg")
+    assert not tab.page.locator("#export .menu-body").is_visible()
+
+
+@pytest.mark.parametrize("size", [*SIZES, (900, 700)], ids=lambda size: "x".join(map(str, size)))
+def test_nothing_runs_out_of_the_window(opened, size):
+    tab = opened(size).drawn()
+    assert tab.evaluate(
+        "document.documentElement.scrollWidth <= innerWidth && document.documentElement.scrollHeight <= innerHeight"
+    )
+    boxes = tab.page.locator("header .button:visible, header textarea, #model").evaluate_all(
+        "(found) => found.map((one) => { const box = one.getBoundingClientRect(); return [box.left, box.right, box.top, box.bottom]; })"
+    )
+    assert all(
+        0 <= left < right <= size[0] and 0 <= top < bottom <= 48 for left, right, top, bottom in boxes if right > left
+    )
+    boxes.sort()
+    assert all(a[1] <= b[0] + 0.5 for a, b in pairwise(boxes) if a[1] > a[0])
+    if size[0] >= 1280:
+        assert tab.evaluate("document.getElementById('stage').clientWidth") >= 0.6 * size[0]
+
+
+def test_in_a_narrow_window_the_panes_are_drawers(opened):
+    tab = opened((900, 700)).drawn()
+    left = tab.page.locator("aside.left")
+    assert not left.is_visible()
+    tab.page.locator("#left-drawer").click()
+    assert left.is_visible()
+    tab.page.mouse.click(*tab.point(READ))
+    tab.page.locator("#right-drawer").click()
+    tab.wait("document.getElementById('details').textContent.includes('L23.resid_post@7')")
+
+
+def test_a_prompt_that_tries_to_be_markup_stays_text(tab):
+    tab.goto()
+    tab.page.get_by_label("Prompt").fill("<img src=x onerror=alert(1)> & </script> of")
+    tab.redrawn(lambda: tab.page.get_by_role("button", name="Trace").click())
+    assert tab.page.locator("main img").count() == 0
+    tab.page.locator("[role=tab][data-tab=lens]").click()
+    tab.wait("document.querySelector('#content').textContent.length > 40")
+    assert tab.page.locator("#content img").count() == 0

@@ -1,0 +1,461 @@
+"""Answers against flowgraph's own functions, called here by themselves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from flowgraph_webapp.service import traces as traces_module
+from flowgraph_webapp.service.answers import MOST_EDGES
+from flowgraph_webapp.service.compute import COMPUTE
+from flowgraph_webapp.service.graphs import ROUTES_THRESHOLD
+from flowgraph_webapp.service.questions import (
+    AttentionQuestion,
+    BarsQuestion,
+    GenerateQuestion,
+    GraphQuestion,
+    HeadsQuestion,
+    LensQuestion,
+    ModelQuestion,
+    NodeQuestion,
+    RunQuestion,
+    SemanticQuestion,
+)
+from flowgraph_webapp.service.traces import Traces
+
+import flowgraph as fg
+from flowgraph.errors import ArgumentError, GraphTooLargeError, PromptError, UnsupportedReadingError
+from tests.app.conftest import TEXT
+from tests.conftest import JAPAN
+
+
+def unheard(_stage, _part=None):
+    pass
+
+
+@pytest.fixture(scope="module")
+def traces(folder, encoder) -> Traces:
+    return Traces([folder, encoder], 2**30, 512)
+
+
+@pytest.fixture(scope="module")
+def run(folder) -> RunQuestion:
+    return RunQuestion(folder, TEXT)
+
+
+@pytest.fixture(scope="module")
+def trace(traces, folder) -> fg.Trace:
+    return fg.trace(traces.model(folder, unheard), TEXT)
+
+
+def ask(traces, question, check=unheard):
+    return COMPUTE[type(question)](traces, question, check)
+
+
+def same_graph(one, other):
+    assert one.nodes == other.nodes
+    assert one.info == other.info
+    for name in ("source", "target", "kind", "layer", "head", "query_pos", "key_pos", "structural"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    for name in ("weight", "share"):
+        np.testing.assert_allclose(getattr(one, name), getattr(other, name), rtol=1e-6)
+
+
+# The run
+
+
+def test_the_run_is_the_trace(traces, run, trace):
+    answer = ask(traces, run)
+    for name in (
+        "tokens",
+        "token_ids",
+        "position",
+        "target",
+        "target_token",
+        "n_layers",
+        "n_heads",
+        "causal",
+        "family",
+    ):
+        assert getattr(answer, name) == getattr(trace, name)
+    logits = trace.logits.double()
+    best = logits.topk(10).indices.tolist()
+    assert [one.token_id for one in answer.predictions] == best
+    expected = logits.exp() / logits.exp().sum()
+    for one in answer.predictions:
+        assert one.probability == pytest.approx(float(expected[one.token_id]))
+        assert one.token == trace.model.vocabulary.string(one.token_id)
+
+
+def test_another_target_shares_the_pass(traces, run, trace):
+    foil = 40
+    aimed = RunQuestion(run.model, run.text, target=30, foil=foil)
+    answer = ask(traces, aimed)
+    assert (answer.target, answer.foil) == (30, foil)
+    assert {30, foil} <= {one.token_id for one in answer.predictions}
+    assert traces.trace(aimed, unheard).pattern.data_ptr() == traces.trace(run, unheard).pattern.data_ptr()
+    own = fg.trace(trace.model, TEXT, target=30, foil=foil)
+    assert ask(traces, BarsQuestion(aimed)).logit == pytest.approx(float(own.logits[30] - own.logits[foil]), abs=1e-5)
+    assert ask(traces, LensQuestion(aimed)).target_token == own.target_token
+
+
+def test_another_position_is_another_pass(traces, run):
+    answer = ask(traces, RunQuestion(run.model, run.text, position=2))
+    own = fg.trace(traces.model(run.model, unheard), TEXT, position=2)
+    assert answer.target == own.target
+    assert answer.predictions[0].logit == pytest.approx(float(own.logits.max()), abs=1e-5)
+
+
+def test_too_many_tokens_are_refused_before_they_are_run(folder, monkeypatch):
+    small = Traces([folder], 2**30, 6)
+    monkeypatch.setattr(fg, "trace", None)
+    with pytest.raises(PromptError, match="this server traces at most 6"):
+        ask(small, RunQuestion(folder, TEXT))
+
+
+def test_chat_needs_a_template(traces, run):
+    with pytest.raises(ArgumentError, match="no chat template"):
+        ask(traces, RunQuestion(run.model, run.text, chat=True))
+
+
+@pytest.mark.real_model
+def test_the_tokens_that_are_counted_are_those_that_are_run(smollm2):
+    for chat in (False, True):
+        assert traces_module.prompt_ids(smollm2, JAPAN, chat) == list(fg.trace(smollm2, JAPAN, chat=chat).token_ids)
+
+
+# Graphs
+
+
+@pytest.mark.parametrize("method", ["attention", "norms", "proximity", "logits", "ff"])
+@pytest.mark.parametrize("threshold", [0.0, 0.1])
+def test_routes(traces, run, trace, method, threshold):
+    answer = ask(traces, GraphQuestion(run, method, threshold=threshold))
+    routes = fg.routes(fg.edge_weights(trace, method=method), threshold=threshold or ROUTES_THRESHOLD)
+    same_graph(answer.graph, fg.keep_strongest(routes, mass=None, max_edges=MOST_EDGES))
+    assert answer.note == f"routes over edges of share ≥ {'.1' if threshold else '.01'}"
+    readings = fg.node_readings(trace, answer.graph.nodes, k=5)
+    assert [r and r.top[0][0] for r in answer.graph.readings] == [r and r.top[0][0] for r in readings]
+    assert [r and r.norm for r in answer.graph.readings] == pytest.approx([r and r.norm for r in readings])
+
+
+@pytest.mark.parametrize(
+    ("method", "level"), [("proximity", "head"), ("norms", "head"), ("attention", "token"), ("logits", "head")]
+)
+def test_all_edges(traces, run, trace, method, level):
+    answer = ask(traces, GraphQuestion(run, method, "all", level))
+    whole = fg.build_graph(fg.edge_weights(trace, method=method), level=level)
+    same_graph(answer.graph, fg.keep_strongest(whole, mass=None, max_edges=MOST_EDGES))
+    assert len(answer.graph) < MOST_EDGES
+
+
+def test_at_most_3000_edges_that_hang_together(traces, run, trace, monkeypatch):
+    monkeypatch.setattr("flowgraph_webapp.service.graphs.MOST_EDGES", 20)
+    answer = ask(traces, GraphQuestion(run, "proximity", "all"))
+    assert len(answer.graph) == 20
+    whole = fg.build_graph(fg.edge_weights(trace, method="proximity"))
+    assert answer.note.startswith(f"all edges; the strongest 20 of {len(whole):,} that hang together, ")
+    assert (fg.connected_flow(answer.graph) > 0).all()
+
+
+def test_a_graph_too_large_to_list_is_cut_to_the_strongest(traces, run, monkeypatch):
+    monkeypatch.setattr("flowgraph_webapp.service.graphs._MOST_LISTED", 50)
+    answer = ask(traces, GraphQuestion(run, "proximity", "all"))
+    assert answer.note.startswith("the 50 edges of the largest share")
+    assert 0 < len(answer.graph) <= 50
+    with pytest.raises(GraphTooLargeError, match="set a larger threshold"):
+        ask(traces, GraphQuestion(run, "proximity", threshold=0.001))
+
+
+def test_rollout_and_flow(traces, run, trace):
+    weights = fg.edge_weights(trace, method="proximity")
+    start = fg.Node("resid_post", layer=0, position=3)
+    for show, function in (("rollout", fg.rollout_graph), ("flow", fg.flow_graph)):
+        for node in (None, start):
+            answer = ask(traces, GraphQuestion(run, "proximity", show, start=node))
+            drawn = function(weights, node)
+            same_graph(answer.graph, fg.keep_strongest(drawn, mass=None, max_edges=MOST_EDGES, start=node))
+
+
+def test_a_start_and_a_window(traces, run, trace):
+    start = fg.Node("resid_post", layer=0, position=4)
+    answer = ask(traces, GraphQuestion(run, "proximity", start=start, layers=(0, 1)))
+    routes = fg.routes(fg.edge_weights(trace, method="proximity").window(0, 1), start, threshold=ROUTES_THRESHOLD)
+    assert set(answer.graph.nodes) == set(routes.nodes)
+    assert "resid_post" in str(answer.graph.info.filters["start"])
+    empty = ask(traces, GraphQuestion(run, "proximity", start=start, threshold=1.0))
+    assert (len(empty.graph), empty.note) == (0, "routes over edges of share ≥ 1: none")
+
+
+@pytest.mark.parametrize(
+    ("asked", "reason"),
+    [
+        (("logits", "rollout"), "choose the method attention, norms or proximity"),
+        (("logits", "flow"), "choose the method attention, norms or proximity"),
+        (("proximity", "rollout", "head"), "choose level token"),
+        (("ff", "routes", "head"), "'ff' takes heads together; choose level token"),
+    ],
+)
+def test_what_a_method_does_not_have_is_said(traces, run, asked, reason):
+    with pytest.raises(ArgumentError, match=reason):
+        ask(traces, GraphQuestion(run, *asked))
+    with pytest.raises(ArgumentError, match="layers="):
+        ask(traces, GraphQuestion(run, layers=(0, 9)))
+    with pytest.raises(ArgumentError):
+        ask(traces, GraphQuestion(run, start=fg.Node("mlp", layer=9, position=0)))
+
+
+@pytest.mark.parametrize("method", ["attention", "norms", "proximity", "ff"])
+@pytest.mark.parametrize("show", ["all", "routes", "rollout", "flow"])
+def test_every_other_combination_gives_a_graph(traces, run, method, show):
+    answer = ask(traces, GraphQuestion(run, method, show))
+    assert len(answer.graph)
+    assert len(answer.graph.readings) == len(answer.graph.nodes)
+
+
+def test_weights_and_readings_are_made_once(folder, run, monkeypatch):
+    fresh = Traces([folder], 2**30, 512)
+    calls = []
+    for name in ("trace", "edge_weights", "node_readings"):
+        real = getattr(fg, name)
+
+        def counted(*arguments, real=real, name=name, **options):
+            calls.append(name)
+            return real(*arguments, **options)
+
+        monkeypatch.setattr(fg, name, counted)
+    ask(fresh, GraphQuestion(run, threshold=0.01))
+    assert calls == ["trace", "edge_weights", "node_readings"]
+    ask(fresh, GraphQuestion(run, threshold=0.05))
+    ask(
+        fresh,
+        GraphQuestion(
+            run, threshold=0.02, start=fg.Node("resid_post", layer=1, position=len(ask(fresh, run).tokens) - 1)
+        ),
+    )
+    assert calls == ["trace", "edge_weights", "node_readings"]
+    assert 0 < fresh.kept.bytes <= fresh.kept.limit
+
+
+def test_what_does_not_fit_is_made_again(folder, run):
+    tight = Traces([folder], 0, 512)
+    assert len(ask(tight, GraphQuestion(run)).graph) == len(ask(tight, GraphQuestion(run)).graph)
+    assert (tight.kept.bytes, len(tight.kept)) == (0, 0)
+
+
+# The panels
+
+
+def test_the_lens(traces, run, trace):
+    answer, own = ask(traces, LensQuestion(run)), fg.logit_lens(trace, k=5)
+    assert answer.shape == own.shape == (2, len(trace.tokens))
+    assert answer.top_tokens == own.top_tokens
+    assert answer.axis_names == ("layer", "position")
+    for name in ("top_logits", "target_rank", "entropy", "norm", "bottom_probabilities"):
+        np.testing.assert_allclose(getattr(answer, name), getattr(own, name), rtol=1e-4, atol=1e-6)
+
+
+def test_the_lens_of_many_chunks_is_the_same(traces, run, trace, monkeypatch):
+    stages = []
+    monkeypatch.setattr("flowgraph_webapp.service.compute.READ_AT_ONCE", 1)
+    answer = ask(traces, LensQuestion(run), lambda stage, part=None: stages.append((stage, part)))
+    np.testing.assert_allclose(answer.target_probability, fg.logit_lens(trace).target_probability, rtol=1e-4)
+    assert stages == [("reading states", 0.0), ("reading states", 0.5)]
+
+
+def test_heads(traces, run, trace):
+    answer, own = ask(traces, HeadsQuestion(run)), fg.head_scores(trace)
+    assert next(iter(answer.scores)) == "direct_logit"
+    assert set(answer.scores) == set(own.scores)
+    for name, score in own.scores.items():
+        np.testing.assert_allclose(answer.scores[name], score.values)
+        assert (answer.units[name], answer.descriptions[name]) == (score.unit, score.description)
+    assert answer.undefined == own.undefined
+
+
+def test_attention(traces, run, trace):
+    for layer in range(2):
+        np.testing.assert_array_equal(ask(traces, AttentionQuestion(run, layer)).pattern, trace.pattern[layer].numpy())
+    with pytest.raises(ArgumentError, match="layer=2 is outside the model; its layers are 0…1"):
+        ask(traces, AttentionQuestion(run, 2))
+
+
+def test_the_bars_are_the_logit(traces, run, trace):
+    answer = ask(traces, BarsQuestion(run))
+    assert sum(bar.value for bar in answer.rows) == pytest.approx(answer.total, abs=1e-9)
+    assert answer.logit == pytest.approx(float(trace.logits[trace.target]))
+    assert abs(answer.total - answer.logit) / max(1, abs(answer.logit)) == pytest.approx(answer.error)
+    assert answer.error < 1e-5
+    assert answer.sources.sum() == pytest.approx(answer.heads.sum())
+    assert sum(bar.value for bar in answer.neurons) + answer.neurons_rest == pytest.approx(answer.mlps.sum())
+    heads = {(bar.layer, bar.head): bar.value for bar in answer.rows if bar.kind == "head"}
+    assert heads == {(layer, head): answer.heads[layer, head] for layer in range(2) for head in range(4)}
+    sizes = [abs(bar.value) for bar in answer.neurons]
+    assert sizes == sorted(sizes, reverse=True)
+    assert len(sizes) == 50
+    assert len({bar.label for bar in answer.rows}) == len(answer.rows)
+
+
+def test_bars_of_every_family(tiny, tmp_path):
+    for name in ("gpt2", "opt", "gemma2", "gpt_neox"):
+        loaded = tiny(name)
+        of_one = Traces([name], 2**28, 512)
+        of_one._loaded[name] = loaded
+        answer = ask(of_one, BarsQuestion(RunQuestion(name, "The cat sat")))
+        assert sum(bar.value for bar in answer.rows) == pytest.approx(answer.logit, abs=1e-4)
+
+
+def test_the_semantic_graph(traces, run, trace):
+    answer = ask(traces, SemanticQuestion(run, (0, 1), (2, 3), "norm"))
+    same_graph(answer.graph, fg.semantic_graph(trace, layers=(0, 1), positions=(2, 3), select="norm"))
+    assert answer.note == "layer 0, parts chosen by norm"
+    last = ask(traces, SemanticQuestion(run))
+    assert last.graph.info.layers == (1, 2)
+
+
+# Nodes
+
+
+@pytest.mark.parametrize("kind", ["embed", "resid_mid", "resid_post", "attn", "mlp"])
+def test_states_are_read(traces, run, trace, kind):
+    at = len(trace.tokens) - 1
+    node = fg.Node(kind, layer=None if kind == "embed" else 1, position=at)
+    answer = ask(traces, NodeQuestion(run, node))
+    site = {"embed": trace.resid_pre[0], "attn": trace.attn_out[1], "mlp": trace.mlp_out[1]}
+    vector = site[kind][at] if kind in site else trace.site(kind)[1, at]
+    own = fg.read(trace, vector[None], k=10)[0]
+    assert answer.reading.top[0][0] == own.top[0][0]
+    assert answer.reading.target_logit == pytest.approx(own.target_logit, abs=1e-4)
+    assert len(answer.reading.top) == 10
+    assert (answer.label, answer.attention) == (str(node), None)
+
+
+def test_what_nodes_add_is_the_logit(traces, run, trace):
+    at = len(trace.tokens) - 1
+    nodes = [fg.Node("embed", position=at)]
+    nodes += [fg.Node(kind, layer, position=at) for layer in range(2) for kind in ("attn", "mlp")]
+    answers = [ask(traces, NodeQuestion(run, node)) for node in nodes]
+    assert sum(answer.contribution for answer in answers) == pytest.approx(float(trace.logits[trace.target]), abs=1e-4)
+    heads = [ask(traces, NodeQuestion(run, fg.Node("head", 1, head, at))) for head in range(4)]
+    assert sum(answer.contribution for answer in heads) == pytest.approx(answers[3].contribution, abs=1e-5)
+    for head, answer in enumerate(heads):
+        np.testing.assert_allclose(answer.attention, trace.pattern[1, head, at].numpy())
+    other = ask(traces, NodeQuestion(run, fg.Node("head", 1, 0, at - 1)))
+    assert (other.contribution, other.note) == (None, f"only nodes of position {at} add to its logit themselves")
+
+
+def test_nodes_inside_a_layer_are_read_as_the_semantic_graph_reads_them(traces, run, trace):
+    graph = fg.semantic_graph(trace, layers=1, k=10)
+    for node, reading in zip(graph.nodes, graph.readings, strict=True):
+        if node.kind in ("query", "key", "value", "neuron", "gate", "neuron_in", "attn_norm", "mlp_norm"):
+            answer = ask(traces, NodeQuestion(run, node))
+            assert answer.reading.top[0][0] == reading.top[0][0], node
+            assert answer.reading.norm == pytest.approx(reading.norm), node
+
+
+@pytest.mark.parametrize(
+    "node", [fg.Node("logit", index=5), fg.Node("attn_rest", layer=0, position=1), fg.Node("unembed_bias")]
+)
+def test_nodes_without_a_vector_say_so(traces, run, node):
+    answer = ask(traces, NodeQuestion(run, node))
+    assert answer.reading is None
+    assert answer.note
+
+
+@pytest.mark.parametrize(
+    ("node", "reason"),
+    [
+        (fg.Node("head", 0, 4, 0), "head=4 is outside this run; expected 0…3"),
+        (fg.Node("mlp", 2, position=0), "layer=2 is outside"),
+        (fg.Node("mlp", 0, position=999), "position=999 is outside"),
+        (fg.Node("mlp", 0), "has no position"),
+        (fg.Node("logit", index=10**6), "index=1000000 is outside"),
+        (fg.Node("neuron", 0, position=0, index=10**6), "index=1000000 is outside"),
+    ],
+)
+def test_nodes_that_are_not_there(traces, run, node, reason):
+    with pytest.raises(ArgumentError, match=reason):
+        ask(traces, NodeQuestion(run, node))
+
+
+# Generation
+
+
+def test_a_continuation_takes_the_best_token_each_time(traces, run, trace):
+    answer = ask(traces, GenerateQuestion(run, 6))
+    ids = list(trace.token_ids)
+    for token in answer.token_ids:
+        assert token == fg.trace(trace.model, ids).target
+        ids.append(token)
+    assert answer.tokens == trace.model.vocabulary.strings(answer.token_ids)
+    assert answer.text.startswith(TEXT)
+    starts = [prompt for prompt in answer.prompts if prompt is not None]
+    assert starts[0] == TEXT
+    for n, prompt in enumerate(answer.prompts):
+        if prompt is not None:
+            again = fg.trace(trace.model, prompt)
+            assert again.token_ids == trace.token_ids + answer.token_ids[:n]
+            assert again.target == answer.token_ids[n]
+
+
+def test_a_continuation_can_be_stopped_between_tokens(traces, run):
+    class StopHere(Exception):  # noqa: N818
+        pass
+
+    seen = []
+
+    def check(stage, part=None):
+        seen.append((stage, part))
+        if len(seen) == 3:
+            raise StopHere
+
+    with pytest.raises(StopHere):
+        ask(traces, GenerateQuestion(run, 10), check)
+    assert seen == [("generating", 0.0), ("generating", 0.1), ("generating", 0.2)]
+
+
+def test_a_continuation_must_fit_the_context(traces, run):
+    with pytest.raises(PromptError, match="takes at most 64 together"):
+        ask(traces, GenerateQuestion(run, 60))
+
+
+def test_models_without_what_is_asked_say_so(traces, encoder):
+    masked = RunQuestion(encoder, "the [MASK] sat on the mat")
+    assert ask(traces, masked).tokens[ask(traces, masked).position] == "[MASK]"
+    assert not ask(traces, ModelQuestion(encoder)).has_attribution
+    with pytest.raises(UnsupportedReadingError, match="masked language model"):
+        ask(traces, BarsQuestion(masked))
+    with pytest.raises(UnsupportedReadingError, match="does not go on with a text"):
+        ask(traces, GenerateQuestion(masked, 2))
+    assert ask(traces, LensQuestion(masked)).shape[0] == 2
+    answer = ask(traces, NodeQuestion(masked, fg.Node("head", 0, 0, 1)))
+    assert (answer.contribution, answer.note) == (None, "this model's logits are no sums of parts")
+
+
+# The examples are what would be computed
+
+
+@pytest.mark.real_model
+@pytest.mark.slow
+def test_examples_are_what_is_computed_now(smollm2):
+    from flowgraph_webapp.service.recorded import Examples
+
+    from tests.app_examples import MODEL, SUBJECTS, record
+
+    now = Traces([MODEL], 2**30, 512)
+    now._loaded[MODEL] = smollm2
+    examples = {example.id: example for example in Examples().listed()}
+    assert set(examples) == set(SUBJECTS)
+    _, answers = record(now, SUBJECTS["capital-of-japan"])
+    recorded = Examples()._sessions["capital-of-japan"].answers
+    assert set(answers) == set(recorded)
+    for question, answer in answers.items():
+        then = recorded[question]
+        if isinstance(question, GraphQuestion):
+            assert abs(len(then.graph) - len(answer.graph)) <= 0.01 * len(answer.graph), question
+            assert then.graph.info.target == answer.graph.info.target
+        elif isinstance(question, BarsQuestion):
+            np.testing.assert_allclose(then.heads, answer.heads, atol=1e-3)
+        elif isinstance(question, AttentionQuestion):
+            np.testing.assert_allclose(then.pattern, answer.pattern, atol=1e-4)
+        elif isinstance(question, LensQuestion):
+            np.testing.assert_allclose(then.target_probability, answer.target_probability, atol=1e-3)

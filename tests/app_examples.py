@@ -1,0 +1,102 @@
+"""Record the examples that the app opens with: ``python -m tests.app_examples`` writes webapp/examples/*.flowgraph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import get_args
+
+from flowgraph_webapp.recipe import Method, Recipe
+from flowgraph_webapp.service.answers import Answer, GraphAnswer, Run
+from flowgraph_webapp.service.compute import COMPUTE
+from flowgraph_webapp.service.questions import (
+    Question,
+    attention_question,
+    bars_question,
+    graph_question,
+    heads_question,
+    lens_question,
+    node_question,
+    run_question,
+    semantic_question,
+)
+from flowgraph_webapp.service.recorded import EXAMPLES
+from flowgraph_webapp.service.traces import Traces
+from flowgraph_webapp.session import write_session
+
+MODEL = "smollm2"
+LARGEST = 3 * 2**20
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One example: what is asked, against which token, and which layer its semantic graph shows."""
+
+    title: str
+    text: str
+    layer: int
+    foil: str | None = None
+
+
+SUBJECTS = {
+    "capital-of-japan": Subject("A fact: the capital of Japan", "The capital of Japan is the city of", 23),
+    "drink-to-mary": Subject(
+        "A name: who gets the drink",
+        "When Mary and John went to the store, John gave a drink to",
+        25,
+        " John",
+    ),
+    "tower-and-colosseum": Subject(
+        "A pattern: the same sentence again", "The Eiffel Tower is in Paris. The Colosseum is in", 23, " Paris"
+    ),
+}
+
+
+def record(traces: Traces, subject: Subject) -> tuple[Recipe, dict[Question, Answer]]:
+    """Every answer that the page asks for when it opens the example and looks around."""
+    vocabulary = traces.model(MODEL, unheard).vocabulary
+    foil = None if subject.foil is None else vocabulary.target_id(subject.foil, "foil")
+    recipe = Recipe(
+        model=MODEL,
+        text=subject.text,
+        foil=foil,
+        layer=subject.layer,
+        semantic_layers=(subject.layer, subject.layer + 1),
+    )
+    run = COMPUTE[type(run_question(recipe))](traces, run_question(recipe), unheard)
+    assert isinstance(run, Run)
+    questions: list[Question] = [run_question(recipe)]
+    questions += [graph_question(replace(recipe, method=method)) for method in get_args(Method)]
+    questions += [graph_question(replace(recipe, show=show)) for show in ("all", "rollout", "flow")]
+    questions += [graph_question(replace(recipe, level="head"))]
+    questions += [lens_question(recipe), heads_question(recipe), bars_question(recipe), semantic_question(recipe)]
+    questions += [attention_question(recipe, layer) for layer in range(run.n_layers)]
+    # Attention depends on no target, so it is of the same pass without one: that run is recorded too.
+    questions += [run_question(replace(recipe, foil=None))] if foil is not None else []
+    answers = {question: COMPUTE[type(question)](traces, question, unheard) for question in questions}
+    drawn = answers[graph_question(recipe)]
+    assert isinstance(drawn, GraphAnswer)
+    nodes = [node_question(recipe, node) for node in drawn.graph.nodes]
+    return recipe, answers | {question: COMPUTE[type(question)](traces, question, unheard) for question in nodes}
+
+
+def unheard(_stage: str, _part: float | None = None) -> None:
+    """Nobody waits, and nobody takes a question back."""
+
+
+def main() -> None:
+    """Write all examples."""
+    traces = Traces([MODEL], 2**30, 512)
+    EXAMPLES.mkdir(exist_ok=True)
+    for name, subject in SUBJECTS.items():
+        recipe, answers = record(traces, subject)
+        data = write_session(recipe, answers, title=subject.title)
+        if len(data) > LARGEST:
+            raise SystemExit(f"{name} has {len(data):,} bytes, more than {LARGEST:,}")
+        (EXAMPLES / f"{name}.flowgraph").write_bytes(data)
+        run = answers[run_question(recipe)]
+        assert isinstance(run, Run)
+        print(f"{name}: {run.target_token!r}, {len(answers):,} answers, {len(data) / 2**20:.2f} MB")
+
+
+if __name__ == "__main__":
+    main()

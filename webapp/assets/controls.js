@@ -1,0 +1,119 @@
+/* From controls to the address: clientside callbacks, each of which changes what was touched. */
+
+(() => {
+  'use strict';
+  const app = (window.flowgraphApp ??= {});
+  const touched = () => (window.dash_clientside.callback_context?.triggered ?? []).map(({ prop_id: name }) => name.split('.')[0]);
+  const random = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join('');
+  const tab = random();
+  let runs = 0;
+  let last = null;
+
+  /** A new ticket when the address asks for another picture; without a prompt there is none to draw. */
+  function ticket(search) {
+    app.root().toggleAttribute('data-empty', !app.address.read(search).text);
+    if (!app.address.read(search).text) {
+      last = null;
+      return null;
+    }
+    const key = app.address.pictureKey(search);
+    if (last?.key === key) return window.dash_clientside.no_update;
+    return issue(search, key);
+  }
+
+  function issue(search, key) {
+    runs += 1;
+    const issued = { id: `${tab}-${runs}`, previous: last?.id ?? null, search, run: app.address.runKey(search) };
+    last = { id: issued.id, key };
+    return issued;
+  }
+
+  /** Run the prompt as the controls stand; what was said about the former prompt is left behind. */
+  function trace(_clicks, text, model, chat, method, show, level, threshold) {
+    if (!touched().length) return;
+    if (!text) {
+      document.getElementById('prompt').focus();
+      return;
+    }
+    const { width = '', orientation = '', tab: panel = '', fill = '' } = app.address.read();
+    const chosen = { model, text, chat: chat.length ? '1' : '0', method, show, level, threshold: threshold ?? '' };
+    const search = app.address.written({ ...chosen, threshold: String(chosen.threshold), width, orientation, tab: panel, fill });
+    const values = app.address.read();
+    if (app.address.pictureKey(search) === app.address.pictureKey(window.location.search) && values.text) again();
+    else app.address.go(search);
+  }
+
+  /** The same question once more: after an error or a cancelled run. */
+  function again() {
+    const { search } = window.location;
+    window.dash_clientside.set_props('ticket', { data: issue(search, app.address.pictureKey(search)) });
+  }
+
+  /** What a control shows when the address says nothing of it: of these values, nothing is written. */
+  function implied(layers, scores) {
+    const shown = app.address.read().layer ?? String(layers - 1);
+    return { layer: String(layers - 1), layers: `0,${layers}`, semantic_layers: `${shown},${Number(shown) + 1}`, score: scores?.[0]?.value ?? '' };
+  }
+
+  function choose(method, show, level, threshold, width, orientation, fill, score, layer, shown, semantic, layers, scores) {
+    showWindow('layers', shown);
+    showWindow('semantic', semantic);
+    const values = {
+      method, show, level, threshold: threshold ?? '', width, orientation, fill, score: score ?? '', layer: layer ?? '',
+      layers: shown.join(','), semantic_layers: semantic.join(','),
+    };
+    const usual = implied(layers, scores);
+    const changed = touched().map((name) => name.replace('-', '_')).filter((name) => name in values);
+    const written = changed.map((name) => [name, String(values[name]) === usual[name] ? '' : String(values[name])]);
+    const now = app.address.read();
+    if (!now.text || !written.length) return;
+    app.address.change(Object.fromEntries(written));
+    if (changed.includes('width')) app.view?.setWidth(width);
+    if (changed.includes('orientation')) app.view?.setOrientation(orientation);
+  }
+
+  function showWindow(what, [first, stop]) {
+    const text = stop - first === 1 ? `layer ${first}` : `layers ${first} to ${stop - 1}`;
+    document.querySelector(`[data-show=${what}]`).textContent = app.view ? text : '';
+  }
+
+  /** Which panel to fetch; the run must have been drawn before. */
+  function panel(search, run) {
+    const values = app.address.read(search);
+    markTabs(values.tab ?? '');
+    if (!values.tab) return null;
+    if (!run || run.key !== app.address.runKey(search)) return window.dash_clientside.no_update;
+    const options = ['layer', 'fill', 'score', 'semantic_layers', 'start'].map((name) => values[name] ?? '');
+    const key = JSON.stringify([values.tab, run.key, ...options]);
+    if (app.panel?.key === key) return window.dash_clientside.no_update;
+    app.panel = { tab: values.tab, search, key, first: null };
+    return app.panel;
+  }
+
+  function markTabs(open) {
+    if (!open) app.panel = null;
+    const before = app.root().dataset.panel ?? '';
+    app.root().dataset.panel = open;
+    for (const button of document.querySelectorAll('[role=tab]')) {
+      button.setAttribute('aria-selected', String(button.dataset.tab === open));
+    }
+    if (open && !before) document.querySelector('.panel').scrollIntoView({ block: 'start' });
+  }
+
+  /** A field of the recipe that a panel has changed. */
+  function setting(said) {
+    if (!said) return;
+    // Which part of a long lens is shown is no part of the address.
+    if (said.name === 'first') window.dash_clientside.set_props('panel', { data: { ...app.panel, first: said.value } });
+    else app.address.change({ [said.name]: [said.value].flat().join(',') });
+  }
+
+  function opened(address) {
+    if (address) app.address.go(address.search);
+  }
+
+  app.again = again;
+  window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
+    flowgraph: { ...window.dash_clientside?.flowgraph, ticket, trace, choose, panel, setting, opened },
+  });
+})();

@@ -1,0 +1,106 @@
+/* Clicks and keys of the whole page, heard in one place each. */
+
+(() => {
+  'use strict';
+  const app = (window.flowgraphApp ??= {});
+  const DRAWERS = { 'left-drawer': 'left', 'right-drawer': 'right' };
+
+  app.say = (text) => { document.querySelector('[data-part=live]').textContent = text; };
+
+  /** What a click on an element with this selector does. */
+  const CLICKS = [
+    ['#theme', () => app.nextTheme()],
+    ['#copy', copyLink],
+    ['#help', toggleHelp],
+    ['#left-drawer, #right-drawer', toggleDrawer],
+    ['[data-export]', aimExport],
+    ['.example', (link, event) => { event.preventDefault(); closeMenus(); app.address.go(link.getAttribute('href')); }],
+    ['[data-token]', chooseToken],
+    ['[data-dismiss]', () => window.dash_clientside.set_props('notice', { children: null })],
+    ['[data-tab]', (button) => app.address.change({ tab: button.getAttribute('aria-selected') === 'true' ? '' : button.dataset.tab })],
+    ['[data-start]', (button) => app.address.change({ start: button.dataset.start })],
+    ['[id*=\'"type":"act"\']', act],
+  ];
+
+  function chooseToken(chip, event) {
+    const id = chip.dataset.token;
+    const { foil = '' } = app.address.read();
+    const isFirst = chip === document.querySelector('[data-token]');
+    if (event.shiftKey) app.address.change({ foil: foil === id ? '' : id });
+    else app.address.change({ target: isFirst ? '' : id, foil: foil === id ? '' : foil });
+  }
+
+  /** Buttons of the details: pin, unpin, start. */
+  function act(button) {
+    const { act: wanted, node } = JSON.parse(button.id);
+    if (wanted === 'start') app.startFrom(node);
+    else app.togglePin(node);
+  }
+
+  /** The link takes the address of the view along; the panel's own link is that of the open one. */
+  function aimExport(link) {
+    const name = link.dataset.export.replace(/^panel(?=\.csv$)/, app.address.read().tab ?? 'lens');
+    link.href = `export/${name}${window.location.search}`;
+    closeMenus();
+  }
+
+  async function copyLink() {
+    try {
+      await navigator.clipboard.writeText(window.location.href);
+      app.say('link copied');
+    } catch {
+      app.say('the browser does not allow copying; take the address from its bar');
+    }
+    flash(document.getElementById('copy'));
+  }
+
+  function flash(button) {
+    button.dataset.said = document.querySelector('[data-part=live]').textContent;
+    setTimeout(() => delete button.dataset.said, 1600);
+  }
+
+  function toggleHelp() {
+    const help = document.getElementById('help-text');
+    help.hidden = !help.hidden;
+    document.getElementById('help').setAttribute('aria-expanded', String(!help.hidden));
+  }
+
+  function toggleDrawer(button) {
+    const isOpen = app.root().toggleAttribute(`data-${DRAWERS[button.id]}`);
+    button.setAttribute('aria-expanded', String(isOpen));
+  }
+
+  function closeMenus(except = null) {
+    for (const one of document.querySelectorAll('details.menu[open]')) if (one !== except) one.open = false;
+  }
+
+  document.addEventListener('click', (event) => {
+    closeMenus(event.target.closest('details.menu'));
+    const found = CLICKS.find(([selector]) => event.target.closest(selector));
+    if (found) found[1](event.target.closest(found[0]), event);
+  });
+
+  const isTyping = (target) => target.closest('input:not([type=range]):not([type=radio]):not([type=checkbox]), textarea, [contenteditable]');
+
+  function pressAnywhere(event) {
+    if ((event.ctrlKey || event.metaKey) && event.key === 'Enter') {
+      document.getElementById('trace').click();
+      return true;
+    }
+    if (event.key === 'Escape') {
+      closeMenus();
+      document.getElementById('help-text').hidden = true;
+      return false;
+    }
+    if (isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey) return false;
+    if (event.key === '/') document.getElementById('search').focus();
+    else if (event.key === '?') toggleHelp();
+    else if (event.key === 'f') app.view?.fit();
+    else return false;
+    return true;
+  }
+
+  document.addEventListener('keydown', (event) => {
+    if (pressAnywhere(event)) event.preventDefault();
+  });
+})();

@@ -1,0 +1,109 @@
+/* The picture: hand the Cytoscape instance that Dash made to the page scripts, and keep selection and pins in the address. */
+
+(() => {
+  'use strict';
+  const app = (window.flowgraphApp ??= {});
+  const TRIES = 400;
+  const TRY_MS = 15;
+  const QUIET_MS = 150;
+  const set = (id, data) => window.dash_clientside.set_props(id, { data });
+
+  /** The instance appears a few frames after its component. */
+  function whenReady(id, then, tries = 0) {
+    const cy = document.getElementById(id)?._cyreg?.cy;
+    if (cy?.elements().length) then(cy);
+    else if (tries < TRIES) setTimeout(() => whenReady(id, then, tries + 1), TRY_MS);
+  }
+
+  const plain = (item) => ({ data: { ...item.data() }, classes: item.classes().join(' ') });
+
+  function attach(meta) {
+    if (!meta) return;
+    whenReady(meta.picture, (cy) => {
+      if (app.cy === cy) return;
+      app.view?.destroy();
+      app.view = null;
+      app.applyTheme();
+      Object.assign(app, { cy, meta, pins: [], selected: null });
+      app.data = { ...meta, nodes: cy.nodes().map(plain), edges: cy.edges().map(plain) };
+      document.getElementById('keep').dataset.part = 'keep';
+      app.view = window.flowgraph.flow.mount(app.root(), app.data, {
+        cy, select: tapped, pin: pinned, level: keepLevel, open: (id) => id.startsWith('n') && startFrom(keyOf(id)),
+      });
+      showAddress();
+      app.root().dataset.drawn = meta.picture;
+    });
+  }
+
+  /** Bring the picture to what the address says. */
+  function showAddress() {
+    if (!app.view) return;
+    const { keep, width, orientation, selected, pins } = app.address.read();
+    app.view.setWidth(width ?? 'flow');
+    app.view.setOrientation(orientation ?? 'auto');
+    app.view.setLevel(/^\d+$/.test(keep ?? '') ? Number(keep) : app.meta.level);
+    setPins((pins ?? '').split(',').map(idOf).filter(Boolean));
+    set('selection', selected || null);
+  }
+
+  function idOf(key) {
+    const node = key ? app.meta.keys.indexOf(key) : -1;
+    return node < 0 ? null : `n${node}`;
+  }
+
+  const keyOf = (id) => app.meta.keys[Number(id.slice(1))];
+
+  /** A node or edge was chosen in the picture. */
+  function tapped(id) {
+    if (!id) set('selection', null);
+    else set('selection', id.startsWith('e') ? `edge.${app.meta.edge_index[Number(id.slice(1))]}` : keyOf(id));
+  }
+
+  /** Show a selection, wherever it was made; the node need not be in this graph. */
+  function select(key) {
+    if (!app.view || app.selected === key) return;
+    app.selected = key;
+    const isEdge = key?.startsWith('edge.') ?? false;
+    app.view.select(isEdge ? `e${app.meta.edge_index.indexOf(Number(key.slice(5)))}` : idOf(key));
+    app.address.change({ selected: isEdge ? '' : (key ?? '') });
+    window.flowgraph.panels?.select(isEdge ? null : key);
+  }
+
+  /** Pins were changed in the picture. */
+  function pinned(ids) {
+    app.pins = ids;
+    const keys = ids.map(keyOf);
+    app.address.change({ pins: keys.join(',') });
+    app.showWays();
+    set('pins', keys);
+  }
+
+  function setPins(ids) {
+    app.view.pin(ids);
+    pinned(ids);
+  }
+
+  function togglePin(key) {
+    const id = idOf(key);
+    if (!id) return;
+    setPins(app.pins.includes(id) ? app.pins.filter((one) => one !== id) : [...app.pins, id]);
+  }
+
+  function startFrom(key) {
+    const start = app.meta.starts[app.meta.keys.indexOf(key)];
+    if (start) app.address.change({ start, selected: '' });
+  }
+
+  let quiet = null;
+
+  /** The slider rests: its level goes into the address. */
+  function keepLevel(level) {
+    clearTimeout(quiet);
+    quiet = setTimeout(() => app.address.change({ keep: level === app.meta.level ? '' : String(level) }), QUIET_MS);
+  }
+
+  Object.assign(app, { togglePin, startFrom });
+  window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
+    flowgraph: { ...window.dash_clientside?.flowgraph, attach, select },
+  });
+})();

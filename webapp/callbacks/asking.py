@@ -1,0 +1,47 @@
+"""Asking the service, with the kind of answer that belongs to the kind of question."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, overload
+
+from ..service.answers import Attention, Bars, GraphAnswer, Heads, Lens, NodeAnswer, Run, Semantic
+from ..service.questions import (
+    AttentionQuestion,
+    BarsQuestion,
+    GraphQuestion,
+    HeadsQuestion,
+    LensQuestion,
+    NodeQuestion,
+    RunQuestion,
+    SemanticQuestion,
+)
+
+if TYPE_CHECKING:
+    from ..service.service import Service
+
+
+@overload
+def ask(service: Service, question: RunQuestion, ticket: str | None = None) -> Run: ...
+@overload
+def ask(service: Service, question: GraphQuestion, ticket: str | None = None) -> GraphAnswer: ...
+@overload
+def ask(service: Service, question: LensQuestion, ticket: str | None = None) -> Lens: ...
+@overload
+def ask(service: Service, question: HeadsQuestion, ticket: str | None = None) -> Heads: ...
+@overload
+def ask(service: Service, question: AttentionQuestion, ticket: str | None = None) -> Attention: ...
+@overload
+def ask(service: Service, question: BarsQuestion, ticket: str | None = None) -> Bars: ...
+@overload
+def ask(service: Service, question: NodeQuestion, ticket: str | None = None) -> NodeAnswer: ...
+@overload
+def ask(service: Service, question: SemanticQuestion, ticket: str | None = None) -> Semantic: ...
+def ask(service: Service, question: Any, ticket: str | None = None) -> Any:
+    """The answer of a question; blocks until there is one.
+
+    Raises
+    ------
+    FlowgraphError
+        As :meth:`~flowgraph_webapp.service.service.Service.ask`.
+    """
+    return service.ask(question, ticket=ticket)

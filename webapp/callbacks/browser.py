@@ -1,0 +1,30 @@
+"""What the browser does alone: from controls to the address, and from the address to a ticket for the server."""
+
+from __future__ import annotations
+
+from dash import ClientsideFunction, Dash, Input, Output, State
+
+from ..ids import Id
+
+
+def register(app: Dash) -> None:
+    """Connect the functions of ``assets/*.js``."""
+    address = Input(Id.LOCATION, "search")
+    _wire(app, "ticket", Output(Id.TICKET, "data"), address)
+    _wire(app, "panel", Output(Id.PANEL, "data"), address, Input(Id.RUN, "data"))
+    _wire(app, "attach", Input(Id.META, "data"))
+    _wire(app, "select", Input(Id.SELECTION, "data"))
+    _wire(app, "opened", Input(Id.OPENED, "data"))
+    _wire(app, "setting", Input(Id.SETTING, "data"))
+    settings = (Id.METHOD, Id.SHOW, Id.LEVEL, Id.THRESHOLD)
+    asked = (State(name, "value") for name in (Id.PROMPT, Id.MODEL, Id.CHAT, *settings))
+    _wire(app, "trace", Input(Id.TRACE, "n_clicks"), *asked)
+    chosen = (*settings, Id.WIDTH, Id.ORIENTATION, Id.FILL, Id.SCORE, Id.LAYER, Id.LAYERS, Id.SEMANTIC_LAYERS)
+    _wire(
+        app, "choose", *(Input(name, "value") for name in chosen), State(Id.LAYERS, "max"), State(Id.SCORE, "options")
+    )
+
+
+def _wire(app: Dash, function: str, *ends: Output | Input | State) -> None:
+    outputs = [end for end in ends if isinstance(end, Output)]
+    app.clientside_callback(ClientsideFunction("flowgraph", function), *ends, prevent_initial_call=not outputs)

@@ -1,0 +1,65 @@
+"""The right pane: what the selected node or edge says."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dash import Dash, Input, Output, State
+from dash.development.base_component import Component
+
+from flowgraph.errors import ArgumentError, FlowgraphError
+
+from ..ids import Id
+from ..node_key import parse_node_key
+from ..present import details
+from ..present.errors import panel_error
+from ..recipe import Recipe, from_query
+from ..service.questions import graph_question, node_question
+from .asking import ask
+
+if TYPE_CHECKING:
+    from ..service.service import Service
+
+_EDGE = "edge."
+
+
+def register(app: Dash, service: Service) -> None:
+    """Connect the callback."""
+
+    @app.callback(
+        Output(Id.DETAILS, "children"),
+        Input(Id.SELECTION, "data"), Input(Id.RUN, "data"), Input(Id.PINS, "data"), State(Id.LOCATION, "search"),
+        prevent_initial_call=True,
+    )  # fmt: skip
+    def tell(key: str | None, run: dict[str, Any] | None, pins: list[str] | None, search: str) -> Component | None:
+        if run is None:
+            return None
+        try:
+            return details_of(service, from_query(search), key, tuple(pins or ()))
+        except FlowgraphError as error:
+            return panel_error(error)
+
+
+def details_of(service: Service, recipe: Recipe, key: str | None, pins: tuple[str, ...]) -> Component:
+    """Details of a node, of an edge, or of the graph as a whole.
+
+    Raises
+    ------
+    FlowgraphError
+        If the key is none, or the node cannot be read.
+    """
+    question = graph_question(recipe)
+    run, graph = ask(service, question.run), ask(service, question).graph
+    if key is None:
+        return details.panel(None, graph, run)
+    if key.startswith(_EDGE):
+        return details.edge_panel(graph, _edge(key, len(graph)), run)
+    node = parse_node_key(key)
+    return details.panel(ask(service, node_question(recipe, node)), graph, run, pinned=pins)
+
+
+def _edge(key: str, count: int) -> int:
+    text = key.removeprefix(_EDGE)
+    if not (text.isascii() and text.isdecimal() and len(text) < 8 and int(text) < count):
+        raise ArgumentError(f"{key[:40]!r} is not an edge of this graph; its {count:,} edges are counted from 0")
+    return int(text)

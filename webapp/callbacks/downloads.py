@@ -1,0 +1,152 @@
+"""What can be taken away: the graph in every format, the numbers of each panel, the whole session."""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import flask
+from dash import Dash
+
+import flowgraph
+from flowgraph.errors import ArgumentError, FlowgraphError
+from flowgraph.views import drawing
+
+from ..present import attention, bars, heads, lens, semantic
+from ..present.sheet import Sheet, csv_of
+from ..recipe import Recipe, from_query
+from ..service.questions import (
+    attention_question,
+    bars_question,
+    graph_question,
+    heads_question,
+    lens_question,
+    run_question,
+    semantic_question,
+)
+from ..session import Annotations
+from .asking import ask
+
+if TYPE_CHECKING:
+    from ..service.service import Service
+
+FORMATS = (
+    ".svg", ".pdf", ".png", ".tex", ".html", ".json", ".graphml", ".gexf", ".gml", ".dot", ".csv", ".neuronpedia.json",
+)  # fmt: skip
+"""Endings of the files that a graph is offered as."""
+_PLAIN = re.compile(r"[^A-Za-z0-9]+")
+_KINDS = {
+    ".svg": "image/svg+xml", ".pdf": "application/pdf", ".png": "image/png", ".json": "application/json", ".csv": "text/csv",
+}  # fmt: skip
+
+
+def register(app: Dash, service: Service) -> None:
+    """Serve the files under ``export/``, each for the address that its query says."""
+
+    @app.server.get("/export/<name>")  # type: ignore[untyped-decorator]
+    def export(name: str) -> flask.Response:
+        try:
+            recipe = from_query(flask.request.query_string.decode("ascii", "replace"))
+            data, file = exported(service, recipe, name)
+        except FlowgraphError as error:
+            return flask.Response(f"{error}\n", status=400, mimetype="text/plain")
+        kind = _KINDS.get(Path(file).suffix, "application/octet-stream")
+        return flask.send_file(io.BytesIO(data), mimetype=kind, as_attachment=True, download_name=file)
+
+
+def exported(service: Service, recipe: Recipe, name: str) -> tuple[bytes, str]:
+    """Content and name of a file.
+
+    Parameters
+    ----------
+    service
+        What answers.
+    recipe
+        The view that is exported.
+    name
+        ``graph`` with one of :data:`FORMATS`, a panel with ``.csv``, or ``session.flowgraph``.
+
+    Raises
+    ------
+    FlowgraphError
+        If there is no such file, or its question cannot be answered.
+    """
+    stem, _, _ = name.partition(".")
+    ending = name.removeprefix(stem)
+    if stem == "graph" and ending in FORMATS:
+        return _graph_file(service, recipe, ending)
+    if name == "session.flowgraph":
+        return service.session_file(recipe, Annotations(pins=recipe.pins)), f"{_file_stem(recipe, 'session')}.flowgraph"
+    if stem in _SHEETS and ending == ".csv":
+        sheet = _SHEETS[stem](service, recipe)
+        return csv_of(sheet).encode("utf-8"), f"{_file_stem(recipe, stem)}.csv"
+    raise ArgumentError(
+        f"{name[:60]!r} is not a file of this page; there are graph{', graph'.join(FORMATS)}, {'.csv, '.join(_SHEETS)}.csv and session.flowgraph"
+    )
+
+
+def shown_graph(graph: flowgraph.FlowGraph, keep: int | None) -> flowgraph.FlowGraph:
+    """The part of a graph that the slider shows: the edges whose level is at most ``keep``; None: where the graph opens."""
+    drawn = drawing(graph)
+    level = drawn.opening_level if keep is None else keep
+    if not len(drawn.graph) or int(drawn.level.max()) <= level:
+        return graph
+    return drawn.graph.keep(drawn.level <= level, slider_level=level)
+
+
+def _graph_file(service: Service, recipe: Recipe, ending: str) -> tuple[bytes, str]:
+    answer = ask(service, graph_question(recipe))
+    with tempfile.TemporaryDirectory(prefix="flowgraph-") as folder:
+        stem = _file_stem(recipe, recipe.method)
+        shown_graph(answer.graph, recipe.keep).save(Path(folder) / f"{stem}{ending}")
+        files = sorted(Path(folder).iterdir())
+        if len(files) == 1:
+            return files[0].read_bytes(), files[0].name
+        return _zipped(files), f"{stem}{ending.replace('.', '-')}.zip"
+
+
+def _zipped(files: list[Path]) -> bytes:
+    """Several files as one: a table's nodes and edges, a picture and its caption."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            archive.write(file, file.name)
+    return data.getvalue()
+
+
+def _file_stem(recipe: Recipe, what: str) -> str:
+    """``smollm2-the-capital-of-japan-lens``: letters, digits and dashes only."""
+    words = _PLAIN.sub("-", f"{Path(recipe.model).name} {recipe.text[:32]}").strip("-").lower()
+    return f"{words or 'flowgraph'}-{what}"
+
+
+def _lens(service: Service, recipe: Recipe) -> Sheet:
+    return lens.rows(ask(service, lens_question(recipe)), ask(service, run_question(recipe)))
+
+
+def _heads(service: Service, recipe: Recipe) -> Sheet:
+    return heads.rows(ask(service, heads_question(recipe)))
+
+
+def _attention(service: Service, recipe: Recipe) -> Sheet:
+    run = ask(service, run_question(recipe))
+    layer = run.n_layers - 1 if recipe.layer is None else recipe.layer
+    return attention.rows(ask(service, attention_question(recipe, layer)), run)
+
+
+def _bars(service: Service, recipe: Recipe) -> Sheet:
+    return bars.rows(ask(service, bars_question(recipe)))
+
+
+def _semantic(service: Service, recipe: Recipe) -> Sheet:
+    return semantic.rows(ask(service, semantic_question(recipe)))
+
+
+_SHEETS: Mapping[str, Callable[[Service, Recipe], Sheet]] = {
+    "lens": _lens, "heads": _heads, "attention": _attention, "bars": _bars, "semantic": _semantic,
+}  # fmt: skip

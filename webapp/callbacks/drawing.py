@@ -1,0 +1,94 @@
+"""Running the prompt and drawing its graph; progress and cancelling meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dash import Dash, Input, Output, State, no_update
+
+from flowgraph.views import drawing, legend_of, page_data
+
+from ..ids import Id
+from ..present.flow import caption, mass_hint, meta, picture, start_chip
+from ..present.legend import legend_components
+from ..present.prediction import predictions
+from ..present.progress import progress_text
+from ..recipe import Recipe, from_query
+from ..service.answers import GraphAnswer, Run
+from ..service.questions import GraphQuestion, graph_question
+from .asking import ask
+
+if TYPE_CHECKING:
+    from ..service.service import Service
+
+_OUTPUTS = {
+    "strip": Output(Id.STRIP, "children"),
+    "start": Output(Id.START, "children"),
+    "picture": Output(Id.PICTURE, "children"),
+    "meta": Output(Id.META, "data"),
+    "legend": Output(Id.LEGEND, "children"),
+    "caption": Output(Id.CAPTION, "children"),
+    "mass": Output(Id.COUNTER, "title"),
+    "layer_count": Output(Id.LAYERS, "max"),
+    "layers": Output(Id.LAYERS, "value"),
+    "semantic_count": Output(Id.SEMANTIC_LAYERS, "max"),
+    "semantic_layers": Output(Id.SEMANTIC_LAYERS, "value"),
+    "layer_options": Output(Id.LAYER, "options"),
+    "layer": Output(Id.LAYER, "value"),
+    "run": Output(Id.RUN, "data"),
+    "notice": Output(Id.NOTICE, "children"),
+}
+_RUNNING = [(Output(Id.PROGRESS, "className"), "running", "idle"), (Output(Id.POLL, "disabled"), False, True)]
+
+
+def register(app: Dash, service: Service) -> None:
+    """Connect the callbacks."""
+
+    @app.callback(_OUTPUTS, Input(Id.TICKET, "data"), running=_RUNNING, prevent_initial_call=True)
+    def draw(ticket: dict[str, Any] | None) -> dict[str, Any]:
+        if ticket is None:
+            return dict.fromkeys(_OUTPUTS, no_update)
+        if ticket["previous"]:
+            service.cancel(ticket["previous"])
+        recipe = from_query(ticket["search"])
+        question = graph_question(recipe)
+        run = ask(service, question.run, ticket["id"])
+        answer = ask(service, question, ticket["id"])
+        return {**about_run(recipe, run), **about_graph(question, answer, ticket), "notice": None}
+
+    @app.callback(Output(Id.PROGRESS, "children"), Input(Id.POLL, "n_intervals"), State(Id.TICKET, "data"))
+    def watch(_polls: int, ticket: dict[str, Any] | None) -> Any:
+        return progress_text(service.progress(ticket["id"]) if ticket else None)
+
+    @app.callback(Input(Id.CANCEL, "n_clicks"), State(Id.TICKET, "data"), prevent_initial_call=True)
+    def cancel(_clicks: int, ticket: dict[str, Any] | None) -> None:
+        if ticket:
+            service.cancel(ticket["id"])
+
+
+def about_run(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """Strip of predictions, and how far the layers go."""
+    layer = run.n_layers - 1 if recipe.layer is None else recipe.layer
+    return {
+        "strip": predictions(run),
+        "layer_count": run.n_layers,
+        "layers": list(recipe.layers or (0, run.n_layers)),
+        "semantic_count": run.n_layers,
+        "semantic_layers": list(recipe.semantic_layers or (layer, layer + 1)),
+        "layer_options": [{"label": f"L{number}", "value": number} for number in range(run.n_layers)],
+        "layer": layer,
+    }
+
+
+def about_graph(question: GraphQuestion, answer: GraphAnswer, ticket: dict[str, Any]) -> dict[str, Any]:
+    """The picture and all that is said about it; ``run`` tells the panels that they can ask."""
+    data, drawn, name = page_data(answer.graph), drawing(answer.graph), f"flow-{ticket['id']}"
+    return {
+        "start": start_chip(question.start, answer.graph),
+        "picture": picture(data, name),
+        "meta": meta(data, drawn, name),
+        "legend": legend_components(legend_of(drawn, data)),
+        "caption": caption(answer),
+        "mass": mass_hint(drawn),
+        "run": {"key": ticket["run"], "picture": name},
+    }

@@ -1,0 +1,75 @@
+"""The left pane: how flow is measured, what of it is drawn, and what the marks mean."""
+
+from __future__ import annotations
+
+from dash import dcc, html
+
+from ..attributes import named
+from ..ids import Id
+from ..recipe import LARGEST_LEVEL
+from .parts import group, hidden_label, switch
+from .words import LEVELS, METHODS, ORIENTATIONS, SHOWS, WIDTHS
+
+_KEEP_HINT = (
+    "Edges appear from the strongest connected flow downwards, so that whatever is shown leads to the start node."
+)
+_THRESHOLD_HINT = "Smallest share of its target that an edge must have to be followed. Empty: chosen for the method, and said below the picture."
+
+
+def controls() -> html.Aside:
+    """The pane with every choice about the graph."""
+    return html.Aside(
+        [
+            group("Method", "How the weight of an edge is measured", _methods(), name="methods"),
+            group("Show", "Which edges of the method are drawn", switch(Id.SHOW, SHOWS, "routes")),
+            group("Level", "Heads of a layer together, or one by one", switch(Id.LEVEL, LEVELS, "token")),
+            _keep(),
+            group("Edge width", "What the width of an edge says", switch(Id.WIDTH, WIDTHS, "flow")),
+            group("Tokens as", "Where the tokens stand", switch(Id.ORIENTATION, ORIENTATIONS, "auto")),
+            _layers(),
+            _threshold(),
+            html.Div(id=Id.LEGEND, className="legends"),
+        ],
+        className="pane left",
+        **named({"aria-label": "What is shown"}),
+    )
+
+
+def _methods() -> dcc.RadioItems:
+    def option(name: str, unit: str, hint: str) -> dict[str, object]:
+        label = html.Span([html.Span(name), html.Span(unit, className="unit")], className="method")
+        return {"label": label, "value": name, "title": f"{hint} In {unit}."}
+
+    return dcc.RadioItems(
+        id=Id.METHOD, options=[option(name, *about) for name, about in METHODS.items()], value="proximity", className="list"
+    )  # fmt: skip
+
+
+def _keep() -> html.Section:
+    return html.Section(
+        [
+            html.H2(html.Label("Keep the strongest flow", htmlFor=Id.KEEP, title=_KEEP_HINT)),
+            dcc.Input(id=Id.KEEP, type="range", min=0, max=LARGEST_LEVEL, step=1, value=LARGEST_LEVEL, className="range"),
+            html.P(id=Id.COUNTER, className="counter", title=_KEEP_HINT, **named({"data-part": "counter"})),
+        ],
+        className="control",
+    )  # fmt: skip
+
+
+def _layers() -> html.Fieldset:
+    slider = dcc.RangeSlider(
+        id=Id.LAYERS, min=0, max=1, step=1, value=[0, 1], pushable=1, marks=None, allow_direct_input=False, className="slider"
+    )  # fmt: skip
+    hint = "First and last layer that are drawn; flow is followed inside this window"
+    return group("Layers", hint, slider, html.P(className="note", **named({"data-show": "layers"})), name="window")
+
+
+def _threshold() -> html.Section:
+    box = dcc.Input(
+        id=Id.THRESHOLD, type="number", min=0, max=1, step="any", placeholder="auto", debounce=True, className="box"
+    )  # fmt: skip
+    return html.Section(
+        [html.H2(html.Span("Threshold", title=_THRESHOLD_HINT)), hidden_label("Threshold, a share", Id.THRESHOLD), box],
+        className="control",
+        title=_THRESHOLD_HINT,
+    )

@@ -1,0 +1,58 @@
+"""What the controls offer, and what each word means: said on hover, to screen readers and in the help."""
+
+from __future__ import annotations
+
+METHODS = {
+    "attention": ("share", "Attention probabilities, heads averaged; half of a state is attention, half its own residual."),
+    "norms": ("norm", "Length of the vectors that are added up: attention weight times transformed value."),
+    "proximity": ("share", "How much nearer a part brings the sum of the others to the whole: information flow routes."),
+    "logits": ("logits", "What each part wrote in the direction of the target, minus the foil."),
+    "ff": ("norm", "Length of what comes from a token through attention and the feed-forward block together."),
+}  # fmt: skip
+"""Method → unit of its numbers, and its meaning."""
+
+SHOWS = {
+    "all": "Every edge whose share reaches the threshold.",
+    "routes": "What can reach the start node over edges that reach the threshold.",
+    "rollout": "Attention rollout: the weights of all layers multiplied, from every token to the start.",
+    "flow": "Attention flow: the most that can pass from every token to the start.",
+}
+LEVELS = {"token": "All heads of a layer as one edge.", "head": "Each head as a node of its own."}
+WIDTHS = {
+    "flow": "Width of an edge: its share times the flow of its target; what reaches the start node.",
+    "share": "Width of an edge: its part of what enters its target.",
+}
+ORIENTATIONS = {
+    "auto": "Columns while each token gets 52 pixels, otherwise rows.",
+    "columns": "Tokens from left to right, layers upwards.",
+    "rows": "Tokens from top to bottom, layers to the right.",
+}
+FILLS = {
+    "rank": "Rank of the target among all tokens, 1 being the best.",
+    "probability": "Probability of the target.",
+    "entropy": "How undecided the state is, in nats.",
+}
+TABS = {
+    "lens": ("Lens grid", "What every state would say if it were the last."),
+    "heads": ("Heads", "Scores of every attention head."),
+    "attention": ("Attention", "Attention patterns of one layer."),
+    "bars": ("Logit bars", "The logit as a sum of what wrote it."),
+    "semantic": ("Semantic", "A layer as a graph of vectors, each read in vocabulary."),
+}
+KEYS = (
+    ("Ctrl + Enter", "trace the prompt"),
+    ("← ↑ ↓ →", "walk along tokens and layers"),
+    ("Enter", "details of the node"),
+    ("p", "pin or unpin the node; two pins show the ways between them"),
+    ("Esc", "clear the selection, then the pins; close a menu"),
+    ("/", "find a token, node or word"),
+    ("+ − 0 f", "zoom in, zoom out, fit"),
+    ("?", "this help"),
+)
+POINTER = (
+    ("hover", "lift what matters to a node, dim the rest"),
+    ("click", "select; the details are on the right"),
+    ("Ctrl + click", "pin"),
+    ("double click", "start the flow from this node"),
+    ("Shift + click", "on a predicted token: make it the foil"),
+)

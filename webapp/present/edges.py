@@ -1,0 +1,112 @@
+"""Edges of the graph on the screen as tables: those at a node, and those that lead from one token to another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from flowgraph import FlowGraph, Node, connected_flow
+from flowgraph.views import visible
+
+from .drawn import Element, element, link, token
+from .figures import plural, probability, signed, weight
+from .tables import Cell, Column, table
+
+MOST_ROWS = 200
+_MOVES = 12
+
+
+class Listed(NamedTuple):
+    """An edge from one token to another: its index, positions of key and query, where it is, and its flow."""
+
+    edge: int
+    key: int
+    query: int
+    layer: int
+    place: str
+    flow: float
+
+
+@lru_cache(maxsize=4)
+def flows(graph: FlowGraph) -> Float[np.ndarray, "E"]:
+    """[E] flow of each edge into the start, as the picture has it; a graph is compared by identity."""
+    return connected_flow(graph) if len(graph) else np.zeros(0)
+
+
+def edges_at(graph: FlowGraph, n: int, way: str) -> list[int]:
+    """Edges into (``"in"``) or out of (``"out"``) a node, the strongest first: by share into it, by flow out of it."""
+    ends = graph.target if way == "in" else graph.source
+    found = np.flatnonzero(ends == n)
+    strength = np.abs(graph.share[found]) if way == "in" else flows(graph)[found]
+    return [int(edge) for edge in found[np.argsort(-strength, kind="stable")]]
+
+
+def strongest_moves(graph: FlowGraph) -> list[Listed]:
+    """Edges between different tokens that carry most flow, the strongest first."""
+    flow = flows(graph)
+    moves = (graph.key_pos >= 0) & (graph.query_pos >= 0) & (graph.key_pos != graph.query_pos) & (flow > 0)
+    order = np.flatnonzero(moves)[np.argsort(-flow[moves], kind="stable")][:_MOVES]
+    return [
+        Listed(
+            int(e),
+            int(graph.key_pos[e]),
+            int(graph.query_pos[e]),
+            int(graph.layer[e]),
+            _place(graph, int(e)),
+            float(flow[e]),
+        )
+        for e in order
+    ]
+
+
+def edge_table(graph: FlowGraph, edges: Sequence[int], title: str, end: str) -> Element | None:
+    """A sortable table of edges at one node; each row selects the node at the other end. None without edges."""
+    if not edges:
+        return None
+    units = sorted({graph.unit_of(e) for e in edges})
+    # Where the weight is a share of the same whole, it would say the same number twice.
+    has_weight = units != ["share"]
+    lines = [_row(graph, e, end, has_weight) for e in edges[:MOST_ROWS]]
+    ends = graph.source if end == "source" else graph.target
+    heads = [Column("source" if end == "source" else "target")]
+    heads += [Column("weight", units[0] if len(units) == 1 else "", "number")] if has_weight else []
+    heads += [Column("share", kind="number"), Column("flow", kind="number")]
+    by = len(heads) - (2 if end == "source" else 1)
+    made = table(title, heads, lines, nodes=[graph.nodes[ends[e]] for e in edges[:MOST_ROWS]], by=(by, "descending"))
+    more = len(edges) - MOST_ROWS
+    return element("div", made, element("p", f"and {plural(more, 'weaker edge')}", cls="note") if more > 0 else None)
+
+
+def _row(graph: FlowGraph, e: int, end: str, has_weight: bool) -> list[Cell]:
+    node = graph.nodes[(graph.source if end == "source" else graph.target)[e]]
+    about = graph.edge_dict(e)
+    head = "" if about["head"] is None or node.kind == "head" else f", H{about['head']}"
+    at = None
+    if node.position is not None and node.position < len(graph.info.tokens):
+        at = element("span", " ", token(graph.info.tokens[node.position]), cls="at")
+    name = element(
+        "span", link(node, _label(node)), at, element("span", f"{about['kind'].replace('_', ' ')}{head}", cls="kind")
+    )
+    if about["weight"] is None:
+        nothing = [Cell("none", title="no number under this method")]
+        return [Cell(name), *(nothing * has_weight), Cell("none"), Cell("none")]
+    share = float(about["share"])
+    cells = [Cell(name)]
+    if has_weight:
+        cells.append(Cell(weight(about["weight"], about["unit"]), about["weight"], about["unit"]))
+    text = signed(share, 3) if share < 0 else probability(share)
+    return [*cells, Cell(text, share), Cell(probability(float(flows(graph)[e])), float(flows(graph)[e]))]
+
+
+def _place(graph: FlowGraph, e: int) -> str:
+    head = "" if graph.head[e] < 0 else f"H{graph.head[e]}"
+    return "" if graph.layer[e] < 0 else f"L{graph.layer[e]}{head}"
+
+
+def _label(node: Node) -> str:
+    return str(node if node.token is None else replace(node, token=visible(node.token)))

@@ -1,0 +1,122 @@
+"""Flow graphs for the page: which edges of a method are drawn, and in words which those are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+import flowgraph
+from flowgraph import EdgeWeights, FlowGraph, Node
+from flowgraph.errors import ArgumentError, GraphTooLargeError
+
+from .answers import MOST_EDGES, GraphAnswer
+from .questions import GraphQuestion
+from .traces import Check, Traces
+
+ROUTES_THRESHOLD = 0.01
+"""Smallest share that routes follow unless another is asked for."""
+_MOST_LISTED = 2_000_000
+_TOGETHER = ("ff",)
+"""Methods that take heads together."""
+_INTO_LOGIT = ("logits",)
+"""Methods whose edges end in the logit, so that nothing flows from state to state."""
+
+
+def graph(traces: Traces, question: GraphQuestion, check: Check) -> GraphAnswer:
+    """The flow graph of a run."""
+    _refuse_combination(question)
+    weights = traces.weights(question.run, question.method, check)
+    if question.layers is not None:
+        weights = weights.window(*question.layers)
+    check("drawing the graph", None)
+    drawn, note = _SHOW[question.show](weights, question)
+    is_part = question.show == "routes" or (question.show == "all" and question.threshold > 0)
+    drawn, note = _strongest(drawn, note, question.start)
+    if is_part and len(drawn):
+        drawn = _of_whole(drawn, weights, question)
+    readings = traces.readings(question.run, drawn.nodes, check)
+    return GraphAnswer(drawn.with_readings(readings), note)
+
+
+def _refuse_combination(question: GraphQuestion) -> None:
+    """Say what to choose where a method does not have what is asked for."""
+    method, show = question.method, question.show
+    if show in ("rollout", "flow"):
+        if method in _INTO_LOGIT:
+            raise ArgumentError(
+                f"{show} follows edges from state to state, and those of {method!r} all end in the logit; choose the method "
+                "attention, norms or proximity, or show routes or all edges"
+            )
+        if question.level == "head":
+            raise ArgumentError(f"{show} is between tokens, heads together; choose level token, or show routes")
+    if question.level == "head" and method in _TOGETHER:
+        raise ArgumentError(f"{method!r} takes heads together; choose level token, or the method norms or proximity")
+
+
+def _all(weights: EdgeWeights, question: GraphQuestion) -> tuple[FlowGraph, str]:
+    """Every edge, or above a size that still fits into memory the strongest."""
+    threshold, note = question.threshold, "all edges"
+    if threshold:
+        note = f"all edges of share ≥ {_number(threshold)}"
+    try:
+        return flowgraph.build_graph(
+            weights, level=question.level, threshold=threshold, max_edges=_MOST_LISTED, readings=False
+        ), note
+    except GraphTooLargeError:
+        drawn = flowgraph.build_graph(
+            weights,
+            level=question.level,
+            threshold=threshold,
+            top_k=_MOST_LISTED,
+            max_edges=_MOST_LISTED,
+            readings=False,
+        )
+        return drawn, f"the {_MOST_LISTED:,} edges of the largest share"
+
+
+def _routes(weights: EdgeWeights, question: GraphQuestion) -> tuple[FlowGraph, str]:
+    threshold = question.threshold or ROUTES_THRESHOLD
+    drawn = flowgraph.routes(weights, question.start, threshold=threshold, level=question.level, max_edges=_MOST_LISTED)
+    return drawn, f"routes over edges of share ≥ {_number(threshold)}"
+
+
+def _rollout(weights: EdgeWeights, question: GraphQuestion) -> tuple[FlowGraph, str]:
+    return flowgraph.rollout_graph(weights, question.start), "rollout"
+
+
+def _flow(weights: EdgeWeights, question: GraphQuestion) -> tuple[FlowGraph, str]:
+    return flowgraph.flow_graph(weights, question.start), "maximum flow"
+
+
+_SHOW: Mapping[str, Callable[[EdgeWeights, GraphQuestion], tuple[FlowGraph, str]]] = {
+    "all": _all, "routes": _routes, "rollout": _rollout, "flow": _flow,
+}  # fmt: skip
+
+
+def _strongest(drawn: FlowGraph, note: str, start: Node | None) -> tuple[FlowGraph, str]:
+    """The strongest connected edges, as many as a page can draw."""
+    if not len(drawn):
+        return drawn, f"{note}: none"
+    count = len(drawn)
+    kept = flowgraph.keep_strongest(drawn, mass=None, max_edges=MOST_EDGES, start=start)
+    if len(kept) == count:
+        return kept, note
+    if len(kept) < MOST_EDGES:
+        return kept, f"{note}; {len(kept):,} of {count:,} lead to {'the logit' if start is None else start}"
+    return kept, f"{note}; the strongest {len(kept):,} of {count:,} that hang together"
+
+
+def _of_whole(drawn: FlowGraph, weights: EdgeWeights, question: GraphQuestion) -> FlowGraph:
+    """The graph saying which part of the whole method's flow it holds, not of what a threshold left; by share where that is too large."""
+    try:
+        whole = flowgraph.build_graph(weights, level=question.level, max_edges=_MOST_LISTED, readings=False)
+    except GraphTooLargeError:
+        return drawn
+    all_flow = float(flowgraph.connected_flow(whole, question.start).sum())
+    kept = float(flowgraph.connected_flow(drawn, question.start).sum())
+    filters = {**drawn.info.filters, "kept_flow": kept / all_flow if all_flow else 0.0}
+    return replace(drawn, info=replace(drawn.info, filters=filters))
+
+
+def _number(share: float) -> str:
+    return f"{share:g}".replace("0.", ".", 1) if share < 1 else f"{share:g}"

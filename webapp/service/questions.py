@@ -1,0 +1,274 @@
+"""What the page can ask: one frozen dataclass for each kind, which is its own cache key.
+
+A question holds what its answer depends on and nothing else, so that two pages that look at the same thing in another way
+share the answer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import flowgraph
+from flowgraph.errors import ArgumentError, PromptError
+
+from ..node_key import parse_start
+from ..recipe import (
+    CHOICES,
+    Level,
+    Method,
+    Recipe,
+    Show,
+    check_choice,
+    check_index,
+    check_model,
+    check_share,
+    check_text,
+    check_window,
+)
+
+Select = Literal["contribution", "norm", "attention", "target"]
+SELECTS: tuple[str, ...] = ("contribution", "norm", "attention", "target")
+MOST_GENERATED = 64
+"""Tokens that one question may generate."""
+MOST_POSITIONS = 64
+
+
+@dataclass(frozen=True)
+class ModelQuestion:
+    """What the model is; asking loads it."""
+
+    model: str
+
+    def __post_init__(self) -> None:
+        check_model(self.model)
+
+
+@dataclass(frozen=True)
+class RunQuestion:
+    """One pass of the model, and what it predicts at a position.
+
+    Attributes
+    ----------
+    model, text, chat, position, target, foil
+        As in :class:`~flowgraph_webapp.recipe.Recipe`.
+    session
+        Id of an opened session in which an answer is looked up first; None: in none.
+    """
+
+    model: str
+    text: str
+    chat: bool = False
+    position: int | None = None
+    target: int | None = None
+    foil: int | None = None
+    session: str | None = None
+
+    def __post_init__(self) -> None:
+        check_model(self.model)
+        check_text(self.text)
+        if not self.text:
+            raise PromptError("the prompt is empty; write a text, or choose an example")
+        if type(self.chat) is not bool:
+            raise ArgumentError(f"chat={self.chat!r} cannot be used; expected true or false")
+        for name in ("position", "target", "foil"):
+            check_index(name, getattr(self, name))
+
+
+@dataclass(frozen=True)
+class GraphQuestion:
+    """The flow graph: edges of a method, as many as can be drawn.
+
+    Attributes
+    ----------
+    run
+        The pass.
+    method, show, level, threshold, layers
+        As in :class:`~flowgraph_webapp.recipe.Recipe`.
+    start
+        Node that flow runs to; None: the logit.
+    """
+
+    run: RunQuestion
+    method: Method = "proximity"
+    show: Show = "routes"
+    level: Level = "token"
+    threshold: float = 0.0
+    layers: tuple[int, int] | None = None
+    start: flowgraph.Node | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("method", "show", "level"):
+            check_choice(name, getattr(self, name), CHOICES[name])
+        check_share("threshold", self.threshold)
+        check_window("layers", self.layers)
+
+
+@dataclass(frozen=True)
+class LensQuestion:
+    """Every state, read in vocabulary."""
+
+    run: RunQuestion
+
+
+@dataclass(frozen=True)
+class HeadsQuestion:
+    """Scores of every head."""
+
+    run: RunQuestion
+
+
+@dataclass(frozen=True)
+class AttentionQuestion:
+    """The attention pattern of one layer."""
+
+    run: RunQuestion
+    layer: int
+
+    def __post_init__(self) -> None:
+        check_index("layer", -1 if self.layer is None else self.layer)
+
+
+@dataclass(frozen=True)
+class BarsQuestion:
+    """The logit as a sum of what wrote it."""
+
+    run: RunQuestion
+
+
+@dataclass(frozen=True)
+class NodeQuestion:
+    """What one node says."""
+
+    run: RunQuestion
+    node: flowgraph.Node
+
+
+@dataclass(frozen=True)
+class SemanticQuestion:
+    """The semantic graph of some layers.
+
+    Attributes
+    ----------
+    run
+        The pass.
+    layers
+        First and one-past-last layer; None: the last layer.
+    positions
+        Query positions; None: the one that is explained.
+    select
+        What decides which parts are shown, as for :func:`flowgraph.semantic_graph`.
+    """
+
+    run: RunQuestion
+    layers: tuple[int, int] | None = None
+    positions: tuple[int, ...] | None = None
+    select: Select = "contribution"
+
+    def __post_init__(self) -> None:
+        check_window("layers", self.layers)
+        check_choice("select", self.select, SELECTS)
+        if self.positions is not None and not 0 < len(self.positions) <= MOST_POSITIONS:
+            raise ArgumentError(
+                f"positions= names {len(self.positions)} positions; expected 1 to {MOST_POSITIONS}, or None"
+            )
+        for position in self.positions or ():
+            check_index("positions", position)
+
+
+@dataclass(frozen=True)
+class GenerateQuestion:
+    """How the model goes on, taking its best token each time."""
+
+    run: RunQuestion
+    count: int = 16
+
+    def __post_init__(self) -> None:
+        if type(self.count) is not int or not 1 <= self.count <= MOST_GENERATED:
+            raise ArgumentError(f"count={self.count!r} cannot be used; expected 1 to {MOST_GENERATED} tokens")
+
+
+RunBased = (
+    GraphQuestion | LensQuestion | HeadsQuestion | AttentionQuestion | BarsQuestion | NodeQuestion | SemanticQuestion
+    | GenerateQuestion
+)  # fmt: skip
+"""Questions about a run."""
+Question = ModelQuestion | RunQuestion | RunBased
+
+
+def run_of(question: Question) -> RunQuestion | None:
+    """The run that a question is about; None for a model's."""
+    if isinstance(question, ModelQuestion):
+        return None
+    return question if isinstance(question, RunQuestion) else question.run
+
+
+def with_run(question: Question, run: RunQuestion) -> Question:
+    """The same question about another run."""
+    if isinstance(question, ModelQuestion):
+        return question
+    return run if isinstance(question, RunQuestion) else replace(question, run=run)
+
+
+def run_question(recipe: Recipe) -> RunQuestion:
+    """The run of a recipe.
+
+    Raises
+    ------
+    PromptError
+        If the recipe has no text.
+    """
+    return RunQuestion(
+        recipe.model, recipe.text, recipe.chat, recipe.position, recipe.target, recipe.foil, recipe.session
+    )
+
+
+def graph_question(recipe: Recipe) -> GraphQuestion:
+    """The graph of a recipe."""
+    return GraphQuestion(
+        run_question(recipe),
+        recipe.method,
+        recipe.show,
+        recipe.level,
+        # Rollout and flow are of the whole matrix and know no threshold.
+        float(recipe.threshold) if recipe.show in ("all", "routes") else 0.0,
+        recipe.layers,
+        None if recipe.start is None else parse_start(recipe.start),
+    )
+
+
+def lens_question(recipe: Recipe) -> LensQuestion:
+    """The lens of a recipe."""
+    return LensQuestion(run_question(recipe))
+
+
+def heads_question(recipe: Recipe) -> HeadsQuestion:
+    """The head scores of a recipe."""
+    return HeadsQuestion(run_question(recipe))
+
+
+def attention_question(recipe: Recipe, layer: int) -> AttentionQuestion:
+    """The attention of one layer, which no target changes."""
+    return AttentionQuestion(replace(run_question(recipe), target=None, foil=None), layer)
+
+
+def bars_question(recipe: Recipe) -> BarsQuestion:
+    """The logit bars of a recipe."""
+    return BarsQuestion(run_question(recipe))
+
+
+def node_question(recipe: Recipe, node: flowgraph.Node) -> NodeQuestion:
+    """What a node says under a recipe."""
+    return NodeQuestion(run_question(recipe), node)
+
+
+def semantic_question(
+    recipe: Recipe, positions: tuple[int, ...] | None = None, select: Select = "contribution"
+) -> SemanticQuestion:
+    """The semantic graph of a recipe: of its window, else of the last layer."""
+    return SemanticQuestion(run_question(recipe), recipe.semantic_layers, positions, select)
+
+
+def generate_question(recipe: Recipe, count: int = 16) -> GenerateQuestion:
+    """How the prompt of a recipe goes on, which neither position nor target changes."""
+    return GenerateQuestion(replace(run_question(recipe), position=None, target=None, foil=None), count)

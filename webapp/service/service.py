@@ -1,0 +1,206 @@
+"""Questions in, answers out: recorded ones at once, known ones from the cache, all others from the one worker process."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Sequence
+from dataclasses import replace
+
+from flowgraph.errors import ArgumentError, FlowgraphError, ModelNeededError
+
+from ..recipe import Recipe, check_model
+from ..session import Annotations, Session, read_session, write_session
+from .answers import Answer
+from .dispatch import Dispatcher, Stage
+from .questions import ModelQuestion, Question, RunQuestion, run_of, run_question, with_run
+from .recorded import Example, Examples, Sessions
+from .worker import MOST_TOKENS, Settings
+
+logger = logging.getLogger(__name__)
+
+CACHE_BYTES = 256 * 2**20
+WORKER_BYTES = 2**30
+
+
+class Service:
+    """Answers the questions of all pages. Its methods may be called from any thread.
+
+    The process that holds the models starts with the first question that is not recorded.
+
+    Parameters
+    ----------
+    models
+        Names and folders that may be asked for; the first is the one that a page opens with.
+    cache_bytes
+        Bound of all answers that are kept.
+    queue
+        Most questions that wait.
+    timeout
+        Seconds that one answer may take, once its model is loaded.
+    examples
+        Whether the bundled examples are offered.
+    worker_bytes
+        Bound of traces, weights and readings that the worker keeps.
+    most_tokens
+        Longest prompt that is traced.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[str] = ("smollm2",),
+        *,
+        cache_bytes: int = CACHE_BYTES,
+        queue: int = 32,
+        timeout: float = 120.0,
+        examples: bool = True,
+        worker_bytes: int = WORKER_BYTES,
+        most_tokens: int = MOST_TOKENS,
+    ) -> None:
+        for name in models:
+            check_model(name)
+        self.models = tuple(models)
+        self._recorded = Examples() if examples else None
+        self._sessions = Sessions()
+        settings = Settings(self.models, worker_bytes, most_tokens)
+        self._dispatcher = Dispatcher(settings, cache_bytes, queue, timeout)
+
+    @property
+    def examples(self) -> tuple[Example, ...]:
+        """The bundled examples."""
+        return () if self._recorded is None else self._recorded.listed()
+
+    @property
+    def worker_pid(self) -> int | None:
+        """Number of the process that holds the models; None while there is none."""
+        return self._dispatcher.worker_pid
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of the answers that are kept."""
+        return self._dispatcher.answers.bytes
+
+    def ask(self, question: Question, *, ticket: str | None = None) -> Answer:
+        """The answer of a question; blocks until there is one.
+
+        Parameters
+        ----------
+        question
+            What is asked.
+        ticket
+            Name under which the caller can follow the question and take it back.
+
+        Raises
+        ------
+        FlowgraphError
+            Whatever flowgraph says of the question, under its own class and in its own words; of this module's neighbours
+            ``Cancelled``, ``Busy``, ``TimedOut``, ``WorkerDied``, ``Closed``, ``InternalError``
+            (:mod:`flowgraph_webapp.service.errors`).
+        ArgumentError
+            If the model is not one of :attr:`models`, or the session is not open.
+        ModelNeededError
+            If only a recording speaks of this model, and it does not hold the answer.
+        """
+        run = run_of(question)
+        session = None
+        if run is not None and run.session is not None:
+            session = self._sessions.session(run.session)
+            run = replace(run, session=None)
+            question = with_run(question, run)
+            found = session.answers.get(question)
+            if found is not None:
+                return found
+        found = self._dispatcher.kept(question)
+        if found is None and run is not None and self._recorded is not None:
+            found = self._recorded.answer(run, question)
+            if found is not None:
+                self._dispatcher.keep(question, found)
+        if found is not None:
+            return found
+        self._refuse_model(question.model if isinstance(question, ModelQuestion) else run, session)
+        return self._dispatcher.ask(question, ticket)
+
+    def progress(self, ticket: str) -> Stage | None:
+        """Where the question of a ticket is; None where none is open."""
+        return self._dispatcher.progress(ticket)
+
+    def cancel(self, ticket: str) -> bool:
+        """Take back what a ticket asked or has yet to ask; whether a question was open.
+
+        A ticket is then spent: one page draws in several questions, and none of them is to begin after it went on to the next.
+        Others who ask the same under another ticket still get their answer.
+        """
+        return self._dispatcher.cancel(ticket)
+
+    def open_session(self, data: bytes) -> Session:
+        """Open a session file, which may come from anywhere; nothing in it is run.
+
+        Returns
+        -------
+        The session with its id; a recipe that names it is answered from it first.
+
+        Raises
+        ------
+        FileFormatError
+            If it is no session, or anything in it is not what it should be.
+        """
+        return self.add_session(read_session(data))
+
+    def add_session(self, session: Session) -> Session:
+        """Open a session that was made here."""
+        return self._sessions.add(session)
+
+    def session(self, id: str) -> Session:
+        """An opened session.
+
+        Raises
+        ------
+        ArgumentError
+            If it is not open on this server.
+        """
+        return self._sessions.session(id)
+
+    def session_file(self, recipe: Recipe, annotations: Annotations | None = None, title: str = "") -> bytes:
+        """A session file of what is looked at: every answer about the recipe's run that is known here.
+
+        Raises
+        ------
+        FlowgraphError
+            As for :meth:`ask`: the run itself is asked for.
+        """
+        asked = run_question(recipe)
+        run = replace(asked, session=None)
+        answers: dict[Question, Answer] = {run: self.ask(asked)}
+        answers |= self._dispatcher.kept_for(run)
+        if asked.session is not None:
+            answers |= {q: answer for q, answer in self.session(asked.session).answers.items() if run_of(q) == run}
+        return write_session(recipe, answers, annotations, title or recipe.text[:80])
+
+    def warm(self, model: str | None = None) -> None:
+        """Start the worker and load a model behind the page's back; what goes wrong is said to the first who asks."""
+        if model is not None or self.models:
+            question = ModelQuestion(model or self.models[0])
+            threading.Thread(target=self._load, args=(question,), name="flowgraph-warm", daemon=True).start()
+
+    def close(self) -> None:
+        """End the worker; every open question is refused."""
+        self._dispatcher.close()
+
+    def _load(self, question: ModelQuestion) -> None:
+        try:
+            self.ask(question)
+        except FlowgraphError as error:
+            logger.warning("%s could not be loaded: %s", question.model, error)
+
+    def _refuse_model(self, asked: RunQuestion | str | None, session: Session | None) -> None:
+        """Refuse a model that this server does not run."""
+        name = asked.model if isinstance(asked, RunQuestion) else asked
+        if name in self.models:
+            return
+        recorded = isinstance(asked, RunQuestion) and self._recorded is not None and self._recorded.holds(asked)
+        if session is not None or recorded or not self.models:
+            raise ModelNeededError(
+                f"this was not recorded, and this server does not run the model {name!r}; start it with "
+                f"'flowgraph app --model {name}' to ask more, or go back to what was recorded"
+            )
+        raise ArgumentError(f"model={name!r} is not one of the models of this server: {', '.join(self.models)}")

@@ -1,0 +1,150 @@
+"""What the worker holds: models that are loaded, traces, edge weights and readings, the last three in bounded memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
+from typing import Any
+
+import flowgraph
+from flowgraph import DirectLogitAttribution, EdgeWeights, LoadedModel, Node, NodeReading, Trace
+from flowgraph.errors import ArgumentError, PromptError
+
+from .questions import RunQuestion
+from .sizes import Cache, size_of
+from .worker import LOADING
+
+Check = Callable[[str, float | None], None]
+"""Says which stage begins and what part of it is done; raises where the question was taken back."""
+
+MOST_TRACE_BYTES = 2 * 2**30
+READ_AT_ONCE = 512
+"""Nodes that are read between two looks at whether the question still stands."""
+READING_TOKENS = 5
+
+
+class Traces:
+    """Everything that one worker has computed and may need again.
+
+    Parameters
+    ----------
+    models
+        Names and folders that may be loaded.
+    cache_bytes
+        Bound of all traces, weights and readings together; the one that was asked for last is used even if it is larger.
+    most_tokens
+        Longest prompt that is traced.
+    """
+
+    def __init__(self, models: Collection[str], cache_bytes: int, most_tokens: int) -> None:
+        self._models = frozenset(models)
+        self._most_tokens = most_tokens
+        self._loaded: dict[str, LoadedModel] = {}
+        self.kept: Cache[tuple[Any, ...], Any] = Cache(cache_bytes)
+
+    def model(self, name: str, check: Check) -> LoadedModel:
+        """A model of the allow-list, loaded when it is first asked for."""
+        if name not in self._models:
+            raise ArgumentError(f"model={name!r} is not one of the models of this server")
+        if name not in self._loaded:
+            check(LOADING, None)
+            self._loaded[name] = flowgraph.load_model(
+                name, progress=lambda stage, part: check(f"{LOADING}: {stage}", part)
+            )
+        return self._loaded[name]
+
+    def run(self, run: RunQuestion, check: Check) -> tuple[Trace, float]:
+        """The trace of a run with its target and foil, and the seconds that the pass took."""
+        loaded = self.model(run.model, check)
+        key = ("trace", run.model, run.text, run.chat, run.position)
+        found = self.kept.get(key)
+        if found is None:
+            self._refuse_long(loaded, run)
+            check("tracing", None)
+            begun = time.perf_counter()
+            trace = flowgraph.trace(loaded, run.text, position=run.position, chat=run.chat, max_bytes=MOST_TRACE_BYTES)
+            found = trace, time.perf_counter() - begun
+            self.kept.put(key, found, trace.nbytes)
+        return _aimed(found[0], run.target, run.foil), found[1]
+
+    def trace(self, run: RunQuestion, check: Check) -> Trace:
+        """The trace of a run."""
+        return self.run(run, check)[0]
+
+    def weights(self, run: RunQuestion, method: str, check: Check) -> EdgeWeights:
+        """Dense edge weights of a run; another threshold or start needs no others."""
+        found: EdgeWeights = self._made(("weights", run, method), lambda: self._weights(run, method, check))
+        return found
+
+    def attribution(self, run: RunQuestion, check: Check) -> DirectLogitAttribution:
+        """The logit of a run as a sum."""
+        found: DirectLogitAttribution = self._made(("attribution", run), lambda: self._attribution(run, check))
+        return found
+
+    def readings(self, run: RunQuestion, nodes: Sequence[Node], check: Check) -> tuple[NodeReading | None, ...]:
+        """Readings of nodes, each read once for a run."""
+        trace = self.trace(run, check)
+        key = ("readings", run)
+        known: dict[Node, NodeReading | None] = self.kept.get(key) or {}
+        missing = [node for node in nodes if node not in known]
+        for first in range(0, len(missing), READ_AT_ONCE):
+            check("reading nodes", first / len(missing))
+            some = missing[first : first + READ_AT_ONCE]
+            known.update(zip(some, flowgraph.node_readings(trace, some, k=READING_TOKENS), strict=True))
+        if missing:
+            self.kept.put(key, known, size_of(known))
+        return tuple(known[node] for node in nodes)
+
+    def _weights(self, run: RunQuestion, method: str, check: Check) -> EdgeWeights:
+        trace = self.trace(run, check)
+        check("weighing edges", None)
+        return flowgraph.edge_weights(trace, method=method)
+
+    def _attribution(self, run: RunQuestion, check: Check) -> DirectLogitAttribution:
+        trace = self.trace(run, check)
+        check("taking the logit apart", None)
+        return flowgraph.direct_logit_attribution(trace, position=trace.position)
+
+    def _made(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        found = self.kept.get(key)
+        if found is None:
+            found = make()
+            self.kept.put(key, found, size_of(found))
+        return found
+
+    def _refuse_long(self, loaded: LoadedModel, run: RunQuestion) -> None:
+        """Refuse a prompt that is too long before it is run."""
+        if loaded.tokenizer is None:
+            return
+        count = len(prompt_ids(loaded, run.text, run.chat))
+        if count > self._most_tokens:
+            raise PromptError(
+                f"the prompt has {count:,} tokens; this server traces at most {self._most_tokens:,}, since what is kept of a "
+                "pass grows with their square. Shorten the text"
+            )
+
+
+def prompt_ids(loaded: LoadedModel, text: str, chat: bool) -> list[int]:
+    """Token ids of a prompt, as its run has them."""
+    if not chat:
+        return [int(i) for i in loaded.tokenizer(text, verbose=False)["input_ids"]]
+    if not loaded.tokenizer.chat_template:
+        return []  # the run itself says that there is no template
+    message = [{"role": "user", "content": text}]
+    rendered = loaded.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
+    return [int(i) for i in loaded.tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]]
+
+
+def _aimed(trace: Trace, target: int | None, foil: int | None) -> Trace:
+    """The same pass with another target and foil, which share its tensors."""
+    if target is None and foil is None:
+        return trace
+    trace.model.require_head("a target")
+    vocabulary = trace.model.vocabulary
+    aims: dict[str, Any] = {}
+    for name, value in (("target", target), ("foil", foil)):
+        if value is not None:
+            aims[name] = vocabulary.target_id(value, name)
+            aims[f"{name}_token"] = vocabulary.string(aims[name])
+    return replace(trace, **aims)

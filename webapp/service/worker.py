@@ -1,0 +1,201 @@
+"""The one process that holds the models: its own loop, and the handle that the service has of it.
+
+Everything compiled and everything large lives there; the process of the web server imports neither torch nor transformers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import multiprocessing.connection
+import os
+import signal
+import threading
+import traceback
+from dataclasses import dataclass
+from typing import Any
+
+import flowgraph.errors
+from flowgraph.errors import FlowgraphError
+
+from .answers import Answer
+from .questions import Question
+
+LOADING = "loading the model"
+"""How the names of stages begin whose time is not that of the question."""
+MOST_TOKENS = 512
+"""Longest prompt that is traced unless another limit is set."""
+KNOWN_ERRORS = {
+    name: error
+    for name, error in vars(flowgraph.errors).items()
+    if isinstance(error, type) and issubclass(error, FlowgraphError)
+}
+"""Errors that cross from the worker under their own name."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a worker may load, how much it may keep and how long a prompt may be."""
+
+    models: tuple[str, ...]
+    cache_bytes: int
+    most_tokens: int
+
+
+@dataclass(frozen=True)
+class Staged:
+    """A stage begins, or goes on."""
+
+    number: int
+    name: str
+    part: float | None
+
+
+@dataclass(frozen=True)
+class Answered:
+    """The answer of a question."""
+
+    number: int
+    answer: Answer
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A question has no answer: the error's name and message, and the traceback of one that is not known by name."""
+
+    number: int
+    error: str
+    message: str
+    details: str | None
+
+
+@dataclass(frozen=True)
+class Stopped:
+    """A question was taken back, and the worker has stopped working on it."""
+
+    number: int
+
+
+Message = Staged | Answered | Refused | Stopped
+
+
+class Worker:
+    """A worker process, seen from the service. One question at a time is handed to it.
+
+    Attributes
+    ----------
+    fresh
+        Whether nothing was heard of it yet: it is still starting.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, theirs = context.Pipe()
+        # Without a lock: a worker that is killed holding one would leave it locked.
+        self._cancelled = context.Value("q", 0, lock=False)
+        self._process = context.Process(
+            target=work, args=(theirs, self._cancelled, settings), name="flowgraph-worker", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self.fresh = True
+
+    @property
+    def pid(self) -> int:
+        """Number of the process."""
+        return self._process.pid or 0
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process runs."""
+        return self._process.is_alive()
+
+    def ask(self, number: int, question: Question) -> None:
+        """Hand over a question; raises ``OSError`` where the process is gone."""
+        self._connection.send((number, question))
+
+    def cancel(self, number: int) -> None:
+        """Take a question back; the worker stops at its next stage."""
+        self._cancelled.value = number
+
+    def receive(self, seconds: float) -> Message | None:
+        """The next message, None if there is none in this time; raises ``EOFError`` where the process is gone."""
+        ready = multiprocessing.connection.wait([self._connection, self._process.sentinel], seconds)
+        if self._connection in ready:
+            message: Message = self._connection.recv()
+            self.fresh = False
+            return message
+        if ready:
+            raise EOFError("the worker ended")
+        return None
+
+    def stop(self) -> None:
+        """End the process now."""
+        self._process.kill()
+        self._process.join()
+        self._connection.close()
+        self._process.close()
+
+
+def work(connection: Any, cancelled: Any, settings: Settings) -> None:
+    """Answer questions until the service hangs up. Runs in the worker process."""
+    # Ctrl-C in a terminal reaches every process of the group; only the service decides when this one ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    from .compute import COMPUTE
+    from .traces import Traces
+
+    _hush_transformers()
+    traces = Traces(settings.models, settings.cache_bytes, settings.most_tokens)
+    with contextlib.suppress(EOFError, OSError):  # the service hung up
+        while True:
+            number, question = connection.recv()
+            check = _Check(connection, cancelled, number)
+            connection.send(_outcome(number, COMPUTE, traces, question, check))
+
+
+def _outcome(number: int, compute: Any, traces: Any, question: Question, check: _Check) -> Message:
+    try:
+        return Answered(number, compute[type(question)](traces, question, check))
+    except _TakenBack:
+        return Stopped(number)
+    except FlowgraphError as error:
+        known = KNOWN_ERRORS.get(type(error).__name__)
+        details = None if known is type(error) else traceback.format_exc()
+        return Refused(number, type(error).__name__, str(error), details)
+    except Exception as error:  # the worker outlives whatever goes wrong; the service logs it under a reference
+        return Refused(number, type(error).__name__, str(error), traceback.format_exc())
+
+
+class _TakenBack(BaseException):
+    """Raised where a question that was taken back looks whether it still stands."""
+
+
+@dataclass(frozen=True)
+class _Check:
+    """Reports a stage, and raises where the question was taken back."""
+
+    connection: Any
+    cancelled: Any
+    number: int
+
+    def __call__(self, stage: str, part: float | None = None) -> None:
+        if self.cancelled.value == self.number:
+            raise _TakenBack
+        self.connection.send(Staged(self.number, stage, part))
+
+
+def _end_with_parent() -> None:
+    """End this process when the server's has ended, in whatever way, even in the middle of a run."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        multiprocessing.connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def _hush_transformers() -> None:
+    """Keep the library's own progress bars and hints out of the server's log."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
