@@ -174,8 +174,17 @@ class FlowGraph:
     def __repr__(self) -> str:
         return (
             f"FlowGraph({self.info.method!r}, level={self.info.level!r}, {len(self.nodes):,} nodes, "
-            f"{len(self):,} edges, {self.shown_share:.0%} of the mass)"
+            f"{len(self):,} edges, {self.kept_mass:.0%} of the mass)"
         )
+
+    @property
+    def kept_mass(self) -> float:
+        """Part of the method's mass that the graph still holds, between 0 and 1.
+
+        Where only the strongest connected part was kept, the mass is the summed flow; otherwise Σ|share|.
+        """
+        kept = self.info.filters.get("kept_flow")
+        return self.shown_share if kept is None else float(kept)
 
     @property
     def shown_share(self) -> float:

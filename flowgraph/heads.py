@@ -252,6 +252,12 @@ def head_scores(trace: Trace, *, position: int | None = None) -> HeadScores:
     Wang et al. (2022), "Interpretability in the Wild", for duplicate-token heads; Xiao et al. (2023), "Efficient Streaming
     Language Models with Attention Sinks"; Elhage et al. (2021), "A Mathematical Framework for Transformer Circuits", for the
     direct logit contribution.
+
+    Examples
+    --------
+    >>> found = fg.head_scores(trace).scores["direct_logit"]
+    >>> round(float(found.values[23, 4]), 2)  # logits of " Tokyo" that layer 23's head 4 writes
+    2.68
     """
     at = position_of(trace, position)
     seen = _visible(len(trace.tokens), trace.causal)

@@ -20,8 +20,7 @@ WITHOUT = {
     "matrix_figure", "model_view", "norm_filter_figure", "overlap_figure", "regularization_figure", "sankey",
     "trajectory_figure",
     # They say in their own tests, with prompts of their own, what they are for: a single prompt shows nothing.
-    "ablate", "edge_effects", "edge_scores", "gradients", "head_effects", "head_scores", "patch",
-    "regularization_neurons", "sweep_size", "task",
+    "gradients", "regularization_neurons",
     # Parts of what has an example.
     "node_readings", "overlap_by_layer",
 }  # fmt: skip

@@ -26,14 +26,15 @@ def test_the_python_example_runs(tmp_path, monkeypatch, capsys):
 
 @pytest.mark.real_model
 def test_the_further_examples_run(smollm2):
-    """They go on from the first example's trace; each line gives something."""
-    semantic, flow = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
+    """They go on from the first example's trace; each line that is not an assignment gives something."""
+    examples = re.findall(r"```py\n(.*?)```", README, re.DOTALL)
     trace = flowgraph.trace(smollm2, JAPAN, foil=" Kyoto")
-    names = {"fg": flowgraph, "trace": trace, "lens": flowgraph.logit_lens(trace)}
-    for example in (semantic, flow):
-        first, *lines = example.strip().splitlines()
-        exec(first, names)
-        for line in lines:
+    names = {"fg": flowgraph, "model": smollm2, "trace": trace, "lens": flowgraph.logit_lens(trace)}
+    assert len(examples) == 3
+    for line in "".join(examples).strip().splitlines():
+        if re.match(r"\w+ = ", line):
+            exec(line, names)
+        else:
             assert eval(line.strip(), names) is not None or line.startswith("print"), line
 
 

@@ -10,8 +10,8 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 COMMANDS = {
-    "lint": ["ruff", "check", "flowgraph", "tests"],
-    "format": ["ruff", "format", "--check", "flowgraph", "tests"],
+    "lint": ["ruff", "check", "flowgraph", "webapp", "tests"],
+    "format": ["ruff", "format", "--check", "flowgraph", "webapp", "tests"],
     "types": ["mypy"],
 }
 

@@ -6,7 +6,7 @@ import pytest
 
 import flowgraph
 from flowgraph.errors import ArgumentError, FileFormatError, PromptError, TargetError
-from flowgraph.tasks import TASKS, Example, TaskData, task
+from flowgraph.tasks import TASKS, Example, TaskData, corrupt, task
 from flowgraph.tasks.examples import prompt_ids
 
 COUNT = 10
@@ -129,3 +129,47 @@ def test_too_few_words(smollm2, monkeypatch):
     monkeypatch.setattr("flowgraph.tasks.words.NAMES", ("Mary", "Bartholomew", "Zyxwvu"))
     with pytest.raises(TargetError, match="of 3 names only 1 are one token"):
         task(smollm2, "ioi")
+
+
+@pytest.mark.real_model
+def test_names_are_replaced_by_others(smollm2):
+    prompt = "When Mary and John went to the store, John gave a drink to"
+    other = corrupt(smollm2, prompt)
+    assert corrupt(smollm2, prompt) == other != corrupt(smollm2, prompt, seed=1)
+    before, after = (smollm2.vocabulary.strings(prompt_ids(smollm2, text)) for text in (prompt, other))
+    changed = [n for n, (old, new) in enumerate(zip(before, after, strict=True)) if old != new]
+    assert [before[n] for n in changed] == [" Mary", " John", " John"]
+    assert len({after[n] for n in changed} | {" Mary", " John"}) == 5
+    one = corrupt(smollm2, prompt, positions=[changed[-1]])
+    assert one.startswith("When Mary and John went to the store,")
+    assert one != prompt
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("seed", range(5))
+def test_words_are_replaced_by_words(smollm2, seed):
+    prompt = "The capital of Japan is the city of"
+    made = corrupt(smollm2, prompt, "tokens", positions=[3, -2], seed=seed)
+    before, after = (smollm2.vocabulary.strings(prompt_ids(smollm2, text)) for text in (prompt, made))
+    assert [n for n in range(8) if before[n] != after[n]] == [3, 6]
+    assert all(after[n].startswith(" ") and after[n].strip().isalpha() for n in (3, 6))
+
+
+def test_what_cannot_be_corrupted(tiny):
+    model = tiny("gpt2")
+    for prompt, options, message in (
+        ("abc", {"how": "noise"}, "how='noise' is not known"),
+        ("...", {"how": "tokens"}, "no word to replace"),
+        ("abc", {"how": "tokens", "positions": [9]}, "positions=9 is outside the prompt of 3 tokens"),
+    ):
+        # Called without the tests' own type checks, as users call it.
+        with pytest.raises(ArgumentError, match=message):
+            getattr(corrupt, "__wrapped__", corrupt)(model, prompt, **options)
+    with pytest.raises(PromptError, match="has no tokenizer"):
+        corrupt(flowgraph.load_model(model.model), (1, 2, 3))
+
+
+@pytest.mark.real_model
+def test_a_prompt_without_names(smollm2):
+    with pytest.raises(ArgumentError, match="no first name that is one token"):
+        corrupt(smollm2, "The capital of Japan is")

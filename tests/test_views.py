@@ -17,7 +17,7 @@ from flowgraph.algorithms import connected_flow, keep_strongest
 from flowgraph.errors import ArgumentError
 from flowgraph.nodes import NODE_KINDS, WITHOUT_LAYER, Node
 from flowgraph.views import caption, render_html
-from flowgraph.views.caption import kept_mass, percent
+from flowgraph.views.caption import percent
 from flowgraph.views.document import embedded_json
 from flowgraph.views.elements import (
     LEVELS,
@@ -158,8 +158,8 @@ def test_caption_of_a_window_and_of_edges_without_a_number():
 
 def test_mass_is_flow_after_keep_strongest_and_share_otherwise():
     graph = token_graph(layers=6)
-    assert kept_mass(graph) == pytest.approx(1)
-    assert kept_mass(graph.keep(graph.share > 0.5, threshold=0.5)) == pytest.approx(
+    assert graph.kept_mass == pytest.approx(1)
+    assert graph.keep(graph.share > 0.5, threshold=0.5).kept_mass == pytest.approx(
         float(np.abs(graph.share[graph.share > 0.5]).sum()) / graph.info.total_share
     )
 
@@ -385,7 +385,7 @@ def test_mass_of_the_counter_ends_where_the_caption_does():
     for graph in (whole, keep_strongest(whole, max_edges=80), whole.keep(whole.share > 0.05, threshold=0.05)):
         mass = drawing(graph).mass
         assert (np.diff(mass) >= -1e-12).all()
-        assert mass[-1] == pytest.approx(kept_mass(graph))
+        assert mass[-1] == pytest.approx(graph.kept_mass)
     assert not drawing(whole.keep(whole.share > 0.05, threshold=0.05)).is_flow_mass
 
 

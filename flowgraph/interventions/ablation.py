@@ -111,6 +111,12 @@ def ablate(
     ----------
     Wang et al. (2022), "Interpretability in the Wild"; Goldowsky-Dill et al. (2023), "Localizing Model Behavior with Path
     Patching". Edges here read the reference of a sender in place of what it writes now, so that several can be cut at once.
+
+    Examples
+    --------
+    >>> head = fg.Node("head", layer=23, head=4)  # it reads " Japan" and writes " Japanese"
+    >>> round(fg.ablate(trace.model, trace, head, foil=" Kyoto").mean_effect, 1)  # logits
+    -0.2
     """
     loaded = load_model(model)
     loaded.require_head("an intervention's effect on the answer")
@@ -169,6 +175,13 @@ def patch(
     ----------
     Meng et al. (2022), "Locating and Editing Factual Associations in GPT"; Heimersheim & Nanda (2024), "How to use and
     interpret activation patching".
+
+    Examples
+    --------
+    >>> peru = "The capital of Peru is the city of"
+    >>> head = fg.Node("head", layer=23, head=4)
+    >>> round(fg.patch(trace.model, trace, peru, head, foil=" Kyoto").score, 1)  # part of the way back to " Tokyo"
+    0.4
     """
     loaded = load_model(model)
     loaded.require_head("an intervention's effect on the answer")

@@ -106,6 +106,13 @@ def edge_effects(
         If ``cancel`` said so.
     PromptError, TargetError, NonFiniteError, UnsupportedReadingError
         As for :func:`flowgraph.ablate`.
+
+    Examples
+    --------
+    >>> edge = fg.Edge(fg.Node("mlp", layer=26), fg.Node("logits"), "logits")
+    >>> cut = fg.edge_effects(trace.model, trace, "The capital of Peru is the city of", [edge], foil=" Kyoto")
+    >>> bool(cut.effects[0] < -1)  # logits
+    True
     """
     loaded = load_model(model)
     loaded.require_head("an intervention's effect on the answer")

@@ -148,6 +148,12 @@ def edge_scores(
     ----------
     Syed et al. (2023), "Attribution Patching Outperforms Automated Circuit Discovery"; Kramár et al. (2024), "AtP*", for the
     QK fix, which here goes through the receiver's norm exactly.
+
+    Examples
+    --------
+    >>> scores = fg.edge_scores(trace.model, trace, "The capital of Peru is the city of", foil=" Kyoto")
+    >>> str(scores.strongest(1)[0][0])
+    'L26.mlp → logits'
     """
     loaded = load_model(model)
     loaded.require_head("a score of the answer")

@@ -135,6 +135,12 @@ def head_effects(
     References
     ----------
     Michel et al. (2019), "Are Sixteen Heads Really Better than One?"; Wang et al. (2022), "Interpretability in the Wild".
+
+    Examples
+    --------
+    >>> found = fg.head_effects(trace.model, trace, "The capital of Peru is the city of", foil=" Kyoto")
+    >>> divmod(int(found.effects.argmin()), 9)  # the head whose loss costs most
+    (23, 1)
     """
     loaded = load_model(model)
     loaded.require_head("an intervention's effect on the answer")
@@ -166,6 +172,11 @@ def sweep_size(model: Any, clean: Prompts, corrupted: Prompts | None = None, *, 
     ------
     ArgumentError
         If not even one row fits into ``max_bytes``.
+
+    Examples
+    --------
+    >>> fg.sweep_size(trace.model, trace) < 2**28
+    True
     """
     loaded = load_model(model)
     batch = batch_of(loaded, prompts_of(loaded, clean, "clean"), "clean")

@@ -180,7 +180,7 @@ class _Recorder:
         for name, norms in self.norms.items():
             width = self.anatomy.d_head if name in _BY_HEAD else self.anatomy.d_model
             sites[name] = scale_of_size(sites[name], norms, width)
-        for site in {"q", "k"} & self.sites:
+        for site in [name for name in ("q", "k") if name in self.sites]:
             self._enter(site)
         if "rotary" in self.sites and self.angles:
             for part, name in enumerate(("rotary.cos", "rotary.sin")):

@@ -89,6 +89,12 @@ def task(model: LoadedModel, name: str, *, count: int = 32, seed: int = 0) -> Ta
     Wang et al. (2022), "Interpretability in the Wild" (ioi, with names of three other people as corruption).
     Hanna et al. (2023), "How does GPT-2 compute greater-than?".
     Olsson et al. (2022), "In-context Learning and Induction Heads".
+
+    Examples
+    --------
+    >>> data = fg.task(trace.model, "capitals", count=2)
+    >>> data.examples[0].target, data.examples[0].foil
+    (' Lisbon', ' Warsaw')
     """
     if name not in TASKS:
         raise ArgumentError(f"name={name!r} is not a task; known are {', '.join(TASKS)}, or give a CSV file")
