@@ -281,3 +281,9 @@ def test_an_encoder_without_a_head(minilm):
     graph = flowgraph.build_graph(kept)
     assert all(node.kind != "logit" for node in graph.nodes)
     assert all(reading.norm > 0 and not reading.top for reading in graph.readings if reading is not None)
+
+
+def test_sites_stand_in_the_same_order_in_every_process(tiny):
+    """The order shows in tables and files; that of a set of strings changes from process to process."""
+    names = list(trace(tiny("llama"), IDS).sites)
+    assert names.index("q") < names.index("k") < names.index("v") < names.index("z")
