@@ -28,6 +28,11 @@ if TYPE_CHECKING:
     from .analyses.regularization import RegularizationNeurons, regularization_neurons
     from .analyses.trajectory import Trajectory, trajectory
     from .attribution import DirectLogitAttribution, direct_logit_attribution
+    from .circuits.comparison import CircuitOverlap, compare
+    from .circuits.completeness import Completeness, Minimality, completeness, minimality
+    from .circuits.discovery import discover
+    from .circuits.faithfulness import Faithfulness, faithfulness
+    from .circuits.roles import HeadRoles, head_roles
     from .errors import (
         ArchitectureError,
         ArgumentError,
@@ -71,7 +76,7 @@ if TYPE_CHECKING:
     from .recorded import Trace
     from .semantic import semantic_graph, visit_graph
     from .table import Table
-    from .tasks import Example, TaskData, task
+    from .tasks import Example, TaskData, corrupt, task
     from .tracing import Keep, trace, trace_size
     from .views.attention_figure import attention_figure
     from .views.attention_view import AttentionView, head_view, model_view
@@ -103,6 +108,11 @@ _WHERE = {
     "analyses.regularization": ("RegularizationNeurons", "regularization_neurons",),
     "analyses.trajectory": ("Trajectory", "trajectory",),
     "attribution": ("DirectLogitAttribution", "direct_logit_attribution"),
+    "circuits.comparison": ("CircuitOverlap", "compare"),
+    "circuits.completeness": ("Completeness", "Minimality", "completeness", "minimality"),
+    "circuits.discovery": ("discover",),
+    "circuits.faithfulness": ("Faithfulness", "faithfulness"),
+    "circuits.roles": ("HeadRoles", "head_roles"),
     "errors": (
         "ArchitectureError", "ArgumentError", "CancelledError", "DeviceError", "FetchError", "FileFormatError", "FlowgraphError",
         "GraphTooLargeError", "ModelMismatchError", "ModelNeededError", "NoPatternError", "NonFiniteError",
@@ -132,7 +142,7 @@ _WHERE = {
     "recorded": ("Trace",),
     "semantic": ("semantic_graph", "visit_graph"),
     "table": ("Table",),
-    "tasks": ("Example", "TaskData", "task"),
+    "tasks": ("Example", "TaskData", "corrupt", "task"),
     "tracing": ("Keep", "trace", "trace_size"),
     "views.attention_figure": ("attention_figure",),
     "views.attention_view": ("AttentionView", "head_view", "model_view"),
@@ -147,24 +157,26 @@ _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names
 
 __all__ = [
     "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "AltiLogit", "ArchitectureError", "ArgumentError",
-    "AttentionView", "CancelledError", "DeviceError", "DirectLogitAttribution", "Edge", "EdgeEffects",
-    "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Family", "FetchError", "FileFormatError",
-    "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients", "GraphInfo", "GraphTooLargeError", "HeadCircuit",
-    "HeadEffects", "HeadScore", "HeadScores", "Keep", "LayerOverlap", "LoadedModel", "Metric",
-    "ModelMismatchError", "ModelNeededError", "NoPatternError", "Node", "NodeReading", "NonFiniteError",
-    "NormFilter", "NotRecordedError", "Path", "PatternEdit", "PromptError", "Reading", "RegularizationNeurons",
-    "Table", "TargetError", "TaskData", "TokenChange", "TokenMatrix", "Trace", "Trajectory", "UnknownModelError",
-    "UnsupportedReadingError", "__version__", "ablate", "alti_logit", "attention_figure", "attention_flow",
-    "attention_rollout", "build_graph", "connected_flow", "critical_levels", "direct_logit_attribution",
-    "edge_effects", "edge_scores", "edge_tokens", "edge_tokens_figure", "edge_weights", "flow_edges",
-    "flow_graph", "gradients", "head_circuit", "head_circuit_figure", "head_effects", "head_scores",
-    "head_scores_figure", "head_view", "import_graph", "influence", "keep_strongest", "kl_divergence",
-    "lens_figure", "load_model", "log_probability", "logit_difference", "logit_lens", "matrix_figure",
-    "merge_parallel", "minimum_cut", "mixing_ratio", "model_view", "node_readings", "norm_filter",
-    "norm_filter_figure", "norm_map", "overlap", "overlap_by_layer", "overlap_figure", "patch", "prune", "read",
-    "register_family", "regularization_figure", "regularization_neurons", "render_picture", "rollout_graph",
-    "routes", "sankey", "semantic_graph", "strongest_paths", "sweep_size", "target_rank", "task", "trace",
-    "trace_size", "trajectory", "trajectory_figure", "unembed", "visit_graph",
+    "AttentionView", "CancelledError", "CircuitOverlap", "Completeness", "DeviceError", "DirectLogitAttribution", "Edge",
+    "EdgeEffects", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Faithfulness", "Family",
+    "FetchError", "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients", "GraphInfo",
+    "GraphTooLargeError", "HeadCircuit", "HeadEffects", "HeadRoles", "HeadScore", "HeadScores", "Keep",
+    "LayerOverlap", "LoadedModel", "Metric", "Minimality", "ModelMismatchError", "ModelNeededError",
+    "NoPatternError", "Node", "NodeReading", "NonFiniteError", "NormFilter", "NotRecordedError", "Path",
+    "PatternEdit", "PromptError", "Reading", "RegularizationNeurons", "Table", "TargetError", "TaskData",
+    "TokenChange", "TokenMatrix", "Trace", "Trajectory", "UnknownModelError", "UnsupportedReadingError",
+    "__version__", "ablate", "alti_logit", "attention_figure", "attention_flow", "attention_rollout",
+    "build_graph", "compare", "completeness", "connected_flow", "corrupt", "critical_levels", "direct_logit_attribution", "discover",
+    "edge_effects", "edge_scores", "edge_tokens", "edge_tokens_figure", "edge_weights", "faithfulness",
+    "flow_edges", "flow_graph", "gradients", "head_circuit", "head_circuit_figure", "head_effects", "head_roles",
+    "head_scores", "head_scores_figure", "head_view", "import_graph", "influence", "keep_strongest",
+    "kl_divergence", "lens_figure", "load_model", "log_probability", "logit_difference", "logit_lens",
+    "matrix_figure", "merge_parallel", "minimality", "minimum_cut", "mixing_ratio", "model_view",
+    "node_readings", "norm_filter", "norm_filter_figure", "norm_map", "overlap", "overlap_by_layer",
+    "overlap_figure", "patch", "prune", "read", "register_family", "regularization_figure",
+    "regularization_neurons", "render_picture", "rollout_graph", "routes", "sankey", "semantic_graph",
+    "strongest_paths", "sweep_size", "target_rank", "task", "trace", "trace_size", "trajectory",
+    "trajectory_figure", "unembed", "visit_graph",
 ]  # fmt: skip
 
 

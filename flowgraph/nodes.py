@@ -19,7 +19,9 @@ NodeKind = Literal[
 ]  # fmt: skip
 NODE_KINDS: tuple[str, ...] = get_args(NodeKind)
 
-WITHOUT_LAYER = frozenset({"embed", "position_embed", "final_norm", "final_norm_bias", "unembed_bias", "logit", "logits"})
+WITHOUT_LAYER = frozenset(
+    {"embed", "position_embed", "final_norm", "final_norm_bias", "unembed_bias", "logit", "logits"}
+)
 WITH_HEAD = frozenset({"query", "key", "value", "head_rest", "head", "kv_group"})
 WITH_INDEX = frozenset({"key", "value", "row", "gate", "neuron_in", "neuron", "logit"})
 

@@ -225,7 +225,7 @@ def start_index(graph: FlowGraph, node: Node | None, argument: str) -> int:
     """Index of a node that is given, or of the one that flow runs to: the logit, the only end, or the last residual state."""
     if node is not None:
         return index_of(graph, node, argument)
-    logits = [n for n, other in enumerate(graph.nodes) if other.kind == "logit"]
+    logits = [n for n, other in enumerate(graph.nodes) if other.kind in ("logit", "logits")]
     if len(logits) > 1:
         logits = [n for n in logits if graph.nodes[n].index == graph.info.target] or logits
     if len(logits) > 1:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import ArgumentError, FlowgraphError
-from . import app, export, models, semantic, trace
+from . import app, circuit, export, models, semantic, trace
 from .arguments import Parser
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     trace.add_to(commands)
     semantic.add_to(commands)
+    circuit.add_to(commands)
     app.add_to(commands)
     export.add_to(commands)
     models.add_to(commands)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import __version__
-from ..graph import FlowGraph
+from ..graph import FlowGraph, GraphInfo
 from .text import printable, prompt_line, visible
 
 _LONGEST_PROMPT = 80
@@ -14,7 +14,7 @@ def caption(graph: FlowGraph) -> str:
     """One line: model, prompt, prediction, method and unit, level, layers, filters, edges and mass, version."""
     parts = [
         printable(graph.info.model),
-        f"“{prompt_line(graph.info.tokens, _LONGEST_PROMPT)}”",
+        f"“{prompt_text(graph.info, _LONGEST_PROMPT)}”" if graph.info.tokens else prompt_text(graph.info),
         *_prediction(graph),
         f"{graph.info.method_text} ({graph.info.unit}), {graph.info.level} level, {layers_text(graph)}",
         *filter_texts(graph),
@@ -22,6 +22,14 @@ def caption(graph: FlowGraph) -> str:
         f"flowgraph {__version__}",
     ]
     return " · ".join(parts)
+
+
+def prompt_text(info: GraphInfo, longest: int | None = None) -> str:
+    """The prompt on one line; of a graph of several prompts, such as a circuit, their number."""
+    if info.tokens or "prompts" not in info.options:
+        return prompt_line(info.tokens, longest)
+    count = info.options["prompts"]
+    return f"{count} prompt{'s' if count != 1 else ''}"
 
 
 def layers_text(graph: FlowGraph) -> str:
@@ -47,17 +55,8 @@ def filter_texts(graph: FlowGraph) -> list[str]:
 def edges_text(graph: FlowGraph) -> str:
     """``N of M edges, x % of the mass`` of the whole graph as it is."""
     weighted = int((~graph.structural).sum())
-    text = f"{weighted:,} of {graph.info.total_edges:,} edges, {percent(kept_mass(graph))} of the mass"
+    text = f"{weighted:,} of {graph.info.total_edges:,} edges, {percent(graph.kept_mass)} of the mass"
     return text if weighted == len(graph) else f"{text}, and {len(graph) - weighted:,} without a number"
-
-
-def kept_mass(graph: FlowGraph) -> float:
-    """Part of the method's mass that the graph still holds, between 0 and 1.
-
-    Where only the strongest connected part was kept, the mass is the summed flow; otherwise Σ|share|.
-    """
-    kept = graph.info.filters.get("kept_flow")
-    return graph.shown_share if kept is None else float(kept)
 
 
 def percent(part: float) -> str:

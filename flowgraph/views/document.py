@@ -13,10 +13,10 @@ from string import Template
 from typing import Any
 
 from ..graph import FlowGraph, GraphInfo
-from .caption import caption
+from .caption import caption, prompt_text
 from .semantic_style import semantic_variables
 from .style import DARK, LIGHT, css_variables
-from .text import printable, prompt_line, visible
+from .text import printable, visible
 
 LIBRARY = "cytoscape.min.js"
 ROOT = ".flowgraph"
@@ -135,7 +135,7 @@ def shell(graph: FlowGraph, *, origin: Sequence[tuple[str, str]], note: str = ""
     info = graph.info
     return Template(asset("shell.html")).substitute(
         origin="\n".join(f"      <div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in origin),
-        prompt=escape(prompt_line(info.tokens)),
+        prompt=escape(prompt_text(info)),
         prediction=prediction(info),
         caption=escape(noted_caption(graph, note)),
         **texts,
@@ -149,7 +149,7 @@ def noted_caption(graph: FlowGraph, note: str = "") -> str:
 
 def title(info: GraphInfo) -> str:
     """Model and prompt on one line."""
-    return f"{printable(info.model)}: {prompt_line(info.tokens, 60)}"
+    return f"{printable(info.model)}: {prompt_text(info, 60)}"
 
 
 def packed(edges: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -207,6 +207,8 @@ def embedded_json(data: Any) -> str:
 
 def prediction(info: GraphInfo) -> str:
     """HTML of the target with its probability, and of the foil."""
+    if info.target_token is None and not info.tokens:
+        return '<span class="note">that of each prompt</span>'
     if info.target_token is None:
         return '<span class="note">none: the model has no head over a vocabulary</span>'
     probability = (

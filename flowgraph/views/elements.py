@@ -17,8 +17,7 @@ from ..algorithms.connected_flow import connected_flow, critical_levels
 from ..graph import EDGE_KINDS, FlowGraph
 from ..nodes import Node, label
 from ..reading import NodeReading
-from .caption import kept_mass
-from .layout import Place, places
+from .layout import Place, is_circuit, places
 from .style import edge_stroke, effect_step, rank_decade, square_size
 from .text import picture_label, visible
 
@@ -50,7 +49,7 @@ class Drawing:
     order
         [E] edges of ``graph`` from the first shown to the last.
     flow
-        [E] connected flow of each edge of ``graph``, along the edges that the whole graph has.
+        [E] connected flow of each edge of ``graph``, along the whole graph's edges; in a circuit |weight| / the largest.
     node_flow
         [N] flow from each node to the start, which has 1 itself.
     level
@@ -78,7 +77,7 @@ class Drawing:
     @property
     def is_signed(self) -> bool:
         """Whether edges raise or lower something, rather than bring a share."""
-        return self.graph.info.unit == "logits" or bool((self.graph.share < 0).any())
+        return self.graph.info.unit == "logits" or is_circuit(self.graph) or bool((self.graph.share < 0).any())
 
     @property
     def node_level(self) -> Int[np.ndarray, "N"]:
@@ -112,8 +111,7 @@ class Drawing:
 
 def drawing(graph: FlowGraph) -> Drawing:
     """Order a graph's edges, place its nodes, and cut it to what a page can show."""
-    flow = connected_flow(graph) if len(graph) else np.zeros(0)
-    width = critical_levels(graph) if len(graph) else np.zeros(0)
+    flow, width = _carried(graph)
     node_flow = _outflow(graph, flow)
     order = _order(graph, node_flow, flow, width)
     mass, is_flow_mass = _mass(graph, flow, order)
@@ -132,6 +130,14 @@ def drawing(graph: FlowGraph) -> Drawing:
     )  # fmt: skip
 
 
+def _carried(graph: FlowGraph) -> tuple[Float[np.ndarray, "E"], Float[np.ndarray, "E"]]:
+    """What edges carry, and the levels at which they are shown."""
+    if not len(graph) or is_circuit(graph):
+        size = np.abs(graph.weight.astype(np.float64))
+        return (size / (float(size.max(initial=0.0)) or 1.0),) * 2
+    return connected_flow(graph), critical_levels(graph)
+
+
 def _order(
     graph: FlowGraph,
     node_flow: Float[np.ndarray, "N"],
@@ -148,9 +154,9 @@ def _mass(
     graph: FlowGraph, flow: Float[np.ndarray, "E"], order: Int[np.ndarray, "E"]
 ) -> tuple[Float[np.ndarray, "E"], bool]:
     """Mass that the first 1, 2, … edges hold; and whether it is flow, or Σ|share| because the whole flow is unknown."""
-    is_whole = np.count_nonzero(~graph.structural) >= graph.info.total_edges
+    is_whole = np.count_nonzero(~graph.structural) >= graph.info.total_edges and not is_circuit(graph)
     if is_whole or "kept_flow" in graph.info.filters:
-        return kept_mass(graph) * _cumulative(flow[order]), True
+        return graph.kept_mass * _cumulative(flow[order]), True
     return np.cumsum(np.abs(graph.share[order].astype(np.float64))) / (graph.info.total_share or 1.0), False
 
 
@@ -183,6 +189,8 @@ def _levels(
 
 def _start(graph: FlowGraph, width: Float[np.ndarray, "E"], order: Int[np.ndarray, "E"]) -> int | None:
     """Node that the flow runs to: the widest edge ends there; without flow, the logit or the last state."""
+    if is_circuit(graph) and any(node.kind == "logits" for node in graph.nodes):
+        return next(n for n, node in enumerate(graph.nodes) if node.kind == "logits")
     if len(order) and width[order[0]] > 0:
         return int(graph.target[order[0]])
     ends = [n for n, node in enumerate(graph.nodes) if node.position in (None, graph.info.position)]
@@ -226,14 +234,14 @@ def _nodes(drawn: Drawing) -> list[dict[str, Any]]:
 
 def _shape_classes(drawn: Drawing, n: int, outgoing: Sequence[Sequence[int]]) -> list[str]:
     node, graph = drawn.graph.nodes[n], drawn.graph
-    if node.kind == "logit":
+    if node.kind in ("logit", "logits"):
         return ["goal"]
     if node.kind == "resid_mid":
         return ["junction"]
     if node.kind in _STATES:
         return ["state", rank_class(graph.readings[n] if graph.readings else None)]
     shape = "head" if node.kind in _HEADS else "square bias" if node.kind in _BIASES else "square"
-    if graph.info.unit != "logits" or not outgoing[n]:
+    if graph.info.unit != "logits" or not outgoing[n] or is_circuit(graph):
         return [shape]
     return [shape, f"effect{effect_step(float(sum(graph.weight[e] for e in outgoing[n])))}"]
 
@@ -269,6 +277,8 @@ def _state_labels(drawn: Drawing) -> tuple[list[str], list[list[str]]]:
             labels[n] = str(node.head)
         elif node.kind == "logit":
             labels[n], priorities[n] = goal_label(drawn, node), ["p3"]
+        elif is_circuit(graph) and node.layer is None:
+            labels[n], priorities[n] = label(node), ["p3"]
         reading = graph.readings[n] if graph.readings else None
         if node.kind in _STATES and reading is not None and reading.top:
             priority = _priority(reading, below.get(node.position))

@@ -11,7 +11,8 @@ import numpy as np
 from ..algorithms.connected_flow import connected_flow
 from ..graph import EDGE_KINDS, FlowGraph
 from ..nodes import Node, label
-from .caption import edges_text
+from .caption import edges_text, prompt_text
+from .layout import is_circuit
 from .text import prompt_line, visible
 
 _SHOWN = 3
@@ -64,6 +65,8 @@ def explain(graph: FlowGraph) -> Explanation:
         sentences.append(Sentence("Nothing is strong enough to be shown."))
     elif graph.info.method in ("semantic", "visit"):
         sentences += _semantic(graph)
+    elif is_circuit(graph):
+        sentences += _circuit(graph)
     elif graph.info.unit == "logits":
         sentences += _logits(graph)
     else:
@@ -82,13 +85,15 @@ def explain(graph: FlowGraph) -> Explanation:
 
 def _about(graph: FlowGraph) -> Iterator[Sentence]:
     info = graph.info
-    prompt = f"“{prompt_line(info.tokens, 80)}”"
+    prompt = f"“{prompt_line(info.tokens, 80)}”" if info.tokens else prompt_text(info)
     if info.target_token is not None:
         probability = "" if info.target_probability is None else f" a probability of {info.target_probability:.2g}"
         against = "" if info.foil_token is None else f", compared with {_token(info.foil_token)}"
         yield Sentence(
             f"After {prompt}, {info.model} gives {_token(info.target_token)}{probability} at position {info.position}{against}."
         )
+    elif is_circuit(graph):
+        yield Sentence(f"These parts of {info.model} were found to matter for {prompt}.")
     else:
         yield Sentence(f"{info.model} read {prompt}; it has no head, so nothing is predicted.")
     first, stop = info.layers
@@ -124,6 +129,35 @@ def _flow(graph: FlowGraph) -> Iterator[Sentence]:
         )
     if not crossing:
         yield Sentence("No shown edge leads from one position to another.")
+
+
+def _circuit(graph: FlowGraph) -> Iterator[Sentence]:
+    """Which edges support the answer, which work against it, and which heads have the most to do with both."""
+    order = np.argsort(-graph.weight, kind="stable")
+    for verb, edges in (("supports the answer", order[:_SHOWN]), ("works against it", order[::-1][:_SHOWN])):
+        chosen = [
+            e
+            for e in edges.tolist()
+            if graph.weight[e] != 0 and (graph.weight[e] < 0) == (verb != "supports the answer")
+        ]
+        if chosen:
+            parts = [f"{_ends(graph, e)} ({graph.weight[e]:+.3g} {graph.info.unit})" for e in chosen]
+            yield Sentence(f"What {verb} most: {_listed(parts)}.", edges=tuple(chosen))
+    total = np.zeros(len(graph.nodes))
+    np.add.at(total, graph.source, np.abs(graph.weight))
+    heads = [n for n in np.argsort(-total, kind="stable").tolist() if graph.nodes[n].kind == "head" and total[n] > 0]
+    if heads:
+        names = _listed([label(graph.nodes[n]) for n in heads[:_SHOWN]])
+        yield Sentence(
+            f"By the effects of the edges out of them, the strongest heads are {names}.", nodes=tuple(heads[:_SHOWN])
+        )
+
+
+def _ends(graph: FlowGraph, e: int) -> str:
+    """An edge by its ends, and what of the target reads."""
+    kind = EDGE_KINDS[graph.kind[e]]
+    into = f" as its {kind}" if kind in ("query", "key", "value") else ""
+    return f"{label(graph.nodes[graph.source[e]])} → {label(graph.nodes[graph.target[e]])}{into}"
 
 
 def _logits(graph: FlowGraph) -> Iterator[Sentence]:

@@ -15,12 +15,23 @@ from ..nodes import Node
 from .caption import edges_text, filter_texts, layers_text, percent
 from .document import Page, asset, document, noted_caption, shell, title
 from .elements import LEVELS, MOST_EDGES, Drawing, drawing, elements, facts
-from .layout import LAYOUT, extent
+from .layout import LAYOUT, columns, extent, is_circuit
 from .legend import legend
 from .style import THEMES, stylesheet
 from .text import printable, visible
 
 _SEMANTIC = frozenset({"semantic", "visit"})
+_CARRIED = {
+    False: {
+        "name": "flow to the start", "node": "flow to the start", "short": "flow",
+        "definition": "|share| times the flow of the target: what reaches the start node",
+    },
+    True: {
+        "name": "effect, of the largest", "node": "effects of its edges out, of the largest", "short": "effect",
+        "definition": "|weight| as a part of the largest",
+    },
+}  # fmt: skip
+"""What the page calls the number that edges are ordered and drawn by; True of circuits."""
 
 
 def render_html(graph: FlowGraph) -> str:
@@ -93,14 +104,18 @@ def _shell(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str, Any
     texts = {
         "mass_definition": _mass_definition(drawn), "level": str(drawn.opening_level), "levels": str(LEVELS), "cut": cut,
     }  # fmt: skip
+    circuit = is_circuit(graph)
     size = f"{len(info.tokens)} token{'s' if len(info.tokens) != 1 else ''}, {layers_text(graph)}"
+    texts |= {"strongest": "effects" if circuit else "flow", "carried": "effect" if circuit else "flow"}
+    texts["carried_definition"] = _CARRIED[circuit]["definition"]
+    texts["along"] = "Heads" if circuit else "Tokens"
     return shell(
         graph,
         origin=[
             ("model", escape(printable(info.model))),
             ("method", f'{escape(info.method)} <span class="note">in {escape(info.unit)}</span>'),
             ("level", escape(info.level)),
-            ("prompt", escape(size)),
+            ("size", layers_text(graph)) if circuit else ("prompt", escape(size)),
         ],
         note=cut,
         left=Template(asset("flow_left.html")).substitute({name: escape(text) for name, text in texts.items()}),
@@ -111,7 +126,7 @@ def _shell(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str, Any
         '      <div data-part="ground" class="axis" aria-hidden="true"></div>',
         fit="Fit the picture",
         find="Find a token or node",
-        stage="Flow graph: tokens along one axis, layers along the other",
+        stage=f"{'Circuit: heads' if circuit else 'Flow graph: tokens'} along one axis, layers along the other",
         keys="Arrow keys walk along tokens and layers. P pins the node, Escape clears. Plus, minus and 0 zoom and fit.",
     )
 
@@ -125,9 +140,10 @@ def _page_data(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str,
     first, end = graph.info.layers
     return {
         "kind": "flow",
-        "tokens": [visible(token) for token in graph.info.tokens],
+        "tokens": columns(graph),
+        "carried": _CARRIED[is_circuit(graph)],
         "layers": [first, end],
-        "position": graph.info.position,
+        "position": None if is_circuit(graph) else graph.info.position,
         "unit": graph.info.unit,
         "target": None if graph.info.target_token is None else visible(graph.info.target_token),
         "total_edges": graph.info.total_edges,
@@ -161,6 +177,11 @@ def _empty_note(graph: FlowGraph) -> str:
 
 
 def _mass_definition(drawn: Drawing) -> str:
+    if is_circuit(drawn.graph):
+        return (
+            "Edges appear from the largest effect downwards; each was measured by itself. The mass is the summed |share| of all "
+            "edges whose effect is known."
+        )
     measure = (
         "the mass is the summed flow; the flow of an edge is |share| × the flow of its target, along the edges of this graph, and 1 at the start"
         if drawn.is_flow_mass

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from ..errors import ArgumentError
 from ..graph import FlowGraph
 from ..nodes import NODE_KINDS, Node
+from .text import visible
 
 Orientation = Literal["columns", "rows"]
 
@@ -43,6 +44,8 @@ _ON_THE_LINE = frozenset({"embed", "resid_pre", "resid_mid", "resid_post", "fina
 _BESIDE = frozenset(NODE_KINDS) - _ON_THE_LINE - {"attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias"}
 _BIASES = frozenset({"attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
 _BIAS_COLUMN = 0.5
+_CIRCUIT = frozenset({"embed", "head", "kv_group", "mlp", "logits"})
+_MLP_COLUMN = "MLP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,22 @@ class Extent:
     slots: int
 
 
+def is_circuit(graph: FlowGraph) -> bool:
+    """Whether a graph is of a model's parts, without positions, rather than of states at positions."""
+    return bool(graph.nodes) and all(node.position is None and node.kind in _CIRCUIT for node in graph.nodes)
+
+
+def columns(graph: FlowGraph) -> tuple[str, ...]:
+    """What stands along the axis that layers do not: the tokens; of a circuit the numbers of its heads, and the MLPs."""
+    if not is_circuit(graph):
+        return tuple(visible(token) for token in graph.info.tokens)
+    heads, groups = (
+        sorted({node.head or 0 for node in graph.nodes if node.kind == kind}) for kind in ("head", "kv_group")
+    )
+    mlps = [_MLP_COLUMN] if any(node.kind == "mlp" for node in graph.nodes) else []
+    return (*(f"KV{group}" for group in groups), *(f"H{head}" for head in heads), *mlps)
+
+
 def places(graph: FlowGraph, strength: Sequence[float]) -> tuple[Place, ...]:
     """[N] places of a graph's nodes.
 
@@ -84,6 +103,8 @@ def places(graph: FlowGraph, strength: Sequence[float]) -> tuple[Place, ...]:
     strength
         [N] the strongest of several nodes that share a place beside a line stands nearest to it.
     """
+    if is_circuit(graph):
+        return _circuit_places(graph)
     bases = [_base(node, graph) for node in graph.nodes]
     rivals: dict[tuple[float, float], list[int]] = defaultdict(list)
     for n, node in enumerate(graph.nodes):
@@ -100,12 +121,31 @@ def extent(graph: FlowGraph, placed: Sequence[Place]) -> Extent:
     """Room that a graph needs; every token of the prompt and every layer counts, drawn or not."""
     first, end = graph.info.layers
     return Extent(
-        tokens=max([place.token + 1 for place in placed], default=0.0)
-        if any(place.token > len(graph.info.tokens) - 1 for place in placed)
-        else float(len(graph.info.tokens)),
+        tokens=max(
+            [
+                float(len(columns(graph))),
+                *(place.token + 1 for place in placed if place.token > len(columns(graph)) - 1),
+            ]
+        ),
         layers=max([float(end - first), *(place.layer for place in placed)]),
         slots=max([1, *(place.slots for place in placed)]),
     )
+
+
+def _circuit_places(graph: FlowGraph) -> tuple[Place, ...]:
+    """A column for each number of a head, the embedding and the logits between two, so that no edge of theirs runs through a head."""
+    first, end = graph.info.layers
+    names = columns(graph)
+    column = {name: float(n) for n, name in enumerate(names)}
+    prefix, middle = {"kv_group": "KV", "head": "H"}, max(0, (len(names) - 1) // 2) + 0.5
+    found = []
+    for node in graph.nodes:
+        if node.layer is None:
+            found.append(Place(middle, 0.0 if node.kind == "embed" else end - first + _ABOVE_TOP["logit"]))
+        else:
+            name = _MLP_COLUMN if node.kind == "mlp" else f"{prefix[node.kind]}{node.head}"
+            found.append(Place(column[name], node.layer - first + _ABOVE_BLOCK[node.kind]))
+    return tuple(found)
 
 
 def _base(node: Node, graph: FlowGraph) -> tuple[float, float]:

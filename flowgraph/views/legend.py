@@ -7,6 +7,7 @@ from html import escape
 from typing import Any
 
 from .elements import Drawing
+from .layout import is_circuit
 from .style import EFFECT_LABELS, RANK_LABELS, edge_stroke
 from .text import visible
 
@@ -26,6 +27,15 @@ _EDGE_NAMES = {
     "structural": "without a number",
 }
 
+IN_CIRCUITS = {
+    "state": "embedding",
+    "head": "attention head, or group of keys and values",
+    "goal": "logits",
+    "raises": "supports the answer",
+    "lowers": "works against it",
+}
+"""What classes of nodes and edges are called in circuits."""
+
 
 def legend(drawn: Drawing, edge_classes: Sequence[str], node_classes: Sequence[str]) -> str:
     """HTML of the legend.
@@ -40,9 +50,10 @@ def legend(drawn: Drawing, edge_classes: Sequence[str], node_classes: Sequence[s
     parts = [_node_fill(drawn)]
     if any(name.startswith("effect") for name in node_classes):
         parts.append(_effects(drawn, node_classes))
-    parts.append(_shapes(node_classes))
+    names = IN_CIRCUITS if is_circuit(drawn.graph) else {}
+    parts.append(_shapes(node_classes, names))
     if edge_classes:
-        parts += [_edge_kinds(edge_classes), _widths()]
+        parts += [_edge_kinds(edge_classes, names), _widths("effect" if names else "flow")]
     return "\n".join(parts)
 
 
@@ -87,7 +98,7 @@ def _effects(drawn: Drawing, node_classes: Sequence[str]) -> str:
     return _block(title, f'<p class="note">direct effect on the target, {unit}</p><div class="steps">{steps}</div>')
 
 
-def _shapes(node_classes: Sequence[str]) -> str:
+def _shapes(node_classes: Sequence[str], own: Mapping[str, str]) -> str:
     names = (
         ("state", f'<i class="dot state {"plain" if "plain" in node_classes else ""}"></i>', "residual state"),
         ("junction", '<i class="dot junction"></i>', "mid-block state"),
@@ -96,7 +107,7 @@ def _shapes(node_classes: Sequence[str]) -> str:
         ("goal", '<i class="dot goal"></i>', "logit"),
         ("undefined", '<i class="dot undefined"></i>', "shares by substitute"),
     )
-    rows = "".join(f"<li>{mark}{text}</li>" for name, mark, text in names if name in node_classes)
+    rows = "".join(f"<li>{mark}{own.get(name, text)}</li>" for name, mark, text in names if name in node_classes)
     return _block("Nodes", f'<ul class="marks">{rows}</ul>') if rows else ""
 
 
@@ -104,17 +115,19 @@ def _square_name(node_classes: Sequence[str]) -> str:
     return "MLP or bias" if "bias" in node_classes else "MLP"
 
 
-def _edge_kinds(edge_classes: Sequence[str]) -> str:
+def _edge_kinds(edge_classes: Sequence[str], own: Mapping[str, str]) -> str:
     rows = "".join(
-        f'<li><i class="line {name}"></i>{text}</li>' for name, text in _EDGE_NAMES.items() if name in edge_classes
+        f'<li><i class="line {name}"></i>{own.get(name, text)}</li>'
+        for name, text in _EDGE_NAMES.items()
+        if name in edge_classes
     )
     return _block("Edges", f'<ul class="marks">{rows}</ul>')
 
 
-def _widths() -> str:
+def _widths(measure: str) -> str:
     strokes = "".join(
         f'<span class="step"><i class="bar" style="height:{width}px;opacity:{opacity}"></i>{f"{part:g}"[1:]}</span>'
         for part in _WIDTH_STEPS
         for width, opacity in (edge_stroke("attention", part),)
     )
-    return _block('Width = <span class="width-mode">flow</span>', f'<div class="steps">{strokes}</div>')
+    return _block(f'Width = <span class="width-mode">{measure}</span>', f'<div class="steps">{strokes}</div>')

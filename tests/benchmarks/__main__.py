@@ -24,7 +24,7 @@ import transformers
 
 import flowgraph
 
-from . import contributions, flow, interventions, load, memory, readings, rollout, routes, semantic, trace
+from . import circuits, contributions, flow, interventions, load, memory, readings, rollout, routes, semantic, trace
 from .pairs import Row, markdown
 from .subject import DEFAULT, Setup
 
@@ -39,6 +39,7 @@ BENCHMARKS = {
     "routes": routes.rows,
     "semantic": semantic.rows,
     "interventions": interventions.rows,
+    "circuits": circuits.rows,
 }
 NEEDS = {"flow": flow.NEEDS}
 """Programs that a benchmark compares with, and that are not installed with flowgraph itself."""

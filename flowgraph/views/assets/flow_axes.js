@@ -9,7 +9,7 @@ function createAxes(page) {
   const tokens = data.tokens.map((text, token) => {
     const label = tokenText(text);
     label.className = token === data.position ? 'tick goal' : 'tick';
-    label.title = `${text} at position ${token}`;
+    label.title = data.position === null ? text : `${text} at position ${token}`;
     return label;
   });
   const layers = Array.from({ length: data.layers[1] - data.layers[0] }, (_, i) => element('span', {}, `L${i + data.layers[0]}`));
@@ -72,6 +72,6 @@ function styleLabel(label, transform, room) {
 /** Tokens from which nothing shown comes are muted. */
 function markSilentTokens(page) {
   const { graph, filter } = page;
-  const heard = new Set(filter.nodes.items.slice(0, filter.nodes.shown).map((item) => graph.positions[numberOf(item.id())]));
+  const heard = new Set(filter.nodes.items.slice(0, filter.nodes.shown).map((item) => graph.positions[numberOf(item.id())] ?? graph.places[numberOf(item.id())].x));
   page.axes.tokens.forEach((label, token) => label.classList.toggle('silent', !heard.has(token)));
 }

@@ -34,14 +34,14 @@ function hint() {
 function nodeDetails(page, node) {
   const { graph, data } = page;
   const reading = graph.readings[node];
-  const rows = [['flow to the start', part(graph.flows[node]), unit('share')]];
+  const rows = [[data.carried.node, part(graph.flows[node]), unit('share')]];
   if (reading) rows.push(...readingFacts(data, reading));
   return [
     element('h3', {}, ...nodeTitle(graph, node, 'span')),
     facts(rows),
     ...(reading ? tokenTables(data, graph.kinds[node], reading) : []),
     ...rankedTable('in, by share', graph.incoming[node], 'share', (edge, most) => edgeRow(page, edge, 'source', 'share', most)),
-    ...rankedTable('out, by flow', graph.outgoing[node], 'flow', (edge, most) => edgeRow(page, edge, 'target', 'flow', most)),
+    ...rankedTable(`out, by ${data.carried.short}`, graph.outgoing[node], 'flow', (edge, most) => edgeRow(page, edge, 'target', 'flow', most)),
   ];
 }
 
@@ -89,7 +89,7 @@ function edgeDetails(page, i) {
   const edge = graph.edges[i];
   const rows = edge.isStructural
     ? [['weight', 'no number under this method']]
-    : [['weight', weight(edge.weight, data.unit), unit(data.unit)], ['share of the target’s input', part(edge.share)], ['flow to the start', part(edge.flow), unit('share')]];
+    : [['weight', weight(edge.weight, data.unit), unit(data.unit)], ['share of the target’s input', part(edge.share)], [data.carried.name, part(edge.flow), unit('share')]];
   return [
     element('h3', {}, `${kindName(edge.kind)} edge`),
     facts([['from', nodeLink(page, edge.source)], ['to', nodeLink(page, edge.target)], ...rows]),

@@ -66,7 +66,7 @@ function fillEdges(page) {
     const numbers = edge.isStructural ? ['none', 'none', 'none'] : [weight(edge.weight, data.unit), part(edge.share), part(edge.flow)];
     return [nodeName(graph, edge.source), nodeName(graph, edge.target), kindName(edge.kind), ...numbers];
   });
-  const heads = ['source', 'target', 'kind', `weight in ${data.unit}`, 'share', 'flow'];
+  const heads = ['source', 'target', 'kind', `weight in ${data.unit}`, 'share', data.carried.short];
   fillTable(page, `The strongest edges shown, at most ${TABLE_ROWS}`, heads, rows);
 }
 

@@ -103,7 +103,7 @@ function nodeTip(page, node) {
   const reading = graph.readings[node];
   if (reading) lines.push(...readingTip(data, graph, node, reading));
   else if (graph.kinds[node] !== 'logit') lines.push(note('not read'));
-  lines.push(note(`flow to the start ${part(graph.flows[node])}`));
+  lines.push(note(`${data.carried.node} ${part(graph.flows[node])}`));
   return lines;
 }
 
@@ -128,5 +128,5 @@ function edgeTip(page, i) {
   const edge = graph.edges[i];
   const lines = [line(...nodeTitle(graph, edge.source)), line('→ ', ...nodeTitle(graph, edge.target)), line(kindName(edge.kind))];
   if (edge.isStructural) return [...lines, note('no number under this method')];
-  return [...lines, line(`weight ${weight(edge.weight, data.unit)} ${data.unit}`), note(`share ${part(edge.share)} · flow to the start ${part(edge.flow)}`)];
+  return [...lines, line(`weight ${weight(edge.weight, data.unit)} ${data.unit}`), note(`share ${part(edge.share)} · ${data.carried.name} ${part(edge.flow)}`)];
 }

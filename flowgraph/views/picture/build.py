@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 from ...errors import ArgumentError
 from ...graph import FlowGraph
-from ..caption import caption, percent
+from ..caption import caption, percent, prompt_text
 from ..elements import Drawing, drawing
-from ..layout import extent
+from ..layout import columns, extent, is_circuit
 from ..semantic_page import statements
-from ..text import printable, prompt_line, visible
+from ..text import printable
 from .axes import layer_ticks, token_ticks
 from .content import Content, Spell, edge_shapes, node_shapes, scaffold, wishes
 from .frame import COLUMN_WIDTHS, PAD, Frame, Needs, frame
@@ -99,7 +99,7 @@ def picture(graph: FlowGraph, look: Look = Look(), spell: Spell = str) -> Pictur
             for n, line in enumerate(lines)
         ]
         bottom += PAD + len(lines) * _CAPTION_LEAD
-    title = f"{printable(graph.info.model)}: {prompt_line(graph.info.tokens, 60)}"
+    title = f"{printable(graph.info.model)}: {prompt_text(graph.info, 60)}"
     colours = palette(THEMES[look.theme]) | pill_palette(look.theme)
     return Picture(points, round(bottom + PAD, 2), tuple(shapes), colours, title, text)
 
@@ -122,12 +122,17 @@ class _Drawn:
 def _flow(graph: FlowGraph, look: Look, spell: Spell) -> _Drawn:
     drawn = drawing(graph)
     content = Content.of(drawn, look.theme, spell)
-    ticks = tuple(spell(visible(token)) for token in graph.info.tokens)
+    ticks = tuple(spell(name) for name in columns(graph))
     needs = Needs(drawn.places, extent(drawn.graph, drawn.places), ticks, graph.info.layers, content.beside())
     fitted = frame(needs, look.points)
     shapes, lost = _graph_shapes(content, fitted, ticks, graph)
     bottom = max(_bottom(shape) for shape in shapes) + PAD if shapes else fitted.ground
-    return _Drawn(shapes, bottom, flow_groups(content, graph.info, fitted), _left_out(graph, drawn, content, lost))
+    return _Drawn(
+        shapes,
+        bottom,
+        flow_groups(content, graph.info, fitted, circuit=is_circuit(graph)),
+        _left_out(graph, drawn, content, lost),
+    )
 
 
 def _semantic(graph: FlowGraph, look: Look, spell: Spell) -> _Drawn:
@@ -144,7 +149,8 @@ def _semantic(graph: FlowGraph, look: Look, spell: Spell) -> _Drawn:
 def _graph_shapes(content: Content, fitted: Frame, ticks: Sequence[str], graph: FlowGraph) -> tuple[list[Shape], int]:
     """The graph with its axes, and the number of labels that found no place."""
     first, end = graph.info.layers
-    axes = token_ticks(content, fitted, ticks, graph.info.position) + layer_ticks(fitted, first, end)
+    explained = -1 if is_circuit(graph) else graph.info.position
+    axes = token_ticks(content, fitted, ticks, explained) + layer_ticks(fitted, first, end)
     lines, landings = edge_shapes(content, fitted)
     marks, numbers = node_shapes(content, fitted)
     # Left of where the axis ends its labels are alone.

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...graph import GraphInfo
+from ..legend import IN_CIRCUITS
 from ..style import EFFECT_LABELS, RANK_LABELS, edge_stroke
 from ..text import visible
 from .content import Content, edge_line, node_mark
@@ -112,19 +113,25 @@ def _set(entry: Entry, x: float, middle: float) -> list[Shape]:
     return [replace(sample, start=start, end=end, bend=bend), name]
 
 
-def flow_groups(content: Content, info: GraphInfo, fitted: Frame) -> list[Group]:
-    """What a graph of flow has to explain."""
+def flow_groups(content: Content, info: GraphInfo, fitted: Frame, *, circuit: bool) -> list[Group]:
+    """What a graph of flow, or a circuit, has to explain."""
+    own = IN_CIRCUITS if circuit else {}
     nodes, edges = content.classes("node"), content.classes("edge")
     groups = [_ranks(content, info, fitted, nodes)]
     if any(name.startswith("effect") for name in nodes):
         steps = [Entry(_dot(content, fitted, f"head effect{n}"), text) for n, text in enumerate(EFFECT_LABELS)]
         groups.append((f"Direct effect ({info.unit})", steps))
-    groups.append(("Nodes", _nodes(content, fitted, nodes)))
-    groups.append(("Edges", [Entry(_sample(content, name), text) for name, text in _EDGES.items() if name in edges]))
+    groups.append(("Nodes", _nodes(content, fitted, nodes, own)))
+    groups.append(
+        (
+            "Edges",
+            [Entry(_sample(content, name), own.get(name, text)) for name, text in _EDGES.items() if name in edges],
+        )
+    )
     if edges - {"structural"}:
         kind = "raises" if "raises" in edges or "lowers" in edges else "attention"
         bars = [Entry(_sample(content, kind, part), f"{part:g}"[1:]) for part in _WIDTH_STEPS]
-        groups.append(("Width = flow", bars))
+        groups.append((f"Width = {'effect' if circuit else 'flow'}", bars))
     return [(title, entries) for title, entries in groups if entries]
 
 
@@ -136,13 +143,13 @@ def _ranks(content: Content, info: GraphInfo, fitted: Frame, nodes: set[str]) ->
     return f"Lens rank of {target}", steps
 
 
-def _nodes(content: Content, fitted: Frame, nodes: set[str]) -> list[Entry]:
+def _nodes(content: Content, fitted: Frame, nodes: set[str], own: Mapping[str, str]) -> list[Entry]:
     entries = []
     for name, text in _NODES.items():
         if name in nodes:
             classes = {"state": "state plain", "head": "head major"}.get(name, name)
             text = "MLP or bias" if name == "square" and "bias" in nodes else text
-            entries.append(Entry(_dot(content, fitted, classes), text))
+            entries.append(Entry(_dot(content, fitted, classes), own.get(name, text)))
     return entries
 
 

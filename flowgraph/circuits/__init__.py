@@ -1,0 +1,1 @@
+"""Circuits: the few edges of a model that make it do a task, found, tested and compared."""

@@ -1,0 +1,112 @@
+"""First-order scores of every edge: from gradients of the clean run, or of runs on the way to the corrupted one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..interventions.ablation import answer_logits
+from ..interventions.edge_scores import _first_order, _fix_softmax
+from ..interventions.gradients import Forward, Gradients, backward
+from ..interventions.passes import Pass
+from ..interventions.senders import Kept, keep_senders, written, written_change
+from ..models.anatomy import Anatomy
+from .pairs import Pairs, Search
+
+
+@dataclass(frozen=True, eq=False)
+class Scores:
+    """Estimated m(edge corrupted) − m(clean) of every edge, mean over the prompts, and the metric of the two runs."""
+
+    scores: Float[np.ndarray, "source receiver"]
+    clean: Float[np.ndarray, "prompt"]
+    corrupted: Float[np.ndarray, "prompt"]
+
+
+def attribution(search: Search, *, steps: int = 1, qk_fix: bool = False) -> Scores:
+    """Score every edge of the model by change · gradient.
+
+    Parameters
+    ----------
+    search
+        ``how="zero"`` makes the change −activation, so that the score is activation × gradient.
+    steps
+        Gradients are means over this many runs whose embeddings lie on the line from the clean to the corrupted prompt, its
+        left ends: 1 is the clean run alone (EAP).
+    qk_fix
+        Score edges into queries and keys by a softmax that is run anew.
+    """
+    found = []
+    for n, pairs in enumerate(search.parts):
+        search.tell("scoring every edge", n / len(search.parts))
+        found.append(_of_part(search, pairs, steps, qk_fix))
+    total = sum(scores for scores, _, _ in found)
+    assert isinstance(total, Tensor)
+    return Scores(
+        (total.double() / search.count).cpu().numpy(),
+        *(np.concatenate([one[n].double().cpu().numpy() for one in found]) for n in (1, 2)),
+    )
+
+
+def _of_part(search: Search, pairs: Pairs, steps: int, qk_fix: bool) -> tuple[Tensor, Tensor, Tensor]:
+    loaded, anatomy = search.loaded, search.loaded.anatomy
+    grads, forward = _gradients(search, pairs, extra=("pattern", "v") if qk_fix else ())
+    with torch.no_grad():
+        run = Pass(loaded, len(pairs))
+        keep_senders(run)
+        states = run.run(pairs.corrupted.ids)
+        corrupted = search.metric(answer_logits(loaded, states, pairs.corrupted.positions), forward.aims)
+        changes = _changes(search, anatomy, forward.kept, run.kept)
+        scores = _first_order(grads, changes)
+        if qk_fix:
+            _fix_softmax(loaded, grads, forward, changes, scores)
+            search.spending.layer_runs += softmax_runs(search, pairs)
+    search.spending.forwards += len(pairs)
+    clean, embed = grads.values, run.kept["resid_pre", 0] - forward.kept["resid_pre", 0]
+    start = forward.kept["resid_pre", 0]
+    for step in range(1, steps):
+        with _entering(anatomy.blocks[0].module, start + (step / steps) * embed):
+            grads, _ = _gradients(search, pairs)
+        with torch.no_grad():
+            scores += _first_order(grads, changes)
+    return scores / steps, clean, corrupted
+
+
+def softmax_runs(search: Search, pairs: Pairs) -> int:
+    """How many attentions the QK fix runs: for each sender below a layer its query and its key, for each prompt."""
+    width = search.loaded.anatomy.n_heads + 1
+    return 2 * len(pairs) * sum(1 + layer * width for layer in range(len(search.loaded.anatomy.blocks)))
+
+
+def _gradients(search: Search, pairs: Pairs, extra: tuple[str, ...] = ()) -> tuple[Gradients, Forward]:
+    search.spending.forwards += len(pairs)
+    search.spending.backwards += len(pairs)
+    return backward(search.loaded, pairs.clean, search.metric, extra=extra)
+
+
+def _changes(search: Search, anatomy: Anatomy, clean: Kept, corrupted: Kept) -> Tensor:
+    return written_change(anatomy, clean, corrupted) if search.how == "resample" else -written(anatomy, clean)
+
+
+@contextmanager
+def _entering(block: nn.Module, states: Float[Tensor, "prompt position d_model"]) -> Iterator[None]:
+    """The first block reads these states in place of the embeddings."""
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (states.to(args[0].dtype), *args[1:]), kwargs
+        name = next(iter(kwargs))
+        return args, {**kwargs, name: states.to(kwargs[name].dtype)}
+
+    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,213 @@
+"""Backward discovery: from the logits down, edges are shortlisted by estimates and confirmed by exact patching.
+
+First-order scores begin it, those of edges into queries and keys with the QK fix. Once edges out of a sender are confirmed, its
+inputs are estimated anew from what they really make it write (:mod:`flowgraph.circuits.responses`). Only what exact patching
+confirms is in the result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..interventions.edge_scores import _columns, _first_order
+from ..interventions.edges import Into
+from .pairs import Search
+from .responses import Responses
+
+_FIRST_LEVEL = 32
+_MARGIN = 0.5
+"""An estimate is a guess: edges are tested from this part of the threshold on."""
+_SHORTLIST = 16
+"""Sources of one reader whose change is followed to the readers behind it."""
+_FAINT = 0.25
+"""They are followed from this part of the threshold on."""
+_SOFTMAX: tuple[Into, ...] = ("q", "k")
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """What a search knows.
+
+    Attributes
+    ----------
+    effects
+        [source, receiver] m(edge corrupted) − m(clean), mean over the prompts; NaN where it is not known.
+    chosen
+        [source, receiver] True for the edges of the circuit.
+    notes
+        What goes into the options of the result.
+    """
+
+    effects: Float[np.ndarray, "source receiver"]
+    chosen: Bool[np.ndarray, "source receiver"]
+    notes: dict[str, float | int | str]
+
+
+def backward_discovery(search: Search, least: float) -> Found:
+    """Find the edges whose exact effect is at least ``least`` in size.
+
+    Edges are tested in rounds, the strongest estimates first, each round from the logits down, so that what a round confirms
+    guides it further down.
+    """
+    state = _State(search, least)
+    level = _FIRST_LEVEL * least
+    while True:
+        bound = max(level, _MARGIN * least)
+        for layer, intos in state.order():
+            state.refine(layer, intos)
+            state.test(layer, intos, bound)
+        if level <= _MARGIN * least or search.spending.left < search.count:
+            return state.found()
+        level /= 2
+
+
+class _State:
+    """Estimates, what was tested, and what was confirmed."""
+
+    def __init__(self, search: Search, least: float) -> None:
+        self.search, self.least, self.anatomy = search, least, search.loaded.anatomy
+        self.first = np.zeros(search.possible.shape)
+        self.recall, self.through = np.zeros_like(self.first), np.zeros_like(self.first)
+        self.effects = np.full(search.possible.shape, np.nan)
+        self.by_prompt: dict[tuple[int, int], np.ndarray] = {}
+        self.known: dict[tuple[int, str], dict[Into, np.ndarray]] = {}
+        self.seen: dict[int, frozenset[int]] = {}
+        self.responses = [Responses(runs) for runs in search.runs]
+        self._score()
+
+    def _score(self) -> None:
+        """First-order scores of every edge, and for edges into heads what their sources really make of them."""
+        search, layers = self.search, len(self.anatomy.blocks)
+        with torch.no_grad():
+            for runs in search.runs:
+                self.first += _first_order(runs.backward[0], runs.changes).double().cpu().numpy() / search.count
+            for layer in range(layers):
+                search.tell("scoring every edge", layer / layers)
+                found = [responses.of_heads(layer) for responses in self.responses]
+                self.known[layer, "heads"] = _joined([one.recall for one in found])
+                for into in _SOFTMAX:
+                    effect = np.sum([one.effect[into].double().cpu().numpy() for one in found], axis=0)
+                    self.first[: len(effect), _columns(self.anatomy, layer, into)] = effect / search.count
+
+    def order(self) -> Iterator[tuple[int, tuple[Into, ...]]]:
+        """Readers from the logits down."""
+        layers = len(self.anatomy.blocks)
+        yield layers, ("logits",)
+        for layer in reversed(range(layers)):
+            yield layer, ("mlp",)
+            yield layer, ("q", "k", "v")
+
+    def test(self, layer: int, intos: tuple[Into, ...], bound: float) -> None:
+        """Cut the edges into some readers whose estimate is large enough, as far as the budget goes."""
+        columns = np.concatenate([np.arange(*_columns(self.anatomy, layer, into).indices(10**9)) for into in intos])
+        estimate = np.abs(self.estimates()[:, columns])
+        wanted = np.argwhere(
+            np.isnan(self.effects[:, columns]) & self.search.possible[:, columns] & (estimate >= bound)
+        )
+        order = np.argsort(-estimate[tuple(wanted.T)], kind="stable")
+        affordable = self.search.spending.left // self.search.count
+        chosen = [(int(s), int(columns[r])) for s, r in wanted[order[:affordable]]]
+        if not chosen:
+            return
+        self.search.tell(f"cutting edges (≥ {bound:.2g} {self.search.metric.unit})", self._done())
+        edges = [self.search.edge(*place) for place in chosen]
+        effects = np.concatenate([runs.exact(edges) for runs in self.search.runs], axis=1)
+        for place, effect in zip(chosen, effects, strict=True):
+            self.by_prompt[place] = effect
+            self.effects[place] = effect.mean()
+
+    def estimates(self) -> Float[np.ndarray, "source receiver"]:
+        """The largest of the estimates of each edge."""
+        several = np.stack([self.first, self.recall, self.through])
+        largest = np.abs(several).argmax(0)[None]
+        chosen: np.ndarray = np.take_along_axis(several, largest, axis=0)[0]
+        return chosen
+
+    def refine(self, layer: int, intos: tuple[Into, ...]) -> None:
+        """Estimate the inputs of a layer's confirmed senders anew, where edges out of them were confirmed since."""
+        if layer == len(self.anatomy.blocks):
+            return
+        first = 1 + layer * (self.anatomy.n_heads + 1)
+        places = range(first, first + self.anatomy.n_heads)
+        if intos == ("mlp",):
+            places = range(places.stop, places.stop + 1)
+        changed = [source for source in places if self._outs(source) != self.seen.get(source, frozenset())]
+        if not changed:
+            return
+        self.search.tell("running readers anew", self._done())
+        with torch.no_grad():
+            news = {source: self._outs(source) - self.seen.get(source, frozenset()) for source in changed}
+            for source in changed:
+                self.seen[source] = self._outs(source)
+            for into in intos:
+                self._refine_recall(layer, into)
+                for source in changed:
+                    self._refine_through(layer, into, source, news[source])
+
+    def found(self) -> Found:
+        """Everything that was tested, and what of it is large enough."""
+        chosen = np.abs(np.nan_to_num(self.effects)) >= self.least
+        waiting = np.isnan(self.effects) & self.search.possible & (np.abs(self.estimates()) >= _MARGIN * self.least)
+        notes: dict[str, float | int | str] = {"tested": len(self.by_prompt), "untested": int(waiting.sum())}
+        return Found(self.effects, chosen, notes)
+
+    def _outs(self, source: int) -> frozenset[int]:
+        return frozenset(np.flatnonzero(np.abs(np.nan_to_num(self.effects[source])) >= self.least).tolist())
+
+    def _refine_recall(self, layer: int, into: Into) -> None:
+        """Recall × exact effects of the edges out of a sender."""
+        recall = self._recall(layer, into)
+        columns = _columns(self.anatomy, layer, into)
+        group = self.anatomy.n_heads // self.anatomy.n_kv_heads if into in ("k", "v") else 1
+        before = len(recall)
+        self.recall[:before, columns] = 0.0
+        for n in range(recall.shape[1]):
+            source = self._source(layer, into, n)
+            outs = self.seen.get(source, frozenset())
+            effect = sum((self.by_prompt[source, out] for out in outs), np.zeros(self.search.count))
+            self.recall[:before, columns.start + n // group] += (recall[:, n] * effect).mean(1)
+
+    def _source(self, layer: int, into: Into, n: int) -> int:
+        first = 1 + layer * (self.anatomy.n_heads + 1)
+        return first + (self.anatomy.n_heads if into == "mlp" else n)
+
+    def _recall(self, layer: int, into: Into) -> Float[np.ndarray, "source n prompt"]:
+        if into != "mlp":
+            return self.known[layer, "heads"][into]
+        if (layer, "mlp") not in self.known:
+            self.known[layer, "mlp"] = _joined([{into: responses.recall_of_mlp(layer)} for responses in self.responses])
+        return self.known[layer, "mlp"][into]
+
+    def _refine_through(self, layer: int, into: Into, source: int, news: frozenset[int]) -> None:
+        """Add what the inputs of a sender do through it to the readers of edges that were confirmed since."""
+        head = 0 if into == "mlp" else source - self._source(layer, "q", 0)
+        carried = sum(abs(float(self.effects[source, out])) for out in self.seen[source])
+        recall = np.abs(self._recall(layer, into)[:, head]).mean(1)
+        likely = np.argsort(-recall, kind="stable")[:_SHORTLIST]
+        likely = likely[recall[likely] * carried >= _FAINT * self.least]
+        if not news or not len(likely):
+            return
+        senders, total = torch.from_numpy(likely.copy()), np.zeros(len(likely))
+        for responses in self.responses:
+            change = responses.mlp(layer, senders) if into == "mlp" else responses.head(layer, head, into, senders)
+            for out in sorted(news):
+                node, reads = self.search.receivers[out]
+                total += responses.through(change, node.layer, reads, node.head or 0).double().cpu().numpy()
+        group = self.anatomy.n_heads // self.anatomy.n_kv_heads if into in ("k", "v") else 1
+        column = _columns(self.anatomy, layer, into).start + head // group
+        self.through[likely, column] += total / self.search.count
+
+    def _done(self) -> float:
+        spending = self.search.spending
+        return min(1.0, spending.forwards / max(1, spending.budget))
+
+
+def _joined(parts: Sequence[Mapping[Into, Tensor]]) -> dict[Into, np.ndarray]:
+    """By what is read: the prompts of all parts, one after the other."""
+    return {name: torch.cat([part[name] for part in parts], -1).double().cpu().numpy() for name in parts[0]}

@@ -1,0 +1,114 @@
+"""Whether a head, where it looks at a token, raises that token: through its values, its output and the unembedding."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..heads import HeadScore
+from ..interventions.passes import Pass
+from ..models import LoadedModel
+from ..models.anatomy import Anatomy, Norm, wide
+from ..models.attention_weights import attention_weights
+
+COPY_SCORES = ("copying", "copying_eigenvalues")
+_NOTHING = 1e-6
+"""Below this part of what weights of their size could write, what is written is rounding."""
+
+
+def copy_scores(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> tuple[dict[str, HeadScore], dict[str, str]]:
+    """Copy scores on some sequences, or why the model has none."""
+    anatomy = loaded.anatomy
+    if not anatomy.has_head:
+        return {}, dict.fromkeys(COPY_SCORES, "the model has no head over a vocabulary")
+    if anatomy.family.head_kind == "masked" or anatomy.wiring == "post_norm":
+        return {}, dict.fromkeys(COPY_SCORES, "what a head writes is no term of a logit in this model")
+    scores = {"copying": _on_sequences(loaded, ids)}
+    if anatomy.embedding.weight.shape[1] != anatomy.d_model:
+        return scores, {"copying_eigenvalues": "the embedding has another width than the states"}
+    return scores | {"copying_eigenvalues": _of_weights(anatomy)}, {}
+
+
+def _on_sequences(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> HeadScore:
+    """By how many standard deviations a token's own logit stands out of all that its value vector writes, mean over tokens."""
+    anatomy = loaded.anatomy
+    unembedding = _unembedding(anatomy)
+    unembedding = unembedding - unembedding.mean(0)
+    own, covariance = unembedding[ids], unembedding.T @ unembedding / len(unembedding)
+    reads = _before(anatomy.final_norm, torch.eye(anatomy.d_model).to(covariance))
+    values = np.empty((len(anatomy.blocks), anatomy.n_heads))
+
+    def measure(layer: int, v: Tensor) -> Tensor:
+        through = _before(anatomy.blocks[layer].attention_post_norm, reads)
+        by_head = anatomy.per_query_head(wide(v).movedim(2, 0))
+        written = torch.einsum("hrtk,hkd->hrtd", by_head, anatomy.W_O(layer)) @ through
+        spread = torch.einsum("hrtd,de,hrte->hrt", written, covariance, written).clamp(min=0).sqrt()
+        least = _NOTHING * by_head.norm(dim=-1) * anatomy.W_O(layer).norm() * covariance.trace().sqrt()
+        above = torch.einsum("hrtd,rtd->hrt", written, own)
+        values[layer] = torch.where(spread > least, above / spread, 0.0).double().mean((1, 2)).cpu().numpy()
+        return v
+
+    run = Pass(loaded, len(ids))
+    for layer in range(len(values)):
+        run.edit("v", layer, partial(measure, layer))
+    with loaded.lock, torch.no_grad():
+        run.run(ids)
+    about = (
+        "how far a token's own logit stands above the mean of all logits that a head writes where it looks at the token"
+    )
+    return HeadScore("copying", values, "standard deviations", None, None, ids.numel(), about)
+
+
+def _of_weights(anatomy: Anatomy) -> HeadScore:
+    """Σ Re λ / Σ|λ| of W_E W_V W_O W_U, gains of norms included.
+
+    The matrix has a row and a column for each token; its eigenvalues that are not 0 are those of W_O W_U W_E W_V, which has a row
+    and a column for each of the head's dimensions.
+    """
+    unembedding, embedding = _unembedding(anatomy), wide(anatomy.embedding.weight.detach())
+    tokens = min(len(embedding), len(unembedding))
+    # A logit that is the same for all tokens changes nothing, and what all tokens have in common is no token.
+    centred = embedding[:tokens] - embedding[:tokens].mean(0)
+    between = _before(anatomy.final_norm, (unembedding[:tokens].T @ centred).double())
+    values = np.empty((len(anatomy.blocks), anatomy.n_heads))
+    for layer, block in enumerate(anatomy.blocks):
+        reads, _ = attention_weights(anatomy, layer, "value")
+        reads = anatomy.per_query_head(_before(block.attention_norm, reads.double()))
+        values[layer] = _balance(anatomy.W_O(layer).double(), _before(block.attention_post_norm, between), reads)
+    about = "Σ Re λ / Σ|λ| of the way from the embedding over values and output to logits: 1 raises what it reads, −1 lowers it"
+    return HeadScore("copying_eigenvalues", values, "ratio", -1.0, 1.0, tokens, about)
+
+
+def _balance(
+    writes: Float[Tensor, "head d_head d_model"],
+    between: Float[Tensor, "d_model d_model"],
+    reads: Float[Tensor, "head d_model d_head"],
+) -> Float[np.ndarray, "head"]:
+    """Σ Re λ / Σ|λ| of every head; 0 where it writes nothing that is read."""
+    values = torch.linalg.eigvals(writes @ between @ reads)
+    size = values.abs().sum(-1)
+    largest = writes.flatten(1).norm(dim=1) * between.norm() * reads.flatten(1).norm(dim=1)
+    balance = torch.where(size > _NOTHING * largest, values.real.sum(-1) / size, 0.0)
+    found: np.ndarray = balance.cpu().numpy()
+    return found
+
+
+def _before(norm: Norm | None, weight: Float[Tensor, "*n d_model out"]) -> Float[Tensor, "*n d_model out"]:
+    """Weights that read what has gone through a norm, as weights that read what enters it, but for the norm's scale."""
+    if norm is None:
+        return weight
+    scaled = norm.gain(weight.shape[-2]).to(weight)[:, None] * weight
+    return scaled - scaled.mean(-2, keepdim=True) if norm.kind == "layer" else scaled
+
+
+def _unembedding(anatomy: Anatomy) -> Float[Tensor, "token d_model"]:
+    """W_U, a row for each token; the head's modules in one."""
+    *inner, last = anatomy.head
+    weight = wide(last.weight.detach())
+    for module in reversed(inner):
+        weight = weight @ wide(module.weight.detach())
+    return weight

@@ -1,0 +1,190 @@
+"""Find the circuit of a task: the edges by which a model does it, as a graph without positions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal, get_args
+
+import numpy as np
+from jaxtyping import Float
+
+from ..errors import ArgumentError
+from ..graph import FlowGraph
+from ..interventions.metrics import Metric, metric_of
+from ..interventions.prompts import Answers, Prompts
+from ..models import load_model
+from ..models.wheel import Progress
+from ..tasks import TaskData
+from .attribution import Scores, attribution
+from .backward import Found, backward_discovery
+from .circuit_graph import circuit_graph
+from .pairs import Search, Spending, pairs_of
+from .pruning import ALL_BELOW, prune_greedily
+
+DiscoveryMethod = Literal["backward", "eap", "eap-qk", "eap-ig", "gradient", "acdc"]
+METHODS: tuple[str, ...] = get_args(DiscoveryMethod)
+FORWARDS = 500
+"""Forwards for each prompt that a search may run, unless ``budget`` says otherwise."""
+
+
+def discover(
+    model: Any,
+    *,
+    clean: Prompts | None = None,
+    corrupted: Prompts | None = None,
+    target: Answers = None,
+    foil: Answers = None,
+    data: TaskData | None = None,
+    method: DiscoveryMethod = "backward",
+    metric: Metric | Callable[..., Any] | None = None,
+    how: Literal["resample", "zero"] = "resample",
+    budget: int | None = None,
+    threshold: float = 0.01,
+    top_k: int | None = None,
+    steps: int = 5,
+    shortlist: int = 500,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
+) -> FlowGraph:
+    """Find the edges between embedding, heads, MLPs and logits by which a model does a task.
+
+    Parameters
+    ----------
+    model
+        A :class:`LoadedModel`, or anything :func:`flowgraph.load_model` accepts.
+    clean, corrupted
+        One or several prompts of one length, and a corrupted one for each or one for all.
+    target, foil
+        As for :func:`flowgraph.patch`.
+    data
+        In place of these, examples of a task; they may differ in length.
+    method
+        ``"backward"``: edges shortlisted by estimates that see through saturated attention, and confirmed by exact patching.
+        First-order scores of every edge, not confirmed: ``"eap"`` (change · gradient), ``"eap-qk"`` (with attention run anew
+        for edges into queries and keys), ``"eap-ig"`` (gradients averaged over ``steps`` runs between clean and corrupted
+        embeddings), ``"gradient"`` (activation × gradient: the change is that of zero ablation). ``"acdc"``: edges of a
+        shortlist taken away one after the other.
+    metric
+        As for :func:`flowgraph.gradients`; it has to have a gradient on the clean run.
+    how
+        What a cut edge brings: ``"resample"``, what its source wrote in the corrupted run, or ``"zero"``, nothing.
+    budget
+        Most forwards of one prompt, from the tokens on or resumed at a layer; default 500 for each prompt, and for ``"acdc"``
+        what its shortlist needs. The strongest estimates are tested first; what was not tested for want of forwards is counted
+        in ``info.options["untested"]``.
+    threshold
+        Smallest |effect|, as a part of the gap, the mean metric of the clean runs less that of the corrupted ones.
+    top_k
+        Keep the k strongest edges at most.
+    steps
+        Of ``"eap-ig"``.
+    shortlist
+        Of ``"acdc"``: how many edges, by their scores with the QK fix, are not taken away at the start; models with fewer than
+        5,000 edges are pruned whole.
+    progress, cancel
+        As for :func:`flowgraph.head_effects`.
+
+    Returns
+    -------
+    FlowGraph
+        A graph without positions, which :func:`flowgraph.ablate` takes as it stands. ``weight`` is what an edge contributes,
+        m(clean) − m(edge cut) in the metric's unit: positive where it supports the answer, negative where it works against it;
+        the negative of the effect that :func:`flowgraph.edge_effects` gives. ``share`` is of all that is known to enter the same
+        node. Keys and values of grouped heads end at their group (``L3KV1``). ``info.options`` says ablation, metric, prompts,
+        gap, and what was run: ``forwards``, ``backwards``, and ``layer_runs``, estimates by one layer alone.
+
+    Raises
+    ------
+    ArgumentError
+        If the corrupted prompts change nothing, no edge is found, or an argument cannot be used.
+    CancelledError
+        If ``cancel`` said so.
+    PromptError, TargetError, NonFiniteError, UnsupportedReadingError
+        As for :func:`flowgraph.patch`.
+
+    References
+    ----------
+    Wang et al. (2022), "Interpretability in the Wild", for circuits and path patching; Conmy et al. (2023), "Towards Automated
+    Circuit Discovery for Mechanistic Interpretability" (ACDC); Syed et al. (2023), "Attribution Patching Outperforms Automated
+    Circuit Discovery" (EAP, and a shortlist by it before ACDC); Hanna et al. (2024), "Have Faith in Faithfulness" (EAP-IG);
+    Kramár et al. (2024), "AtP*" (QK fix). The backward search by real changes is this project's own.
+    """
+    _check(method, how, budget, threshold, top_k, steps, shortlist)
+    loaded = load_model(model)
+    loaded.require_head("a circuit for the answer")
+    parts = pairs_of(loaded, clean, corrupted, target, foil, data)
+    count = sum(map(len, parts))
+    most = (ALL_BELOW if method == "acdc" else FORWARDS) * count if budget is None else budget
+    search = Search(
+        loaded, parts, metric_of(metric), "zero" if method == "gradient" else how, Spending(most), progress, cancel
+    )
+    least_budget(search, method, steps)
+    with loaded.lock:
+        found, gap = _search(search, method, threshold, steps, shortlist)
+    if not found.chosen.any():
+        raise ArgumentError(_nothing(search, found, threshold, gap))
+    notes: dict[str, float | int | str] = {
+        "ablation": search.how,
+        "metric": search.metric.name,
+        "prompts": count,
+        "gap": float(f"{gap:.6g}"),
+    }
+    spent = search.spending
+    notes |= {"forwards": spent.forwards, "backwards": spent.backwards, "layer_runs": spent.layer_runs}
+    if budget is not None or method in ("backward", "acdc"):
+        notes["budget"] = most
+    return circuit_graph(search, found, method, notes | found.notes, threshold, top_k)
+
+
+def least_budget(search: Search, method: str, steps: int) -> None:
+    """Refuse a budget that does not suffice for the runs a method cannot do without."""
+    needed = {"backward": 3, "acdc": 6, "eap-ig": 1 + steps}.get(method, 2) * search.count
+    if search.spending.budget < needed:
+        raise ArgumentError(
+            f"budget={search.spending.budget} is too small: method={method!r} runs {needed} forwards for {search.count} prompts "
+            "before it can test an edge"
+        )
+
+
+def _search(search: Search, method: str, threshold: float, steps: int, shortlist: int) -> tuple[Found, float]:
+    if method == "backward":
+        clean, corrupted = (
+            np.concatenate([getattr(runs.cuts, name) for runs in search.runs]) for name in ("clean", "corrupted")
+        )
+        gap = search.gap_of(clean, corrupted)
+        return backward_discovery(search, threshold * abs(gap)), gap
+    scores = attribution(search, steps=steps if method == "eap-ig" else 1, qk_fix=method in ("eap-qk", "acdc"))
+    gap = search.gap_of(scores.clean, scores.corrupted)
+    if method == "acdc":
+        return prune_greedily(search, scores.scores, threshold * abs(gap), shortlist), gap
+    return _scored(search, scores, threshold * abs(gap), {"steps": steps} if method == "eap-ig" else {}), gap
+
+
+def _scored(search: Search, scores: Scores, least: float, notes: dict[str, Any]) -> Found:
+    effects: Float[np.ndarray, "source receiver"] = np.where(search.possible, scores.scores, np.nan)
+    chosen = search.possible & (np.abs(scores.scores) >= max(least, np.finfo(np.float64).tiny))
+    return Found(effects, chosen, notes)
+
+
+def _nothing(search: Search, found: Found, threshold: float, gap: float) -> str:
+    known = np.abs(found.effects[~np.isnan(found.effects)])
+    largest = f"; the largest that is known is {known.max():.3g}" if len(known) else ""
+    return (
+        f"the circuit is empty: no edge has an effect of threshold={threshold:g} of the gap ({threshold * abs(gap):.3g} "
+        f"{search.metric.unit}){largest}. Lower the threshold, raise the budget ({search.spending.budget} forwards, "
+        f"{search.spending.forwards} used), or take a metric whose gradient on the clean run is not 0"
+    )
+
+
+def _check(
+    method: str, how: str, budget: int | None, threshold: float, top_k: int | None, steps: int, shortlist: int
+) -> None:
+    if method not in METHODS:
+        raise ArgumentError(f"method={method!r} must be one of {', '.join(METHODS)}")
+    if how not in ("resample", "zero"):
+        raise ArgumentError(f"how={how!r} must be 'resample' or 'zero'")
+    if not 0 <= threshold < 1:
+        raise ArgumentError(f"threshold={threshold} must be at least 0 and below 1: it is a part of the gap")
+    for name, value in (("budget", budget), ("top_k", top_k), ("steps", steps), ("shortlist", shortlist)):
+        if value is not None and value < 1:
+            raise ArgumentError(f"{name}={value} must be at least 1")

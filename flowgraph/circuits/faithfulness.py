@@ -1,0 +1,324 @@
+"""How much of what a model does on a task is left when all but a circuit is ablated.
+
+f(C) = (m(C) − m(∅)) / (m(M) − m(∅)), with m the mean of a metric over the prompts, C the edges that are kept, ∅ none of them and
+M all. It is 1 where the circuit does what the model does, above 1 where what was left out works against the answer, and below 0
+where the circuit does worse than nothing; it is never clipped. What stands for an edge that is left out is part of the question:
+a number without its ablation and metric says nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ..errors import ArgumentError
+from ..graph import FlowGraph
+from ..interventions.ablation import Ablation
+from ..interventions.edges import Edge
+from ..interventions.metrics import Metric, metric_of
+from ..interventions.plan import circuit_edges
+from ..interventions.prompts import Prompts
+from ..models import load_model
+from ..models.wheel import Progress
+from ..table import Drawn, Table, ThemeName
+from .bands import Band, band_of, draws_of, with_band
+from .runs import Cancel, Data, all_edges, circuit_runs, edge_mask, task_of, ticking
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
+
+SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+"""Parts of a circuit's edges that are measured."""
+_LEAST_GAP = 1e-5
+"""Below this part of the metric, a difference between two runs is rounding."""
+
+
+@dataclass(frozen=True, eq=False)
+class Faithfulness(Drawn):
+    """Faithfulness of a circuit's strongest edges, from none of them to all.
+
+    Attributes
+    ----------
+    edges
+        [size] how many of the circuit's edges are kept, ascending: 0 … ``edges[-1]``, all of them.
+    by_prompt
+        [size, prompt] the metric with all other edges of the model ablated.
+    full
+        [prompt] the metric of the whole model.
+    model_edges
+        How many edges the model has.
+    how
+        What stands for an edge that is left out: ``"resample"``, ``"mean"`` or ``"zero"``.
+    metric, unit
+        What was measured.
+    draws
+        [draw, prompt] how often each prompt was drawn, for the bands; None without bands.
+    seed
+        Of these draws.
+    model, task
+        Their names.
+    """
+
+    edges: Int[np.ndarray, "size"]
+    by_prompt: Float[np.ndarray, "size prompt"]
+    full: Float[np.ndarray, "prompt"]
+    model_edges: int
+    how: str
+    metric: str
+    unit: str
+    draws: Int[np.ndarray, "draw prompt"] | None
+    seed: int
+    model: str
+    task: str
+
+    @property
+    def sizes(self) -> Float[np.ndarray, "size"]:
+        """[size] part of the circuit's edges that is kept, 0 … 1."""
+        sizes: np.ndarray = self.edges / self.edges[-1]
+        return sizes
+
+    @property
+    def values(self) -> Float[np.ndarray, "size"]:
+        """[size] f, from the means over the prompts; unit 1, not clipped."""
+        values: np.ndarray = self._of(np.ones((1, len(self.full))))[0]
+        return values
+
+    @property
+    def bands(self) -> Float[np.ndarray, "size 2"] | None:
+        """[size, end] where f lies in 95 % of the draws; None where there are none."""
+        if self.draws is None:
+            return None
+        bands: np.ndarray = np.percentile(self._of(self.draws), (2.5, 97.5), axis=0).T
+        return bands
+
+    @property
+    def value(self) -> float:
+        """Faithfulness of the whole circuit; unit 1."""
+        return float(self.values[-1])
+
+    @property
+    def band(self) -> Band:
+        """Its band; None without draws."""
+        return None if self.bands is None else (float(self.bands[-1, 0]), float(self.bands[-1, 1]))
+
+    @property
+    def cpr(self) -> float:
+        """Area under f over ``sizes``, by trapezoids; unit 1. The higher, the sooner a few edges do what the model does."""
+        return float(self._cpr(self.values[None])[0])
+
+    @property
+    def cmd(self) -> float:
+        """Area between f and 1 over ``sizes``, by trapezoids of |1 − f|; unit 1. 0 is best."""
+        return float(self._cmd(self.values[None])[0])
+
+    @property
+    def cpr_band(self) -> Band:
+        """95 % of the draws; None without them."""
+        return None if self.draws is None else band_of(self._cpr(self._of(self.draws)))
+
+    @property
+    def cmd_band(self) -> Band:
+        """95 % of the draws; None without them."""
+        return None if self.draws is None else band_of(self._cmd(self._of(self.draws)))
+
+    def __repr__(self) -> str:
+        return (
+            f"Faithfulness({with_band(self.value, self.band)} with {self.edges[-1]:,} of {self.model_edges:,} edges, "
+            f"{self.how} ablation, {self.metric}, {len(self.full)} prompts of {self.task!r}, {self.model!r}; "
+            f"CPR {with_band(self.cpr, self.cpr_band)}, CMD {with_band(self.cmd, self.cmd_band)})"
+        )
+
+    def table(self) -> Table:
+        """One row for each size: ``edges``, ``of_circuit``, ``of_model`` (parts), ``metric``, ``faithfulness``, ``low``, ``high``."""
+        columns: dict[str, Any] = {
+            "edges": self.edges,
+            "of_circuit": self.sizes,
+            "of_model": self.edges / self.model_edges,
+            "metric": self.by_prompt.mean(1),
+            "faithfulness": self.values,
+        }
+        if self.bands is not None:
+            columns |= {"low": self.bands[:, 0], "high": self.bands[:, 1]}
+        unit = f" in {self.unit}" if self.unit else ""
+        bands = (
+            "no bands" if self.draws is None else f"95 % of {len(self.draws):,} draws of the prompts (seed {self.seed})"
+        )
+        note = (
+            f"{self.metric}{unit}: whole model {self.full.mean():.4g}, no edge {self.by_prompt[0].mean():.4g}; {bands}"
+        )
+        return Table(repr(self), columns, note=note)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """``edges``, ``sizes``, ``values``, ``by_prompt``, ``full``, ``areas`` (CPR and CMD) and, where drawn, ``bands``."""
+        found = {name: getattr(self, name) for name in ("edges", "sizes", "values", "by_prompt", "full")}
+        found["areas"] = np.array([self.cpr, self.cmd])
+        return found if self.bands is None else found | {"bands": self.bands}
+
+    def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
+        """Faithfulness over the number of edges, with its band, the whole model (1) and no edge (0).
+
+        Parameters
+        ----------
+        theme
+            ``"light"`` or ``"dark"``.
+        """
+        from ..views.faithfulness_figure import faithfulness_figure
+
+        return faithfulness_figure(self, theme=theme)
+
+    def _of(self, draws: np.ndarray) -> Float[np.ndarray, "draw size"]:
+        """[draw, size] f of prompts drawn so often."""
+        # Prompt by prompt and not as a product of matrices, which sums equal rows in different orders.
+        measured = (draws[:, None] * self.by_prompt).sum(-1)
+        full, empty = (draws * self.full).sum(-1), measured[:, :1]
+        # Draws without a gap are refused when the result is made; the division need not warn of them first.
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found: np.ndarray = (measured - empty) / (full[:, None] - empty)
+        return found
+
+    def _cpr(self, values: np.ndarray) -> Float[np.ndarray, "draw"]:
+        return self._area(values)
+
+    def _cmd(self, values: np.ndarray) -> Float[np.ndarray, "draw"]:
+        return self._area(np.abs(1 - values))
+
+    def _area(self, values: np.ndarray) -> Float[np.ndarray, "draw"]:
+        area: np.ndarray = (values[:, 1:] + values[:, :-1]) @ np.diff(self.sizes) / 2
+        return area
+
+
+def faithfulness(
+    model: Any,
+    data: Data,
+    graph: FlowGraph,
+    *,
+    how: Ablation = "resample",
+    reference: Prompts | None = None,
+    sizes: Sequence[float] = SIZES,
+    metric: Metric | Callable[..., Any] | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+) -> Faithfulness:
+    """Ablate everything but the strongest edges of a circuit, for several numbers of edges, and measure what is left.
+
+    Parameters
+    ----------
+    model
+        A :class:`LoadedModel`, or anything :func:`flowgraph.load_model` accepts.
+    data
+        A task (:func:`flowgraph.task`, or :meth:`TaskData.load`), or examples; prompts of different lengths are run by length.
+    graph
+        A circuit: edges between ``embed``, heads, MLPs and ``logits``, without positions. Its edges count in the order of
+        |weight|.
+    how
+        What stands for an edge that is left out: what its sender writes in the corrupted prompt (``"resample"``), on average
+        over a set (``"mean"``), or nothing (``"zero"``).
+    reference
+        Prompts that ``"mean"`` averages, position by position, at least two of each length in ``data``; default the corrupted
+        prompts of ``data``.
+    sizes
+        Parts of the circuit's edges, each above 0 and at most 1, rounded up to whole edges; none and all of them are always
+        measured.
+    metric
+        As for :func:`flowgraph.ablate`; the answers are those of ``data``.
+    bootstrap
+        How often as many prompts are drawn from the prompts, with replacement, for the bands; 0 for no bands. A single prompt
+        has none.
+    seed
+        Of these draws.
+    progress, cancel
+        As for :func:`flowgraph.head_effects`.
+
+    Returns
+    -------
+    Faithfulness
+        f at every size with its band, CPR and CMD. For a graph of all edges of the model, f of the whole is exactly 1.
+
+    Raises
+    ------
+    ArgumentError
+        If the graph is empty or no circuit, an example does not fit, or the model does no better than with no edge.
+    PromptError
+        If ``how="mean"`` has no two prompts of a length to average.
+    CancelledError
+        If ``cancel`` said so.
+    TargetError, NonFiniteError, UnsupportedReadingError
+        As for :func:`flowgraph.ablate`.
+
+    References
+    ----------
+    Wang et al. (2022), "Interpretability in the Wild"; Hanna et al. (2024), "Have Faith in Faithfulness: Going Beyond Circuit
+    Overlap When Finding Model Mechanisms"; Mueller et al. (2025), "MIB: A Mechanistic Interpretability Benchmark", for CPR and
+    CMD, there of graphs that score every edge of the model. Here the areas are over parts of the given circuit: beyond it there
+    is no order of edges.
+    """
+    loaded = load_model(model)
+    loaded.require_head("the faithfulness of a circuit")
+    edges = ordered_edges(graph)
+    counts = _counts(sizes, len(edges))
+    task = task_of(loaded, data)
+    masks = [edge_mask(loaded.anatomy, edges[:count]) for count in counts]
+    chosen = metric_of(metric)
+    measured, full = circuit_runs(
+        loaded, task, masks, how=how, reference=reference, metric=chosen,
+        tick=ticking("measuring circuits", len(masks) * len(task), progress, cancel),
+    )  # fmt: skip
+    draws = draws_of(len(task), bootstrap, seed)
+    found = Faithfulness(
+        np.array(counts), measured, full, int(all_edges(loaded.anatomy).sum()), how, chosen.name, chosen.unit, draws, seed,
+        loaded.name, task.name,
+    )  # fmt: skip
+    _check_gap(found)
+    return found
+
+
+def ordered_edges(graph: FlowGraph) -> list[Edge]:
+    """The edges of a circuit, the strongest first.
+
+    Raises
+    ------
+    ArgumentError
+        If there is none, or the graph is no circuit.
+    """
+    if not len(graph):
+        raise ArgumentError(
+            "the circuit has no edges, so there is nothing to keep; lower the threshold it was found with"
+        )
+    edges = circuit_edges(graph)
+    if edges is None:
+        raise ArgumentError(
+            f"the graph of method {graph.info.method!r} shows flow between states, not a circuit of heads and MLPs; give a "
+            "circuit, or test the graph on its own prompt with ablate(…, outside=True)"
+        )
+    return [edges[e] for e in np.argsort(-np.abs(graph.weight), kind="stable")]
+
+
+def _counts(sizes: Sequence[float], edges: int) -> list[int]:
+    """Numbers of edges for parts of a circuit, with none and all of them."""
+    for size in sizes:
+        if not 0 < size <= 1:
+            raise ArgumentError(f"sizes holds {size}; each is a part of the circuit's edges, above 0 and at most 1")
+    # A whole number of edges stays one, whatever the product is rounded to.
+    return sorted({0, edges, *(math.ceil(size * edges - 1e-9) for size in sizes)})
+
+
+def _check_gap(found: Faithfulness) -> None:
+    full, empty = float(found.full.mean()), float(found.by_prompt[0].mean())
+    if abs(full - empty) <= _LEAST_GAP * max(abs(full), abs(empty)):
+        raise ArgumentError(
+            f"the whole model has {found.metric} {full:.6g} and with no edge {empty:.6g} ({found.how} ablation): there is nothing "
+            "that a circuit could keep, so no faithfulness; give examples whose corrupted prompts change the answer, or "
+            "another metric"
+        )
+    if found.draws is not None and not np.isfinite(found._of(found.draws)).all():
+        raise ArgumentError(
+            f"in some draws of the {len(found.full)} prompts the whole model is no better than no edge, so there is no band; give "
+            "more prompts, leave out those whose corrupted prompt changes nothing, or say bootstrap=0"
+        )

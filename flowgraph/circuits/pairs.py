@@ -1,0 +1,209 @@
+"""Pairs of clean and corrupted prompts that a circuit is searched with, and what the search costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from ..errors import ArgumentError, CancelledError
+from ..interventions.ablation import _one_for_each
+from ..interventions.edge_effects import _Cuts
+from ..interventions.edges import Edge, Into, receivers, require_sum, sender_nodes
+from ..interventions.gradients import Forward, Gradients, backward
+from ..interventions.metrics import Metric
+from ..interventions.prompts import Answers, Batch, Prompts, batch_of, prompts_of
+from ..models import LoadedModel
+from ..models.wheel import Progress
+from ..nodes import Node
+from ..tasks import TaskData
+from ..tasks.examples import prompt_ids
+from .runs import all_edges
+
+_SMALLEST_GAP = 1e-6
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Clean and corrupted prompts, all of one length; ``both`` holds the clean ones first."""
+
+    clean: Batch
+    corrupted: Batch
+    both: Batch
+
+    def __len__(self) -> int:
+        return len(self.clean)
+
+
+@dataclass
+class Spending:
+    """What was run, counted for each prompt by itself.
+
+    Attributes
+    ----------
+    budget
+        Most forwards.
+    forwards
+        Passes that ended in logits: from the tokens on, or resumed at a layer.
+    backwards
+        Backward passes.
+    layer_runs
+        Estimates: passes through the attention or the MLP of one layer alone.
+    """
+
+    budget: int
+    forwards: int = 0
+    backwards: int = 0
+    layer_runs: int = 0
+
+    @property
+    def left(self) -> int:
+        """Forwards that may still be run."""
+        return max(0, self.budget - self.forwards)
+
+
+@dataclass(eq=False)
+class Search:
+    """A model, its prompts and the question: everything that the methods of discovery share.
+
+    Attributes
+    ----------
+    parts
+        The prompts, those of one length together.
+    how
+        ``"resample"``: a cut edge brings what its source wrote in the corrupted run; ``"zero"``: nothing.
+    """
+
+    loaded: LoadedModel
+    parts: list[Pairs]
+    metric: Metric
+    how: str
+    spending: Spending
+    progress: Progress | None = None
+    cancel: Callable[[], bool] | None = None
+    sources: tuple[Node, ...] = field(init=False)
+    receivers: tuple[tuple[Node, Into], ...] = field(init=False)
+    possible: Bool[np.ndarray, "source receiver"] = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.sources, self.receivers = sender_nodes(self.loaded.anatomy), receivers(self.loaded.anatomy)
+        self.possible = all_edges(self.loaded.anatomy).T.numpy()
+
+    @property
+    def count(self) -> int:
+        """Number of prompts."""
+        return sum(map(len, self.parts))
+
+    def tell(self, stage: str, done: float | None) -> None:
+        """Report progress, and stop if that was asked for.
+
+        Raises
+        ------
+        CancelledError
+            If ``cancel`` said so.
+        """
+        if self.cancel is not None and self.cancel():
+            raise CancelledError(f"the search for a circuit was cancelled while {stage}")
+        if self.progress is not None:
+            self.progress(stage, done)
+
+    def edge(self, source: int, receiver: int) -> Edge:
+        """The edge from one source into one receiver, by their numbers."""
+        return Edge(self.sources[source], *self.receivers[receiver])
+
+    @cached_property
+    def runs(self) -> list[Runs]:
+        """Clean and corrupted runs of every part."""
+        return [Runs(self, pairs) for pairs in self.parts]
+
+    def gap_of(self, clean: Float[np.ndarray, "prompt"], corrupted: Float[np.ndarray, "prompt"]) -> float:
+        """Mean metric of the clean runs less that of the corrupted ones.
+
+        Raises
+        ------
+        ArgumentError
+            If there is none.
+        """
+        gap = float(clean.mean() - corrupted.mean())
+        if abs(gap) <= _SMALLEST_GAP * max(1.0, float(np.abs(clean).mean())):
+            raise ArgumentError(
+                f"the corrupted prompts change nothing: their {self.metric.name} is {corrupted.mean():.4g} on average, that of "
+                f"the clean ones {clean.mean():.4g}, so no edge has an effect to be found; corrupt what the answer depends on"
+            )
+        return gap
+
+
+class Runs:
+    """The clean and the corrupted run of some prompts: what senders wrote in them, gradients, exact effects of edges."""
+
+    def __init__(self, search: Search, pairs: Pairs) -> None:
+        self.search, self.pairs = search, pairs
+        with torch.no_grad():
+            how = "noise" if search.how == "resample" else "zero"
+            self.cuts = _Cuts(search.loaded, pairs.clean, pairs.both, how, search.metric)
+        search.spending.forwards += 2 * len(pairs)
+
+    @property
+    def changes(self) -> Float[Tensor, "source prompt position d_model"]:
+        """What cutting a sender's edges puts in place of what it wrote, less that."""
+        return self.cuts.changes
+
+    @cached_property
+    def backward(self) -> tuple[Gradients, Forward]:
+        """Gradients of the clean run, and what it kept: patterns and values as well."""
+        self.search.spending.forwards += len(self.pairs)
+        self.search.spending.backwards += len(self.pairs)
+        return backward(self.search.loaded, self.pairs.clean, self.search.metric, extra=("pattern", "v"))
+
+    def exact(self, edges: list[Edge]) -> Float[np.ndarray, "edge prompt"]:
+        """m(edge corrupted) − m(clean), each edge cut by itself."""
+        self.search.spending.forwards += len(edges) * len(self.pairs)
+        with torch.no_grad():
+            return self.cuts.run(edges, None, self.search.cancel).by_prompt
+
+
+def pairs_of(
+    loaded: LoadedModel,
+    clean: Prompts | None,
+    corrupted: Prompts | None,
+    target: Answers,
+    foil: Answers,
+    data: TaskData | None,
+) -> list[Pairs]:
+    """The prompts, those of one length together; given as prompts they have to be of one length.
+
+    Raises
+    ------
+    ArgumentError
+        If both prompts and data are given, or neither.
+    """
+    require_sum(loaded.anatomy)
+    if data is None:
+        if clean is None or corrupted is None:
+            raise ArgumentError("give clean= and corrupted= prompts, or data= with examples of a task")
+        return [_pairs(loaded, clean, corrupted, target, foil)]
+    if any(given is not None for given in (clean, corrupted, target, foil)):
+        raise ArgumentError("data= brings its own prompts and answers; leave clean=, corrupted=, target= and foil= out")
+    return [
+        _pairs(
+            loaded,
+            [prompt_ids(loaded, example.clean) for example in examples],
+            [prompt_ids(loaded, example.corrupted) for example in examples],
+            [example.target for example in examples],
+            [example.foil for example in examples],
+        )
+        for examples in data.checked(loaded).of_length(loaded).values()
+    ]
+
+
+def _pairs(loaded: LoadedModel, clean: Prompts, corrupted: Prompts, target: Any, foil: Any) -> Pairs:
+    found = prompts_of(loaded, clean, "clean", target=target, foil=foil)
+    others = _one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
+    both = batch_of(loaded, [*found, *others], "clean and corrupted")
+    return Pairs(batch_of(loaded, found, "clean"), batch_of(loaded, others, "corrupted"), both)

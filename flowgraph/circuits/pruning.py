@@ -1,0 +1,121 @@
+"""ACDC: take edges away one after the other, from the logits down, while the answer stays what it is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+
+from ..errors import ArgumentError
+from ..interventions.ablation import aims_of, answer_logits
+from ..interventions.passes import Pass
+from ..interventions.senders import keep_senders, written
+from .backward import Found
+from .pairs import Pairs, Search
+from .runs import _KeptEdges
+
+ALL_BELOW = 5000
+"""Models with fewer edges are pruned edge by edge from the whole model on."""
+
+
+def prune_greedily(search: Search, scores: Float[np.ndarray, "source receiver"], least: float, shortlist: int) -> Found:
+    """Keep the edges of a shortlist that change the metric by at least ``least`` when they are taken away as well.
+
+    What is not on the shortlist is taken away at the start. Readers come from the logits down, and of each reader the edge with
+    the smallest score first. Edges into what no longer leads to the logits go without a run.
+    """
+    pruning = _Pruning(search)
+    listed = _shortlist(search, scores, shortlist)
+    kept, effects = listed.copy(), np.full(scores.shape, np.nan)
+    now = pruning.measure(kept)
+    start = now
+    receivers = list(range(len(search.receivers)))[::-1]
+    for done, receiver in enumerate(receivers):
+        for source in np.argsort(np.abs(scores[:, receiver]), kind="stable").tolist():
+            if not kept[source, receiver]:
+                continue
+            if not pruning.leads_on(receiver, kept):
+                kept[source, receiver] = False
+                continue
+            search.tell("taking edges away", done / len(receivers))
+            kept[source, receiver] = False
+            without = pruning.measure(kept)
+            effects[source, receiver] = without - now
+            if abs(without - now) >= least:
+                kept[source, receiver] = True
+            else:
+                now = without
+    notes: dict[str, float | int | str] = {
+        "tested": int((~np.isnan(effects)).sum()),
+        "shortlist": int(listed.sum()),
+        "metric_of_shortlist": float(start),
+        "metric_of_circuit": float(now),
+    }
+    return Found(effects, kept, notes)
+
+
+def _shortlist(search: Search, scores: np.ndarray, most: int) -> Bool[np.ndarray, "source receiver"]:
+    """Every edge of a small model, else those with the largest scores; never more than the budget can test."""
+    affordable = search.spending.left // search.count - 1
+    if affordable < 1:
+        raise ArgumentError(
+            f"budget={search.spending.budget} forwards do not suffice to take away one edge for {search.count} prompts; at least "
+            f"{search.spending.forwards + 2 * search.count} are needed"
+        )
+    total = int(search.possible.sum())
+    wanted = min(total if total < ALL_BELOW else most, affordable)
+    size = np.where(search.possible, np.abs(scores), -1.0)
+    chosen = np.zeros_like(search.possible)
+    chosen.flat[np.argsort(-size, axis=None, kind="stable")[:wanted]] = True
+    return chosen
+
+
+class _Pruning:
+    """Runs of all prompts in which only some edges are left."""
+
+    def __init__(self, search: Search) -> None:
+        self.search, self.anatomy = search, search.loaded.anatomy
+        with torch.no_grad():
+            self.parts = [(pairs, *self._recorded(pairs)) for pairs in search.parts]
+
+    def measure(self, kept: Bool[np.ndarray, "source receiver"]) -> float:
+        """Mean metric with all other edges cut."""
+        mask, total = torch.from_numpy(kept.T.copy()), 0.0
+        for pairs, aims, reference in self.parts:
+            self.search.spending.forwards += len(pairs)
+            with torch.no_grad():
+                run = Pass(self.search.loaded, len(pairs))
+                _KeptEdges(run, reference, mask).install()
+                states = run.run(pairs.clean.ids)
+                logits = answer_logits(self.search.loaded, states, pairs.clean.positions)
+                total += float(self.search.metric(logits, aims).double().sum())
+        return total / self.search.count
+
+    def leads_on(self, receiver: int, kept: Bool[np.ndarray, "source receiver"]) -> bool:
+        """Whether something that is left reads what a reader's node writes."""
+        node, into = self.search.receivers[receiver]
+        if into == "logits":
+            return True
+        assert node.layer is not None
+        first = 1 + node.layer * (self.anatomy.n_heads + 1)
+        if into == "mlp":
+            return bool(kept[first + self.anatomy.n_heads].any())
+        assert node.head is not None
+        size = self.anatomy.n_heads // self.anatomy.n_kv_heads if into in ("k", "v") else 1
+        return bool(kept[first + node.head * size : first + (node.head + 1) * size].any())
+
+    def _recorded(self, pairs: Pairs) -> tuple[Any, Any]:
+        """Answers of the clean run, and what senders wrote in the corrupted one."""
+        loaded = self.search.loaded
+        states = Pass(loaded, len(pairs)).run(pairs.clean.ids)
+        self.search.spending.forwards += len(pairs)
+        aims = aims_of(pairs.clean, answer_logits(loaded, states, pairs.clean.positions))
+        if self.search.how == "zero":
+            return aims, None
+        run = Pass(loaded, len(pairs))
+        keep_senders(run)
+        run.run(pairs.corrupted.ids)
+        self.search.spending.forwards += len(pairs)
+        return aims, written(self.anatomy, run.kept)

@@ -1,0 +1,163 @@
+"""What a head or an MLP writes when one of its inputs alone is corrupted: by real runs of its layer, not by gradients.
+
+Through a saturated softmax no gradient passes, so what lies upstream of one cannot be seen by gradients at all. Two estimates
+of an edge s → (u, c) see it, once the exact effects of edges out of u are known. Both run u's layer with s corrupted in c:
+
+- *recall*: the part of u's whole change (what it writes in the corrupted run less what it writes now) that s alone brings about,
+  times the exact effects of the edges out of u. It passes through any number of saturated softmaxes.
+- *through*: what that change of u does to the readers of the edges out of u: attentions run anew for queries and keys, the
+  gradient behind them. It sees changes that are small beside u's whole change.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..interventions.blocks import _mlp
+from ..interventions.edge_scores import _patterns
+from ..interventions.edges import Into, senders_before
+from ..interventions.senders import read_through_norm
+from ..models.anatomy import wide
+from ..models.attention_weights import attention_weights
+from .pairs import Runs
+
+_TOKENS = 2048
+_HEAD_INPUTS: tuple[Into, ...] = ("q", "k", "v")
+
+
+@dataclass(frozen=True, eq=False)
+class HeadResponses:
+    """What sources make of the heads of a layer, each by itself.
+
+    Attributes
+    ----------
+    recall
+        By what is read (q, k, v): [source, head, prompt] the part of each head's whole change that a source brings about.
+    effect
+        Of q and k: [source, receiver] first-order effect behind the softmax, summed over prompts: the score with the QK fix.
+    """
+
+    recall: dict[Into, Tensor]
+    effect: dict[Into, Tensor]
+
+
+class Responses:
+    """Responses of the heads and MLPs of one batch of prompts."""
+
+    def __init__(self, runs: Runs) -> None:
+        self.runs, self.loaded, self.anatomy = runs, runs.search.loaded, runs.search.loaded.anatomy
+        self.grads, self.forward = runs.backward
+        self.group = self.anatomy.n_heads // self.anatomy.n_kv_heads
+        self.prompts, self.n_tokens = len(runs.pairs), runs.pairs.clean.n_tokens
+
+    def of_heads(self, layer: int) -> HeadResponses:
+        """What each source alone makes of every head of a layer, by what of it reads the source."""
+        whole = self._whole(layer)
+        size = whole.flatten(2).square().sum(-1)
+        # Against what the whole change is in the space of z: projections there are the same.
+        seen = torch.einsum("hptd,hkd->hptk", self._past_norm(layer, whole), self.anatomy.W_O(layer).to(whole))
+        worth = self.grads.z[layer].permute(2, 0, 1, 3)
+        senders = torch.arange(senders_before(self.anatomy, layer, "q"))
+        recall: dict[Into, Tensor] = {}
+        effect: dict[Into, Tensor] = {}
+        for into in _HEAD_INPUTS:
+            parts = [self._heads(layer, into, some) for some in self._chunks(senders)]
+            along = torch.cat([torch.einsum("uhptk,hptk->uhp", part, seen) for part in parts])
+            recall[into] = _part(along, size)
+            if into != "v":
+                by_head = torch.cat([torch.einsum("uhptk,hptk->uh", part.to(worth), worth) for part in parts])
+                effect[into] = by_head if into == "q" else by_head.unflatten(1, (-1, self.group)).sum(2)
+        return HeadResponses(recall, effect)
+
+    def recall_of_mlp(self, layer: int) -> Float[Tensor, "source 1 prompt"]:
+        """The part of an MLP's whole change that each source alone brings about."""
+        before = senders_before(self.anatomy, layer, "mlp")
+        whole = self.runs.changes[1 + layer * (self.anatomy.n_heads + 1) + self.anatomy.n_heads]
+        along = [
+            torch.einsum("uptd,ptd->up", self.mlp(layer, senders), whole)
+            for senders in self._chunks(torch.arange(before))
+        ]
+        return _part(torch.cat(along)[:, None], whole.flatten(1).square().sum(-1)[None])
+
+    def head(
+        self, layer: int, head: int, into: Into, senders: Int[Tensor, "u"]
+    ) -> Float[Tensor, "u prompt position d_model"]:
+        """What a head writes with each source alone corrupted in its query, key or value, less what it writes."""
+        parts = []
+        for some in self._chunks(senders):
+            change = self._heads(layer, into, some)[:, head] @ self.anatomy.W_O(layer)[head].to(self.grads.z)
+            parts.append(change)
+        written = torch.cat(parts)
+        post = self.anatomy.blocks[layer].attention_post_norm
+        return written if post is None else post.linear(written, post.scale(self.runs.cuts.kept["attn_sum", layer]))
+
+    def mlp(self, layer: int, senders: Int[Tensor, "u"]) -> Float[Tensor, "u prompt position d_model"]:
+        """What an MLP writes with each source alone corrupted, less what it writes."""
+        norm = self.anatomy.blocks[layer].mlp_norm.module
+        state = self.runs.cuts.kept[self.runs.cuts.reads_mlp, layer]
+        parts = []
+        for some in self._chunks(senders):
+            moved = (wide(state) + self.runs.changes[some]).to(state.dtype)
+            parts.append(wide(_mlp(self.anatomy, layer, norm(moved)) - _mlp(self.anatomy, layer, norm(state))[None]))
+            self._ran(len(some) + 1)
+        return torch.cat(parts)
+
+    def through(
+        self, change: Float[Tensor, "u prompt position d_model"], layer: int | None, into: Into, head: int
+    ) -> Float[Tensor, "u"]:
+        """Σ over prompts of what changes of a sender do to the metric through one reader; ``head`` is 0 for MLP and logits."""
+        if into not in ("q", "k"):
+            return torch.einsum("uptd,ptd->u", change.to(self.grads.final), self.grads.into(layer, into)[head])
+        assert layer is not None
+        heads = range(head * self.group, (head + 1) * self.group) if into == "k" else range(head, head + 1)
+        chosen = slice(heads.start, heads.stop)
+        values = self.forward.kept["v", layer].repeat_interleave(self.group, 2)[:, :, chosen]
+        worth = torch.einsum("pthk,pshk->phts", self.grads.z[layer][:, :, chosen], values.to(self.grads.z))
+        pattern = self.forward.kept["pattern", layer][:, chosen]
+        state, found = self.forward.kept["resid_pre", layer], []
+        for some in self._chunks(torch.arange(len(change))):
+            moved = read_through_norm(self.anatomy, layer, "attention", state, change[some])
+            patched = _patterns(self.loaded, self.forward, layer, into, moved)[:, :, chosen]
+            self._ran(len(some))
+            found.append(torch.einsum("uphts,phts->u", (patched - pattern).to(worth), worth))
+        return torch.cat(found)
+
+    def _heads(self, layer: int, into: Into, senders: Tensor) -> Float[Tensor, "u head prompt position d_head"]:
+        """Change of every head's z with each source alone corrupted."""
+        state = self.forward.kept["resid_pre", layer]
+        moved = read_through_norm(self.anatomy, layer, "attention", state, self.runs.changes[senders])
+        pattern, values = wide(self.forward.kept["pattern", layer]), self.forward.kept["v", layer]
+        if into == "v":
+            weight, _ = attention_weights(self.anatomy, layer, "value")
+            shift = torch.einsum("uptd,gdk->ugptk", moved.to(weight), weight).repeat_interleave(self.group, 1)
+            return torch.einsum("phts,uhpsk->uhptk", pattern, shift.to(pattern))
+        assert into in ("q", "k")
+        patched = wide(_patterns(self.loaded, self.forward, layer, into, moved))
+        self._ran(len(senders))
+        by_head = wide(values).repeat_interleave(self.group, 2)
+        return torch.einsum("uphts,pshk->uhptk", patched - pattern, by_head)
+
+    def _whole(self, layer: int) -> Float[Tensor, "head prompt position d_model"]:
+        first = 1 + layer * (self.anatomy.n_heads + 1)
+        return self.runs.changes[first : first + self.anatomy.n_heads]
+
+    def _past_norm(self, layer: int, change: Tensor) -> Tensor:
+        """Back through the norm after attention, which is an RMSNorm where there is one, and so diagonal."""
+        post = self.anatomy.blocks[layer].attention_post_norm
+        return change if post is None else post.linear(change, post.scale(self.runs.cuts.kept["attn_sum", layer]))
+
+    def _chunks(self, senders: Tensor) -> tuple[Tensor, ...]:
+        chunks: tuple[Tensor, ...] = senders.split(max(1, _TOKENS // (self.prompts * self.n_tokens)))
+        return chunks
+
+    def _ran(self, count: int) -> None:
+        self.runs.search.spending.layer_runs += count * self.prompts
+
+
+def _part(along: Float[Tensor, "u n prompt"], size: Float[Tensor, "n prompt"]) -> Float[Tensor, "u n prompt"]:
+    """Length along the whole change, in units of it; 0 where nothing changes."""
+    return torch.where(size > 0, along / size.clamp(min=torch.finfo(size.dtype).tiny), 0.0)

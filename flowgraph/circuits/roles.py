@@ -1,0 +1,240 @@
+"""What each head of a model is for: scores that detect known kinds of heads, and names for those that pass a stated threshold.
+
+Where heads look is measured on random tokens that repeat, so that neither meaning nor position can stand in for the pattern; what
+they write is read from the weights; what a task makes of them is measured on its examples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ..errors import ArgumentError
+from ..heads import HeadScore
+from ..interventions.ablation import Ablation
+from ..interventions.metrics import metric_of
+from ..models import load_model
+from ..models.wheel import Progress
+from ..nodes import Node
+from ..table import Table, Tabular
+from .copying import COPY_SCORES, copy_scores
+from .detectors import ATTENTION_SCORES, attention_scores, repeating
+from .runs import Cancel, Data, task_of
+from .task_scores import TASK_SCORES, task_scores
+
+THRESHOLDS: Mapping[str, float] = MappingProxyType(
+    {
+        "previous_token": 0.5, "duplicate_token": 0.5, "induction": 0.5, "sink": 0.3, "copying": 2.0, "answer": 0.5,
+    }
+)  # fmt: skip
+"""Score → what a head has to exceed for the role of that name; for roles of two scores, in both."""
+
+_MOVERS = {"name_mover": 1.0, "negative_mover": -1.0}
+_WRITERS = {"copying": 1.0, "negative_copying": -1.0}
+_SHOWN = 3
+_ORDER = (*ATTENTION_SCORES, *COPY_SCORES, *TASK_SCORES)
+
+
+@dataclass(frozen=True, eq=False)
+class HeadRoles(Tabular):
+    """Scores of all heads, and the roles that follow from them.
+
+    Attributes
+    ----------
+    model
+        Name of the model.
+    scores
+        Name → score [layer, head], with unit and definition: ``previous_token``, ``duplicate_token``, ``induction``, ``sink``,
+        ``copying``, ``copying_eigenvalues``; of a task as well ``answer``, ``importance``, ``ablation_effect``.
+    undefined
+        Name → why this model or task has no such score.
+    thresholds
+        What a score has to exceed.
+    task
+        Name of the task; None without.
+    """
+
+    model: str
+    scores: Mapping[str, HeadScore]
+    undefined: Mapping[str, str]
+    thresholds: Mapping[str, float]
+    task: str | None
+
+    def __getitem__(self, name: str) -> Float[np.ndarray, "layer head"]:
+        """[layer, head] of one score.
+
+        Raises
+        ------
+        ArgumentError
+            If there is none of this name, or it is not defined here.
+        """
+        if name in self.scores:
+            return self.scores[name].values
+        why = self.undefined.get(name, f"there is no such score; known are {', '.join(self.scores)}")
+        raise ArgumentError(f"{name!r}: {why}")
+
+    @property
+    def roles(self) -> dict[str, tuple[Node, ...]]:
+        """Role → its heads, the one with the highest score first; roles that no head has are left out.
+
+        ``previous_token``, ``duplicate_token``, ``induction``, ``sink``: the score of that name is above its threshold.
+        ``copying``, ``negative_copying``: the score ``copying`` is above its threshold, or below the negative of it.
+        ``name_mover``, ``negative_mover``: the same, and the score ``answer`` is above its threshold.
+        """
+        found = {name: self._above(name) for name in ATTENTION_SCORES}
+        found |= {role: self._above("copying", sign) for role, sign in _WRITERS.items()}
+        movers = set(self._above("answer"))
+        for role, sign in _MOVERS.items():
+            found[role] = tuple(node for node in self._above("copying", sign) if node in movers)
+        return {role: nodes for role, nodes in found.items() if nodes}
+
+    def of(self, node: Node) -> tuple[str, ...]:
+        """Roles of a head, whatever its position; none for anything else."""
+        if node.kind != "head":
+            return ()
+        head = Node("head", layer=node.layer, head=node.head)
+        return tuple(role for role, nodes in self.roles.items() if head in nodes)
+
+    def __repr__(self) -> str:
+        layers, heads = next(iter(self.scores.values())).values.shape
+        named = []
+        for role, nodes in self.roles.items():
+            more = f" and {len(nodes) - _SHOWN} more" if len(nodes) > _SHOWN else ""
+            named.append(f"{role} {' '.join(map(str, nodes[:_SHOWN]))}{more}")
+        about = "" if self.task is None else f", task {self.task!r}"
+        return f"HeadRoles({self.model!r}, {layers} layers × {heads} heads{about}: {'; '.join(named) or 'no head has a role'})"
+
+    def table(self) -> Table:
+        """One row for each head: ``layer``, ``head``, ``roles``, and every score; heads with roles first."""
+        layers, heads = next(iter(self.scores.values())).values.shape
+        named: dict[tuple[int, int], list[str]] = {}
+        for role, nodes in self.roles.items():
+            for node in nodes:
+                named.setdefault((node.layer or 0, node.head or 0), []).append(role)
+        places = sorted(np.ndindex(layers, heads), key=lambda place: (place not in named, place))
+        columns: dict[str, Any] = {
+            "layer": [layer for layer, _ in places],
+            "head": [head for _, head in places],
+            "roles": [", ".join(named.get(place, [])) for place in places],
+        }
+        columns |= {name: np.array([score.values[place] for place in places]) for name, score in self.scores.items()}
+        limits = ", ".join(f"{name} {limit:g}" for name, limit in self.thresholds.items())
+        definitions = [f"{name}: {score.description} ({score.unit})" for name, score in self.scores.items()]
+        missing = [f"no {name}: {why}" for name, why in self.undefined.items()]
+        note = "; ".join([*definitions, *missing, f"a role is named above: {limits}"])
+        return Table(repr(self), columns, words=("roles",), note=note)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Each score as [layer, head]."""
+        return {name: score.values for name, score in self.scores.items()}
+
+    def _above(self, name: str, sign: float = 1.0) -> tuple[Node, ...]:
+        if name not in self.scores:
+            return ()
+        values = sign * self.scores[name].values
+        order = np.argsort(-values, axis=None, kind="stable")[: int((values > self.thresholds[name]).sum())]
+        places = zip(*np.unravel_index(order, values.shape), strict=True)
+        return tuple(Node("head", layer=int(layer), head=int(head)) for layer, head in places)
+
+
+def head_roles(
+    model: Any,
+    data: Data | None = None,
+    *,
+    how: Ablation = "resample",
+    sequences: int = 8,
+    thresholds: Mapping[str, float] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    cancel: Cancel | None = None,
+) -> HeadRoles:
+    """Score every head for the things that heads are known to do, and name those that do them.
+
+    On ``sequences`` of random tokens, a token that does not come again and then a random sequence of a random period, again and
+    again, with A the attention of a head:
+
+    - ``previous_token``: mean of A_t,t−1 over t ≥ 1
+    - ``duplicate_token``: mean of Σ A_ts over s < t with the same token at s and t
+    - ``induction``: mean of Σ A_ts over s < t with the same token at s − 1 and t
+    - ``sink``: mean of A_t0 over t ≥ 1
+
+    On the same sequences, through values, output and unembedding, the final norm but for its scale included:
+
+    - ``copying``: by how many standard deviations a token's own logit stands above the mean of all logits that the head writes
+      where it looks at that token, mean over all tokens; 0 where it writes nothing that is read. Positive raises what it looks at
+    - ``copying_eigenvalues``: the same from the weights alone, Σ Re λ / Σ|λ| of W_E W_V W_O W_U. It sees embeddings, not the states
+      that later layers read, and names no role
+
+    On ``data``, if given: ``answer``, mean attention from the explained position to where the answer's token stands;
+    ``importance``, mean over the prompts of |Σ_t z · ∂m/∂z|, the first-order change of the metric m (logit difference) if the head
+    wrote nothing; ``ablation_effect``, the exact change if it is ablated.
+
+    Parameters
+    ----------
+    model
+        A :class:`LoadedModel`, or anything :func:`flowgraph.load_model` accepts; causal.
+    data
+        A task, or examples.
+    how
+        What stands for an ablated head: ``"resample"``, the corrupted prompt; ``"mean"`` over the corrupted prompts of its
+        length; ``"zero"``.
+    sequences
+        How many random sequences.
+    thresholds
+        What scores have to exceed for a role; those not named are ``THRESHOLDS``, which are conventions, not facts.
+    seed
+        Of the sequences.
+    progress, cancel
+        As for :func:`flowgraph.head_effects`.
+
+    Returns
+    -------
+    HeadRoles
+        Scores that are not defined here are in ``undefined``, with the reason.
+
+    Raises
+    ------
+    ArgumentError
+        If the model is not causal, too short or of too few tokens for a sequence to repeat, or a threshold is of no score.
+    CancelledError
+        If ``cancel`` said so.
+    PromptError, TargetError, NonFiniteError, UnsupportedReadingError
+        As for :func:`flowgraph.faithfulness`.
+
+    References
+    ----------
+    Olsson et al. (2022), "In-context Learning and Induction Heads", for prefix matching on repeated random tokens; Elhage et al.
+    (2021), "A Mathematical Framework for Transformer Circuits", for copying by eigenvalues; Wang et al. (2022),
+    "Interpretability in the Wild", for name movers and negative name movers; Michel et al. (2019), "Are Sixteen Heads Really
+    Better than One?", for importance; Xiao et al. (2023), "Efficient Streaming Language Models with Attention Sinks".
+    """
+    loaded = load_model(model)
+    limits = _limits(thresholds)
+    task = None if data is None else task_of(loaded, data)
+    ids = repeating(loaded, sequences, seed)
+    copied, undefined = copy_scores(loaded, ids)
+    scores = attention_scores(loaded, ids) | copied
+    if task is None:
+        undefined |= dict.fromkeys(TASK_SCORES, "it is measured on a task; give data=")
+    else:
+        on_task, missing = task_scores(loaded, task, how, metric_of(None), progress, cancel)
+        scores |= on_task
+        undefined |= missing
+    scores = {name: scores[name] for name in _ORDER if name in scores}
+    return HeadRoles(loaded.name, scores, undefined, limits, None if task is None else task.name)
+
+
+def _limits(thresholds: Mapping[str, float] | None) -> dict[str, float]:
+    for name, limit in (thresholds or {}).items():
+        if name not in THRESHOLDS:
+            raise ArgumentError(
+                f"thresholds names {name!r}, which makes no role; those that do: {', '.join(THRESHOLDS)}"
+            )
+        if not limit >= 0:
+            raise ArgumentError(f"thresholds[{name!r}]={limit} must be 0 or more")
+    return {**THRESHOLDS, **(thresholds or {})}

@@ -1,0 +1,112 @@
+"""Scores of heads on a task: where they look for the answer, how much hangs on them, and what is lost without them."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..heads import HeadScore
+from ..interventions.ablation import Ablation
+from ..interventions.gradients import backward
+from ..interventions.head_effects import head_effects
+from ..interventions.metrics import Metric
+from ..interventions.passes import Pass
+from ..interventions.prompts import Batch
+from ..models import LoadedModel
+from ..models.anatomy import wide
+from ..models.wheel import Progress
+from ..tasks import TaskData
+from .runs import Cancel, Part, parts_of
+
+TASK_SCORES = ("answer", "importance", "ablation_effect")
+
+
+def task_scores(
+    loaded: LoadedModel, task: TaskData, how: Ablation, metric: Metric, progress: Progress | None, cancel: Cancel | None
+) -> tuple[dict[str, HeadScore], dict[str, str]]:
+    """Scores on a task, and why one is not defined."""
+    anatomy = loaded.anatomy
+    shape = (len(anatomy.blocks), anatomy.n_heads)
+    sums = {name: np.zeros(shape) for name in TASK_SCORES}
+    # What a backward pass keeps: queries, keys, values, what heads hand on, states, neurons, and the gradients of it all.
+    size = shape[0] * 4 * (16 * anatomy.d_model + 3 * anatomy.blocks[0].mlp_output.d_in)
+    parts = parts_of(loaded, task, how, None, bytes_of_token=size)
+    answers, done = 0, 0
+    for part in parts:
+        share = (done / len(task), len(part.rows) / len(task))
+        watch = None if progress is None else partial(_part_of, progress, *share)
+        sums["ablation_effect"] += _effects(loaded, task, part, how, metric, watch, cancel)
+        with loaded.lock:
+            sums["importance"] += _importance(loaded, part.clean, metric)
+            looked, found = _looked_at(loaded, part.clean)
+        sums["answer"] += looked
+        answers += found
+        done += len(part.rows)
+    about = {
+        "answer": "mean attention from the explained position to where the answer's token stands",
+        "importance": f"mean |Σ_t z · ∂m/∂z| over the prompts, m the {metric.name}",
+        "ablation_effect": f"mean change of the {metric.name} without the head, {how} ablation",
+    }
+    scores = {
+        name: HeadScore(name, sums[name] / len(task), metric.unit, None, None, len(task), about[name])
+        for name in ("importance", "ablation_effect")
+    }
+    if not answers:
+        return scores, {"answer": "the answer's token stands in no prompt of the task"}
+    return scores | {
+        "answer": HeadScore("answer", sums["answer"] / answers, "share", 0.0, 1.0, answers, about["answer"])
+    }, {}
+
+
+def _importance(loaded: LoadedModel, batch: Batch, metric: Metric) -> np.ndarray:
+    """[layer, head] Σ over the prompts of |Σ_t z · ∂m/∂z|."""
+    found, forward = backward(loaded, batch, metric)
+    anatomy = loaded.anatomy
+    outputs = torch.stack([wide(forward.kept["z", layer]) for layer in range(len(anatomy.blocks))])
+    outputs = outputs.unflatten(-1, (anatomy.n_heads, anatomy.d_head))
+    summed: np.ndarray = torch.einsum("lpthd,lpthd->lph", outputs, found.z).abs().sum(1).double().cpu().numpy()
+    return summed
+
+
+def _looked_at(loaded: LoadedModel, batch: Batch) -> tuple[np.ndarray, int]:
+    """[layer, head] Σ over the prompts of the attention to the answer's token, and in how many prompts it stands."""
+    anatomy = loaded.anatomy
+    sums = np.zeros((len(anatomy.blocks), anatomy.n_heads))
+    rows = torch.arange(len(batch), device=batch.ids.device)
+    seen = torch.arange(batch.n_tokens, device=batch.ids.device) <= batch.positions[:, None]
+    keys = (batch.ids == batch.targets[:, None]) & seen
+
+    def add_up(layer: int, pattern: Tensor) -> Tensor:
+        at = wide(pattern[rows, :, batch.positions])
+        sums[layer] = torch.einsum("rhs,rs->h", at, keys.to(at)).double().cpu().numpy()
+        return pattern
+
+    run = Pass(loaded, len(batch))
+    for layer in range(len(anatomy.blocks)):
+        run.edit("pattern", layer, partial(add_up, layer))
+    with torch.no_grad():
+        run.run(batch.ids)
+    return sums, int(keys.any(1).sum())
+
+
+def _effects(
+    loaded: LoadedModel, task: TaskData, part: Part, how: Ablation, metric: Metric, progress: Progress | None,
+    cancel: Cancel | None,
+) -> np.ndarray:  # fmt: skip
+    """[layer, head] Σ over the prompts of the change without the head."""
+    examples = [task.examples[row] for row in part.rows]
+    others = None if part.others is None else part.others.ids
+    found = head_effects(
+        loaded, part.clean.ids, others, how, target=[example.target for example in examples],
+        foil=[example.foil for example in examples], metric=metric, progress=progress, cancel=cancel,
+    )  # fmt: skip
+    summed: np.ndarray = found.by_prompt.sum(0)
+    return summed
+
+
+def _part_of(progress: Progress, start: float, share: float, stage: str, done: float | None) -> None:
+    """Progress of one part of the prompts as progress of the whole."""
+    progress(stage, None if done is None else start + share * done)

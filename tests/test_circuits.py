@@ -1,0 +1,450 @@
+"""Discovery finds the circuits that were written by hand, and nothing but them, and says what it cost."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import flowgraph
+from flowgraph.circuits.discovery import METHODS
+from flowgraph.cli import main
+from flowgraph.errors import ArgumentError, CancelledError, ModelMismatchError, PromptError, UnsupportedReadingError
+from flowgraph.interventions.edges import Edge, receivers, sender_nodes, senders_before
+from flowgraph.interventions.plan import circuit_edges
+from flowgraph.nodes import Node
+from flowgraph.views import render_html
+from flowgraph.views.layout import columns, is_circuit, places
+from tests.conftest import IDS
+from tests.induction_circuits import VARIANTS, gpt2_circuit, llama_circuit, repeated
+
+COUNT = 8
+BETAS = (4.0, 10.0, 25.0, 60.0)
+CORRUPTIONS = [("first", beta) for beta in BETAS] + [("again", 60.0), ("all", 60.0)]
+
+
+def made(name, beta=60.0, corruption="first"):
+    """Model, its heads, and what ``discover`` is asked: prompts whose first half, second half or both are other ones."""
+    circuit = llama_circuit(beta=beta) if name == "llama" else gpt2_circuit(name, beta=beta)
+    words = circuit.model.config.vocab_size
+    clean, answers = repeated(words, count=COUNT)
+    other, _ = repeated(words, count=COUNT, seed=1)
+    corrupted = other if corruption == "all" else clean.clone()
+    if corruption == "first":
+        corrupted[:, 1:9] = other[:, 1:9]
+    elif corruption == "again":
+        corrupted[:, 9:] = clean[:, 9:].roll(1, 0)
+    asked = {"clean": clean, "corrupted": corrupted, "target": answers.tolist()}
+    return flowgraph.load_model(circuit.model), circuit.heads, asked
+
+
+def all_edges(model):
+    anatomy = model.anatomy
+    senders = sender_nodes(anatomy)
+    return [
+        Edge(sender, node, into)
+        for node, into in receivers(anatomy)
+        for sender in senders[: senders_before(anatomy, node.layer, into)]
+    ]
+
+
+def truth(model, asked):
+    """Every edge with its exact effect, and which of them are true: above 1 % of the gap."""
+    found = flowgraph.edge_effects(model, asked["clean"], asked["corrupted"], all_edges(model), target=asked["target"])
+    gap = float((found.clean - found.corrupted).mean())
+    return found, np.abs(found.effects) > 0.01 * abs(gap), gap
+
+
+def weights(graph):
+    return dict(zip(circuit_edges(graph), graph.weight.tolist(), strict=True))
+
+
+def auroc(size, true):
+    positive, negative = size[true][:, None], size[~true]
+    return float(((positive > negative) + 0.5 * (positive == negative)).mean())
+
+
+def sizes(graph, edges):
+    found = weights(graph)
+    return np.array([abs(found.get(edge, 0.0)) for edge in edges])
+
+
+@pytest.mark.parametrize(("corruption", "beta"), CORRUPTIONS)
+@pytest.mark.parametrize("name", [*VARIANTS, "llama"])
+def test_backward_discovery_finds_every_true_edge_and_ranks_them_first(name, beta, corruption):
+    model, _, asked = made(name, beta, corruption)
+    exact, true, gap = truth(model, asked)
+    # So few forwards that trying out every edge is not the way.
+    budget = COUNT * (3 + len(exact.edges) // 3)
+    graph = flowgraph.discover(model, **asked, budget=budget)
+    found = sizes(graph, exact.edges)
+    assert auroc(found, true) == 1.0
+    assert set(np.argsort(-found, kind="stable")[: true.sum()]) == set(np.flatnonzero(true))
+    assert set(weights(graph)) == {edge for edge, is_true in zip(exact.edges, true, strict=True) if is_true}
+    np.testing.assert_allclose(
+        [-weights(graph)[edge] for edge in circuit_edges(graph)],
+        [exact.effects[exact.edges.index(edge)] for edge in circuit_edges(graph)],
+        rtol=1e-9,
+    )
+    assert graph.info.options["forwards"] <= budget
+    assert graph.info.options["gap"] == pytest.approx(gap, rel=1e-5)
+    assert graph.info.options["tested"] <= 2 * true.sum()
+
+
+@pytest.mark.parametrize("name", ["plain", "mover", "llama"])
+def test_plain_attribution_patching_is_blind_behind_a_saturated_softmax(name):
+    model, heads, asked = made(name)
+    exact, true, gap = truth(model, asked)
+    graph = flowgraph.discover(model, **asked, method="eap")
+    found = sizes(graph, exact.edges)
+    assert auroc(found, true) < 0.8
+    scores = flowgraph.edge_scores(model, asked["clean"], asked["corrupted"], target=asked["target"])
+    (layer, head), group = heads["induction"], model.anatomy.n_heads // model.anatomy.n_kv_heads
+    kind = "head" if group == 1 else "kv_group"
+    into = Edge(
+        Node("head", layer=heads["previous"][0], head=heads["previous"][1]),
+        Node(kind, layer=layer, head=head // group),
+        "k",
+    )
+    upstream = Edge(Node("embed"), Node(kind, layer=heads["previous"][0], head=heads["previous"][1] // group), "v")
+    for edge in (into, upstream):
+        assert abs(exact.effects[exact.edges.index(edge)]) > 0.7 * gap
+        assert abs(scores.score(edge)) < 0.001 * gap
+    # With the QK fix the first of them is seen, the second is not.
+    fixed = flowgraph.discover(model, **asked, method="eap-qk")
+    assert (into in weights(fixed)) == (name != "mover")
+    assert upstream not in weights(fixed)
+
+
+@pytest.mark.parametrize("method", ["eap", "eap-qk", "eap-ig", "acdc"])
+@pytest.mark.parametrize("name", [*VARIANTS, "llama"])
+def test_every_method_finds_the_circuit_while_attention_is_soft(name, method):
+    model, _, asked = made(name, 4.0)
+    exact, true, _ = truth(model, asked)
+    assert auroc(sizes(flowgraph.discover(model, **asked, method=method), exact.edges), true) == 1.0
+
+
+@pytest.mark.parametrize("beta", [4.0, 60.0])
+def test_the_negative_head_is_found_with_a_negative_sign(beta):
+    model, heads, asked = made("negative", beta)
+    found = weights(flowgraph.discover(model, **asked))
+    logits = Node("logits")
+    out = {role: found[Edge(Node("head", layer=layer, head=head), logits, "logits")]
+           for role, (layer, head) in heads.items() if role != "previous"}  # fmt: skip
+    assert out["induction"] > 0 > out["negative"]
+    assert out["negative"] == pytest.approx(-out["induction"] / 3, rel=0.01)
+
+
+@contextmanager
+def counted(model):
+    """Rows that reach the head, backward passes, and rows of attention or MLP outside of a pass, as they are run."""
+    seen = {"forwards": 0, "backwards": 0, "layer_runs": 0}
+    inside = [0]
+    block_modules = [block.module for block in model.anatomy.blocks]
+
+    def enter(*_args):
+        inside[0] += 1
+
+    def leave(*_args):
+        inside[0] -= 1
+
+    def layer_run(_module, args, kwargs):
+        states = args[0] if args else next(iter(kwargs.values()))
+        seen["layer_runs"] += 0 if inside[0] else states.shape[:-2].numel()
+
+    def head_run(_module, args):
+        seen["forwards"] += len(args[0])
+
+    handles = [model.anatomy.head[0].register_forward_pre_hook(head_run)]
+    for block in model.anatomy.blocks:
+        handles.append(block.attention.register_forward_pre_hook(layer_run, with_kwargs=True))
+        handles.append(block.mlp_input.module.register_forward_pre_hook(layer_run, with_kwargs=True))
+    for module in block_modules:
+        handles += [module.register_forward_pre_hook(enter), module.register_forward_hook(leave)]
+    before = torch.autograd.grad
+
+    def grad(outputs, *args, **kwargs):
+        seen["backwards"] += COUNT
+        return before(outputs, *args, **kwargs)
+
+    torch.autograd.grad = grad
+    try:
+        yield seen
+    finally:
+        torch.autograd.grad = before
+        for handle in handles:
+            handle.remove()
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("name", ["mover", "llama"])
+def test_what_was_run_is_what_is_reported(name, method):
+    model, _, asked = made(name)
+    with counted(model) as seen:
+        options = flowgraph.discover(model, **asked, method=method).info.options
+    if method == "acdc":
+        seen["forwards"] += COUNT  # the corrupted run, of which nobody asks the logits for its own sake
+    assert {part: options[part] for part in seen} == seen
+    if method in ("eap", "eap-qk", "gradient"):
+        assert (options["forwards"], options["backwards"]) == (2 * COUNT, COUNT)
+    if method == "eap-ig":
+        assert (options["forwards"], options["backwards"]) == ((1 + 5) * COUNT, 5 * COUNT)
+
+
+@pytest.mark.parametrize("method", ["backward", "acdc"])
+def test_a_budget_bounds_what_is_run_and_the_rest_is_said(method):
+    model, _, asked = made("mover")
+    full = flowgraph.discover(model, **asked, method=method)
+    budget = COUNT * (6 if method == "backward" else 20)
+    short = flowgraph.discover(model, **asked, method=method, budget=budget)
+    assert short.info.options["forwards"] <= budget == short.info.options["budget"]
+    if method == "backward":
+        assert short.info.options["untested"] > 0
+        assert full.info.options["untested"] == 0
+        assert len(short) == 3
+        assert set(weights(short)) < set(weights(full))
+    else:
+        assert short.info.options["shortlist"] < full.info.options["shortlist"]
+
+
+def test_acdc_keeps_what_the_answer_needs_when_all_else_is_cut():
+    model, _, asked = made("mover")
+    graph = flowgraph.discover(model, **asked, method="acdc")
+    kept = flowgraph.ablate(
+        model, asked["clean"], graph, "resample", reference=asked["corrupted"], target=asked["target"], outside=True
+    )
+    assert kept.mean_after == pytest.approx(graph.info.options["metric_of_circuit"], rel=1e-6)
+    assert kept.mean_after == pytest.approx(kept.mean_before, rel=0.05)
+    assert graph.info.options["tested"] < len(all_edges(model)) / 2
+
+
+def test_zero_ablation_and_other_metrics(tiny):
+    model, _, asked = made("plain")
+    zero = flowgraph.discover(model, **asked, how="zero")
+    exact = flowgraph.edge_effects(
+        model, asked["clean"], asked["corrupted"], circuit_edges(zero), "zero", target=asked["target"]
+    )
+    np.testing.assert_allclose(-zero.weight, exact.effects, rtol=1e-9)
+    other = [IDS[0], *reversed(IDS[1:])]
+    nats = flowgraph.discover(
+        tiny("gpt2"), clean=IDS, corrupted=other, target=3, metric=flowgraph.log_probability, budget=60
+    )
+    assert nats.info.unit == "nats"
+    assert "nats" in str(nats.explain())
+
+
+def test_activation_times_gradient_is_first_order_zero_ablation():
+    model, _, asked = made("plain", 4.0)
+    graph = flowgraph.discover(model, **asked, method="gradient", threshold=0.0)
+    assert graph.info.options["ablation"] == "zero"
+    grads = flowgraph.gradients(model, asked["clean"], target=asked["target"])
+    edge = Edge(Node("embed"), Node("head", layer=1, head=2), "v")
+    embed = grads.states["resid_pre", 0].double()
+    by_hand = float((embed * grads.into(1, "v")[2]).sum()) / COUNT
+    assert weights(graph)[edge] == pytest.approx(by_hand, rel=1e-9)
+
+
+def test_integrated_gradients_average_over_the_left_ends():
+    """Against gradients of runs whose embeddings were mixed by hand."""
+    model, _, asked = made("plain", 10.0)
+    graph = flowgraph.discover(model, **asked, method="eap-ig", steps=3, threshold=0.0)
+    clean, corrupted = (
+        flowgraph.gradients(model, asked[name], target=asked["target"]).embed for name in ("clean", "corrupted")
+    )
+    starts = [model.model.transformer.wte(asked[name]) for name in ("clean", "corrupted")]
+    total = 0.0
+    for step in range(3):
+        handle = model.model.transformer.wte.register_forward_hook(
+            lambda *_, mixed=starts[0] + step / 3 * (starts[1] - starts[0]): mixed
+        )
+        grads = flowgraph.gradients(model, asked["clean"], target=asked["target"])
+        handle.remove()
+        total += float(((starts[1] - starts[0]) * grads.into(1, "v")[2]).sum()) / COUNT / 3
+    assert clean.shape == corrupted.shape
+    assert -weights(graph)[Edge(Node("embed"), Node("head", layer=1, head=2), "v")] == pytest.approx(total, rel=1e-6)
+    one = flowgraph.discover(model, **asked, method="eap-ig", steps=1, threshold=0.0)
+    plain = flowgraph.discover(model, **asked, method="eap", threshold=0.0)
+    assert weights(one) == pytest.approx(weights(plain))
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "gemma2", "qwen3", "phi3"])
+def test_every_wiring_is_searched(tiny, name):
+    model = tiny(name, torch.float64)
+    other = [IDS[0], *reversed(IDS[1:])]
+    graph = flowgraph.discover(model, clean=IDS, corrupted=other, target=3, foil=5, budget=60, threshold=0.05)
+    exact = flowgraph.edge_effects(model, [IDS], [other], circuit_edges(graph), target=3, foil=5)
+    np.testing.assert_allclose(-graph.weight, exact.effects, rtol=1e-5)
+    assert graph.info.options["forwards"] <= 60
+
+
+def test_bad_input(tiny):
+    model, _, asked = made("plain")
+    # As outside of the tests, which check types at each call.
+    unchecked = getattr(flowgraph.discover, "__wrapped__", flowgraph.discover)
+    with pytest.raises(ArgumentError, match="corrupted prompts change nothing"):
+        flowgraph.discover(model, clean=asked["clean"], corrupted=asked["clean"], target=asked["target"])
+    for method in METHODS:
+        with pytest.raises(ArgumentError, match="change nothing"):
+            flowgraph.discover(model, clean=asked["clean"], corrupted=asked["clean"], target=1, method=method)
+    with pytest.raises(ArgumentError, match="circuit is empty"):
+        flowgraph.discover(model, **asked, metric=flowgraph.kl_divergence)
+    with pytest.raises(ArgumentError, match="no gradient"):
+        flowgraph.discover(model, **asked, metric=flowgraph.target_rank)
+    for wrong, message in (
+        ({"method": "magic"}, "method='magic' must be one of backward"),
+        ({"how": "mean"}, "how='mean' must be"),
+        ({"threshold": 1.0}, "threshold=1.0"),
+        ({"top_k": 0}, "top_k=0"),
+        ({"steps": 0}, "steps=0"),
+        ({"budget": 10}, "budget=10 is too small"),
+        ({"data": flowgraph.TaskData("t", "d", (flowgraph.Example((1, 2), (1, 3), 2, 3),))}, "data= brings its own"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            unchecked(model, **(asked | wrong))
+    with pytest.raises(ArgumentError, match="give clean= and corrupted="):
+        flowgraph.discover(model, clean=asked["clean"])
+    with pytest.raises(PromptError, match="different lengths"):
+        flowgraph.discover(model, clean=asked["clean"], corrupted=asked["corrupted"][:, :-1], target=1)
+    with pytest.raises(CancelledError, match="cancelled while"):
+        flowgraph.discover(model, **asked, cancel=lambda: True)
+    with pytest.raises(UnsupportedReadingError, match="post-norm"):
+        flowgraph.discover(tiny("bert"), clean=IDS, corrupted=IDS[::-1], target=1)
+
+
+def test_examples_of_several_lengths_are_searched_together():
+    model, _, _ = made("plain")
+    pairs = []
+    for period in (6, 8):
+        clean, answers = repeated(12, count=4, period=period)
+        other, _ = repeated(12, count=4, period=period, seed=1)
+        corrupted = torch.cat([other[:, : period + 1], clean[:, period + 1 :]], 1)
+        pairs += zip(clean.tolist(), corrupted.tolist(), answers.tolist(), strict=True)
+    examples = tuple(flowgraph.Example(tuple(a), tuple(b), answer, 1 if answer != 1 else 2) for a, b, answer in pairs)
+    graph = flowgraph.discover(model, data=flowgraph.TaskData("repeated", "two periods", examples))
+    assert graph.info.options["prompts"] == 8
+    assert len(graph) == 4
+    halves = []
+    for part in (examples[:4], examples[4:]):
+        effects = flowgraph.edge_effects(
+            model, [list(e.clean) for e in part], [list(e.corrupted) for e in part], circuit_edges(graph),
+            target=[e.target for e in part], foil=[e.foil for e in part],
+        )  # fmt: skip
+        halves.append(effects.by_prompt)
+    np.testing.assert_allclose(-graph.weight, np.concatenate(halves, 1).mean(1), rtol=1e-9)
+
+
+def test_the_order_of_progress_and_the_strongest_edges_alone():
+    model, _, asked = made("negative")
+    stages = []
+    graph = flowgraph.discover(model, **asked, top_k=2, progress=lambda stage, done: stages.append((stage, done)))
+    assert len(graph) == 2
+    assert np.abs(graph.weight).min() == np.sort(np.abs(flowgraph.discover(model, **asked).weight))[-2]
+    assert graph.info.filters["top_k"] == 2
+    assert stages[0][0] == "scoring every edge"
+    assert all(0 <= done <= 1 for _, done in stages)
+
+
+@pytest.fixture(scope="module")
+def circuits():
+    found = {}
+    for name in ("negative", "llama"):
+        model, _, asked = made(name)
+        found[name] = flowgraph.discover(model, **asked)
+    return found
+
+
+@pytest.mark.parametrize("name", ["negative", "llama"])
+def test_every_view_and_export_takes_a_circuit(circuits, name, tmp_path):
+    graph = circuits[name]
+    for ending in ("json", "graphml", "gexf", "gml", "dot", "neuronpedia.json", "svg", "tex", "html"):
+        assert graph.save(tmp_path / f"circuit.{ending}").stat().st_size > 100
+    back = flowgraph.FlowGraph.load(tmp_path / "circuit.json")
+    assert (back.info, back.nodes, weights(back)) == (graph.info, graph.nodes, weights(graph))
+    assert circuit_edges(back) == circuit_edges(graph)
+    assert len(graph.to_networkx()) == len(graph.nodes)
+    page = render_html(graph)
+    assert "supports the answer" in page
+    assert "flow to the start" not in json.dumps(str(graph.explain()))
+    assert "8 prompts" in graph.caption()
+    text = str(graph.explain())
+    assert "L1H2 → logits" in text
+    assert ("works against it" in text) == (name == "negative")
+
+
+def test_nodes_of_a_circuit_stand_in_the_columns_of_their_heads(circuits):
+    graph = circuits["llama"]
+    assert is_circuit(graph)
+    assert columns(graph) == ("KV0", "KV1", "H1", "H2")
+    placed = dict(zip(map(str, graph.nodes), places(graph, [1.0] * len(graph.nodes)), strict=True))
+    assert [placed[name].token for name in ("L0KV0", "L1KV1", "L0H1", "L1H2")] == [0, 1, 2, 3]
+    assert placed["embed"].layer == 0 < placed["L0H1"].layer < placed["L1H2"].layer < placed["logits"].layer
+    assert len({(place.token, place.layer) for place in placed.values()}) == len(placed)
+
+
+def test_circuits_are_compared(circuits):
+    graph = circuits["negative"]
+    same = flowgraph.compare(graph, graph)
+    assert (same.edges.jaccard, same.edges.weighted, same.heads.jaccard, same.heads.weighted) == (1, 1, 1, 1)
+    assert same.sign_agreement == 1
+    assert not same.edges.only_a
+    part = graph.keep(np.arange(4))
+    found = flowgraph.compare(part, graph)
+    assert found.edges.jaccard == 4 / 7
+    assert set(found.edges.shared) == set(circuit_edges(part))
+    assert set(found.edges.only_b) == set(circuit_edges(graph)) - set(circuit_edges(part))
+    a, b = (np.abs(one.weight) / np.abs(one.weight).sum() for one in (part, graph))
+    assert found.edges.weighted == pytest.approx(
+        np.minimum(a, b[:4]).sum() / (np.maximum(a, b[:4]).sum() + b[4:].sum())
+    )
+    table = found.table()
+    assert len(table) == 7
+    assert table.columns["weight_a"][-1] is None
+    assert "Jaccard 0.57" in repr(found)
+    flipped = replace(graph, weight=-graph.weight)
+    assert flowgraph.compare(graph, flipped).sign_agreement == 0
+    with pytest.raises(ArgumentError, match="circuit_a is empty"):
+        flowgraph.compare(graph.keep(np.arange(0)), graph)
+    other = replace(graph, info=replace(graph.info, total_layers=3))
+    with pytest.raises(ModelMismatchError, match="2 and 3 layers"):
+        flowgraph.compare(graph, other)
+
+
+def test_a_graph_of_flow_is_no_circuit(circuits, traces):
+    graph = flowgraph.build_graph(traces("gpt2"), method="proximity", readings=False)
+    info = replace(graph.info, total_layers=circuits["negative"].info.total_layers)
+    with pytest.raises(ArgumentError, match="not a circuit"):
+        flowgraph.compare(replace(graph, info=info), circuits["negative"])
+
+
+def test_the_command_refuses_what_it_cannot_do(capsys, tmp_path):
+    assert main(["circuit", "--task", "nothing"]) == 2
+    assert "neither a file nor one of ioi" in capsys.readouterr().err
+    existing = tmp_path / "circuit.json"
+    existing.write_text("mine")
+    assert main(["circuit", "--task", "ioi", "-o", str(existing)]) == 2
+    assert "--force" in capsys.readouterr().err
+    assert existing.read_text() == "mine"
+    assert main(["circuit", "--task", "ioi", "--threshold", "2"]) == 2
+    assert main(["circuit", "--task", "ioi", "--method", "magic"]) == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.real_model
+def test_the_command_finds_a_circuit(capsys, tmp_path):
+    pairs = tmp_path / "pairs.csv"
+    pairs.write_text(
+        "clean,corrupted,target,foil\nThe capital of Japan is the city of,The capital of France is the city of, Tokyo, Paris\n"
+    )
+    out = tmp_path / "circuit.json"
+    assert main(["circuit", "--task", str(pairs), "--method", "eap", "--top-k", "30", "-o", str(out)]) == 0
+    said = capsys.readouterr().out
+    assert "2 forwards, 1 backwards" in said
+    assert "→" in said
+    graph = flowgraph.FlowGraph.load(out)
+    assert len(graph) == 30
+    assert main(["circuit", "--task", str(pairs), "--method", "eap", "--foil", " Tokyo", "--quiet"]) == 2
+    assert "same token" in capsys.readouterr().err
