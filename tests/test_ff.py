@@ -246,7 +246,9 @@ def test_in_inference_mode():
 # The integrals
 
 
-@pytest.mark.parametrize("activation", [torch.nn.GELU(), torch.nn.ReLU(), torch.nn.SiLU(), torch.tanh], ids=("gelu", "relu", "silu", "tanh"))
+@pytest.mark.parametrize(
+    "activation", [torch.nn.GELU(), torch.nn.ReLU(), torch.nn.SiLU(), torch.tanh], ids=("gelu", "relu", "silu", "tanh")
+)
 def test_the_mean_slope_is_that_of_the_path(activation):
     start = torch.linspace(-4, 4, 41, dtype=torch.float64)[:, None] + 1e-3
     step = torch.tensor([0.0, 1e-12, -1e-12, 1e-9, -1e-8, 1e-7, 1e-6, -1e-4, 0.1, -3.0, 7.0], dtype=torch.float64)

@@ -27,6 +27,8 @@ from flowgraph.errors import ArgumentError, FileFormatError
 
 _AXES = ("axes", "first_layer", "prompt_tokens")
 """Fields of a reading that its method ``named`` sets."""
+_LATER = ("heads_in",)
+"""Fields that files did not have from the start: lists, which are then empty."""
 LARGEST_INTEGER = 2**53
 MOST_ENTRIES = 2_000_000
 _NPY = re.compile(
@@ -116,6 +118,7 @@ class Reader:
         for name in data:
             if name not in declared:
                 raise FileFormatError(f"{place} says {name[:40]!r}, which {kind.__name__} does not have")
+        data = completed(data, declared)
         missing = [name for name in declared if name not in data]
         if missing:
             raise FileFormatError(f"{place}.{missing[0]} is missing")
@@ -168,6 +171,11 @@ class Reader:
         if readings and len(readings) != len(graph.nodes):
             raise FileFormatError(f"{place} has {len(readings)} readings for {len(graph.nodes)} nodes")
         return graph.with_readings(readings)
+
+
+def completed(data: dict[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of an object, with those that files did not have from the start."""
+    return {name: [] for name in _LATER if name in declared} | data
 
 
 def strict_json(data: bytes, place: str) -> Any:

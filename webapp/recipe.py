@@ -24,7 +24,10 @@ LONGEST_TEXT = 20_000
 LONGEST_QUERY = 60_000
 """Bytes of a query; a longer one is a file, see :mod:`flowgraph_webapp.session`."""
 MOST_PINS = 200
+MOST_GENERATED = 64
+"""Tokens that one question may generate."""
 MOST_HEADS = 1_024
+MOST_LAYERS = 1_024
 LARGEST_LEVEL = 1_000
 _LARGEST = 2**31 - 1
 _NAME = re.compile(r"[\w-]{1,64}", re.ASCII)
@@ -46,6 +49,8 @@ class Recipe:
         Token ids; None: the model's own best token, and no foil.
     method, show, level
         Edge method; what is drawn of its edges; heads together or one by one.
+    heads_in
+        Layers whose heads are shown one by one while those of the others are taken together; at level ``"token"``.
     threshold
         Smallest share that is followed; 0: the service decides, and says what it took.
     layers
@@ -86,6 +91,7 @@ class Recipe:
     method: Method = "proximity"
     show: Show = "routes"
     level: Level = "token"
+    heads_in: tuple[int, ...] = ()
     threshold: float = 0.0
     layers: tuple[int, int] | None = None
     start: str | None = None
@@ -114,6 +120,7 @@ class Recipe:
         for name in ("layers", "semantic_layers"):
             check_window(name, getattr(self, name))
         check_share("threshold", self.threshold)
+        check_layers("heads_in", self.heads_in)
         for name in ("example", "session", "score"):
             value = getattr(self, name)
             if value not in (None, "") and not (isinstance(value, str) and _NAME.fullmatch(value)):
@@ -243,7 +250,7 @@ def _as_keys(_name: str, text: str) -> tuple[str, ...]:
 
 
 _READ = {item.name: _as_text for item in fields(Recipe)} | {
-    "chat": _as_flag, "threshold": _as_share, "heads": _as_numbers, "pins": _as_keys,
+    "chat": _as_flag, "threshold": _as_share, "heads": _as_numbers, "heads_in": _as_numbers, "pins": _as_keys,
     **dict.fromkeys(("layers", "semantic_layers"), _as_window),
     **dict.fromkeys(("position", "target", "foil", "keep", "layer"), _as_index),
 }  # fmt: skip
@@ -296,6 +303,14 @@ def check_window(name: str, value: Any) -> None:
         check_index(name, -1 if number is None else number)
     if not value[0] < value[1]:
         _refuse(name, value, "the first layer below the one past the last")
+
+
+def check_layers(name: str, value: Any) -> None:
+    """Refuse what is not a tuple of numbers of layers."""
+    if not isinstance(value, tuple) or len(value) > MOST_LAYERS:
+        _refuse(name, value, f"a tuple of at most {MOST_LAYERS:,} numbers of layers")
+    for layer in value:
+        check_index(name, -1 if layer is None else layer)
 
 
 def _named(name: str, parse: Any, text: object) -> None:

@@ -18,10 +18,11 @@ from flowgraph import NodeReading, Reading
 from flowgraph.errors import ArgumentError, FileFormatError
 
 from .archive import Archive, packed
-from .codec import Reader, Writer, refuse, strict_json
+from .codec import Reader, Writer, completed, refuse, strict_json
 from .node_key import parse_node_key
 from .recipe import MOST_PINS, Recipe
 from .service.answers import (
+    Ablation,
     Answer,
     Attention,
     Bars,
@@ -34,8 +35,10 @@ from .service.answers import (
 )
 from .service.fitting import refuse_unfit
 from .service.questions import (
+    AblateQuestion,
     AttentionQuestion,
     BarsQuestion,
+    FaithfulQuestion,
     GenerateQuestion,
     GraphQuestion,
     HeadsQuestion,
@@ -56,6 +59,7 @@ MOST_RUNS = 100
 _ANSWER_OF: Mapping[type, Any] = {
     RunQuestion: Run, GraphQuestion: GraphAnswer, LensQuestion: Reading, HeadsQuestion: Heads, AttentionQuestion: Attention,
     BarsQuestion: Bars, NodeQuestion: NodeAnswer, SemanticQuestion: Semantic, GenerateQuestion: Generation,
+    AblateQuestion: Ablation, FaithfulQuestion: Ablation,
 }  # fmt: skip
 """Kind of question → kind of answer; no others are recorded."""
 _KINDS = {kind.__name__: kind for kind in _ANSWER_OF}
@@ -299,12 +303,13 @@ def _question(runs: tuple[RunQuestion, ...], entry: _Entry, place: str) -> Quest
         refuse(f"{place}.run", entry.run, f"0…{len(runs) - 1}")
     kind, run = _KINDS[entry.kind], runs[entry.run]
     declared = _about(kind)
-    if not isinstance(entry.about, dict) or set(entry.about) != set(declared):
+    about = completed(entry.about, declared) if isinstance(entry.about, dict) else {}
+    if not isinstance(entry.about, dict) or set(about) != set(declared):
         refuse(f"{place}.about", entry.about, f"the fields {', '.join(declared) or '(none)'}")
     if kind is RunQuestion:
         return run
     reader = Reader(_no_member)
-    values = {name: reader.value(hint, entry.about[name], f"{place}.{name}") for name, hint in declared.items()}
+    values = {name: reader.value(hint, about[name], f"{place}.{name}") for name, hint in declared.items()}
     try:
         question: Question = kind(run=run, **values)
     except ArgumentError as error:

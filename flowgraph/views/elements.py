@@ -275,10 +275,8 @@ def _state_labels(drawn: Drawing) -> tuple[list[str], list[list[str]]]:
         node = graph.nodes[n]
         if node.kind in _HEADS:
             labels[n] = str(node.head)
-        elif node.kind == "logit":
+        elif node.kind == "logit" or (is_circuit(graph) and node.layer is None):
             labels[n], priorities[n] = goal_label(drawn, node), ["p3"]
-        elif is_circuit(graph) and node.layer is None:
-            labels[n], priorities[n] = label(node), ["p3"]
         reading = graph.readings[n] if graph.readings else None
         if node.kind in _STATES and reading is not None and reading.top:
             priority = _priority(reading, below.get(node.position))
@@ -293,8 +291,10 @@ def _state_labels(drawn: Drawing) -> tuple[list[str], list[list[str]]]:
 
 
 def goal_label(drawn: Drawing, node: Node) -> str:
-    """Text beside the logit node: its token, and the model's probability of it."""
+    """Text beside a logit: its token, and the model's probability of it; beside an end of a circuit its name."""
     info = drawn.graph.info
+    if node.kind != "logit":
+        return label(node)
     text = picture_label(node.token) if node.token is not None else f"token {node.index}"
     if node.index != info.target or info.target_probability is None:
         return text

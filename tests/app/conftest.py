@@ -14,6 +14,8 @@ import pytest
 from flowgraph_webapp.service.questions import Question, RunQuestion
 from flowgraph_webapp.service.service import Service
 
+from tests.app.tabs import SIZES, Opened
+from tests.browser import launch
 from tests.tiny_models import tiny_model
 
 TEXT = "The cat sat on the mat"
@@ -67,6 +69,39 @@ def asking() -> Iterator[Callable[..., Future]]:
     """``asking(service, question, ticket)`` → the answer to come, asked in a thread of its own."""
     with ThreadPoolExecutor(32) as pool:
         yield lambda service, question, ticket=None: pool.submit(service.ask, question, ticket=ticket)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    if os.environ.get("FLOWGRAPH_SKIP_BROWSER") == "1":
+        pytest.skip("FLOWGRAPH_SKIP_BROWSER=1")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        opened = launch(playwright)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def opened(browser, address) -> Iterator[Callable[..., Opened]]:
+    """``opened(size, scheme)`` → the page of the module's ``address`` in a tab, which may ask nothing elsewhere and complain of nothing."""
+    tabs: list[Opened] = []
+
+    def open_tab(size: tuple[int, int] = SIZES[0], scheme: str = "light") -> Opened:
+        tabs.append(Opened(browser, address, size, scheme))
+        return tabs[-1]
+
+    yield open_tab
+    for tab in tabs:
+        tab.context.close()
+        assert tab.requests == []
+        assert tab.messages == []
+
+
+@pytest.fixture
+def tab(opened) -> Opened:
+    return opened()
 
 
 class Held:

@@ -179,12 +179,12 @@ def test_a_ticket_that_no_page_writes_is_a_fault_without_details(page, ticket):
 
 
 def test_controls_are_set_from_the_address(page):
-    search = f"?model=smollm2&text={quote('a <b> & c')}&chat=1&method=norms&show=all&level=head&threshold=0.05&layer=3&fill=entropy"
+    search = f"?model=smollm2&text={quote('a <b> & c')}&chat=1&method=norms&show=all&level=head&threshold=0.05&heads_in=21,3&layer=3&fill=entropy"
     _, answer = page.call("location.search", "method.value", {"layer.options": [{}] * 30}, value=search)
     values = {name: change["value"] for name, change in answer["response"].items()}
     assert values == {
         "model": "smollm2", "prompt": "a <b> & c", "chat": ["chat"], "method": "norms", "show": "all", "level": "head",
-        "threshold": 0.05, "layer": 3, "fill": "entropy", "width": "flow", "orientation": "auto",
+        "threshold": 0.05, "heads_in": "21, 3", "layer": 3, "fill": "entropy", "width": "flow", "orientation": "auto",
     }  # fmt: skip
 
 

@@ -2,30 +2,19 @@
 
 from __future__ import annotations
 
-import os
-import threading
 from collections.abc import Iterator
 from itertools import pairwise
-from urllib.parse import quote
 
 import pytest
-from flowgraph_webapp.app import create_app
 from flowgraph_webapp.service.errors import Busy
-from werkzeug.serving import make_server
 
 from tests.app.fake_service import EXAMPLE, FakeService
-from tests.browser import launch
+from tests.app.tabs import QUERY, SIZES, served
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_model]
 
-QUERY = f"?text={quote(EXAMPLE)}"
-SIZES = ((1280, 800), (1600, 950))
 READ = "resid_post.23.-.7.-"
 """The state of the last token after the layer in which it reads Japan."""
-_LIBRARY_SAYS = (
-    "You have set a custom wheel sensitivity"  # dash-cytoscape passes the default on, and Cytoscape warns of it
-)
-_WAIT = 60_000
 
 
 @pytest.fixture(scope="module")
@@ -35,128 +24,8 @@ def service() -> FakeService:
 
 @pytest.fixture(scope="module")
 def address(service) -> Iterator[str]:
-    server = make_server("127.0.0.1", 0, create_app(service).server, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}/"
-    service.close()
-    server.shutdown()
-    thread.join()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    if os.environ.get("FLOWGRAPH_SKIP_BROWSER") == "1":
-        pytest.skip("FLOWGRAPH_SKIP_BROWSER=1")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        opened = launch(playwright)
-        yield opened
-        opened.close()
-
-
-class Opened:
-    """The app in a tab, with everything it asked for elsewhere and complained about."""
-
-    def __init__(self, browser, address: str, size: tuple[int, int], scheme: str) -> None:
-        self.address, self.requests, self.messages = address, [], []
-        self.context = browser.new_context(
-            viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce"
-        )
-        self.context.set_default_timeout(_WAIT)
-        self.context.route("**/*", self._only_from_here)
-        self.page = self.context.new_page()
-        self.page.on("console", self._hear)
-        self.page.on("pageerror", lambda error: self.messages.append(f"error: {error}"))
-        self.page.on("dialog", lambda dialog: self.messages.append(f"dialog: {dialog.message}"))
-
-    def _only_from_here(self, route) -> None:
-        if route.request.url.startswith((self.address, "data:", "blob:")):
-            route.continue_()
-            return
-        self.requests.append(route.request.url)
-        route.abort()
-
-    def _hear(self, message) -> None:
-        if _LIBRARY_SAYS not in message.text:
-            self.messages.append(f"{message.type}: {message.text}")
-
-    def goto(self, search: str = "") -> Opened:
-        self.page.goto(self.address + search)
-        self.page.wait_for_selector("#prompt")
-        return self
-
-    def drawn(self, search: str = QUERY) -> Opened:
-        self.goto(search)
-        self.wait("app.view")
-        return self
-
-    def evaluate(self, code: str, argument=None):
-        return self.page.evaluate(f"(argument) => {{ const app = window.flowgraphApp; return {code}; }}", argument)
-
-    def wait(self, code: str, argument=None) -> None:
-        self.page.wait_for_function(
-            f"(argument) => {{ const app = window.flowgraphApp; return {code}; }}", arg=argument, timeout=_WAIT
-        )
-
-    def redrawn(self, act) -> None:
-        """Do something, and wait for another picture."""
-        before = self.evaluate("app.root().dataset.drawn ?? ''")
-        act()
-        self.wait("(app.root().dataset.drawn ?? '') !== argument", before)
-
-    def picture(self) -> list:
-        """What is shown: every edge with its ends, its classes and its place."""
-        return self.evaluate(
-            "app.cy.edges().not('.off').map((e) => [e.id(), e.classes().filter((c) => c !== 'lift' && c !== 'dim').sort().join(' '),"
-            " e.source().position(), e.target().position()])"
-        )
-
-    def shown(self) -> int:
-        return self.evaluate("app.cy.edges().not('.off').length")
-
-    def point(self, key: str) -> tuple[float, float]:
-        x, y = self.evaluate(
-            "(() => { const box = document.getElementById('picture').getBoundingClientRect();"
-            " const at = app.cy.$id(`n${app.meta.keys.indexOf(argument)}`).renderedPosition(); return [at.x + box.x, at.y + box.y]; })()",
-            key,
-        )
-        return x, y
-
-    def search(self) -> str:
-        return self.evaluate("decodeURIComponent(location.search)")
-
-    def choose(self, control: str, value: str) -> None:
-        self.page.locator(f"#{control} label", has_text=value).first.click()
-
-    def keep(self, level: int) -> None:
-        self.page.locator("#keep").evaluate(
-            "(box, level) => { box.value = level; box.dispatchEvent(new Event('input', { bubbles: true })); }", level
-        )
-
-    def text(self, selector: str) -> str:
-        return self.page.locator(selector).inner_text()
-
-
-@pytest.fixture
-def opened(browser, address):
-    tabs: list[Opened] = []
-
-    def open_tab(size=SIZES[0], scheme="light") -> Opened:
-        tabs.append(Opened(browser, address, size, scheme))
-        return tabs[-1]
-
-    yield open_tab
-    for tab in tabs:
-        tab.context.close()
-        assert tab.requests == []
-        assert tab.messages == []
-
-
-@pytest.fixture
-def tab(opened) -> Opened:
-    return opened()
+    with served(service) as found:
+        yield found
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

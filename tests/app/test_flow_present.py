@@ -8,7 +8,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from dash.development.base_component import Component
-from flowgraph_webapp.callbacks.downloads import shown_graph
 from flowgraph_webapp.node_key import parse_node_key, parse_start
 from flowgraph_webapp.present.errors import notice, panel_error
 from flowgraph_webapp.present.flow import caption, meta, picture, start_chip
@@ -16,6 +15,7 @@ from flowgraph_webapp.present.legend import legend_components
 from flowgraph_webapp.present.prediction import predictions, probability, token_text
 from flowgraph_webapp.present.progress import progress_text
 from flowgraph_webapp.present.sheet import csv_of
+from flowgraph_webapp.service.ablation import shown_graph
 from flowgraph_webapp.service.answers import GraphAnswer, Prediction, Run
 from flowgraph_webapp.service.dispatch import Stage
 from flowgraph_webapp.service.errors import Busy, Cancelled

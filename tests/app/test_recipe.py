@@ -183,7 +183,8 @@ def test_questions_hold_what_their_answer_depends_on():
     assert graph_question(Recipe(text="a", show="flow", threshold=0.5)) == graph_question(Recipe(text="a", show="flow"))
     assert attention_question(recipe, 3).run == RunQuestion("smollm2", "a", position=0)
     assert generate_question(recipe).run == RunQuestion("smollm2", "a")
-    assert semantic_question(Recipe(text="a", layer=4)).layers is None
+    assert semantic_question(Recipe(text="a", layer=4)).layers == (4, 5)
+    assert semantic_question(Recipe(text="a")).layers is None
     assert graph_question(Recipe(text="a", start="head.3.1.0", level="head")).start == Node("head", 3, 1, 0)
     assert len({graph_question(recipe), graph_question(recipe)}) == 1
 

@@ -29,14 +29,14 @@
   }
 
   /** Run the prompt as the controls stand; what was said about the former prompt is left behind. */
-  function trace(_clicks, text, model, chat, method, show, level, threshold) {
+  function trace(_clicks, text, model, chat, method, show, level, headsIn, threshold) {
     if (!touched().length) return;
     if (!text) {
       document.getElementById('prompt').focus();
       return;
     }
     const { width = '', orientation = '', tab: panel = '', fill = '' } = app.address.read();
-    const chosen = { model, text, chat: chat.length ? '1' : '0', method, show, level, threshold: threshold ?? '' };
+    const chosen = { model, text, chat: chat.length ? '1' : '0', method, show, level, heads_in: listed(headsIn), threshold: threshold ?? '' };
     const search = app.address.written({ ...chosen, threshold: String(chosen.threshold), width, orientation, tab: panel, fill });
     const values = app.address.read();
     if (app.address.pictureKey(search) === app.address.pictureKey(window.location.search) && values.text) again();
@@ -55,11 +55,11 @@
     return { layer: String(layers - 1), layers: `0,${layers}`, semantic_layers: `${shown},${Number(shown) + 1}`, score: scores?.[0]?.value ?? '' };
   }
 
-  function choose(method, show, level, threshold, width, orientation, fill, score, layer, shown, semantic, layers, scores) {
+  function choose(method, show, level, headsIn, threshold, width, orientation, fill, score, layer, shown, semantic, layers, scores) {
     showWindow('layers', shown);
     showWindow('semantic', semantic);
     const values = {
-      method, show, level, threshold: threshold ?? '', width, orientation, fill, score: score ?? '', layer: layer ?? '',
+      method, show, level, heads_in: listed(headsIn), threshold: threshold ?? '', width, orientation, fill, score: score ?? '', layer: layer ?? '',
       layers: shown.join(','), semantic_layers: semantic.join(','),
     };
     const usual = implied(layers, scores);
@@ -70,6 +70,25 @@
     app.address.change(Object.fromEntries(written));
     if (changed.includes('width')) app.view?.setWidth(width);
     if (changed.includes('orientation')) app.view?.setOrientation(orientation);
+  }
+
+  /** Layers as people write them, `21, 23` or `20-24`, as the address has them; what cannot be read is left for the server to refuse. */
+  function listed(text) {
+    const parts = (text ?? '').split(/[\s,;]+/).filter(Boolean);
+    return parts.flatMap((part) => {
+      const [, first, last] = /^L?(\d{1,4})[-–]L?(\d{1,4})$/i.exec(part) ?? [];
+      if (!first || Number(last) < Number(first)) return part.replace(/^L(?=\d+$)/i, '');
+      return Array.from({ length: Number(last) - Number(first) + 1 }, (_, n) => Number(first) + n);
+    }).join(',');
+  }
+
+  /** A click on a layer beside the picture opens it into its heads, or puts these together again. */
+  function toggleHeads(label) {
+    const layer = label.textContent.slice(1);
+    const opened = (app.address.read().heads_in ?? '').split(',').filter(Boolean);
+    const others = opened.filter((one) => one !== layer);
+    const now = others.length < opened.length ? others : [...opened, layer].sort((a, b) => a - b);
+    app.address.change({ heads_in: now.join(','), selected: '' });
   }
 
   function showWindow(what, [first, stop]) {
@@ -112,7 +131,7 @@
     if (address) app.address.go(address.search);
   }
 
-  app.again = again;
+  Object.assign(app, { again, toggleHeads });
   window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
     flowgraph: { ...window.dash_clientside?.flowgraph, ticket, trace, choose, panel, setting, opened },
   });

@@ -16,7 +16,10 @@
     ['[data-export]', aimExport],
     ['.example', (link, event) => { event.preventDefault(); closeMenus(); app.address.go(link.getAttribute('href')); }],
     ['[data-token]', chooseToken],
-    ['[data-dismiss]', () => window.dash_clientside.set_props('notice', { children: null })],
+    ['#stage .axis > span:not(.tick)', (label) => app.toggleHeads(label)],
+    ['[data-test]', (button) => app.test(button)],
+    ['[data-grown]', (button) => app.explainGrown(button)],
+    ['[data-dismiss]', (button) => window.dash_clientside.set_props(button.dataset.dismiss, { children: null })],
     ['[data-tab]', (button) => app.address.change({ tab: button.getAttribute('aria-selected') === 'true' ? '' : button.dataset.tab })],
     ['[data-start]', (button) => app.address.change({ start: button.dataset.start })],
     ['[id*=\'"type":"act"\']', act],
@@ -62,6 +65,7 @@
   function toggleHelp() {
     const help = document.getElementById('help-text');
     help.hidden = !help.hidden;
+    (help.hidden ? document.getElementById('help') : help).focus();
     document.getElementById('help').setAttribute('aria-expanded', String(!help.hidden));
   }
 
@@ -89,7 +93,7 @@
     }
     if (event.key === 'Escape') {
       closeMenus();
-      document.getElementById('help-text').hidden = true;
+      if (!document.getElementById('help-text').hidden) toggleHelp();
       return false;
     }
     if (isTyping(event.target) || event.ctrlKey || event.metaKey || event.altKey) return false;

@@ -30,9 +30,22 @@
       app.view = window.flowgraph.flow.mount(app.root(), app.data, {
         cy, select: tapped, pin: pinned, level: keepLevel, open: (id) => id.startsWith('n') && startFrom(keyOf(id)),
       });
+      app.forgetTest();
       showAddress();
+      nameLayers();
       app.root().dataset.drawn = meta.picture;
     });
+  }
+
+  /** Labels of layers are switches at token level. */
+  function nameLayers() {
+    const { level, heads_in: opened = '' } = app.address.read();
+    const layers = opened.split(',');
+    for (const label of document.querySelectorAll('#stage .axis > span:not(.tick)')) {
+      const isOpened = layers.includes(label.textContent.slice(1));
+      label.classList.toggle('opened', isOpened && level !== 'head');
+      label.title = level === 'head' ? '' : `${label.textContent}: ${isOpened ? 'take its heads together' : 'show its heads one by one'}`;
+    }
   }
 
   /** Bring the picture to what the address says. */
@@ -63,6 +76,7 @@
   function select(key) {
     if (!app.view || app.selected === key) return;
     app.selected = key;
+    app.forgetTest();
     const isEdge = key?.startsWith('edge.') ?? false;
     app.view.select(isEdge ? `e${app.meta.edge_index.indexOf(Number(key.slice(5)))}` : idOf(key));
     app.address.change({ selected: isEdge ? '' : (key ?? '') });

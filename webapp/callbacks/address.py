@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 _FIELDS = (Id.METHOD, Id.SHOW, Id.LEVEL, Id.WIDTH, Id.ORIENTATION, Id.FILL)
 _SHARED = (Id.LAYER, Id.SCORE)
 """Controls whose choices, and first value, come with an answer."""
-_CONTROLS = (Id.MODEL, Id.PROMPT, Id.CHAT, Id.THRESHOLD, *_FIELDS, *_SHARED)
+_CONTROLS = (Id.MODEL, Id.PROMPT, Id.CHAT, Id.THRESHOLD, Id.HEADS_IN, *_FIELDS, *_SHARED)
 
 
 def register(app: Dash, service: Service) -> None:
@@ -42,6 +42,7 @@ def control_values(recipe: Recipe, layers: int) -> dict[str, Any]:
         Id.PROMPT.value: recipe.text,
         Id.CHAT.value: ["chat"] if recipe.chat else [],
         Id.THRESHOLD.value: recipe.threshold or None,
+        Id.HEADS_IN.value: ", ".join(map(str, recipe.heads_in)),
         Id.LAYER.value: (layers - 1 if recipe.layer is None else recipe.layer) if layers else no_update,
         Id.SCORE.value: recipe.score or no_update,
     }

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, overload
 
-from ..service.answers import Attention, Bars, GraphAnswer, Heads, Lens, NodeAnswer, Run, Semantic
+from ..service.answers import Ablation, Attention, Bars, Generation, GraphAnswer, Heads, Lens, NodeAnswer, Run, Semantic
 from ..service.questions import (
+    AblateQuestion,
     AttentionQuestion,
     BarsQuestion,
+    FaithfulQuestion,
+    GenerateQuestion,
     GraphQuestion,
     HeadsQuestion,
     LensQuestion,
@@ -36,6 +39,10 @@ def ask(service: Service, question: BarsQuestion, ticket: str | None = None) -> 
 def ask(service: Service, question: NodeQuestion, ticket: str | None = None) -> NodeAnswer: ...
 @overload
 def ask(service: Service, question: SemanticQuestion, ticket: str | None = None) -> Semantic: ...
+@overload
+def ask(service: Service, question: AblateQuestion | FaithfulQuestion, ticket: str | None = None) -> Ablation: ...
+@overload
+def ask(service: Service, question: GenerateQuestion, ticket: str | None = None) -> Generation: ...
 def ask(service: Service, question: Any, ticket: str | None = None) -> Any:
     """The answer of a question; blocks until there is one.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output, State
+from dash import Dash, Input, Output, State, html
 from dash.development.base_component import Component
 
 from flowgraph.errors import ArgumentError, FlowgraphError
@@ -12,6 +12,7 @@ from flowgraph.errors import ArgumentError, FlowgraphError
 from ..ids import Id
 from ..node_key import parse_node_key
 from ..present import details
+from ..present.effects import offer
 from ..present.errors import panel_error
 from ..recipe import Recipe, from_query
 from ..service.questions import graph_question, node_question
@@ -20,7 +21,7 @@ from .asking import ask
 if TYPE_CHECKING:
     from ..service.service import Service
 
-_EDGE = "edge."
+EDGE = "edge."
 
 
 def register(app: Dash, service: Service) -> None:
@@ -51,15 +52,28 @@ def details_of(service: Service, recipe: Recipe, key: str | None, pins: tuple[st
     question = graph_question(recipe)
     run, graph = ask(service, question.run), ask(service, question).graph
     if key is None:
-        return details.panel(None, graph, run)
-    if key.startswith(_EDGE):
-        return details.edge_panel(graph, _edge(key, len(graph)), run)
+        return _with_test(details.panel(None, graph, run), offer(None, None, None, run))
+    if key.startswith(EDGE):
+        edge = edge_of(key, len(graph))
+        return _with_test(details.edge_panel(graph, edge, run), offer(key, None, (graph, edge), run))
     node = parse_node_key(key)
-    return details.panel(ask(service, node_question(recipe, node)), graph, run, pinned=pins)
+    panel = details.panel(ask(service, node_question(recipe, node)), graph, run, pinned=pins)
+    return _with_test(panel, offer(key, node, None, run))
 
 
-def _edge(key: str, count: int) -> int:
-    text = key.removeprefix(_EDGE)
+def _with_test(panel: Component, buttons: list[Component]) -> Component:
+    return html.Div([html.Div(buttons, className="tests"), panel] if buttons else panel)
+
+
+def edge_of(key: str, count: int) -> int:
+    """The number of an edge from its key.
+
+    Raises
+    ------
+    ArgumentError
+        If the graph has no such edge.
+    """
+    text = key.removeprefix(EDGE)
     if not (text.isascii() and text.isdecimal() and len(text) < 8 and int(text) < count):
         raise ArgumentError(f"{key[:40]!r} is not an edge of this graph; its {count:,} edges are counted from 0")
     return int(text)

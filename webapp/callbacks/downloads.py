@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING
 import flask
 from dash import Dash
 
-import flowgraph
 from flowgraph.errors import ArgumentError, FlowgraphError
-from flowgraph.views import drawing
 
 from ..present import attention, bars, heads, lens, semantic
 from ..present.sheet import Sheet, csv_of
 from ..recipe import Recipe, from_query
+from ..service.ablation import shown_graph
 from ..service.questions import (
     attention_question,
     bars_question,
@@ -88,15 +87,6 @@ def exported(service: Service, recipe: Recipe, name: str) -> tuple[bytes, str]:
     raise ArgumentError(
         f"{name[:60]!r} is not a file of this page; there are graph{', graph'.join(FORMATS)}, {'.csv, '.join(_SHEETS)}.csv and session.flowgraph"
     )
-
-
-def shown_graph(graph: flowgraph.FlowGraph, keep: int | None) -> flowgraph.FlowGraph:
-    """The part of a graph that the slider shows: the edges whose level is at most ``keep``; None: where the graph opens."""
-    drawn = drawing(graph)
-    level = drawn.opening_level if keep is None else keep
-    if not len(drawn.graph) or int(drawn.level.max()) <= level:
-        return graph
-    return drawn.graph.keep(drawn.level <= level, slider_level=level)
 
 
 def _graph_file(service: Service, recipe: Recipe, ending: str) -> tuple[bytes, str]:

@@ -13,6 +13,10 @@ from .words import LEVELS, METHODS, ORIENTATIONS, SHOWS, WIDTHS
 _KEEP_HINT = (
     "Edges appear from the strongest connected flow downwards, so that whatever is shown leads to the start node."
 )
+_HEADS_IN_HINT = (
+    "At level token: layers that are shown as their heads, as 21, 23 or 20-24; a click on L23 beside the picture does the same. For "
+    "the methods attention, proximity and logits, whose heads add up to what they bring together."
+)
 _THRESHOLD_HINT = "Smallest share of its target that an edge must have to be followed. Empty: chosen for the method, and said below the picture."
 
 
@@ -22,7 +26,7 @@ def controls() -> html.Aside:
         [
             group("Method", "How the weight of an edge is measured", _methods(), name="methods"),
             group("Show", "Which edges of the method are drawn", switch(Id.SHOW, SHOWS, "routes")),
-            group("Level", "Heads of a layer together, or one by one", switch(Id.LEVEL, LEVELS, "token")),
+            group("Level", "Heads of a layer together, or one by one", switch(Id.LEVEL, LEVELS, "token"), _heads_in()),
             _keep(),
             group("Edge width", "What the width of an edge says", switch(Id.WIDTH, WIDTHS, "flow")),
             group("Tokens as", "Where the tokens stand", switch(Id.ORIENTATION, ORIENTATIONS, "auto")),
@@ -42,6 +46,21 @@ def _methods() -> dcc.RadioItems:
 
     return dcc.RadioItems(
         id=Id.METHOD, options=[option(name, *about) for name, about in METHODS.items()], value="proximity", className="list"
+    )  # fmt: skip
+
+
+def _heads_in() -> html.Div:
+    box = dcc.Input(
+        id=Id.HEADS_IN,
+        type="text",
+        placeholder="none",
+        debounce=True,
+        maxLength=400,
+        autoComplete="off",
+        className="box",
+    )
+    return html.Div(
+        [html.Label("heads in layers", htmlFor=Id.HEADS_IN, className="note"), box], className="beside-box", title=_HEADS_IN_HINT
     )  # fmt: skip
 
 

@@ -39,7 +39,7 @@ def page(models: Sequence[str], examples: Sequence[Example], formats: Sequence[s
             details(),
             _help(),
             html.P(className="hidden", **named({"data-part": "live", "aria-live": "polite"})),
-            html.Div(className="hidden", **named({"data-part": "table"})),
+            html.Section(className="hidden", **named({"data-part": "table", "aria-label": "The picture as a table"})),
         ],
         id=Id.APP,
         className="flowgraph",
@@ -62,11 +62,22 @@ def _text(value: object) -> str:
 
 
 def _stores() -> list[Component]:
-    names = (Id.TICKET, Id.RUN, Id.META, Id.SELECTION, Id.PINS, Id.SETTING, Id.PANEL, Id.OPENED)
+    names = (
+        Id.TICKET,
+        Id.RUN,
+        Id.META,
+        Id.SELECTION,
+        Id.PINS,
+        Id.SETTING,
+        Id.PANEL,
+        Id.OPENED,
+        Id.CONTINUATION_TICKET,
+        Id.TEST,
+    )
     return [
         dcc.Location(id=Id.LOCATION, refresh=False),
         *(dcc.Store(id=name) for name in names),
-        dcc.Interval(id=Id.POLL, interval=_POLL_MS, disabled=True),
+        *(dcc.Interval(id=name, interval=_POLL_MS, disabled=True) for name in (Id.POLL, Id.CONTINUATION_POLL)),
     ]
 
 
@@ -81,6 +92,7 @@ def _help() -> html.Section:
         id=Id.HELP_TEXT,
         className="help",
         hidden=True,
+        tabIndex="0",
         **named({"aria-label": "Help"}),
     )
 

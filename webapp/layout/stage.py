@@ -8,8 +8,9 @@ from dash import dcc, html
 
 from ..attributes import named
 from ..ids import Id
+from ..recipe import MOST_GENERATED
 from .examples import Example, example_list
-from .parts import group, switch
+from .parts import group, hidden_label, switch
 from .words import FILLS, TABS
 
 _KEYS = "Arrow keys walk along tokens and layers. Enter gives the details, P pins, Escape clears. Plus, minus and 0 zoom and fit."
@@ -25,15 +26,51 @@ def centre(examples: Sequence[Example]) -> html.Main:
                 [
                     html.Div(id=Id.STRIP, className="predictions", role="group", **named({"aria-label": "Next token"})),
                     html.Div(id=Id.START, className="start"),
+                    _going_on(),
                     _zoom(),
                 ],
                 className="strip",
             ),
+            _continuation(),
             html.Div(id=Id.NOTICE, className="notices", role="alert"),
             html.Div([_stage(examples), _status(), _panel()], className="scroll"),
             html.P(_KEYS, id="keys", className="hidden"),
         ]
     )
+
+
+def _going_on() -> html.Div:
+    """How many tokens the model is to add."""
+    hint = f"Tokens to add, 1 to {MOST_GENERATED}"
+    return html.Div(
+        [
+            hidden_label(hint, Id.COUNT),
+            dcc.Input(id=Id.COUNT, type="number", min=1, max=MOST_GENERATED, step=1, value=8, className="box"),
+            html.Button(
+                "Continue", id=Id.CONTINUE, type="button", className="button small", n_clicks=0,
+                title="Let the model go on with the traced prompt, taking its best token each time",
+            ),
+        ],
+        className="going-on",
+        title=hint,
+    )  # fmt: skip
+
+
+def _continuation() -> html.Div:
+    """The row of what the model adds; not there while there is nothing."""
+    return html.Div(
+        [
+            html.Div(
+                [
+                    html.Span(id=Id.CONTINUATION_PROGRESS, className="idle", role="status", **named({"aria-live": "polite"})),
+                    html.Button("Cancel", id=Id.CONTINUATION_CANCEL, type="button", className="button small", title="Stop adding tokens", n_clicks=0),
+                ],
+                className="growth",
+            ),
+            html.Div(id=Id.CONTINUATION),
+        ],
+        className="continuation",
+    )  # fmt: skip
 
 
 def _zoom() -> html.Div:
@@ -154,6 +191,7 @@ def details() -> html.Aside:
     return html.Aside(
         [
             search_box(),
+            html.Div(id=Id.EFFECT, className="effects", **named({"aria-live": "polite"})),
             html.Div(_HINTS, id=Id.DETAILS),
         ],
         className="pane right",

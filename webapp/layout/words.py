@@ -54,5 +54,6 @@ POINTER = (
     ("click", "select; the details are on the right"),
     ("Ctrl + click", "pin"),
     ("double click", "start the flow from this node"),
+    ("click on L23", "at level token: show the heads of that layer one by one, or together again"),
     ("Shift + click", "on a predicted token: make it the foil"),
 )

@@ -17,6 +17,8 @@ from ..service.answers import GraphAnswer
 from .prediction import token_text
 
 _NOT_STARTS = frozenset({"logit", "final_norm", "attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
+_GOAL = {"selector": "node.goal[lb]", "style": {"text-margin-y": -1}}
+"""The logit's label stands higher, so that it does not touch that of the state below it."""
 _HIDDEN = [{"selector": "*", "style": {"visibility": "hidden"}}]
 """Until the page scripts have placed and coloured the elements."""
 
@@ -57,7 +59,7 @@ def meta(data: dict[str, Any], drawn: Drawing, name: str) -> dict[str, Any]:
         "keys": [node_key(node) for node in drawn.graph.nodes],
         "starts": [_start(node) for node in drawn.graph.nodes],
         "edge_index": drawn.order.tolist(),
-        "styles": {theme: [*rules, *_way_rules(rules)] for theme, rules in data["styles"].items()},
+        "styles": {theme: [*rules, _GOAL, *_way_rules(rules)] for theme, rules in data["styles"].items()},
     }
 
 

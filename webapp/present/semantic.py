@@ -126,7 +126,7 @@ def _zoom() -> Element:
 def _coverage() -> Element:
     return element(
         "section",
-        element("h4", data_part="where"),
+        element("h3", data_part="where"),
         element("div", data_part="coverage"),
         aria_live="polite",
         cls="coverage",
@@ -144,9 +144,9 @@ def _legend(graph: FlowGraph, run: Run) -> Element:
     ]
     return element(
         "section",
-        element("h4", f"Pills: rank of {target}"),
+        element("h3", f"Pills: rank of {target}"),
         element("div", *fills, cls="fill-scale"),
-        element("h4", "Edges: unit of the weight; dashed where it is negative"),
+        element("h3", "Edges: unit of the weight; dashed where it is negative"),
         *lines,
         cls="legend",
     )

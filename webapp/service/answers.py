@@ -292,12 +292,39 @@ class Generation:
         _require(len(counts) == 1, f"Generation: {sorted(counts)} tokens, ids and prompts")
 
 
-Answer = Model | Run | GraphAnswer | Reading | Heads | Attention | Bars | NodeAnswer | Semantic | Generation
+@dataclass(frozen=True)
+class Ablation:
+    """What a change of the run does to its answer.
+
+    Attributes
+    ----------
+    what
+        What was set to zero, in words.
+    target_token, foil_token
+        Whose logits are measured: target minus foil, or minus the mean logit where ``foil_token`` is None.
+    unit
+        ``"logits"``.
+    before, after
+        The difference without and with the change.
+    note
+        What has to be known to read it; empty where nothing has.
+    """
+
+    what: str
+    target_token: str
+    foil_token: str | None
+    unit: Literal["logits"]
+    before: float
+    after: float
+    note: str
+
+
+Answer = Model | Run | GraphAnswer | Reading | Heads | Attention | Bars | NodeAnswer | Semantic | Generation | Ablation
 
 _MOST_LAYERS = 10_000
 
 __all__ = [
-    "MOST_EDGES", "Answer", "Attention", "Bar", "Bars", "Generation", "GraphAnswer", "Heads", "Lens", "Model", "NodeAnswer",
+    "MOST_EDGES", "Ablation", "Answer", "Attention", "Bar", "Bars", "Generation", "GraphAnswer", "Heads", "Lens", "Model", "NodeAnswer",
     "Prediction", "Run", "Semantic",
 ]  # fmt: skip
 

@@ -12,13 +12,16 @@ import flowgraph
 from flowgraph import DirectLogitAttribution, Node, Reading, Trace
 from flowgraph.errors import ArgumentError
 
+from .ablation import ablate, faithful
 from .answers import Answer, Attention, Bar, Bars, Heads, Lens, Model, Prediction, Run, Semantic
 from .generation import generate
 from .graphs import graph
 from .node_answers import NEURONS, has_attribution, node
 from .questions import (
+    AblateQuestion,
     AttentionQuestion,
     BarsQuestion,
+    FaithfulQuestion,
     GenerateQuestion,
     GraphQuestion,
     HeadsQuestion,
@@ -150,7 +153,7 @@ def semantic(traces: Traces, question: SemanticQuestion, check: Check) -> Semant
 COMPUTE: Mapping[type, Callable[[Traces, Any, Check], Answer]] = {
     ModelQuestion: model, RunQuestion: run, GraphQuestion: graph, LensQuestion: lens, HeadsQuestion: heads,
     AttentionQuestion: attention, BarsQuestion: bars, NodeQuestion: node, SemanticQuestion: semantic,
-    GenerateQuestion: generate,
+    GenerateQuestion: generate, AblateQuestion: ablate, FaithfulQuestion: faithful,
 }  # fmt: skip
 """Kind of question → what answers it."""
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 import flowgraph
 from flowgraph import EdgeWeights, FlowGraph, Node
 from flowgraph.errors import ArgumentError, GraphTooLargeError
 
 from .answers import MOST_EDGES, GraphAnswer
+from .mixed import mixed_graph, refuse_mixture
 from .questions import GraphQuestion
 from .traces import Check, Traces
 
@@ -29,7 +32,7 @@ def graph(traces: Traces, question: GraphQuestion, check: Check) -> GraphAnswer:
     if question.layers is not None:
         weights = weights.window(*question.layers)
     check("drawing the graph", None)
-    drawn, note = _SHOW[question.show](weights, question)
+    drawn, note = (_mixed if question.heads_in else _SHOW[question.show])(weights, question)
     is_part = question.show == "routes" or (question.show == "all" and question.threshold > 0)
     drawn, note = _strongest(drawn, note, question.start)
     if is_part and len(drawn):
@@ -47,8 +50,10 @@ def _refuse_combination(question: GraphQuestion) -> None:
                 f"{show} follows edges from state to state, and those of {method!r} all end in the logit; choose the method "
                 "attention, norms or proximity, or show routes or all edges"
             )
-        if question.level == "head":
+        if question.level == "head" or question.heads_in:
             raise ArgumentError(f"{show} is between tokens, heads together; choose level token, or show routes")
+    if question.heads_in:
+        refuse_mixture(method, question.heads_in)
     if question.level == "head" and method in _TOGETHER:
         raise ArgumentError(f"{method!r} takes heads together; choose level token, or the method norms or proximity")
 
@@ -80,6 +85,18 @@ def _routes(weights: EdgeWeights, question: GraphQuestion) -> tuple[FlowGraph, s
     return drawn, f"routes over edges of share ≥ {_number(threshold)}"
 
 
+def _mixed(weights: EdgeWeights, question: GraphQuestion) -> tuple[FlowGraph, str]:
+    """Some layers as their heads; routes are what is strong enough, of which only what leads to the start is kept."""
+    whole = mixed_graph(weights, question.heads_in, max_edges=_MOST_LISTED)
+    heads = f"heads of L{', L'.join(map(str, question.heads_in))} one by one"
+    threshold = question.threshold or (ROUTES_THRESHOLD if question.show == "routes" else 0.0)
+    if not threshold:
+        return whole, f"all edges, {heads}"
+    kept = whole.keep(~whole.structural & (np.abs(whole.share) >= threshold), threshold=threshold)
+    said = "routes over" if question.show == "routes" else "all"
+    return kept, f"{said} edges of share ≥ {_number(threshold)}, {heads}"
+
+
 def _rollout(weights: EdgeWeights, question: GraphQuestion) -> tuple[FlowGraph, str]:
     return flowgraph.rollout_graph(weights, question.start), "rollout"
 
@@ -109,7 +126,11 @@ def _strongest(drawn: FlowGraph, note: str, start: Node | None) -> tuple[FlowGra
 def _of_whole(drawn: FlowGraph, weights: EdgeWeights, question: GraphQuestion) -> FlowGraph:
     """The graph saying which part of the whole method's flow it holds, not of what a threshold left; by share where that is too large."""
     try:
-        whole = flowgraph.build_graph(weights, level=question.level, max_edges=_MOST_LISTED, readings=False)
+        whole = (
+            mixed_graph(weights, question.heads_in, max_edges=_MOST_LISTED)
+            if question.heads_in
+            else flowgraph.build_graph(weights, level=question.level, max_edges=_MOST_LISTED, readings=False)
+        )
     except GraphTooLargeError:
         return drawn
     all_flow = float(flowgraph.connected_flow(whole, question.start).sum())

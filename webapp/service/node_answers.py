@@ -40,7 +40,7 @@ def node(traces: Traces, question: NodeQuestion, check: Check) -> NodeAnswer:
     """What one node says."""
     trace = traces.trace(question.run, check)
     asked = question.node
-    _refuse_outside(trace, asked)
+    refuse_outside(trace, asked)
     check("reading a node", None)
     reading, note = _reading(trace, asked)
     contribution, why = _contribution(traces, question.run, trace, asked, reading, check)
@@ -51,7 +51,14 @@ def node(traces: Traces, question: NodeQuestion, check: Check) -> NodeAnswer:
     return NodeAnswer(asked, str(asked), reading, contribution, attention, "; ".join(filter(None, (note, why))))
 
 
-def _refuse_outside(trace: Trace, asked: Node) -> None:
+def refuse_outside(trace: Trace, asked: Node) -> None:
+    """Refuse a node that this run does not have.
+
+    Raises
+    ------
+    ArgumentError
+        If one of its numbers is too large, or a state has no position.
+    """
     anatomy = trace.model.anatomy
     vocabulary = anatomy.d_vocab if anatomy.has_head else 0
     limits = {

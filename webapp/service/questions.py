@@ -6,7 +6,7 @@ share the answer.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import flowgraph
@@ -15,12 +15,15 @@ from flowgraph.errors import ArgumentError, PromptError
 from ..node_key import parse_start
 from ..recipe import (
     CHOICES,
+    LARGEST_LEVEL,
+    MOST_GENERATED,
     Level,
     Method,
     Recipe,
     Show,
     check_choice,
     check_index,
+    check_layers,
     check_model,
     check_share,
     check_text,
@@ -29,9 +32,9 @@ from ..recipe import (
 
 Select = Literal["contribution", "norm", "attention", "target"]
 SELECTS: tuple[str, ...] = ("contribution", "norm", "attention", "target")
-MOST_GENERATED = 64
-"""Tokens that one question may generate."""
 MOST_POSITIONS = 64
+ABLATED: tuple[str, ...] = ("head", "attn", "mlp", "neuron", "embed", "resid_pre", "resid_mid", "resid_post")
+"""Kinds of nodes that can be set to zero."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +79,8 @@ class RunQuestion:
 
 
 @dataclass(frozen=True)
-class GraphQuestion:
-    """The flow graph: edges of a method, as many as can be drawn.
+class _OfGraph:
+    """Which flow graph is meant.
 
     Attributes
     ----------
@@ -87,6 +90,8 @@ class GraphQuestion:
         As in :class:`~flowgraph_webapp.recipe.Recipe`.
     start
         Node that flow runs to; None: the logit.
+    heads_in
+        Layers whose heads are shown one by one at level ``"token"``, in order.
     """
 
     run: RunQuestion
@@ -96,12 +101,19 @@ class GraphQuestion:
     threshold: float = 0.0
     layers: tuple[int, int] | None = None
     start: flowgraph.Node | None = None
+    heads_in: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        check_layers("heads_in", self.heads_in)
         for name in ("method", "show", "level"):
             check_choice(name, getattr(self, name), CHOICES[name])
         check_share("threshold", self.threshold)
         check_window("layers", self.layers)
+
+
+@dataclass(frozen=True)
+class GraphQuestion(_OfGraph):
+    """The flow graph: edges of a method, as many as can be drawn."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +189,55 @@ class SemanticQuestion:
 
 
 @dataclass(frozen=True)
+class AblateQuestion:
+    """What becomes of the answer without a part of the run, which is set to zero.
+
+    Attributes
+    ----------
+    run
+        The pass.
+    node
+        What writes: a head, all heads of a layer (``attn``), an MLP, a neuron or a state, at its position.
+    source
+        Of a head or of all heads: only what it reads at this position. None: all that the node writes.
+    """
+
+    run: RunQuestion
+    node: flowgraph.Node
+    source: int | None = None
+
+    def __post_init__(self) -> None:
+        check_index("source", self.source)
+        if self.node.kind not in ABLATED:
+            raise ArgumentError(
+                f"{self.node} cannot be taken out; what can be is {', '.join(ABLATED)}. Choose such a node, or an attention edge"
+            )
+        if self.node.position is None:
+            raise ArgumentError(f"{self.node} has no position; choose it at a token")
+        if self.source is not None and self.node.kind not in ("head", "attn"):
+            raise ArgumentError(
+                f"{self.node} reads no other token; only a head, or all heads of a layer, can lose a source"
+            )
+
+
+@dataclass(frozen=True)
+class FaithfulQuestion(_OfGraph):
+    """What becomes of the answer with nothing left but what a graph shows.
+
+    Attributes
+    ----------
+    keep
+        Level of the slider; None: where the graph opens.
+    """
+
+    keep: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_index("keep", self.keep, LARGEST_LEVEL)
+
+
+@dataclass(frozen=True)
 class GenerateQuestion:
     """How the model goes on, taking its best token each time."""
 
@@ -190,7 +251,7 @@ class GenerateQuestion:
 
 RunBased = (
     GraphQuestion | LensQuestion | HeadsQuestion | AttentionQuestion | BarsQuestion | NodeQuestion | SemanticQuestion
-    | GenerateQuestion
+    | GenerateQuestion | AblateQuestion | FaithfulQuestion
 )  # fmt: skip
 """Questions about a run."""
 Question = ModelQuestion | RunQuestion | RunBased
@@ -234,7 +295,16 @@ def graph_question(recipe: Recipe) -> GraphQuestion:
         float(recipe.threshold) if recipe.show in ("all", "routes") else 0.0,
         recipe.layers,
         None if recipe.start is None else parse_start(recipe.start),
+        # At the level of heads every layer is shown as its heads.
+        tuple(sorted(set(recipe.heads_in))) if recipe.level == "token" else (),
     )
+
+
+def faithful_question(recipe: Recipe) -> FaithfulQuestion:
+    """The test of the graph of a recipe, as its slider shows it."""
+    asked = graph_question(recipe)
+    values = {item.name: getattr(asked, item.name) for item in fields(asked)}
+    return FaithfulQuestion(**values, keep=recipe.keep)
 
 
 def lens_question(recipe: Recipe) -> LensQuestion:
@@ -265,8 +335,11 @@ def node_question(recipe: Recipe, node: flowgraph.Node) -> NodeQuestion:
 def semantic_question(
     recipe: Recipe, positions: tuple[int, ...] | None = None, select: Select = "contribution"
 ) -> SemanticQuestion:
-    """The semantic graph of a recipe: of its window, else of the last layer."""
-    return SemanticQuestion(run_question(recipe), recipe.semantic_layers, positions, select)
+    """The semantic graph of a recipe: of its window, else of its layer, else of the last layer."""
+    layers = recipe.semantic_layers
+    if layers is None and recipe.layer is not None:
+        layers = (recipe.layer, recipe.layer + 1)
+    return SemanticQuestion(run_question(recipe), layers, positions, select)
 
 
 def generate_question(recipe: Recipe, count: int = 16) -> GenerateQuestion:

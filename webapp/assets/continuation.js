@@ -1,0 +1,50 @@
+/* The model goes on: ask for a continuation, and make one of its tokens the one that is explained. */
+
+(() => {
+  'use strict';
+  const app = (window.flowgraphApp ??= {});
+  const set = (id, props) => window.dash_clientside.set_props(id, props);
+  const tab = crypto.getRandomValues(new Uint32Array(2)).join('-');
+  const defaultModel = () => JSON.parse(app.root().dataset.defaults).model;
+  let runs = 0;
+  let last = null;
+
+  /** Ask for more tokens of the prompt that was traced. */
+  function goOn(_clicks, _submits, count) {
+    if (!(window.dash_clientside.callback_context?.triggered ?? []).length) return;
+    if (!app.address.read().text) {
+      document.getElementById('prompt').focus();
+      return;
+    }
+    runs += 1;
+    const id = `${tab}-${runs}`;
+    set('continuation-ticket', { data: { id, previous: last, search: window.location.search, count: count ?? 0 } });
+    last = id;
+  }
+
+  /** The run becomes the text before a token, and the token its target; what was said about the former run is left behind. */
+  function explain(button) {
+    const { grown, aim } = button.dataset;
+    const left = Object.fromEntries(['chat', 'example', 'position', 'foil', 'start', 'selected', 'pins', 'keep', 'heads'].map((name) => [name, '']));
+    app.address.change({ ...left, text: grown, target: aim });
+  }
+
+  /** Mark the token that is explained. A continuation of another text is put away. */
+  function markGrown() {
+    const row = document.querySelector('[data-base]');
+    if (!row) return;
+    const { text, target = '', model = defaultModel() } = app.address.read();
+    const tokens = [...row.querySelectorAll('[data-grown]')];
+    const isOurs = model === row.dataset.model && [row.dataset.base, ...tokens.map((one) => one.dataset.grown)].includes(text);
+    if (!isOurs) set('continuation', { children: null });
+    for (const one of tokens) {
+      const isExplained = one.dataset.grown === text && ['', one.dataset.aim].includes(target);
+      one.setAttribute('aria-pressed', String(isExplained));
+    }
+  }
+
+  app.explainGrown = explain;
+  window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
+    flowgraph: { ...window.dash_clientside?.flowgraph, goOn, markGrown },
+  });
+})();

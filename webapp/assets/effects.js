@@ -1,0 +1,26 @@
+/* Tests by intervention: ask for one, and put it away when it no longer speaks of what is shown. */
+
+(() => {
+  'use strict';
+  const app = (window.flowgraphApp ??= {});
+  const tab = crypto.getRandomValues(new Uint32Array(2)).join('-');
+  let runs = 0;
+  let last = null;
+
+  function test(button) {
+    runs += 1;
+    const id = `test-${tab}-${runs}`;
+    const data = { id, previous: last, search: window.location.search, what: button.dataset.test };
+    window.dash_clientside.set_props('test', { data });
+    last = id;
+  }
+
+  /** Another selection, another graph: a new ticket without a question takes the last one back. */
+  function forgetTest() {
+    if (!last) return;
+    last = null;
+    window.dash_clientside.set_props('test', { data: null });
+  }
+
+  Object.assign(app, { test, forgetTest });
+})();
