@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 
-from playwright.sync_api import sync_playwright
+from flowgraph_webapp.recipe import to_query
+from flowgraph_webapp.service.service import Service
+from playwright.sync_api import Browser, sync_playwright
 
 from flowgraph.cli import main
+from tests.app.tabs import served
 from tests.browser import launch
 
 FOLDER = Path(__file__).parent.parent / ".github" / "pictures"
@@ -17,11 +21,34 @@ JAPAN = "The capital of Japan is the city of"
 COMMANDS = {"flow": ["trace", JAPAN], "semantic": ["semantic", JAPAN, "--layers", "23"]}
 
 
+SELECTED = "resid_mid.23.-.7.-"
+VIEWS = {"flow": "", "lens": "Lens grid", "attention": "Attention", "bars": "Logit bars"}
+"""Picture of the app → the tab it shows; the flow graph is behind none."""
+
+
+def make_app(browser: Browser) -> None:
+    """Write one picture per view of the app, from a bundled example and so without a model; the first in both themes."""
+    service = Service()
+    search = to_query(replace(service.examples[0].recipe, selected=SELECTED))
+    with served(service) as address:
+        for name, tab in VIEWS.items():
+            for theme in ("light", "dark") if name == "flow" else ("light",):
+                context = browser.new_context(viewport={"width": 1280, "height": 800}, color_scheme=theme)
+                page = context.new_page()
+                page.goto(address + search)
+                page.wait_for_selector("canvas")
+                if tab:
+                    page.get_by_role("tab", name=tab).click()
+                page.wait_for_timeout(4_000)
+                page.screenshot(path=FOLDER / f"app-{name}-{theme}.png")
+
+
 def make() -> None:
     """Write one picture per page and theme."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = launch(playwright)
+        make_app(browser)
         for name, command in COMMANDS.items():
             page_file = Path(folder) / f"{name}.html"
             if main([*command, "-o", str(page_file), "--quiet"]):
