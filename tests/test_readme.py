@@ -76,4 +76,4 @@ def test_every_folder_and_picture_it_names_exists():
         assert f"  {name}/" in README
         assert (ROOT / "flowgraph" / name).is_dir()
     for module in re.findall(r"\b(\w+\.py)\b", README):
-        assert any((ROOT / "flowgraph").rglob(module)) or any((ROOT / "tests").rglob(module)), module
+        assert any(any((ROOT / folder).rglob(module)) for folder in ("flowgraph", "webapp", "tests")), module

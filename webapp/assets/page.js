@@ -104,6 +104,20 @@
     return true;
   }
 
+  const made = (type, props) => ({ type, namespace: 'dash_html_components', props });
+
+  /** A file over the limit never reaches the server, so it is refused here. */
+  document.addEventListener('change', ({ target }) => {
+    const largest = Number(target.closest?.('[data-largest]')?.dataset.largest ?? Infinity);
+    const size = target.files?.[0]?.size ?? 0;
+    if (size <= largest) return;
+    const [words, limit] = [`${(size / 2 ** 20).toFixed(0)} MiB`, `${largest / 2 ** 20} MiB`];
+    const text = made('P', { children: `This file is too large. It has ${words}; a session has at most ${limit}.` });
+    const close = made('Button', { children: 'Dismiss', type: 'button', className: 'button small', 'data-dismiss': 'notice' });
+    window.dash_clientside.set_props('notice', { children: made('Div', { className: 'notice problem', children: [text, close] }) });
+    closeMenus();
+  }, true);
+
   document.addEventListener('keydown', (event) => {
     if (pressAnywhere(event)) event.preventDefault();
   });

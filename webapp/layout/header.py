@@ -112,12 +112,15 @@ def _file(name: str, title: str) -> html.Li:
     return html.Li(html.A(title, href=f"export/{name}", className="file", download="", **named({"data-export": name})))
 
 
-def _session() -> list[html.A | dcc.Upload | html.P]:
+def _session() -> list[html.A | html.Div | html.P]:
     return [
         html.A("Save session", href="export/session.flowgraph", className="button file", download="", **named({"data-export": "session.flowgraph"})),
-        dcc.Upload(
-            html.Button("Open session …", type="button", className="button"),
-            id=Id.OPEN, max_size=LARGEST_FILE, accept=".flowgraph", multiple=False, className="upload",
+        html.Div(
+            dcc.Upload(
+                html.Button("Open session …", type="button", className="button"),
+                id=Id.OPEN, max_size=LARGEST_FILE, accept=".flowgraph", multiple=False, className="upload",
+            ),
+            **named({"data-largest": str(LARGEST_FILE)}),
         ),
         html.P("A session holds the prompt, the view and every answer on this page. Opening one runs nothing.", className="note"),
     ]  # fmt: skip

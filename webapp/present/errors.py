@@ -39,7 +39,7 @@ _WORDS: tuple[tuple[type[Exception], _Words], ...] = (
     (Closed, _Words("The server is shutting down.", "Start it again, then reload this page.")),
     (PromptError, _Words("This prompt cannot be traced.", "Change the prompt and press Trace.")),
     (TargetError, _Words("This target cannot be explained.", "Choose one of the predicted tokens.")),
-    (ModelNeededError, _Words("This was not recorded.", "What was recorded is still here.")),
+    (ModelNeededError, _Words("This needs the model.", "The last picture is still here.")),
     (UnknownModelError, _Words("This model is not offered here.", "Choose one from the list.")),
     (GraphTooLargeError, _Words("This graph is too large.", "Raise the threshold, choose fewer layers, or show routes.")),
     (NonFiniteError, _Words("The model gives numbers that are not finite.", "Its weights may be damaged.")),
