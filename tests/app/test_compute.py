@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from flowgraph_webapp.service import traces as traces_module
@@ -130,8 +132,13 @@ def test_the_tokens_that_are_counted_are_those_that_are_run(smollm2):
 @pytest.mark.parametrize("threshold", [0.0, 0.1])
 def test_routes(traces, run, trace, method, threshold):
     answer = ask(traces, GraphQuestion(run, method, threshold=threshold))
-    routes = fg.routes(fg.edge_weights(trace, method=method), threshold=threshold or ROUTES_THRESHOLD)
-    same_graph(answer.graph, fg.keep_strongest(routes, mass=None, max_edges=MOST_EDGES))
+    weights = fg.edge_weights(trace, method=method)
+    routes = fg.keep_strongest(
+        fg.routes(weights, threshold=threshold or ROUTES_THRESHOLD), mass=None, max_edges=MOST_EDGES
+    )
+    flows = [fg.connected_flow(graph).sum() for graph in (routes, fg.build_graph(weights, readings=False))]
+    filters = {**routes.info.filters, "kept_flow": flows[0] / flows[1]}
+    same_graph(answer.graph, replace(routes, info=replace(routes.info, filters=filters)))
     assert answer.note == f"routes over edges of share ≥ {'.1' if threshold else '.01'}"
     readings = fg.node_readings(trace, answer.graph.nodes, k=5)
     assert [r and r.top[0][0] for r in answer.graph.readings] == [r and r.top[0][0] for r in readings]
@@ -153,7 +160,7 @@ def test_at_most_3000_edges_that_hang_together(traces, run, trace, monkeypatch):
     answer = ask(traces, GraphQuestion(run, "proximity", "all"))
     assert len(answer.graph) == 20
     whole = fg.build_graph(fg.edge_weights(trace, method="proximity"))
-    assert answer.note.startswith(f"all edges; the strongest 20 of {len(whole):,} that hang together, ")
+    assert answer.note.startswith(f"all edges; the strongest 20 of {len(whole):,} that hang together")
     assert (fg.connected_flow(answer.graph) > 0).all()
 
 
