@@ -1,0 +1,191 @@
+"""axe-core over every state of the page: contrast, names, roles, landmarks and focus order, in light and in dark."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from flowgraph_webapp.recipe import to_query
+from flowgraph_webapp.service.service import Service
+
+from tests.app.tabs import SIZES, WAIT, Opened, served
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+
+RULES = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "best-practice"]
+OFF: dict[str, str] = {}
+"""Rule that is switched off → why."""
+STATE = "resid_post.23.-.7.-"
+_ASK = """async ([rules, off]) => {
+  const { violations, passes } = await window.axe.run(document, {
+    runOnly: { type: 'tag', values: rules }, rules: Object.fromEntries(off.map((name) => [name, { enabled: false }])),
+  });
+  const said = violations.flatMap((rule) => rule.nodes.map((node) => `${rule.id}: ${node.html.slice(0, 160)} — ${node.failureSummary}`));
+  return [said, passes.length];
+}"""
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """The bundled examples, without a model."""
+    with served(Service(())) as found:
+        yield found
+
+
+@pytest.fixture(scope="module")
+def query() -> str:
+    service = Service(())
+    service.close()
+    return to_query(next(one.recipe for one in service.examples if one.id == "capital-of-japan"))
+
+
+def violations(tab: Opened) -> list[str]:
+    """What axe finds, one sentence for each element."""
+    import axe_playwright_python.base as axe
+
+    if not tab.page.evaluate("Boolean(window.axe)"):
+        tab.page.evaluate(axe.AXE_SCRIPT)
+    found, passed = tab.page.evaluate(_ASK, [RULES, list(OFF)])
+    assert passed > 10
+    return found
+
+
+def empty(tab: Opened, _query: str) -> None:
+    tab.goto()
+    tab.page.wait_for_selector(".opening .example")
+
+
+def graph(tab: Opened, query: str) -> None:
+    tab.drawn(query)
+    tab.page.wait_for_selector("#details table")
+
+
+def node(tab: Opened, query: str) -> None:
+    tab.drawn(f"{query}&selected={STATE}&pins={STATE}")
+    tab.wait("document.getElementById('details').textContent.includes('L23.resid_post@7')")
+
+
+def edge(tab: Opened, query: str) -> None:
+    graph(tab, query)
+    tab.page.locator("#details [data-pick^='edge.']").first.click()
+    tab.wait("app.selected?.startsWith('edge.')")
+    tab.page.wait_for_selector("#details [data-pick^='resid'], #details [data-pick^='logit']")
+
+
+def search(tab: Opened, query: str) -> None:
+    tab.drawn(f"{query}&keep=200")
+    tab.page.locator("#search").fill("Tokyo")
+    tab.page.wait_for_selector("#matches li")
+
+
+def panel(name: str):
+    def show(tab: Opened, query: str) -> None:
+        tab.drawn(f"{query}&tab={name}")
+        tab.page.wait_for_selector("#content .drawn > *", timeout=WAIT)
+
+    return show
+
+
+def menu(name: str):
+    def show(tab: Opened, query: str) -> None:
+        graph(tab, query)
+        tab.page.locator(f"#{name} summary").click()
+        assert tab.page.locator(f"#{name} .menu-body").is_visible()
+
+    return show
+
+
+def help_text(tab: Opened, query: str) -> None:
+    graph(tab, query)
+    tab.page.locator("#help").click()
+    assert tab.page.locator("#help-text").is_visible()
+
+
+def choices(tab: Opened, query: str) -> None:
+    """The list of a drop-down."""
+    panel("heads")(tab, query)
+    tab.page.locator("#score").click()
+    tab.page.wait_for_selector(".dash-dropdown-content[aria-labelledby] input")
+
+
+def notice(tab: Opened, query: str) -> None:
+    graph(tab, query)
+    tab.redrawn(lambda: tab.choose("level", "head"))
+    tab.choose("method", "norms")
+    tab.page.wait_for_selector("#notice .notice")
+
+
+def absent(tab: Opened, query: str) -> None:
+    """A panel that cannot be shown says why in its place."""
+    tab.drawn(f"{query}&tab=semantic".replace("semantic_layers=23,24", "semantic_layers=3,5"))
+    tab.page.wait_for_selector("#content .notice")
+
+
+def drawers(tab: Opened, query: str) -> None:
+    tab.page.set_viewport_size({"width": 900, "height": 700})
+    tab.drawn(query)
+    tab.page.locator("#left-drawer").click()
+    assert tab.page.locator("aside.left").is_visible()
+
+
+VIEWS = {
+    "empty": empty, "graph": graph, "node": node, "edge": edge, "search": search,
+    **{name: panel(name) for name in ("lens", "heads", "attention", "bars", "semantic")},
+    **{f"menu-{name}": menu(name) for name in ("examples", "export", "save-session")},
+    "help": help_text, "choices": choices, "notice": notice, "absent": absent, "drawers": drawers,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("view", VIEWS)
+def test_everyone_can_use(opened, query, view, scheme):
+    tab = opened(SIZES[1], scheme)
+    VIEWS[view](tab, query)
+    assert violations(tab) == []
+
+
+def test_the_tab_key_goes_through_the_page_as_it_reads(tab):
+    empty(tab, "")
+    tab.evaluate("document.activeElement.blur()")
+    reached = []
+    for _ in range(60):
+        tab.page.keyboard.press("Tab")
+        if tab.evaluate("document.activeElement === document.body"):
+            break
+        assert tab.evaluate("document.activeElement.checkVisibility()")
+        assert tab.evaluate("document.activeElement.closest('[aria-hidden=true]') === null")
+        reached.append(tab.evaluate("document.activeElement.id || document.activeElement.closest('[id]').id"))
+    first = [name for n, name in enumerate(reached) if name not in reached[:n]]
+    places = [first.index(name) for name in ("model", "prompt", "trace", "examples", "theme", "help", "method", "keep")]
+    assert places == sorted(places)
+    assert first.index("keep") < first.index("stage") < first.index("search")
+
+
+def test_a_menu_is_chosen_from_with_keys(tab, query):
+    panel("heads")(tab, query)
+    tab.page.locator("#score").focus()
+    assert tab.evaluate("document.activeElement.tabIndex") == 0
+    tab.page.keyboard.press("Enter")
+    for value in ("direct_logit", "entropy", "sink"):
+        tab.wait("document.activeElement.value === argument", value)
+        tab.page.keyboard.press("Space" if value == "sink" else "ArrowDown")
+    tab.wait("location.search.includes('score=sink')")
+    assert tab.page.get_by_role("button", name="Score sink (share)").count() == 1
+
+
+def test_help_takes_the_focus_and_gives_it_back(tab):
+    empty(tab, "")
+    tab.page.locator("#help").click()
+    assert tab.evaluate("document.activeElement.id") == "help-text"
+    tab.page.keyboard.press("Escape")
+    assert not tab.page.locator("#help-text").is_visible()
+    assert tab.evaluate("[document.activeElement.id, document.activeElement.ariaExpanded]") == ["help", "false"]
+
+
+def test_choices_are_heard_with_their_group(tab, query):
+    graph(tab, query)
+    for group, chosen in (("Method", "proximity"), ("Show", "routes"), ("Level", "token"), ("Edge width", "flow")):
+        box = tab.page.get_by_role("radiogroup", name=group)
+        assert box.get_by_role("radio", checked=True).get_attribute("value") == chosen
+    assert tab.page.get_by_role("slider", name="Layers from", exact=True).count() == 1
+    assert tab.page.get_by_role("application", name="Flow graph").count() == 1
