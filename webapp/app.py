@@ -13,7 +13,7 @@ from werkzeug.wrappers import Response
 from flowgraph.errors import FlowgraphError
 from flowgraph.views import css_variables, page_bundle, page_library, page_styles
 
-from .callbacks import address, browser, details, downloads, drawing, effects, generation, panels, sessions
+from .callbacks import browser, details, discovery, downloads, drawing, effects, generation, panels, sessions
 from .ids import Id
 from .layout.page import page
 from .present.errors import notice
@@ -68,7 +68,7 @@ def create_app(service: Service) -> Dash:
         add_log_handler=False,
     )
     app.layout = page(service.models, sessions.examples(service), downloads.FORMATS)
-    for module in (address, drawing, generation, panels, details, effects, sessions, downloads):
+    for module in (drawing, generation, panels, details, effects, discovery, sessions, downloads):
         module.register(app, service)
     browser.register(app)
     _serve_page_files(app)

@@ -178,27 +178,23 @@ def test_a_ticket_that_no_page_writes_is_a_fault_without_details(page, ticket):
     assert "notice" in answer["sideUpdate"]
 
 
-def test_controls_are_set_from_the_address(page):
-    search = f"?model=smollm2&text={quote('a <b> & c')}&chat=1&method=norms&show=all&level=head&threshold=0.05&heads_in=21,3&layer=3&fill=entropy"
-    _, answer = page.call("location.search", "method.value", {"layer.options": [{}] * 30}, value=search)
-    values = {name: change["value"] for name, change in answer["response"].items()}
-    assert values == {
-        "model": "smollm2", "prompt": "a <b> & c", "chat": ["chat"], "method": "norms", "show": "all", "level": "head",
-        "threshold": 0.05, "heads_in": "21, 3", "layer": 3, "fill": "entropy", "width": "flow", "orientation": "auto",
-    }  # fmt: skip
-
-
-def test_a_bare_address_opens_with_the_first_model():
-    page = Page(FakeService(("other", "smollm2")))
-    _, answer = page.call("location.search", "method.value", {"layer.options": []}, value="")
-    assert answer["response"]["model"]["value"] == "other"
-    assert answer["response"]["prompt"]["value"] == ""
-
-
-def test_a_malformed_address_leaves_the_controls_alone(page):
-    _, answer = page.call("location.search", "method.value", {"layer.options": []}, value="?text=x&method=magic")
-    assert "magic" in notice_of(answer)
-    assert answer.get("response", {}) == {}
+def test_no_answer_of_the_server_can_undo_what_was_chosen_meanwhile(page):
+    controls = {
+        Id.MODEL,
+        Id.PROMPT,
+        Id.CHAT,
+        Id.METHOD,
+        Id.SHOW,
+        Id.LEVEL,
+        Id.HEADS_IN,
+        Id.THRESHOLD,
+        Id.WIDTH,
+        Id.ORIENTATION,
+        Id.FILL,
+    }
+    writers = [one for one in page.callbacks if any(f"{name}.value" in one["output"] for name in controls)]
+    assert len(writers) == 1
+    assert writers[0]["clientside_function"]["function_name"] == "restore"
 
 
 @pytest.mark.parametrize("tab", CHOICES["tab"])

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from itertools import pairwise
+from urllib.parse import quote
 
 import pytest
 from flowgraph_webapp.service.errors import Busy
 
+from tests.app.conftest import until
 from tests.app.fake_service import EXAMPLE, FakeService
-from tests.app.tabs import QUERY, SIZES, served
+from tests.app.tabs import QUERY, SIZES, Opened, served
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_model]
 
@@ -78,7 +80,9 @@ def test_hovering_says_what_a_node_reads(tab):
 
 
 def test_the_slider_filters_without_the_server_and_stays_in_the_address(tab, service):
+    service.asked.clear()
     tab.drawn()
+    until(lambda: len(service.asked) == 4, "run and graph to be asked for the picture and for the details")
     before = tab.shown()
     asked = len(service.asked)
     tab.keep(150)
@@ -239,6 +243,33 @@ def test_an_error_keeps_the_last_picture_and_can_be_dismissed(tab, service):
     assert tab.picture() == before
     tab.page.get_by_role("button", name="Dismiss").click()
     tab.wait("document.getElementById('notice').textContent === ''")
+
+
+def test_controls_are_set_from_the_address(tab):
+    said = f"text={quote('a <b> & c')}&chat=1&method=norms&show=all&level=head&threshold=0.05&heads_in=21,3&layer=3&fill=entropy&width=share"
+    tab.goto(f"?{said}")
+    tab.wait("document.querySelector('#method input:checked').value === 'norms'")
+    assert tab.page.get_by_label("Prompt").input_value() == "a <b> & c"
+    assert tab.page.locator("#chat input").is_checked()
+    for name, value in {
+        "show": "all",
+        "level": "head",
+        "fill": "entropy",
+        "width": "share",
+        "orientation": "auto",
+    }.items():
+        assert tab.page.locator(f"#{name} input:checked").get_attribute("value") == value
+    assert [tab.page.locator(f"#{name}").input_value() for name in ("threshold", "heads_in")] == ["0.05", "21, 3"]
+
+
+def test_a_bare_address_opens_with_the_first_model(browser):
+    with served(FakeService(("other", "smollm2"))) as place:
+        tab = Opened(browser, place, SIZES[0], "light").goto()
+        assert tab.text("#model").strip() == "other"
+        tab.page.get_by_label("Prompt").fill(EXAMPLE)
+        tab.page.get_by_role("button", name="Trace").click()
+        tab.wait("location.search.includes('model=other')")
+        tab.context.close()
 
 
 def test_a_malformed_address_is_explained_and_the_page_still_works(tab):

@@ -6,10 +6,25 @@ from dash import ClientsideFunction, Dash, Input, Output, State
 
 from ..ids import Id
 
+_SHARED = (Id.LAYER, Id.SCORE)
+"""Controls whose choices, and first value, come with an answer."""
+_RESTORED = (
+    Id.MODEL, Id.PROMPT, Id.CHAT, Id.THRESHOLD, Id.HEADS_IN, Id.METHOD, Id.SHOW, Id.LEVEL, Id.WIDTH, Id.ORIENTATION, Id.FILL, *_SHARED,
+)  # fmt: skip
+"""Controls that are set from the address, in the order in which ``restore`` gives them. That runs in the browser: a slow answer could
+undo what was chosen meanwhile."""
+
 
 def register(app: Dash) -> None:
     """Connect the functions of ``assets/*.js``."""
     address = Input(Id.LOCATION, "search")
+    app.clientside_callback(
+        ClientsideFunction("flowgraph", "restore"),
+        *(Output(name, "value", allow_duplicate=name in _SHARED) for name in _RESTORED),
+        address,
+        State(Id.LAYER, "options"),
+        prevent_initial_call="initial_duplicate",
+    )
     _wire(app, "ticket", Output(Id.TICKET, "data"), address)
     _wire(app, "panel", Output(Id.PANEL, "data"), address, Input(Id.RUN, "data"))
     _wire(app, "attach", Input(Id.META, "data"))
@@ -18,6 +33,10 @@ def register(app: Dash) -> None:
     _wire(app, "setting", Input(Id.SETTING, "data"))
     _wire(app, "markGrown", address, Input(Id.CONTINUATION, "children"))
     _wire(app, "goOn", Input(Id.CONTINUE, "n_clicks"), Input(Id.COUNT, "n_submit"), State(Id.COUNT, "value"))
+    _wire(app, "chooseTask", Input(Id.TASK, "value"))
+    _wire(app, "showFound", Input(Id.FOUND_AT, "data"))
+    form = (Id.TASK, Id.CORRUPTED, Id.ANSWER, Id.AGAINST, Id.PROMPTS, Id.CIRCUIT, Id.BUDGET)
+    _wire(app, "find", Input(Id.FIND, "n_clicks"), *(State(name, "value") for name in form))
     settings = (Id.METHOD, Id.SHOW, Id.LEVEL, Id.HEADS_IN, Id.THRESHOLD)
     asked = (State(name, "value") for name in (Id.PROMPT, Id.MODEL, Id.CHAT, *settings))
     _wire(app, "trace", Input(Id.TRACE, "n_clicks"), *asked)

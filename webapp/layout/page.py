@@ -11,10 +11,10 @@ from dash.development.base_component import Component
 
 from ..attributes import named
 from ..ids import Id
-from ..recipe import Recipe
+from ..recipe import CHOICES, Recipe
 from .controls import controls
 from .examples import Example
-from .header import header
+from .header import first_model, header
 from .stage import centre, details
 from .words import KEYS, METHODS, POINTER, SHOWS
 
@@ -44,7 +44,13 @@ def page(models: Sequence[str], examples: Sequence[Example], formats: Sequence[s
         id=Id.APP,
         className="flowgraph",
         **named(
-            {"data-defaults": json.dumps(_defaults()), "data-view": " ".join(VIEW), "data-silent": " ".join(SILENT)}
+            {
+                "data-defaults": json.dumps(_defaults()),
+                "data-choices": json.dumps(CHOICES),
+                "data-model": first_model(models),
+                "data-view": " ".join(VIEW),
+                "data-silent": " ".join(SILENT),
+            }
         ),
     )
 
@@ -73,11 +79,15 @@ def _stores() -> list[Component]:
         Id.OPENED,
         Id.CONTINUATION_TICKET,
         Id.TEST,
+        Id.PROPOSAL,
+        Id.FIND_TICKET,
+        Id.FOUND_AT,
     )
+    polls = (Id.POLL, Id.CONTINUATION_POLL, Id.TEST_POLL, Id.FIND_POLL)
     return [
         dcc.Location(id=Id.LOCATION, refresh=False),
         *(dcc.Store(id=name) for name in names),
-        *(dcc.Interval(id=name, interval=_POLL_MS, disabled=True) for name in (Id.POLL, Id.CONTINUATION_POLL)),
+        *(dcc.Interval(id=name, interval=_POLL_MS, disabled=True) for name in polls),
     ]
 
 
