@@ -7,10 +7,11 @@ same target; *structural* edges exist in the model but have no number under the 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -37,6 +38,22 @@ UNITS: tuple[str, ...] = get_args(Unit)
 """What an edge's weight can be: a share of its target; a length; logits; an attention probability; an activation; the part of
 its target that a vector makes up, ⟨part, whole⟩ / ⟨whole, whole⟩, which sums to 1 over all parts; a width as VISIT draws it,
 whose scale differs from one kind of edge to another (:mod:`flowgraph.semantic.visit`)."""
+
+
+Role = tuple[str, float]
+"""Name of a role that a head has, and the score behind it."""
+
+
+@runtime_checkable
+class Roles(Protocol):
+    """Roles of a model's heads, as :class:`flowgraph.HeadRoles` has them."""
+
+    @property
+    def model(self) -> str:
+        """Name of the model."""
+
+    def of(self, node: Node) -> Mapping[str, float]:
+        """Role → the score behind it."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +138,15 @@ class FlowGraph:
         enters the same target in the same unit.
     undefined
         Nodes whose incoming shares are not defined by the method's own formula and follow its stated substitute.
+    roles
+        [N] roles of each node, each with the score behind it, as :meth:`with_roles` sets them; only heads have any. Empty
+        when none were asked for.
 
     Raises
     ------
     ArgumentError
-        If the columns differ in length, an edge points nowhere, a number is not finite, or a node occurs twice.
+        If the columns differ in length, an edge points nowhere, a number is not finite, a node occurs twice, or anything but a
+        head has roles.
     """
 
     nodes: tuple[Node, ...]
@@ -143,6 +164,7 @@ class FlowGraph:
     readings: tuple[NodeReading | None, ...] = ()
     undefined: tuple[Node, ...] = ()
     unit: Int[np.ndarray, "E"] | None = None
+    roles: tuple[tuple[Role, ...], ...] = ()
 
     def __post_init__(self) -> None:
         for name in EDGE_COLUMNS:
@@ -154,6 +176,7 @@ class FlowGraph:
             raise ArgumentError("FlowGraph.nodes holds the same node twice")
         if self.readings and len(self.readings) != len(self.nodes):
             raise ArgumentError(f"FlowGraph.readings has {len(self.readings)} rows for {len(self.nodes)} nodes")
+        self._check_roles()
         ends, kinds = len(self.nodes), len(EDGE_KINDS)
         for name, size in (("source", ends), ("target", ends), ("kind", kinds), ("unit", len(UNITS))):
             column = getattr(self, name)
@@ -166,6 +189,17 @@ class FlowGraph:
         for name in ("weight", "share"):
             if not np.isfinite(getattr(self, name)).all():
                 raise ArgumentError(f"FlowGraph.{name} holds numbers that are not finite")
+
+    def _check_roles(self) -> None:
+        if self.roles and len(self.roles) != len(self.nodes):
+            raise ArgumentError(f"FlowGraph.roles has {len(self.roles)} rows for {len(self.nodes)} nodes")
+        for node, roles in zip(self.nodes, self.roles, strict=False):
+            if roles and node.kind != "head":
+                raise ArgumentError(f"FlowGraph.roles has roles of {node}, which is no head; expected none")
+            if len({name for name, _ in roles}) != len(roles):
+                raise ArgumentError(f"FlowGraph.roles has a role of {node} twice; expected each once")
+            if not all(math.isfinite(score) for _, score in roles):
+                raise ArgumentError(f"FlowGraph.roles has scores of {node} that are not finite")
 
     def __len__(self) -> int:
         """Number of edges."""
@@ -216,6 +250,7 @@ class FlowGraph:
             readings=tuple(self.readings[i] for i in used) if self.readings else (),
             undefined=tuple(node for node in self.undefined if node in kept),
             unit=None if self.unit is None else self.unit[edges].copy(),
+            roles=tuple(self.roles[i] for i in used) if self.roles else (),
         )
 
     def unit_of(self, e: int) -> str:
@@ -225,6 +260,30 @@ class FlowGraph:
     def with_readings(self, readings: Sequence[NodeReading | None]) -> FlowGraph:
         """The same graph, its nodes carrying ``readings`` ([N], None for a node that has none)."""
         return replace(self, readings=tuple(readings))
+
+    def with_roles(self, roles: Roles) -> FlowGraph:
+        """The same graph, its heads carrying their roles, whatever their position; no other node has any.
+
+        Parameters
+        ----------
+        roles
+            What :func:`flowgraph.head_roles` found in the graph's model.
+
+        Raises
+        ------
+        ArgumentError
+            If the roles are of another model, or the graph has heads that they do not speak of.
+        """
+        if roles.model != self.info.model:
+            raise ArgumentError(
+                f"the roles are of heads of {roles.model!r}, and the graph is of {self.info.model!r}; "
+                "find the roles of the graph's model"
+            )
+        heads = {(node.layer, node.head): node for node in self.nodes if node.kind == "head"}
+        found = {place: tuple(roles.of(node).items()) for place, node in heads.items()}
+        return replace(
+            self, roles=tuple(found[node.layer, node.head] if node.kind == "head" else () for node in self.nodes)
+        )
 
     def caption(self) -> str:
         """One line that says model, prompt, method, filters and how much is hidden.
@@ -291,7 +350,8 @@ class FlowGraph:
 
         Nodes carry ``kind``, ``layer``, ``head``, ``position``, ``label`` and, where read, ``norm``, ``top_tokens``,
         ``top_probabilities``, ``top_logits``, the same for ``bottom_``, ``target_logit``, ``target_probability``,
-        ``target_log_probability``, ``target_rank`` and ``entropy``. Edges carry ``kind``, ``layer``, ``head``,
+        ``target_log_probability``, ``target_rank`` and ``entropy``; heads, where they were asked for, ``roles``, each with its
+        score. Edges carry ``kind``, ``layer``, ``head``,
         ``query_pos``, ``key_pos``, ``weight`` and ``share`` (None on structural edges) and ``unit``.
 
         Examples
@@ -314,7 +374,7 @@ class FlowGraph:
 
         Edges: ``source``, ``target`` (rows of the table of nodes) with their labels, then the attributes of
         :meth:`to_networkx` and ``structural``. Nodes: ``kind``, ``layer``, ``head``, ``position``, ``index``, ``label``, ``token``
-        and, where nodes were read, their readings. What does not exist is missing (``NA``).
+        and, where there are any, readings and ``roles``. What does not exist is missing (``NA``).
 
         Raises
         ------
@@ -345,7 +405,11 @@ class FlowGraph:
         elif node.token is not None:
             data["token"] = node.token
         reading = self.readings[n] if self.readings else None
-        return data if reading is None else data | reading.to_dict()
+        if reading is not None:
+            data |= reading.to_dict()
+        if self.roles and node.kind == "head":
+            data["roles"] = dict(self.roles[n])
+        return data
 
     def edge_dict(self, e: int) -> dict[str, Any]:
         """Attributes of edge ``e`` as plain data."""

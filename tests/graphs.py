@@ -57,7 +57,7 @@ def graph_of(edges: Sequence[Edge], nodes: Sequence[Node] = (), **changes: Any) 
     everything = tuple(dict.fromkeys([*nodes, *(node for edge in edges for node in (edge.source, edge.target))]))
     number = {node: n for n, node in enumerate(everything)}
     shares = np.array([edge.share or 0.0 for edge in edges], dtype=np.float64)
-    of_graph = {name: changes.pop(name) for name in ("readings", "undefined") if name in changes}
+    of_graph = {name: changes.pop(name) for name in ("readings", "undefined", "roles") if name in changes}
     facts: dict[str, Any] = {
         "method": "norms",
         "unit": "norm",
@@ -262,7 +262,7 @@ def nodes(draw: st.DrawFn) -> Node:
 
 
 def same(one: FlowGraph, other: FlowGraph) -> bool:
-    """Whether two graphs hold the same nodes, bit-identical columns, readings and origin."""
+    """Whether two graphs hold the same nodes, bit-identical columns, readings, roles and origin."""
     columns = (
         "source",
         "target",
@@ -283,6 +283,7 @@ def same(one: FlowGraph, other: FlowGraph) -> bool:
         and one.share.astype(np.float64).tobytes() == other.share.astype(np.float64).tobytes()
         and one.info == other.info
         and one.readings == other.readings
+        and one.roles == other.roles
         and one.undefined == other.undefined
         and [one.unit_of(e) for e in range(len(one))] == [other.unit_of(e) for e in range(len(other))]
     )

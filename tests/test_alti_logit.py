@@ -7,7 +7,8 @@ import pytest
 
 import flowgraph
 from flowgraph import alti_logit, direct_logit_attribution, edge_weights
-from flowgraph.errors import UnsupportedReadingError
+from flowgraph.algorithms.alti_logit import AltiLogit
+from flowgraph.errors import ArgumentError, UnsupportedReadingError
 from tests.conftest import IDS, JAPAN, LINEAR
 
 
@@ -44,6 +45,28 @@ def test_parts_are_mixed_as_the_states_are_and_sum_to_the_logit(tiny, name, posi
     assert found.tokens.sum() + found.biases == pytest.approx(found.logit, rel=1e-4, abs=1e-4)
     assert np.flatnonzero(found.embedding).tolist() in ([], [trace.position])
     assert not found.tokens[trace.position + 1 :].any()
+
+
+def test_the_table_has_a_row_for_each_token_and_sums_to_the_logit(tiny, tmp_path):
+    trace = flowgraph.trace(tiny("gpt2"), IDS, foil=5)
+    found = alti_logit(trace)
+    frame = found.to_dataframe()
+    assert frame["position"].tolist() == list(range(7))
+    assert frame["token"].tolist() == list(trace.tokens)
+    parts = frame[["attention", "mlps", "embedding"]].to_numpy()
+    np.testing.assert_array_equal(parts, np.stack([found.attention, found.mlps, found.embedding], axis=1))
+    np.testing.assert_allclose(frame["logits"], parts.sum(1))
+    assert frame["logits"].sum() + found.biases == pytest.approx(found.logit, rel=1e-4, abs=1e-4)
+    for said in (f"{found.logit:.6g}", f"{found.biases:.6g}"):
+        assert said in found.table().note
+    with np.load(found.save(tmp_path / "logit.npz"), allow_pickle=False) as arrays:
+        assert {"token", "attention", "mlps", "embedding", "logits", "biases", "logit"} <= set(arrays)
+    assert repr(found) == f"AltiLogit({found.logit:.4g} logits over 7 tokens, biases {found.biases:.4g})"
+
+
+def test_tokens_must_fit_the_parts():
+    with pytest.raises(ArgumentError, match="prompt_tokens has 1 texts for 2 tokens"):
+        AltiLogit(np.zeros(2), np.zeros(2), np.zeros(2), 0.0, 0.0, ("a",))
 
 
 def test_models_without_a_linear_head_say_so(tiny):

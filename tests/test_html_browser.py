@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -317,6 +318,32 @@ def test_a_click_fills_the_details_and_escape_empties_them(opened):
     page.page.keyboard.press("Escape")
     assert "Click a node or an edge" in page.text("[data-part=details]")
     assert page.evaluate("cy.elements('.chosen').length") == 0
+
+
+def test_roles_stand_in_the_tip_and_in_the_details_as_text(opened):
+    graph = head_graph(layers=4)
+    roles = [
+        (("previous_token", 0.9731), ("<b>bold</b>", -3.25)) if node.kind == "head" else () for node in graph.nodes
+    ]
+    first = next(n for n, node in enumerate(graph.nodes) if node.kind == "head")
+    line = "roles: previous token 0.973, <b>bold</b> −3.25"
+    page = opened(replace(graph, roles=tuple(roles)))
+    page.keep(1000)
+    assert line in page.hover(f"n{first}")
+    page.page.mouse.click(*page.point(f"n{first}"))
+    assert line in page.text("[data-part=details]")
+    state = page.id_of("L2.resid_post@7")
+    page.page.mouse.click(*page.point(state))
+    assert page.text("[data-part=details]").startswith("L2.resid_post@7")
+    assert "roles" not in page.text("[data-part=details]")
+    nothing = opened(replace(graph, roles=((),) * len(graph.nodes)))
+    nothing.keep(1000)
+    nothing.page.mouse.click(*nothing.point(f"n{first}"))
+    assert "roles: none" in nothing.text("[data-part=details]")
+    unasked = opened(graph)
+    unasked.keep(1000)
+    unasked.page.mouse.click(*unasked.point(f"n{first}"))
+    assert "roles" not in unasked.text("[data-part=details]")
 
 
 def test_clicks_on_the_canvas_select_and_control_click_pins(opened):

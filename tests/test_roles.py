@@ -90,13 +90,11 @@ def test_roles_are_found_on_nodes_of_a_graph(constructed):
     circuit, _, _, found = constructed("plain")
     layer, head = circuit.heads["induction"]
     for position in (None, 3):
-        assert found.of(fg.Node("head", layer=layer, head=head, position=position)) == (
-            "induction",
-            "copying",
-            "name_mover",
-        )
-    assert found.of(fg.Node("head", layer=0, head=0)) == ()
-    assert found.of(fg.Node("mlp", layer=layer)) == ()
+        roles = found.of(fg.Node("head", layer=layer, head=head, position=position))
+        behind = {"induction": "induction", "copying": "copying", "name_mover": "answer"}
+        assert roles == {role: found[score][layer, head] for role, score in behind.items()}
+    assert found.of(fg.Node("head", layer=0, head=0)) == {}
+    assert found.of(fg.Node("mlp", layer=layer)) == {}
 
 
 # What the numbers are

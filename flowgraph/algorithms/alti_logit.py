@@ -7,6 +7,7 @@ at that position is a mixture of input tokens by then; the rollout of ALTI's sha
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -15,11 +16,12 @@ from ..attribution import direct_logit_attribution
 from ..errors import ArgumentError
 from ..methods import edge_weights
 from ..recorded import Trace
+from ..table import Table, Tabular
 from .rollout import attention_rollout
 
 
 @dataclass(frozen=True, eq=False)
-class AltiLogit:
+class AltiLogit(Tabular):
     """A logit, or a difference of two, over the input tokens. All parts are in logits.
 
     Attributes
@@ -34,6 +36,8 @@ class AltiLogit:
         Sum of what comes from no token.
     logit
         The model's logit before a soft-cap (target minus foil when there is a foil).
+    prompt_tokens
+        [key_pos] texts of the input tokens.
     """
 
     attention: Float[np.ndarray, "T"]
@@ -41,18 +45,44 @@ class AltiLogit:
     embedding: Float[np.ndarray, "T"]
     biases: float
     logit: float
+    prompt_tokens: tuple[str, ...]
 
     def __post_init__(self) -> None:
         if not self.attention.shape == self.mlps.shape == self.embedding.shape:
             raise ArgumentError(
                 f"AltiLogit has parts of shapes {self.attention.shape}, {self.mlps.shape} and {self.embedding.shape}"
             )
+        if len(self.prompt_tokens) != len(self.attention):
+            raise ArgumentError(
+                f"AltiLogit.prompt_tokens has {len(self.prompt_tokens)} texts for {len(self.attention)} tokens"
+            )
+
+    def __repr__(self) -> str:
+        return f"AltiLogit({self.logit:.4g} logits over {len(self.prompt_tokens)} tokens, biases {self.biases:.4g})"
 
     @property
     def tokens(self) -> Float[np.ndarray, "T"]:
         """[key_pos] all that comes from each input token; with ``biases`` it sums to the logit."""
         total: np.ndarray = self.attention + self.mlps + self.embedding
         return total
+
+    def table(self) -> Table:
+        """One row for each input token: ``position``, ``token``, ``attention``, ``mlps``, ``embedding``, and ``logits``, their sum."""
+        columns: dict[str, Any] = {
+            "position": list(range(len(self.prompt_tokens))),
+            "token": list(self.prompt_tokens),
+            "attention": self.attention,
+            "mlps": self.mlps,
+            "embedding": self.embedding,
+            "logits": self.tokens,
+        }
+        total = float(self.tokens.sum()) + self.biases
+        note = f"with biases of {self.biases:.6g} all tokens sum to {total:.6g}, the logit is {self.logit:.6g}"
+        return Table(repr(self), columns, note=note)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The columns of the table, ``biases`` and ``logit``."""
+        return {**super().arrays(), "biases": np.asarray(self.biases), "logit": np.asarray(self.logit)}
 
 
 def alti_logit(trace: Trace, target: str | int | None = None, foil: str | int | None = None) -> AltiLogit:
@@ -99,4 +129,5 @@ def alti_logit(trace: Trace, target: str | int | None = None, foil: str | int | 
         embedding=embedding,
         biases=float(sum(written.biases.values())),
         logit=written.logit,
+        prompt_tokens=tuple(trace.tokens),
     )

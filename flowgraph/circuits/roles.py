@@ -6,7 +6,7 @@ they write is read from the weights; what a task makes of them is measured on it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -34,8 +34,15 @@ THRESHOLDS: Mapping[str, float] = MappingProxyType(
 )  # fmt: skip
 """Score → what a head has to exceed for the role of that name; for roles of two scores, in both."""
 
-_MOVERS = {"name_mover": 1.0, "negative_mover": -1.0}
-_WRITERS = {"copying": 1.0, "negative_copying": -1.0}
+_NEEDS: Mapping[str, tuple[tuple[str, float], ...]] = {
+    **{name: ((name, 1.0),) for name in ATTENTION_SCORES},
+    "copying": (("copying", 1.0),),
+    "negative_copying": (("copying", -1.0),),
+    "name_mover": (("copying", 1.0), ("answer", 1.0)),
+    "negative_mover": (("copying", -1.0), ("answer", 1.0)),
+}
+"""Role → scores that have to exceed their thresholds, each times its sign; the first one ranks the role's heads."""
+_SCORE = {"negative_copying": "copying", "name_mover": "answer", "negative_mover": "answer"}
 _SHOWN = 3
 _ORDER = (*ATTENTION_SCORES, *COPY_SCORES, *TASK_SCORES)
 
@@ -86,19 +93,28 @@ class HeadRoles(Tabular):
         ``copying``, ``negative_copying``: the score ``copying`` is above its threshold, or below the negative of it.
         ``name_mover``, ``negative_mover``: the same, and the score ``answer`` is above its threshold.
         """
-        found = {name: self._above(name) for name in ATTENTION_SCORES}
-        found |= {role: self._above("copying", sign) for role, sign in _WRITERS.items()}
-        movers = set(self._above("answer"))
-        for role, sign in _MOVERS.items():
-            found[role] = tuple(node for node in self._above("copying", sign) if node in movers)
+        found = {role: self._heads(needs) for role, needs in _NEEDS.items()}
         return {role: nodes for role, nodes in found.items() if nodes}
 
-    def of(self, node: Node) -> tuple[str, ...]:
-        """Roles of a head, whatever its position; none for anything else."""
+    def of(self, node: Node) -> dict[str, float]:
+        """Role of a head, whatever its position → the score behind it; none for anything else.
+
+        The score is that of the role's name; of ``negative_copying`` it is ``copying``. Of movers it is ``answer``: their other
+        score stands beside it, since each of them copies, or copies negatively, as well.
+
+        Raises
+        ------
+        ArgumentError
+            If the model has no such head.
+        """
         if node.kind != "head":
-            return ()
-        head = Node("head", layer=node.layer, head=node.head)
-        return tuple(role for role, nodes in self.roles.items() if head in nodes)
+            return {}
+        place = node.layer or 0, node.head or 0
+        layers, heads = next(iter(self.scores.values())).values.shape
+        if not (place[0] < layers and place[1] < heads):
+            raise ArgumentError(f"node {node} is no head of {self.model}, which has {layers} layers of {heads} heads")
+        named = [role for role, needs in _NEEDS.items() if all(self._above(*need, place) for need in needs)]
+        return {role: float(self.scores[_SCORE.get(role, role)].values[place]) for role in named}
 
     def __repr__(self) -> str:
         layers, heads = next(iter(self.scores.values())).values.shape
@@ -133,13 +149,22 @@ class HeadRoles(Tabular):
         """Each score as [layer, head]."""
         return {name: score.values for name, score in self.scores.items()}
 
-    def _above(self, name: str, sign: float = 1.0) -> tuple[Node, ...]:
+    def _heads(self, needs: Sequence[tuple[str, float]]) -> tuple[Node, ...]:
+        """Heads that meet all needs, those with the highest first score first."""
+        name, sign = needs[0]
         if name not in self.scores:
             return ()
-        values = sign * self.scores[name].values
-        order = np.argsort(-values, axis=None, kind="stable")[: int((values > self.thresholds[name]).sum())]
-        places = zip(*np.unravel_index(order, values.shape), strict=True)
-        return tuple(Node("head", layer=int(layer), head=int(head)) for layer, head in places)
+        values = self.scores[name].values
+        places = (np.unravel_index(n, values.shape) for n in np.argsort(-sign * values, axis=None, kind="stable"))
+        found = ((int(layer), int(head)) for layer, head in places)
+        return tuple(
+            Node("head", layer=place[0], head=place[1])
+            for place in found
+            if all(self._above(*need, place) for need in needs)
+        )
+
+    def _above(self, name: str, sign: float, place: tuple[int, int]) -> bool:
+        return name in self.scores and bool(sign * self.scores[name].values[place] > self.thresholds[name])
 
 
 def head_roles(

@@ -3,7 +3,7 @@ r"""Attributes for formats that hold one value of a simple type at a time, and t
 In all of these formats
 
 - what is None or an empty text is left out;
-- lists and tables (``top_tokens``, ``tokens``, ``filters`` …) are JSON texts;
+- lists and tables (``top_tokens``, ``roles``, ``tokens``, ``filters`` …) are JSON texts;
 - a character that the format cannot hold is written by its number: ``⟨000B⟩`` for a vertical tab, and inside a JSON
   text as JSON's own ``\u000b``, which reads back.
 """

@@ -5,7 +5,7 @@ GraphML holds flat attributes of one simple type each, in XML. So
 - nodes are called ``n0``, ``n1`` … and edges ``e0``, ``e1`` …, in the graph's order; a node's label is its attribute
   ``label``;
 - what is None or an empty text is left out, so a structural edge has no ``weight`` and no ``share``;
-- lists and tables (``top_tokens``, ``tokens``, ``filters`` …) are JSON texts;
+- lists and tables (``top_tokens``, ``roles``, ``tokens``, ``filters`` …) are JSON texts;
 - a character that XML cannot hold, or that its readers change, is written visibly by its number: ``⟨000B⟩`` for a
   vertical tab. Line feeds and tabs stay.
 
@@ -153,14 +153,20 @@ def _values(data: Checked) -> dict[str, Any]:
 
 def _exact(graph: FlowGraph) -> dict[str, Any]:
     number = {node: n for n, node in enumerate(graph.nodes)}
-    readings = ((n, reading) for n, reading in enumerate(graph.readings) if reading is not None)
-    changed = ((n, _changed(reading.to_dict(), f"nodes[{n}]")) for n, reading in readings)
+    changed = ((n, _changed(_said(graph, n), f"nodes[{n}]")) for n in range(len(graph.nodes)))
     return {
         "undefined": [number[node] for node in graph.undefined],
         "label_tokens": {n: node.token for n, node in enumerate(graph.nodes) if node.token is not None},
         "graph": _changed(info_dict(graph.info), "graph"),
         "nodes": {n: texts for n, texts in changed if texts},
     }
+
+
+def _said(graph: FlowGraph, n: int) -> dict[str, Any]:
+    """What a node says beside what it is: its reading and its roles."""
+    reading = graph.readings[n] if graph.readings else None
+    roles = {"roles": dict(graph.roles[n])} if graph.roles else {}
+    return roles if reading is None else reading.to_dict() | roles
 
 
 def _changed(data: dict[str, Any], place: str) -> dict[str, Any]:

@@ -11,8 +11,8 @@
 
 What is used where it is there, in the words of :meth:`FlowGraph.to_networkx`:
 
-- of nodes: ``kind``, ``layer``, ``head``, ``position``, ``index``, ``label``, ``token``, and with ``norm`` the fields
-  of a reading;
+- of nodes: ``kind``, ``layer``, ``head``, ``position``, ``index``, ``label``, ``token``, with ``norm`` the fields of a
+  reading, and of heads ``roles``;
 - of edges: ``kind``, ``layer``, ``head``, ``query_pos``, ``key_pos``, ``share``, ``unit``;
 - of the graph: the fields of :class:`~flowgraph.graph.GraphInfo`, and ``name`` for the model.
 
@@ -208,7 +208,10 @@ def _node(row: Checked, n: int) -> dict[str, Any]:
     limits = {"layer": MOST_LAYERS, "head": MOST_TOKENS, "position": MOST_TOKENS, "index": None}
     numbers = {name: _index(row, name, limit) for name, limit in limits.items()}
     node: dict[str, Any] = {**(row.value if "norm" in row.value else {}), "id": n, "kind": kind, **numbers}
-    node.pop("label_token", None)
+    for name in ("label_token", "roles"):
+        node.pop(name, None)
+    if kind == "head" and "roles" in row.value:
+        node["roles"] = row.value["roles"]
     names: tuple[str, ...] = ("label_token", "token") if kind == "logit" else ("label_token",)
     if kind is None:
         node |= {"kind": "neuron", "index": n if node["index"] is None else node["index"]}

@@ -12,6 +12,7 @@ The file is one JSON object that ``networkx.node_link_graph(data, edges="edges")
 0. - ``weight`` and ``share`` are null on structural edges. - A node has reading fields, ``norm`` first, if it
 was read (:meth:`NodeReading.to_dict`). A graph of nodes of which
   none was read is read back with empty ``readings``.
+- Where roles of heads were asked for, a head has ``roles``, an object of each role's score, empty if it has none.
 - ``label`` and ``token`` are for other programs. A token that belongs to the node itself, as a logit's does,
 is in
   ``label_token``.
@@ -33,7 +34,7 @@ import numpy as np
 from jaxtyping import Int
 
 from ..errors import ArgumentError, FileFormatError, FlowgraphError, GraphTooLargeError, NonFiniteError
-from ..graph import EDGE_KINDS, UNITS, FlowGraph, GraphInfo, info_dict
+from ..graph import EDGE_KINDS, UNITS, FlowGraph, GraphInfo, Role, info_dict
 from ..nodes import NODE_KINDS, Node
 from ..reading import NodeReading
 from .checked import LARGEST_COUNT, Checked, Rows
@@ -196,6 +197,7 @@ def graph_of_data(data: Checked) -> FlowGraph:
     rows = list(data.field("nodes").items(MOST_NODES))
     nodes = tuple(_node(row, n) for n, row in enumerate(rows))
     readings = tuple(_reading(row) for row in rows)
+    roles = tuple(_roles(row) for row in rows)
     undefined = tuple(nodes[entry.index(len(nodes))] for entry in about.field("undefined").items())
     columns = _columns(Rows.of(data.field("edges"), MOST_EDGES), len(nodes), info.unit)
     try:
@@ -205,6 +207,7 @@ def graph_of_data(data: Checked) -> FlowGraph:
             info=info,
             readings=readings if any(reading is not None for reading in readings) else (),
             undefined=undefined,
+            roles=tuple(found or () for found in roles) if any(found is not None for found in roles) else (),
         )
     except ArgumentError as error:
         raise FileFormatError(str(error)) from error
@@ -255,6 +258,12 @@ def _node(row: Checked, n: int) -> Node:
         return Node(kind, **numbers, token=None if token is None else token.text())  # type: ignore[arg-type]
     except FlowgraphError as error:
         raise FileFormatError(f"{row.place}: {error}") from error
+
+
+def _roles(row: Checked) -> tuple[Role, ...] | None:
+    """Roles of a node; None where nothing is said of them."""
+    roles = row.optional("roles")
+    return None if roles is None else tuple((name, entry.number()) for name, entry in roles.entries())
 
 
 _NUMBERS = (

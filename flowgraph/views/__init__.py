@@ -12,15 +12,16 @@ from .caption import caption
 
 if TYPE_CHECKING:
     from .document import page_bundle, page_library, page_styles
-    from .elements import Drawing, drawing
+    from .elements import COLOURED_KINDS, Drawing, drawing, facts
     from .html import page_data, render_html
     from .legend import legend_of
+    from .roles import roles_text
     from .semantic_style import pill_fills
     from .style import RANK_LABELS, THEMES, Theme, css_variables, rank_decade
     from .text import visible
 
 _WHERE = {
-    **dict.fromkeys(("Drawing", "drawing"), "elements"),
+    **dict.fromkeys(("COLOURED_KINDS", "Drawing", "drawing", "facts"), "elements"),
     "legend_of": "legend",
     "page_bundle": "document",
     "page_data": "html",
@@ -28,13 +29,14 @@ _WHERE = {
     "page_styles": "document",
     "render_html": "html",
     "pill_fills": "semantic_style",
+    "roles_text": "roles",
     **dict.fromkeys(("RANK_LABELS", "THEMES", "Theme", "css_variables", "rank_decade"), "style"),
     "visible": "text",
 }
 
 __all__ = [
-    "RANK_LABELS", "THEMES", "Drawing", "Theme", "caption", "css_variables", "drawing", "legend_of", "page_bundle", "page_data", "page_library",
-    "page_styles", "pill_fills", "rank_decade", "render_html", "visible",
+    "COLOURED_KINDS", "RANK_LABELS", "THEMES", "Drawing", "Theme", "caption", "css_variables", "drawing", "facts", "legend_of", "page_bundle", "page_data", "page_library",
+    "page_styles", "pill_fills", "rank_decade", "render_html", "roles_text", "visible",
 ]  # fmt: skip
 
 

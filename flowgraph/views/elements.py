@@ -28,7 +28,8 @@ OPENING_EDGES = 300
 _OPENING_EDGES_SIGNED = 120  # every one of them ends in the logit
 _ASKED = frozenset({"path_mass", "mass", "threshold", "top_k"})
 _MAJOR_HEADS = 48
-_STATES = frozenset({"embed", "resid_pre", "resid_post"})
+COLOURED_KINDS = frozenset({"embed", "resid_pre", "resid_post"})
+"""Kinds of nodes whose colour and label say what they read."""
 _BIASES = frozenset({"attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
 _HEADS = frozenset({"head", "kv_group"})
 _SQUARES = _BIASES | {"mlp", "neuron", "attn", "position_embed"}
@@ -238,7 +239,7 @@ def _shape_classes(drawn: Drawing, n: int, outgoing: Sequence[Sequence[int]]) ->
         return ["goal"]
     if node.kind == "resid_mid":
         return ["junction"]
-    if node.kind in _STATES:
+    if node.kind in COLOURED_KINDS:
         return ["state", rank_class(graph.readings[n] if graph.readings else None)]
     shape = "head" if node.kind in _HEADS else "square bias" if node.kind in _BIASES else "square"
     if graph.info.unit != "logits" or not outgoing[n] or is_circuit(graph):
@@ -278,7 +279,7 @@ def _state_labels(drawn: Drawing) -> tuple[list[str], list[list[str]]]:
         elif node.kind == "logit" or (is_circuit(graph) and node.layer is None):
             labels[n], priorities[n] = goal_label(drawn, node), ["p3"]
         reading = graph.readings[n] if graph.readings else None
-        if node.kind in _STATES and reading is not None and reading.top:
+        if node.kind in COLOURED_KINDS and reading is not None and reading.top:
             priority = _priority(reading, below.get(node.position))
             if n == drawn.start or (reading.target_rank == 1 and node.position not in first_best):
                 priority = "p3"

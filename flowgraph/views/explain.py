@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ..graph import EDGE_KINDS, FlowGraph
 from ..nodes import Node, label
 from .caption import edges_text, prompt_text
 from .layout import is_circuit
+from .roles import roles_text
 from .text import prompt_line, visible
 
 _SHOWN = 3
@@ -71,6 +72,8 @@ def explain(graph: FlowGraph) -> Explanation:
         sentences += _logits(graph)
     else:
         sentences += _flow(graph)
+    if graph.roles:
+        sentences += _roles(graph)
     if graph.undefined:
         nodes = tuple(graph.nodes.index(node) for node in graph.undefined)
         names = _listed([label(node) for node in graph.undefined[:_SHOWN]], more=len(graph.undefined) > _SHOWN)
@@ -151,6 +154,24 @@ def _circuit(graph: FlowGraph) -> Iterator[Sentence]:
         yield Sentence(
             f"By the effects of the edges out of them, the strongest heads are {names}.", nodes=tuple(heads[:_SHOWN])
         )
+
+
+def _roles(graph: FlowGraph) -> Iterator[Sentence]:
+    """Roles of the heads whose edges weigh the most, a head of several positions once."""
+    heads = [n for n, node in enumerate(graph.nodes) if node.kind == "head"]
+    named = [n for n in heads if graph.roles[n]]
+    if heads and not named:
+        yield Sentence("No head here has a role.", nodes=tuple(heads))
+    total = np.zeros(len(graph.nodes))
+    # Weights of different units do not compare; shares do.
+    np.add.at(total, graph.source, np.abs(graph.weight if graph.unit is None else graph.share))
+    first: dict[tuple[int | None, int | None], int] = {}
+    for n in sorted(named, key=lambda n: -total[n]):
+        first.setdefault((graph.nodes[n].layer, graph.nodes[n].head), n)
+    for n in list(first.values())[:_SHOWN]:
+        head = replace(graph.nodes[n], position=None)
+        noun = "role" if len(graph.roles[n]) == 1 else "roles"
+        yield Sentence(f"Head {label(head)} has the {noun} {roles_text(graph.roles[n])}.", nodes=(n,))
 
 
 def _ends(graph: FlowGraph, e: int) -> str:

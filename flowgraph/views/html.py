@@ -17,6 +17,7 @@ from .document import Page, asset, document, noted_caption, shell, title
 from .elements import LEVELS, MOST_EDGES, Drawing, drawing, elements, facts
 from .layout import LAYOUT, columns, extent, is_circuit
 from .legend import legend
+from .roles import node_roles
 from .style import THEMES, stylesheet
 from .text import printable, visible
 
@@ -157,6 +158,7 @@ def _page_data(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str,
         "empty": _empty_note(graph),
         **parts,
         **facts(drawn),
+        "roles": node_roles(drawn.graph),
     }
 
 

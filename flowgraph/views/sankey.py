@@ -10,6 +10,7 @@ from ..graph import EDGE_KINDS, FlowGraph
 from ..nodes import label
 from ..reading import NodeReading
 from .caption import caption
+from .roles import roles_text
 from .semantic_elements import carried, pill_text
 from .semantic_layout import Plan
 from .semantic_plan import plan_of
@@ -159,8 +160,10 @@ def _fill(reading: NodeReading | None) -> str:
 def _node_text(graph: FlowGraph, n: int) -> str:
     reading = graph.readings[n] if graph.readings else None
     lines = [f"<b>{escape(printable(label(graph.nodes[n])))}</b>"]
+    if graph.roles and graph.nodes[n].kind == "head":
+        lines.append(f"roles: {escape(roles_text(graph.roles[n]))}")
     if reading is None:
-        return lines[0]
+        return "<br>".join(lines)
     for name, entries in (("most", reading.top), ("least", reading.bottom)):
         if entries:
             words = (f"{escape(visible(token))} {probability:.2g}" for token, probability, _ in entries[:_HOVER_TOKENS])

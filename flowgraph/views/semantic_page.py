@@ -15,6 +15,7 @@ from ..nodes import Node
 from ..reading import NodeReading
 from .caption import layers_text, percent
 from .document import Page, asset, noted_caption, shell, title
+from .roles import node_roles
 from .semantic_elements import edge_classes, semantic_elements, semantic_facts
 from .semantic_layout import GRID, Panel, Plan
 from .semantic_legend import semantic_legend
@@ -153,6 +154,7 @@ def _page_data(graph: FlowGraph, plan: Plan) -> dict[str, Any]:
         "styles": {name: [*semantic_stylesheet(theme), _pinned(theme)] for name, theme in THEMES.items()},
         **semantic_elements(graph, plan),
         **semantic_facts(graph),
+        "roles": node_roles(graph),
     }
 
 

@@ -38,6 +38,7 @@ function nodeDetails(page, node) {
   if (reading) rows.push(...readingFacts(data, reading));
   return [
     element('h3', {}, ...nodeTitle(graph, node, 'span')),
+    ...rolesNote(graph, node),
     facts(rows),
     ...(reading ? tokenTables(data, graph.kinds[node], reading) : []),
     ...rankedTable('in, by share', graph.incoming[node], 'share', (edge, most) => edgeRow(page, edge, 'source', 'share', most)),

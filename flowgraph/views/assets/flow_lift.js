@@ -99,7 +99,7 @@ function tipPlace({ renderedPosition: { x, y } }) {
 
 function nodeTip(page, node) {
   const { graph, data } = page;
-  const lines = [line(...nodeTitle(graph, node))];
+  const lines = [line(...nodeTitle(graph, node)), ...rolesNote(graph, node)];
   const reading = graph.readings[node];
   if (reading) lines.push(...readingTip(data, graph, node, reading));
   else if (graph.kinds[node] !== 'logit') lines.push(note('not read'));

@@ -31,8 +31,8 @@ function createGraph(data) {
     incoming[edge.target].push(edge);
     outgoing[edge.source].push(edge);
   }
-  const { labels, kinds, positions, flows, readings, tokens } = data;
-  return { edges, incoming, outgoing, labels, kinds, positions, flows, readings, tokens, places: data.nodes.map((node) => node.data) };
+  const { labels, kinds, positions, flows, readings, roles, tokens } = data;
+  return { edges, incoming, outgoing, labels, kinds, positions, flows, readings, roles, tokens, places: data.nodes.map((node) => node.data) };
 }
 
 /** Number of a node or edge from its id: n17, e5. */
@@ -49,6 +49,12 @@ function nodeTitle(graph, node, tag = 'b') {
   const position = graph.positions[node];
   const token = position === null || graph.kinds[node] === 'logit' ? [] : [' ', tokenText(graph.tokens[position] ?? '')];
   return [element(tag, {}, graph.labels[node]), ...token];
+}
+
+/** Roles of a head with the scores behind them; nothing where none were asked for. */
+function rolesNote(graph, node) {
+  const roles = graph.roles[node] ?? null;
+  return roles === null ? [] : [note(`roles: ${roles}`)];
 }
 
 function nodeName(graph, node) {

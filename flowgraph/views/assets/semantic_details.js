@@ -20,6 +20,7 @@ function nodeDetails(page, node) {
   return [
     element('h3', {}, ...nodeTitle(graph, node, 'span')),
     note(WHAT[kind] ?? ''),
+    ...rolesNote(graph, node),
     ...(reading ? [facts(readingFacts(data, kind, reading)), ...tokenTables(data, kind, reading)] : []),
     ...edgeTable(page, 'in', graph.incoming[node], 'source'),
     ...edgeTable(page, 'out', graph.outgoing[node], 'target'),

@@ -67,7 +67,7 @@ function tipPlace({ target, renderedPosition }) {
 function nodeTip(page, node) {
   const { graph, data } = page;
   const reading = graph.readings[node];
-  const lines = [line(...nodeTitle(graph, node)), element('p', { class: 'what' }, WHAT[graph.kinds[node]] ?? '')];
+  const lines = [line(...nodeTitle(graph, node)), element('p', { class: 'what' }, WHAT[graph.kinds[node]] ?? ''), ...rolesNote(graph, node)];
   if (!reading) return graph.kinds[node] === 'logit' ? lines : [...lines, note('not read')];
   lines.push(...wordLines(data, graph.kinds[node], reading));
   const facts = readingFacts(data, graph.kinds[node], reading, { brief: true }).map(([name, ...value]) => element('span', {}, ...[name].flat(), ' ', ...value));
