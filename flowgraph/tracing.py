@@ -108,10 +108,10 @@ def trace(
     torch.Size([30, 9, 8, 8])
     """
     loaded = load_model(model)
-    ids = _prompt_ids(loaded, text_or_ids, chat)
+    ids = ids_of_prompt(loaded, text_or_ids, chat)
     what = keep if isinstance(keep, Keep) else Keep() if keep is None else Keep(frozenset(keep))
     window = _window(loaded, what)
-    at = _position(loaded, ids, position)
+    at = explained_position(loaded, ids, position)
     aims = {name: _aim(loaded, value, name) for name, value in (("target", target), ("foil", foil))}
     size = _size(loaded, len(ids), what.sites, window)
     logger.info("the trace will keep %.1f MB (%s bytes)", size / 2**20, f"{size:,}")
@@ -144,7 +144,7 @@ def trace_size(
     """
     loaded = load_model(model)
     what = keep if isinstance(keep, Keep) else Keep() if keep is None else Keep(frozenset(keep))
-    return _size(loaded, len(_prompt_ids(loaded, text_or_ids, False)), what.sites, _window(loaded, what))
+    return _size(loaded, len(ids_of_prompt(loaded, text_or_ids)), what.sites, _window(loaded, what))
 
 
 def _size(loaded: LoadedModel, n_tokens: int, sites: frozenset[str], window: range) -> int:
@@ -152,7 +152,16 @@ def _size(loaded: LoadedModel, n_tokens: int, sites: frozenset[str], window: ran
     return sum(torch.Size(shape).numel() for shape in shapes.values()) * loaded.dtype.itemsize
 
 
-def _prompt_ids(loaded: LoadedModel, text_or_ids: str | Sequence[int] | Tensor, chat: bool) -> list[int]:
+def ids_of_prompt(loaded: LoadedModel, text_or_ids: str | Sequence[int] | Tensor, chat: bool = False) -> list[int]:
+    """Token ids of a prompt that the model can take.
+
+    Raises
+    ------
+    PromptError
+        If it is empty or too long, holds an unknown id, or is a text and there is no tokenizer.
+    ArgumentError
+        If token ids are to be wrapped in a chat template.
+    """
     if isinstance(text_or_ids, str):
         if loaded.tokenizer is None:
             raise PromptError(
@@ -188,7 +197,16 @@ def _window(loaded: LoadedModel, keep: Keep) -> range:
     return range(first, stop)
 
 
-def _position(loaded: LoadedModel, ids: list[int], position: int | None) -> int:
+def explained_position(loaded: LoadedModel, ids: list[int], position: int | None = None) -> int:
+    """The position that is explained: the one that was asked for, else the last, or a masked model's mask.
+
+    Raises
+    ------
+    ArgumentError
+        If the prompt has no such position.
+    PromptError
+        If a masked model is given no position and no mask.
+    """
     if position is not None:
         if not -len(ids) <= position < len(ids):
             raise ArgumentError(f"position={position} is outside the prompt of {len(ids)} tokens")

@@ -195,6 +195,16 @@ def test_what_was_run_is_what_is_reported(name, method):
         assert (options["forwards"], options["backwards"]) == ((1 + 5) * COUNT, 5 * COUNT)
 
 
+def test_a_budget_that_does_not_suffice_is_spent_on_the_strongest_edges_of_the_whole_model():
+    model, _, asked = made("negative", 4.0)
+    exact, true, _ = truth(model, asked)
+    strongest = np.sort(np.abs(exact.effects))[::-1]
+    for affordable in range(1, int(true.sum())):
+        graph = flowgraph.discover(model, **asked, budget=COUNT * (3 + affordable))
+        np.testing.assert_allclose(np.abs(graph.weight), strongest[:affordable], rtol=1e-9)
+        assert graph.info.options["untested"] >= true.sum() - affordable
+
+
 @pytest.mark.parametrize("method", ["backward", "acdc"])
 def test_a_budget_bounds_what_is_run_and_the_rest_is_said(method):
     model, _, asked = made("mover")
@@ -235,6 +245,45 @@ def test_zero_ablation_and_other_metrics(tiny):
     )
     assert nats.info.unit == "nats"
     assert "nats" in str(nats.explain())
+
+
+@pytest.mark.parametrize("name", ["plain", "llama"])
+def test_mean_ablation_cuts_to_the_mean_of_the_corrupted_prompts(name):
+    model, _, asked = made(name)
+    graph = flowgraph.discover(model, **asked, how="mean")
+    assert graph.info.options["ablation"] == "mean"
+    assert len(graph) >= 4
+    for edge, weight in weights(graph).items():
+        cut = flowgraph.ablate(
+            model, asked["clean"], edge, "mean", reference=asked["corrupted"], target=asked["target"]
+        )
+        assert weight == pytest.approx(cut.mean_before - cut.mean_after, rel=1e-6)
+    pruned = flowgraph.discover(model, **asked, how="mean", method="acdc")
+    kept = flowgraph.ablate(
+        model, asked["clean"], pruned, "mean", reference=asked["corrupted"], target=asked["target"], outside=True
+    )
+    assert kept.mean_after == pytest.approx(pruned.info.options["metric_of_circuit"], rel=1e-6)
+
+
+def test_first_order_mean_ablation_is_change_to_the_mean_times_gradient():
+    model, _, asked = made("plain", 4.0)
+    graph = flowgraph.discover(model, **asked, how="mean", method="eap", threshold=0.0)
+    grads = flowgraph.gradients(model, asked["clean"], target=asked["target"])
+    embedding = model.model.transformer.wte
+    positions = torch.arange(asked["clean"].shape[1])
+    clean, corrupted = (
+        embedding(asked[part]) + model.model.transformer.wpe(positions) for part in ("clean", "corrupted")
+    )
+    by_hand = float(((corrupted.mean(0) - clean) * grads.into(1, "v")[2]).sum()) / COUNT
+    assert -weights(graph)[Edge(Node("embed"), Node("head", layer=1, head=2), "v")] == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_mean_ablation_needs_two_prompts_of_a_length():
+    model, _, asked = made("plain")
+    with pytest.raises(PromptError, match="there is 1 of 13 tokens; give at least two"):
+        flowgraph.discover(
+            model, clean=asked["clean"][:1], corrupted=asked["corrupted"][:1], target=asked["target"][:1], how="mean"
+        )
 
 
 def test_activation_times_gradient_is_first_order_zero_ablation():
@@ -296,7 +345,7 @@ def test_bad_input(tiny):
         flowgraph.discover(model, **asked, metric=flowgraph.target_rank)
     for wrong, message in (
         ({"method": "magic"}, "method='magic' must be one of backward"),
-        ({"how": "mean"}, "how='mean' must be"),
+        ({"how": "means"}, "how='means' must be one of zero, mean, resample"),
         ({"threshold": 1.0}, "threshold=1.0"),
         ({"top_k": 0}, "top_k=0"),
         ({"steps": 0}, "steps=0"),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 import flowgraph as fg
 from flowgraph.errors import ArgumentError, CancelledError, PromptError
@@ -48,8 +52,8 @@ def test_parts_of_any_size_give_the_same(tiny, monkeypatch, tokens):
     loaded = tiny("llama", torch.float64)
     prompts = [IDS, OTHER, IDS[::-1]]
     whole = fg.head_effects(loaded, prompts, target=TARGET, metric=fg.log_probability)
-    monkeypatch.setattr("flowgraph.interventions.head_effects._TOKENS", tokens)
-    monkeypatch.setattr("flowgraph.interventions.head_effects._LOGIT_ROWS", 4)
+    monkeypatch.setattr("flowgraph.interventions.sweep._WIDEST", tokens * 4 * loaded.anatomy.blocks[0].mlp_output.d_in)
+    monkeypatch.setattr("flowgraph.interventions.sweep._LOGIT_ROWS", 4)
     parts = fg.head_effects(loaded, prompts, target=TARGET, metric=fg.log_probability)
     np.testing.assert_allclose(parts.by_prompt, whole.by_prompt, rtol=1e-9, atol=1e-12)
 
@@ -82,7 +86,7 @@ def test_progress_and_cancel(tiny):
     assert parts[0] == 0.0
     assert parts[-1] == 1.0
     calls = iter((False, True))
-    with pytest.raises(CancelledError, match="cancelled after 50%"):
+    with pytest.raises(CancelledError, match="cancelled after 4 of 12 blocks"):
         fg.head_effects(tiny("gpt2"), IDS, cancel=lambda: next(calls))
     assert not any(module._forward_pre_hooks for module in tiny("gpt2").model.modules())
 
@@ -99,6 +103,53 @@ def test_the_memory_is_stated_and_bounded(tiny):
     )
     with pytest.raises(ArgumentError, match="does not hold the unchanged runs and one changed row"):
         fg.head_effects(loaded, IDS, max_bytes=1000)
+
+
+class Live(TorchDispatchMode):
+    """Counts the bytes of all tensors that are made and not yet thrown away, besides a model's weights."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.now = self.peak = 0
+        self.known = weakref.WeakSet(weight.untyped_storage() for weight in model.state_dict().values())
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        made = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(made):
+            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self.known:
+                self.known.add(storage)
+                self.now += storage.nbytes()
+                weakref.finalize(storage, self._freed, storage.nbytes())
+        self.peak = max(self.peak, self.now)
+        return made
+
+    def _freed(self, size):
+        self.now -= size
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "bert"])
+@pytest.mark.parametrize("part", [1.0, 0.6])
+def test_the_stated_memory_is_kept(tiny, name, part):
+    loaded = tiny(name)
+    prompts = [fg.trace(loaded, (IDS * 7)[shift : 40 + shift], position=-1, keep=()) for shift in (0, 3, 5)]
+    for how, others, metric in (("zero", None, None), ("resample", prompts[::-1], fg.kl_divergence)):
+        whole = fg.sweep_size(loaded, prompts, others)
+        stated = fg.sweep_size(loaded, prompts, others, max_bytes=int(part * whole))
+        assert stated <= part * whole
+        with Live(loaded.model) as live:
+            fg.head_effects(loaded, prompts, others, how, metric=metric, max_bytes=int(part * whole))
+        assert 0.2 * stated < live.peak <= stated
+
+
+def test_a_linear_metric_needs_no_logits(tiny):
+    """The target over the mean of all tokens, as weights of the last state and by all logits."""
+    for name in FAMILIES:
+        loaded = tiny(name, torch.float64)
+        prompts = [fg.trace(loaded, ids, position=-1, keep=(), target=TARGET) for ids in (IDS, OTHER)]
+        plain = fg.head_effects(loaded, prompts, metric=lambda logits: logits[:, TARGET] - logits.mean(-1))
+        linear = fg.head_effects(loaded, prompts)
+        np.testing.assert_allclose(linear.by_prompt, plain.by_prompt, rtol=1e-9, atol=1e-11)
+        np.testing.assert_allclose(linear.clean, plain.clean, rtol=1e-12)
 
 
 def test_bad_input(tiny):

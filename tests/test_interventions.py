@@ -11,6 +11,7 @@ import torch
 import flowgraph as fg
 from flowgraph.errors import (
     ArgumentError,
+    CancelledError,
     ModelMismatchError,
     NonFiniteError,
     PromptError,
@@ -93,6 +94,18 @@ def test_zero_ablation_is_weights_set_to_zero(tiny, prompt, name):
         assert effect.mean_effect == pytest.approx(expected - before, rel=1e-5, abs=1e-7)
         # A neuron of a rectifier may be off at every position.
         assert effect.mean_effect != 0 or (name.startswith("opt") and node.kind == "neuron")
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_corrupted_text_is_read_where_its_clean_prompt_is(tiny, name):
+    loaded = tiny(name, torch.float64)
+    clean, other = (fg.trace(loaded, ids, position=3, keep=(), target=TARGET, foil=FOIL) for ids in (IDS, OTHER))
+    for corrupted in (other, OTHER, torch.tensor(OTHER)):
+        effect = fg.patch(loaded, clean, corrupted, HEAD)
+        assert effect.corrupted[0] == pytest.approx(difference(other.logits.numpy()), abs=1e-9)
+    graphs = [fg.discover(loaded, clean=clean, corrupted=one, method="eap", threshold=0.0) for one in (other, OTHER)]
+    assert graphs[0].info.options["gap"] == graphs[1].info.options["gap"]
+    assert np.array_equal(graphs[0].weight, graphs[1].weight)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -421,6 +434,33 @@ def test_the_model_is_left_as_it_was(name):
     assert all(parameter.grad is None for parameter in model.parameters())
     assert model.config._attn_implementation == implementation
     assert torch.is_grad_enabled()
+
+
+# Long work
+
+
+@pytest.mark.parametrize("name", ["gpt2", "bert", "gpt_neox"])
+def test_progress_and_cancel(tiny, prompt, name):
+    """Every block of every run is reported, and each of them can be the last."""
+    loaded = tiny(name)
+    clean, other, short, shorter = (prompt(name, ids, torch.float32) for ids in (IDS, OTHER, IDS[:5], OTHER[:4]))
+    asked = {
+        "ablate": (lambda **watch: fg.ablate(loaded, clean, HEAD, **watch), 2),
+        "to the reference": (lambda **watch: fg.ablate(loaded, clean, HEAD, "mean", reference=other, **watch), 3),
+        "patch": (lambda **watch: fg.patch(loaded, clean, other, HEAD, **watch), 3),
+        "by length": (lambda **w: fg.patch(loaded, [clean, short], [other, shorter], HEAD, align="end", **w), 6),
+    }
+    for act, passes in asked.values():
+        blocks, seen = passes * len(loaded.anatomy.blocks), []
+        plain = act()
+        np.testing.assert_array_equal(act(progress=lambda *told, seen=seen: seen.append(told)).after, plain.after)
+        assert seen == [("measuring the change", n / blocks) for n in range(blocks + 1)]
+        for last in (0, 1, blocks - 1):
+            calls = iter([False] * last + [True])
+            with pytest.raises(CancelledError, match=f"cancelled after {last} of {blocks} blocks"):
+                act(cancel=lambda calls=calls: next(calls))
+            assert not any(module._forward_pre_hooks or module._forward_hooks for module in loaded.model.modules())
+        np.testing.assert_array_equal(act(cancel=lambda: False).after, plain.after)
 
 
 # Bad input

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..interventions.ablation import answer_logits
-from ..interventions.edge_scores import _first_order, _fix_softmax
+from ..interventions.edge_scores import _first_order, _fix_softmax, gradients_into, products
 from ..interventions.gradients import Forward, Gradients, backward
 from ..interventions.passes import Pass
 from ..interventions.senders import Kept, keep_senders, written, written_change
@@ -41,7 +41,7 @@ def attribution(search: Search, *, steps: int = 1, qk_fix: bool = False) -> Scor
         Gradients are means over this many runs whose embeddings lie on the line from the clean to the corrupted prompt, its
         left ends: 1 is the clean run alone (EAP).
     qk_fix
-        Score edges into queries and keys by a softmax that is run anew.
+        Score edges into queries and keys by a softmax that is run anew, whatever ``steps``.
     """
     found = []
     for n, pairs in enumerate(search.parts):
@@ -64,19 +64,23 @@ def _of_part(search: Search, pairs: Pairs, steps: int, qk_fix: bool) -> tuple[Te
         states = run.run(pairs.corrupted.ids)
         corrupted = search.metric(answer_logits(loaded, states, pairs.corrupted.positions), forward.aims)
         changes = _changes(search, anatomy, forward.kept, run.kept)
-        scores = _first_order(grads, changes)
+    search.spending.forwards += len(pairs)
+    start = forward.kept["resid_pre", 0]
+    embed = run.kept["resid_pre", 0] - start
+    # Scores are linear in the gradients: these are summed, and multiplied once.
+    summed = [gradients_into(grads, layer) for layer in range(len(anatomy.blocks) + 1)] if steps > 1 else []
+    for step in range(1, steps):
+        with _entering(anatomy.blocks[0].module, start + (step / steps) * embed):
+            further, _ = _gradients(search, pairs)
+        for layer, parts in enumerate(summed):
+            for total, part in zip(parts, gradients_into(further, layer), strict=True):
+                total += part
+    with torch.no_grad():
+        scores = products(anatomy, summed.__getitem__, changes) / steps if summed else _first_order(grads, changes)
         if qk_fix:
             _fix_softmax(loaded, grads, forward, changes, scores)
             search.spending.layer_runs += softmax_runs(search, pairs)
-    search.spending.forwards += len(pairs)
-    clean, embed = grads.values, run.kept["resid_pre", 0] - forward.kept["resid_pre", 0]
-    start = forward.kept["resid_pre", 0]
-    for step in range(1, steps):
-        with _entering(anatomy.blocks[0].module, start + (step / steps) * embed):
-            grads, _ = _gradients(search, pairs)
-        with torch.no_grad():
-            scores += _first_order(grads, changes)
-    return scores / steps, clean, corrupted
+    return scores, grads.values, corrupted
 
 
 def softmax_runs(search: Search, pairs: Pairs) -> int:
@@ -92,6 +96,8 @@ def _gradients(search: Search, pairs: Pairs, extra: tuple[str, ...] = ()) -> tup
 
 
 def _changes(search: Search, anatomy: Anatomy, clean: Kept, corrupted: Kept) -> Tensor:
+    if search.how == "mean":
+        return written(anatomy, corrupted).mean(1, keepdim=True) - written(anatomy, clean)
     return written_change(anatomy, clean, corrupted) if search.how == "resample" else -written(anatomy, clean)
 
 

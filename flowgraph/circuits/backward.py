@@ -27,6 +27,8 @@ _SHORTLIST = 16
 """Sources of one reader whose change is followed to the readers behind it."""
 _FAINT = 0.25
 """They are followed from this part of the threshold on."""
+_MOVERS = 32
+"""Sources that change most what an MLP reads: of these its response is run, of the others it is taken for nothing."""
 _SOFTMAX: tuple[Into, ...] = ("q", "k")
 
 
@@ -53,16 +55,17 @@ def backward_discovery(search: Search, least: float) -> Found:
     """Find the edges whose exact effect is at least ``least`` in size.
 
     Edges are tested in rounds, the strongest estimates first, each round from the logits down, so that what a round confirms
-    guides it further down.
+    guides it further down. Where the budget does not suffice for a round, the round begins at stronger estimates.
     """
     state = _State(search, least)
-    level = _FIRST_LEVEL * least
+    level, lowest = _FIRST_LEVEL * least, _MARGIN * least
     while True:
-        bound = max(level, _MARGIN * least)
+        level = max(level, lowest)
+        bound = state.affordable(level)
         for layer, intos in state.order():
             state.refine(layer, intos)
             state.test(layer, intos, bound)
-        if level <= _MARGIN * least or search.spending.left < search.count:
+        if bound <= lowest or search.spending.left < search.count:
             return state.found()
         level /= 2
 
@@ -103,13 +106,17 @@ class _State:
             yield layer, ("mlp",)
             yield layer, ("q", "k", "v")
 
+    def affordable(self, bound: float) -> float:
+        """The bound, or a higher one that only so many edges of the model reach as the budget can test."""
+        sizes = np.sort(np.abs(self.estimates()[self._waiting()]))[::-1]
+        count = self.search.spending.left // self.search.count
+        return max(bound, float(sizes[count - 1])) if 0 < count <= len(sizes) else bound
+
     def test(self, layer: int, intos: tuple[Into, ...], bound: float) -> None:
         """Cut the edges into some readers whose estimate is large enough, as far as the budget goes."""
         columns = np.concatenate([np.arange(*_columns(self.anatomy, layer, into).indices(10**9)) for into in intos])
         estimate = np.abs(self.estimates()[:, columns])
-        wanted = np.argwhere(
-            np.isnan(self.effects[:, columns]) & self.search.possible[:, columns] & (estimate >= bound)
-        )
+        wanted = np.argwhere(self._waiting()[:, columns] & (estimate >= bound))
         order = np.argsort(-estimate[tuple(wanted.T)], kind="stable")
         affordable = self.search.spending.left // self.search.count
         chosen = [(int(s), int(columns[r])) for s, r in wanted[order[:affordable]]]
@@ -153,9 +160,14 @@ class _State:
     def found(self) -> Found:
         """Everything that was tested, and what of it is large enough."""
         chosen = np.abs(np.nan_to_num(self.effects)) >= self.least
-        waiting = np.isnan(self.effects) & self.search.possible & (np.abs(self.estimates()) >= _MARGIN * self.least)
+        waiting = self._waiting() & (np.abs(self.estimates()) >= _MARGIN * self.least)
         notes: dict[str, float | int | str] = {"tested": len(self.by_prompt), "untested": int(waiting.sum())}
         return Found(self.effects, chosen, notes)
+
+    def _waiting(self) -> Bool[np.ndarray, "source receiver"]:
+        """Edges of the model that were not tested."""
+        waiting: np.ndarray = np.isnan(self.effects) & self.search.possible
+        return waiting
 
     def _outs(self, source: int) -> frozenset[int]:
         return frozenset(np.flatnonzero(np.abs(np.nan_to_num(self.effects[source])) >= self.least).tolist())
@@ -181,7 +193,9 @@ class _State:
         if into != "mlp":
             return self.known[layer, "heads"][into]
         if (layer, "mlp") not in self.known:
-            self.known[layer, "mlp"] = _joined([{into: responses.recall_of_mlp(layer)} for responses in self.responses])
+            moved = np.sum([one.moved_of_mlp(layer).double().cpu().numpy() for one in self.responses], axis=0)
+            movers = torch.from_numpy(np.sort(np.argsort(-moved, kind="stable")[:_MOVERS]))
+            self.known[layer, "mlp"] = _joined([{into: one.recall_of_mlp(layer, movers)} for one in self.responses])
         return self.known[layer, "mlp"][into]
 
     def _refine_through(self, layer: int, into: Into, source: int, news: frozenset[int]) -> None:
@@ -196,12 +210,19 @@ class _State:
         senders, total = torch.from_numpy(likely.copy()), np.zeros(len(likely))
         for responses in self.responses:
             change = responses.mlp(layer, senders) if into == "mlp" else responses.head(layer, head, into, senders)
-            for out in sorted(news):
-                node, reads = self.search.receivers[out]
-                total += responses.through(change, node.layer, reads, node.head or 0).double().cpu().numpy()
+            for (reader, reads), heads in self._readers(news).items():
+                total += responses.through(change, reader, reads, heads).double().cpu().numpy()
         group = self.anatomy.n_heads // self.anatomy.n_kv_heads if into in ("k", "v") else 1
         column = _columns(self.anatomy, layer, into).start + head // group
         self.through[likely, column] += total / self.search.count
+
+    def _readers(self, outs: frozenset[int]) -> dict[tuple[int | None, Into], list[int]]:
+        """The heads that edges end in, those of one layer that read alike together; 0 for MLP and logits."""
+        readers: dict[tuple[int | None, Into], list[int]] = {}
+        for out in sorted(outs):
+            node, reads = self.search.receivers[out]
+            readers.setdefault((node.layer, reads), []).append(node.head or 0)
+        return readers
 
     def _done(self) -> float:
         spending = self.search.spending

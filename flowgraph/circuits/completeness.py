@@ -21,29 +21,24 @@ from ..interventions.ablation import Ablation
 from ..interventions.edges import check_node
 from ..interventions.metrics import Metric, metric_of
 from ..interventions.prompts import Prompts
+from ..interventions.ticks import Tick, ticking
 from ..models import load_model
 from ..models.wheel import Progress
 from ..nodes import Node
 from ..table import Table, Tabular
 from .bands import Band, draws_of, mean_band, with_band
-from .runs import Cancel, Data, HeadRuns, task_of, ticking
+from .runs import Cancel, Data, HeadRuns, task_of
 
 _DEEPEST = 10
 """Heads that a greedy set grows to."""
 
 
-@dataclass(frozen=True, eq=False)
-class Completeness(Tabular):
-    """What taking sets of heads out of the circuit does, and out of the whole model.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _HeadsTakenOut(Tabular):
+    """What was asked.
 
     Attributes
     ----------
-    sets
-        [set] the heads K that are taken out; the first is empty.
-    kinds
-        [set] ``"none"``, ``"all"``, ``"random"`` or ``"greedy"``.
-    in_circuit, in_model
-        [set, prompt] metric of C∖K and of M∖K.
     heads
         The circuit's heads C.
     how, metric, unit
@@ -56,10 +51,6 @@ class Completeness(Tabular):
         Name of the model.
     """
 
-    sets: tuple[tuple[Node, ...], ...]
-    kinds: tuple[str, ...]
-    in_circuit: Float[np.ndarray, "set prompt"]
-    in_model: Float[np.ndarray, "set prompt"]
     heads: tuple[Node, ...]
     how: str
     metric: str
@@ -67,6 +58,31 @@ class Completeness(Tabular):
     draws: Int[np.ndarray, "draw prompt"] | None
     seed: int
     model: str
+
+
+@dataclass(frozen=True, eq=False)
+class Completeness(_HeadsTakenOut):
+    """What taking sets of heads out of the circuit does, and out of the whole model.
+
+    Attributes
+    ----------
+    sets
+        [set] the heads K that are taken out; the first is empty.
+    kinds
+        [set] ``"none"``, ``"all"``, ``"random"`` or ``"greedy"``.
+    in_circuit, in_model
+        [set, prompt] metric of C∖K and of M∖K.
+    heads
+        The circuit's heads C.
+    how, metric, unit, draws, seed, model
+        Ablation, what was measured, [draw, prompt] how often each prompt was drawn for the bands (None without), the seed of
+        sets and draws, and the model's name.
+    """
+
+    sets: tuple[tuple[Node, ...], ...]
+    kinds: tuple[str, ...]
+    in_circuit: Float[np.ndarray, "set prompt"]
+    in_model: Float[np.ndarray, "set prompt"]
 
     @property
     def differences(self) -> Float[np.ndarray, "set"]:
@@ -104,7 +120,7 @@ class Completeness(Tabular):
 
 
 @dataclass(frozen=True, eq=False)
-class Minimality(Tabular):
+class Minimality(_HeadsTakenOut):
     """For each head of a circuit, the largest change that taking it out makes.
 
     Attributes
@@ -121,16 +137,9 @@ class Minimality(Tabular):
         As for :class:`Completeness`.
     """
 
-    heads: tuple[Node, ...]
     sets: tuple[tuple[Node, ...], ...]
     by_prompt: Float[np.ndarray, "head prompt"]
     tried: int
-    how: str
-    metric: str
-    unit: str
-    draws: Int[np.ndarray, "draw prompt"] | None
-    seed: int
-    model: str
 
     @property
     def changes(self) -> Float[np.ndarray, "head"]:
@@ -225,11 +234,10 @@ def completeness(
     for _ in range(greedy):
         for out in _grown(sides, draw, depth, candidates):
             found.setdefault(out.tobytes(), ("greedy", out, *sides.both(out)))
-    sides.finish()
     kinds, outs, circuit, whole = zip(*sorted(found.values(), key=lambda one: _KINDS.index(one[0])), strict=True)
     return Completeness(
-        tuple(sides.named(out) for out in outs), kinds, np.stack(circuit), np.stack(whole), sides.heads, how,
-        sides.metric.name, sides.metric.unit, draws_of(circuit[0].size, bootstrap, seed), seed, sides.loaded.name,
+        tuple(sides.named(out) for out in outs), kinds, np.stack(circuit), np.stack(whole),
+        **sides.finished(how, bootstrap, seed),
     )  # fmt: skip
 
 
@@ -291,11 +299,7 @@ def minimality(
         out, change = max(tried, key=lambda one: abs(float(one[1].mean())))
         sets.append(sides.named(out))
         changes.append(change)
-    sides.finish()
-    return Minimality(
-        sides.heads, tuple(sets), np.stack(changes), len(drawn), how, sides.metric.name, sides.metric.unit,
-        draws_of(changes[0].size, bootstrap, seed), seed, sides.loaded.name,
-    )  # fmt: skip
+    return Minimality(tuple(sets), np.stack(changes), len(drawn), **sides.finished(how, bootstrap, seed))
 
 
 _STAGE = "taking heads out"
@@ -320,17 +324,21 @@ class _Sides:
         self.inside = np.zeros((len(anatomy.blocks), anatomy.n_heads), bool)
         self.inside[self._places(np.ones(len(self.heads), bool))] = True
         self._watch = (progress, cancel)
-        self._tick: Callable[[int], None] = lambda _prompts: None
+        self._tick: Tick = lambda _prompts: None
         self._seen: dict[bytes, np.ndarray] = {}
 
     def expect(self, runs: int) -> None:
         """Say how many runs there will be at most."""
-        self._tick = ticking(_STAGE, runs * len(self.runs.full), *self._watch)
+        self._tick = ticking(_STAGE, runs * len(self.runs.full), *self._watch, unit="runs of a prompt")
 
-    def finish(self) -> None:
-        """Say that nothing is left to run."""
+    def finished(self, how: str, bootstrap: int, seed: int) -> dict[str, Any]:
+        """Say that nothing is left to run, and what was asked."""
         if (progress := self._watch[0]) is not None:
             progress(_STAGE, 1.0)
+        return {
+            "heads": self.heads, "how": how, "metric": self.metric.name, "unit": self.metric.unit,
+            "draws": draws_of(len(self.runs.full), bootstrap, seed), "seed": seed, "model": self.loaded.name,
+        }  # fmt: skip
 
     def circuit(self, out: Bool[np.ndarray, "head"]) -> Float[np.ndarray, "prompt"]:
         """[prompt] metric of C∖K."""

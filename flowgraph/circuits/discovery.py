@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, PromptError
 from ..graph import FlowGraph
+from ..interventions.ablation import Ablation
 from ..interventions.metrics import Metric, metric_of
 from ..interventions.prompts import Answers, Prompts
 from ..models import load_model
@@ -18,7 +19,7 @@ from ..tasks import TaskData
 from .attribution import Scores, attribution
 from .backward import Found, backward_discovery
 from .circuit_graph import circuit_graph
-from .pairs import Search, Spending, pairs_of
+from .pairs import Pairs, Search, Spending, pairs_of
 from .pruning import ALL_BELOW, prune_greedily
 
 DiscoveryMethod = Literal["backward", "eap", "eap-qk", "eap-ig", "gradient", "acdc"]
@@ -37,7 +38,7 @@ def discover(
     data: TaskData | None = None,
     method: DiscoveryMethod = "backward",
     metric: Metric | Callable[..., Any] | None = None,
-    how: Literal["resample", "zero"] = "resample",
+    how: Ablation = "resample",
     budget: int | None = None,
     threshold: float = 0.01,
     top_k: int | None = None,
@@ -67,11 +68,12 @@ def discover(
     metric
         As for :func:`flowgraph.gradients`; it has to have a gradient on the clean run.
     how
-        What a cut edge brings: ``"resample"``, what its source wrote in the corrupted run, or ``"zero"``, nothing.
+        What a cut edge brings: ``"resample"``, what its source wrote in the corrupted run; ``"mean"``, what it wrote on average
+        over the corrupted prompts of the same length, position by position, of which there have to be two; ``"zero"``, nothing.
     budget
         Most forwards of one prompt, from the tokens on or resumed at a layer; default 500 for each prompt, and for ``"acdc"``
-        what its shortlist needs. The strongest estimates are tested first; what was not tested for want of forwards is counted
-        in ``info.options["untested"]``.
+        what its shortlist needs. The strongest estimates of the whole model are tested first; what was not tested for want of
+        forwards is counted in ``info.options["untested"]``.
     threshold
         Smallest |effect|, as a part of the gap, the mean metric of the clean runs less that of the corrupted ones.
     top_k
@@ -99,7 +101,9 @@ def discover(
         If the corrupted prompts change nothing, no edge is found, or an argument cannot be used.
     CancelledError
         If ``cancel`` said so.
-    PromptError, TargetError, NonFiniteError, UnsupportedReadingError
+    PromptError
+        If ``how="mean"`` has no two prompts of a length to average; and as for :func:`flowgraph.patch`.
+    TargetError, NonFiniteError, UnsupportedReadingError
         As for :func:`flowgraph.patch`.
 
     References
@@ -113,6 +117,8 @@ def discover(
     loaded = load_model(model)
     loaded.require_head("a circuit for the answer")
     parts = pairs_of(loaded, clean, corrupted, target, foil, data)
+    if how == "mean":
+        _check_averages(parts)
     count = sum(map(len, parts))
     most = (ALL_BELOW if method == "acdc" else FORWARDS) * count if budget is None else budget
     search = Search(
@@ -144,6 +150,15 @@ def least_budget(search: Search, method: str, steps: int) -> None:
             f"budget={search.spending.budget} is too small: method={method!r} runs {needed} forwards for {search.count} prompts "
             "before it can test an edge"
         )
+
+
+def _check_averages(parts: Sequence[Pairs]) -> None:
+    for pairs in parts:
+        if len(pairs) < 2:
+            raise PromptError(
+                f"how='mean' averages the corrupted prompts position by position, and there is 1 of {pairs.clean.n_tokens} tokens; "
+                "give at least two of each length, or say how='resample'"
+            )
 
 
 def _search(search: Search, method: str, threshold: float, steps: int, shortlist: int) -> tuple[Found, float]:
@@ -181,8 +196,8 @@ def _check(
 ) -> None:
     if method not in METHODS:
         raise ArgumentError(f"method={method!r} must be one of {', '.join(METHODS)}")
-    if how not in ("resample", "zero"):
-        raise ArgumentError(f"how={how!r} must be 'resample' or 'zero'")
+    if how not in get_args(Ablation):
+        raise ArgumentError(f"how={how!r} must be one of {', '.join(get_args(Ablation))}")
     if not 0 <= threshold < 1:
         raise ArgumentError(f"threshold={threshold} must be at least 0 and below 1: it is a part of the gap")
     for name, value in (("budget", budget), ("top_k", top_k), ("steps", steps), ("shortlist", shortlist)):

@@ -23,11 +23,12 @@ from ..interventions.edges import Edge
 from ..interventions.metrics import Metric, metric_of
 from ..interventions.plan import circuit_edges
 from ..interventions.prompts import Prompts
+from ..interventions.ticks import ticking
 from ..models import load_model
 from ..models.wheel import Progress
 from ..table import Drawn, Table, ThemeName
 from .bands import Band, band_of, draws_of, with_band
-from .runs import Cancel, Data, all_edges, circuit_runs, edge_mask, task_of, ticking
+from .runs import Cancel, Data, all_edges, circuit_runs, edge_mask, task_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -268,7 +269,7 @@ def faithfulness(
     chosen = metric_of(metric)
     measured, full = circuit_runs(
         loaded, task, masks, how=how, reference=reference, metric=chosen,
-        tick=ticking("measuring circuits", len(masks) * len(task), progress, cancel),
+        tick=ticking("measuring circuits", len(masks) * len(task), progress, cancel, unit="runs of a prompt"),
     )  # fmt: skip
     draws = draws_of(len(task), bootstrap, seed)
     found = Faithfulness(

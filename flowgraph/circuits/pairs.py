@@ -19,6 +19,7 @@ from ..interventions.edges import Edge, Into, receivers, require_sum, sender_nod
 from ..interventions.gradients import Forward, Gradients, backward
 from ..interventions.metrics import Metric
 from ..interventions.prompts import Answers, Batch, Prompts, batch_of, prompts_of
+from ..interventions.senders import written
 from ..models import LoadedModel
 from ..models.wheel import Progress
 from ..nodes import Node
@@ -77,7 +78,8 @@ class Search:
     parts
         The prompts, those of one length together.
     how
-        ``"resample"``: a cut edge brings what its source wrote in the corrupted run; ``"zero"``: nothing.
+        ``"resample"``: a cut edge brings what its source wrote in the corrupted run; ``"mean"``: on average over the corrupted
+        runs of a part; ``"zero"``: nothing.
     """
 
     loaded: LoadedModel
@@ -145,8 +147,11 @@ class Runs:
     def __init__(self, search: Search, pairs: Pairs) -> None:
         self.search, self.pairs = search, pairs
         with torch.no_grad():
-            how = "noise" if search.how == "resample" else "zero"
+            how = "zero" if search.how == "zero" else "noise"
             self.cuts = _Cuts(search.loaded, pairs.clean, pairs.both, how, search.metric)
+            if search.how == "mean":
+                wrote = written(search.loaded.anatomy, self.cuts.kept)
+                self.cuts.changes = (self.cuts.changes + wrote).mean(1, keepdim=True) - wrote
         search.spending.forwards += 2 * len(pairs)
 
     @property

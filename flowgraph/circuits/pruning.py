@@ -118,4 +118,5 @@ class _Pruning:
         keep_senders(run)
         run.run(pairs.corrupted.ids)
         self.search.spending.forwards += len(pairs)
-        return aims, written(self.anatomy, run.kept)
+        wrote = written(self.anatomy, run.kept)
+        return aims, wrote.mean(1, keepdim=True) if self.search.how == "mean" else wrote

@@ -11,6 +11,7 @@ of an edge s → (u, c) see it, once the exact effects of edges out of u are kno
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -73,15 +74,23 @@ class Responses:
                 effect[into] = by_head if into == "q" else by_head.unflatten(1, (-1, self.group)).sum(2)
         return HeadResponses(recall, effect)
 
-    def recall_of_mlp(self, layer: int) -> Float[Tensor, "source 1 prompt"]:
-        """The part of an MLP's whole change that each source alone brings about."""
-        before = senders_before(self.anatomy, layer, "mlp")
-        whole = self.runs.changes[1 + layer * (self.anatomy.n_heads + 1) + self.anatomy.n_heads]
-        along = [
-            torch.einsum("uptd,ptd->up", self.mlp(layer, senders), whole)
-            for senders in self._chunks(torch.arange(before))
+    def moved_of_mlp(self, layer: int) -> Float[Tensor, "source"]:
+        """Σ over prompts and positions of how far each source alone moves what an MLP reads, squared."""
+        state = self.runs.cuts.kept[self.runs.cuts.reads_mlp, layer]
+        senders = torch.arange(senders_before(self.anatomy, layer, "mlp"))
+        parts = [
+            wide(read_through_norm(self.anatomy, layer, "mlp", state, self.runs.changes[some]))
+            for some in self._chunks(senders)
         ]
-        return _part(torch.cat(along)[:, None], whole.flatten(1).square().sum(-1)[None])
+        return torch.cat([part.flatten(1).square().sum(1) for part in parts])
+
+    def recall_of_mlp(self, layer: int, senders: Int[Tensor, "u"]) -> Float[Tensor, "source 1 prompt"]:
+        """The part of an MLP's whole change that each of some sources alone brings about; 0 for all others."""
+        whole = self.runs.changes[1 + layer * (self.anatomy.n_heads + 1) + self.anatomy.n_heads]
+        along = whole.new_zeros(senders_before(self.anatomy, layer, "mlp"), self.prompts)
+        for some in self._chunks(senders):
+            along[some] = torch.einsum("uptd,ptd->up", self.mlp(layer, some), whole)
+        return _part(along[:, None], whole.flatten(1).square().sum(-1)[None])
 
     def head(
         self, layer: int, head: int, into: Into, senders: Int[Tensor, "u"]
@@ -107,14 +116,18 @@ class Responses:
         return torch.cat(parts)
 
     def through(
-        self, change: Float[Tensor, "u prompt position d_model"], layer: int | None, into: Into, head: int
+        self, change: Float[Tensor, "u prompt position d_model"], layer: int | None, into: Into, heads: Sequence[int]
     ) -> Float[Tensor, "u"]:
-        """Σ over prompts of what changes of a sender do to the metric through one reader; ``head`` is 0 for MLP and logits."""
+        """Σ over prompts of what changes of a sender do to the metric through each of some heads, groups for keys and values.
+
+        MLP and logits are head 0 of their layer.
+        """
         if into not in ("q", "k"):
-            return torch.einsum("uptd,ptd->u", change.to(self.grads.final), self.grads.into(layer, into)[head])
+            worth = self.grads.into(layer, into)[list(heads)].sum(0)
+            return torch.einsum("uptd,ptd->u", change.to(self.grads.final), worth)
         assert layer is not None
-        heads = range(head * self.group, (head + 1) * self.group) if into == "k" else range(head, head + 1)
-        chosen = slice(heads.start, heads.stop)
+        size = self.group if into == "k" else 1
+        chosen = [head * size + n for head in heads for n in range(size)]
         values = self.forward.kept["v", layer].repeat_interleave(self.group, 2)[:, :, chosen]
         worth = torch.einsum("pthk,pshk->phts", self.grads.z[layer][:, :, chosen], values.to(self.grads.z))
         pattern = self.forward.kept["pattern", layer][:, chosen]

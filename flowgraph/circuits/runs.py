@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..errors import ArgumentError, CancelledError, PromptError
+from ..errors import ArgumentError, PromptError
 from ..interventions.ablation import Ablation, aims_of, answer_logits
 from ..interventions.changes import Reference, changed
 from ..interventions.edges import Edge, Into, check_edge, receivers, require_sum, sender_index, senders_before
@@ -24,10 +24,10 @@ from ..interventions.metrics import Aims, Metric
 from ..interventions.passes import Pass
 from ..interventions.plan import Plan
 from ..interventions.prompts import Batch, Prompt, Prompts, batch_of, prompts_of
-from ..interventions.senders import head_shift, keep_senders, read_through_norm, written, written_by_heads
+from ..interventions.senders import Changes, head_shift, keep_senders, read_through_norm, written
+from ..interventions.ticks import Tick
 from ..models import LoadedModel
 from ..models.anatomy import Anatomy, wide
-from ..models.wheel import Progress
 from ..tasks import Example, TaskData
 from ..tasks.examples import prompt_ids
 
@@ -127,7 +127,7 @@ def circuit_runs(
     how: Ablation,
     reference: Prompts | None,
     metric: Metric,
-    tick: Callable[[int], None],
+    tick: Tick,
 ) -> tuple[Float[np.ndarray, "circuit prompt"], Float[np.ndarray, "prompt"]]:
     """[circuit, prompt] metric with all edges ablated but those of each circuit, and [prompt] metric of the whole model.
 
@@ -187,27 +187,6 @@ def all_edges(anatomy: Anatomy) -> Bool[Tensor, "receiver sender"]:
     return senders < counts[:, None]
 
 
-def ticking(stage: str, total: int, progress: Progress | None, cancel: Cancel | None) -> Callable[[int], None]:
-    """What is called before each run, with the number of its prompts: it reports, and stops when ``cancel`` says so.
-
-    Raises
-    ------
-    CancelledError
-        From what it returns.
-    """
-    done = 0
-
-    def tick(prompts: int) -> None:
-        nonlocal done
-        if cancel is not None and cancel():
-            raise CancelledError(f"{stage} was cancelled after {done:,} of {total:,} runs of a prompt")
-        if progress is not None:
-            progress(stage, done / total)
-        done += prompts
-
-    return tick
-
-
 class HeadRuns:
     """Prompts that can be run with any heads ablated, at all positions; MLPs stay as they are.
 
@@ -252,13 +231,11 @@ class _KeptEdges:
     """The edits of a pass in which every receiver sees the reference of the senders whose edges to it are not kept."""
 
     def __init__(self, run: Pass, reference: Tensor | None, kept: Bool[Tensor, "receiver sender"]) -> None:
-        self.run, self.anatomy, self.reference = run, run.anatomy, reference
+        self.run, self.anatomy, self.changes = run, run.anatomy, Changes(run, reference)
         self.cut = all_edges(run.anatomy) & ~kept
         self.rows: dict[tuple[int | None, Into], list[int]] = {}
         for n, (node, into) in enumerate(receivers(run.anatomy)):
             self.rows.setdefault((node.layer, into), []).append(n)
-        self.changes: Tensor | None = None
-        self.filled = 0
         self.moved: dict[tuple[int, str], Tensor] = {}
 
     def install(self) -> None:
@@ -307,33 +284,9 @@ class _KeptEdges:
     def _change(self, cut: Bool[Tensor, "sender"]) -> Float[Tensor, "row position d_model"]:
         """Σ over the cut senders of their reference less what they write now."""
         last = int(cut.nonzero()[-1, 0]) + 1
-        self._fill(last)
-        assert self.changes is not None
-        weights = cut[:last].to(self.changes)
-        summed: Tensor = (weights @ self.changes[:last].flatten(1)).view(self.changes.shape[1:])
+        changes = self.changes.upto(last)
+        summed: Tensor = (cut[:last].to(changes) @ changes.flatten(1)).view(changes.shape[1:])
         return summed
-
-    def _fill(self, before: int) -> None:
-        """Changes of the senders up to the first that has not written yet."""
-        kept, width = self.run.kept, self.anatomy.n_heads + 1
-        if self.changes is None:
-            embed = wide(kept["resid_pre", 0])
-            self.changes = embed.new_empty(1 + len(self.anatomy.blocks) * width, *embed.shape)
-            self._set(embed[None])
-        while self.filled < before:
-            layer, place = divmod(self.filled - 1, width)
-            now = (
-                wide(kept["mlp_out", layer])[None]
-                if place == width - 1
-                else written_by_heads(self.anatomy, layer, kept)
-            )
-            self._set(now)
-
-    def _set(self, now: Tensor) -> None:
-        assert self.changes is not None
-        senders = slice(self.filled, self.filled + len(now))
-        self.changes[senders] = -now if self.reference is None else self.reference[senders] - now
-        self.filled = senders.stop
 
 
 def _prompts(loaded: LoadedModel, example: Example) -> Iterator[Prompt]:

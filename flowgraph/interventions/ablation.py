@@ -16,12 +16,14 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 from ..models import LoadedModel, load_model
+from ..models.wheel import Progress
 from .changes import Reference, changed, recorded
 from .effect import Effect
 from .metrics import Aims, Metric, metric_of
 from .passes import Pass, logits_of_states
 from .plan import GraphParts, Plan, What, plan_of
 from .prompts import Align, Answers, Batch, Prompt, Prompts, batch_of, counterparts, groups_of, prompts_of
+from .ticks import Tick, ticking
 
 Ablation = Literal["zero", "mean", "resample"]
 Direction = Literal["denoise", "noise"]
@@ -38,9 +40,17 @@ class _Question:
     outside: bool
     parts: GraphParts
     align: Align | None
+    progress: Progress | None
+    cancel: Callable[[], bool] | None
 
     def plan(self, n_tokens: int) -> Plan:
         return plan_of(self.loaded.anatomy, self.what, n_tokens, outside=self.outside, parts=self.parts)
+
+    def ticking(self, passes: int) -> Tick:
+        """What so many passes of a batch call before each block."""
+        return ticking(
+            "measuring the change", passes * len(self.loaded.anatomy.blocks), self.progress, self.cancel, unit="blocks"
+        )
 
 
 def ablate(
@@ -56,6 +66,8 @@ def ablate(
     outside: bool = False,
     parts: GraphParts = "edges",
     align: Align | None = None,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
 ) -> Effect:
     """Take something out of a run and measure what is lost.
 
@@ -88,6 +100,8 @@ def ablate(
     align
         ``"start"`` or ``"end"``: allow prompts of different lengths, positions counted from there. What has no counterpart
         stays as it is.
+    progress, cancel
+        As for :func:`flowgraph.head_effects`.
 
     Returns
     -------
@@ -104,6 +118,8 @@ def ablate(
         If an answer is not one token.
     NonFiniteError
         If the metric gives NaN.
+    CancelledError
+        If ``cancel`` said so.
     UnsupportedReadingError
         If the model has no head, or edges are asked for in blocks that normalise the stream itself.
 
@@ -121,16 +137,19 @@ def ablate(
     loaded = load_model(model)
     loaded.require_head("an intervention's effect on the answer")
     _check_reference(how, reference)
-    asked = _Question(loaded, what, how, metric_of(metric), outside, parts, align)
+    asked = _Question(loaded, what, how, metric_of(metric), outside, parts, align, progress, cancel)
     found = prompts_of(loaded, prompts, "prompts", target=target, foil=foil)
     others = None if reference is None else prompts_of(loaded, reference, "reference")
     if how == "resample" and others is not None:
         others = _one_for_each(found, others)
     pairs = others if how == "resample" else None
+    groups = groups_of(found, pairs, align)
+    tick = asked.ticking((2 if others is None else 3) * len(groups))
     with loaded.lock, torch.no_grad():
         return _gathered(
-            [(_ablated(asked, _chosen(found, group), others if pairs is None else _chosen(pairs, group)), group)
-             for group in groups_of(found, pairs, align)]
+            [(_ablated(asked, _chosen(found, group), others if pairs is None else _chosen(pairs, group), tick), group)
+             for group in groups],
+            tick,
         )  # fmt: skip
 
 
@@ -147,12 +166,14 @@ def patch(
     outside: bool = False,
     parts: GraphParts = "edges",
     align: Align | None = None,
+    progress: Progress | None = None,
+    cancel: Callable[[], bool] | None = None,
 ) -> Effect:
     """Put a part of one run into the other, and measure how far the answer goes with it.
 
     Parameters
     ----------
-    model, what, target, foil, metric, outside, parts, align
+    model, what, target, foil, metric, outside, parts, align, progress, cancel
         As for :func:`ablate`.
     clean, corrupted
         Prompts, as many of one as of the other or one corrupted prompt for all; positions and answers are the clean ones'.
@@ -168,7 +189,7 @@ def patch(
 
     Raises
     ------
-    ArgumentError, PromptError, TargetError, NonFiniteError, UnsupportedReadingError
+    ArgumentError, PromptError, TargetError, NonFiniteError, CancelledError, UnsupportedReadingError
         As for :func:`ablate`.
 
     References
@@ -189,14 +210,15 @@ def patch(
         raise ArgumentError(
             f"direction={direction!r} must be 'denoise' (clean into corrupted) or 'noise' (the other way)"
         )
-    asked = _Question(loaded, what, direction, metric_of(metric), outside, parts, align)
+    asked = _Question(loaded, what, direction, metric_of(metric), outside, parts, align, progress, cancel)
     found = prompts_of(loaded, clean, "clean", target=target, foil=foil)
     others = _one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
+    groups = groups_of(found, others, align)
+    tick = asked.ticking(3 * len(groups))
     with loaded.lock, torch.no_grad():
         return _gathered(
-            [(_patched(asked, _chosen(found, group), _chosen(others, group)), group)
-             for group in groups_of(found, others, align)]
-        )  # fmt: skip
+            [(_patched(asked, _chosen(found, group), _chosen(others, group), tick), group) for group in groups], tick
+        )
 
 
 def aims_of(batch: Batch, clean_logits: Tensor) -> Aims:
@@ -211,31 +233,31 @@ def answer_logits(loaded: LoadedModel, states: Tensor, positions: Tensor) -> Ten
     return logits_of_states(loaded, states[rows, positions])
 
 
-def _ablated(asked: _Question, prompts: Sequence[Prompt], others: Sequence[Prompt] | None) -> Effect:
+def _ablated(asked: _Question, prompts: Sequence[Prompt], others: Sequence[Prompt] | None, tick: Tick) -> Effect:
     loaded, batch = asked.loaded, batch_of(asked.loaded, prompts, "prompts")
     plan = asked.plan(batch.n_tokens)
     reference = Reference(None, False, range(batch.n_tokens))
     if others is not None and asked.how != "zero":
         theirs = batch_of(loaded, others, "reference")
         places = counterparts(batch.n_tokens, theirs.n_tokens, asked.align)
-        reference = Reference(recorded(loaded, theirs.ids, plan)[0], asked.how == "mean", places)
-    before = answer_logits(loaded, Pass(loaded, len(batch)).run(batch.ids), batch.positions)
-    after = answer_logits(loaded, changed(loaded, batch.ids, plan, reference), batch.positions)
+        reference = Reference(recorded(loaded, theirs.ids, plan, tick=tick)[0], asked.how == "mean", places)
+    before = answer_logits(loaded, Pass(loaded, len(batch), tick=tick).run(batch.ids), batch.positions)
+    after = answer_logits(loaded, changed(loaded, batch.ids, plan, reference, tick=tick), batch.positions)
     aims = aims_of(batch, before)
     measured = _numbers(asked.metric(before, aims))
     return _effect(asked, plan, measured, _numbers(asked.metric(after, aims)), measured, None)
 
 
-def _patched(asked: _Question, prompts: Sequence[Prompt], others: Sequence[Prompt]) -> Effect:
+def _patched(asked: _Question, prompts: Sequence[Prompt], others: Sequence[Prompt], tick: Tick) -> Effect:
     loaded, batch = asked.loaded, batch_of(asked.loaded, prompts, "clean")
     theirs = batch_of(loaded, others, "corrupted")
     denoises = asked.how == "denoise"
     changes, source = (theirs, batch) if denoises else (batch, theirs)
     plan = asked.plan(changes.n_tokens)
-    kept, states = recorded(loaded, source.ids, plan)
-    runs = {id(source): states, id(changes): Pass(loaded, len(changes)).run(changes.ids)}
+    kept, states = recorded(loaded, source.ids, plan, tick=tick)
+    runs = {id(source): states, id(changes): Pass(loaded, len(changes), tick=tick).run(changes.ids)}
     reference = Reference(kept, False, counterparts(changes.n_tokens, source.n_tokens, asked.align))
-    after = answer_logits(loaded, changed(loaded, changes.ids, plan, reference), changes.positions)
+    after = answer_logits(loaded, changed(loaded, changes.ids, plan, reference, tick=tick), changes.positions)
     clean, corrupted = (answer_logits(loaded, runs[id(one)], one.positions) for one in (batch, theirs))
     aims = aims_of(batch, clean)
     measured = [_numbers(asked.metric(logits, aims)) for logits in (clean, corrupted, after)]
@@ -246,8 +268,9 @@ def _effect(asked: _Question, plan: Plan, before: Any, after: Any, clean: Any, c
     return Effect(plan.text, asked.how, asked.metric.name, asked.metric.unit, before, after, clean, corrupted)
 
 
-def _gathered(found: Sequence[tuple[Effect, list[int]]]) -> Effect:
+def _gathered(found: Sequence[tuple[Effect, list[int]]], tick: Tick) -> Effect:
     """Effects of groups of prompts as one, in the order of the prompts."""
+    tick(0)
     first = found[0][0]
     if len(found) == 1:
         return first
@@ -269,13 +292,16 @@ def _chosen(prompts: Sequence[Prompt], group: Sequence[int]) -> list[Prompt]:
 
 
 def _one_for_each(prompts: Sequence[Prompt], others: Sequence[Prompt], name: str = "reference") -> list[Prompt]:
-    if len(others) == 1:
-        return list(others) * len(prompts)
-    if len(others) != len(prompts):
+    """The counterpart of every prompt, explained where the prompt itself is: of two prompts of one length a place is the same in both."""
+    if len(others) not in (1, len(prompts)):
         raise ArgumentError(
             f"{name}= has {len(others)} prompts for {len(prompts)}; give one for each, in the same order, or one for all"
         )
-    return list(others)
+    several = list(others) * len(prompts) if len(others) == 1 else others
+    return [
+        replace(other, position=own.position) if len(other.ids) == len(own.ids) else other
+        for own, other in zip(prompts, several, strict=True)
+    ]
 
 
 def _check_reference(how: str, reference: Prompts | None) -> None:

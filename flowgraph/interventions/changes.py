@@ -18,6 +18,7 @@ from .edges import PatternEdit
 from .passes import Pass
 from .plan import Plan, place_of
 from .senders import Kept, Paths, keep_senders, written
+from .ticks import Tick
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +65,11 @@ class Reference:
         return torch.tensor([max(place, 0) for place in self.places], device=device)
 
 
-def recorded(loaded: LoadedModel, ids: Int[Tensor, "row position"], plan: Plan) -> tuple[Kept, Tensor]:
+def recorded(
+    loaded: LoadedModel, ids: Int[Tensor, "row position"], plan: Plan, *, tick: Tick | None = None
+) -> tuple[Kept, Tensor]:
     """Run prompts and keep what the plan needs of them; their last states as well."""
-    run = Pass(loaded, len(ids))
+    run = Pass(loaded, len(ids), tick=tick)
     for site, layers in plan.sites().items():
         run.keep((site,), sorted(layers))
     if plan.cuts:
@@ -75,9 +78,11 @@ def recorded(loaded: LoadedModel, ids: Int[Tensor, "row position"], plan: Plan) 
     return run.kept, states
 
 
-def changed(loaded: LoadedModel, ids: Int[Tensor, "row position"], plan: Plan, reference: Reference) -> Tensor:
+def changed(
+    loaded: LoadedModel, ids: Int[Tensor, "row position"], plan: Plan, reference: Reference, *, tick: Tick | None = None
+) -> Tensor:
     """The last states of a run in which the plan is put into effect."""
-    run = Pass(loaded, len(ids))
+    run = Pass(loaded, len(ids), tick=tick)
     install(run, plan, reference)
     return run.run(ids)
 

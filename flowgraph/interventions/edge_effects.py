@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import ArgumentError, CancelledError
+from ..errors import ArgumentError
 from ..models import LoadedModel, load_model
 from ..models.anatomy import wide
 from ..models.wheel import Progress
@@ -23,6 +23,7 @@ from .metrics import Metric, metric_of
 from .passes import Pass
 from .prompts import Answers, Batch, Prompts, batch_of, prompts_of
 from .senders import head_shift, keep_senders, read_through_norm, written
+from .ticks import ticking
 
 _TOKENS = 512
 
@@ -160,16 +161,13 @@ class _Cuts:
             layer = len(self.anatomy.blocks) if edge.target.layer is None else edge.target.layer
             groups.setdefault((layer, edge.into), []).append(i)
         step = max(1, _TOKENS // (self.batch.n_tokens * len(self.batch)))
-        done = 0
+        tick = ticking("cutting each edge", len(edges), progress, cancel, unit="edges")
         for (layer, _), group in groups.items():
             for start in range(0, len(group), step):
-                if cancel is not None and cancel():
-                    raise CancelledError(f"the cutting of edges was cancelled after {done:,} of {len(edges):,}")
                 chunk = group[start : start + step]
+                tick(len(chunk))
                 by_prompt[chunk] = self._cut(layer, [edges[i] for i in chunk]) - self.clean
-                done += len(chunk)
-                if progress is not None:
-                    progress("cutting each edge", done / len(edges))
+        tick(0)
         count = 2 * len(self.batch) + len(edges) * len(self.batch)
         return EdgeEffects(
             tuple(edges), by_prompt, self.clean, self.corrupted, self.metric.name, self.metric.unit, count

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -32,7 +33,8 @@ from .prompts import Answers, Prompts, batch_of, prompts_of
 from .senders import keep_senders, read_through_norm, written_change
 
 _TOKENS = 2048
-_FIRST_AND_LAST: tuple[Into, Into] = ("q", "mlp")
+_LAYERS = 5
+"""Layers whose receivers share a product: what senders changed is then read a fifth as often."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -201,21 +203,33 @@ def _first_order(
     grads: Gradients, changes: Float[Tensor, "source prompt position d_model"]
 ) -> Float[Tensor, "source receiver"]:
     """Σ over prompts and positions of change · gradient, for every edge."""
-    anatomy, flat = grads.anatomy, changes.flatten(1)
-    layers = len(anatomy.blocks)
-    end = _columns(anatomy, layers, "logits")
-    scores = changes.new_zeros(len(changes), end.stop)
-    for layer in range(layers):
-        # One product for a layer: what senders changed is read once. Senders that write too late are taken out again.
-        into = torch.cat(
-            [grads.into(layer, "q"), grads.into(layer, "k"), grads.into(layer, "v"), grads.into(layer, "mlp")]
-        )
-        attention, mlp = (senders_before(anatomy, layer, kind) for kind in _FIRST_AND_LAST)
-        columns = slice(_columns(anatomy, layer, "q").start, _columns(anatomy, layer, "mlp").stop)
-        scores[:mlp, columns] = flat[:mlp] @ into.flatten(1).T
-        scores[attention:mlp, columns.start : columns.stop - 1] = 0.0
-    scores[:, end] = flat @ grads.into(None, "logits").flatten(1).T
-    return scores
+    return products(grads.anatomy, partial(gradients_into, grads), changes)
+
+
+def gradients_into(grads: Gradients, layer: int) -> list[Float[Tensor, "receiver prompt position d_model"]]:
+    """Gradients through a layer's queries, keys, values and MLP; beyond the last layer through the logits."""
+    if layer == len(grads.anatomy.blocks):
+        return [grads.into(None, "logits")]
+    return [grads.into(layer, "q"), grads.into(layer, "k"), grads.into(layer, "v"), grads.into(layer, "mlp")]
+
+
+def products(
+    anatomy: Anatomy,
+    into: Callable[[int], list[Tensor]],
+    changes: Float[Tensor, "source prompt position d_model"],
+) -> Float[Tensor, "source receiver"]:
+    """Σ over prompts and positions of change · gradient, from what :func:`gradients_into` gives for each layer."""
+    before = torch.tensor([senders_before(anatomy, node.layer, kind) for node, kind in receivers(anatomy)])
+    flat, scores, done = changes.flatten(1), changes.new_zeros(len(changes), len(before)), 0
+    for first in range(0, len(anatomy.blocks) + 1, _LAYERS):
+        several = range(first, min(first + _LAYERS, len(anatomy.blocks) + 1))
+        gradient = torch.cat([part for layer in several for part in into(layer)]).flatten(1)
+        columns = slice(done, done + len(gradient))
+        # Of senders up to the last of these receivers; those that write too late for the others are taken out again.
+        upto, done = int(before[columns][-1]), columns.stop
+        scores[:upto, columns] = flat[:upto] @ gradient.T
+    late: Tensor = torch.arange(len(changes))[:, None] >= before
+    return scores.masked_fill_(late.to(scores.device), 0.0)
 
 
 def _fix_softmax(

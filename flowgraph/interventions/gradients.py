@@ -187,11 +187,12 @@ def _into_mlp(grads: dict[tuple[str, int], Tensor], layer: int) -> Tensor:
 def norm_vjp(norm: Norm, x: Float[Tensor, "*n d"], gradient: Float[Tensor, "*m d"]) -> Float[Tensor, "*m d"]:
     """Gradient before a norm from the gradient after it; the norm's scale moves along."""
     x = wide(x)
-    scaled = gradient * norm.gain(x.shape[-1]).to(gradient)
     scale = norm.scale(x)[..., None]
     centred = x - x.mean(-1, keepdim=True) if norm.kind == "layer" else x
     direction = centred / scale
-    result: Tensor = scaled - direction * (scaled * direction).mean(-1, keepdim=True)
+    # In place: there is a gradient for each receiver, and each pass over them takes as long as a part of the model.
+    result = gradient * (norm.gain(x.shape[-1]).to(gradient) / scale)
     if norm.kind == "layer":
-        result = result - scaled.mean(-1, keepdim=True)
-    return result / scale
+        along = (result * direction).mean(-1, keepdim=True)
+        return result.sub_(result.mean(-1, keepdim=True)).addcmul_(direction, along, value=-1)
+    return result.addcmul_(direction, (result * direction).mean(-1, keepdim=True), value=-1)

@@ -32,6 +32,10 @@ class Aims:
     foils: Int[Tensor, "prompt"]
     clean: Float[Tensor, "prompt d_vocab"]
 
+    def of(self, rows: Int[Tensor, "row"]) -> Aims:
+        """The same for a batch of rows that belong to these prompts."""
+        return Aims(self.targets[rows], self.foils[rows], self.clean[rows])
+
     def repeated(self, times: int) -> Aims:
         """The same for a batch that holds all prompts ``times`` times, one after the other."""
         return Aims(self.targets.repeat(times), self.foils.repeat(times), self.clean.repeat(times, 1))
@@ -47,11 +51,15 @@ class Metric:
         What captions say.
     measure
         (logits [prompt, d_vocab], :class:`Aims`) → [prompt].
+    linear
+        Whether it is a weighted sum of the logits, with weights that do not depend on them: then not every logit has to be made
+        (:func:`flowgraph.interventions.measures.measure_of`).
     """
 
     name: str
     unit: str
     measure: Callable[[Tensor, Aims], Tensor]
+    linear: bool = False
 
     def __call__(self, logits: Float[Tensor, "prompt d_vocab"], aims: Aims) -> Float[Tensor, "prompt"]:
         """[prompt] the metric, at least in float32.
@@ -63,12 +71,15 @@ class Metric:
         NonFiniteError
             If a number is NaN or infinite.
         """
-        values = self.measure(wide(logits), aims)
-        if not isinstance(values, Tensor) or values.shape != logits.shape[:1]:
+        return self.checked(self.measure(wide(logits), aims), len(logits))
+
+    def checked(self, values: Any, count: int) -> Float[Tensor, "prompt"]:
+        """[prompt] values of ``count`` prompts, if they are finite numbers; raises what calling the metric raises."""
+        if not isinstance(values, Tensor) or values.shape != (count,):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ArgumentError(
-                f"metric {self.name!r} gave {got} for logits of {len(logits)} prompts; expected one number for each: a "
-                f"tensor of shape ({len(logits)},)"
+                f"metric {self.name!r} gave {got} for logits of {count} prompts; expected one number for each: a "
+                f"tensor of shape ({count},)"
             )
         bad = (~torch.isfinite(values.detach())).nonzero()
         if len(bad):
@@ -119,7 +130,7 @@ def _target_rank(logits: Tensor, aims: Aims) -> Tensor:
     return 1.0 + (logits > logits.gather(1, aims.targets[:, None])).sum(-1).to(logits.dtype)
 
 
-logit_difference = Metric("logit difference", "logits", _logit_difference)
+logit_difference = Metric("logit difference", "logits", _logit_difference, linear=True)
 """Logit of the target minus logit of the foil; without a foil minus the mean logit over the vocabulary."""
 log_probability = Metric("log-probability", "nats", _log_probability)
 """Logarithm of the target's probability."""

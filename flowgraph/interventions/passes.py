@@ -22,6 +22,7 @@ from ..models import LoadedModel
 from ..models.anatomy import Anatomy, Block, wide
 from ..models.attention_weights import Role
 from ..models.forward import eager_attention
+from .ticks import Tick
 
 Edit = Callable[[Tensor], Tensor]
 """What is done to a tensor [row, position, …]: it gives another, or the same if it only looks."""
@@ -48,12 +49,15 @@ class Pass:
         Number of prompts in the batch.
     gradients
         Let autograd see the pass.
+    tick
+        Called before each block.
     """
 
-    def __init__(self, loaded: LoadedModel, rows: int, *, gradients: bool = False) -> None:
+    def __init__(self, loaded: LoadedModel, rows: int, *, gradients: bool = False, tick: Tick | None = None) -> None:
         self.anatomy: Anatomy = loaded.anatomy
         self.rows = rows
         self.gradients = gradients
+        self.tick = tick
         self.edits: dict[tuple[str, int], list[Edit]] = {}
         self.kept: dict[tuple[str, int], Tensor] = {}
         self.block_calls: dict[int, Call] = {}
@@ -121,6 +125,8 @@ class Pass:
 
     def _handles(self, last: Edit | None) -> Iterator[Any]:
         for layer, block in enumerate(self.anatomy.blocks):
+            if self.tick is not None:
+                yield _tick_hook(block.module, self.tick)
             if self._keeps_calls:
                 yield _call_hook(block.module, self.block_calls, layer)
                 yield _call_hook(block.attention, self.attention_calls, layer)
@@ -262,12 +268,18 @@ _LAST = ("resid_post", -1)
 def logits_of_states(loaded: LoadedModel, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
     """[row, d_vocab] what the model's own final norm and head make of last states, at least in float32."""
     anatomy = loaded.anatomy
+    logits = wide(anatomy.head[-1](read_by_head(loaded, states)))
+    return logits if anatomy.softcap is None else anatomy.softcap * torch.tanh(logits / anatomy.softcap)
+
+
+def read_by_head(loaded: LoadedModel, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row width"]:
+    """[row, width] what the unembedding reads of last states."""
+    anatomy = loaded.anatomy
     if anatomy.final_norm is not None:
         states = anatomy.final_norm.module(states)
-    for module in anatomy.head:
+    for module in anatomy.head[:-1]:
         states = module(states)
-    logits = wide(states)
-    return logits if anatomy.softcap is None else anatomy.softcap * torch.tanh(logits / anatomy.softcap)
+    return states
 
 
 def heads_of(anatomy: Anatomy, site: str) -> slice:
@@ -291,6 +303,13 @@ class _Keeper:
         # For autograd a tensor of its own, which the rest of the pass is made of: a view would be thrown away.
         self.kept[self.key] = kept = x.clone() if self.gradients else x.detach()
         return kept if self.gradients else x
+
+
+def _tick_hook(module: nn.Module, tick: Tick) -> Any:
+    def hook(_module: nn.Module, _args: tuple[Any, ...]) -> None:
+        tick(1)
+
+    return module.register_forward_pre_hook(hook)
 
 
 def _call_hook(module: nn.Module, calls: dict[int, Call], layer: int) -> Any:

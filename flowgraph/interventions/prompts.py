@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import ArgumentError, ModelMismatchError, PromptError
 from ..models import LoadedModel
 from ..recorded import Trace
-from ..tracing import _position, _prompt_ids
+from ..tracing import explained_position, ids_of_prompt
 
 Prompts = Trace | str | Tensor | Sequence[Any]
 """One prompt or several, each as a trace, as a text or as token ids."""
@@ -157,8 +157,8 @@ def _several(prompts: Prompts) -> list[Any]:
 
 def _prompt(loaded: LoadedModel, one: Any) -> Prompt:
     if not isinstance(one, Trace):
-        ids = _prompt_ids(loaded, one, False)
-        return Prompt(tuple(ids), _position(loaded, ids, None))
+        ids = ids_of_prompt(loaded, one)
+        return Prompt(tuple(ids), explained_position(loaded, ids))
     if one.loaded is not loaded and dict(one.fingerprint) != loaded.fingerprint():
         raise ModelMismatchError(
             f"the trace is of {one.model_name!r}, whose config or weights differ from {loaded.name!r}; trace the prompt with "

@@ -84,6 +84,44 @@ def head_shift(
     return (wide(moved) @ weight[head]).to(moved.dtype)
 
 
+class Changes:
+    """What receivers see of the senders less what these write in a pass, filled as the pass goes on.
+
+    Parameters
+    ----------
+    run
+        The pass, which :func:`keep_senders` has to know.
+    reference
+        [sender, row or 1, position, d_model] what the receivers see; None for nothing, as in zero ablation.
+    """
+
+    def __init__(self, run: Pass, reference: Float[Tensor, "sender #row position d_model"] | None) -> None:
+        self.run, self.anatomy, self.reference = run, run.anatomy, reference
+        self.values: Tensor | None = None
+        self.filled = 0
+
+    def upto(self, before: int) -> Float[Tensor, "sender row position d_model"]:
+        """[sender, row, position, d_model] of the first ``before`` senders, all of which have written."""
+        kept, width = self.run.kept, self.anatomy.n_heads + 1
+        if self.values is None:
+            embed = wide(kept["resid_pre", 0])
+            self.values = embed.new_empty(1 + len(self.anatomy.blocks) * width, *embed.shape)
+            self._set(self.values, embed[None])
+        while self.filled < before:
+            layer, place = divmod(self.filled - 1, width)
+            of_mlp = place == width - 1
+            self._set(
+                self.values,
+                wide(kept["mlp_out", layer])[None] if of_mlp else written_by_heads(self.anatomy, layer, kept),
+            )
+        return self.values[:before]
+
+    def _set(self, values: Tensor, now: Tensor) -> None:
+        senders = slice(self.filled, self.filled + len(now))
+        values[senders] = -now if self.reference is None else self.reference[senders] - now
+        self.filled = senders.stop
+
+
 class Paths:
     """Edges cut, or patched, in one pass: receivers see the reference of some senders in place of what these write.
 
@@ -96,10 +134,8 @@ class Paths:
     """
 
     def __init__(self, run: Pass, reference: Float[Tensor, "sender #row position d_model"] | None) -> None:
-        self.run, self.anatomy, self.reference = run, run.anatomy, reference
+        self.run, self.anatomy, self.changes = run, run.anatomy, Changes(run, reference)
         self.cuts: dict[tuple[int | None, Into], dict[int, Tensor]] = {}
-        self.changes: Tensor | None = None
-        self.filled = 0
 
     def cut(self, layer: int | None, into: Into, head: int, senders: Float[Tensor, "sender position"]) -> None:
         """Cut the edges into a receiver whose sender and position are 1 in ``senders``, and not 0.
@@ -127,42 +163,28 @@ class Paths:
 
     def _into_heads(self, layer: int, into: Into, heads: Tensor) -> Tensor:
         result = heads.clone()
-        state = self.run.kept["resid_pre", layer]
-        for head, senders in self.cuts[layer, into].items():
-            moved = read_through_norm(self.anatomy, layer, "attention", state, self._change(senders))
-            result[:, :, head] += head_shift(self.anatomy, layer, into, head, moved)
+        cuts, state = self.cuts[layer, into], self.run.kept["resid_pre", layer]
+        moved = read_through_norm(self.anatomy, layer, "attention", state, self._change(*cuts.values()))
+        for head, own in zip(cuts, moved, strict=True):
+            result[:, :, head] += head_shift(self.anatomy, layer, into, head, own)
         return result
 
     def _into_mlp(self, layer: int, site: str, reads: Tensor) -> Tensor:
-        change = self._change(self.cuts[layer, "mlp"][0])
+        change = self._change(self.cuts[layer, "mlp"][0])[0]
         return reads + read_through_norm(self.anatomy, layer, "mlp", self.run.kept[site, layer], change)
 
     def _into_logits(self, state: Tensor) -> Tensor:
-        return (wide(state) + self._change(self.cuts[None, "logits"][0])).to(state.dtype)
+        return (wide(state) + self._change(self.cuts[None, "logits"][0])[0]).to(state.dtype)
 
-    def _change(self, senders: Float[Tensor, "sender position"]) -> Float[Tensor, "row position d_model"]:
-        """Σ over the cut senders of what the receiver sees of them, less what they write."""
-        self._fill(len(senders))
-        assert self.changes is not None
-        used = senders.any(1).nonzero()[:, 0]
-        return torch.einsum("srtd,st->rtd", self.changes[used], senders[used].to(self.changes))
-
-    def _fill(self, before: int) -> None:
-        """Changes of the senders up to the first that has not written yet."""
-        kept, width = self.run.kept, self.anatomy.n_heads + 1
-        if self.changes is None:
-            embed = wide(kept["resid_pre", 0])
-            self.changes = embed.new_empty(1 + len(self.anatomy.blocks) * width, *embed.shape)
-            self._set(0, embed[None])
-        while self.filled < before:
-            layer, place = divmod(self.filled - 1, width)
-            if place == width - 1:
-                self._set(self.filled, wide(kept["mlp_out", layer])[None])
-            else:
-                self._set(self.filled, written_by_heads(self.anatomy, layer, kept))
-
-    def _set(self, first: int, now: Tensor) -> None:
-        assert self.changes is not None
-        senders = slice(first, first + len(now))
-        self.changes[senders] = -now if self.reference is None else self.reference[senders] - now
-        self.filled = senders.stop
+    def _change(self, *senders: Float[Tensor, "sender position"]) -> Float[Tensor, "receiver row position d_model"]:
+        """Σ over the cut senders of what each receiver sees of them, less what they write; receivers read one product."""
+        cut = torch.stack(senders)
+        some = cut.any(2).any(0).nonzero()[:, 0]
+        # Nothing times what is not cut is faster than a copy of what is.
+        used = some if 4 * len(some) < cut.shape[1] else slice(None)
+        changes, weights = self.changes.upto(cut.shape[1])[used], cut[:, used]
+        if bool((weights == weights[..., :1]).all()):
+            summed: Tensor = (weights[..., 0].to(changes) @ changes.flatten(1)).unflatten(1, changes.shape[1:])
+        else:
+            summed = torch.einsum("srtd,nst->nrtd", changes, weights.to(changes))
+        return summed

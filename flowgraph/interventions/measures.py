@@ -1,0 +1,46 @@
+"""A metric of last states: through all logits, or past them where metric and unembedding are both linear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ..models import LoadedModel
+from ..models.anatomy import wide
+from .metrics import Aims, Metric
+from .passes import logits_of_states, read_by_head
+
+Measure = Callable[[Tensor, Tensor], Tensor]
+"""(last states [row, d_model], the prompt of each row) → [row] the metric."""
+
+
+def measure_of(loaded: LoadedModel, metric: Metric, aims: Aims) -> Measure:
+    """What gives the metric of last states; ``aims`` are those of the prompts.
+
+    Raises
+    ------
+    ArgumentError, NonFiniteError
+        From what it returns, as when the metric is called.
+    """
+    anatomy = loaded.anatomy
+    last = anatomy.head[-1]
+    # Narrow weights would have to be copied to be summed, and capped logits are not linear.
+    if not (
+        metric.linear and isinstance(last, nn.Linear) and last.weight.dtype.itemsize >= 4 and anatomy.softcap is None
+    ):
+        return lambda states, prompt: metric(logits_of_states(loaded, states), aims.of(prompt))
+    # Linear: the metric of what the unembedding makes of a unit vector is the weight of that coordinate.
+    units = [
+        Aims(target.expand(last.in_features), foil.expand(last.in_features), clean.expand(last.in_features, -1))
+        for target, foil, clean in zip(aims.targets, aims.foils, aims.clean, strict=True)
+    ]
+    weights = torch.stack([metric.measure(last.weight.detach().T, own) for own in units])
+    bias = None if last.bias is None else metric.measure(last.bias.detach().expand(len(units), -1), aims)
+
+    def measure(states: Tensor, prompt: Tensor) -> Tensor:
+        values = (read_by_head(loaded, states) * weights[prompt]).sum(-1)
+        return metric.checked(wide(values if bias is None else values + bias[prompt]), len(states))
+
+    return measure

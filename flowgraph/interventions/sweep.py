@@ -1,0 +1,200 @@
+"""All heads in one climb through the layers, each changed by itself in a row of its own.
+
+Below a head nothing changes when the head does. So the rows of a layer's heads join the climb behind that layer's attention,
+whose result is known but for the one head. All rows pass a layer before any passes the next, as many at once as keep a processor
+busy and its caches warm. In the last block only the explained position goes through the MLP, and only it through the unembedding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import ArgumentError
+from ..models import LoadedModel
+from ..models.anatomy import wide
+from ..models.wheel import Progress
+from .ablation import aims_of
+from .blocks import after_attention, mixed
+from .measures import measure_of
+from .metrics import Metric
+from .passes import Pass, logits_of_states
+from .prompts import Batch
+from .ticks import Tick, ticking
+
+_WIDEST = 11 * 2**18
+"""Bytes of the widest tensor in a block: below it products are as fast as they get, above it memory is fetched anew for each."""
+_LOGIT_ROWS = 64
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much of a sweep is done at once.
+
+    Attributes
+    ----------
+    rows
+        Rows that climb together, and whose states are held.
+    in_block, in_head
+        How many of them at most are in a block, and in the unembedding, at a time.
+    total
+        Bytes of it all, besides the model.
+    """
+
+    rows: int
+    in_block: int
+    in_head: int
+    total: int
+
+
+class Sweep:
+    """The unchanged run of the prompts, what heads are replaced by, and the metric."""
+
+    def __init__(self, loaded: LoadedModel, clean: Batch, others: Batch | None, how: str, metric: Metric) -> None:
+        self.loaded, self.anatomy, self.how, self.metric = loaded, loaded.anatomy, how, metric
+        runs = {name: self._run(one) for name, one in (("clean", clean), ("others", others)) if one is not None}
+        base, self.base = (others, "others") if how == "denoise" and others is not None else (clean, "clean")
+        self.positions = base.positions
+        last = {name: states[range(len(one)), one.positions] for name, (_, states, one) in runs.items()}
+        logits = logits_of_states(loaded, last["clean"])
+        aims = aims_of(clean, logits)
+        self.measure, self.unchanged = measure_of(loaded, metric, aims), last[self.base]
+        self.clean = _numbers(metric(logits, aims))
+        paired = how in ("resample", "denoise")
+        self.corrupted = _numbers(metric(logits_of_states(loaded, last["others"]), aims)) if paired else None
+        self.block_calls, self.attention_calls = runs[self.base][0].block_calls, runs[self.base][0].attention_calls
+        self.states = runs[self.base][0].kept
+        self.values = self._values({name: run.kept for name, (run, _, _) in runs.items()})
+
+    def run(self, size: Size, progress: Progress | None, cancel: Callable[[], bool] | None) -> np.ndarray:
+        """[prompt, layer, head] effects."""
+        layers, prompts = len(self.anatomy.blocks), len(self.positions)
+        # By the same way as the changed runs, so that what rounds alike cancels.
+        before = self._measured(self.unchanged, torch.arange(prompts), size.in_head)
+        every = torch.cartesian_prod(*map(torch.arange, (layers, self.anatomy.n_heads, prompts)))
+        tick = ticking("changing each head", int((layers - every[:, 0]).sum()), progress, cancel, unit="blocks")
+        effects = np.empty((prompts, layers, self.anatomy.n_heads))
+        for rows in every.split(size.rows):
+            layer, head, prompt = rows.numpy().T
+            last = self._climbed(rows, size.in_block, tick)
+            effects[prompt, layer, head] = self._measured(last, rows[:, 2], size.in_head) - before[prompt]
+        tick(0)
+        return effects
+
+    def _climbed(self, rows: Int[Tensor, "row 3"], at_once: int, tick: Tick) -> Float[Tensor, "row d_model"]:
+        """Last states, where they are explained, of rows (layer, head, prompt) in the order of their layers."""
+        run, end = Pass(self.loaded, 0), len(self.anatomy.blocks) - 1
+        like = self.states["resid_pre", 0]
+        states, last = like.new_empty(len(rows), *like.shape[1:]), like.new_empty(len(rows), like.shape[-1])
+        with run.hooked():
+            for layer in range(int(rows[0, 0]), end + 1):
+                below, joined = (int((rows[:, 0] < above).sum()) for above in (layer, layer + 1))
+                for part in (*_parts(0, below, at_once), *_parts(below, joined, at_once)):
+                    tick(part.stop - part.start)
+                    joins, entering = part.start >= below, states[part]
+                    if not joins and layer < end:
+                        states[part] = run.block(layer, entering, self.block_calls[layer])
+                        continue
+                    if joins:
+                        entering, z = self._joining(layer, rows[part])
+                    else:
+                        z = mixed(self.anatomy, layer, entering, self.attention_calls[layer])
+                    if layer == end:
+                        at = range(len(z)), self.positions[rows[part, 2]]
+                        last[part] = after_attention(self.anatomy, layer, entering[at], z[at])
+                    else:
+                        states[part] = after_attention(self.anatomy, layer, entering, z)
+        return last
+
+    def _joining(self, layer: int, rows: Int[Tensor, "row 3"]) -> tuple[Tensor, Tensor]:
+        """[row, position, …] states that enter a layer and z of its heads: those of the unchanged run but for one head."""
+        head, prompt = rows[:, 1], rows[:, 2]
+        z = self.states["z", layer][prompt]
+        by_head, own = z.unflatten(-1, (self.anatomy.n_heads, -1)), (range(len(z)), slice(None), head)
+        value = self.values.get(layer)
+        by_head[own] = 0.0 if value is None else value.unflatten(-1, by_head.shape[2:])[prompt % len(value), :, head]
+        return self.states["resid_pre", layer][prompt], z
+
+    def _measured(self, last: Tensor, prompt: Int[Tensor, "row"], at_once: int) -> np.ndarray:
+        """[row] metrics."""
+        parts = zip(last.split(at_once), prompt.split(at_once), strict=True)
+        measured: np.ndarray = _numbers(torch.cat([self.measure(states, own) for states, own in parts]))
+        return measured
+
+    def _run(self, batch: Batch) -> tuple[Pass, Tensor, Batch]:
+        run = Pass(self.loaded, len(batch))
+        run.keep(("resid_pre", "z"))
+        run.keep_calls()
+        return run, run.run(batch.ids), batch
+
+    def _values(self, kept: dict[str, dict[tuple[str, int], Tensor]]) -> dict[int, Tensor]:
+        """Layer → [prompt or 1, position, width] z that heads are replaced by; empty for zero."""
+        if self.how == "zero":
+            return {}
+        source = kept["clean" if self.how == "denoise" else "others"]
+        values = {layer: source["z", layer] for layer in range(len(self.anatomy.blocks))}
+        if self.how == "mean":
+            values = {layer: wide(z).mean(0, keepdim=True).to(z.dtype) for layer, z in values.items()}
+        return values
+
+
+def size_of(loaded: LoadedModel, batch: Batch, others: Batch | None, max_bytes: int) -> Size:
+    """As much at once as fits; beyond what keeps a processor busy more of it is no faster.
+
+    Raises
+    ------
+    ArgumentError
+        If not even one row fits.
+    """
+    anatomy, n_tokens = loaded.anatomy, batch.n_tokens
+    in_block, in_head = _block_bytes(loaded, n_tokens), 8 * 4 * anatomy.d_vocab
+    held = (n_tokens + 1) * anatomy.d_model * loaded.dtype.itemsize
+    base = _base_bytes(loaded, batch, others)
+    least = base + held + max(in_block, in_head)
+    if max_bytes < least:
+        raise ArgumentError(
+            f"max_bytes={max_bytes:,} does not hold the unchanged runs and one changed row ({least:,} bytes); raise it, or "
+            "give fewer or shorter prompts"
+        )
+    # What works at a time takes half of what is left at most, so that enough rows climb together.
+    every, share = len(anatomy.blocks) * anatomy.n_heads * len(batch), (max_bytes - base - held) // 2
+    blocks = max(1, min(_WIDEST // (4 * n_tokens * anatomy.blocks[0].mlp_output.d_in), share // in_block, every))
+    heads = max(1, min(_LOGIT_ROWS, share // in_head, every))
+    work = max(blocks * in_block, heads * in_head)
+    rows = min(every, (max_bytes - base - work) // held)
+    return Size(rows, blocks, heads, base + rows * held + work)
+
+
+def _parts(start: int, stop: int, at_once: int) -> Iterator[slice]:
+    """Rows in parts of about equal size."""
+    count = -(-(stop - start) // at_once)
+    edges = [start + (stop - start) * n // count for n in range(count + 1)] if count else []
+    return (slice(*ends) for ends in pairwise(edges))
+
+
+def _base_bytes(loaded: LoadedModel, batch: Batch, others: Batch | None) -> int:
+    """What the unchanged runs keep: states and z of every layer, and logits."""
+    anatomy = loaded.anatomy
+    rows = len(batch) + (0 if others is None else len(others))
+    kept = len(anatomy.blocks) * batch.n_tokens * (anatomy.d_model + anatomy.n_heads * anatomy.d_head)
+    # While they run, the block in work comes on top, as in a sweep.
+    return rows * (kept * loaded.dtype.itemsize + 2 * 4 * anatomy.d_vocab + _block_bytes(loaded, batch.n_tokens))
+
+
+def _block_bytes(loaded: LoadedModel, n_tokens: int) -> int:
+    """An upper bound of what one row takes while a block works on it."""
+    anatomy = loaded.anatomy
+    widths = 8 * anatomy.d_model + 6 * anatomy.n_heads * anatomy.d_head + 5 * anatomy.blocks[0].mlp_output.d_in
+    patterns = 4 * anatomy.n_heads * n_tokens**2
+    return (n_tokens * widths + patterns) * max(4, loaded.dtype.itemsize)
+
+
+def _numbers(values: Tensor) -> Any:
+    return values.double().cpu().numpy()

@@ -1,0 +1,43 @@
+"""Saying how far long work is, and stopping it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ..errors import CancelledError
+from ..models.wheel import Progress
+
+Tick = Callable[[int], None]
+"""Called before a piece of work with its size, and with 0 when all is done."""
+
+
+def ticking(stage: str, total: int, progress: Progress | None, cancel: Callable[[], bool] | None, *, unit: str) -> Tick:
+    """What work calls before each of its pieces: it reports the part done, and stops when ``cancel`` says so.
+
+    Parameters
+    ----------
+    stage
+        What is done, in words.
+    total
+        Size of all pieces together.
+    progress, cancel
+        As for :func:`flowgraph.head_effects`.
+    unit
+        What sizes count, in words.
+
+    Raises
+    ------
+    CancelledError
+        From what it returns.
+    """
+    done = 0
+
+    def tick(size: int) -> None:
+        nonlocal done
+        if cancel is not None and size and cancel():
+            raise CancelledError(f"{stage} was cancelled after {done:,} of {total:,} {unit}")
+        if progress is not None:
+            progress(stage, done / total)
+        done += size
+
+    return tick
