@@ -27,8 +27,10 @@ from flowgraph.errors import ArgumentError, FileFormatError
 
 _AXES = ("axes", "first_layer", "prompt_tokens")
 """Fields of a reading that its method ``named`` sets."""
-_LATER = ("heads_in",)
-"""Fields that files did not have from the start: lists, which are then empty."""
+_LATER: Mapping[str, Any] = {
+    "heads_in": [], "circuit": "none", "corrupted": "", "task": "none", "prompts": 8, "budget": None,
+}  # fmt: skip
+"""Fields that files did not have from the start, and what they then are."""
 LARGEST_INTEGER = 2**53
 MOST_ENTRIES = 2_000_000
 _NPY = re.compile(
@@ -175,7 +177,7 @@ class Reader:
 
 def completed(data: dict[str, Any], declared: Mapping[str, Any]) -> dict[str, Any]:
     """The fields of an object, with those that files did not have from the start."""
-    return {name: [] for name in _LATER if name in declared} | data
+    return {name: value for name, value in _LATER.items() if name in declared} | data
 
 
 def strict_json(data: bytes, place: str) -> Any:

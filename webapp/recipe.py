@@ -18,6 +18,8 @@ Width = Literal["flow", "share"]
 Orientation = Literal["auto", "columns", "rows"]
 Tab = Literal["lens", "heads", "attention", "bars", "semantic"]
 Fill = Literal["rank", "probability", "entropy"]
+Circuit = Literal["none", "backward", "eap", "eap-qk", "eap-ig"]
+Task = Literal["none", "ioi", "greater-than", "induction", "agreement", "colored-objects", "capitals"]
 
 LONGEST_TEXT = 20_000
 """Characters of a prompt."""
@@ -26,6 +28,9 @@ LONGEST_QUERY = 60_000
 MOST_PINS = 200
 MOST_GENERATED = 64
 """Tokens that one question may generate."""
+MOST_PROMPTS = 64
+"""Examples of a task that a circuit is searched with."""
+MOST_FORWARDS = 1_000_000
 MOST_HEADS = 1_024
 MOST_LAYERS = 1_024
 LARGEST_LEVEL = 1_000
@@ -73,6 +78,12 @@ class Recipe:
         Name of the score that the grid of heads shows; empty: the first.
     semantic_layers
         First and one-past-last layer of the semantic graph; None: the last layer.
+    circuit
+        How a circuit is searched that is shown in place of the flow graph; ``"none"``: the flow graph is shown.
+    corrupted, task, prompts
+        What it is searched with: the text beside a corrupted one, or so many examples of a task.
+    budget
+        Most forwards of one prompt that the search runs; None: the method's own.
 
     Raises
     ------
@@ -106,10 +117,17 @@ class Recipe:
     fill: Fill = "rank"
     score: str = ""
     semantic_layers: tuple[int, int] | None = None
+    circuit: Circuit = "none"
+    corrupted: str = ""
+    task: Task = "none"
+    prompts: int = 8
+    budget: int | None = None
 
     def __post_init__(self) -> None:
         check_model(self.model)
         check_text(self.text)
+        check_text(self.corrupted, "corrupted")
+        check_effort(self.prompts, self.budget)
         if type(self.chat) is not bool:
             _refuse("chat", self.chat, "true or false")
         for name, choices in CHOICES.items():
@@ -145,7 +163,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     name: get_args(kind)
     for name, kind in (
         ("method", Method), ("show", Show), ("level", Level), ("width", Width), ("orientation", Orientation),
-        ("tab", Tab), ("fill", Fill),
+        ("tab", Tab), ("fill", Fill), ("circuit", Circuit), ("task", Task),
     )
 }  # fmt: skip
 """Field → the values it may have, in the order in which they are offered."""
@@ -252,7 +270,7 @@ def _as_keys(_name: str, text: str) -> tuple[str, ...]:
 _READ = {item.name: _as_text for item in fields(Recipe)} | {
     "chat": _as_flag, "threshold": _as_share, "heads": _as_numbers, "heads_in": _as_numbers, "pins": _as_keys,
     **dict.fromkeys(("layers", "semantic_layers"), _as_window),
-    **dict.fromkeys(("position", "target", "foil", "keep", "layer"), _as_index),
+    **dict.fromkeys(("position", "target", "foil", "keep", "layer", "prompts", "budget"), _as_index),
 }  # fmt: skip
 """Field → what reads its text."""
 
@@ -263,16 +281,24 @@ def check_model(name: object) -> None:
         _refuse("model", name, "a name of up to 400 printable characters")
 
 
-def check_text(text: object) -> None:
+def check_text(text: object, name: str = "text") -> None:
     """Refuse a text that is too long, or that is no text."""
     if not isinstance(text, str):
-        _refuse("text", text, "a text")
+        _refuse(name, text, "a text")
     if len(text) > LONGEST_TEXT:
-        raise ArgumentError(f"text has {len(text):,} characters; at most {LONGEST_TEXT:,} are taken. Shorten it")
+        raise ArgumentError(f"{name} has {len(text):,} characters; at most {LONGEST_TEXT:,} are taken. Shorten it")
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise ArgumentError(f"text: character {error.start} is half of a surrogate pair, not a character") from error
+        raise ArgumentError(f"{name}: character {error.start} is half of a surrogate pair, not a character") from error
+
+
+def check_effort(prompts: object, budget: object) -> None:
+    """Refuse what is no number of a task's examples, or no budget."""
+    if type(prompts) is not int or not 1 <= prompts <= MOST_PROMPTS:
+        _refuse("prompts", prompts, f"1 to {MOST_PROMPTS} examples")
+    if budget is not None and not (type(budget) is int and 1 <= budget <= MOST_FORWARDS):
+        _refuse("budget", budget, f"1 to {MOST_FORWARDS:,} forwards, or none for the method's own")
 
 
 def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:

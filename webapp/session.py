@@ -26,18 +26,25 @@ from .service.answers import (
     Answer,
     Attention,
     Bars,
+    Circuit,
+    CircuitTest,
+    Counterpart,
     Generation,
     GraphAnswer,
     Heads,
     NodeAnswer,
     Run,
     Semantic,
+    Token,
 )
 from .service.fitting import refuse_unfit
 from .service.questions import (
     AblateQuestion,
     AttentionQuestion,
     BarsQuestion,
+    CircuitQuestion,
+    CircuitTestQuestion,
+    CorruptQuestion,
     FaithfulQuestion,
     GenerateQuestion,
     GraphQuestion,
@@ -47,6 +54,7 @@ from .service.questions import (
     Question,
     RunQuestion,
     SemanticQuestion,
+    TokenQuestion,
     run_of,
 )
 
@@ -59,7 +67,8 @@ MOST_RUNS = 100
 _ANSWER_OF: Mapping[type, Any] = {
     RunQuestion: Run, GraphQuestion: GraphAnswer, LensQuestion: Reading, HeadsQuestion: Heads, AttentionQuestion: Attention,
     BarsQuestion: Bars, NodeQuestion: NodeAnswer, SemanticQuestion: Semantic, GenerateQuestion: Generation,
-    AblateQuestion: Ablation, FaithfulQuestion: Ablation,
+    AblateQuestion: Ablation, FaithfulQuestion: Ablation, CircuitQuestion: Circuit,
+    CircuitTestQuestion: CircuitTest, CorruptQuestion: Counterpart, TokenQuestion: Token,
 }  # fmt: skip
 """Kind of question → kind of answer; no others are recorded."""
 _KINDS = {kind.__name__: kind for kind in _ANSWER_OF}

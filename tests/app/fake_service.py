@@ -11,7 +11,7 @@ from flowgraph_webapp.recipe import Recipe
 from flowgraph_webapp.service.compute import COMPUTE
 from flowgraph_webapp.service.dispatch import Stage
 from flowgraph_webapp.service.errors import Cancelled
-from flowgraph_webapp.service.questions import run_of, run_question, with_run
+from flowgraph_webapp.service.questions import run_of, run_question, whole_question, with_run
 from flowgraph_webapp.service.recorded import Example
 from flowgraph_webapp.service.traces import Traces
 from flowgraph_webapp.service.worker import MOST_TOKENS
@@ -54,8 +54,9 @@ class FakeService:
         run = run_of(question)
         if run is not None and run.session is not None:
             question = with_run(question, replace(run, session=None))
-            if question in self.sessions[run.session].answers:
-                return self.sessions[run.session].answers[question]
+            found = self.sessions[run.session].answers.get(whole_question(question))
+            if found is not None:
+                return found
         if ticket is not None:
             self._wait(ticket)
         with self._lock:
@@ -82,7 +83,8 @@ class FakeService:
     def session_file(self, recipe: Recipe, annotations: Annotations | None = None, title: str = "") -> bytes:
         run = replace(run_question(recipe), session=None)
         answers = {run: self.ask(run)}
-        answers |= {q: a for q, a in self._kept.items() if getattr(q, "run", None) == run}
+        asked = {whole_question(q) for q in self._kept if getattr(q, "run", None) == run}
+        answers |= {question: self.ask(question) for question in asked}
         return write_session(recipe, answers, annotations, title)
 
     def progress(self, ticket: str) -> Stage | None:

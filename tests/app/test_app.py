@@ -18,8 +18,9 @@ from flowgraph_webapp.callbacks.downloads import FORMATS
 from flowgraph_webapp.ids import Id
 from flowgraph_webapp.recipe import CHOICES, from_query
 from flowgraph_webapp.service.errors import Busy
-from flowgraph_webapp.service.questions import GraphQuestion, LensQuestion
+from flowgraph_webapp.service.questions import LensQuestion, SketchQuestion, graph_question, sketch_question
 
+from flowgraph.views import page_data
 from tests.app.fake_service import EXAMPLE, FakeService
 
 pytestmark = pytest.mark.real_model
@@ -109,7 +110,7 @@ def test_drawing_asks_once_for_run_and_graph_and_answers_all_of_the_picture(page
     status, answer = page.draw()
     assert status == 200
     shown = answer["response"]
-    assert [type(one).__name__ for one in page.service.asked] == ["RunQuestion", "GraphQuestion"]
+    assert [type(one).__name__ for one in page.service.asked] == ["RunQuestion", "SketchQuestion"]
     picture = shown["picture"]["children"]["props"]
     assert picture["id"] == "flow-t-1" == shown["meta"]["data"]["picture"]
     assert len(picture["elements"]["edges"]) == len(shown["meta"]["data"]["edge_index"]) > 100
@@ -117,6 +118,25 @@ def test_drawing_asks_once_for_run_and_graph_and_answers_all_of_the_picture(page
     assert shown["notice"]["children"] is None
     assert shown["layers"] == {"max": 30, "value": [0, 30]}
     assert "Tokyo" in json.dumps(shown["strip"])
+
+
+@pytest.mark.parametrize("view", ["", "&level=head", "&method=norms", "&start=resid_post.22.3"])
+def test_what_the_picture_does_not_show_of_its_nodes_comes_after_it(page, view):
+    search = QUERY + view
+    _, answer = page.draw(search)
+    ticket = {"id": "t-1", "previous": None, "search": search, "run": "run"}
+    status, then = page.call(
+        "run.data", "readings.data", {"ticket.data": ticket}, value=answer["response"]["run"]["data"]
+    )
+    assert status == 200
+    late = then["response"]["readings"]["data"]
+    assert late["picture"] == answer["response"]["meta"]["data"]["picture"]
+    recipe = from_query(search)
+    sketch, whole = (page_data(page.service.ask(made(recipe)).graph) for made in (sketch_question, graph_question))
+    first = answer["response"]["meta"]["data"]["readings"]
+    assert sum(one is None for one in first) > sum(one is None for one in late["readings"])
+    # Colours, labels and all the rest are final before the rest has been read.
+    assert sketch | {name: late[name] for name in ("readings", "vocabulary")} == whole
 
 
 @pytest.mark.parametrize("start", ["resid_post.22.3", "head.23.4.7", "mlp.10.2"])
@@ -135,7 +155,7 @@ def test_what_only_the_view_says_leaves_the_question_the_same(page):
         QUERY + "&keep=100&width=share&selected=resid_post.3.-.2.-&pins=resid_post.3.-.2.-&tab=heads&fill=entropy"
     )
     page.draw(QUERY)
-    questions = [one for one in page.service.asked if isinstance(one, GraphQuestion)]
+    questions = [one for one in page.service.asked if isinstance(one, SketchQuestion)]
     assert questions[0] == questions[1]
 
 

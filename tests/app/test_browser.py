@@ -80,6 +80,7 @@ def test_hovering_says_what_a_node_reads(tab):
 
 def test_the_slider_filters_without_the_server_and_stays_in_the_address(tab, service):
     tab.drawn()
+    tab.wait("app.root().dataset.read === app.root().dataset.drawn")
     before = tab.shown()
     asked = set(service.asked)  # the details ask the same once more
     tab.keep(150)

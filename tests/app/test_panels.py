@@ -610,6 +610,26 @@ def test_details_rows_hold_what_is_shown():
     assert any(row[1] == "edge in" for row in rows)
 
 
+def test_details_say_the_roles_of_a_head_with_their_scores():
+    graph, run = head_graph(layers=3), RUNS["japan"]
+    n = next(n for n, node in enumerate(graph.nodes) if node.kind == "head")
+    answer = NodeAnswer(graph.nodes[n], str(graph.nodes[n]), None, None, None, "")
+    roles = (("induction", 0.97), ("<script>alert(1)</script>", -3.25))
+    named = replace(graph, roles=tuple(roles if i == n else () for i in range(len(graph.nodes))))
+    said = {
+        name: Tree(details.panel(answer, made, run).children[1]) for name, made in (("named", named), ("not", graph))
+    }
+    assert "roles: induction 0.97, <script>alert(1)</script> −3.25" in said["named"].text
+    assert not said["named"].find("script")
+    assert "roles" not in said["not"].text
+    assert [row[1:] for row in details.rows(answer, named)[1] if row[1] == "role"] == [
+        ("role", name, score, "") for name, score in roles
+    ]
+    state = next(node for node in graph.nodes if node.kind != "head")
+    other = NodeAnswer(state, str(state), None, None, None, "")
+    assert "roles" not in Tree(details.panel(other, named, run).children[1]).text
+
+
 # Tables
 
 

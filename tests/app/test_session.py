@@ -454,7 +454,7 @@ def test_a_session_answers_without_a_model(viewing, data, answers):
     assert viewing.session(session.id) is session
     found = viewing.ask(lens_question(session.recipe))
     equal(answers[LensQuestion(RunQuestion("tiny", TEXT))], found)
-    with pytest.raises(ModelNeededError, match="this was not recorded, and this server does not run the model 'tiny'"):
+    with pytest.raises(ModelNeededError, match="This was not recorded, and this server does not run the model 'tiny'"):
         viewing.ask(GraphQuestion(run_question(session.recipe), threshold=0.77))
     assert viewing.worker_pid is None
 

@@ -24,7 +24,20 @@ import transformers
 
 import flowgraph
 
-from . import circuits, contributions, flow, interventions, load, memory, readings, rollout, routes, semantic, trace
+from . import (
+    app,
+    circuits,
+    contributions,
+    flow,
+    interventions,
+    load,
+    memory,
+    readings,
+    rollout,
+    routes,
+    semantic,
+    trace,
+)
 from .pairs import Row, markdown
 from .subject import DEFAULT, Setup
 
@@ -40,9 +53,10 @@ BENCHMARKS = {
     "semantic": semantic.rows,
     "interventions": interventions.rows,
     "circuits": circuits.rows,
+    "app": app.rows,
 }
-NEEDS = {"flow": flow.NEEDS}
-"""Programs that a benchmark compares with, and that are not installed with flowgraph itself."""
+NEEDS = {"flow": flow.NEEDS, "app": app.NEEDS}
+"""What a benchmark needs that is not installed with flowgraph itself."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

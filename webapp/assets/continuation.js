@@ -26,7 +26,7 @@
   function explain(button) {
     const { grown, aim } = button.dataset;
     const left = Object.fromEntries(['chat', 'example', 'position', 'foil', 'start', 'selected', 'pins', 'keep', 'heads'].map((name) => [name, '']));
-    app.address.change({ ...left, text: grown, target: aim });
+    app.address.change({ ...left, ...app.flowOnly, text: grown, target: aim });
   }
 
   /** Mark the token that is explained. A continuation of another text is put away. */

@@ -6,6 +6,7 @@
   const touched = () => (window.dash_clientside.callback_context?.triggered ?? []).map(({ prop_id: name }) => name.split('.')[0]);
   const random = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join('');
   const tab = random();
+  const OF_FLOW = new Set(['method', 'show', 'level', 'heads_in', 'threshold', 'layers']);
   let runs = 0;
   let last = null;
 
@@ -67,9 +68,15 @@
     const written = changed.map((name) => [name, String(values[name]) === usual[name] ? '' : String(values[name])]);
     const now = app.address.read();
     if (!now.text || !written.length) return;
-    app.address.change(Object.fromEntries(written));
+    app.address.change({ ...Object.fromEntries(written), ...(app.shownCircuit() && written.some((one) => isOfFlow(one, now)) ? app.flowOnly : {}) });
     if (changed.includes('width')) app.view?.setWidth(width);
     if (changed.includes('orientation')) app.view?.setOrientation(orientation);
+  }
+
+  /** Whether a control of the flow graph was really set: then a circuit makes room for that graph. */
+  function isOfFlow([name, value], now) {
+    const usual = JSON.parse(app.root().dataset.defaults)[name] ?? '';
+    return OF_FLOW.has(name) && (value || usual) !== (now[name] || usual);
   }
 
   /** Layers as people write them, `21, 23` or `20-24`, as the address has them; what cannot be read is left for the server to refuse. */
@@ -85,6 +92,7 @@
   /** A click on a layer beside the picture opens it into its heads, or puts these together again. */
   function toggleHeads(label) {
     const layer = label.textContent.slice(1);
+    if (app.shownCircuit()) return;
     const opened = (app.address.read().heads_in ?? '').split(',').filter(Boolean);
     const others = opened.filter((one) => one !== layer);
     const now = others.length < opened.length ? others : [...opened, layer].sort((a, b) => a - b);

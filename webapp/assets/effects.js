@@ -1,4 +1,4 @@
-/* Tests by intervention: ask for one, and put it away when it no longer speaks of what is shown. */
+/* Tests by intervention: ask for one, stop it, and put it away when it no longer speaks of what is shown. */
 
 (() => {
   'use strict';
@@ -15,11 +15,12 @@
     last = id;
   }
 
-  /** Another selection, another graph: a new ticket without a question takes the last one back. */
+  /** Another selection, another graph: a ticket without a question takes the last one back. */
   function forgetTest() {
     if (!last) return;
+    const data = { id: null, previous: last, search: '', what: null };
     last = null;
-    window.dash_clientside.set_props('test', { data: null });
+    window.dash_clientside.set_props('test', { data });
   }
 
   Object.assign(app, { test, forgetTest });

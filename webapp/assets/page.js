@@ -21,6 +21,8 @@
     ['[data-grown]', (button) => app.explainGrown(button)],
     ['[data-dismiss]', (button) => window.dash_clientside.set_props(button.dataset.dismiss, { children: null })],
     ['[data-tab]', (button) => app.address.change({ tab: button.getAttribute('aria-selected') === 'true' ? '' : button.dataset.tab })],
+    ['[data-leave]', () => app.leaveCircuit()],
+    ['[data-go]', (button) => app.address.go(button.dataset.go)],
     ['[data-start]', (button) => app.address.change({ start: button.dataset.start })],
     ['[id*=\'"type":"act"\']', act],
   ];
@@ -29,8 +31,11 @@
     const id = chip.dataset.token;
     const { foil = '' } = app.address.read();
     const isFirst = chip === document.querySelector('[data-token]');
-    if (event.shiftKey) app.address.change({ foil: foil === id ? '' : id });
-    else app.address.change({ target: isFirst ? '' : id, foil: foil === id ? '' : foil });
+    const aims = event.shiftKey
+      ? { foil: foil === id ? '' : id }
+      : { target: isFirst ? '' : id, foil: foil === id ? '' : foil };
+    // Another answer has another circuit, which nobody has asked for yet.
+    app.address.change(app.shownCircuit() ? { ...aims, ...app.flowOnly } : aims);
   }
 
   /** Buttons of the details: pin, unpin, start. */

@@ -30,21 +30,37 @@
       app.view = window.flowgraph.flow.mount(app.root(), app.data, {
         cy, select: tapped, pin: pinned, level: keepLevel, open: (id) => id.startsWith('n') && startFrom(keyOf(id)),
       });
+      fill();
       app.forgetTest();
+      app.aboutPrompt();
       showAddress();
       nameLayers();
       app.root().dataset.drawn = meta.picture;
     });
   }
 
+  let late = null;
+
+  /** Words of nodes that no colour needs come after the picture, or before it has been mounted. */
+  function fill(found = late) {
+    late = found;
+    if (!found || found.picture !== app.meta?.picture) return;
+    for (const name of ['readings', 'vocabulary']) app.meta[name].splice(0, Infinity, ...found[name]);
+    app.root().dataset.read = found.picture;
+  }
+
   /** Labels of layers are switches at token level. */
   function nameLayers() {
     const { level, heads_in: opened = '' } = app.address.read();
+    const circuit = app.shownCircuit();
     const layers = opened.split(',');
+    const isFixed = level === 'head' || Boolean(circuit);
+    const stage = document.getElementById('stage');
+    stage.setAttribute('aria-label', `${circuit ? 'Circuit: heads' : 'Flow graph: tokens'} along one axis, layers along the other`);
     for (const label of document.querySelectorAll('#stage .axis > span:not(.tick)')) {
       const isOpened = layers.includes(label.textContent.slice(1));
-      label.classList.toggle('opened', isOpened && level !== 'head');
-      label.title = level === 'head' ? '' : `${label.textContent}: ${isOpened ? 'take its heads together' : 'show its heads one by one'}`;
+      label.classList.toggle('opened', isOpened && !isFixed);
+      label.title = isFixed ? '' : `${label.textContent}: ${isOpened ? 'take its heads together' : 'show its heads one by one'}`;
     }
   }
 
@@ -118,6 +134,6 @@
 
   Object.assign(app, { togglePin, startFrom });
   window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
-    flowgraph: { ...window.dash_clientside?.flowgraph, attach, select },
+    flowgraph: { ...window.dash_clientside?.flowgraph, attach, fill, select },
   });
 })();

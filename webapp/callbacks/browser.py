@@ -28,6 +28,7 @@ def register(app: Dash) -> None:
     _wire(app, "ticket", Output(Id.TICKET, "data"), address)
     _wire(app, "panel", Output(Id.PANEL, "data"), address, Input(Id.RUN, "data"))
     _wire(app, "attach", Input(Id.META, "data"))
+    _wire(app, "fill", Input(Id.READINGS, "data"))
     _wire(app, "select", Input(Id.SELECTION, "data"))
     _wire(app, "opened", Input(Id.OPENED, "data"))
     _wire(app, "setting", Input(Id.SETTING, "data"))

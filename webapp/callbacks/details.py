@@ -11,12 +11,13 @@ from flowgraph.errors import ArgumentError, FlowgraphError
 
 from ..ids import Id
 from ..node_key import parse_node_key
-from ..present import details
+from ..present import circuit, details
 from ..present.effects import offer
 from ..present.errors import panel_error
 from ..recipe import Recipe, from_query
-from ..service.questions import graph_question, node_question
-from .asking import ask
+from ..service.answers import Circuit
+from ..service.questions import node_question, run_question
+from .asking import ask, shown
 
 if TYPE_CHECKING:
     from ..service.service import Service
@@ -49,8 +50,10 @@ def details_of(service: Service, recipe: Recipe, key: str | None, pins: tuple[st
     FlowgraphError
         If the key is none, or the node cannot be read.
     """
-    question = graph_question(recipe)
-    run, graph = ask(service, question.run), ask(service, question).graph
+    run, answer = ask(service, run_question(recipe)), shown(service, recipe, sketch=True)
+    if isinstance(answer, Circuit):
+        return _of_circuit(answer, key, pins)
+    graph = answer.graph
     if key is None:
         return _with_test(details.panel(None, graph, run), offer(None, None, None, run))
     if key.startswith(EDGE):
@@ -59,6 +62,14 @@ def details_of(service: Service, recipe: Recipe, key: str | None, pins: tuple[st
     node = parse_node_key(key)
     panel = details.panel(ask(service, node_question(recipe, node)), graph, run, pinned=pins)
     return _with_test(panel, offer(key, node, None, run))
+
+
+def _of_circuit(answer: Circuit, key: str | None, pins: tuple[str, ...]) -> Component:
+    if key is None:
+        return _with_test(circuit.panel(answer), circuit.offer())
+    if key.startswith(EDGE):
+        return circuit.edge_panel(answer, edge_of(key, len(answer.graph)))
+    return circuit.node_panel(answer, parse_node_key(key), pins)
 
 
 def _with_test(panel: Component, buttons: list[Component]) -> Component:

@@ -18,18 +18,17 @@ from flowgraph.errors import ArgumentError, FlowgraphError
 from ..present import attention, bars, heads, lens, semantic
 from ..present.sheet import Sheet, csv_of
 from ..recipe import Recipe, from_query
-from ..service.ablation import shown_graph
 from ..service.questions import (
     attention_question,
     bars_question,
-    graph_question,
     heads_question,
     lens_question,
     run_question,
     semantic_question,
 )
+from ..service.shown import shown_graph
 from ..session import Annotations
-from .asking import ask
+from .asking import ask, shown
 
 if TYPE_CHECKING:
     from ..service.service import Service
@@ -90,14 +89,21 @@ def exported(service: Service, recipe: Recipe, name: str) -> tuple[bytes, str]:
 
 
 def _graph_file(service: Service, recipe: Recipe, ending: str) -> tuple[bytes, str]:
-    answer = ask(service, graph_question(recipe))
+    answer = shown(service, recipe)
     with tempfile.TemporaryDirectory(prefix="flowgraph-") as folder:
-        stem = _file_stem(recipe, recipe.method)
+        stem = _file_stem(recipe, _method(recipe))
         shown_graph(answer.graph, recipe.keep).save(Path(folder) / f"{stem}{ending}")
         files = sorted(Path(folder).iterdir())
         if len(files) == 1:
             return files[0].read_bytes(), files[0].name
         return _zipped(files), f"{stem}{ending.replace('.', '-')}.zip"
+
+
+def _method(recipe: Recipe) -> str:
+    """How the graph was made, for its file's name."""
+    if recipe.circuit == "none":
+        return recipe.method
+    return f"{recipe.circuit}-circuit" if recipe.task == "none" else f"{recipe.task}-{recipe.circuit}-circuit"
 
 
 def _zipped(files: list[Path]) -> bytes:

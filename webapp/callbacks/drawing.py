@@ -9,14 +9,16 @@ from dash import Dash, Input, Output, State, no_update
 from flowgraph.views import drawing, legend_of, page_data
 
 from ..ids import Id
-from ..present.flow import caption, mass_hint, meta, picture, start_chip
+from ..present import circuit
+from ..present.flow import caption, mass_hint, meta, picture, readings, start_chip
 from ..present.legend import legend_components
 from ..present.prediction import predictions
 from ..present.progress import progress_text
 from ..recipe import Recipe, from_query
-from ..service.answers import GraphAnswer, Run
-from ..service.questions import GraphQuestion, graph_question
-from .asking import ask
+from ..service.answers import Circuit, GraphAnswer, Run
+from ..service.errors import Cancelled
+from ..service.questions import graph_question, run_question
+from .asking import ask, shown
 
 if TYPE_CHECKING:
     from ..service.service import Service
@@ -51,10 +53,19 @@ def register(app: Dash, service: Service) -> None:
         if ticket["previous"]:
             service.cancel(ticket["previous"])
         recipe = from_query(ticket["search"])
-        question = graph_question(recipe)
-        run = ask(service, question.run, ticket["id"])
-        answer = ask(service, question, ticket["id"])
-        return {**about_run(recipe, run), **about_graph(question, answer, ticket), "notice": None}
+        run = ask(service, run_question(recipe), ticket["id"])
+        answer = shown(service, recipe, ticket["id"], sketch=True)
+        return {**about_run(recipe, run), **about_picture(recipe, answer, ticket), "notice": None}
+
+    @app.callback(
+        Output(Id.READINGS, "data"), Input(Id.RUN, "data"), State(Id.TICKET, "data"), prevent_initial_call=True
+    )
+    def read(run: dict[str, Any], ticket: dict[str, Any]) -> Any:
+        try:
+            answer = shown(service, from_query(ticket["search"]), ticket["id"])
+        except Cancelled:  # the page went on to another picture
+            return no_update
+        return readings(answer.graph, run["picture"])
 
     @app.callback(Output(Id.PROGRESS, "children"), Input(Id.POLL, "n_intervals"), State(Id.TICKET, "data"))
     def watch(_polls: int, ticket: dict[str, Any] | None) -> Any:
@@ -80,15 +91,30 @@ def about_run(recipe: Recipe, run: Run) -> dict[str, Any]:
     }
 
 
-def about_graph(question: GraphQuestion, answer: GraphAnswer, ticket: dict[str, Any]) -> dict[str, Any]:
+def about_picture(recipe: Recipe, answer: GraphAnswer | Circuit, ticket: dict[str, Any]) -> dict[str, Any]:
     """The picture and all that is said about it; ``run`` tells the panels that they can ask."""
     data, drawn, name = page_data(answer.graph), drawing(answer.graph), f"flow-{ticket['id']}"
-    return {
-        "start": start_chip(question.start, answer.graph),
+    said = _of_circuit(answer) if isinstance(answer, Circuit) else _of_graph(recipe, answer)
+    return said | {
         "picture": picture(data, name),
         "meta": meta(data, drawn, name),
         "legend": legend_components(legend_of(drawn, data)),
-        "caption": caption(answer),
-        "mass": mass_hint(drawn),
         "run": {"key": ticket["run"], "picture": name},
+    }
+
+
+def _of_graph(recipe: Recipe, answer: GraphAnswer) -> dict[str, Any]:
+    start = graph_question(recipe).start
+    return {
+        "start": start_chip(start, answer.graph),
+        "caption": caption(answer),
+        "mass": mass_hint(drawing(answer.graph)),
+    }
+
+
+def _of_circuit(answer: Circuit) -> dict[str, Any]:
+    return {
+        "start": circuit.chip(answer),
+        "caption": circuit.caption(answer),
+        "mass": circuit.mass_hint(answer.graph),
     }

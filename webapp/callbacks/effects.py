@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output
+from dash import Dash, Input, Output, State
 from dash.development.base_component import Component
 
 from flowgraph import Node
@@ -12,34 +12,61 @@ from flowgraph.errors import ArgumentError, FlowgraphError
 
 from ..ids import Id
 from ..node_key import parse_node_key
+from ..present.circuit import circuit_effect
 from ..present.effects import effect
 from ..present.errors import panel_error
+from ..present.progress import progress_text
 from ..recipe import Recipe, from_query
 from ..service.errors import Cancelled
-from ..service.questions import AblateQuestion, FaithfulQuestion, faithful_question, graph_question, run_question
+from ..service.questions import (
+    AblateQuestion,
+    CircuitTestQuestion,
+    FaithfulQuestion,
+    circuit_test_question,
+    faithful_question,
+    run_question,
+    sketch_question,
+)
 from .asking import ask
 from .details import EDGE, edge_of
 
 if TYPE_CHECKING:
     from ..service.service import Service
 
-_RUNNING = [(Output(Id.EFFECT, "className"), "effects loading", "effects")]
+_RUNNING = [
+    (Output(Id.EFFECT, "className"), "effects loading", "effects"),
+    (Output(Id.TEST_PROGRESS, "className"), "growing", "idle"),
+    (Output(Id.TEST_POLL, "disabled"), False, True),
+]
 
 
 def register(app: Dash, service: Service) -> None:
-    """Connect the callback."""
+    """Connect the callbacks."""
 
     @app.callback(Output(Id.EFFECT, "children"), Input(Id.TEST, "data"), running=_RUNNING, prevent_initial_call=True)
     def test(ticket: dict[str, Any] | None) -> Component | None:
         return None if ticket is None else tested(service, ticket)
+
+    @app.callback(Output(Id.TEST_PROGRESS, "children"), Input(Id.TEST_POLL, "n_intervals"), State(Id.TEST, "data"))
+    def watch(_polls: int, ticket: dict[str, Any] | None) -> Any:
+        return progress_text(service.progress(ticket["id"]) if ticket and ticket["id"] else None)
+
+    @app.callback(Input(Id.TEST_CANCEL, "n_clicks"), State(Id.TEST, "data"), prevent_initial_call=True)
+    def cancel(_clicks: int, ticket: dict[str, Any] | None) -> None:
+        if ticket and ticket["id"]:
+            service.cancel(ticket["id"])
 
 
 def tested(service: Service, ticket: dict[str, Any]) -> Component | None:
     """What a test gave, or why it gave nothing; nothing where it was taken back."""
     if ticket["previous"]:
         service.cancel(ticket["previous"])
+    if ticket["what"] is None:
+        return None
     try:
         question = test_of(service, from_query(ticket["search"]), ticket["what"])
+        if isinstance(question, CircuitTestQuestion):
+            return circuit_effect(ask(service, question, ticket["id"]))
         return effect(ask(service, question, ticket["id"]), whole=isinstance(question, FaithfulQuestion))
     except Cancelled:
         return None
@@ -47,7 +74,7 @@ def tested(service: Service, ticket: dict[str, Any]) -> Component | None:
         return panel_error(error)
 
 
-def test_of(service: Service, recipe: Recipe, what: str) -> AblateQuestion | FaithfulQuestion:
+def test_of(service: Service, recipe: Recipe, what: str) -> AblateQuestion | FaithfulQuestion | CircuitTestQuestion:
     """The question that tests a node key, ``edge.17`` of the graph, or the ``graph`` itself.
 
     Raises
@@ -56,10 +83,14 @@ def test_of(service: Service, recipe: Recipe, what: str) -> AblateQuestion | Fai
         If there is no such thing, or it cannot be tested.
     """
     if what == "graph":
-        return faithful_question(recipe)
+        return faithful_question(recipe) if recipe.circuit == "none" else circuit_test_question(recipe)
+    if recipe.circuit != "none":
+        raise ArgumentError(
+            "only a circuit as a whole is tested; go back to the flow graph to ablate a part of this prompt's run"
+        )
     if not what.startswith(EDGE):
         return AblateQuestion(run_question(recipe), parse_node_key(what))
-    graph = ask(service, graph_question(recipe)).graph
+    graph = ask(service, sketch_question(recipe)).graph
     about = graph.edge_dict(edge_of(what, len(graph)))
     if about["kind"] != "attention":
         raise ArgumentError(f"a {about['kind']} edge cannot be taken out by itself; ablate the node that it comes from")

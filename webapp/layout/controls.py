@@ -17,6 +17,7 @@ _HEADS_IN_HINT = (
     "At level token: layers that are shown as their heads, as 21, 23 or 20-24; a click on L23 beside the picture does the same. For "
     "the methods attention, proximity and logits, whose heads add up to what they bring together."
 )
+_CIRCUIT_NOTE = "A circuit is shown. What is chosen here is about the flow graph, and shows it again."
 _THRESHOLD_HINT = "Smallest share of its target that an edge must have to be followed. Empty: chosen for the method, and said below the picture."
 
 
@@ -32,6 +33,7 @@ def controls() -> html.Aside:
             group("Tokens as", "Where the tokens stand", switch(Id.ORIENTATION, ORIENTATIONS, "auto")),
             _layers(),
             _threshold(),
+            html.P(_CIRCUIT_NOTE, className="note circuit-only"),
             html.Div(id=Id.LEGEND, className="legends"),
         ],
         className="pane left",

@@ -72,6 +72,7 @@ def _stores() -> list[Component]:
         Id.TICKET,
         Id.RUN,
         Id.META,
+        Id.READINGS,
         Id.SELECTION,
         Id.PINS,
         Id.SETTING,
@@ -94,7 +95,10 @@ def _stores() -> list[Component]:
 def _help() -> html.Section:
     terms = [("flow", "share of an edge times the flow of its target; 1 at the start node"),
              ("share", "part of what enters the target of the edge"),
-             ("start node", "where flow runs to: the logit, or a node that was double-clicked")]  # fmt: skip
+             ("start node", "where flow runs to: the logit, or a node that was double-clicked"),
+             ("circuit", "the edges between embedding, heads, MLPs and logits by which the model gives its answer"),
+             ("corrupted prompt", "as many tokens, without what decides the answer; a cut edge brings what it brings there"),
+             ("gap", "what is measured on the prompt, less the same on the corrupted one; 100 % of it is the whole model")]  # fmt: skip
     methods = [(name, hint) for name, (_, hint) in METHODS.items()]
     blocks = (("Keys", KEYS), ("Pointer", POINTER), ("Words", terms), ("Methods", methods), ("Show", SHOWS.items()))
     return html.Section(

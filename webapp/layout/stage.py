@@ -10,6 +10,7 @@ from ..attributes import named
 from ..ids import Id
 from ..recipe import MOST_GENERATED
 from .examples import Example, example_list
+from .finder import finder, progress_row
 from .parts import group, hidden_label, switch
 from .words import FILLS, TABS
 
@@ -191,6 +192,8 @@ def details() -> html.Aside:
     return html.Aside(
         [
             search_box(),
+            finder(),
+            progress_row(Id.TEST_PROGRESS, Id.TEST_CANCEL, "Stop this test"),
             html.Div(id=Id.EFFECT, className="effects", **named({"aria-live": "polite"})),
             html.Div(_HINTS, id=Id.DETAILS),
         ],

@@ -15,7 +15,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from flowgraph import FlowGraph, Node, NodeReading
-from flowgraph.views import visible
+from flowgraph.views import roles_text, visible
 
 from ..node_key import node_key
 from ..service.answers import NodeAnswer, Run
@@ -51,6 +51,7 @@ def panel(answer: NodeAnswer | None, graph: FlowGraph | None, run: Run, *, pinne
         "div",
         element("h3", node_label(node)),
         _place(node, run),
+        _roles(graph, n),
         element("p", f"Not said: {answer.note}.", cls="note") if answer.note else None,
         facts(_facts(answer, graph, n, run)),
         *_vocabulary(answer.reading),
@@ -59,7 +60,7 @@ def panel(answer: NodeAnswer | None, graph: FlowGraph | None, run: Run, *, pinne
         cls="details",
     )
     return html.Div(
-        [_acts(node, pinned), drawn(tree, name="details", label=f"Details of {answer.label}")], className="node-panel"
+        [acts(node, pinned), drawn(tree, name="details", label=f"Details of {answer.label}")], className="node-panel"
     )
 
 
@@ -122,6 +123,9 @@ def rows(answer: NodeAnswer, graph: FlowGraph | None) -> tuple[tuple[str, ...], 
                     (answer.label, about, text, chance, "probability"),
                     (answer.label, about, text, logit, "logits"),
                 ]
+    if graph is not None and graph.roles and answer.node in graph.nodes:
+        roles = graph.roles[graph.nodes.index(answer.node)]
+        found += [(answer.label, "role", name, score, "") for name, score in roles]
     found += [
         (answer.label, "attention", f"key {key}", value, "attention")
         for key, value in enumerate(answer.attention or ())
@@ -148,16 +152,26 @@ def _place(node: Node, run: Run) -> Element:
     return element("p", f"{layer} · ", token(run.tokens[node.position]), f" at position {node.position}", cls="place")
 
 
-def _acts(node: Node, pinned: Sequence[str]) -> Component:
+def _roles(graph: FlowGraph | None, n: int | None) -> Element | None:
+    """Roles of a head, where the graph carries them."""
+    if graph is None or n is None or not graph.roles or graph.nodes[n].kind != "head":
+        return None
+    return element("p", f"roles: {roles_text(graph.roles[n])}", cls="note")
+
+
+def acts(node: Node, pinned: Sequence[str]) -> Component:
+    """What can be done with a node: pin it, let the flow start there."""
     key = node_key(node)
     is_pinned = key in pinned
-    acts = [("unpin", "Unpin", "Take the pin away (p)") if is_pinned else ("pin", "Pin", "Keep this node marked (p)")]
+    buttons = [
+        ("unpin", "Unpin", "Take the pin away (p)") if is_pinned else ("pin", "Pin", "Keep this node marked (p)")
+    ]
     if node.kind in _STARTS and node.position is not None:
-        acts.append(("start", "Start here", "Follow the flow into this node instead of the logit"))
+        buttons.append(("start", "Start here", "Follow the flow into this node instead of the logit"))
     return html.Div(
         [
             html.Button(text, id={"type": "act", "act": act, "node": key}, type="button", className="button small", title=hint)
-            for act, text, hint in acts
+            for act, text, hint in buttons
         ],
         className="acts",
     )  # fmt: skip

@@ -37,11 +37,11 @@ def offer(key: str | None, node: Node | None, edge: tuple[FlowGraph, int] | None
     if not run.has_head:
         return []
     if key is None:
-        return [_button("graph", "Test this graph", _GRAPH)]
+        return [test_button("graph", "Test this graph", _GRAPH)]
     if node is not None and node.kind in ABLATED and node.position is not None:
-        return [_button(key, "Ablate", _NODE)]
+        return [test_button(key, "Ablate", _NODE)]
     if edge is not None and edge[0].edge_dict(edge[1])["kind"] == "attention":
-        return [_button(key, "Ablate", _EDGE)]
+        return [test_button(key, "Ablate", _EDGE)]
     return []
 
 
@@ -72,6 +72,11 @@ def effect(answer: Ablation, *, whole: bool) -> Component:
         element("p", _CAVEAT, cls="note") if whole else None,
         cls="details",
     )
+    return boxed(tree, title)
+
+
+def boxed(tree: Element, title: str) -> Component:
+    """What a test gave, with a button that puts it away."""
     close = html.Button(
         "Close",
         type="button",
@@ -88,5 +93,6 @@ def _measured(answer: Ablation) -> Element:
     return element("p", "Logit of ", token(answer.target_token), " minus ", *against, said, cls="note")
 
 
-def _button(what: str, text: str, hint: str) -> Component:
+def test_button(what: str, text: str, hint: str) -> Component:
+    """A button that asks for a test."""
     return html.Button(text, type="button", className="button small", title=hint, **named({"data-test": what}))

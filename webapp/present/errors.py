@@ -68,6 +68,16 @@ def panel_error(error: Exception) -> Component:
     return html.Div(_text(_words(error), _why(error)), className=f"notice {_tone(error)} in-panel")
 
 
+def search_error(error: Exception) -> Component:
+    """Why a search for a circuit gave none, in its place."""
+    words = _words(error)
+    if isinstance(error, Cancelled):
+        words = _Words("The search was cancelled.", "")
+    elif isinstance(error, ArgumentError):
+        words = _Words("No circuit was found:", "Change what is named, and search again.")
+    return html.Div(_text(words, _why(error)), className=f"notice {_tone(error)} in-panel")
+
+
 def _text(words: _Words, why: str) -> Component:
     reason = [html.Span(why, className="why")] if why else []
     return html.P([html.B(words.what), " ", *reason, " ", html.Span(words.do, className="do")])

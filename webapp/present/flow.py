@@ -9,7 +9,7 @@ from dash import html
 from dash.development.base_component import Component
 
 import flowgraph
-from flowgraph.views import Drawing
+from flowgraph.views import Drawing, drawing, facts
 
 from ..attributes import named
 from ..node_key import node_key, start_text
@@ -61,6 +61,12 @@ def meta(data: dict[str, Any], drawn: Drawing, name: str) -> dict[str, Any]:
         "edge_index": drawn.order.tolist(),
         "styles": {theme: [*rules, _GOAL, *_way_rules(rules)] for theme, rules in data["styles"].items()},
     }
+
+
+def readings(graph: flowgraph.FlowGraph, name: str) -> dict[str, Any]:
+    """What every node of a picture reads or writes; it comes after the picture, which shows only what some of them read."""
+    said = facts(drawing(graph))
+    return {"picture": name, "readings": said["readings"], "vocabulary": said["vocabulary"]}
 
 
 def _start(node: flowgraph.Node) -> str | None:

@@ -5,14 +5,15 @@ from __future__ import annotations
 from dataclasses import fields
 
 import flowgraph
-from flowgraph import Effect, FlowGraph, PatternEdit, Trace
+from flowgraph import Effect, FlowGraph, Node, PatternEdit, Trace
 from flowgraph.errors import ArgumentError
-from flowgraph.views import drawing
 
 from .answers import Ablation
+from .discovery import reporting
 from .graphs import graph
 from .node_answers import refuse_outside
 from .questions import AblateQuestion, FaithfulQuestion, GraphQuestion
+from .shown import shown_graph as shown_graph
 from .traces import Check, Traces
 
 _KEPT = "The other keys keep their attention."
@@ -24,13 +25,11 @@ def ablate(traces: Traces, question: AblateQuestion, check: Check) -> Ablation:
     node, source = question.node, question.source
     refuse_outside(trace, node)
     if source is None:
-        check("running without it", None)
-        return _said(trace, flowgraph.ablate(trace.model, trace, node), str(node), "")
+        return _said(trace, _effect(trace, node, check), str(node), "")
     if source >= len(trace.tokens):
         raise ArgumentError(f"source={source} is outside this run of {len(trace.tokens)} tokens")
-    check("running without it", None)
     entry = PatternEdit(node.layer or 0, node.head, node.position, source)
-    return _said(trace, flowgraph.ablate(trace.model, trace, entry), f"what {node} reads at {source}", _KEPT)
+    return _said(trace, _effect(trace, entry, check), f"what {node} reads at {source}", _KEPT)
 
 
 def faithful(traces: Traces, question: FaithfulQuestion, check: Check) -> Ablation:
@@ -47,18 +46,13 @@ def faithful(traces: Traces, question: FaithfulQuestion, check: Check) -> Ablati
     asked = GraphQuestion(**{item.name: getattr(question, item.name) for item in fields(GraphQuestion)})
     shown = shown_graph(graph(traces, asked, check).graph, question.keep)
     trace = traces.trace(question.run, check)
-    check("running what is shown", None)
-    effect = flowgraph.ablate(trace.model, trace, shown, outside=True)
+    effect = _effect(trace, shown, check, outside=True)
     return _said(trace, effect, "all but what is shown", _left(shown))
 
 
-def shown_graph(graph: FlowGraph, keep: int | None) -> FlowGraph:
-    """The part of a graph that the slider shows: the edges whose level is at most ``keep``; None: where the graph opens."""
-    drawn = drawing(graph)
-    level = drawn.opening_level if keep is None else keep
-    if not len(drawn.graph) or int(drawn.level.max()) <= level:
-        return graph
-    return drawn.graph.keep(drawn.level <= level, slider_level=level)
+def _effect(trace: Trace, what: Node | PatternEdit | FlowGraph, check: Check, *, outside: bool = False) -> Effect:
+    progress, cancel = reporting(check, "measuring the change")
+    return flowgraph.ablate(trace.model, trace, what, outside=outside, progress=progress, cancel=cancel)
 
 
 def _said(trace: Trace, effect: Effect, what: str, note: str) -> Ablation:

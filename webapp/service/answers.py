@@ -319,13 +319,81 @@ class Ablation:
     note: str
 
 
-Answer = Model | Run | GraphAnswer | Reading | Heads | Attention | Bars | NodeAnswer | Semantic | Generation | Ablation
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and its corrupted counterpart, the answer and a wrong one; texts of tokens are as the tokenizer has them.
+
+    ``foil`` is None where the answer is compared with the mean logit.
+    """
+
+    clean: str
+    corrupted: str
+    target: str
+    foil: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """A circuit of at most 3,000 edges, what was taken of it in words, and the prompts that it was searched with."""
+
+    graph: FlowGraph
+    note: str
+    about: str
+    pairs: tuple[Pair, ...]
+
+    def __post_init__(self) -> None:
+        _require(0 < len(self.graph) <= MOST_EDGES, f"Circuit.graph has {len(self.graph):,} edges")
+
+
+@dataclass(frozen=True)
+class CircuitTest:
+    """What the answer is with nothing left but a circuit.
+
+    Attributes
+    ----------
+    edges, prompts
+        How many edges were left, and on how many prompts it was measured.
+    metric, unit
+        What was measured.
+    full, empty, kept
+        Its mean with all edges of the model, with none, and with those of the circuit.
+    """
+
+    edges: int
+    prompts: int
+    metric: str
+    unit: str
+    full: float
+    empty: float
+    kept: float
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """A prompt that was made of another one; empty where none could be, and in words what was changed or why not."""
+
+    text: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of the model."""
+
+    token_id: int
+    text: str
+
+
+Answer = (
+    Model | Run | GraphAnswer | Reading | Heads | Attention | Bars | NodeAnswer | Semantic | Generation | Ablation | Circuit
+    | CircuitTest | Counterpart | Token
+)  # fmt: skip
 
 _MOST_LAYERS = 10_000
 
 __all__ = [
-    "MOST_EDGES", "Ablation", "Answer", "Attention", "Bar", "Bars", "Generation", "GraphAnswer", "Heads", "Lens", "Model", "NodeAnswer",
-    "Prediction", "Run", "Semantic",
+    "MOST_EDGES", "Ablation", "Answer", "Attention", "Bar", "Bars", "Circuit", "CircuitTest", "Counterpart", "Generation", "GraphAnswer", "Heads", "Lens",
+    "Model", "NodeAnswer", "Pair", "Prediction", "Run", "Semantic", "Token",
 ]  # fmt: skip
 
 

@@ -14,6 +14,7 @@ from flowgraph.errors import ArgumentError
 
 from .ablation import ablate, faithful
 from .answers import Answer, Attention, Bar, Bars, Heads, Lens, Model, Prediction, Run, Semantic
+from .discovery import circuit, circuit_test, corrupt, token
 from .generation import generate
 from .graphs import graph
 from .node_answers import NEURONS, has_attribution, node
@@ -21,6 +22,9 @@ from .questions import (
     AblateQuestion,
     AttentionQuestion,
     BarsQuestion,
+    CircuitQuestion,
+    CircuitTestQuestion,
+    CorruptQuestion,
     FaithfulQuestion,
     GenerateQuestion,
     GraphQuestion,
@@ -30,6 +34,8 @@ from .questions import (
     NodeQuestion,
     RunQuestion,
     SemanticQuestion,
+    SketchQuestion,
+    TokenQuestion,
 )
 from .traces import READ_AT_ONCE, Check, Traces
 from .worker import LOADING
@@ -151,9 +157,10 @@ def semantic(traces: Traces, question: SemanticQuestion, check: Check) -> Semant
 
 
 COMPUTE: Mapping[type, Callable[[Traces, Any, Check], Answer]] = {
-    ModelQuestion: model, RunQuestion: run, GraphQuestion: graph, LensQuestion: lens, HeadsQuestion: heads,
+    ModelQuestion: model, RunQuestion: run, GraphQuestion: graph, SketchQuestion: graph, LensQuestion: lens, HeadsQuestion: heads,
     AttentionQuestion: attention, BarsQuestion: bars, NodeQuestion: node, SemanticQuestion: semantic,
-    GenerateQuestion: generate, AblateQuestion: ablate, FaithfulQuestion: faithful,
+    GenerateQuestion: generate, AblateQuestion: ablate, FaithfulQuestion: faithful, CorruptQuestion: corrupt, TokenQuestion: token,
+    CircuitQuestion: circuit, CircuitTestQuestion: circuit_test,
 }  # fmt: skip
 """Kind of question → what answers it."""
 

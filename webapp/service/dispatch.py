@@ -1,22 +1,22 @@
-"""The queue before the worker: one question at a time, the same question once, and a worker that is always there again."""
+"""The queue before the worker: one question at a time, the same question once, and a worker that is always there again.
+
+Questions that take minutes run in the background: the worker puts one aside between two of its steps to answer what came
+meanwhile. So at most two are handed over at a time, one of each sort.
+"""
 
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
-import traceback
 from collections import deque
-from dataclasses import dataclass, field
-
-from flowgraph.errors import FlowgraphError
 
 from .answers import Answer
-from .errors import Busy, Cancelled, Closed, InternalError, TimedOut, WorkerDied
+from .errors import Busy, Cancelled, Closed, TimedOut
+from .jobs import ATTEMPTS, CANCELLED, DIED, GIVEN_UP, WAITING, Ask, Failure, Job, Stage, internal, outcome
 from .questions import Question
 from .sizes import Cache, size_of
-from .worker import KNOWN_ERRORS, LOADING, Answered, Message, Refused, Settings, Staged, Worker
+from .worker import LOADING, Begun, Message, Settings, Staged, Worker
 
 logger = logging.getLogger(__name__)
 
@@ -24,62 +24,18 @@ GRACE = 1.0
 """Seconds in which a worker must obey before it is killed."""
 LONGEST_LOADING = 1_800.0
 """Seconds for a process to start and a model to be fetched and loaded; the timeout of a question starts after that."""
+LONGEST_STEP = 900.0
+"""Seconds in which a question in the background must say something; in all it may take as long as it needs."""
+PATIENCE = 20.0
+"""Seconds in which a question in the background must obey before its worker, which others use too, is killed."""
+ABANDONED = 300.0
+"""Seconds after which who has a ticket, and does not ask how far a search is, has left. Hidden tabs ask once a minute."""
 _GLANCE = 0.05
 """Seconds between two looks at whether a question that runs is still wanted."""
-_ATTEMPTS = 2
 _MOST_SPENT = 1_000
 STARTING = "starting"
-WAITING = "waiting"
+PAUSING = "waiting until the search for a circuit pauses"
 _CLOSING = "the server is closing"
-_CANCELLED = "the question was cancelled"
-
-
-@dataclass(frozen=True)
-class Stage:
-    """Where a question is.
-
-    Attributes
-    ----------
-    name
-        ``"waiting"``, ``"starting"``, ``"loading the model"``, ``"tracing"`` …
-    part
-        What part of the stage is done, 0 to 1; None where that is not known.
-    waiting
-        How many questions are answered before this one; 0 for the one that runs.
-    """
-
-    name: str
-    part: float | None
-    waiting: int
-
-
-@dataclass(frozen=True)
-class _Failure:
-    """An error, made anew for everyone who asked."""
-
-    error: type[FlowgraphError]
-    message: str
-
-
-@dataclass(eq=False)
-class _Job:
-    """One question, and everybody who waits for its answer."""
-
-    question: Question
-    number: int
-    asks: list[_Ask] = field(default_factory=list)
-    stage: Stage = field(default_factory=lambda: Stage(WAITING, None, 0))
-    result: Answer | _Failure | None = None
-
-
-@dataclass(eq=False)
-class _Ask:
-    """One who waits."""
-
-    job: _Job
-    ticket: str | None
-    woken: threading.Event = field(default_factory=threading.Event)
-    cancelled: bool = False
 
 
 class Dispatcher:
@@ -94,7 +50,7 @@ class Dispatcher:
     queue
         Most questions that wait.
     timeout
-        Seconds that an answer may take, once the model is loaded.
+        Seconds that an answer may take, once the model is loaded; one in the background may take longer.
     """
 
     def __init__(self, settings: Settings, cache_bytes: int, queue: int, timeout: float) -> None:
@@ -102,10 +58,11 @@ class Dispatcher:
         self.answers: Cache[Question, Answer] = Cache(cache_bytes)
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._jobs: dict[Question, _Job] = {}
-        self._waiting: deque[_Job] = deque()
-        self._running: _Job | None = None
-        self._tickets: dict[str, list[_Ask]] = {}
+        self._jobs: dict[Question, Job] = {}
+        self._waiting: deque[Job] = deque()
+        self._running: Job | None = None
+        self._searching: Job | None = None
+        self._tickets: dict[str, list[Ask]] = {}
         self._spent: deque[str] = deque(maxlen=_MOST_SPENT)
         self._worker: Worker | None = None
         self._thread: threading.Thread | None = None
@@ -140,11 +97,11 @@ class Dispatcher:
             if self._closed:
                 raise Closed(_CLOSING)
             if ticket in self._spent:
-                raise Cancelled(_CANCELLED)
+                raise Cancelled(CANCELLED)
             found = self.answers.get(question)
             if found is not None:
                 return found
-            ask = _Ask(self._job(question), ticket)
+            ask = Ask(self._job(question), ticket)
             ask.job.asks.append(ask)
             if ticket is not None:
                 self._tickets.setdefault(ticket, []).append(ask)
@@ -153,9 +110,9 @@ class Dispatcher:
         finally:
             self._withdraw(ask)
         if ask.cancelled:
-            raise Cancelled(_CANCELLED)
+            raise Cancelled(CANCELLED)
         result = ask.job.result
-        if isinstance(result, _Failure):
+        if isinstance(result, Failure):
             raise result.error(result.message)
         assert result is not None
         return result
@@ -166,10 +123,14 @@ class Dispatcher:
             asks = self._tickets.get(ticket)
             if not asks:
                 return None
+            for ask in asks:
+                ask.heard = time.monotonic()
             job = asks[-1].job
             if job not in self._waiting:
                 return job.stage
-            return Stage(WAITING, None, self._waiting.index(job) + (self._running is not None))
+            before = [one for one in self._waiting if one.is_long == job.is_long].index(job)
+            held_up = self._searching or self._running if job.is_long else self._running
+            return Stage(WAITING, None, before + (held_up is not None))
 
     def cancel(self, ticket: str) -> bool:
         """Take back every question of a ticket, those too that it has not asked yet; whether one was open."""
@@ -186,14 +147,14 @@ class Dispatcher:
         with self._lock:
             self._closed = True
             for job in list(self._jobs.values()):
-                self._finish(job, _Failure(Closed, _CLOSING))
+                self._finish(job, Failure(Closed, _CLOSING))
             self._waiting.clear()
             self._changed.notify_all()
             thread = self._thread
         if thread is not None:
             thread.join()
 
-    def _job(self, question: Question) -> _Job:
+    def _job(self, question: Question) -> Job:
         """The job that answers a question already, or a new one at the end of the queue."""
         job = self._jobs.get(question)
         if job is not None:
@@ -201,7 +162,7 @@ class Dispatcher:
         if len(self._waiting) >= self._queue:
             raise Busy(f"{len(self._waiting)} questions are waiting, as many as this server lets wait; try again soon")
         self._count += 1
-        job = self._jobs[question] = _Job(question, self._count)
+        job = self._jobs[question] = Job(question, self._count)
         self._waiting.append(job)
         if self._thread is None:
             self._thread = threading.Thread(target=self._dispatch, name="flowgraph-dispatch", daemon=True)
@@ -209,7 +170,7 @@ class Dispatcher:
         self._changed.notify_all()
         return job
 
-    def _withdraw(self, ask: _Ask) -> None:
+    def _withdraw(self, ask: Ask) -> None:
         """Forget one who waits, and a job that nobody waits for and that has not begun."""
         with self._lock:
             ask.job.asks.remove(ask)
@@ -223,96 +184,155 @@ class Dispatcher:
                 del self._jobs[ask.job.question]
 
     def _dispatch(self) -> None:
-        """Answer one job after another until the service is closed."""
+        """Hand over, listen, look after what runs, until the service is closed."""
         while True:
             with self._lock:
-                while not (self._waiting or self._closed):
+                while not (self._waiting or self._active() or self._closed):
                     self._changed.wait()
                 if self._closed:
                     break
-                job = self._running = self._waiting.popleft()
-                job.stage = Stage(STARTING, None, 0)
+                chosen = self._chosen()
             try:
-                result = self._answer(job)
+                worker = self._alive_worker(chosen)
+                for job in chosen:
+                    self._hand_over(job, worker)
+                self._listen(worker)
+            except (EOFError, OSError):
+                self._bury_worker()
             except Exception as error:  # whoever waits must hear of a fault here too, and the next question goes on
-                result = _internal(error)
+                for job in self._active():
+                    self._finish(job, internal(error))
                 self._discard_worker()
-            with self._lock:
-                self._finish(job, result)
-                self._running = None
         self._discard_worker()
 
-    def _finish(self, job: _Job, result: Answer | _Failure) -> None:
-        """Hand a result to everybody who waits for it."""
-        if job.result is not None:
+    def _active(self) -> list[Job]:
+        """What the worker has: at most one question in the foreground and one in the background."""
+        return [job for job in (self._running, self._searching) if job is not None]
+
+    def _chosen(self) -> list[Job]:
+        """Take what can be handed over now out of the queue.
+
+        A search goes first where both can begin, since it lets others through. A question during which a worker has died is
+        asked again by itself, so that it does not suffer from its neighbour a second time.
+        """
+        chosen = []
+        short = next((job for job in self._waiting if not job.is_long), None)
+        is_risky = short is not None and short.deaths > 0
+        if not self._active() and not is_risky:
+            self._searching = next((job for job in self._waiting if job.is_long), None)
+            chosen += self._active()
+        if self._running is None and short is not None and not (is_risky and self._searching):
+            self._running = short
+            chosen.append(short)
+        for job in chosen:
+            self._waiting.remove(job)
+        return chosen
+
+    def _alive_worker(self, chosen: list[Job]) -> Worker:
+        """The worker, or a new one; raises ``EOFError`` where one has died of what it had before."""
+        if self._worker is not None and self._worker.alive:
+            return self._worker
+        if any(job not in chosen for job in self._active()):
+            raise EOFError("the worker ended")
+        self._discard_worker()
+        self._worker = Worker(self._settings)
+        return self._worker
+
+    def _hand_over(self, job: Job, worker: Worker) -> None:
+        """Ask the worker; raises ``OSError`` where it has just died."""
+        behind = not job.is_long and self._searching is not None
+        job.stage = Stage(PAUSING if behind else STARTING, None, 0)
+        job.begun = None if behind else time.monotonic()
+        job.loading, job.given_up, job.why = worker.fresh, None, GIVEN_UP
+        worker.ask(job.number, job.question)
+
+    def _listen(self, worker: Worker) -> None:
+        """Hear one message, and stop what nobody wants or what takes too long."""
+        message = worker.receive(_GLANCE)
+        now = time.monotonic()
+        for job in self._active():
+            if message is not None:
+                self._hear(job, message, now)
+            if job.result is None and self._worker is worker:
+                self._look_after(job, worker, now)
+
+    def _hear(self, job: Job, message: Message, now: float) -> None:
+        """What a message says of a job; while another is answered, a search has no time of its own."""
+        if message.number != job.number:
+            job.begun = now if job.is_long else job.begun
+        elif isinstance(message, Begun):
+            job.stage, job.begun = Stage(STARTING, None, 0), now
+        elif isinstance(message, Staged):
+            still = message.name.startswith(LOADING)
+            job.stage = Stage(message.name, message.part, 0)
+            if job.is_long or job.begun is None or (job.loading and not still):
+                job.begun = now
+            job.loading = still
+        else:
+            self._finish(job, outcome(message, job.why))
+
+    def _look_after(self, job: Job, worker: Worker, now: float) -> None:
+        """Take back a job that nobody wants or whose time is over; end the worker if it does not obey."""
+        if job.given_up is not None:
+            if now - job.given_up > (PATIENCE if job.is_long else GRACE):
+                self._discard_worker()
+                self._put_back()
             return
-        job.result = result
-        if not isinstance(result, _Failure):
-            self.answers.put(job.question, result, size_of((job.question, result)))
-        if self._jobs.get(job.question) is job:
-            del self._jobs[job.question]
-        for ask in job.asks:
-            ask.woken.set()
+        limit = LONGEST_LOADING if job.loading else LONGEST_STEP if job.is_long else self._timeout
+        is_late = job.begun is not None and now - job.begun > limit
+        if is_late:
+            job.why = Failure(TimedOut, f"no answer after {limit:g} seconds; the run was stopped at {job.stage.name!r}")
+        if is_late or self._unwanted(job, now):
+            self._retire(job)
+            job.given_up = now
+            worker.cancel(job.number, job.is_long)
 
-    def _answer(self, job: _Job) -> Answer | _Failure:
-        """Ask the worker; a second one, if the first dies of something else than our own hand."""
-        for _ in range(_ATTEMPTS):
-            if self._worker is None or not self._worker.alive:
-                self._discard_worker()
-                self._worker = Worker(self._settings)
-            try:
-                self._worker.ask(job.number, job.question)
-                return self._followed(job, self._worker)
-            except (EOFError, OSError):
-                logger.warning("worker %d ended while it worked on question %d", self._worker.pid, job.number)
-                self._discard_worker()
-                job.stage = Stage(STARTING, None, 0)
-        return _Failure(
-            WorkerDied,
-            f"the process that runs the model ended {_ATTEMPTS} times while it worked on this; perhaps its memory did not "
-            "suffice. Ask again, with a shorter prompt if it ends once more",
-        )
+    def _bury_worker(self) -> None:
+        """The worker died of something else than our own hand: ask once more what it had, but not for ever."""
+        logger.warning("the worker ended while it worked on %s", [job.number for job in self._active()])
+        self._discard_worker()
+        for job in self._active():
+            job.deaths += 1
+            if job.given_up is None and job.deaths >= ATTEMPTS:
+                self._finish(job, DIED)
+        self._put_back()
 
-    def _followed(self, job: _Job, worker: Worker) -> Answer | _Failure:
-        """Follow a question until its answer comes, nobody wants it, or its time is over."""
-        begun, loading = time.monotonic(), worker.fresh
-        given_up, why = 0.0, _Failure(Cancelled, _CANCELLED)
-        while True:
-            message = worker.receive(_GLANCE)
-            now = time.monotonic()
-            if isinstance(message, Staged):
-                if message.number == job.number:
-                    job.stage = Stage(message.name, message.part, 0)
-                    begun, loading = self._clock(message, begun, loading, now)
-            elif message is not None and message.number == job.number:
-                return _result(message, why)
-            if given_up:
-                if now - given_up > (0 if self._closed else GRACE):
-                    self._discard_worker()
-                    return why
-                continue
-            limit = LONGEST_LOADING if loading else self._timeout
-            if now - begun > limit:
-                why = _Failure(
-                    TimedOut, f"no answer after {limit:g} seconds; the run was stopped at {job.stage.name!r}"
-                )
-            if now - begun > limit or self._unwanted(job):
-                self._retire(job)
-                given_up = now
-                worker.cancel(job.number)
-
-    @staticmethod
-    def _clock(message: Staged, begun: float, loading: bool, now: float) -> tuple[float, bool]:
-        """When the time of a question began, and whether its model is still being loaded."""
-        still = message.name.startswith(LOADING)
-        return (now if loading and not still else begun), still
-
-    def _unwanted(self, job: _Job) -> bool:
-        """Whether nobody waits for a job any more."""
+    def _put_back(self) -> None:
+        """What a worker had when it was ended comes first in the queue."""
         with self._lock:
-            return self._closed or not job.asks
+            for job in self._active():
+                if job.given_up is not None or not job.asks:
+                    self._finish(job, job.why)
+                else:
+                    job.stage = Stage(WAITING, None, 0)
+                    self._waiting.appendleft(job)
+            self._running = self._searching = None
 
-    def _retire(self, job: _Job) -> None:
+    def _finish(self, job: Job, result: Answer | Failure) -> None:
+        """Hand a result to everybody who waits for it."""
+        with self._lock:
+            self._running = None if job is self._running else self._running
+            self._searching = None if job is self._searching else self._searching
+            if job.result is not None:
+                return
+            job.result = result
+            if not isinstance(result, Failure):
+                self.answers.put(job.question, result, size_of((job.question, result)))
+            if self._jobs.get(job.question) is job:
+                del self._jobs[job.question]
+            for ask in job.asks:
+                ask.woken.set()
+
+    def _unwanted(self, job: Job, now: float) -> bool:
+        """Whether nobody waits for a job any more; who has left the page is no longer waited with."""
+        with self._lock:
+            for ask in job.asks:
+                if job.is_long and ask.ticket is not None and now - ask.heard > ABANDONED:
+                    ask.cancelled = True
+                    ask.woken.set()
+            return self._closed or all(ask.cancelled for ask in job.asks)
+
+    def _retire(self, job: Job) -> None:
         """Let nobody join a job that is given up."""
         with self._lock:
             if self._jobs.get(job.question) is job:
@@ -322,27 +342,3 @@ class Dispatcher:
         worker, self._worker = self._worker, None
         if worker is not None:
             worker.stop()
-
-
-def _result(message: Message, why: _Failure) -> Answer | _Failure:
-    if isinstance(message, Answered):
-        return message.answer
-    if not isinstance(message, Refused):
-        return why
-    if message.details is None:
-        return _Failure(KNOWN_ERRORS[message.error], message.message)
-    return _logged(message.details)
-
-
-def _internal(error: Exception) -> _Failure:
-    return _logged("".join(traceback.format_exception(error)))
-
-
-def _logged(details: str) -> _Failure:
-    """A fault of the program: its details stay in the log."""
-    reference = secrets.token_hex(4)
-    logger.error("internal error %s\n%s", reference, details)
-    return _Failure(
-        InternalError,
-        f"this could not be answered: an internal error, reference {reference}. The server's log says more",
-    )

@@ -7,7 +7,7 @@ from typing import Any
 from flowgraph import FlowGraph, Reading
 from flowgraph.errors import FileFormatError
 
-from .answers import Attention, Bars, GraphAnswer, Heads, NodeAnswer, Run, Semantic
+from .answers import Attention, Bars, Circuit, GraphAnswer, Heads, NodeAnswer, Run, Semantic
 from .questions import AttentionQuestion, NodeQuestion, Question
 
 
@@ -25,6 +25,10 @@ def refuse_unfit(run: Run, question: Question, answer: Any) -> None:
             _same("Run.predictions", all(0 <= p.probability <= 1 for p in answer.predictions), True)
         case GraphAnswer() | Semantic():
             _check_graph(run, answer.graph)
+        case Circuit():
+            _same("the circuit's number of layers", answer.graph.info.total_layers, run.n_layers)
+            _same("a position in a circuit", {node.position for node in answer.graph.nodes}, {None})
+            _check_nodes(run, answer.graph)
         case Reading():
             _check_reading(answer, (layers, tokens))
         case Heads():
@@ -51,6 +55,10 @@ def _check_graph(run: Run, graph: FlowGraph) -> None:
     _same("the graph's tokens", graph.info.tokens, run.tokens)
     _same("the graph's number of layers", graph.info.total_layers, run.n_layers)
     _same("the graph's position", graph.info.position < len(run.tokens), True)
+    _check_nodes(run, graph)
+
+
+def _check_nodes(run: Run, graph: FlowGraph) -> None:
     limits = {"layer": run.n_layers, "position": len(run.tokens), "head": max(run.n_heads, 1)}
     for node in graph.nodes:
         for name, below in limits.items():

@@ -10,12 +10,14 @@ import numpy as np
 import flowgraph
 from flowgraph import EdgeWeights, FlowGraph, Node
 from flowgraph.errors import ArgumentError, GraphTooLargeError
+from flowgraph.views import COLOURED_KINDS
 
 from .answers import MOST_EDGES, GraphAnswer
 from .mixed import mixed_graph, refuse_mixture
-from .questions import GraphQuestion
+from .questions import GraphQuestion, SketchQuestion
 from .traces import Check, Traces
 
+Asked = GraphQuestion | SketchQuestion
 ROUTES_THRESHOLD = 0.01
 """Smallest share that routes follow unless another is asked for."""
 _MOST_LISTED = 2_000_000
@@ -25,7 +27,7 @@ _INTO_LOGIT = ("logits",)
 """Methods whose edges end in the logit, so that nothing flows from state to state."""
 
 
-def graph(traces: Traces, question: GraphQuestion, check: Check) -> GraphAnswer:
+def graph(traces: Traces, question: Asked, check: Check) -> GraphAnswer:
     """The flow graph of a run."""
     _refuse_combination(question)
     weights = traces.weights(question.run, question.method, check)
@@ -37,11 +39,12 @@ def graph(traces: Traces, question: GraphQuestion, check: Check) -> GraphAnswer:
     drawn, note = _strongest(drawn, note, question.start)
     if is_part and len(drawn):
         drawn = _of_whole(drawn, weights, question)
-    readings = traces.readings(question.run, drawn.nodes, check)
-    return GraphAnswer(drawn.with_readings(readings), note)
+    wanted = [n for n in drawn.nodes if isinstance(question, GraphQuestion) or n.kind in COLOURED_KINDS]
+    readings = dict(zip(wanted, traces.readings(question.run, wanted, check), strict=True))
+    return GraphAnswer(drawn.with_readings(tuple(readings.get(node) for node in drawn.nodes)), note)
 
 
-def _refuse_combination(question: GraphQuestion) -> None:
+def _refuse_combination(question: Asked) -> None:
     """Say what to choose where a method does not have what is asked for."""
     method, show = question.method, question.show
     if show in ("rollout", "flow"):
@@ -58,7 +61,7 @@ def _refuse_combination(question: GraphQuestion) -> None:
         raise ArgumentError(f"{method!r} takes heads together; choose level token, or the method norms or proximity")
 
 
-def _all(weights: EdgeWeights, question: GraphQuestion) -> tuple[FlowGraph, str]:
+def _all(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
     """Every edge, or above a size that still fits into memory the strongest."""
     threshold, note = question.threshold, "all edges"
     if threshold:
@@ -79,13 +82,13 @@ def _all(weights: EdgeWeights, question: GraphQuestion) -> tuple[FlowGraph, str]
         return drawn, f"the {_MOST_LISTED:,} edges of the largest share"
 
 
-def _routes(weights: EdgeWeights, question: GraphQuestion) -> tuple[FlowGraph, str]:
+def _routes(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
     threshold = question.threshold or ROUTES_THRESHOLD
     drawn = flowgraph.routes(weights, question.start, threshold=threshold, level=question.level, max_edges=_MOST_LISTED)
     return drawn, f"routes over edges of share ≥ {_number(threshold)}"
 
 
-def _mixed(weights: EdgeWeights, question: GraphQuestion) -> tuple[FlowGraph, str]:
+def _mixed(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
     """Some layers as their heads; routes are what is strong enough, of which only what leads to the start is kept."""
     whole = mixed_graph(weights, question.heads_in, max_edges=_MOST_LISTED)
     heads = f"heads of L{', L'.join(map(str, question.heads_in))} one by one"
@@ -97,15 +100,15 @@ def _mixed(weights: EdgeWeights, question: GraphQuestion) -> tuple[FlowGraph, st
     return kept, f"{said} edges of share ≥ {_number(threshold)}, {heads}"
 
 
-def _rollout(weights: EdgeWeights, question: GraphQuestion) -> tuple[FlowGraph, str]:
+def _rollout(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
     return flowgraph.rollout_graph(weights, question.start), "rollout"
 
 
-def _flow(weights: EdgeWeights, question: GraphQuestion) -> tuple[FlowGraph, str]:
+def _flow(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
     return flowgraph.flow_graph(weights, question.start), "maximum flow"
 
 
-_SHOW: Mapping[str, Callable[[EdgeWeights, GraphQuestion], tuple[FlowGraph, str]]] = {
+_SHOW: Mapping[str, Callable[[EdgeWeights, Asked], tuple[FlowGraph, str]]] = {
     "all": _all, "routes": _routes, "rollout": _rollout, "flow": _flow,
 }  # fmt: skip
 
@@ -123,7 +126,7 @@ def _strongest(drawn: FlowGraph, note: str, start: Node | None) -> tuple[FlowGra
     return kept, f"{note}; the strongest {len(kept):,} of {count:,} that hang together"
 
 
-def _of_whole(drawn: FlowGraph, weights: EdgeWeights, question: GraphQuestion) -> FlowGraph:
+def _of_whole(drawn: FlowGraph, weights: EdgeWeights, question: Asked) -> FlowGraph:
     """The graph saying which part of the whole method's flow it holds, not of what a threshold left; by share where that is too large."""
     try:
         whole = (

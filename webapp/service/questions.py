@@ -7,10 +7,10 @@ share the answer.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal
 
 import flowgraph
-from flowgraph.errors import ArgumentError, PromptError
+from flowgraph.errors import ArgumentError
 
 from ..node_key import parse_start
 from ..recipe import (
@@ -24,58 +24,21 @@ from ..recipe import (
     check_choice,
     check_index,
     check_layers,
-    check_model,
     check_share,
-    check_text,
     check_window,
 )
+from .circuit_questions import CircuitQuestion as CircuitQuestion
+from .circuit_questions import CircuitTestQuestion as CircuitTestQuestion
+from .circuit_questions import CorruptQuestion as CorruptQuestion
+from .circuit_questions import TokenQuestion as TokenQuestion
+from .runs import ModelQuestion as ModelQuestion
+from .runs import RunQuestion as RunQuestion
 
 Select = Literal["contribution", "norm", "attention", "target"]
 SELECTS: tuple[str, ...] = ("contribution", "norm", "attention", "target")
 MOST_POSITIONS = 64
 ABLATED: tuple[str, ...] = ("head", "attn", "mlp", "neuron", "embed", "resid_pre", "resid_mid", "resid_post")
 """Kinds of nodes that can be set to zero."""
-
-
-@dataclass(frozen=True)
-class ModelQuestion:
-    """What the model is; asking loads it."""
-
-    model: str
-
-    def __post_init__(self) -> None:
-        check_model(self.model)
-
-
-@dataclass(frozen=True)
-class RunQuestion:
-    """One pass of the model, and what it predicts at a position.
-
-    Attributes
-    ----------
-    model, text, chat, position, target, foil
-        As in :class:`~flowgraph_webapp.recipe.Recipe`.
-    session
-        Id of an opened session in which an answer is looked up first; None: in none.
-    """
-
-    model: str
-    text: str
-    chat: bool = False
-    position: int | None = None
-    target: int | None = None
-    foil: int | None = None
-    session: str | None = None
-
-    def __post_init__(self) -> None:
-        check_model(self.model)
-        check_text(self.text)
-        if not self.text:
-            raise PromptError("the prompt is empty; write a text, or choose an example")
-        if type(self.chat) is not bool:
-            raise ArgumentError(f"chat={self.chat!r} cannot be used; expected true or false")
-        for name in ("position", "target", "foil"):
-            check_index(name, getattr(self, name))
 
 
 @dataclass(frozen=True)
@@ -114,6 +77,11 @@ class _OfGraph:
 @dataclass(frozen=True)
 class GraphQuestion(_OfGraph):
     """The flow graph: edges of a method, as many as can be drawn."""
+
+
+@dataclass(frozen=True)
+class SketchQuestion(_OfGraph):
+    """The same graph with readings of those nodes alone whose colour or label needs them: it is there in less than half the time."""
 
 
 @dataclass(frozen=True)
@@ -249,9 +217,12 @@ class GenerateQuestion:
             raise ArgumentError(f"count={self.count!r} cannot be used; expected 1 to {MOST_GENERATED} tokens")
 
 
+BACKGROUND = (CircuitQuestion, CircuitTestQuestion)
+"""Questions that take minutes: others are answered between their steps."""
 RunBased = (
-    GraphQuestion | LensQuestion | HeadsQuestion | AttentionQuestion | BarsQuestion | NodeQuestion | SemanticQuestion
-    | GenerateQuestion | AblateQuestion | FaithfulQuestion
+    GraphQuestion | SketchQuestion | LensQuestion | HeadsQuestion | AttentionQuestion | BarsQuestion | NodeQuestion | SemanticQuestion
+    | GenerateQuestion | AblateQuestion | FaithfulQuestion | CorruptQuestion | TokenQuestion | CircuitQuestion
+    | CircuitTestQuestion
 )  # fmt: skip
 """Questions about a run."""
 Question = ModelQuestion | RunQuestion | RunBased
@@ -300,11 +271,37 @@ def graph_question(recipe: Recipe) -> GraphQuestion:
     )
 
 
+def sketch_question(recipe: Recipe) -> SketchQuestion:
+    """The graph of a recipe, as it is drawn at first."""
+    return SketchQuestion(**_of_graph(graph_question(recipe)))
+
+
+def whole_question(question: Question) -> Question:
+    """The question whose answer holds that of this one: of a sketch, the graph."""
+    return GraphQuestion(**_of_graph(question)) if isinstance(question, SketchQuestion) else question
+
+
+def _of_graph(question: _OfGraph) -> dict[str, Any]:
+    return {item.name: getattr(question, item.name) for item in fields(_OfGraph)}
+
+
 def faithful_question(recipe: Recipe) -> FaithfulQuestion:
     """The test of the graph of a recipe, as its slider shows it."""
-    asked = graph_question(recipe)
+    return FaithfulQuestion(**_of_graph(graph_question(recipe)), keep=recipe.keep)
+
+
+def circuit_question(recipe: Recipe) -> CircuitQuestion:
+    """The circuit of a recipe."""
+    run, is_pair = run_question(recipe), recipe.task == "none"
+    corrupted, prompts = (recipe.corrupted, 1) if is_pair else ("", recipe.prompts)
+    return CircuitQuestion(run, recipe.circuit, corrupted, recipe.task, prompts, recipe.budget)
+
+
+def circuit_test_question(recipe: Recipe) -> CircuitTestQuestion:
+    """The test of the circuit of a recipe, as its slider shows it."""
+    asked = circuit_question(recipe)
     values = {item.name: getattr(asked, item.name) for item in fields(asked)}
-    return FaithfulQuestion(**values, keep=recipe.keep)
+    return CircuitTestQuestion(**values, keep=recipe.keep)
 
 
 def lens_question(recipe: Recipe) -> LensQuestion:

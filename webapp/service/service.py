@@ -12,8 +12,9 @@ from flowgraph.errors import ArgumentError, FlowgraphError, ModelNeededError
 from ..recipe import Recipe, check_model
 from ..session import Annotations, Session, read_session, write_session
 from .answers import Answer
-from .dispatch import Dispatcher, Stage
-from .questions import ModelQuestion, Question, RunQuestion, run_of, run_question, with_run
+from .dispatch import Dispatcher
+from .jobs import Stage
+from .questions import ModelQuestion, Question, RunQuestion, run_of, run_question, whole_question, with_run
 from .recorded import Example, Examples, Sessions
 from .worker import MOST_TOKENS, Settings
 
@@ -107,16 +108,10 @@ class Service:
             session = self._sessions.session(run.session)
             run = replace(run, session=None)
             question = with_run(question, run)
-            found = session.answers.get(question)
+        for known in dict.fromkeys((whole_question(question), question)):
+            found = self._known(known, run, session)
             if found is not None:
                 return found
-        found = self._dispatcher.kept(question)
-        if found is None and run is not None and self._recorded is not None:
-            found = self._recorded.answer(run, question)
-            if found is not None:
-                self._dispatcher.keep(question, found)
-        if found is not None:
-            return found
         self._refuse_model(question.model if isinstance(question, ModelQuestion) else run, session)
         return self._dispatcher.ask(question, ticket)
 
@@ -171,7 +166,9 @@ class Service:
         asked = run_question(recipe)
         run = replace(asked, session=None)
         answers: dict[Question, Answer] = {run: self.ask(asked)}
-        answers |= self._dispatcher.kept_for(run)
+        for question, answer in self._dispatcher.kept_for(run).items():
+            whole = whole_question(question)
+            answers[whole] = answer if whole is question else self.ask(whole)
         if asked.session is not None:
             answers |= {q: answer for q, answer in self.session(asked.session).answers.items() if run_of(q) == run}
         return write_session(recipe, answers, annotations, title or recipe.text[:80])
@@ -185,6 +182,16 @@ class Service:
     def close(self) -> None:
         """End the worker; every open question is refused."""
         self._dispatcher.close()
+
+    def _known(self, question: Question, run: RunQuestion | None, session: Session | None) -> Answer | None:
+        """What a session, the cache or an example answers."""
+        found = None if session is None else session.answers.get(question)
+        found = found or self._dispatcher.kept(question)
+        if found is None and run is not None and self._recorded is not None:
+            found = self._recorded.answer(run, question)
+            if found is not None:
+                self._dispatcher.keep(question, found)
+        return found
 
     def _load(self, question: ModelQuestion) -> None:
         try:
@@ -200,7 +207,7 @@ class Service:
         recorded = isinstance(asked, RunQuestion) and self._recorded is not None and self._recorded.holds(asked)
         if session is not None or recorded or not self.models:
             raise ModelNeededError(
-                f"this was not recorded, and this server does not run the model {name!r}; start it with "
+                f"This was not recorded, and this server does not run the model {name!r}; start it with "
                 f"'flowgraph app --model {name}' to ask more, or go back to what was recorded"
             )
         raise ArgumentError(f"model={name!r} is not one of the models of this server: {', '.join(self.models)}")

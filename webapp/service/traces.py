@@ -54,6 +54,11 @@ class Traces:
             )
         return self._loaded[name]
 
+    def stands_still(self) -> bool:
+        """Whether no pass of a model is under way: nothing is hooked to any of its modules."""
+        modules = (module for loaded in self._loaded.values() for module in loaded.model.modules())
+        return not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
+
     def run(self, run: RunQuestion, check: Check) -> tuple[Trace, float]:
         """The trace of a run with its target and foil, and the seconds that the pass took."""
         loaded = self.model(run.model, check)
@@ -74,12 +79,12 @@ class Traces:
 
     def weights(self, run: RunQuestion, method: str, check: Check) -> EdgeWeights:
         """Dense edge weights of a run; another threshold or start needs no others."""
-        found: EdgeWeights = self._made(("weights", run, method), lambda: self._weights(run, method, check))
+        found: EdgeWeights = self.made(("weights", run, method), lambda: self._weights(run, method, check))
         return found
 
     def attribution(self, run: RunQuestion, check: Check) -> DirectLogitAttribution:
         """The logit of a run as a sum."""
-        found: DirectLogitAttribution = self._made(("attribution", run), lambda: self._attribution(run, check))
+        found: DirectLogitAttribution = self.made(("attribution", run), lambda: self._attribution(run, check))
         return found
 
     def readings(self, run: RunQuestion, nodes: Sequence[Node], check: Check) -> tuple[NodeReading | None, ...]:
@@ -96,6 +101,14 @@ class Traces:
             self.kept.put(key, known, size_of(known))
         return tuple(known[node] for node in nodes)
 
+    def made(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
+        """What is kept under a key, made if there is nothing."""
+        found = self.kept.get(key)
+        if found is None:
+            found = make()
+            self.kept.put(key, found, size_of(found))
+        return found
+
     def _weights(self, run: RunQuestion, method: str, check: Check) -> EdgeWeights:
         trace = self.trace(run, check)
         check("weighing edges", None)
@@ -105,13 +118,6 @@ class Traces:
         trace = self.trace(run, check)
         check("taking the logit apart", None)
         return flowgraph.direct_logit_attribution(trace, position=trace.position)
-
-    def _made(self, key: tuple[Any, ...], make: Callable[[], Any]) -> Any:
-        found = self.kept.get(key)
-        if found is None:
-            found = make()
-            self.kept.put(key, found, size_of(found))
-        return found
 
     def _refuse_long(self, loaded: LoadedModel, run: RunQuestion) -> None:
         """Refuse a prompt that is too long before it is run."""

@@ -19,7 +19,7 @@ import flowgraph.errors
 from flowgraph.errors import FlowgraphError
 
 from .answers import Answer
-from .questions import Question
+from .questions import BACKGROUND, Question
 
 LOADING = "loading the model"
 """How the names of stages begin whose time is not that of the question."""
@@ -52,6 +52,13 @@ class Staged:
 
 
 @dataclass(frozen=True)
+class Begun:
+    """A question begins that had to wait for a search to pause."""
+
+    number: int
+
+
+@dataclass(frozen=True)
 class Answered:
     """The answer of a question."""
 
@@ -76,11 +83,11 @@ class Stopped:
     number: int
 
 
-Message = Staged | Answered | Refused | Stopped
+Message = Begun | Staged | Answered | Refused | Stopped
 
 
 class Worker:
-    """A worker process, seen from the service. One question at a time is handed to it.
+    """A worker process, seen from the service. At a time one question is handed to it, and one in the background.
 
     Attributes
     ----------
@@ -92,7 +99,7 @@ class Worker:
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         # Without a lock: a worker that is killed holding one would leave it locked.
-        self._cancelled = context.Value("q", 0, lock=False)
+        self._cancelled = context.Array("q", 2, lock=False)
         self._process = context.Process(
             target=work, args=(theirs, self._cancelled, settings), name="flowgraph-worker", daemon=True
         )
@@ -114,9 +121,9 @@ class Worker:
         """Hand over a question; raises ``OSError`` where the process is gone."""
         self._connection.send((number, question))
 
-    def cancel(self, number: int) -> None:
+    def cancel(self, number: int, in_background: bool = False) -> None:
         """Take a question back; the worker stops at its next stage."""
-        self._cancelled.value = number
+        self._cancelled[in_background] = number
 
     def receive(self, seconds: float) -> Message | None:
         """The next message, None if there is none in this time; raises ``EOFError`` where the process is gone."""
@@ -147,24 +154,50 @@ def work(connection: Any, cancelled: Any, settings: Settings) -> None:
 
     _hush_transformers()
     traces = Traces(settings.models, settings.cache_bytes, settings.most_tokens)
+    desk = _Desk(connection, cancelled, COMPUTE, traces)
     with contextlib.suppress(EOFError, OSError):  # the service hung up
         while True:
-            number, question = connection.recv()
-            check = _Check(connection, cancelled, number)
-            connection.send(_outcome(number, COMPUTE, traces, question, check))
+            desk.answer()
 
 
-def _outcome(number: int, compute: Any, traces: Any, question: Question, check: _Check) -> Message:
-    try:
-        return Answered(number, compute[type(question)](traces, question, check))
-    except _TakenBack:
-        return Stopped(number)
-    except FlowgraphError as error:
-        known = KNOWN_ERRORS.get(type(error).__name__)
-        details = None if known is type(error) else traceback.format_exc()
-        return Refused(number, type(error).__name__, str(error), details)
-    except Exception as error:  # the worker outlives whatever goes wrong; the service logs it under a reference
-        return Refused(number, type(error).__name__, str(error), traceback.format_exc())
+@dataclass(frozen=True)
+class _Desk:
+    """What the worker needs for every question: the ends of the service, and everything it holds."""
+
+    connection: Any
+    cancelled: Any
+    compute: Any
+    traces: Any
+
+    def answer(self) -> None:
+        """Answer the next question; waits for one."""
+        number, question = self.connection.recv()
+        check = _Check(self, number, isinstance(question, BACKGROUND))
+        self.connection.send(self._outcome(question, check))
+
+    def answer_between(self) -> None:
+        """Answer what came during a search, if it stands still so that a pass of another prompt cannot disturb it."""
+        if not (self.connection.poll() and self.traces.stands_still()):
+            return
+        import torch
+
+        number, question = self.connection.recv()
+        self.connection.send(Begun(number))
+        with torch.enable_grad():  # as it is where nothing else runs
+            self.connection.send(self._outcome(question, _Check(self, number, False)))
+
+    def _outcome(self, question: Question, check: _Check) -> Message:
+        number = check.number
+        try:
+            return Answered(number, self.compute[type(question)](self.traces, question, check))
+        except _TakenBack:
+            return Stopped(number)
+        except FlowgraphError as error:
+            known = KNOWN_ERRORS.get(type(error).__name__)
+            details = None if known is type(error) else traceback.format_exc()
+            return Refused(number, type(error).__name__, str(error), details)
+        except Exception as error:  # the worker outlives whatever goes wrong; the service logs it under a reference
+            return Refused(number, type(error).__name__, str(error), traceback.format_exc())
 
 
 class _TakenBack(BaseException):
@@ -173,16 +206,22 @@ class _TakenBack(BaseException):
 
 @dataclass(frozen=True)
 class _Check:
-    """Reports a stage, and raises where the question was taken back."""
+    """Reports a stage, and raises where the question was taken back; in the background others are answered meanwhile."""
 
-    connection: Any
-    cancelled: Any
+    desk: _Desk
     number: int
+    in_background: bool
 
     def __call__(self, stage: str, part: float | None = None) -> None:
-        if self.cancelled.value == self.number:
+        self._stop_if_taken_back()
+        self.desk.connection.send(Staged(self.number, stage, part))
+        if self.in_background:
+            self.desk.answer_between()
+            self._stop_if_taken_back()
+
+    def _stop_if_taken_back(self) -> None:
+        if self.desk.cancelled[self.in_background] == self.number:
             raise _TakenBack
-        self.connection.send(Staged(self.number, stage, part))
 
 
 def _end_with_parent() -> None:

@@ -1,0 +1,90 @@
+/* Circuits: propose a corrupted prompt, ask for a search, and show what it found where nobody has gone on meanwhile. */
+
+(() => {
+  'use strict';
+  const app = (window.flowgraphApp ??= {});
+  const set = (id, props) => window.dash_clientside.set_props(id, props);
+  const tab = crypto.getRandomValues(new Uint32Array(2)).join('-');
+  const form = () => document.getElementById('finder');
+  const FLOW = { circuit: '', corrupted: '', task: '', prompts: '', budget: '', selected: '', pins: '', keep: '' };
+  let searches = 0;
+  let last = null;
+  let about = null;
+
+  /** How the circuit was searched that the address shows; empty where it shows a flow graph. */
+  function shownCircuit(search) {
+    const { circuit = '' } = app.address.read(search);
+    return circuit === 'none' ? '' : circuit;
+  }
+
+  /** Search with what the form says. */
+  function find(_clicks, task, corrupted, answer, against, prompts, circuit, budget) {
+    if (!(window.dash_clientside.callback_context?.triggered ?? []).length || !app.address.read().text) return;
+    searches += 1;
+    const id = `find-${tab}-${searches}`;
+    const asked = { task, corrupted: corrupted ?? '', answer: answer ?? '', against: against ?? '', prompts: prompts ?? 0, circuit, budget: budget ?? null };
+    set('find-ticket', { data: { id, previous: last, search: window.location.search, form: asked } });
+    last = id;
+  }
+
+  /** Show a circuit that was found, unless another picture is looked at by now: then its button does. */
+  function showFound(found) {
+    if (found && app.address.pictureKey(found.from) === app.address.pictureKey(window.location.search)) app.address.go(found.search);
+  }
+
+  function chooseTask(task) {
+    form().dataset.source = task;
+  }
+
+  /** The prompt of the address, whatever is explained of it. */
+  function prompt() {
+    const { model = '', text = '', chat = '' } = app.address.read();
+    return text && JSON.stringify([model, text, chat]);
+  }
+
+  /** A counterpart for the prompt of the address, once for each. */
+  function propose() {
+    if (!form().open || about || !prompt()) return;
+    about = prompt();
+    set('proposal', { data: { search: window.location.search } });
+  }
+
+  /** The form as the search of this address was asked for. */
+  function restoreForm() {
+    const { corrupted = '', task = 'none', prompts = '8', circuit, budget } = app.address.read();
+    form().open = true;
+    about = prompt();
+    const values = { corrupted, task, prompts: Number(prompts), circuit, budget: budget ? Number(budget) : null };
+    for (const [name, value] of Object.entries(values)) set(name, { value });
+  }
+
+  /** Another picture is drawn: what was written for another prompt no longer fits. */
+  function aboutPrompt() {
+    const circuit = shownCircuit();
+    app.root().toggleAttribute('data-circuit', Boolean(circuit));
+    offerFound();
+    if (circuit) restoreForm();
+    else if (about !== prompt()) {
+      about = null;
+      set('corrupted', { value: '' });
+      set('proposed', { children: null });
+      propose();
+    }
+  }
+
+  /** What is shown already needs no button that shows it. */
+  function offerFound() {
+    for (const button of document.querySelectorAll('[data-go]')) {
+      button.hidden = app.address.pictureKey(button.dataset.go) === app.address.pictureKey(window.location.search);
+    }
+  }
+
+  document.addEventListener('toggle', (event) => {
+    if (event.target.id === 'finder') propose();
+  }, true);
+
+  Object.assign(app, { aboutPrompt, shownCircuit, leaveCircuit: () => app.address.change(FLOW), flowOnly: FLOW });
+  window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
+    flowgraph: { ...window.dash_clientside?.flowgraph, find, showFound, chooseTask },
+  });
+})();
