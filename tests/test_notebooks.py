@@ -93,6 +93,25 @@ CLAIMS = {
         by_john = fg.direct_logit_attribution(trace).heads_by_source[23, 3]
         assert by_john.argmax() == 9 and edges["weight"].abs().idxmax() == 1 and trace.tokens[9] == " John"
         """,
+    "6_heads_and_circuits": """
+        head = {name: fg.Node("head", layer=layer, head=n) for name, layer, n in (("L23H3", 23, 3), ("L24H4", 24, 4), ("L29H0", 29, 0))}
+        of = lambda node: sweep.effects[node.layer, node.head]
+        assert abs(of(head["L23H3"])) == abs(sweep.effects).max() and of(head["L23H3"]) < 0
+        assert of(head["L24H4"]) > 1 and of(head["L29H0"]) > 1
+        assert "negative_copying" in roles.of(head["L23H3"])
+        assert set(head.values()) <= set(heads) and len(drawn_heads) == len(heads)
+        assert cut.mean_after > 0.8 * cut.mean_before
+        lost = fg.ablate(model, clean, heads, "resample", reference=corrupted, **asked)
+        assert lost.mean_after < 0 and kept.value < 0.5
+        into = {str(edge) for edge in both.edges.only_a + both.edges.shared}
+        assert {"L23H0 → L24H4.q", "L23H1 → L24H4.q"} <= into
+        assert count >= 32 and stored["prompts_in_both"] == 0
+        values = {name: one["curve"]["value"] for name, one in circuits.items()}
+        assert values["backward"] < values["eap-ig"] < 0.5
+        effects = {row["head"]: row["ablation_effect"] for row in circuits["backward"]["heads"]["strongest"]}
+        movers = {row["head"] for row in circuits["backward"]["heads"]["strongest"] if "name_mover" in row["roles"]}
+        assert {"L23H0", "L23H1"} <= movers and max(abs(effects["L23H0"]), abs(effects["L23H1"])) < 0.05
+        """,
 }
 """What the texts say, of the variables that a notebook leaves: checked in its own kernel after its last cell."""
 
