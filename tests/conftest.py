@@ -18,6 +18,8 @@ import pytest  # noqa: E402
 import torch  # noqa: E402
 
 import flowgraph  # noqa: E402
+from tests.prompts import JAPAN as JAPAN  # noqa: E402
+from tests.prompts import MARY as MARY  # noqa: E402
 from tests.tiny_models import TINY, tiny_model  # noqa: E402
 
 # A second thread makes small tensors slower, and on a shared machine much slower.
@@ -25,8 +27,6 @@ torch.set_num_threads(1)
 
 IDS = [20, 31, 42, 53, 64, 75, 86]
 """A prompt that every tiny model's vocabulary has, long enough that most tokens have several sources."""
-JAPAN = "The capital of Japan is the city of"
-MARY = "When Mary and John went to the store, John gave a drink to"
 DECODERS = tuple(name for name in TINY if name not in ("bert", "bert_headless", "roberta", "distilbert"))
 LINEAR = tuple(name for name in DECODERS if name != "opt_post_norm")
 """Rows with direct logit attribution: norm + linear head over a stream that adds up."""

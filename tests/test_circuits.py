@@ -497,3 +497,11 @@ def test_the_command_finds_a_circuit(capsys, tmp_path):
     assert len(graph) == 30
     assert main(["circuit", "--task", str(pairs), "--method", "eap", "--foil", " Tokyo", "--quiet"]) == 2
     assert "same token" in capsys.readouterr().err
+    # A mean is of several prompts of one length, and of one it would be that prompt itself.
+    assert main(["circuit", "--task", str(pairs), "--method", "eap", "--how", "mean", "--quiet"]) == 2
+    assert "mean" in capsys.readouterr().err
+    pairs.write_text(
+        pairs.read_text() + "The capital of Italy is the city of,The capital of Spain is the city of, Rome, Madrid\n"
+    )
+    assert main(["circuit", "--task", str(pairs), "--method", "eap", "--how", "mean", "--force", "-o", str(out)]) == 0
+    assert flowgraph.FlowGraph.load(out).info.options["ablation"] == "mean"

@@ -17,6 +17,8 @@ class Id(StrEnum):
     """Store: what is drawn, ``{"key", "serial", "layers", "heads"}``. Small: it travels with requests."""
     META = "meta"
     """Store: what the page scripts need beside the elements. It never travels back."""
+    DRAWN = "drawn"
+    """Store: name of the picture that stands on the page: now there is time to read the rest of its nodes."""
     READINGS = "readings"
     """Store: what the nodes of the picture read and write, which comes after it. It never travels back."""
     SELECTION = "selection"

@@ -46,11 +46,8 @@ def add_to(commands: Any) -> None:
     add("--budget", type=count, help="most forwards of one prompt (default: 500 for each prompt)")
     add("--threshold", type=_threshold, default=0.01, help="smallest effect, as a part of the gap (default 0.01)")
     add("--top-k", type=count, help="keep at most this many edges")
-    add(
-        "--zero",
-        action="store_true",
-        help="cut edges bring nothing, rather than what they bring for the corrupted prompt",
-    )
+    add("--how", default="resample", choices=("resample", "mean", "zero"),
+        help="what a cut edge brings: what its source wrote for the corrupted prompt (default), on average over these, or nothing")  # fmt: skip
     add("--device", default="auto", help="cpu, cuda … (default auto)")
     add("--dtype", help="float32, float16, bfloat16, or auto for the file's own (default float32)")
     add_output(parser)
@@ -76,7 +73,7 @@ def _circuit(options: argparse.Namespace, console: Console) -> None:
             loaded,
             data=data,
             method=options.method,
-            how="zero" if options.zero else "resample",
+            how=options.how,
             budget=options.budget,
             threshold=options.threshold,
             top_k=options.top_k,

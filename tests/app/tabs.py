@@ -12,7 +12,7 @@ from flowgraph_webapp.app import create_app
 from flowgraph_webapp.serving import THREADS
 from waitress.server import create_server
 
-from tests.conftest import JAPAN
+from tests.prompts import JAPAN
 
 QUERY = f"?text={quote(JAPAN)}"
 SIZES = ((1280, 800), (1600, 950))

@@ -125,9 +125,7 @@ def test_what_the_picture_does_not_show_of_its_nodes_comes_after_it(page, view):
     search = QUERY + view
     _, answer = page.draw(search)
     ticket = {"id": "t-1", "previous": None, "search": search, "run": "run"}
-    status, then = page.call(
-        "run.data", "readings.data", {"ticket.data": ticket}, value=answer["response"]["run"]["data"]
-    )
+    status, then = page.call("drawn.data", "readings.data", {"ticket.data": ticket}, value="flow-t-1")
     assert status == 200
     late = then["response"]["readings"]["data"]
     assert late["picture"] == answer["response"]["meta"]["data"]["picture"]

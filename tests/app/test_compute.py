@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from flowgraph_webapp.service import graphs
 from flowgraph_webapp.service import traces as traces_module
 from flowgraph_webapp.service.answers import MOST_EDGES
 from flowgraph_webapp.service.compute import COMPUTE
@@ -143,6 +144,22 @@ def test_routes(traces, run, trace, method, threshold):
     readings = fg.node_readings(trace, answer.graph.nodes, k=5)
     assert [r and r.top[0][0] for r in answer.graph.readings] == [r and r.top[0][0] for r in readings]
     assert [r and r.norm for r in answer.graph.readings] == pytest.approx([r and r.norm for r in readings])
+
+
+@pytest.mark.parametrize(("most", "threshold"), [(10**6, 0.01), (None, 0.02), (5, 0.04)])
+def test_routes_that_a_picture_cannot_hold_at_once_begin_at_a_larger_share(
+    traces, run, trace, monkeypatch, most, threshold
+):
+    weights = fg.edge_weights(trace, method="proximity")
+    sizes = {share: len(fg.routes(weights, threshold=share)) for share in (0.01, 0.02, 0.04)}
+    assert sizes[0.01] > sizes[0.02] > sizes[0.04] > 5
+    monkeypatch.setattr(graphs, "MOST_ROUTES", most or sizes[0.02])
+    answer = ask(traces, GraphQuestion(run))
+    assert len(answer.graph) == sizes[threshold]
+    assert answer.note == f"routes over edges of share ≥ {str(threshold)[1:]}"
+    assert answer.graph.info.filters["threshold"] == threshold
+    # Whoever asks for a share gets it.
+    assert len(ask(traces, GraphQuestion(run, threshold=0.01)).graph) == sizes[0.01]
 
 
 @pytest.mark.parametrize(

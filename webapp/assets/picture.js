@@ -36,6 +36,8 @@
       showAddress();
       nameLayers();
       app.root().dataset.drawn = meta.picture;
+      // Not before the picture is seen: reading the rest takes the processor that draws it.
+      requestAnimationFrame(() => requestAnimationFrame(() => set('drawn', meta.picture)));
     });
   }
 

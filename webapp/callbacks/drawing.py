@@ -58,14 +58,16 @@ def register(app: Dash, service: Service) -> None:
         return {**about_run(recipe, run), **about_picture(recipe, answer, ticket), "notice": None}
 
     @app.callback(
-        Output(Id.READINGS, "data"), Input(Id.RUN, "data"), State(Id.TICKET, "data"), prevent_initial_call=True
+        Output(Id.READINGS, "data"), Input(Id.DRAWN, "data"), State(Id.TICKET, "data"), prevent_initial_call=True
     )
-    def read(run: dict[str, Any], ticket: dict[str, Any]) -> Any:
+    def read(drawn: str, ticket: dict[str, Any] | None) -> Any:
+        if ticket is None or drawn != picture_name(ticket):
+            return no_update
         try:
             answer = shown(service, from_query(ticket["search"]), ticket["id"])
         except Cancelled:  # the page went on to another picture
             return no_update
-        return readings(answer.graph, run["picture"])
+        return readings(answer.graph, drawn)
 
     @app.callback(Output(Id.PROGRESS, "children"), Input(Id.POLL, "n_intervals"), State(Id.TICKET, "data"))
     def watch(_polls: int, ticket: dict[str, Any] | None) -> Any:
@@ -91,9 +93,14 @@ def about_run(recipe: Recipe, run: Run) -> dict[str, Any]:
     }
 
 
+def picture_name(ticket: dict[str, Any]) -> str:
+    """Id of the picture that a ticket asks for."""
+    return f"flow-{ticket['id']}"
+
+
 def about_picture(recipe: Recipe, answer: GraphAnswer | Circuit, ticket: dict[str, Any]) -> dict[str, Any]:
     """The picture and all that is said about it; ``run`` tells the panels that they can ask."""
-    data, drawn, name = page_data(answer.graph), drawing(answer.graph), f"flow-{ticket['id']}"
+    data, drawn, name = page_data(answer.graph), drawing(answer.graph), picture_name(ticket)
     said = _of_circuit(answer) if isinstance(answer, Circuit) else _of_graph(recipe, answer)
     return said | {
         "picture": picture(data, name),

@@ -72,6 +72,7 @@ def _stores() -> list[Component]:
         Id.TICKET,
         Id.RUN,
         Id.META,
+        Id.DRAWN,
         Id.READINGS,
         Id.SELECTION,
         Id.PINS,

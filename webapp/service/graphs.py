@@ -19,7 +19,10 @@ from .traces import Check, Traces
 
 Asked = GraphQuestion | SketchQuestion
 ROUTES_THRESHOLD = 0.01
-"""Smallest share that routes follow unless another is asked for."""
+"""Smallest share that routes follow unless another is asked for; doubled until a picture holds them."""
+LARGEST_THRESHOLD = 0.04
+MOST_ROUTES = 1_000
+"""Edges of a picture that is there at once; its slider opens on the strongest 300 of them."""
 _MOST_LISTED = 2_000_000
 _TOGETHER = ("ff",)
 """Methods that take heads together."""
@@ -84,8 +87,15 @@ def _all(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
 
 def _routes(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
     threshold = question.threshold or ROUTES_THRESHOLD
-    drawn = flowgraph.routes(weights, question.start, threshold=threshold, level=question.level, max_edges=_MOST_LISTED)
+    drawn = _routes_from(threshold, weights, question)
+    while not question.threshold and len(drawn) > MOST_ROUTES and threshold < LARGEST_THRESHOLD:
+        threshold *= 2
+        drawn = _routes_from(threshold, weights, question)
     return drawn, f"routes over edges of share ≥ {_number(threshold)}"
+
+
+def _routes_from(threshold: float, weights: EdgeWeights, question: Asked) -> FlowGraph:
+    return flowgraph.routes(weights, question.start, threshold=threshold, level=question.level, max_edges=_MOST_LISTED)
 
 
 def _mixed(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
