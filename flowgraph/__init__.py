@@ -58,7 +58,7 @@ if TYPE_CHECKING:
     from .heads import HeadScore, HeadScores, head_scores
     from .interventions.ablation import ablate, patch
     from .interventions.edge_effects import EdgeEffects, edge_effects
-    from .interventions.edge_scores import EdgeScores, edge_scores
+    from .interventions.edge_scores import EdgeScores, edge_scores, scores_size
     from .interventions.edges import Edge, PatternEdit
     from .interventions.effect import Effect
     from .interventions.gradients import Gradients, gradients
@@ -124,7 +124,7 @@ _WHERE = {
     "heads": ("HeadScore", "HeadScores", "head_scores"),
     "interventions.ablation": ("ablate", "patch"),
     "interventions.edge_effects": ("EdgeEffects", "edge_effects"),
-    "interventions.edge_scores": ("EdgeScores", "edge_scores"),
+    "interventions.edge_scores": ("EdgeScores", "edge_scores", "scores_size"),
     "interventions.edges": ("Edge", "PatternEdit"),
     "interventions.effect": ("Effect",),
     "interventions.gradients": ("Gradients", "gradients"),
@@ -175,7 +175,7 @@ __all__ = [
     "minimum_cut", "mixing_ratio", "model_view", "node_readings", "norm_filter", "norm_filter_figure", "norm_map",
     "overlap", "overlap_by_layer", "overlap_figure", "patch", "prune", "read", "register_family",
     "regularization_figure", "regularization_neurons", "render_picture", "rollout_graph", "routes", "sankey",
-    "semantic_graph", "strongest_paths", "sweep_size", "target_rank", "task", "trace", "trace_size", "trajectory",
+    "scores_size", "semantic_graph", "strongest_paths", "sweep_size", "target_rank", "task", "trace", "trace_size", "trajectory",
     "trajectory_figure", "unembed", "visit_graph",
 ]  # fmt: skip
 

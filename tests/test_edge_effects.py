@@ -12,6 +12,7 @@ from flowgraph.interventions.edges import receivers, sender_nodes, senders_befor
 from flowgraph.interventions.gradients import norm_vjp
 from flowgraph.interventions.passes import Pass, logits_of_states
 from tests.conftest import IDS, LINEAR
+from tests.live_memory import Live
 from tests.naive_interventions import FORWARDS, logit_difference
 
 OTHER = [20, 31, 44, 53, 60, 75, 86]
@@ -350,3 +351,26 @@ def test_cutting_can_be_cancelled_and_says_how_far_it_is(tiny):
     assert seen == sorted(seen)
     with pytest.raises(CancelledError, match="after 0 of"):
         fg.edge_effects(tiny("gpt2"), IDS, OTHER, edges, cancel=lambda: True)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "gpt_neox"])
+@pytest.mark.parametrize("qk_fix", [False, True])
+@pytest.mark.parametrize("part", [1.0, 0.5])
+def test_scores_keep_the_memory_that_is_stated(tiny, name, qk_fix, part):
+    loaded = tiny(name)
+    prompts = [(IDS * 6)[shift : 36 + shift] for shift in range(6)]
+    asked = {"target": TARGET, "foil": FOIL, "qk_fix": qk_fix}
+    whole = fg.scores_size(loaded, prompts, qk_fix=qk_fix)
+    least = fg.scores_size(loaded, prompts[:1], qk_fix=qk_fix)
+    limit = int(least + part * (whole - least))
+    stated = fg.scores_size(loaded, prompts, qk_fix=qk_fix, max_bytes=limit)
+    assert stated <= limit
+    with Live(loaded.model) as live:
+        found = fg.edge_scores(loaded, prompts, prompts[::-1], max_bytes=limit, **asked)
+    assert 0.2 * stated < live.peak <= stated
+    together = fg.edge_scores(loaded, prompts, prompts[::-1], **asked)
+    np.testing.assert_allclose(found.scores, together.scores, rtol=1e-3, atol=1e-6)
+    np.testing.assert_allclose(found.clean, together.clean, rtol=1e-5)
+    np.testing.assert_allclose(found.corrupted, together.corrupted, rtol=1e-5)
+    with pytest.raises(ArgumentError, match="does not hold the two passes of one prompt of 36 tokens"):
+        fg.edge_scores(loaded, prompts, prompts[::-1], max_bytes=least - 1, **asked)

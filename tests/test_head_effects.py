@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import weakref
-
 import numpy as np
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import flowgraph as fg
 from flowgraph.errors import ArgumentError, CancelledError, PromptError
 from tests.conftest import IDS, JAPAN
+from tests.live_memory import Live
 from tests.tiny_models import TINY
 
 OTHER = [20, 31, 44, 53, 60, 75, 86]
@@ -103,28 +100,6 @@ def test_the_memory_is_stated_and_bounded(tiny):
     )
     with pytest.raises(ArgumentError, match="does not hold the unchanged runs and one changed row"):
         fg.head_effects(loaded, IDS, max_bytes=1000)
-
-
-class Live(TorchDispatchMode):
-    """Counts the bytes of all tensors that are made and not yet thrown away, besides a model's weights."""
-
-    def __init__(self, model):
-        super().__init__()
-        self.now = self.peak = 0
-        self.known = weakref.WeakSet(weight.untyped_storage() for weight in model.state_dict().values())
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        made = function(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, torch.Tensor) and (storage := tensor.untyped_storage()) not in self.known:
-                self.known.add(storage)
-                self.now += storage.nbytes()
-                weakref.finalize(storage, self._freed, storage.nbytes())
-        self.peak = max(self.peak, self.now)
-        return made
-
-    def _freed(self, size):
-        self.now -= size
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "bert"])

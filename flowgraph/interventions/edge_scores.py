@@ -29,12 +29,16 @@ from .edges import Edge, Into, receivers, require_sum, sender_nodes, senders_bef
 from .gradients import Forward, Gradients, backward
 from .metrics import Metric, metric_of
 from .passes import ROLES, Pass
-from .prompts import Answers, Prompts, batch_of, prompts_of
+from .prompts import Answers, Batch, Prompts, batch_of, prompts_of
 from .senders import keep_senders, read_through_norm, written_change
 
+MAX_BYTES = 2**30
+"""Memory that scores are made in, unless ``max_bytes`` says otherwise."""
 _TOKENS = 2048
 _LAYERS = 5
 """Layers whose receivers share a product: what senders changed is then read a fifth as often."""
+_SAVED = (16, 6, 5, 4)
+"""What a block's pass with gradients holds at most: so many states, queries with keys and values, MLP inputs, and patterns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,6 +127,7 @@ def edge_scores(
     qk_fix: bool = False,
     target: Answers = None,
     foil: Answers = None,
+    max_bytes: int = MAX_BYTES,
 ) -> EdgeScores:
     """Estimate the effect of every edge at once.
 
@@ -134,6 +139,8 @@ def edge_scores(
         As for :func:`flowgraph.gradients`.
     qk_fix
         Score edges into queries and keys by a softmax that is run anew, for each sender.
+    max_bytes
+        Memory to work in, besides the model; as many prompts are run together as :func:`scores_size` says fit.
 
     Returns
     -------
@@ -143,6 +150,8 @@ def edge_scores(
 
     Raises
     ------
+    ArgumentError
+        Also if not even one prompt fits into ``max_bytes``.
     ArgumentError, PromptError, TargetError, NonFiniteError, UnsupportedReadingError
         As for :func:`flowgraph.patch` and :func:`flowgraph.gradients`.
 
@@ -163,31 +172,96 @@ def edge_scores(
     found = prompts_of(loaded, clean, "clean", target=target, foil=foil)
     others = _one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
     batch_of(loaded, [*found, *others], "clean and corrupted")
-    batch, theirs = batch_of(loaded, found, "clean"), batch_of(loaded, others, "corrupted")
-    chosen = metric_of(metric)
+    chosen, at_once = metric_of(metric), _fitting(loaded, len(found), len(found[0].ids), qk_fix, max_bytes)[0]
+    parts = []
     with loaded.lock:
-        grads, forward = backward(loaded, batch, chosen, extra=("pattern", "v") if qk_fix else ())
-        with torch.no_grad():
-            run = Pass(loaded, len(theirs))
-            keep_senders(run)
-            end = chosen(answer_logits(loaded, run.run(theirs.ids), theirs.positions), forward.aims)
-            changes = written_change(loaded.anatomy, forward.kept, run.kept)
-            scores = _first_order(grads, changes)
-            if qk_fix:
-                _fix_softmax(loaded, grads, forward, changes, scores)
-    every = receivers(loaded.anatomy)
+        for first in range(0, len(found), at_once):
+            batch, theirs = (batch_of(loaded, some[first : first + at_once], "prompts") for some in (found, others))
+            parts.append(_scored(loaded, batch, theirs, chosen, qk_fix))
+    every, sources = receivers(loaded.anatomy), sender_nodes(loaded.anatomy)
     before = [senders_before(loaded.anatomy, node.layer, into) for node, into in every]
+    values, ends = (torch.cat([part[n] for part in parts]).double().cpu().numpy() for n in (1, 2))
     return EdgeScores(
-        sources=sender_nodes(loaded.anatomy),
+        sources=sources,
         receivers=every,
-        scores=(scores.double() / len(batch)).cpu().numpy(),
-        possible=np.arange(len(changes))[:, None] < np.array(before),
+        scores=np.sum([part[0].double().cpu().numpy() for part in parts], axis=0) / len(found),
+        possible=np.arange(len(sources))[:, None] < np.array(before),
         method="EAP with QK fix" if qk_fix else "EAP",
         metric=chosen.name,
         unit=chosen.unit,
-        clean=grads.values.double().cpu().numpy(),
-        corrupted=end.double().cpu().numpy(),
+        clean=values,
+        corrupted=ends,
     )
+
+
+def scores_size(model: Any, clean: Prompts, *, qk_fix: bool = False, max_bytes: int = MAX_BYTES) -> int:
+    """Bytes that :func:`edge_scores` will work in at most besides the model, known before it runs.
+
+    Parameters
+    ----------
+    model, clean, qk_fix, max_bytes
+        As for :func:`edge_scores`.
+
+    Raises
+    ------
+    ArgumentError
+        If not even one prompt fits into ``max_bytes``.
+
+    Examples
+    --------
+    >>> fg.scores_size(trace.model, trace) < 2**27
+    True
+    """
+    loaded = load_model(model)
+    found = prompts_of(loaded, clean, "clean")
+    return _fitting(loaded, len(found), batch_of(loaded, found, "clean").n_tokens, qk_fix, max_bytes)[1]
+
+
+def _fitting(loaded: LoadedModel, count: int, n_tokens: int, qk_fix: bool, max_bytes: int) -> tuple[int, int]:
+    """How many prompts are run together, and the bytes that takes."""
+    anatomy, width = loaded.anatomy, max(4, loaded.dtype.itemsize)
+    layers, d_model, pattern = len(anatomy.blocks), anatomy.d_model, anatomy.n_heads * n_tokens
+    heads = anatomy.n_heads + 2 * anatomy.n_kv_heads
+    n_senders, projected = 1 + layers * (anatomy.n_heads + 1), heads * anatomy.d_head
+    # Numbers for each token of a prompt: the graph of a pass with gradients, what of it and of the other pass is kept, what
+    # the senders changed, and gradients into some receivers at a time.
+    of_state, of_head, of_mlp, of_pattern = _SAVED
+    d_mlp = max(block.mlp_output.d_in for block in anatomy.blocks)
+    token = layers * (of_state * d_model + of_head * projected + of_mlp * d_mlp + of_pattern * pattern)
+    token += layers * (5 * d_model + 3 * projected)
+    token += n_senders * d_model * (2 if anatomy.wiring == "sandwich" else 1)
+    token += 2 * min(_LAYERS, layers + 1) * (heads + 1) * d_model
+    row, scores = width * (n_tokens * token + 6 * anatomy.d_vocab), 2 * width * n_senders * (1 + layers * (heads + 1))
+    anew = width * (6 * d_model + 6 * projected + 4 * pattern) if qk_fix else 0
+
+    def size(prompts: int) -> int:
+        # The softmax is run anew for so many tokens at a time, or those of all prompts for one sender.
+        tokens = min(max(_TOKENS, prompts * n_tokens), n_senders * prompts * n_tokens)
+        return scores + prompts * row + anew * tokens
+
+    if size(1) > max_bytes:
+        raise ArgumentError(
+            f"max_bytes={max_bytes:,} does not hold the two passes of one prompt of {n_tokens} tokens ({size(1):,} bytes); "
+            "raise it, or give a shorter prompt"
+        )
+    at_once = next(prompts for prompts in range(count, 0, -1) if size(prompts) <= max_bytes)
+    return at_once, size(at_once)
+
+
+def _scored(
+    loaded: LoadedModel, clean: Batch, corrupted: Batch, metric: Metric, qk_fix: bool
+) -> tuple[Float[Tensor, "source receiver"], Float[Tensor, "prompt"], Float[Tensor, "prompt"]]:
+    """Scores summed over some prompts, and the metric of both runs."""
+    grads, forward = backward(loaded, clean, metric, extra=("pattern", "v") if qk_fix else ())
+    with torch.no_grad():
+        run = Pass(loaded, len(corrupted))
+        keep_senders(run)
+        end = metric(answer_logits(loaded, run.run(corrupted.ids), corrupted.positions), forward.aims)
+        changes = written_change(loaded.anatomy, forward.kept, run.kept)
+        scores = _first_order(grads, changes)
+        if qk_fix:
+            _fix_softmax(loaded, grads, forward, changes, scores)
+    return scores, grads.values, end
 
 
 def _columns(anatomy: Anatomy, layer: int, into: Into) -> slice:
