@@ -397,6 +397,20 @@ def test_the_order_of_progress_and_the_strongest_edges_alone():
     assert all(0 <= done <= 1 for _, done in stages)
 
 
+@pytest.mark.parametrize(("method", "least"), [("eap-qk", 3), ("eap-ig", 5)])
+def test_methods_of_many_runs_can_be_stopped_between_them(method, least):
+    model, _, asked = made("negative")
+    told: list[float] = []
+    whole = flowgraph.discover(model, **asked, method=method, progress=lambda _, done: told.append(done))
+    assert len(told) >= least
+    assert told == sorted(told)
+    reports = iter(range(least))
+    with pytest.raises(CancelledError, match="scoring every edge"):
+        flowgraph.discover(model, **asked, method=method, cancel=lambda: next(reports) == least - 1)
+    # The model is as before.
+    assert np.array_equal(flowgraph.discover(model, **asked, method=method).weight, whole.weight)
+
+
 @pytest.fixture(scope="module")
 def circuits():
     found = {}

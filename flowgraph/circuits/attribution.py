@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -45,8 +45,12 @@ def attribution(search: Search, *, steps: int = 1, qk_fix: bool = False) -> Scor
     """
     found = []
     for n, pairs in enumerate(search.parts):
-        search.tell("scoring every edge", n / len(search.parts))
-        found.append(_of_part(search, pairs, steps, qk_fix))
+
+        def tell(done: float, n: int = n) -> None:
+            search.tell("scoring every edge", (n + done) / len(search.parts))
+
+        tell(0.0)
+        found.append(_of_part(search, pairs, steps, qk_fix, tell))
     total = sum(scores for scores, _, _ in found)
     assert isinstance(total, Tensor)
     return Scores(
@@ -55,7 +59,9 @@ def attribution(search: Search, *, steps: int = 1, qk_fix: bool = False) -> Scor
     )
 
 
-def _of_part(search: Search, pairs: Pairs, steps: int, qk_fix: bool) -> tuple[Tensor, Tensor, Tensor]:
+def _of_part(
+    search: Search, pairs: Pairs, steps: int, qk_fix: bool, tell: Callable[[float], None]
+) -> tuple[Tensor, Tensor, Tensor]:
     loaded, anatomy = search.loaded, search.loaded.anatomy
     grads, forward = _gradients(search, pairs, extra=("pattern", "v") if qk_fix else ())
     with torch.no_grad():
@@ -70,6 +76,7 @@ def _of_part(search: Search, pairs: Pairs, steps: int, qk_fix: bool) -> tuple[Te
     # Scores are linear in the gradients: these are summed, and multiplied once.
     summed = [gradients_into(grads, layer) for layer in range(len(anatomy.blocks) + 1)] if steps > 1 else []
     for step in range(1, steps):
+        tell(step / steps)
         with _entering(anatomy.blocks[0].module, start + (step / steps) * embed):
             further, _ = _gradients(search, pairs)
         for layer, parts in enumerate(summed):
@@ -78,7 +85,7 @@ def _of_part(search: Search, pairs: Pairs, steps: int, qk_fix: bool) -> tuple[Te
     with torch.no_grad():
         scores = products(anatomy, summed.__getitem__, changes) / steps if summed else _first_order(grads, changes)
         if qk_fix:
-            _fix_softmax(loaded, grads, forward, changes, scores)
+            _fix_softmax(loaded, grads, forward, changes, scores, tell)
             search.spending.layer_runs += softmax_runs(search, pairs)
     return scores, grads.values, corrupted
 

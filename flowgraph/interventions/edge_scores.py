@@ -312,12 +312,15 @@ def _fix_softmax(
     forward: Forward,
     changes: Float[Tensor, "source prompt position d_model"],
     scores: Float[Tensor, "source receiver"],
+    tell: Callable[[float], None] | None = None,
 ) -> None:
-    """Put scores by a softmax run anew in place of the first-order ones of queries and keys."""
+    """Put scores by a softmax run anew in place of the first-order ones of queries and keys; ``tell`` hears how far it is."""
     anatomy = loaded.anatomy
     group = anatomy.n_heads // anatomy.n_kv_heads
     step = max(1, _TOKENS // (changes.shape[1] * changes.shape[2]))
     for layer in range(len(anatomy.blocks)):
+        if tell is not None:
+            tell(layer / len(anatomy.blocks))
         values = forward.kept["v", layer].repeat_interleave(group, 2)
         worth = torch.einsum("pthk,pshk->phts", grads.z[layer], values.to(grads.z))
         pattern = forward.kept["pattern", layer]
