@@ -54,7 +54,8 @@ if TYPE_CHECKING:
     )  # fmt: skip
     from .export.imports import import_graph
     from .export.pictures import render_picture
-    from .graph import FlowGraph, GraphInfo
+    from .graph import FlowGraph
+    from .graph_info import GraphInfo
     from .heads import HeadScore, HeadScores, head_scores
     from .interventions.ablation import ablate, patch
     from .interventions.edge_effects import EdgeEffects, edge_effects
@@ -120,7 +121,8 @@ _WHERE = {
     ),
     "export.imports": ("import_graph",),
     "export.pictures": ("render_picture",),
-    "graph": ("FlowGraph", "GraphInfo"),
+    "graph": ("FlowGraph",),
+    "graph_info": ("GraphInfo",),
     "heads": ("HeadScore", "HeadScores", "head_scores"),
     "interventions.ablation": ("ablate", "patch"),
     "interventions.edge_effects": ("EdgeEffects", "edge_effects"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args, runtime_checkable
 
@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from .errors import ArgumentError
+from .graph_info import GraphInfo, info_dict
 from .nodes import Node, label
 from .reading import NodeReading
 from .table import columns_of, data_frame
@@ -54,60 +55,6 @@ class Roles(Protocol):
 
     def of(self, node: Node) -> Mapping[str, float]:
         """Role → the score behind it."""
-
-
-@dataclass(frozen=True)
-class GraphInfo:
-    """Where a graph comes from: everything a caption has to say.
-
-    Attributes
-    ----------
-    method, unit
-        Edge method, and the unit of ``weight``.
-    level
-        ``"token"`` (heads summed) or ``"head"``.
-    model
-        Name of the model.
-    tokens
-        [T] decoded tokens of the prompt.
-    layers
-        First and one-past-last layer in the graph; ``total_layers`` is how many the model has.
-    position
-        The query position that the target belongs to.
-    target, target_token, foil, foil_token
-        Token ids and strings; None where the model has no head.
-    options
-        Options of the method that were set: ``{"parts": "token"}``.
-    target_probability
-        The model's own probability of the target at ``position``; None without a head.
-    total_edges, total_share
-        Number of weighted edges before filtering, and Σ|share| of them.
-    filters
-        What was asked for: ``threshold``, ``mass``, ``top_k``, ``max_edges`` …, in the order of application.
-    """
-
-    method: str
-    unit: str
-    level: str
-    model: str
-    tokens: tuple[str, ...]
-    layers: tuple[int, int]
-    total_layers: int
-    position: int
-    total_edges: int
-    total_share: float
-    target: int | None = None
-    target_token: str | None = None
-    target_probability: float | None = None
-    foil: int | None = None
-    foil_token: str | None = None
-    filters: Mapping[str, float | int | str] = field(default_factory=dict)
-    options: Mapping[str, float | int | str] = field(default_factory=dict)
-
-    @property
-    def method_text(self) -> str:
-        """The method with the options that were set: ``proximity, parts=token``."""
-        return ", ".join([self.method, *(f"{name}={value}" for name, value in self.options.items())])
 
 
 @dataclass(frozen=True, eq=False)
@@ -476,15 +423,6 @@ EDGE_COLUMNS = (
 
 EDGE_ATTRIBUTES = ("kind", "layer", "head", "query_pos", "key_pos", "weight", "share", "unit")
 NODE_COLUMNS = ("kind", "layer", "head", "position", "index", "label", "token")
-
-
-def info_dict(info: GraphInfo) -> dict[str, Any]:
-    """Plain data of a graph's origin."""
-    data = {name: getattr(info, name) for name in GraphInfo.__dataclass_fields__}
-    data.update(
-        tokens=list(info.tokens), layers=list(info.layers), filters=dict(info.filters), options=dict(info.options)
-    )
-    return data
 
 
 def _index(value: np.integer[Any]) -> int | None:

@@ -11,7 +11,8 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from flowgraph.graph import EDGE_KINDS, FlowGraph, GraphInfo
+from flowgraph.graph import EDGE_KINDS, FlowGraph
+from flowgraph.graph_info import GraphInfo
 from flowgraph.nodes import NODE_KINDS, WITH_HEAD, WITH_INDEX, WITHOUT_LAYER, Node
 from flowgraph.reading import NodeReading
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from flowgraph.graph import EDGE_KINDS, FlowGraph, GraphInfo
+from flowgraph.graph import EDGE_KINDS, FlowGraph
+from flowgraph.graph_info import GraphInfo
 from flowgraph.nodes import Node
 from flowgraph.reading import NodeReading
 

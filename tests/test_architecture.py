@@ -20,7 +20,7 @@ LAYERS = (
     {"compiling", "errors", "flow_kernels", "kernels", "matrices", "nodes", "reading", "rollout_kernels", "table"},
     {"models"},
     {"tasks"},
-    {"filters", "graph", "recorded", "tracing"},
+    {"filters", "graph", "graph_info", "recorded", "tracing"},
     {"lenses", "attribution", "qk"},
     {"methods"},
     {"semantic"},

@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowgraph.errors import ArgumentError
-from flowgraph.graph import EDGE_COLUMNS, EDGE_KINDS, UNITS, FlowGraph, info_dict
+from flowgraph.graph import EDGE_COLUMNS, EDGE_KINDS, UNITS, FlowGraph
+from flowgraph.graph_info import info_dict
 from flowgraph.nodes import NODE_KINDS, WITH_HEAD, WITH_INDEX, WITHOUT_LAYER, Node, label
 from flowgraph.reading import NodeReading
 from tests.graphs import HOSTILE_TOKENS, Edge, dags, graph_of, logits_graph, nodes, same, token_graph

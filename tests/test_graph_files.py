@@ -28,7 +28,8 @@ from flowgraph.export.gexf import to_gexf
 from flowgraph.export.gml import to_gml
 from flowgraph.export.graphml import to_graphml
 from flowgraph.export.neuronpedia import to_neuronpedia
-from flowgraph.graph import FlowGraph, info_dict
+from flowgraph.graph import FlowGraph
+from flowgraph.graph_info import info_dict
 from flowgraph.nodes import NODE_KINDS, Node, label
 from flowgraph.reading import NodeReading
 from tests.graphs import HOSTILE_TOKENS, Edge, dags, graph_of, logits_graph, token_graph
@@ -668,7 +669,7 @@ def test_neuronpedia_needs_a_layer(edges: list[Edge]) -> None:
 def test_any_graph_opens_everywhere(graph: FlowGraph, text: str, number: float) -> None:
     reading = NodeReading(norm=number, top=((text, number, -0.0),), target_rank=3)
     logit = Node("logit", index=4, position=0, token=text)
-    info = flowgraph.graph.GraphInfo(**{**info_dict(graph.info), "tokens": (text,), "model": text, "layers": (0, 9)})
+    info = flowgraph.GraphInfo(**{**info_dict(graph.info), "tokens": (text,), "model": text, "layers": (0, 9)})
     readings = (*[reading] * len(graph.nodes), None)
     graph = FlowGraph(**{**vars(graph), "nodes": (*graph.nodes, logit), "readings": readings, "info": info})
     ends = sorted(zip(graph.source.tolist(), graph.target.tolist(), strict=True))

@@ -58,7 +58,7 @@ def test_graphml_round_trip_of_anything(
 ) -> None:
     reading = NodeReading(norm=number, top=((text, number, -0.0),), entropy=number, target_rank=3)
     more = (Node("logit", index=77, position=0, token=text), *({node} - set(graph.nodes)))
-    info = flowgraph.graph.GraphInfo(**{**vars(graph.info), "model": text, "target_token": text, "tokens": (text, "b")})
+    info = flowgraph.GraphInfo(**{**vars(graph.info), "model": text, "target_token": text, "tokens": (text, "b")})
     graph = FlowGraph(
         **{**vars(graph), "nodes": (*graph.nodes, *more), "undefined": more, "info": info},
     ).with_readings([reading] * len(graph.nodes) + [None] * len(more))

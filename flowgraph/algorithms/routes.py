@@ -16,7 +16,8 @@ from jaxtyping import Bool, Float, Int
 
 from ..errors import ArgumentError, GraphTooLargeError
 from ..filters import mass_mask
-from ..graph import EDGE_KINDS, FlowGraph, GraphInfo
+from ..graph import EDGE_KINDS, FlowGraph
+from ..graph_info import GraphInfo
 from ..methods.build import MAX_EDGES, check_filters, taken
 from ..methods.schema import Codes, Columns, no_edges
 from ..methods.thresholds import ThresholdRule, by_rule

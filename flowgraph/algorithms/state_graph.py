@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError, GraphTooLargeError
-from ..graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph, GraphInfo
+from ..graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
+from ..graph_info import GraphInfo
 from ..methods import EdgeWeights, edge_weights
 from ..methods.build import check_filters
 from ..methods.node_readings import READ_AT_MOST, node_readings

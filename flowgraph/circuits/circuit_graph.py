@@ -7,7 +7,8 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from ..graph import EDGE_KINDS, FlowGraph, GraphInfo
+from ..graph import EDGE_KINDS, FlowGraph
+from ..graph_info import GraphInfo
 from ..interventions.edges import Into
 from ..nodes import Node
 from .backward import Found

@@ -20,7 +20,8 @@ import numpy as np
 
 from .. import __version__
 from ..errors import ArgumentError, NonFiniteError
-from ..graph import FlowGraph, info_dict
+from ..graph import FlowGraph
+from ..graph_info import info_dict
 
 Simple = str | int | float
 

@@ -18,7 +18,8 @@ import re
 from collections.abc import Iterator
 from xml.sax.saxutils import escape, quoteattr
 
-from ..graph import FlowGraph, info_dict
+from ..graph import FlowGraph
+from ..graph_info import info_dict
 from .attributes import GENERATOR, Simple, flat, json_spelled, json_text, spelled, types_of
 
 _ILLEGAL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")

@@ -26,7 +26,8 @@ from typing import Any
 import networkx
 
 from ..errors import ArgumentError, FileFormatError
-from ..graph import UNITS, FlowGraph, GraphInfo, info_dict
+from ..graph import UNITS, FlowGraph
+from ..graph_info import GraphInfo, info_dict
 from .attributes import Simple, about, flat, json_text, plain, spelled
 from .checked import Checked
 from .graphml_reader import read_graphml

@@ -14,7 +14,7 @@ What is used where it is there, in the words of :meth:`FlowGraph.to_networkx`:
 - of nodes: ``kind``, ``layer``, ``head``, ``position``, ``index``, ``label``, ``token``, with ``norm`` the fields of a
   reading, and of heads ``roles``;
 - of edges: ``kind``, ``layer``, ``head``, ``query_pos``, ``key_pos``, ``share``, ``unit``;
-- of the graph: the fields of :class:`~flowgraph.graph.GraphInfo`, and ``name`` for the model.
+- of the graph: the fields of :class:`~flowgraph.graph_info.GraphInfo`, and ``name`` for the model.
 
 What is missing is filled in, and never from outside the file:
 
@@ -44,7 +44,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import ArgumentError, FileFormatError
-from ..graph import EDGE_KINDS, UNITS, FlowGraph, GraphInfo
+from ..graph import EDGE_KINDS, UNITS, FlowGraph
+from ..graph_info import GraphInfo
 from ..nodes import NODE_KINDS, WITHOUT_LAYER
 from .checked import Checked, Rows
 from .graphml import is_own, own_data

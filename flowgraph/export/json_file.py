@@ -34,7 +34,8 @@ import numpy as np
 from jaxtyping import Int
 
 from ..errors import ArgumentError, FileFormatError, FlowgraphError, GraphTooLargeError, NonFiniteError
-from ..graph import EDGE_KINDS, UNITS, FlowGraph, GraphInfo, Role, info_dict
+from ..graph import EDGE_KINDS, UNITS, FlowGraph, Role
+from ..graph_info import GraphInfo, info_dict
 from ..nodes import NODE_KINDS, Node
 from ..reading import NodeReading
 from .checked import LARGEST_COUNT, Checked, Rows

@@ -41,7 +41,8 @@ from .. import __version__
 from ..algorithms.connected_flow import start_index
 from ..algorithms.influence import influence
 from ..errors import ArgumentError
-from ..graph import FlowGraph, info_dict
+from ..graph import FlowGraph
+from ..graph_info import info_dict
 from ..nodes import Node, label
 from ..reading import NodeReading
 from ..views.text import printable, visible

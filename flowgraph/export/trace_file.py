@@ -18,7 +18,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from ..errors import FileFormatError
-from ..graph import GraphInfo, info_dict
+from ..graph_info import GraphInfo, info_dict
 from ..methods.weights import EdgeWeights
 from ..nodes import Node
 from ..reading import Reading

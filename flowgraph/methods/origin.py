@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..graph import GraphInfo
+from ..graph_info import GraphInfo
 from ..recorded import Trace
 
 

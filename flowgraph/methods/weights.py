@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import ArgumentError
-from ..graph import GraphInfo
+from ..graph_info import GraphInfo
 from ..nodes import Node
 from ..table import Table, columns_of
 

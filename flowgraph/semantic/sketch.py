@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..graph import EDGE_KINDS, UNITS, EdgeKind, FlowGraph, GraphInfo, Unit
+from ..graph import EDGE_KINDS, UNITS, EdgeKind, FlowGraph, Unit
+from ..graph_info import GraphInfo
 from ..lenses import read
 from ..nodes import Node
 from ..reading import NodeReading

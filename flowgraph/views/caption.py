@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .. import __version__
-from ..graph import FlowGraph, GraphInfo
+from ..graph import FlowGraph
+from ..graph_info import GraphInfo
 from .text import printable, prompt_line, visible
 
 _LONGEST_PROMPT = 80

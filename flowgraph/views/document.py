@@ -12,7 +12,8 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from ..graph import FlowGraph, GraphInfo
+from ..graph import FlowGraph
+from ..graph_info import GraphInfo
 from .caption import caption, prompt_text
 from .semantic_style import semantic_variables
 from .style import DARK, LIGHT, css_variables

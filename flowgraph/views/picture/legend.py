@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from ...graph import GraphInfo
+from ...graph_info import GraphInfo
 from ..legend import IN_CIRCUITS
 from ..style import EFFECT_LABELS, RANK_LABELS, edge_stroke
 from ..text import visible
