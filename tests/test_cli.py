@@ -708,7 +708,7 @@ def test_an_interrupt_from_the_keyboard(model, tmp_path):
     assert process.stderr is not None
     assert process.stderr.readline() == "waiting\n"
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode == 130
     assert err == "flowgraph: interrupted; nothing was left half-made\n"
     assert list(tmp_path.iterdir()) == []

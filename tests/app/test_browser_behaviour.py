@@ -126,6 +126,9 @@ def test_a_worker_that_is_killed_once_is_not_noticed_and_twice_is_said(tab, serv
     assert second != first
     assert not alive(first)
     before = tab.picture()
+    tab.wait(
+        "app.root().dataset.read === app.root().dataset.drawn"
+    )  # what is asked after a picture is not what is to die here
     with Held(service) as held:
         trace(tab, f"{SHORT} five")
         running(tab, service)
