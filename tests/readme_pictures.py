@@ -13,16 +13,18 @@ from playwright.sync_api import Browser, sync_playwright
 from flowgraph.cli import main
 from tests.app.tabs import served
 from tests.browser import launch
+from tests.prompts import JAPAN
 
 FOLDER = Path(__file__).parent.parent / ".github" / "pictures"
-JAPAN = "The capital of Japan is the city of"
 
 
 COMMANDS = {"flow": ["trace", JAPAN], "semantic": ["semantic", JAPAN, "--layers", "23"]}
 
 
 SELECTED = "resid_mid.23.-.7.-"
-VIEWS = {"flow": "", "lens": "Lens grid", "attention": "Attention", "bars": "Logit bars"}
+VIEWS = {
+    "flow": "", "lens": "Lens grid", "heads": "Heads", "attention": "Attention", "bars": "Logit bars", "semantic": "Semantic",
+}  # fmt: skip
 """Picture of the app → the tab it shows; the flow graph is behind none."""
 
 
@@ -40,6 +42,9 @@ def make_app(browser: Browser) -> None:
                 if tab:
                     page.get_by_role("tab", name=tab).click()
                 page.wait_for_timeout(4_000)
+                if name == "semantic":  # it opens on what is selected
+                    page.locator("#content button:text-is('fit')").click()
+                    page.wait_for_timeout(1_000)
                 page.screenshot(path=FOLDER / f"app-{name}-{theme}.png")
 
 
