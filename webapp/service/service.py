@@ -186,7 +186,7 @@ class Service:
     def _known(self, question: Question, run: RunQuestion | None, session: Session | None) -> Answer | None:
         """What a session, the cache or an example answers."""
         found = None if session is None else session.answers.get(question)
-        found = found or self._dispatcher.kept(question)
+        found = self._dispatcher.kept(question) if found is None else found
         if found is None and run is not None and self._recorded is not None:
             found = self._recorded.answer(run, question)
             if found is not None:
