@@ -298,7 +298,8 @@ def test_heads(traces, run, trace):
 
 def test_attention(traces, run, trace):
     for layer in range(2):
-        np.testing.assert_array_equal(ask(traces, AttentionQuestion(run, layer)).pattern, trace.pattern[layer].numpy())
+        pattern = ask(traces, AttentionQuestion(run, layer)).pattern
+        np.testing.assert_allclose(pattern, trace.pattern[layer].numpy(), rtol=1e-5, atol=1e-7)
     with pytest.raises(ArgumentError, match="layer=2 is outside the model; its layers are 0…1"):
         ask(traces, AttentionQuestion(run, 2))
 
