@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from .attribution import DirectLogitAttribution, direct_logit_attribution
     from .circuits.comparison import CircuitOverlap, compare
     from .circuits.completeness import Completeness, Minimality, completeness, minimality
-    from .circuits.discovery import discover
+    from .circuits.discovery import discover, discovery_size
     from .circuits.faithfulness import Faithfulness, faithfulness
     from .circuits.roles import HeadRoles, head_roles
     from .errors import (
@@ -111,7 +111,7 @@ _WHERE = {
     "attribution": ("DirectLogitAttribution", "direct_logit_attribution"),
     "circuits.comparison": ("CircuitOverlap", "compare"),
     "circuits.completeness": ("Completeness", "Minimality", "completeness", "minimality"),
-    "circuits.discovery": ("discover",),
+    "circuits.discovery": ("discover", "discovery_size"),
     "circuits.faithfulness": ("Faithfulness", "faithfulness"),
     "circuits.roles": ("HeadRoles", "head_roles"),
     "errors": (
@@ -169,8 +169,8 @@ __all__ = [
     "TokenChange", "TokenMatrix", "Trace", "Trajectory", "UnknownModelError", "UnsupportedReadingError",
     "__version__", "ablate", "alti_logit", "attention_figure", "attention_flow", "attention_rollout",
     "build_graph", "compare", "completeness", "connected_flow", "corrupt", "critical_levels",
-    "direct_logit_attribution", "discover", "edge_effects", "edge_scores", "edge_tokens", "edge_tokens_figure",
-    "edge_weights", "faithfulness", "flow_edges", "flow_graph", "gradients", "head_circuit",
+    "direct_logit_attribution", "discover", "discovery_size", "edge_effects", "edge_scores", "edge_tokens",
+    "edge_tokens_figure", "edge_weights", "faithfulness", "flow_edges", "flow_graph", "gradients", "head_circuit",
     "head_circuit_figure", "head_effects", "head_roles", "head_scores", "head_scores_figure", "head_view",
     "import_graph", "influence", "keep_strongest", "kl_divergence", "lens_figure", "load_model",
     "log_probability", "logit_difference", "logit_lens", "matrix_figure", "merge_parallel", "minimality",

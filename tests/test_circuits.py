@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -393,7 +394,7 @@ def test_the_order_of_progress_and_the_strongest_edges_alone():
     assert len(graph) == 2
     assert np.abs(graph.weight).min() == np.sort(np.abs(flowgraph.discover(model, **asked).weight))[-2]
     assert graph.info.filters["top_k"] == 2
-    assert stages[0][0] == "scoring every edge"
+    assert [stage for stage, _ in dict.fromkeys(stages)][1] == "scoring every edge"
     assert all(0 <= done <= 1 for _, done in stages)
 
 
@@ -509,6 +510,8 @@ def test_the_command_finds_a_circuit(capsys, tmp_path):
     assert "→" in said
     graph = flowgraph.FlowGraph.load(out)
     assert len(graph) == 30
+    assert main(["circuit", "--task", str(pairs), "--max-bytes", "1000000"]) == 2
+    assert re.search(r"max_bytes=1,000,000 does not hold .* 1 prompts", capsys.readouterr().err)
     assert main(["circuit", "--task", str(pairs), "--method", "eap", "--foil", " Tokyo", "--quiet"]) == 2
     assert "same token" in capsys.readouterr().err
     # A mean is of several prompts of one length, and of one it would be that prompt itself.

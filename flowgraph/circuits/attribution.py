@@ -16,8 +16,7 @@ from ..interventions.ablation import answer_logits
 from ..interventions.edge_scores import _first_order, _fix_softmax, gradients_into, products
 from ..interventions.gradients import Forward, Gradients, backward
 from ..interventions.passes import Pass
-from ..interventions.senders import Kept, keep_senders, written, written_change
-from ..models.anatomy import Anatomy
+from ..interventions.senders import keep_senders
 from .pairs import Pairs, Search
 
 
@@ -43,20 +42,18 @@ def attribution(search: Search, *, steps: int = 1, qk_fix: bool = False) -> Scor
     qk_fix
         Score edges into queries and keys by a softmax that is run anew, whatever ``steps``.
     """
-    found = []
+    scores = np.zeros(search.possible.shape)
+    ends = []
     for n, pairs in enumerate(search.parts):
 
         def tell(done: float, n: int = n) -> None:
             search.tell("scoring every edge", (n + done) / len(search.parts))
 
         tell(0.0)
-        found.append(_of_part(search, pairs, steps, qk_fix, tell))
-    total = sum(scores for scores, _, _ in found)
-    assert isinstance(total, Tensor)
-    return Scores(
-        (total.double() / search.count).cpu().numpy(),
-        *(np.concatenate([one[n].double().cpu().numpy() for one in found]) for n in (1, 2)),
-    )
+        found, *values = _of_part(search, pairs, steps, qk_fix, tell)
+        scores += found.double().cpu().numpy()
+        ends.append([value.double().cpu().numpy() for value in values])
+    return Scores(scores / search.count, *map(np.concatenate, zip(*ends, strict=True)))
 
 
 def _of_part(
@@ -69,7 +66,7 @@ def _of_part(
         keep_senders(run)
         states = run.run(pairs.corrupted.ids)
         corrupted = search.metric(answer_logits(loaded, states, pairs.corrupted.positions), forward.aims)
-        changes = _changes(search, anatomy, forward.kept, run.kept)
+        changes = search.changes(forward.kept, run.kept)
     search.spending.forwards += len(pairs)
     start = forward.kept["resid_pre", 0]
     embed = run.kept["resid_pre", 0] - start
@@ -100,12 +97,6 @@ def _gradients(search: Search, pairs: Pairs, extra: tuple[str, ...] = ()) -> tup
     search.spending.forwards += len(pairs)
     search.spending.backwards += len(pairs)
     return backward(search.loaded, pairs.clean, search.metric, extra=extra)
-
-
-def _changes(search: Search, anatomy: Anatomy, clean: Kept, corrupted: Kept) -> Tensor:
-    if search.how == "mean":
-        return written(anatomy, corrupted).mean(1, keepdim=True) - written(anatomy, clean)
-    return written_change(anatomy, clean, corrupted) if search.how == "resample" else -written(anatomy, clean)
 
 
 @contextmanager

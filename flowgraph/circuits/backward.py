@@ -17,14 +17,13 @@ from torch import Tensor
 
 from ..interventions.edge_scores import _columns, _first_order
 from ..interventions.edges import Into
+from .memory import FOLLOWED
 from .pairs import Search
 from .responses import Responses
 
 _FIRST_LEVEL = 32
 _MARGIN = 0.5
 """An estimate is a guess: edges are tested from this part of the threshold on."""
-_SHORTLIST = 16
-"""Sources of one reader whose change is followed to the readers behind it."""
 _FAINT = 0.25
 """They are followed from this part of the threshold on."""
 _MOVERS = 32
@@ -203,7 +202,7 @@ class _State:
         head = 0 if into == "mlp" else source - self._source(layer, "q", 0)
         carried = sum(abs(float(self.effects[source, out])) for out in self.seen[source])
         recall = np.abs(self._recall(layer, into)[:, head]).mean(1)
-        likely = np.argsort(-recall, kind="stable")[:_SHORTLIST]
+        likely = np.argsort(-recall, kind="stable")[:FOLLOWED]
         likely = likely[recall[likely] * carried >= _FAINT * self.least]
         if not news or not len(likely):
             return

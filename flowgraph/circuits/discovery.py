@@ -11,14 +11,17 @@ from jaxtyping import Float
 from ..errors import ArgumentError, PromptError
 from ..graph import FlowGraph
 from ..interventions.ablation import Ablation
+from ..interventions.edges import require_sum
 from ..interventions.metrics import Metric, metric_of
-from ..interventions.prompts import Answers, Prompts
+from ..interventions.prompts import Answers, Prompts, prompts_of
 from ..models import load_model
 from ..models.wheel import Progress
 from ..tasks import TaskData
+from ..tasks.examples import prompt_ids
 from .attribution import Scores, attribution
 from .backward import Found, backward_discovery
 from .circuit_graph import circuit_graph
+from .memory import MAX_BYTES, search_size
 from .pairs import Pairs, Search, Spending, pairs_of
 from .pruning import ALL_BELOW, prune_greedily
 
@@ -44,6 +47,7 @@ def discover(
     top_k: int | None = None,
     steps: int = 5,
     shortlist: int = 500,
+    max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> FlowGraph:
@@ -83,8 +87,11 @@ def discover(
     shortlist
         Of ``"acdc"``: how many edges, by their scores with the QK fix, are not taken away at the start; models with fewer than
         5,000 edges are pruned whole.
+    max_bytes
+        Memory to work in, besides the model: as many prompts run together as :func:`discovery_size` says fit. What is held of
+        every prompt until the end, by ``"backward"`` and ``"acdc"``, has to fit as well.
     progress, cancel
-        As for :func:`flowgraph.head_effects`.
+        As for :func:`flowgraph.head_effects`; the first stage says how much memory is used at most.
 
     Returns
     -------
@@ -98,7 +105,7 @@ def discover(
     Raises
     ------
     ArgumentError
-        If the corrupted prompts change nothing, no edge is found, or an argument cannot be used.
+        If the corrupted prompts change nothing, no edge is found, ``max_bytes`` does not suffice, or an argument cannot be used.
     CancelledError
         If ``cancel`` said so.
     PromptError
@@ -114,17 +121,20 @@ def discover(
     Kramár et al. (2024), "AtP*" (QK fix). The backward search by real changes is this project's own.
     """
     _check(method, how, budget, threshold, top_k, steps, shortlist)
+    how = "zero" if method == "gradient" else how
     loaded = load_model(model)
     loaded.require_head("a circuit for the answer")
     parts = pairs_of(loaded, clean, corrupted, target, foil, data)
     if how == "mean":
         _check_averages(parts)
-    count = sum(map(len, parts))
+    lengths = [pairs.clean.n_tokens for pairs in parts for _ in range(len(pairs))]
+    size = search_size(loaded, lengths, method, how, steps, max_bytes)
+    parts = [part for pairs in parts for part in pairs.split(size.at_once[pairs.clean.n_tokens])]
+    count = len(lengths)
     most = (ALL_BELOW if method == "acdc" else FORWARDS) * count if budget is None else budget
-    search = Search(
-        loaded, parts, metric_of(metric), "zero" if method == "gradient" else how, Spending(most), progress, cancel
-    )
+    search = Search(loaded, parts, metric_of(metric), how, Spending(most), progress, cancel)
     least_budget(search, method, steps)
+    search.tell(f"working in {size.total / 2**20:,.0f} MiB at most", 0.0)
     with loaded.lock:
         found, gap = _search(search, method, threshold, steps, shortlist)
     if not found.chosen.any():
@@ -142,9 +152,51 @@ def discover(
     return circuit_graph(search, found, method, notes | found.notes, threshold, top_k)
 
 
+def discovery_size(
+    model: Any,
+    clean: Prompts | None = None,
+    *,
+    data: TaskData | None = None,
+    method: DiscoveryMethod = "backward",
+    how: Ablation = "resample",
+    steps: int = 5,
+    max_bytes: int = MAX_BYTES,
+) -> int:
+    """Bytes that :func:`discover` will work in at most besides the model, known before it runs.
+
+    Parameters
+    ----------
+    model, clean, data, method, how, steps, max_bytes
+        As for :func:`discover`.
+
+    Raises
+    ------
+    ArgumentError
+        If ``max_bytes`` does not suffice, or an argument cannot be used.
+    PromptError
+        As for :func:`discover`.
+
+    Examples
+    --------
+    >>> fg.discovery_size(trace.model, trace) < 2**28
+    True
+    """
+    _check(method, how, None, 0.0, None, steps, 1)
+    loaded = load_model(model)
+    require_sum(loaded.anatomy)
+    if data is not None:
+        lengths = [len(prompt_ids(loaded, example.clean)) for example in data.checked(loaded).examples]
+    elif clean is not None:
+        lengths = [len(prompt.ids) for prompt in prompts_of(loaded, clean, "clean")]
+    else:
+        raise ArgumentError("give clean= prompts, or data= with examples of a task")
+    return search_size(loaded, lengths, method, "zero" if method == "gradient" else how, steps, max_bytes).total
+
+
 def least_budget(search: Search, method: str, steps: int) -> None:
     """Refuse a budget that does not suffice for the runs a method cannot do without."""
-    needed = {"backward": 3, "acdc": 6, "eap-ig": 1 + steps}.get(method, 2) * search.count
+    runs = {"backward": 3, "acdc": 6, "eap-ig": 1 + steps}.get(method, 2)
+    needed = (runs + (search.how == "mean")) * search.count
     if search.spending.budget < needed:
         raise ArgumentError(
             f"budget={search.spending.budget} is too small: method={method!r} runs {needed} forwards for {search.count} prompts "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -19,27 +19,32 @@ from ..interventions.edges import Edge, Into, receivers, require_sum, sender_nod
 from ..interventions.gradients import Forward, Gradients, backward
 from ..interventions.metrics import Metric
 from ..interventions.prompts import Answers, Batch, Prompts, batch_of, prompts_of
-from ..interventions.senders import written
+from ..interventions.senders import Kept, emptied, written_change
 from ..models import LoadedModel
 from ..models.wheel import Progress
 from ..nodes import Node
 from ..tasks import TaskData
 from ..tasks.examples import prompt_ids
-from .runs import all_edges
+from .runs import all_edges, written_on_average
 
 _SMALLEST_GAP = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
 class Pairs:
-    """Clean and corrupted prompts, all of one length; ``both`` holds the clean ones first."""
+    """Clean and corrupted prompts, all of one length."""
 
     clean: Batch
     corrupted: Batch
-    both: Batch
 
     def __len__(self) -> int:
         return len(self.clean)
+
+    def split(self, at_once: int) -> Iterator[Pairs]:
+        """So many of them at a time."""
+        for start in range(0, len(self), at_once):
+            rows = slice(start, start + at_once)
+            yield Pairs(self.clean.part(rows), self.corrupted.part(rows))
 
 
 @dataclass
@@ -76,10 +81,10 @@ class Search:
     Attributes
     ----------
     parts
-        The prompts, those of one length together.
+        The prompts, those of one length together, as many as fit into memory.
     how
         ``"resample"``: a cut edge brings what its source wrote in the corrupted run; ``"mean"``: on average over the corrupted
-        runs of a part; ``"zero"``: nothing.
+        runs of that length; ``"zero"``: nothing.
     """
 
     loaded: LoadedModel
@@ -92,6 +97,7 @@ class Search:
     sources: tuple[Node, ...] = field(init=False)
     receivers: tuple[tuple[Node, Into], ...] = field(init=False)
     possible: Bool[np.ndarray, "source receiver"] = field(init=False)
+    _average: Tensor | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
         self.sources, self.receivers = sender_nodes(self.loaded.anatomy), receivers(self.loaded.anatomy)
@@ -114,6 +120,22 @@ class Search:
             raise CancelledError(f"the search for a circuit was cancelled while {stage}")
         if self.progress is not None:
             self.progress(stage, done)
+
+    def average(self, n_tokens: int) -> Float[Tensor, "source 1 position d_model"]:
+        """What sources write in the corrupted runs of a length; only that of one length is at hand at a time."""
+        if self._average is None or self._average.shape[2] != n_tokens:
+            self._average = None
+            batches = [pairs.corrupted.ids for pairs in self.parts if pairs.clean.n_tokens == n_tokens]
+            self.spending.forwards += sum(map(len, batches))
+            self._average = written_on_average(self.loaded, batches)
+        return self._average
+
+    def changes(self, clean: Kept, corrupted: Kept) -> Float[Tensor, "source prompt position d_model"]:
+        """What cutting a source's edges puts in place of what it wrote, less that."""
+        if self.how == "resample":
+            return written_change(self.loaded.anatomy, clean, corrupted)
+        negative = emptied(self.loaded.anatomy, clean)
+        return negative if self.how == "zero" else negative.add_(self.average(negative.shape[2]))
 
     def edge(self, source: int, receiver: int) -> Edge:
         """The edge from one source into one receiver, by their numbers."""
@@ -147,16 +169,13 @@ class Runs:
     def __init__(self, search: Search, pairs: Pairs) -> None:
         self.search, self.pairs = search, pairs
         with torch.no_grad():
-            how = "zero" if search.how == "zero" else "noise"
-            self.cuts = _Cuts(search.loaded, pairs.clean, pairs.both, how, search.metric)
-            if search.how == "mean":
-                wrote = written(search.loaded.anatomy, self.cuts.kept)
-                self.cuts.changes = (self.cuts.changes + wrote).mean(1, keepdim=True) - wrote
+            both = pairs.clean.with_others(pairs.corrupted)
+            self.cuts = _Cuts(search.loaded, pairs.clean, both, search.changes, search.metric)
         search.spending.forwards += 2 * len(pairs)
 
     @property
     def changes(self) -> Float[Tensor, "source prompt position d_model"]:
-        """What cutting a sender's edges puts in place of what it wrote, less that."""
+        """As of :meth:`Search.changes`."""
         return self.cuts.changes
 
     @cached_property
@@ -211,4 +230,4 @@ def _pairs(loaded: LoadedModel, clean: Prompts, corrupted: Prompts, target: Any,
     found = prompts_of(loaded, clean, "clean", target=target, foil=foil)
     others = _one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
     both = batch_of(loaded, [*found, *others], "clean and corrupted")
-    return Pairs(batch_of(loaded, found, "clean"), batch_of(loaded, others, "corrupted"), both)
+    return Pairs(both.part(slice(len(found))), both.part(slice(len(found), None)))

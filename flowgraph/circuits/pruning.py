@@ -11,10 +11,9 @@ from jaxtyping import Bool, Float
 from ..errors import ArgumentError
 from ..interventions.ablation import aims_of, answer_logits
 from ..interventions.passes import Pass
-from ..interventions.senders import keep_senders, written
 from .backward import Found
 from .pairs import Pairs, Search
-from .runs import _KeptEdges
+from .runs import _KeptEdges, written_in
 
 ALL_BELOW = 5000
 """Models with fewer edges are pruned edge by edge from the whole model on."""
@@ -112,11 +111,7 @@ class _Pruning:
         states = Pass(loaded, len(pairs)).run(pairs.clean.ids)
         self.search.spending.forwards += len(pairs)
         aims = aims_of(pairs.clean, answer_logits(loaded, states, pairs.clean.positions))
-        if self.search.how == "zero":
-            return aims, None
-        run = Pass(loaded, len(pairs))
-        keep_senders(run)
-        run.run(pairs.corrupted.ids)
+        if self.search.how != "resample":
+            return aims, self.search.average(pairs.clean.n_tokens) if self.search.how == "mean" else None
         self.search.spending.forwards += len(pairs)
-        wrote = written(self.anatomy, run.kept)
-        return aims, wrote.mean(1, keepdim=True) if self.search.how == "mean" else wrote
+        return aims, written_in(loaded, pairs.corrupted.ids)

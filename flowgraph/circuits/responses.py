@@ -24,9 +24,9 @@ from ..interventions.edges import Into, senders_before
 from ..interventions.senders import read_through_norm
 from ..models.anatomy import wide
 from ..models.attention_weights import attention_weights
+from .memory import RESPONSE_TOKENS
 from .pairs import Runs
 
-_TOKENS = 2048
 _HEAD_INPUTS: tuple[Into, ...] = ("q", "k", "v")
 
 
@@ -164,7 +164,7 @@ class Responses:
         return change if post is None else post.linear(change, post.scale(self.runs.cuts.kept["attn_sum", layer]))
 
     def _chunks(self, senders: Tensor) -> tuple[Tensor, ...]:
-        chunks: tuple[Tensor, ...] = senders.split(max(1, _TOKENS // (self.prompts * self.n_tokens)))
+        chunks: tuple[Tensor, ...] = senders.split(max(1, RESPONSE_TOKENS // (self.prompts * self.n_tokens)))
         return chunks
 
     def _ran(self, count: int) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ..errors import ArgumentError, PromptError
@@ -312,19 +312,26 @@ def _written(loaded: LoadedModel, part: Part, how: Ablation) -> Tensor | None:
     """[sender, row or 1, position, d_model] what senders wrote in the reference."""
     if part.others is None:
         return None
-    total: Tensor | None = None
-    at_once = len(part.others) if how == "resample" else len(part.clean)
-    for ids in part.others.ids.split(at_once):
-        run = Pass(loaded, len(ids))
-        keep_senders(run)
-        run.run(ids)
-        outputs = written(loaded.anatomy, run.kept)
-        if how == "resample":
-            return outputs
-        summed = outputs.sum(1, keepdim=True)
-        total = summed if total is None else total + summed
-    assert total is not None
-    return total / len(part.others)
+    if how == "mean":
+        return written_on_average(loaded, part.others.ids.split(len(part.clean)))
+    return written_in(loaded, part.others.ids)
+
+
+def written_on_average(
+    loaded: LoadedModel, batches: Sequence[Int[Tensor, "row position"]]
+) -> Float[Tensor, "sender 1 position d_model"]:
+    """What senders write in all prompts of some batches, on average."""
+    total = sum(written_in(loaded, ids).sum(1, keepdim=True) for ids in batches)
+    assert isinstance(total, Tensor)
+    return total / sum(map(len, batches))
+
+
+def written_in(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> Float[Tensor, "sender row position d_model"]:
+    """What senders write in these prompts."""
+    run = Pass(loaded, len(ids))
+    keep_senders(run)
+    run.run(ids)
+    return written(loaded.anatomy, run.kept)
 
 
 def _heads_of(loaded: LoadedModel, part: Part, how: Ablation) -> Reference:

@@ -44,6 +44,7 @@ def add_to(commands: Any) -> None:
     add("--seed", type=int, default=0, help="which examples of a named task (default 0)")
     add("--foil", help="wrong answer to compare with, for every prompt")
     add("--budget", type=count, help="most forwards of one prompt (default: 500 for each prompt)")
+    add("--max-bytes", type=count, metavar="N", help="memory to work in, besides the model (default: 4 GiB)")
     add("--threshold", type=_threshold, default=0.01, help="smallest effect, as a part of the gap (default 0.01)")
     add("--top-k", type=count, help="keep at most this many edges")
     add("--how", default="resample", choices=("resample", "mean", "zero"),
@@ -62,6 +63,7 @@ def _threshold(text: str) -> float:
 
 def _circuit(options: argparse.Namespace, console: Console) -> None:
     from ..circuits.discovery import discover
+    from ..circuits.memory import MAX_BYTES
     from ..views.terminal import progress, stage
 
     _check_task(options.task)
@@ -77,6 +79,7 @@ def _circuit(options: argparse.Namespace, console: Console) -> None:
             budget=options.budget,
             threshold=options.threshold,
             top_k=options.top_k,
+            max_bytes=options.max_bytes or MAX_BYTES,
             progress=tell,
         )
     written = None

@@ -22,10 +22,11 @@ from .edges import Edge, check_edge, sender_index
 from .metrics import Metric, metric_of
 from .passes import Pass
 from .prompts import Answers, Batch, Prompts, batch_of, prompts_of
-from .senders import head_shift, keep_senders, read_through_norm, written
+from .senders import Kept, emptied, head_shift, keep_senders, read_through_norm, written_change
 from .ticks import ticking
 
-_TOKENS = 512
+CUT_TOKENS = 512
+"""Tokens that run at a time, or those of all prompts."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,16 +130,23 @@ def edge_effects(
         check_edge(loaded.anatomy, edge)
         if edge.position is not None and edge.position >= batch.n_tokens:
             raise ArgumentError(f"{edge}: position={edge.position} is outside the prompt of {batch.n_tokens} tokens")
+
+    def change(kept: Kept, other: Kept) -> Tensor:
+        return written_change(loaded.anatomy, kept, other) if how == "noise" else emptied(loaded.anatomy, kept)
+
     with loaded.lock, torch.no_grad():
-        return _Cuts(loaded, batch, both, how, metric_of(metric)).run(edges, progress, cancel)
+        return _Cuts(loaded, batch, both, change, metric_of(metric)).run(edges, progress, cancel)
 
 
 class _Cuts:
     """The clean run, and how what each sender wrote differs in the other."""
 
-    def __init__(self, loaded: LoadedModel, batch: Batch, both: Batch, how: str, metric: Metric) -> None:
+    def __init__(
+        self, loaded: LoadedModel, batch: Batch, both: Batch, change: Callable[[Kept, Kept], Tensor], metric: Metric
+    ) -> None:
         self.loaded, self.anatomy, self.metric, self.batch = loaded, loaded.anatomy, metric, batch
         count = len(batch)
+        halves = slice(count), slice(count, None)
         run = Pass(loaded, len(both))
         keep_senders(run)
         self.reads_mlp = "resid_pre" if self.anatomy.wiring == "parallel" else "resid_mid"
@@ -148,10 +156,10 @@ class _Cuts:
         logits = answer_logits(loaded, states, both.positions)
         self.aims = aims_of(batch, logits[:count])
         self.clean, self.corrupted = (_numbers(metric(part, self.aims)) for part in (logits[:count], logits[count:]))
-        outputs = written(self.anatomy, run.kept)
-        self.changes = (outputs[:, count:] - outputs[:, :count]) if how == "noise" else -outputs[:, :count]
-        self.kept = {key: value[:count] for key, value in run.kept.items()}
-        self.last, self.calls = states[:count], run.block_calls
+        self.changes = change(*({key: value[rows] for key, value in run.kept.items()} for rows in halves))
+        # Of the clean run alone, so that the other's memory is free.
+        self.kept = {key: run.kept.pop(key)[:count].clone() for key in list(run.kept)}
+        self.last, self.calls = states[:count].clone(), run.block_calls
 
     def run(self, edges: Sequence[Edge], progress: Progress | None, cancel: Callable[[], bool] | None) -> EdgeEffects:
         """Effects of all edges, receivers of one layer and kind together."""
@@ -160,7 +168,7 @@ class _Cuts:
         for i, edge in enumerate(edges):
             layer = len(self.anatomy.blocks) if edge.target.layer is None else edge.target.layer
             groups.setdefault((layer, edge.into), []).append(i)
-        step = max(1, _TOKENS // (self.batch.n_tokens * len(self.batch)))
+        step = max(1, CUT_TOKENS // (self.batch.n_tokens * len(self.batch)))
         tick = ticking("cutting each edge", len(edges), progress, cancel, unit="edges")
         for (layer, _), group in groups.items():
             for start in range(0, len(group), step):

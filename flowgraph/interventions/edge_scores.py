@@ -28,6 +28,7 @@ from .ablation import _one_for_each, answer_logits
 from .edges import Edge, Into, receivers, require_sum, sender_nodes, senders_before
 from .gradients import Forward, Gradients, backward
 from .metrics import Metric, metric_of
+from .pass_numbers import LAYERS_AT_ONCE, fitting, pass_numbers
 from .passes import ROLES, Pass
 from .prompts import Answers, Batch, Prompts, batch_of, prompts_of
 from .senders import keep_senders, read_through_norm, written_change
@@ -35,10 +36,6 @@ from .senders import keep_senders, read_through_norm, written_change
 MAX_BYTES = 2**30
 """Memory that scores are made in, unless ``max_bytes`` says otherwise."""
 _TOKENS = 2048
-_LAYERS = 5
-"""Layers whose receivers share a product: what senders changed is then read a fifth as often."""
-_SAVED = (16, 6, 5, 4)
-"""What a block's pass with gradients holds at most: so many states, queries with keys and values, MLP inputs, and patterns."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,34 +214,28 @@ def scores_size(model: Any, clean: Prompts, *, qk_fix: bool = False, max_bytes: 
     return _fitting(loaded, len(found), batch_of(loaded, found, "clean").n_tokens, qk_fix, max_bytes)[1]
 
 
-def _fitting(loaded: LoadedModel, count: int, n_tokens: int, qk_fix: bool, max_bytes: int) -> tuple[int, int]:
-    """How many prompts are run together, and the bytes that takes."""
-    anatomy, width = loaded.anatomy, max(4, loaded.dtype.itemsize)
-    layers, d_model, pattern = len(anatomy.blocks), anatomy.d_model, anatomy.n_heads * n_tokens
-    heads = anatomy.n_heads + 2 * anatomy.n_kv_heads
-    n_senders, projected = 1 + layers * (anatomy.n_heads + 1), heads * anatomy.d_head
-    # Numbers for each token of a prompt: the graph of a pass with gradients, what of it and of the other pass is kept, what
-    # the senders changed, and gradients into some receivers at a time.
-    of_state, of_head, of_mlp, of_pattern = _SAVED
-    d_mlp = max(block.mlp_output.d_in for block in anatomy.blocks)
-    token = layers * (of_state * d_model + of_head * projected + of_mlp * d_mlp + of_pattern * pattern)
-    token += layers * (5 * d_model + 3 * projected)
-    token += n_senders * d_model * (2 if anatomy.wiring == "sandwich" else 1)
-    token += 2 * min(_LAYERS, layers + 1) * (heads + 1) * d_model
-    row, scores = width * (n_tokens * token + 6 * anatomy.d_vocab), 2 * width * n_senders * (1 + layers * (heads + 1))
-    anew = width * (6 * d_model + 6 * projected + 4 * pattern) if qk_fix else 0
+def scoring_bytes(loaded: LoadedModel, n_tokens: int, qk_fix: bool) -> Callable[[int], int]:
+    """Number of prompts of one length → bytes that scores of all edges are made in."""
+    of, senders = pass_numbers(loaded, n_tokens), len(sender_nodes(loaded.anatomy))
+    row = n_tokens * (of.graph + of.kept + of.gradients + of.changes + of.making + of.into) + of.logits
 
     def size(prompts: int) -> int:
         # The softmax is run anew for so many tokens at a time, or those of all prompts for one sender.
-        tokens = min(max(_TOKENS, prompts * n_tokens), n_senders * prompts * n_tokens)
-        return scores + prompts * row + anew * tokens
+        tokens = min(max(_TOKENS, prompts * n_tokens), senders * prompts * n_tokens) if qk_fix else 0
+        return of.width * (2 * of.scores + prompts * row + tokens * of.attention)
 
-    if size(1) > max_bytes:
+    return size
+
+
+def _fitting(loaded: LoadedModel, count: int, n_tokens: int, qk_fix: bool, max_bytes: int) -> tuple[int, int]:
+    """How many prompts are run together, and the bytes that takes."""
+    size = scoring_bytes(loaded, n_tokens, qk_fix)
+    at_once = fitting(count, size, max_bytes)
+    if not at_once:
         raise ArgumentError(
             f"max_bytes={max_bytes:,} does not hold the two passes of one prompt of {n_tokens} tokens ({size(1):,} bytes); "
             "raise it, or give a shorter prompt"
         )
-    at_once = next(prompts for prompts in range(count, 0, -1) if size(prompts) <= max_bytes)
     return at_once, size(at_once)
 
 
@@ -295,8 +286,8 @@ def products(
     """Σ over prompts and positions of change · gradient, from what :func:`gradients_into` gives for each layer."""
     before = torch.tensor([senders_before(anatomy, node.layer, kind) for node, kind in receivers(anatomy)])
     flat, scores, done = changes.flatten(1), changes.new_zeros(len(changes), len(before)), 0
-    for first in range(0, len(anatomy.blocks) + 1, _LAYERS):
-        several = range(first, min(first + _LAYERS, len(anatomy.blocks) + 1))
+    for first in range(0, len(anatomy.blocks) + 1, LAYERS_AT_ONCE):
+        several = range(first, min(first + LAYERS_AT_ONCE, len(anatomy.blocks) + 1))
         gradient = torch.cat([part for layer in several for part in into(layer)]).flatten(1)
         columns = slice(done, done + len(gradient))
         # Of senders up to the last of these receivers; those that write too late for the others are taken out again.

@@ -58,6 +58,15 @@ class Batch:
         """Length of every prompt."""
         return self.ids.shape[1]
 
+    def part(self, rows: slice) -> Batch:
+        """Some of the prompts."""
+        return Batch(self.ids[rows], self.positions[rows], self.targets[rows], self.foils[rows])
+
+    def with_others(self, others: Batch) -> Batch:
+        """These prompts, and others of the same length behind them."""
+        pairs = zip(*((one.ids, one.positions, one.targets, one.foils) for one in (self, others)), strict=True)
+        return Batch(*map(torch.cat, pairs))
+
 
 def prompts_of(
     loaded: LoadedModel, prompts: Prompts, argument: str, *, target: Answers = None, foil: Answers = None

@@ -49,7 +49,14 @@ def written_change(anatomy: Anatomy, kept: Kept, other: Kept) -> Float[Tensor, "
     """[sender, row, position, d_model] what every sender wrote in the other pass less what it wrote in this one."""
     if anatomy.wiring == "sandwich":
         return written(anatomy, other).sub_(written(anatomy, kept))
-    return written(anatomy, {key: wide(other[key]) - wide(kept[key]) for key in other})
+    sites = sender_sites(anatomy)
+    needed = [key for key in other if key[0] in sites or key == ("resid_pre", 0)]
+    return written(anatomy, {key: wide(other[key]) - wide(kept[key]) for key in needed})
+
+
+def emptied(anatomy: Anatomy, kept: Kept) -> Float[Tensor, "sender row position d_model"]:
+    """[sender, row, position, d_model] nothing, less what every sender wrote in a pass."""
+    return written(anatomy, kept).neg_()
 
 
 def written_by_heads(anatomy: Anatomy, layer: int, kept: Kept) -> Float[Tensor, "head row position d_model"]:

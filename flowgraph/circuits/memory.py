@@ -1,0 +1,116 @@
+"""What memory a search takes: known before it runs, and kept by running as many prompts together as fit.
+
+Searching backward needs every prompt's runs at hand until its end, and pruning what senders wrote for every corrupted prompt.
+First-order scores are sums over prompts, of which nothing is held.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from ..errors import ArgumentError
+from ..interventions.edge_effects import CUT_TOKENS
+from ..interventions.edge_scores import scoring_bytes
+from ..interventions.pass_numbers import PassNumbers, fitting, pass_numbers
+from ..models import LoadedModel
+
+MAX_BYTES = 2**32
+"""Memory that a search works in, unless ``max_bytes`` says otherwise."""
+RESPONSE_TOKENS = 2048
+"""Tokens whose attention or MLP is run anew at a time, or those of all prompts that run together."""
+FOLLOWED = 16
+"""Sources of one reader whose change is followed to the readers behind it."""
+_MATRICES = 8
+"""Numbers for each edge that a search holds: estimates, effects, and what is made of them."""
+
+
+@dataclass(frozen=True)
+class SearchSize:
+    """Number of tokens → prompts of that length that run together, and the bytes of it all besides the model."""
+
+    at_once: dict[int, int]
+    total: int
+
+
+def search_size(
+    loaded: LoadedModel, lengths: Iterable[int], method: str, how: str, steps: int, max_bytes: int
+) -> SearchSize:
+    """As many prompts together as fit.
+
+    Raises
+    ------
+    ArgumentError
+        If not even one at a time fits beside what is held of the others.
+    """
+    counts = Counter(lengths)
+    held = sum(_held(loaded, n_tokens, count, method, how) for n_tokens, count in counts.items())
+    at_once, work = {}, 0
+    for n_tokens, count in counts.items():
+        size = _work(loaded, n_tokens, method, steps)
+        at_once[n_tokens] = fitting(count, size, max_bytes - held)
+        if not at_once[n_tokens]:
+            raise ArgumentError(_too_large(method, sum(counts.values()), held + size(1), max_bytes))
+        work = max(work, size(at_once[n_tokens]))
+    return SearchSize(at_once, held + work)
+
+
+def _too_large(method: str, prompts: int, needed: int, max_bytes: int) -> str:
+    instead = ", or say method='eap-qk', which holds no prompt's runs" if method in ("backward", "acdc") else ""
+    return (
+        f"max_bytes={max_bytes:,} does not hold a search with method={method!r} and {prompts} prompts ({needed:,} bytes, one "
+        f"prompt at a time); raise it, give fewer or shorter prompts{instead}"
+    )
+
+
+def _held(loaded: LoadedModel, n_tokens: int, count: int, method: str, how: str) -> int:
+    """Bytes that are there from beginning to end."""
+    of, anatomy = pass_numbers(loaded, n_tokens), loaded.anatomy
+    layers, senders = len(anatomy.blocks), 1 + len(anatomy.blocks) * (anatomy.n_heads + 1)
+    numbers = _MATRICES * of.scores
+    if how == "mean":
+        numbers += 3 * n_tokens * of.changes  # the average, and the sum that it is made of
+    if method == "backward":
+        # The clean run is kept twice, with its gradients once, and what every source makes of every reader.
+        token = of.changes + 2 * of.kept + of.gradients + layers * of.pattern
+        numbers += count * (n_tokens * token + of.logits + 3 * layers * anatomy.n_heads * senders)
+    elif method == "acdc":
+        numbers += count * (of.logits + (n_tokens * of.changes if how == "resample" else 0))
+    return of.width * numbers
+
+
+def _work(loaded: LoadedModel, n_tokens: int, method: str, steps: int) -> Callable[[int], int]:
+    """Number of prompts that run together → bytes that come and go."""
+    of = pass_numbers(loaded, n_tokens)
+    scored = scoring_bytes(loaded, n_tokens, method in ("eap-qk", "acdc"))
+
+    def scoring(prompts: int) -> int:
+        summed = prompts * n_tokens * of.all_into if method == "eap-ig" and steps > 1 else 0
+        return scored(prompts) + of.width * summed
+
+    def pruning(prompts: int) -> int:
+        readers = of.scores // of.changes * loaded.anatomy.d_model
+        token = 2 * (of.changes + of.making) + of.kept + of.block + 2 * readers
+        return max(scoring(prompts), of.width * prompts * (n_tokens * token + of.logits))
+
+    def backward(prompts: int) -> int:
+        return of.width * max(_phases(of, loaded, n_tokens, prompts))
+
+    return {"backward": backward, "acdc": pruning}.get(method, scoring)
+
+
+def _phases(of: PassNumbers, loaded: LoadedModel, n_tokens: int, prompts: int) -> tuple[int, ...]:
+    """Numbers of each phase of a backward search, for prompts that run together."""
+    anatomy, tokens = loaded.anatomy, prompts * n_tokens
+    anew = min(max(RESPONSE_TOKENS, tokens), tokens * (1 + len(anatomy.blocks) * (anatomy.n_heads + 1)))
+    cut = max(CUT_TOKENS, tokens)
+    whole = anatomy.n_heads * (anatomy.d_model + anatomy.d_head) + of.pattern
+    followed = 3 * FOLLOWED * anatomy.d_model
+    return (
+        2 * tokens * (2 * of.kept + of.block) + tokens * of.making + 2 * prompts * of.logits,
+        tokens * (of.graph + of.gradients) + prompts * of.logits,
+        tokens * of.into,
+        anew * max(of.attention, of.block) + tokens * (whole + followed + of.into),
+        cut * (of.block + 3 * anatomy.d_model) + cut // n_tokens * of.logits,
+    )
