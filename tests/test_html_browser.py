@@ -12,10 +12,13 @@ import pytest
 
 from flowgraph.algorithms import keep_strongest
 from flowgraph.views import render_html
+from flowgraph.views.document import document
 from flowgraph.views.elements import drawing
+from flowgraph.views.html import page_of
 from flowgraph.views.layout import Geometry, extent
 from flowgraph.views.text import visible
 from tests.browser import launch
+from tests.paper import printed, whole_on_paper
 from tests.synthetic_graphs import (
     HOSTILE,
     JAPAN,
@@ -419,6 +422,29 @@ def test_the_theme_follows_the_system_and_can_be_changed(opened):
     page.page.get_by_role("button", name="Dark theme").click()
     assert ground() == ("rgb(255, 255, 255)", "rgb(255,255,255)")
     assert page.page.get_by_role("button", name="Dark theme").get_attribute("aria-pressed") == "false"
+
+
+@pytest.mark.parametrize("name", ["token", "sixty tokens", "heads", "hostile", "no head"])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_page_is_printed_whole_and_light_and_is_then_as_before(opened, name, scheme):
+    page = opened(GRAPHS[name](), SIZES[0], scheme)
+    page.keep(500)
+    page.page.mouse.wheel(0, -300)
+    pdf, seen = printed(page.page, _CY, "[data-part=stage]")
+    assert pdf.startswith(b"%PDF-")
+    assert seen["before"]["theme"] == scheme
+    whole_on_paper(seen)
+
+
+def test_a_page_in_a_frame_leaves_printing_to_its_owner(opened, tmp_path):
+    page = opened(token_graph(layers=6))
+    inside = tmp_path / "inside.html"
+    inside.write_text(document(page_of(token_graph(layers=6)), compact=True), encoding="utf-8")
+    page.page.goto(inside.as_uri())
+    page.page.wait_for_function(f"() => {_CY}")
+    _, seen = printed(page.page, _CY, "[data-part=stage]")
+    assert not seen["paper"]["printing"]
+    assert seen["paper"]["canvas"] is None
 
 
 def test_width_can_stand_for_share_or_flow(opened):

@@ -30,8 +30,9 @@ from flowgraph.views.semantic_style import pill_fills, semantic_stylesheet
 from flowgraph.views.style import THEMES, edge_stroke, rank_decade
 from flowgraph.views.text import visible
 from tests.conftest import IDS, JAPAN
+from tests.paper import printed, whole_on_paper
 from tests.synthetic_graphs import HOSTILE, token_graph
-from tests.test_html_browser import SIZES, browser, opened  # noqa: F401
+from tests.test_html_browser import _CY, SIZES, browser, opened  # noqa: F401
 from tests.test_views import _contrast
 
 STAGES = ((1072.0, 684.0), (1068.0, 834.0), (700.0, 500.0))
@@ -637,6 +638,13 @@ def test_hostile_tokens_are_text_in_the_browser(opened, graphs):  # noqa: F811
     page.page.locator("[data-part=matches] button").first.click()
     assert page.text("[data-part=details] h3").startswith("L0H1@6")
     assert page.page.locator("[data-part=details] img, [data-part=tip] img").count() == 0
+
+
+@pytest.mark.browser
+def test_a_layer_is_printed_whole_and_the_screen_is_then_as_before(opened, graphs):  # noqa: F811
+    page = opened(graphs("a layer"), SIZES[0], "dark")
+    _, seen = printed(page.page, _CY, "[data-part=stage]")
+    whole_on_paper(seen)
 
 
 @pytest.mark.browser

@@ -26,7 +26,7 @@ ROOT = ".flowgraph"
 # In this order: each file is a group of functions, and the last of a kind puts its mount() into the namespace.
 _SHARED = (
     "text.js", "page.js", "graph.js", "picture.js", "choice.js", "pointer.js", "tables.js", "search.js", "keys.js",
-    "mount.js",
+    "printing.js", "mount.js",
 )  # fmt: skip
 _OWN = {
     "flow": (

@@ -11,6 +11,7 @@ from flowgraph_webapp.service.errors import Busy
 
 from tests.app.fake_service import EXAMPLE, FakeService
 from tests.app.tabs import QUERY, SIZES, Opened, served
+from tests.paper import printed, whole_on_paper
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_model]
 
@@ -291,6 +292,19 @@ def test_themes_go_round_and_are_remembered(opened):
     assert tab.evaluate("[document.documentElement.dataset.theme, app.root().dataset.theme]") == ["dark", "dark"]
 
 
+def test_the_page_is_printed_whole_and_light_and_is_then_as_before(opened):
+    tab = opened(scheme="dark").drawn()
+    tab.page.mouse.click(*tab.point(READ))
+    tab.page.locator("[role=tab][data-tab=lens]").click()
+    tab.wait("document.querySelector('#content').textContent.length > 40")
+    look = "[document.documentElement.dataset.theme, localStorage.getItem('flowgraph-theme'), location.search]"
+    before = tab.evaluate(look)
+    pdf, seen = printed(tab.page, "window.flowgraphApp.cy", "#stage")
+    assert pdf.startswith(b"%PDF-")
+    whole_on_paper(seen)
+    assert tab.evaluate(look) == before
+
+
 def test_the_view_is_exported_with_its_slider(tab):
     tab.drawn()
     tab.keep(200)
@@ -329,6 +343,21 @@ def test_in_a_narrow_window_the_panes_are_drawers(opened):
     tab.page.mouse.click(*tab.point(READ))
     tab.page.locator("#right-drawer").click()
     tab.wait("document.getElementById('details').textContent.includes('L23.resid_post@7')")
+
+
+def test_on_a_phone_the_header_takes_two_rows_and_nothing_is_cut_off(opened):
+    tab = opened((400, 800)).drawn()
+    boxes = [
+        tab.page.locator(one).bounding_box()
+        for one in ("#prompt", "#trace", "#examples summary", "#help", "#left-drawer")
+    ]
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 400 for box in boxes)
+    main = tab.page.locator("main").bounding_box()
+    assert all(box["y"] >= 0 and box["y"] + box["height"] <= main["y"] for box in boxes)
+    for i, one in enumerate(boxes):
+        for other in boxes[:i]:
+            beside = one["x"] >= other["x"] + other["width"] or other["x"] >= one["x"] + one["width"]
+            assert beside or one["y"] >= other["y"] + other["height"] or other["y"] >= one["y"] + one["height"]
 
 
 def test_a_prompt_that_tries_to_be_markup_stays_text(tab):

@@ -37,6 +37,17 @@
     }
   }
 
+  let onScreen = null;
+
+  // Heard before the picture's own: paper is light.
+  addEventListener('beforeprint', () => {
+    onScreen ??= document.documentElement.dataset.theme;
+    setTheme('print');
+  });
+  addEventListener('afterprint', () => {
+    if (onScreen) setTheme(onScreen);
+    onScreen = null;
+  });
   app.pictureTheme = () => (document.documentElement.dataset.theme === 'dark' ? 'dark' : 'light');
   app.nextTheme = nextTheme;
   app.applyTheme = applyTheme;

@@ -2,6 +2,7 @@
 
 const NEAR_ZOOM = 1.5;
 const LAYERS_PER_LINE = 5;
+const EDGE = 12;
 
 /** One line per token and per five layers, so that filtered columns leave no holes; under the picture, and no part of it. */
 function createScaffold(page) {
@@ -56,8 +57,22 @@ function labelWidth({ geometry, data, stage }, node) {
   return clamp(24, room, 110);
 }
 
-function fitPicture({ cy }) {
-  cy.viewport({ zoom: 1, pan: { x: 0, y: 0 } });
+/** On the screen the stage is a window on the picture, and text keeps its size; on paper all of it is seen. */
+function fitPicture(page) {
+  page.cy.viewport({ zoom: 1, pan: { x: 0, y: 0 } });
+  if (page.printed) shrinkPicture(page);
+}
+
+/** Beside the axes, as small as it has to be. */
+function shrinkPicture(page) {
+  const { cy, stage } = page;
+  const [left, bottom] = [partOf(page, 'gutter').offsetWidth, partOf(page, 'ground').offsetHeight];
+  const box = cy.elements(':visible').boundingBox();
+  const [width, height] = [stage.clientWidth - left, stage.clientHeight - bottom - EDGE];
+  const zoom = Math.min(width / (box.w + EDGE), height / (box.h + EDGE));
+  if (zoom >= 1) return;
+  const x = left + (width - box.w * zoom) / 2;
+  cy.viewport({ zoom, pan: { x: x - box.x1 * zoom, y: height - box.y2 * zoom } });
 }
 
 /** More labels when there is room for them. */

@@ -15,8 +15,9 @@ function mountPage(kind, root, given, options = {}) {
   watchPointer(page);
   watchSearch(page);
   watchKeys(page);
+  watchPrinting(page);
   kind.arrange(page);
-  page.observer = new ResizeObserver(() => kind.arrange(page));
+  page.observer = new ResizeObserver(() => { if (!page.printed) kind.arrange(page); });
   page.observer.observe(page.stage);
   return viewOf(page);
 }

@@ -75,7 +75,7 @@ function showPanel(page, i) {
   const width = (panel.end - panel.left) * fit.column + margin.left + margin.right;
   const title = page.headings.names.length ? TITLE : 0;
   const height = (panel.line + 0.5 - panel.top) * fit.row + margin.top + margin.bottom + title;
-  const zoom = clamp(LEAST_ZOOM, Math.min(stage.clientWidth / width, stage.clientHeight / height), 1);
+  const zoom = clamp(page.printed ? 0 : LEAST_ZOOM, Math.min(stage.clientWidth / width, stage.clientHeight / height), 1);
   const slack = Math.max(0, stage.clientWidth - width * zoom) / 2;
   cy.viewport({ zoom, pan: { x: slack - panel.left * fit.column * zoom, y: margin.top * (1 - zoom) + title - panel.top * fit.row * zoom } });
   setPanel(page, i);
