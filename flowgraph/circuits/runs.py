@@ -318,7 +318,7 @@ def _written(loaded: LoadedModel, part: Part, how: Ablation) -> Tensor | None:
 
 
 def written_on_average(
-    loaded: LoadedModel, batches: Sequence[Int[Tensor, "row position"]]
+    loaded: LoadedModel, batches: Sequence[Int[Tensor, "_ position"]]
 ) -> Float[Tensor, "sender 1 position d_model"]:
     """What senders write in all prompts of some batches, on average."""
     total = sum(written_in(loaded, ids).sum(1, keepdim=True) for ids in batches)
