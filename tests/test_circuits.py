@@ -387,6 +387,20 @@ def test_examples_of_several_lengths_are_searched_together():
     np.testing.assert_allclose(-graph.weight, np.concatenate(halves, 1).mean(1), rtol=1e-9)
 
 
+@pytest.mark.parametrize("method", METHODS)
+def test_without_a_threshold_every_edge_that_is_known_to_do_something_is_found(tiny, method):
+    model = tiny("gpt2")
+    asked = {"clean": IDS, "corrupted": [IDS[0], *IDS[:0:-1]], "target": 3, "foil": 5}
+    graph = flowgraph.discover(model, **asked, method=method, threshold=0.0, budget=60)
+    found, options = weights(graph), graph.info.options
+    assert 0.0 not in found.values()
+    if method in ("backward", "acdc"):
+        assert 0 < len(found) <= options["tested"] < 60
+    if method == "backward":
+        exact = flowgraph.edge_effects(model, IDS, asked["corrupted"], list(found), target=3, foil=5)
+        np.testing.assert_allclose(-exact.effects, list(found.values()), rtol=1e-4, atol=1e-6)
+
+
 def test_the_order_of_progress_and_the_strongest_edges_alone():
     model, _, asked = made("negative")
     stages = []

@@ -219,17 +219,22 @@ def _search(search: Search, method: str, threshold: float, steps: int, shortlist
             np.concatenate([getattr(runs.cuts, name) for runs in search.runs]) for name in ("clean", "corrupted")
         )
         gap = search.gap_of(clean, corrupted)
-        return backward_discovery(search, threshold * abs(gap)), gap
+        return backward_discovery(search, _least(threshold, gap)), gap
     scores = attribution(search, steps=steps if method == "eap-ig" else 1, qk_fix=method in ("eap-qk", "acdc"))
     gap = search.gap_of(scores.clean, scores.corrupted)
     if method == "acdc":
-        return prune_greedily(search, scores.scores, threshold * abs(gap), shortlist), gap
-    return _scored(search, scores, threshold * abs(gap), {"steps": steps} if method == "eap-ig" else {}), gap
+        return prune_greedily(search, scores.scores, _least(threshold, gap), shortlist), gap
+    return _scored(search, scores, _least(threshold, gap), {"steps": steps} if method == "eap-ig" else {}), gap
+
+
+def _least(threshold: float, gap: float) -> float:
+    """Smallest |effect| of an edge of the circuit; no effect at all is never enough."""
+    return max(threshold * abs(gap), float(np.finfo(np.float64).tiny))
 
 
 def _scored(search: Search, scores: Scores, least: float, notes: dict[str, Any]) -> Found:
     effects: Float[np.ndarray, "source receiver"] = np.where(search.possible, scores.scores, np.nan)
-    chosen = search.possible & (np.abs(scores.scores) >= max(least, np.finfo(np.float64).tiny))
+    chosen = search.possible & (np.abs(scores.scores) >= least)
     return Found(effects, chosen, notes)
 
 
