@@ -1,4 +1,4 @@
-"""Scores of every edge against the passes that they cannot do without."""
+"""Scores of every edge against the passes that they cannot do without, and the memory of searches against what is stated."""
 
 from __future__ import annotations
 
@@ -9,10 +9,14 @@ import torch
 import flowgraph
 from flowgraph.models.forward import eager_attention
 
+from ..live_memory import Live
 from .pairs import Row, timed
 from .subject import Setup, bare_forward, prompt
 
 _STEPS = 5
+_PROMPTS = 8
+_FORWARDS = 40
+"""Of a backward search, for each prompt: what it holds is there before any edge is cut."""
 
 
 def rows(setup: Setup) -> Iterator[Row]:
@@ -35,6 +39,25 @@ def rows(setup: Setup) -> Iterator[Row]:
             lambda ids=ids, other=other: _passes(loaded, ids, other, _STEPS, apart=True),
             pairs=setup.pairs,
         )
+    yield from _memory(loaded, setup.title, setup.lengths((16,))[0])
+
+
+def _memory(loaded: flowgraph.LoadedModel, title: str, n_tokens: int) -> Iterator[Row]:
+    """Bytes of the tensors that are there at the same time, at most, counted where they are made."""
+    ids = torch.tensor([prompt(loaded, _PROMPTS * n_tokens)]).view(_PROMPTS, n_tokens)
+    other = ids.roll(1, 1)
+    for method in ("backward", "eap", "eap-ig"):
+        stated = flowgraph.discovery_size(loaded, ids, method=method)
+        with Live(loaded.model) as live:
+            flowgraph.discover(
+                loaded, clean=ids, corrupted=other, target=7, foil=9, method=method, steps=_STEPS, top_k=100, threshold=0.0,
+                budget=_FORWARDS * _PROMPTS if method == "backward" else None,
+            )  # fmt: skip
+        ratio = live.peak / stated
+        yield Row(
+            f"tensors of discover(method='{method}'), {title}, T = {n_tokens}, {_PROMPTS} prompts", "discovery_size",
+            ratio, ratio, ratio, None, 1, live.peak / 2**20, stated / 2**20, "MB",
+        )  # fmt: skip
 
 
 def _search(loaded: flowgraph.LoadedModel, ids: list[int], other: list[int], method: str) -> Callable[[], object]:
