@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
 import transformers
@@ -21,6 +22,7 @@ from flowgraph.errors import (
     DeviceError,
     FileFormatError,
     FlowgraphError,
+    ModelMismatchError,
     PromptError,
     UnknownModelError,
 )
@@ -309,6 +311,64 @@ def test_what_the_hub_answers_is_passed_on(monkeypatch):
     monkeypatch.setattr(transformers.AutoConfig, "from_pretrained", answer)
     with pytest.raises(UnknownModelError, match=r"the hub says: org/x is not a valid model identifier\. Known"):
         flowgraph.load_model("org/x")
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """``org/steps`` as the hub's own client keeps it on disk, with another model on each of two branches."""
+    repository = tmp_path / "models--org--steps"
+    for number, branch in enumerate(("main", "step1000")):
+        model, tokenizer = tiny_model("llama")
+        with torch.no_grad():
+            model.model.norm.weight.add_(number)
+        commit = str(number) * 40
+        for part in (model, tokenizer):
+            part.save_pretrained(repository / "snapshots" / commit)
+        (repository / "refs").mkdir(exist_ok=True)
+        (repository / "refs" / branch).write_text(commit)
+    for module in (huggingface_hub.constants, transformers.utils.hub.constants):
+        monkeypatch.setattr(module, "HF_HUB_CACHE", str(tmp_path))
+        monkeypatch.setattr(module, "HF_HUB_OFFLINE", True)
+    return "org/steps"
+
+
+def test_a_revision_of_the_hub(hub):
+    plain, named, step = (flowgraph.load_model(hub, revision=revision) for revision in (None, "main", "step1000"))
+    assert (plain.revision, named.revision, step.revision) == (None, "main", "step1000")
+    assert "revision" not in plain.fingerprint()
+    assert step.fingerprint()["revision"] == "step1000"
+    assert "revision 'step1000'" in repr(step)
+    assert "revision" not in repr(plain)
+    trace = flowgraph.trace(step, "The cat sat")
+    assert trace.fingerprint["revision"] == "step1000"
+    torch.testing.assert_close(step.model.model.norm.weight, named.model.model.norm.weight + 1)
+    with pytest.raises(ModelMismatchError, match="weights differ"):
+        trace.attach(plain)
+    # The same weights by another name are the model that was traced.
+    assert flowgraph.trace(named, "The cat sat").attach(plain).loaded is plain
+    assert flowgraph.trace(plain, "The cat sat").attach(named).loaded is named
+    with pytest.raises(UnknownModelError, match="'org/steps' at revision 'step7' is not a known model"):
+        flowgraph.load_model(hub, revision="step7")
+
+
+def test_the_tokenizer_is_of_the_same_revision(hub, tmp_path):
+    (tmp_path / "models--org--steps" / "snapshots" / ("1" * 40) / "tokenizer.json").write_text("{")
+    assert flowgraph.load_model(hub, revision="main").tokenizer is not None
+    with pytest.raises(UnknownModelError, match="at revision 'step1000'"):
+        flowgraph.load_model(hub, revision="step1000")
+
+
+def test_a_revision_of_what_has_none(saved):
+    for model in (tiny_model("llama"), tiny_model("llama")[0], flowgraph.load_model(tiny_model("llama"))):
+        with pytest.raises(ArgumentError, match="revision='main' names .* a model in memory has none"):
+            flowgraph.load_model(model, revision="main")
+    with pytest.raises(ArgumentError, match=r"but '.*llama' is a folder on this machine"):
+        flowgraph.load_model(saved("llama"), revision="main")
+    with pytest.raises(ArgumentError, match="but 'smollm2' is a known model, which is one pinned version"):
+        flowgraph.load_model("smollm2", revision="main")
+    for revision in ("", " "):
+        with pytest.raises(ArgumentError, match=r"revision=.* is not the name of a branch"):
+            flowgraph.load_model("org/steps", revision=revision)
 
 
 # Number types and devices

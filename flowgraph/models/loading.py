@@ -48,6 +48,8 @@ class LoadedModel:
         Its tokens as strings.
     proof
         Identity → largest relative error seen when the model was attached.
+    revision
+        Branch, tag or commit of the hub's repository that was asked for; None where none was.
     """
 
     name: str
@@ -56,14 +58,16 @@ class LoadedModel:
     anatomy: Anatomy
     vocabulary: Vocabulary
     proof: dict[str, float]
+    revision: str | None = None
     lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _wide: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
     _digests: dict[tuple[int, int, bytes], bytes] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
         a = self.anatomy
+        revision = "" if self.revision is None else f"revision {self.revision!r}, "
         return (
-            f"LoadedModel({self.name!r}, family {a.family.name!r}, {len(a.blocks)} layers × {a.n_heads} heads, "
+            f"LoadedModel({self.name!r}, {revision}family {a.family.name!r}, {len(a.blocks)} layers × {a.n_heads} heads, "
             f"d_model {a.d_model}, {self.dtype}, {self.device})"
         )
 
@@ -104,7 +108,7 @@ class LoadedModel:
         return self._wide[key]
 
     def fingerprint(self) -> dict[str, str]:
-        """Short digests of the config and of the weights.
+        """Short digests of the config and of the weights, and the revision where one was asked for.
 
         The weights' digest covers name and shape of every parameter and 64 numbers spread over each, so that merged
         adapters and fine-tuned copies differ.
@@ -115,7 +119,8 @@ class LoadedModel:
             weights.update(f"{name}{tuple(parameter.shape)}".encode())
             weights.update(_sample(parameter))
         digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
-        return {"config": digest.hexdigest(), "weights": weights.hexdigest()}
+        revision = {} if self.revision is None else {"revision": self.revision}
+        return {"config": digest.hexdigest(), "weights": weights.hexdigest(), **revision}
 
     def digest(self, parameter: Tensor) -> bytes:
         """SHA-256 of all numbers of a parameter, kept while neither it nor a sample of its numbers changes."""
@@ -135,6 +140,7 @@ def load_model(
     tokenizer: Any = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
     progress: Progress | None = None,
 ) -> LoadedModel:
     """Load a model and prove that its parts are understood.
@@ -152,13 +158,18 @@ def load_model(
     dtype
         Number type, as ``torch.float16`` or ``"float16"``; ``"auto"`` takes the file's own. None: float32 for files, as it
         is for a model in memory.
+    revision
+        Branch, tag or commit of a hub's repository, as training checkpoints have them: ``"step1000"``. Config, weights and
+        tokenizer are taken from it. Only for a name on the hub.
     progress
         Called with a stage and a fraction (or None) while a known model is fetched.
 
     Raises
     ------
+    ArgumentError
+        If the model is none of these, or a revision is asked of what has none.
     UnknownModelError
-        If there is no such name or folder.
+        If there is no such name, folder or revision.
     ArchitectureError
         If no family's row fits, or an identity that proves it fails.
     FileFormatError
@@ -178,6 +189,11 @@ def load_model(
     >>> model.anatomy.wiring
     'sequential'
     """
+    if revision is not None and not isinstance(name_or_path_or_model, (str, Path)):
+        raise ArgumentError(
+            f"revision={revision!r} names a branch, tag or commit of a repository on the hub; a model in memory has none. "
+            "Pass the hub's name instead, or leave revision out"
+        )
     if isinstance(name_or_path_or_model, LoadedModel):
         return name_or_path_or_model
     if isinstance(name_or_path_or_model, tuple):
@@ -191,9 +207,13 @@ def load_model(
     if isinstance(name_or_path_or_model, (str, Path)):
         where = _device("cuda" if device == "auto" and torch.cuda.is_available() else _or_cpu(device))
         name, model, tokenizer = open_model(
-            name_or_path_or_model, number_type or torch.float32, tokenizer=tokenizer, progress=progress
+            name_or_path_or_model,
+            number_type or torch.float32,
+            tokenizer=tokenizer,
+            revision=revision,
+            progress=progress,
         )
-        return _attach(name, model.to(where), tokenizer)
+        return _attach(name, model.to(where), tokenizer, revision)
     if not isinstance(name_or_path_or_model, nn.Module) or not hasattr(name_or_path_or_model, "config"):
         raise ArgumentError(
             f"load_model got {type(name_or_path_or_model).__name__}; expected a name, a folder, a Hugging Face model or a "
@@ -207,7 +227,7 @@ def load_model(
     return _attach(type(model).__name__, model, tokenizer)
 
 
-def _attach(name: str, model: Any, tokenizer: Any) -> LoadedModel:
+def _attach(name: str, model: Any, tokenizer: Any, revision: str | None = None) -> LoadedModel:
     kind = type(model).__name__
     # Merging takes the adapters' layers out again, whatever attributes it leaves on the model.
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
@@ -226,7 +246,7 @@ def _attach(name: str, model: Any, tokenizer: Any) -> LoadedModel:
             f"the tokenizer ({type(tokenizer).__name__}) has {tokenizer.vocab_size:,} tokens and {name!r} embeds {rows:,}: "
             "it belongs to another model"
         )
-    return LoadedModel(name, model, tokenizer, anatomy, Vocabulary(tokenizer, rows), _proved(anatomy))
+    return LoadedModel(name, model, tokenizer, anatomy, Vocabulary(tokenizer, rows), _proved(anatomy), revision)
 
 
 def _proved(anatomy: Anatomy) -> dict[str, float]:

@@ -20,7 +20,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from ..errors import ArchitectureError, FileFormatError, FlowgraphError, UnknownModelError
+from ..errors import ArchitectureError, ArgumentError, FileFormatError, FlowgraphError, UnknownModelError
 from .known import KNOWN_MODELS, fetch
 from .wheel import Progress
 
@@ -39,6 +39,7 @@ def open_model(
     dtype: torch.dtype | str,
     *,
     tokenizer: Any = None,
+    revision: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[str, Any, Any]:
     """Name, model and tokenizer of a known name, a folder or a hub name, on the CPU.
@@ -51,25 +52,44 @@ def open_model(
         Number type, or ``"auto"`` for the file's own.
     tokenizer
         Taken instead of the folder's own, which is then not read.
+    revision
+        Branch, tag or commit of a hub's repository.
     progress
         Told the stages of fetching a known model.
 
     Raises
     ------
-    UnknownModelError, FileFormatError, ArchitectureError, FetchError
+    ArgumentError, UnknownModelError, FileFormatError, ArchitectureError, FetchError
         As for :func:`flowgraph.load_model`.
     """
     text = str(name_or_path)
+    _check_revision(revision)
     if isinstance(name_or_path, str) and text in KNOWN_MODELS:
+        _refuse_revision(revision, f"{text!r} is a known model, which is one pinned version")
         return text, *_read_folder(fetch(text, progress=progress), dtype, tokenizer)
     place = _existing(text)
     if place is not None and place.is_dir():
+        _refuse_revision(revision, f"{text!r} is a folder on this machine")
         return place.resolve().name or str(place), *_read_folder(place, dtype, tokenizer)
     if place is not None:
         raise UnknownModelError(f"{text!r} is a file; a model is a folder with config.json and *.safetensors in it")
     if isinstance(name_or_path, Path) or _is_path(text):
         raise UnknownModelError(f"there is no folder {text!r}{nearest(text)}")
-    return text, *_read_hub(text, dtype, tokenizer)
+    return text, *_read_hub(text, dtype, tokenizer, revision)
+
+
+def _check_revision(revision: Any) -> None:
+    if revision is not None and (not isinstance(revision, str) or not revision.strip()):
+        raise ArgumentError(
+            f"revision={revision!r} is not the name of a branch, tag or commit; expected a text such as 'step1000', or None"
+        )
+
+
+def _refuse_revision(revision: str | None, what: str) -> None:
+    if revision is not None:
+        raise ArgumentError(
+            f"revision={revision!r} names a branch, tag or commit of a repository on the hub, but {what}; leave revision out"
+        )
 
 
 def nearest(text: str) -> str:
@@ -158,17 +178,20 @@ def _readable(what: str) -> Iterator[None]:
         raise FileFormatError(f"{what} cannot be read: {first_line(error)}") from error
 
 
-def _read_hub(name: str, dtype: torch.dtype | str, tokenizer: Any) -> tuple[Any, Any]:
+def _read_hub(name: str, dtype: torch.dtype | str, tokenizer: Any, revision: str | None) -> tuple[Any, Any]:
     offline = not _hub_answers()
+    # Only where it is given: without one the library's own default is taken.
+    files: dict[str, Any] = {"local_files_only": offline} | ({} if revision is None else {"revision": revision})
     try:
-        model = _pretrained(name, dtype, local_files_only=offline)
-        return model, _pretrained_tokenizer(name, local_files_only=offline) if tokenizer is None else tokenizer
+        model = _pretrained(name, dtype, **files)
+        return model, _pretrained_tokenizer(name, **files) if tokenizer is None else tokenizer
     except FlowgraphError:
         raise
     except _UNREADABLE as error:
         hub = "the Hugging Face hub cannot be reached from here" if offline else f"the hub says: {first_line(error)}"
+        at = "" if revision is None else f" at revision {revision!r}"
         raise UnknownModelError(
-            f"{name!r} is not a known model, not a folder and not among the hub's files on this machine, and "
+            f"{name!r}{at} is not a known model, not a folder and not among the hub's files on this machine, and "
             f"{hub.rstrip('.')}{nearest(name)}"
         ) from error
 
@@ -189,9 +212,9 @@ def _hub_answers() -> bool:
         return False
 
 
-def _pretrained(source: str, dtype: torch.dtype | str, *, local_files_only: bool) -> Any:
+def _pretrained(source: str, dtype: torch.dtype | str, **files: Any) -> Any:
     # Said aloud, because without it the library asks on the terminal whether to run the model's own code.
-    files: dict[str, Any] = {"local_files_only": local_files_only, "trust_remote_code": False}
+    files["trust_remote_code"] = False
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(source, **files)
@@ -233,9 +256,7 @@ def _auto_class(config: Any) -> Any:
     return transformers.AutoModel
 
 
-def _pretrained_tokenizer(source: str, *, local_files_only: bool) -> Any:
+def _pretrained_tokenizer(source: str, **files: Any) -> Any:
     import transformers
 
-    return transformers.AutoTokenizer.from_pretrained(
-        source, local_files_only=local_files_only, trust_remote_code=False
-    )
+    return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False, **files)
