@@ -122,7 +122,13 @@ def trace(
         )
     batch = torch.tensor([ids], device=loaded.device)
     with loaded.lock:
-        result = run(loaded.anatomy, batch, sites=what.sites, layers=window, logits_at=None if logits == "all" else at)
+        result = run(
+            loaded.anatomy,
+            {"input_ids": batch},
+            sites=what.sites,
+            layers=window,
+            logits_at=None if logits == "all" else at,
+        )
     _check_pass(loaded, result, batch)
     if aims["target"] is None and result.logits is not None:
         aims["target"] = int((result.logits if result.logits.ndim == 1 else result.logits[at]).argmax())
@@ -238,7 +244,9 @@ def _check_pass(loaded: LoadedModel, result: Pass, batch: Tensor) -> None:
     if all(bool(torch.isfinite(t[-1] if t.ndim == 3 else t).all()) for t in seen):
         return
     everywhere = range(len(loaded.anatomy.blocks))
-    again = run(loaded.anatomy, batch, sites=frozenset({"resid_post"}), layers=everywhere, logits_at=None)
+    again = run(
+        loaded.anatomy, {"input_ids": batch}, sites=frozenset({"resid_post"}), layers=everywhere, logits_at=None
+    )
     check_finite(loaded.anatomy, again.sites["resid_post"], again.logits)
 
 

@@ -160,7 +160,7 @@ def _slope(loaded, edge):
     with torch.no_grad():
         both = Pass(loaded, 2)
         keep_senders(both)
-        both.run(ids)
+        both.run({"input_ids": ids})
         outputs = written(loaded.anatomy, both.kept)
         clean, other = outputs[:, :1], outputs[:, 1:]
     scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -170,7 +170,7 @@ def _slope(loaded, edge):
     mask[sender_index(loaded.anatomy, edge.source)] = 1.0
     paths.cut(edge.target.layer, edge.into, edge.target.head or 0, mask)
     paths.install()
-    states = run.run(ids[:1])
+    states = run.run({"input_ids": ids[:1]})
     with torch.enable_grad():
         logits = answer_logits(loaded, states, torch.tensor([len(IDS) - 1]))[0]
         (slope,) = torch.autograd.grad(logits[TARGET] - logits.mean(), scale)
@@ -203,7 +203,7 @@ def test_gradients_are_autograds(tiny, name):
         moved = amount.view(-1, *[1] * (direction.ndim - 1)) * direction
         run.edit(site, len(loaded.anatomy.blocks) - 1 if site == "final" else 0, lambda x, moved=moved: x + moved)
         with torch.enable_grad():
-            logits = logits_of_states(loaded, run.run(torch.tensor([IDS, OTHER]))[:, -1])
+            logits = logits_of_states(loaded, run.run({"input_ids": torch.tensor([IDS, OTHER])})[:, -1])
             values = logits[:, TARGET] - logits.mean(-1)
             (expected,) = torch.autograd.grad(values.sum(), amount)
         ours = (gradient[0] * direction).flatten(1).sum(1)
@@ -253,7 +253,7 @@ def test_the_qk_fix_is_exact_where_the_rest_is_linear(tiny, name):
         with torch.no_grad():
             theirs = Pass(loaded, 1)
             keep_senders(theirs)
-            theirs.run(torch.tensor([OTHER]))
+            theirs.run({"input_ids": torch.tensor([OTHER])})
             run = Pass(loaded, 1)
             paths = Paths(run, written(loaded.anatomy, theirs.kept))
             mask = torch.zeros(len(fixed.sources), len(IDS))
@@ -261,7 +261,7 @@ def test_the_qk_fix_is_exact_where_the_rest_is_linear(tiny, name):
             paths.cut(layer, kind, target.head, mask)
             paths.install()
             run.edit("pattern", layer, keep)
-            run.run(torch.tensor([IDS]))
+            run.run({"input_ids": torch.tensor([IDS])})
         expected = 0.0
         for head in heads:
             worth = found.z[layer, 0, :, head] @ clean.v[layer, head // group].T

@@ -37,7 +37,7 @@ def prompt(length: int) -> list[int]:
 def test_identities(tiny, name, length, dtype):
     anatomy = tiny(name, dtype).anatomy
     ids = torch.tensor([prompt(length)])
-    record = run(anatomy, ids, sites=frozenset(SITES), layers=range(len(anatomy.blocks)), logits_at=None)
+    record = run(anatomy, {"input_ids": ids}, sites=frozenset(SITES), layers=range(len(anatomy.blocks)), logits_at=None)
     errors = identity_errors(anatomy, ids, record)
     assert len(errors) >= 8
     for identity, per_layer in errors.items():

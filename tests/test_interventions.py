@@ -201,7 +201,7 @@ def test_a_knocked_out_entry_takes_its_term_out_of_z(tiny, name):
     install(run, plan, Reference(None, False, range(len(IDS))))
     run.keep(("z",), [1])
     with torch.no_grad():
-        run.run(torch.tensor([IDS]))
+        run.run({"input_ids": torch.tensor([IDS])})
     expected = trace.z[1].clone()
     group = loaded.anatomy.n_heads // loaded.anatomy.n_kv_heads
     expected[3, 5] -= trace.pattern[1, 3, 5, 4] * trace.v[1, 3 // group, 4]

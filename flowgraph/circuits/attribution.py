@@ -64,7 +64,7 @@ def _of_part(
     with torch.no_grad():
         run = Pass(loaded, len(pairs))
         keep_senders(run)
-        states = run.run(pairs.corrupted.ids)
+        states = run.run(pairs.corrupted.feed)
         corrupted = search.metric(answer_logits(loaded, states, pairs.corrupted.positions), forward.aims)
         changes = search.changes(forward.kept, run.kept)
     search.spending.forwards += len(pairs)

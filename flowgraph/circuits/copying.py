@@ -56,7 +56,7 @@ def _on_sequences(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> Head
     for layer in range(len(values)):
         run.edit("v", layer, partial(measure, layer))
     with loaded.lock, torch.no_grad():
-        run.run(ids)
+        run.run({"input_ids": ids})
     about = (
         "how far a token's own logit stands above the mean of all logits that a head writes where it looks at the token"
     )

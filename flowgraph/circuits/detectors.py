@@ -34,7 +34,7 @@ def attention_scores(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> d
     for layer in range(shape[0]):
         run.edit("pattern", layer, partial(_add_up, layer, wanted, sums))
     with loaded.lock, torch.no_grad():
-        run.run(ids)
+        run.run({"input_ids": ids})
     scores = {}
     for name, about in ATTENTION_SCORES.items():
         queries = int(wanted[name].any(-1).sum())

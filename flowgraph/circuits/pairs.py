@@ -125,7 +125,7 @@ class Search:
         """What sources write in the corrupted runs of a length; only that of one length is at hand at a time."""
         if self._average is None or self._average.shape[2] != n_tokens:
             self._average = None
-            batches = [pairs.corrupted.ids for pairs in self.parts if pairs.clean.n_tokens == n_tokens]
+            batches = [pairs.corrupted for pairs in self.parts if pairs.clean.n_tokens == n_tokens]
             self.spending.forwards += sum(map(len, batches))
             self._average = written_on_average(self.loaded, batches)
         return self._average

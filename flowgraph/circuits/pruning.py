@@ -87,7 +87,7 @@ class _Pruning:
             with torch.no_grad():
                 run = Pass(self.search.loaded, len(pairs))
                 _KeptEdges(run, reference, mask).install()
-                states = run.run(pairs.clean.ids)
+                states = run.run(pairs.clean.feed)
                 logits = answer_logits(self.search.loaded, states, pairs.clean.positions)
                 total += float(self.search.metric(logits, aims).double().sum())
         return total / self.search.count
@@ -108,10 +108,10 @@ class _Pruning:
     def _recorded(self, pairs: Pairs) -> tuple[Any, Any]:
         """Answers of the clean run, and what senders wrote in the corrupted one."""
         loaded = self.search.loaded
-        states = Pass(loaded, len(pairs)).run(pairs.clean.ids)
+        states = Pass(loaded, len(pairs)).run(pairs.clean.feed)
         self.search.spending.forwards += len(pairs)
         aims = aims_of(pairs.clean, answer_logits(loaded, states, pairs.clean.positions))
         if self.search.how != "resample":
             return aims, self.search.average(pairs.clean.n_tokens) if self.search.how == "mean" else None
         self.search.spending.forwards += len(pairs)
-        return aims, written_in(loaded, pairs.corrupted.ids)
+        return aims, written_in(loaded, pairs.corrupted)

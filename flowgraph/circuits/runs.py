@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import ArgumentError, PromptError
@@ -142,7 +142,7 @@ def circuit_runs(
     with loaded.lock, torch.no_grad():
         for part in parts:
             rows, batch = list(part.rows), part.clean
-            logits = answer_logits(loaded, Pass(loaded, len(batch)).run(batch.ids), batch.positions)
+            logits = answer_logits(loaded, Pass(loaded, len(batch)).run(batch.feed), batch.positions)
             aims = aims_of(batch, logits)
             full[rows] = _numbers(metric(logits, aims))
             wrote = _written(loaded, part, how)
@@ -150,7 +150,7 @@ def circuit_runs(
                 tick(len(rows))
                 run = Pass(loaded, len(batch))
                 _KeptEdges(run, wrote, kept).install()
-                states = run.run(batch.ids)
+                states = run.run(batch.feed)
                 measured[n, rows] = _numbers(metric(answer_logits(loaded, states, batch.positions), aims))
     tick(0)
     return measured, full
@@ -206,7 +206,7 @@ class HeadRuns:
         with loaded.lock, torch.no_grad():
             for part in parts_of(loaded, task, how, reference, bytes_of_token=size):
                 batch = part.clean
-                logits = answer_logits(loaded, Pass(loaded, len(batch)).run(batch.ids), batch.positions)
+                logits = answer_logits(loaded, Pass(loaded, len(batch)).run(batch.feed), batch.positions)
                 aims = aims_of(batch, logits)
                 self.full[list(part.rows)] = _numbers(metric(logits, aims))
                 self.parts.append((part, aims, _heads_of(loaded, part, how)))
@@ -221,7 +221,7 @@ class HeadRuns:
                 plan = Plan(
                     self.loaded.anatomy, batch.n_tokens, everywhere, torch.zeros(len(heads), batch.n_tokens).bool()
                 )
-                states = changed(self.loaded, batch.ids, plan, reference)
+                states = changed(self.loaded, batch.feed, plan, reference)
                 logits = answer_logits(self.loaded, states, batch.positions)
                 measured[list(part.rows)] = _numbers(self.metric(logits, aims))
         return measured
@@ -313,24 +313,22 @@ def _written(loaded: LoadedModel, part: Part, how: Ablation) -> Tensor | None:
     if part.others is None:
         return None
     if how == "mean":
-        return written_on_average(loaded, part.others.ids.split(len(part.clean)))
-    return written_in(loaded, part.others.ids)
+        return written_on_average(loaded, part.others.split(len(part.clean)))
+    return written_in(loaded, part.others)
 
 
-def written_on_average(
-    loaded: LoadedModel, batches: Sequence[Int[Tensor, "_ position"]]
-) -> Float[Tensor, "sender 1 position d_model"]:
+def written_on_average(loaded: LoadedModel, batches: Sequence[Batch]) -> Float[Tensor, "sender 1 position d_model"]:
     """What senders write in all prompts of some batches, on average."""
-    total = sum(written_in(loaded, ids).sum(1, keepdim=True) for ids in batches)
+    total = sum(written_in(loaded, batch).sum(1, keepdim=True) for batch in batches)
     assert isinstance(total, Tensor)
     return total / sum(map(len, batches))
 
 
-def written_in(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> Float[Tensor, "sender row position d_model"]:
+def written_in(loaded: LoadedModel, batch: Batch) -> Float[Tensor, "sender row position d_model"]:
     """What senders write in these prompts."""
-    run = Pass(loaded, len(ids))
+    run = Pass(loaded, len(batch))
     keep_senders(run)
-    run.run(ids)
+    run.run(batch.feed)
     return written(loaded.anatomy, run.kept)
 
 
@@ -341,7 +339,7 @@ def _heads_of(loaded: LoadedModel, part: Part, how: Ablation) -> Reference:
         return Reference(None, False, places)
     run = Pass(loaded, len(part.others))
     run.keep(("z",))
-    run.run(part.others.ids)
+    run.run(part.others.feed)
     if how == "mean":
         run.kept = {key: wide(z).mean(0, keepdim=True).to(z.dtype) for key, z in run.kept.items()}
     return Reference(run.kept, False, places)

@@ -88,7 +88,7 @@ def _looked_at(loaded: LoadedModel, batch: Batch) -> tuple[np.ndarray, int]:
     for layer in range(len(anatomy.blocks)):
         run.edit("pattern", layer, partial(add_up, layer))
     with torch.no_grad():
-        run.run(batch.ids)
+        run.run(batch.feed)
     return sums, int(keys.any(1).sum())
 
 

@@ -240,9 +240,9 @@ def _ablated(asked: _Question, prompts: Sequence[Prompt], others: Sequence[Promp
     if others is not None and asked.how != "zero":
         theirs = batch_of(loaded, others, "reference")
         places = counterparts(batch.n_tokens, theirs.n_tokens, asked.align)
-        reference = Reference(recorded(loaded, theirs.ids, plan, tick=tick)[0], asked.how == "mean", places)
-    before = answer_logits(loaded, Pass(loaded, len(batch), tick=tick).run(batch.ids), batch.positions)
-    after = answer_logits(loaded, changed(loaded, batch.ids, plan, reference, tick=tick), batch.positions)
+        reference = Reference(recorded(loaded, theirs.feed, plan, tick=tick)[0], asked.how == "mean", places)
+    before = answer_logits(loaded, Pass(loaded, len(batch), tick=tick).run(batch.feed), batch.positions)
+    after = answer_logits(loaded, changed(loaded, batch.feed, plan, reference, tick=tick), batch.positions)
     aims = aims_of(batch, before)
     measured = _numbers(asked.metric(before, aims))
     return _effect(asked, plan, measured, _numbers(asked.metric(after, aims)), measured, None)
@@ -254,10 +254,10 @@ def _patched(asked: _Question, prompts: Sequence[Prompt], others: Sequence[Promp
     denoises = asked.how == "denoise"
     changes, source = (theirs, batch) if denoises else (batch, theirs)
     plan = asked.plan(changes.n_tokens)
-    kept, states = recorded(loaded, source.ids, plan, tick=tick)
-    runs = {id(source): states, id(changes): Pass(loaded, len(changes), tick=tick).run(changes.ids)}
+    kept, states = recorded(loaded, source.feed, plan, tick=tick)
+    runs = {id(source): states, id(changes): Pass(loaded, len(changes), tick=tick).run(changes.feed)}
     reference = Reference(kept, False, counterparts(changes.n_tokens, source.n_tokens, asked.align))
-    after = answer_logits(loaded, changed(loaded, changes.ids, plan, reference, tick=tick), changes.positions)
+    after = answer_logits(loaded, changed(loaded, changes.feed, plan, reference, tick=tick), changes.positions)
     clean, corrupted = (answer_logits(loaded, runs[id(one)], one.positions) for one in (batch, theirs))
     aims = aims_of(batch, clean)
     measured = [_numbers(asked.metric(logits, aims)) for logits in (clean, corrupted, after)]

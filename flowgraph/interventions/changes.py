@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import ArgumentError
 from ..models import LoadedModel
 from ..models.anatomy import Anatomy, wide
+from ..models.forward import Feed
 from ..nodes import Node
 from .edges import PatternEdit
 from .passes import Pass
@@ -65,26 +66,22 @@ class Reference:
         return torch.tensor([max(place, 0) for place in self.places], device=device)
 
 
-def recorded(
-    loaded: LoadedModel, ids: Int[Tensor, "row position"], plan: Plan, *, tick: Tick | None = None
-) -> tuple[Kept, Tensor]:
+def recorded(loaded: LoadedModel, feed: Feed, plan: Plan, *, tick: Tick | None = None) -> tuple[Kept, Tensor]:
     """Run prompts and keep what the plan needs of them; their last states as well."""
-    run = Pass(loaded, len(ids), tick=tick)
+    run = Pass(loaded, len(feed["input_ids"]), tick=tick)
     for site, layers in plan.sites().items():
         run.keep((site,), sorted(layers))
     if plan.cuts:
         keep_senders(run)
-    states = run.run(ids)
+    states = run.run(feed)
     return run.kept, states
 
 
-def changed(
-    loaded: LoadedModel, ids: Int[Tensor, "row position"], plan: Plan, reference: Reference, *, tick: Tick | None = None
-) -> Tensor:
+def changed(loaded: LoadedModel, feed: Feed, plan: Plan, reference: Reference, *, tick: Tick | None = None) -> Tensor:
     """The last states of a run in which the plan is put into effect."""
-    run = Pass(loaded, len(ids), tick=tick)
+    run = Pass(loaded, len(feed["input_ids"]), tick=tick)
     install(run, plan, reference)
-    return run.run(ids)
+    return run.run(feed)
 
 
 def install(run: Pass, plan: Plan, reference: Reference) -> None:

@@ -152,7 +152,7 @@ class _Cuts:
         self.reads_mlp = "resid_pre" if self.anatomy.wiring == "parallel" else "resid_mid"
         run.keep({"resid_pre", self.reads_mlp})
         run.keep_calls()
-        states = run.run(both.ids)
+        states = run.run(both.feed)
         logits = answer_logits(loaded, states, both.positions)
         self.aims = aims_of(batch, logits[:count])
         self.clean, self.corrupted = (_numbers(metric(part, self.aims)) for part in (logits[:count], logits[count:]))

@@ -247,7 +247,7 @@ def _scored(
     with torch.no_grad():
         run = Pass(loaded, len(corrupted))
         keep_senders(run)
-        end = metric(answer_logits(loaded, run.run(corrupted.ids), corrupted.positions), forward.aims)
+        end = metric(answer_logits(loaded, run.run(corrupted.feed), corrupted.positions), forward.aims)
         changes = written_change(loaded.anatomy, forward.kept, run.kept)
         scores = _first_order(grads, changes)
         if qk_fix:

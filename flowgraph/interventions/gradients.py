@@ -140,7 +140,7 @@ def backward(
     run.keep({"resid_pre", *middle, *extra})
     if extra:
         run.keep_calls()
-    states = run.run(batch.ids)
+    states = run.run(batch.feed)
     with torch.enable_grad():
         logits = answer_logits(loaded, states, batch.positions)
         aims = aims_of(batch, logits.detach())

@@ -14,14 +14,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import NoPatternError
 from ..models import LoadedModel
 from ..models.anatomy import Anatomy, Block, wide
 from ..models.attention_weights import Role
-from ..models.forward import eager_attention
+from ..models.forward import Feed, eager_attention
 from .ticks import Tick
 
 Edit = Callable[[Tensor], Tensor]
@@ -88,7 +88,7 @@ class Pass:
         """Have the pattern and the values of a layer in ``kept`` when its z is edited."""
         self.probed.add(layer)
 
-    def run(self, ids: Int[Tensor, "row position"]) -> Float[Tensor, "row position d_model"]:
+    def run(self, feed: Feed) -> Float[Tensor, "row position d_model"]:
         """The last states of a pass from tokens on; the edits of ``final`` are applied to them."""
         model = self.anatomy.model
         base = getattr(model, "base_model", model)
@@ -96,7 +96,7 @@ class Pass:
         last: dict[tuple[str, int], Tensor] = {}
         end = len(self.anatomy.blocks) - 1
         with self.hooked(_Keeper(last, ("resid_post", end), self.gradients)):
-            base(input_ids=ids, **options)
+            base(**feed, **options)
         return self._edited("final", end, last["resid_post", end])
 
     def resume(

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, ModelMismatchError, PromptError
 from ..models import LoadedModel
+from ..models.forward import Feed
 from ..recorded import Trace
 from ..tracing import explained_position, ids_of_prompt
 
@@ -57,6 +58,15 @@ class Batch:
     def n_tokens(self) -> int:
         """Length of every prompt."""
         return self.ids.shape[1]
+
+    @property
+    def feed(self) -> Feed:
+        """What the model is called with."""
+        return {"input_ids": self.ids}
+
+    def split(self, size: int) -> list[Batch]:
+        """So many of the prompts at a time."""
+        return [self.part(slice(start, start + size)) for start in range(0, len(self), size)]
 
     def part(self, rows: slice) -> Batch:
         """Some of the prompts."""

@@ -132,7 +132,7 @@ class Sweep:
         run = Pass(self.loaded, len(batch))
         run.keep(("resid_pre", "z"))
         run.keep_calls()
-        return run, run.run(batch.ids), batch
+        return run, run.run(batch.feed), batch
 
     def _values(self, kept: dict[str, dict[tuple[str, int], Tensor]]) -> dict[int, Tensor]:
         """Layer → [prompt or 1, position, width] z that heads are replaced by; empty for zero."""

@@ -7,14 +7,14 @@ on for the pass and back afterwards.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import NoPatternError
@@ -27,6 +27,10 @@ SITES: tuple[str, ...] = (
     "attn_out", "mlp_out", "neurons", "norm_scales", "rotary",
 )  # fmt: skip
 """Names of what a trace can keep, per layer."""
+
+Feed = Mapping[str, Tensor]
+"""Name of an argument of the model → tensor: ``input_ids`` [row, position], and where there are any ``token_type_ids`` and
+``position_ids`` of the same shape."""
 
 _BY_HEAD = ("q", "k", "q_proj", "k_proj", "v", "z", "norm_scales.query", "norm_scales.key")
 _ROTATED_BYTES = 2**20
@@ -112,14 +116,15 @@ def site_shapes(anatomy: Anatomy, n_tokens: int, sites: frozenset[str], layers: 
 
 def run(
     anatomy: Anatomy,
-    token_ids: Int[Tensor, "1 position"],
+    feed: Feed,
     *,
     sites: frozenset[str],
     layers: range,
     logits_at: int | None,
 ) -> Pass:
-    """One forward pass of ``token_ids`` that keeps ``sites`` of ``layers``.
+    """One forward pass of one prompt that keeps ``sites`` of ``layers``.
 
+    ``feed`` holds ``input_ids`` [1, position] and whatever else the model is called with, such as ``token_type_ids``.
     ``logits_at`` is the position whose logits are wanted; None for all of them.
 
     Raises
@@ -129,14 +134,14 @@ def run(
     """
     recorder = _Recorder(anatomy, sites, layers)
     options: dict[str, Any] = {"use_cache": False} if anatomy.causal else {}
-    last = token_ids.shape[1] - 1
+    last = feed["input_ids"].shape[1] - 1
     if anatomy.has_head and anatomy.causal and logits_at == last:
         # The head of a decoder is then applied to one row only.
         options["logits_to_keep"] = 1
     with torch.no_grad(), eager_attention(anatomy.model), ExitStack() as hooks:
         for handle in recorder.hooks():
             hooks.callback(handle.remove)
-        output = anatomy.model(input_ids=token_ids, **options)
+        output = anatomy.model(**feed, **options)
     if anatomy.has_head:
         rows = output.logits[0].detach()
         recorder.result.logits = rows if logits_at is None else rows[-1 if len(rows) == 1 else logits_at].clone()

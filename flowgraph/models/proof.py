@@ -40,7 +40,7 @@ def prove(anatomy: Anatomy) -> dict[str, float]:
     ids = torch.linspace(1, n_rows - 1, _PROBE_TOKENS, device=anatomy.embedding.weight.device).long()[None]
     if anatomy.context is not None:
         ids = ids[:, : anatomy.context]
-    record = run(anatomy, ids, sites=frozenset(SITES), layers=range(len(anatomy.blocks)), logits_at=None)
+    record = run(anatomy, {"input_ids": ids}, sites=frozenset(SITES), layers=range(len(anatomy.blocks)), logits_at=None)
     check_finite(anatomy, record.sites["resid_post"], record.logits)
     errors = identity_errors(anatomy, ids, record)
     tolerance = TOLERANCE[record.sites["resid_post"].dtype]
