@@ -73,12 +73,13 @@ if TYPE_CHECKING:
     from .models import FAMILIES, KNOWN_MODELS, Family, LoadedModel, load_model, register_family
     from .models.forward import SITES
     from .nodes import Node
+    from .prompting import Inputs, inputs
     from .reading import NodeReading, Reading
     from .recorded import Trace
     from .semantic import semantic_graph, visit_graph
     from .table import Table
     from .tasks import Example, TaskData, corrupt, task
-    from .tracing import Keep, trace, trace_size
+    from .tracing import Keep, Traces, trace, trace_size
     from .views.attention_figure import attention_figure
     from .views.attention_view import AttentionView, head_view, model_view
     from .views.figures import (
@@ -140,12 +141,13 @@ _WHERE = {
     "models": ("FAMILIES", "KNOWN_MODELS", "Family", "LoadedModel", "load_model", "register_family"),
     "models.forward": ("SITES",),
     "nodes": ("Node",),
+    "prompting": ("Inputs", "inputs"),
     "reading": ("NodeReading", "Reading"),
     "recorded": ("Trace",),
     "semantic": ("semantic_graph", "visit_graph"),
     "table": ("Table",),
     "tasks": ("Example", "TaskData", "corrupt", "task"),
-    "tracing": ("Keep", "trace", "trace_size"),
+    "tracing": ("Keep", "Traces", "trace", "trace_size"),
     "views.attention_figure": ("attention_figure",),
     "views.attention_view": ("AttentionView", "head_view", "model_view"),
     "views.figures": (
@@ -163,16 +165,16 @@ __all__ = [
     "Edge", "EdgeEffects", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Faithfulness",
     "Family", "FetchError", "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients",
     "GraphInfo", "GraphTooLargeError", "HeadCircuit", "HeadEffects", "HeadRoles", "HeadScore", "HeadScores",
-    "Keep", "LayerOverlap", "LoadedModel", "Metric", "Minimality", "ModelMismatchError", "ModelNeededError",
+    "Inputs", "Keep", "LayerOverlap", "LoadedModel", "Metric", "Minimality", "ModelMismatchError", "ModelNeededError",
     "NoPatternError", "Node", "NodeReading", "NonFiniteError", "NormFilter", "NotRecordedError", "Path",
     "PatternEdit", "PromptError", "Reading", "RegularizationNeurons", "Table", "TargetError", "TaskData",
-    "TokenChange", "TokenMatrix", "Trace", "Trajectory", "UnknownModelError", "UnsupportedReadingError",
+    "TokenChange", "TokenMatrix", "Trace", "Traces", "Trajectory", "UnknownModelError", "UnsupportedReadingError",
     "__version__", "ablate", "alti_logit", "attention_figure", "attention_flow", "attention_rollout",
     "build_graph", "compare", "completeness", "connected_flow", "corrupt", "critical_levels",
     "direct_logit_attribution", "discover", "discovery_size", "edge_effects", "edge_scores", "edge_tokens",
     "edge_tokens_figure", "edge_weights", "faithfulness", "flow_edges", "flow_graph", "gradients", "head_circuit",
     "head_circuit_figure", "head_effects", "head_roles", "head_scores", "head_scores_figure", "head_view",
-    "import_graph", "influence", "keep_strongest", "kl_divergence", "lens_figure", "load_model",
+    "import_graph", "influence", "inputs", "keep_strongest", "kl_divergence", "lens_figure", "load_model",
     "log_probability", "logit_difference", "logit_lens", "matrix_figure", "merge_parallel", "minimality",
     "minimum_cut", "mixing_ratio", "model_view", "node_readings", "norm_filter", "norm_filter_figure", "norm_map",
     "overlap", "overlap_by_layer", "overlap_figure", "patch", "prune", "read", "register_family",

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from .errors import ArgumentError, ModelMismatchError, ModelNeededError, NotRecordedError, UnsupportedReadingError
 from .models import LoadedModel, load_model
+from .prompting import Inputs, Row
 from .table import Table, data_frame
 
 if TYPE_CHECKING:
@@ -69,6 +70,9 @@ class Trace:
         What :meth:`record` added.
     loaded
         The model, as long as it is attached.
+    fed
+        What went in as one row of :class:`flowgraph.Inputs`: token types, position ids, messages and where in the text the
+        tokens stand. None in files of earlier releases.
     """
 
     model_name: str
@@ -96,10 +100,13 @@ class Trace:
     recorded_weights: Mapping[str, EdgeWeights] = field(default_factory=dict)
     recorded_readings: Mapping[str, Reading] = field(default_factory=dict)
     loaded: LoadedModel | None = field(default=None, repr=False)
+    fed: Row | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         if len(self.tokens) != len(self.token_ids):
             raise ArgumentError(f"Trace has {len(self.tokens)} tokens and {len(self.token_ids)} token_ids")
+        if self.fed is not None and self.fed.ids != self.token_ids:
+            raise ArgumentError("Trace.fed holds other token ids than Trace.token_ids")
         rows = self.layers[1] - self.layers[0]
         for name, tensor in self.sites.items():
             if tensor.shape[0] != rows:
@@ -274,6 +281,11 @@ class Trace:
             If they were not kept, or the model has none.
         """
         return self.site("rotary.cos"), self.site("rotary.sin")
+
+    @property
+    def inputs(self) -> Inputs:
+        """What went in: ``trace(model, trace.inputs)`` runs the same pass again."""
+        return Inputs((Row("ids", text=self.prompt, ids=self.token_ids) if self.fed is None else self.fed,))
 
     @property
     def nbytes(self) -> int:

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import dataclass, fields
+from typing import Any, Literal, overload
 
 import torch
-from torch import Tensor
 
 from .errors import ArgumentError, PromptError
 from .models import LoadedModel, load_model
-from .models.forward import SITES, Pass, run, site_shapes
+from .models.forward import SITES, Feed, Pass, run, site_shapes
 from .models.proof import check_finite
-from .models.vocabulary import chat_ids, token_ids
+from .prompting import Row, inputs
 from .recorded import Trace
 
-__all__ = ["Keep", "Trace", "trace", "trace_size"]
+__all__ = ["Keep", "Trace", "Traces", "trace", "trace_size"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,9 +50,50 @@ class Keep:
         object.__setattr__(self, "sites", frozenset(self.sites))
 
 
+class Traces(list[Trace]):
+    """The traces of a batch, a list. What only one trace has is refused with the number of them."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_") or not (hasattr(Trace, name) or name in {field.name for field in fields(Trace)}):
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        raise PromptError(f"these are the traces of a batch of {len(self)} prompts; take one of them: traces[0].{name}")
+
+
+@overload
 def trace(
     model: Any,
-    text_or_ids: str | Sequence[int] | Tensor,
+    text_or_ids: str | Sequence[int],
+    *,
+    target: str | int | None = ...,
+    foil: str | int | None = ...,
+    keep: Keep | Iterable[str] | None = ...,
+    position: int | None = ...,
+    logits: Literal["last", "all"] = ...,
+    chat: bool = ...,
+    max_bytes: int = ...,
+    attention_mask: Any = ...,
+    token_type_ids: Any = ...,
+    position_ids: Any = ...,
+) -> Trace: ...
+@overload
+def trace(
+    model: Any,
+    text_or_ids: Any,
+    *,
+    target: str | int | None = ...,
+    foil: str | int | None = ...,
+    keep: Keep | Iterable[str] | None = ...,
+    position: int | None = ...,
+    logits: Literal["last", "all"] = ...,
+    chat: bool = ...,
+    max_bytes: int = ...,
+    attention_mask: Any = ...,
+    token_type_ids: Any = ...,
+    position_ids: Any = ...,
+) -> Any: ...
+def trace(
+    model: Any,
+    text_or_ids: Any,
     *,
     target: str | int | None = None,
     foil: str | int | None = None,
@@ -62,7 +102,10 @@ def trace(
     logits: Literal["last", "all"] = "last",
     chat: bool = False,
     max_bytes: int = MAX_BYTES,
-) -> Trace:
+    attention_mask: Any = None,
+    token_type_ids: Any = None,
+    position_ids: Any = None,
+) -> Any:
     """Run a model once and record what happened.
 
     Parameters
@@ -70,7 +113,8 @@ def trace(
     model
         A :class:`LoadedModel`, or anything :func:`flowgraph.load_model` accepts.
     text_or_ids
-        A text, tokenized with the special tokens the model expects, or token ids as they are.
+        What goes in: a text, token ids, messages, what a tokenizer returned, or :func:`flowgraph.inputs` with more to say. A
+        batch, which is a list of texts or several rows of ids, is run row by row.
     target, foil
         The token to explain and the one to compare it with, as a string (``" Tokyo"``) or an id. The default target is the
         model's best token at ``position``.
@@ -84,12 +128,21 @@ def trace(
     chat
         Put the text into the model's chat template as a user's message.
     max_bytes
-        Refuse to keep more than this.
+        Refuse to keep more than this, all prompts of a batch together.
+    attention_mask, token_type_ids, position_ids
+        Beside token ids, under the names that they have in transformers: ``mask=``, ``token_types=`` and ``position_ids=`` of
+        :func:`flowgraph.inputs`.
+
+    Returns
+    -------
+    The :class:`Trace`, of a batch :class:`Traces`: a list with one for each prompt. Padding is left out, and positions count
+    without it.
 
     Raises
     ------
     PromptError
-        If the prompt is empty, longer than the model's context, or has no mask token where one is needed.
+        If the prompt is empty, longer than the model's context, nothing that can be a prompt, or has no mask token where one is
+        needed.
     TargetError
         If target or foil is not one token.
     NoPatternError
@@ -106,39 +159,53 @@ def trace(
     ' Tokyo'
     >>> trace.pattern.shape  # layer, head, query position, key position
     torch.Size([30, 9, 8, 8])
+    >>> [len(one.tokens) for one in fg.trace(trace.model, ["The capital of Japan", "Paris"])]
+    [4, 1]
     """
     loaded = load_model(model)
-    ids = ids_of_prompt(loaded, text_or_ids, chat)
+    beside = {"mask": attention_mask, "token_types": token_type_ids, "position_ids": position_ids}
+    given = inputs(text_or_ids, **beside, chat=chat).of(loaded)
     what = keep if isinstance(keep, Keep) else Keep() if keep is None else Keep(frozenset(keep))
     window = _window(loaded, what)
-    at = explained_position(loaded, ids, position)
+    places = [explained_position(loaded, row.token_ids, position) for row in given.rows]
     aims = {name: _aim(loaded, value, name) for name, value in (("target", target), ("foil", foil))}
-    size = _size(loaded, len(ids), what.sites, window)
+    size = sum(_size(loaded, len(row.token_ids), what.sites, window) for row in given.rows)
     logger.info("the trace will keep %.1f MB (%s bytes)", size / 2**20, f"{size:,}")
     if size > max_bytes:
         raise ArgumentError(
             f"the trace would keep {size:,} bytes, more than max_bytes={max_bytes:,}; keep fewer sites (keep={{'pattern'}}), "
             "a window of layers (keep=Keep(layers=(0, 4))), or raise max_bytes"
         )
-    batch = torch.tensor([ids], device=loaded.device)
+    made = [
+        _traced(loaded, row, what.sites, window, at, aims, everywhere=logits == "all")
+        for row, at in zip(given.rows, places, strict=True)
+    ]
+    return Traces(made) if given.batch else made[0]
+
+
+def _traced(
+    loaded: LoadedModel,
+    row: Row,
+    sites: frozenset[str],
+    window: range,
+    at: int,
+    aims: Mapping[str, int | None],
+    *,
+    everywhere: bool,
+) -> Trace:
+    """The trace of one prompt."""
+    feed = row.feed(loaded)
     with loaded.lock:
-        result = run(
-            loaded.anatomy,
-            {"input_ids": batch},
-            sites=what.sites,
-            layers=window,
-            logits_at=None if logits == "all" else at,
-        )
-    _check_pass(loaded, result, batch)
+        result = run(loaded.anatomy, feed, sites=sites, layers=window, logits_at=None if everywhere else at)
+    _check_pass(loaded, result, feed)
     if aims["target"] is None and result.logits is not None:
-        aims["target"] = int((result.logits if result.logits.ndim == 1 else result.logits[at]).argmax())
-    return _frozen(loaded, text_or_ids, ids, result, window, at, aims)
+        best = int((result.logits if result.logits.ndim == 1 else result.logits[at]).argmax())
+        aims = {**aims, "target": best}
+    return _frozen(loaded, row, result, window, at, aims)
 
 
-def trace_size(
-    model: Any, text_or_ids: str | Sequence[int] | Tensor, *, keep: Keep | Iterable[str] | None = None
-) -> int:
-    """Bytes that :func:`trace` would keep per layer sites, known before it runs.
+def trace_size(model: Any, text_or_ids: Any, *, keep: Keep | Iterable[str] | None = None) -> int:
+    """Bytes that :func:`trace` would keep per layer sites, known before it runs; of a batch for all prompts together.
 
     Parameters as for :func:`trace`; logits, position vectors, norm scales and biases come on top and are small.
 
@@ -150,47 +217,13 @@ def trace_size(
     """
     loaded = load_model(model)
     what = keep if isinstance(keep, Keep) else Keep() if keep is None else Keep(frozenset(keep))
-    return _size(loaded, len(ids_of_prompt(loaded, text_or_ids)), what.sites, _window(loaded, what))
+    window = _window(loaded, what)
+    return sum(_size(loaded, len(row.token_ids), what.sites, window) for row in inputs(text_or_ids).of(loaded).rows)
 
 
 def _size(loaded: LoadedModel, n_tokens: int, sites: frozenset[str], window: range) -> int:
     shapes = site_shapes(loaded.anatomy, n_tokens, sites, window)
     return sum(torch.Size(shape).numel() for shape in shapes.values()) * loaded.dtype.itemsize
-
-
-def ids_of_prompt(loaded: LoadedModel, text_or_ids: str | Sequence[int] | Tensor, chat: bool = False) -> list[int]:
-    """Token ids of a prompt that the model can take.
-
-    Raises
-    ------
-    PromptError
-        If it is empty or too long, holds an unknown id, or is a text and there is no tokenizer.
-    ArgumentError
-        If token ids are to be wrapped in a chat template.
-    """
-    if isinstance(text_or_ids, str):
-        if loaded.tokenizer is None:
-            raise PromptError(
-                "the prompt is a text, but this model has no tokenizer; pass token ids, or load_model(…, tokenizer=)"
-            )
-        if not text_or_ids:
-            raise PromptError("the prompt is empty; give at least one token")
-        ids = chat_ids(loaded.tokenizer, text_or_ids) if chat else token_ids(loaded.tokenizer, text_or_ids)
-    else:
-        if chat:
-            raise ArgumentError("chat=True needs the prompt as a text, not as token ids")
-        ids = [int(i) for i in torch.as_tensor(text_or_ids).reshape(-1).tolist()]
-    if not ids:
-        raise PromptError("the prompt has no tokens; give at least one")
-    beyond = [i for i in ids if not 0 <= i < len(loaded.vocabulary)]
-    if beyond:
-        raise PromptError(
-            f"token id {beyond[0]} is not in this model's vocabulary; ids run from 0 to {len(loaded.vocabulary) - 1}"
-        )
-    limit = loaded.anatomy.context
-    if limit is not None and len(ids) > limit:
-        raise PromptError(f"the prompt has {len(ids)} tokens; {loaded.name!r} takes at most {limit}. Shorten it")
-    return ids
 
 
 def _window(loaded: LoadedModel, keep: Keep) -> range:
@@ -203,7 +236,7 @@ def _window(loaded: LoadedModel, keep: Keep) -> range:
     return range(first, stop)
 
 
-def explained_position(loaded: LoadedModel, ids: list[int], position: int | None = None) -> int:
+def explained_position(loaded: LoadedModel, ids: Sequence[int], position: int | None = None) -> int:
     """The position that is explained: the one that was asked for, else the last, or a masked model's mask.
 
     Raises
@@ -236,7 +269,7 @@ def _aim(loaded: LoadedModel, value: str | int | None, name: str) -> int | None:
     return loaded.vocabulary.target_id(value, name)
 
 
-def _check_pass(loaded: LoadedModel, result: Pass, batch: Tensor) -> None:
+def _check_pass(loaded: LoadedModel, result: Pass, feed: Feed) -> None:
     """Refuse a pass that is not finite; the full residual stream is traced again only to name the layer."""
     seen = [t for t in (result.logits, result.final_scale, result.sites.get("resid_post")) if t is not None]
     # A model without a head of which only patterns, say, are kept: then those have to speak.
@@ -244,16 +277,13 @@ def _check_pass(loaded: LoadedModel, result: Pass, batch: Tensor) -> None:
     if all(bool(torch.isfinite(t[-1] if t.ndim == 3 else t).all()) for t in seen):
         return
     everywhere = range(len(loaded.anatomy.blocks))
-    again = run(
-        loaded.anatomy, {"input_ids": batch}, sites=frozenset({"resid_post"}), layers=everywhere, logits_at=None
-    )
+    again = run(loaded.anatomy, feed, sites=frozenset({"resid_post"}), layers=everywhere, logits_at=None)
     check_finite(loaded.anatomy, again.sites["resid_post"], again.logits)
 
 
 def _frozen(
     loaded: LoadedModel,
-    text_or_ids: Any,
-    ids: list[int],
+    row: Row,
     result: Pass,
     window: range,
     position: int,
@@ -274,9 +304,9 @@ def _frozen(
         model_name=loaded.name,
         family=anatomy.family.name,
         wiring=anatomy.wiring,
-        prompt=text_or_ids if isinstance(text_or_ids, str) else None,
-        tokens=vocabulary.strings(ids),
-        token_ids=tuple(ids),
+        prompt=row.prompt,
+        tokens=vocabulary.strings(row.token_ids),
+        token_ids=row.token_ids,
         position=position,
         target=aims["target"],
         foil=aims["foil"],
@@ -293,4 +323,5 @@ def _frozen(
         final_scale=result.final_scale,
         fingerprint=loaded.fingerprint(),
         loaded=loaded,
+        fed=row,
     )

@@ -19,6 +19,7 @@ APP = ROOT.parent / "webapp"
 LAYERS = (
     {"compiling", "errors", "flow_kernels", "kernels", "matrices", "nodes", "reading", "rollout_kernels", "table"},
     {"models"},
+    {"prompting"},
     {"tasks"},
     {"filters", "graph", "graph_info", "recorded", "tracing"},
     {"lenses", "attribution", "qk"},

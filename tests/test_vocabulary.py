@@ -16,7 +16,6 @@ from tokenizers import AddedToken
 import flowgraph
 from flowgraph.errors import ArgumentError, PromptError, TargetError
 from flowgraph.models import Vocabulary
-from flowgraph.models.vocabulary import chat_ids, token_ids
 from tests import tiny_models
 
 TOKENIZERS = {
@@ -25,7 +24,6 @@ TOKENIZERS = {
 }
 BYTE_LEVEL = ("gpt2", "qwen", "opt", "roberta")
 WITH_BYTES = (*BYTE_LEVEL, "llama", "gemma")
-TEMPLATE = "{% for m in messages %}<s>{{ m['role'] }}: {{ m['content'] }}</s>{% endfor %}{{ 'assistant:' }}"
 PART = re.compile(r"<([0-9A-F]{2})>")
 
 kinds = pytest.mark.parametrize("kind", list(TOKENIZERS))
@@ -257,35 +255,11 @@ def test_without_a_tokenizer():
 # Prompts
 
 
-@kinds
-def test_prompts_get_the_special_tokens_of_the_model(kind):
-    tokenizer = TOKENIZERS[kind]
-    assert token_ids(tokenizer, "The cat") == tokenizer("The cat")["input_ids"]
-    assert Vocabulary(tokenizer, len(tokenizer)).strings(token_ids(tokenizer, "The cat"))
-
-
 def test_text_that_is_no_unicode():
-    tokenizer = TOKENIZERS["gpt2"]
     with pytest.raises(PromptError, match=r"'a\\udcff' is not valid Unicode: character 1"):
-        token_ids(tokenizer, "a\udcff")
+        vocabulary("gpt2").target_id("a\udcff")
     with pytest.raises(PromptError):
         vocabulary("gpt2").target_id("\ud83d")
-    with_template = tiny_models.llama_tokenizer()
-    with_template.chat_template = TEMPLATE
-    with pytest.raises(PromptError):
-        chat_ids(with_template, "\udcff")
-
-
-def test_chat_templates():
-    tokenizer = tiny_models.llama_tokenizer()
-    with pytest.raises(ArgumentError, match="tokenizer has no chat template; leave chat out"):
-        chat_ids(tokenizer, "hi")
-    with pytest.raises(ArgumentError, match="no chat template"):
-        chat_ids(None, "hi")
-    tokenizer.chat_template = TEMPLATE
-    strings = Vocabulary(tokenizer, len(tokenizer)).strings(chat_ids(tokenizer, "hi"))
-    assert "".join(strings).replace(" ", "") == "<s>user:hi</s>assistant:"
-    assert strings.count("<s>") == 1
 
 
 # The real vocabulary
@@ -310,8 +284,4 @@ def test_words_of_the_real_vocabulary(smollm2, minilm):
     assert words.string(words.target_id(" Tokyo")) == " Tokyo"
     with pytest.raises(TargetError, match=r"'Tokyo' is 2 tokens of this model: 'To', 'kyo'\..*' Tokyo' is one token"):
         words.target_id("Tokyo")
-    ids = chat_ids(smollm2.tokenizer, "Hello")
-    assert words.strings(ids[-3:]) == ("<|im_start|>", "ass", "istant") or "assistant" in "".join(
-        words.strings(ids[-4:])
-    )
     assert minilm.vocabulary.string(minilm.vocabulary.target_id("tokyo")) == "tokyo"

@@ -23,8 +23,8 @@ from ..interventions.senders import Kept, emptied, written_change
 from ..models import LoadedModel
 from ..models.wheel import Progress
 from ..nodes import Node
+from ..prompting import inputs
 from ..tasks import TaskData
-from ..tasks.examples import prompt_ids
 from .runs import all_edges, written_on_average
 
 _SMALLEST_GAP = 1e-6
@@ -217,8 +217,8 @@ def pairs_of(
     return [
         _pairs(
             loaded,
-            [prompt_ids(loaded, example.clean) for example in examples],
-            [prompt_ids(loaded, example.corrupted) for example in examples],
+            [inputs(example.clean) for example in examples],
+            [inputs(example.corrupted) for example in examples],
             [example.target for example in examples],
             [example.foil for example in examples],
         )

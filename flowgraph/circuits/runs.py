@@ -28,8 +28,8 @@ from ..interventions.senders import Changes, head_shift, keep_senders, read_thro
 from ..interventions.ticks import Tick
 from ..models import LoadedModel
 from ..models.anatomy import Anatomy, wide
+from ..prompting import row_of
 from ..tasks import Example, TaskData
-from ..tasks.examples import prompt_ids
 
 Data = TaskData | Sequence[Example]
 """A task, or examples of one."""
@@ -291,10 +291,11 @@ class _KeptEdges:
 
 def _prompts(loaded: LoadedModel, example: Example) -> Iterator[Prompt]:
     """The clean prompt with its answers, and the corrupted one."""
-    ids = tuple(prompt_ids(loaded, example.clean))
+    clean, corrupted = (row_of(loaded, one, "data") for one in (example.clean, example.corrupted))
+    last = len(clean.token_ids) - 1
     target, foil = (loaded.vocabulary.target_id(getattr(example, name), name) for name in ("target", "foil"))
-    yield Prompt(ids, len(ids) - 1, target, foil)
-    yield Prompt(tuple(prompt_ids(loaded, example.corrupted)), len(ids) - 1)
+    yield Prompt(clean, last, target, foil)
+    yield Prompt(corrupted, last)
 
 
 def _to_average(prompts: Sequence[Prompt], n_tokens: int, from_data: bool) -> list[Prompt]:

@@ -98,9 +98,9 @@ def _effects(
 ) -> np.ndarray:  # fmt: skip
     """[layer, head] Σ over the prompts of the change without the head."""
     examples = [task.examples[row] for row in part.rows]
-    others = None if part.others is None else part.others.ids
+    others = None if part.others is None else part.others.inputs
     found = head_effects(
-        loaded, part.clean.ids, others, how, target=[example.target for example in examples],
+        loaded, part.clean.inputs, others, how, target=[example.target for example in examples],
         foil=[example.foil for example in examples], metric=metric, progress=progress, cancel=cancel,
     )  # fmt: skip
     summed: np.ndarray = found.by_prompt.sum(0)

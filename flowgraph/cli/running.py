@@ -39,7 +39,10 @@ def run_trace(loaded: LoadedModel, options: argparse.Namespace, position: int | 
     """Run the model once on the prompt."""
     from ..tracing import trace
 
-    return trace(loaded, options.prompt, target=options.target, foil=options.foil, position=position, chat=options.chat)
+    made: Trace = trace(
+        loaded, options.prompt, target=options.target, foil=options.foil, position=position, chat=options.chat
+    )
+    return made
 
 
 def write_graph(graph: FlowGraph, output: Output, **look: Any) -> Path:

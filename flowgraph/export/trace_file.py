@@ -21,6 +21,7 @@ from ..errors import FileFormatError
 from ..graph_info import GraphInfo, info_dict
 from ..methods.weights import EdgeWeights
 from ..nodes import Node
+from ..prompting import row_dict, row_of_dict
 from ..reading import Reading
 from ..recorded import Trace
 from .files import atomic_write_bytes
@@ -50,6 +51,7 @@ def save_trace(trace: Trace, path: str | Path) -> Path:
     tensors: dict[str, Tensor] = {}
     header: dict[str, Any] = {"format": "flowgraph trace", "version": VERSION}
     header["trace"] = {name: getattr(trace, name) for name in _PLAIN} | {"fingerprint": dict(trace.fingerprint)}
+    header["fed"] = None if trace.fed is None else row_dict(trace.fed)
     header["aliases"] = _put_sites(trace, tensors)
     tensors |= {f"biases.{name}": value for name, value in trace.biases.items()}
     tensors |= {name: getattr(trace, name) for name in _SINGLE if getattr(trace, name) is not None}
@@ -124,11 +126,14 @@ def _trace(header: dict[str, Any], tensors: dict[str, Tensor]) -> Trace:
     rows = plain["layers"][1] - plain["layers"][0]
     sites |= {name: sites[name].expand(rows, -1, -1) for name in _SHARED_BY_LAYERS if len(sites.get(name, ())) == 1}
     tuples = {name: tuple(plain[name]) for name in ("tokens", "token_ids", "layers")}
+    # Files of earlier releases say only which ids went in.
+    fed = None if header.get("fed") is None else row_of_dict(header["fed"], tuples["token_ids"])
     single: dict[str, Any] = {name: tensors.get(name) for name in _SINGLE}
     return Trace(
         **{**{name: plain[name] for name in _PLAIN}, **tuples},
         **single,
         sites=sites,
+        fed=fed,
         biases=_group(tensors, "biases."),
         recorded_weights={name: _weights(name, data, tensors) for name, data in header["weights"].items()},
         recorded_readings={name: _reading(name, data, tensors) for name, data in header["readings"].items()},

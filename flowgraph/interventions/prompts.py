@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,23 +13,29 @@ from torch import Tensor
 from ..errors import ArgumentError, ModelMismatchError, PromptError
 from ..models import LoadedModel
 from ..models.forward import Feed
+from ..prompting import Inputs, Row, inputs, row_of, types_are_zero_by_default
 from ..recorded import Trace
-from ..tracing import explained_position, ids_of_prompt
+from ..tracing import explained_position
 
-Prompts = Trace | str | Tensor | Sequence[Any]
-"""One prompt or several, each as a trace, as a text or as token ids."""
+Prompts = Trace | str | Tensor | Inputs | Mapping[str, Any] | Sequence[Any]
+"""One prompt or several: traces, or whatever can be traced, such as texts, token ids, messages and :class:`Inputs`."""
 Align = Literal["start", "end"]
 Answers = str | int | Sequence[str | int] | None
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """One prompt: ids, the position that is explained, and what it is explained for (None: not said)."""
+    """One prompt: what goes in, the position that is explained, and what it is explained for (None: not said)."""
 
-    ids: tuple[int, ...]
+    row: Row
     position: int
     target: int | None = None
     foil: int | None = None
+
+    @property
+    def ids(self) -> tuple[int, ...]:
+        """[position] token ids."""
+        return self.row.token_ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,12 +50,18 @@ class Batch:
         [prompt] the position whose logits are measured.
     targets, foils
         [prompt] token ids of the answers; −1 where none is said.
+    token_types
+        [prompt, position], or None where the model takes its own.
+    position_ids
+        [position], the same for all prompts; None where the model takes its own.
     """
 
     ids: Int[Tensor, "prompt position"]
     positions: Int[Tensor, "prompt"]
     targets: Int[Tensor, "prompt"]
     foils: Int[Tensor, "prompt"]
+    token_types: Int[Tensor, "prompt position"] | None = None
+    position_ids: Int[Tensor, "position"] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -62,20 +74,41 @@ class Batch:
     @property
     def feed(self) -> Feed:
         """What the model is called with."""
-        return {"input_ids": self.ids}
+        feed = {"input_ids": self.ids}
+        if self.token_types is not None:
+            feed["token_type_ids"] = self.token_types
+        if self.position_ids is not None:
+            feed["position_ids"] = self.position_ids.expand_as(self.ids)
+        return feed
 
     def split(self, size: int) -> list[Batch]:
         """So many of the prompts at a time."""
         return [self.part(slice(start, start + size)) for start in range(0, len(self), size)]
 
+    @property
+    def inputs(self) -> Inputs:
+        """The prompts as what can be traced."""
+        types = [None] * len(self) if self.token_types is None else [tuple(row) for row in self.token_types.tolist()]
+        places = None if self.position_ids is None else tuple(self.position_ids.tolist())
+        ids = self.ids.tolist()
+        rows = (Row("ids", ids=tuple(ids[n]), token_types=types[n], position_ids=places) for n in range(len(self)))
+        return Inputs(tuple(rows), batch=True)
+
     def part(self, rows: slice) -> Batch:
         """Some of the prompts."""
-        return Batch(self.ids[rows], self.positions[rows], self.targets[rows], self.foils[rows])
+        types = None if self.token_types is None else self.token_types[rows]
+        return Batch(
+            self.ids[rows], self.positions[rows], self.targets[rows], self.foils[rows], types, self.position_ids
+        )
 
     def with_others(self, others: Batch) -> Batch:
-        """These prompts, and others of the same length behind them."""
+        """These prompts, and others of the same batch behind them."""
         pairs = zip(*((one.ids, one.positions, one.targets, one.foils) for one in (self, others)), strict=True)
-        return Batch(*map(torch.cat, pairs))
+        ids, positions, targets, foils = map(torch.cat, pairs)
+        types = None
+        if self.token_types is not None and others.token_types is not None:
+            types = torch.cat((self.token_types, others.token_types))
+        return Batch(ids, positions, targets, foils, types, self.position_ids)
 
 
 def prompts_of(
@@ -103,7 +136,7 @@ def prompts_of(
         # A foil belongs to the target it came with.
         kept_foil = prompt.foil if own_target is None else None
         answer = prompt.target if own_target is None else own_target
-        aimed.append(Prompt(prompt.ids, prompt.position, answer, kept_foil if own_foil is None else own_foil))
+        aimed.append(Prompt(prompt.row, prompt.position, answer, kept_foil if own_foil is None else own_foil))
     return aimed
 
 
@@ -127,12 +160,34 @@ def batch_of(loaded: LoadedModel, prompts: Sequence[Prompt], argument: str) -> B
     def column(values: list[int | None]) -> Tensor:
         return torch.tensor([-1 if value is None else value for value in values], device=loaded.device)
 
+    places = {prompt.row.position_ids for prompt in prompts}
+    if len(places) > 1:
+        raise PromptError(
+            f"{argument} has prompts with different position_ids, so a position is not the same place in all"
+        )
+    positions = places.pop()
     return Batch(
         ids=torch.tensor([prompt.ids for prompt in prompts], device=loaded.device),
         positions=column([prompt.position for prompt in prompts]),
         targets=column([prompt.target for prompt in prompts]),
         foils=column([prompt.foil for prompt in prompts]),
+        token_types=_types(loaded, prompts, argument),
+        position_ids=None if positions is None else torch.tensor(positions, device=loaded.device),
     )
+
+
+def _types(loaded: LoadedModel, prompts: Sequence[Prompt], argument: str) -> Tensor | None:
+    """[prompt, position] token types, or None where the model takes its own for all prompts."""
+    given = [prompt.row.token_types for prompt in prompts]
+    if all(types is None for types in given):
+        return None
+    if not types_are_zero_by_default(loaded) and None in given:
+        raise PromptError(
+            f"{argument} has prompts with token types and prompts without, which {loaded.name!r} does not read alike; give "
+            "token types to all or to none"
+        )
+    filled = [[0] * len(p.ids) if types is None else list(types) for p, types in zip(prompts, given, strict=True)]
+    return torch.tensor(filled, device=loaded.device)
 
 
 def groups_of(prompts: Sequence[Prompt], others: Sequence[Prompt] | None, align: Align | None) -> list[list[int]]:
@@ -166,24 +221,34 @@ def counterparts(n_tokens: int, other: int, align: Align | None) -> list[int]:
     return [p + shift if 0 <= p + shift < other else -1 for p in range(n_tokens)]
 
 
-def _several(prompts: Prompts) -> list[Any]:
-    if isinstance(prompts, (Trace, str)):
-        return [prompts]
-    if isinstance(prompts, Tensor):
-        return list(prompts) if prompts.ndim == 2 else [prompts]
-    return [prompts] if prompts and all(isinstance(i, int) for i in prompts) else list(prompts)
+def _several(prompts: Prompts) -> Iterator[Trace | Row]:
+    """Every prompt by itself, as a trace, as a row, or as anything that is one prompt."""
+    if isinstance(prompts, Trace):
+        yield prompts
+    elif isinstance(prompts, (list, tuple)) and _is_mixed(prompts):
+        for one in prompts:
+            yield from _several(one)
+    elif not isinstance(prompts, (list, tuple)) or prompts:
+        yield from inputs(prompts).rows
 
 
-def _prompt(loaded: LoadedModel, one: Any) -> Prompt:
+def _is_mixed(prompts: Sequence[Any]) -> bool:
+    """Whether the items of a list are prompts, each by itself, and do not make up one prompt or a batch of one kind."""
+    if any(isinstance(one, (Trace, Inputs)) for one in prompts):
+        return True
+    return any(isinstance(one, str) for one in prompts) and not all(isinstance(one, str) for one in prompts)
+
+
+def _prompt(loaded: LoadedModel, one: Trace | Row) -> Prompt:
     if not isinstance(one, Trace):
-        ids = ids_of_prompt(loaded, one)
-        return Prompt(tuple(ids), explained_position(loaded, ids))
+        row = row_of(loaded, Inputs((one,)), "prompts")
+        return Prompt(row, explained_position(loaded, row.token_ids))
     if one.loaded is not loaded and dict(one.fingerprint) != loaded.fingerprint():
         raise ModelMismatchError(
             f"the trace is of {one.model_name!r}, whose config or weights differ from {loaded.name!r}; trace the prompt with "
             "the model that is to be changed"
         )
-    return Prompt(one.token_ids, one.position, one.target, one.foil)
+    return Prompt(one.inputs.rows[0], one.position, one.target, one.foil)
 
 
 def _answers(loaded: LoadedModel, given: Answers, count: int, name: str) -> list[int | None]:

@@ -130,7 +130,7 @@ class Vocabulary:
         """Ids that the tokenizer makes of a text, without the special tokens of a prompt."""
         if self.tokenizer is None:
             return []
-        return [int(i) for i in self.tokenizer.encode(_checked(text), add_special_tokens=False)]
+        return [int(i) for i in self.tokenizer.encode(valid_text(text), add_special_tokens=False)]
 
     @property
     def _id_of_string(self) -> dict[str, int]:
@@ -144,36 +144,14 @@ class Vocabulary:
         return bool(_HEX_TOKEN.fullmatch(self._piece(token_id) or ""))
 
 
-def token_ids(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a text with the special tokens that the model expects.
+def valid_text(text: str) -> str:
+    """The text; half a surrogate pair, as from bytes that are not UTF-8 on a command line, is in no vocabulary.
 
     Raises
     ------
     PromptError
         If the text is not valid Unicode.
     """
-    return list(tokenizer(_checked(text))["input_ids"])
-
-
-def chat_ids(tokenizer: Any, text: str) -> list[int]:
-    """Ids of a text as one user message in the model's chat template, up to where the answer starts.
-
-    Raises
-    ------
-    ArgumentError
-        If the tokenizer has no chat template.
-    PromptError
-        If the text is not valid Unicode.
-    """
-    if tokenizer is None or not getattr(tokenizer, "chat_template", None):
-        raise ArgumentError("chat=True, but this model's tokenizer has no chat template; leave chat out")
-    messages = [{"role": "user", "content": _checked(text)}]
-    rendered = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-    return list(tokenizer(rendered, add_special_tokens=False)["input_ids"])
-
-
-def _checked(text: str) -> str:
-    """The text; half a surrogate pair, as from bytes that are not UTF-8 on a command line, is in no vocabulary."""
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from ..errors import ArgumentError, PromptError
 from ..models import LoadedModel
+from ..prompting import Inputs, Row, row_of
 from . import words
 from .examples import Prompt, prompt_ids
 
@@ -31,7 +32,7 @@ def corrupt(
     model
         Whose tokens they are.
     prompt
-        A text or token ids.
+        A text, token ids, or :func:`flowgraph.inputs`.
     how
         ``"names"``: each occurrence of a first name becomes another name that the prompt does not have, a new one each time, so that
         nobody is named twice. ``"tokens"``: tokens become random other tokens of their kind, a word for a word and a piece for a
@@ -43,7 +44,8 @@ def corrupt(
 
     Returns
     -------
-    A text where the tokenizer cuts it into the tokens that were meant, otherwise their ids.
+    A text where the tokenizer cuts it into the tokens that were meant, otherwise their ids; of inputs, inputs with the same token
+    types.
 
     Raises
     ------
@@ -68,12 +70,15 @@ def corrupt(
         raise PromptError(
             f"{model.name!r} has no tokenizer, so that its words are not known; give the counterpart yourself"
         )
-    ids, draw = prompt_ids(model, prompt), random.Random(seed)
+    row, draw = row_of(model, prompt, "prompt"), random.Random(seed)
+    ids = list(row.token_ids)
     places = _places(positions, len(ids))
     made = _other_names(model, ids, places, draw) if how == "names" else _other_tokens(model, ids, places, draw)
     if made == ids:
         wanted = "no first name that is one token" if how == "names" else "no word"
         raise ArgumentError(f"prompt={prompt!r} has {wanted} to replace" + (" at these positions" if positions else ""))
+    if isinstance(prompt, Inputs):
+        return Inputs((Row("tokenizer", ids=tuple(made), token_types=row.token_types, position_ids=row.position_ids),))
     text = str(model.tokenizer.decode(made, skip_special_tokens=True, clean_up_tokenization_spaces=False))
     return text if isinstance(prompt, str) and prompt_ids(model, text) == made else tuple(made)
 

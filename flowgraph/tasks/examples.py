@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import ArgumentError, FileFormatError, PromptError, TargetError
+from ..errors import ArgumentError, FileFormatError, TargetError
 from ..models import LoadedModel
-from ..models.vocabulary import token_ids
+from ..prompting import Inputs, row_of
 
-Prompt = str | tuple[int, ...]
+Prompt = str | tuple[int, ...] | Inputs
 
 _COLUMNS = ("clean", "corrupted", "target", "foil")
 _MOST_BYTES = 20 * 2**20
@@ -27,7 +27,7 @@ class Example:
     Attributes
     ----------
     clean, corrupted
-        Texts, or token ids as they are: the prompt, and one of as many tokens without the information that decides.
+        Texts, token ids as they are, or :func:`flowgraph.inputs`: the prompt, and one of as many tokens without the information that decides.
     target, foil
         The answer to the clean prompt and a wrong one, one token each (strings or ids); the metric is the difference of
         their logits.
@@ -156,11 +156,7 @@ def _rows(path: Path, text: str) -> list[Example]:
 
 def prompt_ids(model: LoadedModel, prompt: Prompt) -> list[int]:
     """Token ids of a prompt, with the special tokens the model expects."""
-    if not isinstance(prompt, str):
-        return list(prompt)
-    if model.tokenizer is None:
-        raise PromptError(f"the prompt {prompt!r} is a text, but {model.name!r} has no tokenizer; give token ids")
-    return token_ids(model.tokenizer, prompt)
+    return list(row_of(model, prompt, "an example's prompt").token_ids)
 
 
 def _check(model: LoadedModel, example: Example, where: str) -> None:

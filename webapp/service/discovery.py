@@ -153,7 +153,7 @@ def reporting(check: Check, stage: str) -> tuple[Callable[[str, float | None], N
     return progress, cancel
 
 
-def _corrupted(loaded: LoadedModel, text: str) -> tuple[str | tuple[int, ...], str]:
+def _corrupted(loaded: LoadedModel, text: str) -> tuple[object, str]:
     try:
         return flowgraph.corrupt(loaded, text, "names"), _NAMES
     except ArgumentError:  # no names: that is no reason to propose nothing

@@ -122,7 +122,7 @@ class Traces:
     def _refuse_long(self, loaded: LoadedModel, run: RunQuestion) -> None:
         """Refuse a prompt that is too long before it is run."""
         if loaded.tokenizer is None:
-            return
+            return  # the run itself says that a text needs one
         count = len(prompt_ids(loaded, run.text, run.chat))
         if count > self._most_tokens:
             raise PromptError(
@@ -133,13 +133,7 @@ class Traces:
 
 def prompt_ids(loaded: LoadedModel, text: str, chat: bool) -> list[int]:
     """Token ids of a prompt, as its run has them."""
-    if not chat:
-        return [int(i) for i in loaded.tokenizer(text, verbose=False)["input_ids"]]
-    if not loaded.tokenizer.chat_template:
-        return []  # the run itself says that there is no template
-    message = [{"role": "user", "content": text}]
-    rendered = loaded.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False)
-    return [int(i) for i in loaded.tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]]
+    return list(flowgraph.inputs(text=text, chat=chat).of(loaded).ids)
 
 
 def _aimed(trace: Trace, target: int | None, foil: int | None) -> Trace:

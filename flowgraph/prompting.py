@@ -1,0 +1,719 @@
+"""What goes into a model: a text, a pair of texts, messages of a chat or token ids, checked once and brought to one form.
+
+``inputs(text="a b", pair="c d")`` says it in full. Wherever a prompt is asked for, a text, token ids, messages or what a
+tokenizer returned can be given alone: :func:`inputs` then sees what it is.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from .errors import ArgumentError, PromptError
+from .models import LoadedModel, load_model
+from .models.forward import Feed
+from .models.vocabulary import valid_text
+
+_Source = Literal["text", "messages", "tokenizer", "ids"]
+Message = Mapping[str, Any]
+"""One turn of a chat: its ``role`` and its ``content``."""
+
+_KINDS = (
+    "a text, a list of token ids, a tensor [1, position] or [row, position], messages with role and content, or what a "
+    "tokenizer returned"
+)
+_OF_TOKENIZERS = {
+    "input_ids": "ids", "attention_mask": "mask", "token_type_ids": "token_types", "position_ids": "position_ids",
+}  # fmt: skip
+"""Name in what a tokenizer returns → name of the argument here."""
+_BESIDE = {"special_tokens_mask", "offset_mapping", "overflow_to_sample_mapping", "length", "labels"}
+"""What tokenizers return as well, and no model's hidden states depend on."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt.
+
+    Attributes
+    ----------
+    source
+        What it was given as.
+    text, pair
+        The text and the second text of a pair; of messages the text that the chat template makes of them, once there is a
+        model. None for ids.
+    messages
+        The turns of a chat, or None.
+    ids
+        [position] token ids without padding; None until there is a model whose tokenizer makes them.
+    token_types, position_ids
+        [position] or None: then what the model takes by itself.
+    offsets
+        [position] first and one-past-last character of each token in ``text``, or in ``pair`` for the tokens of that; (0, 0)
+        for tokens that stand in neither. None where the tokenizer does not say.
+    words
+        [position] number of the word a token belongs to: words are what spaces divide, and a special token is one by itself.
+        None where offsets are not known.
+    """
+
+    source: _Source
+    text: str | None = None
+    pair: str | None = None
+    messages: tuple[Message, ...] | None = None
+    ids: tuple[int, ...] | None = None
+    token_types: tuple[int, ...] | None = None
+    position_ids: tuple[int, ...] | None = None
+    offsets: tuple[tuple[int, int], ...] | None = None
+    words: tuple[int, ...] | None = None
+
+    @property
+    def prompt(self) -> str | None:
+        """The text as it was asked for: a single message of a user without what the chat template puts around it."""
+        if self.messages is not None and len(self.messages) == 1 and isinstance(self.messages[0]["content"], str):
+            return str(self.messages[0]["content"])
+        return self.text
+
+    @property
+    def token_ids(self) -> tuple[int, ...]:
+        """[position] the ids.
+
+        Raises
+        ------
+        PromptError
+            If no tokenizer has made them yet.
+        """
+        if self.ids is None:
+            raise PromptError("this prompt has no token ids yet; inputs(…).of(model) makes them")
+        return self.ids
+
+    def feed(self, loaded: LoadedModel) -> Feed:
+        """What the model is called with, each [1, position]."""
+        given = {
+            "input_ids": self.token_ids,
+            "token_type_ids": self.token_types,
+            "position_ids": self.position_ids,
+        }
+        return {name: torch.tensor([value], device=loaded.device) for name, value in given.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """One prompt, or several that form a batch. Made by :func:`inputs`.
+
+    Attributes
+    ----------
+    rows
+        The prompts.
+    batch
+        Whether they were given as a batch: then a list of results comes back, one for each.
+    """
+
+    rows: tuple[Row, ...]
+    batch: bool = False
+
+    def __len__(self) -> int:
+        """Number of prompts."""
+        return len(self.rows)
+
+    def of(self, model: Any) -> Inputs:
+        """The same with the token ids that this model takes, checked against its vocabulary and context.
+
+        Parameters
+        ----------
+        model
+            Anything :func:`flowgraph.load_model` accepts.
+
+        Raises
+        ------
+        PromptError
+            If a prompt is empty or too long, holds an unknown id, is a text and there is no tokenizer, or messages and there is
+            no chat template, or says token types or positions that the model does not have.
+        """
+        loaded = load_model(model)
+        return replace(self, rows=tuple(_fitting(loaded, row) for row in self.rows))
+
+    def one(self, argument: str) -> Row:
+        """The only prompt.
+
+        Raises
+        ------
+        PromptError
+            If this is a batch of several.
+        """
+        if len(self.rows) != 1:
+            raise PromptError(
+                f"{argument} is a batch of {len(self.rows)} prompts; one is taken here, give them one by one"
+            )
+        return self.rows[0]
+
+    @property
+    def ids(self) -> Any:
+        """[position] token ids, of a batch a tuple with those of each prompt; None as long as there are none."""
+        return self._each("ids")
+
+    @property
+    def text(self) -> Any:
+        """The text, of a batch a tuple; None where there is none."""
+        return self._each("text")
+
+    @property
+    def messages(self) -> Any:
+        """The messages, of a batch a tuple; None where there are none."""
+        return self._each("messages")
+
+    @property
+    def token_types(self) -> Any:
+        """[position] token types, of a batch a tuple; None where the model takes its own."""
+        return self._each("token_types")
+
+    @property
+    def position_ids(self) -> Any:
+        """[position] position ids, of a batch a tuple; None where the model takes its own."""
+        return self._each("position_ids")
+
+    @property
+    def offsets(self) -> Any:
+        """[position] (start, end) characters of each token, of a batch a tuple; None where they are not known."""
+        return self._each("offsets")
+
+    def _each(self, name: str) -> Any:
+        values = tuple(getattr(row, name) for row in self.rows)
+        return values if self.batch else values[0]
+
+
+def inputs(
+    prompt: Any = None,
+    *,
+    text: str | Sequence[str] | None = None,
+    messages: Sequence[Any] | None = None,
+    pair: str | Sequence[str] | None = None,
+    ids: Any = None,
+    mask: Any = None,
+    token_types: Any = None,
+    position_ids: Any = None,
+    chat: bool = False,
+) -> Inputs:
+    """Say what goes into a model. Whatever takes a prompt takes this.
+
+    Parameters
+    ----------
+    prompt
+        Any of the following without its name, as it is seen at once which it is: a text, messages, ids, or what a tokenizer
+        returned (ids, mask and token types together).
+    text
+        A text, tokenized with the special tokens that the model expects; one that begins with them already gets no second
+        ones. A list of texts is a batch.
+    messages
+        Turns of a chat, ``{"role": "system", "content": "be brief"}`` and so on, put through the tokenizer's chat template, up
+        to where the answer begins; where the last turn is the assistant's, the answer is begun by it. A list of such lists is
+        a batch.
+    pair
+        A second text beside ``text``, put together as the tokenizer does it, with its token types.
+    ids
+        Token ids as they are: a list, an array or a tensor [position] or [1, position]; several rows are a batch.
+    mask
+        Of the shape of ``ids``: 1 or True for tokens, 0 or False for padding at the start or the end, which is left out.
+        Positions then count as without the padding.
+    token_types
+        Of the shape of ``ids``: which of two texts a token belongs to (``token_type_ids``).
+    position_ids
+        Of the shape of ``ids``: positions other than 0, 1, 2, …
+    chat
+        Put the text into the chat template as a user's message.
+
+    Returns
+    -------
+    :class:`Inputs`, one row for each prompt.
+
+    Raises
+    ------
+    PromptError
+        If nothing was given, or nothing that can be a prompt.
+    ArgumentError
+        If an argument has another kind, rank or number of entries than it should, two say the same, or one has no meaning
+        beside the others.
+
+    Examples
+    --------
+    >>> pair = fg.inputs(text="The cat sat.", pair="It slept.")
+    >>> chat = fg.inputs([{"role": "system", "content": "Be brief."}, {"role": "user", "content": "Hello"}])
+    >>> padded = fg.inputs(ids=[[0, 0, 7, 8], [7, 8, 9, 10]], mask=[[0, 0, 1, 1], [1, 1, 1, 1]])
+    >>> padded.batch, padded.ids
+    (True, ((7, 8), (7, 8, 9, 10)))
+    """
+    given = {
+        "text": text, "messages": messages, "pair": pair, "ids": ids, "mask": mask, "token_types": token_types,
+        "position_ids": position_ids,
+    }  # fmt: skip
+    given = {name: value for name, value in given.items() if value is not None}
+    if prompt is not None:
+        if isinstance(prompt, Inputs):
+            if given or chat:
+                raise ArgumentError(f"{', '.join(given) or 'chat'}= cannot be added to inputs that are made already")
+            return prompt
+        if _is_list(prompt) and prompt and all(_is_encoding(one) for one in prompt) and not (given or chat):
+            return Inputs(tuple(row for one in prompt for row in inputs(one).rows), batch=True)
+        seen = _seen(prompt)
+        twice = sorted(seen.keys() & given.keys())
+        if twice:
+            raise ArgumentError(f"{twice[0]}= is given twice: by its name and in the prompt; leave one out")
+        given, source = seen | given, "tokenizer" if _is_encoding(prompt) else "ids"
+    else:
+        source = "ids"
+    main = [name for name in ("text", "messages", "ids") if name in given]
+    if len(main) != 1:
+        raise PromptError(
+            f"{' and '.join(f'{name}=' for name in main)} are given; give one of them"
+            if main
+            else f"there is no prompt; give {_KINDS}"
+        )
+    _check_company(main[0], given, chat)
+    if main[0] == "text":
+        return _of_texts(given["text"], given.get("pair"), chat)
+    if main[0] == "messages":
+        return _of_messages(given["messages"])
+    return _of_ids(given, "tokenizer" if source == "tokenizer" else "ids")
+
+
+def row_of(loaded: LoadedModel, prompt: Any, argument: str, *, chat: bool = False) -> Row:
+    """The one prompt that was given, with the ids that the model takes.
+
+    Raises
+    ------
+    PromptError
+        As of :meth:`Inputs.of`; also if it is a batch of several.
+    """
+    return inputs(prompt, chat=chat).of(loaded).one(argument)
+
+
+def row_dict(row: Row) -> dict[str, Any]:
+    """A row as plain data for a file, without its ids."""
+    return {name: value for name, value in asdict(row).items() if name != "ids"}
+
+
+def row_of_dict(plain: Any, ids: tuple[int, ...]) -> Row:
+    """The row of which :func:`row_dict` is the plain data.
+
+    Raises
+    ------
+    ArgumentError
+        If a value is of another kind than it should be, or speaks of another number of tokens.
+    """
+    if not isinstance(plain, Mapping) or set(plain) != {item.name for item in fields(Row)} - {"ids"}:
+        raise ArgumentError("what went in is not described by the fields of a row")
+    if plain["source"] not in get_args(_Source):
+        raise ArgumentError(f"source is {plain['source']!r}; expected one of {', '.join(get_args(_Source))}")
+    for name in ("text", "pair"):
+        if not isinstance(plain[name], str | None):
+            raise ArgumentError(f"{name} is {_shown(plain[name])}; expected a text or nothing")
+    columns: dict[str, Any] = {}
+    for name in ("token_types", "position_ids", "words"):
+        found = None if plain[name] is None else _numbers(plain[name], name, _whole)
+        if found is not None and (len(found) != 1 or len(found[0]) != len(ids)):
+            raise ArgumentError(f"{name} does not hold one number for each of {len(ids)} tokens")
+        columns[name] = None if found is None else tuple(found[0])
+    offsets = None if plain["offsets"] is None else _numbers(plain["offsets"], "offsets", _whole)
+    if offsets is not None and (len(offsets) != len(ids) or any(len(pair) != 2 for pair in offsets)):
+        raise ArgumentError(f"offsets does not hold a start and an end for each of {len(ids)} tokens")
+    return Row(
+        source=plain["source"],
+        text=plain["text"],
+        pair=plain["pair"],
+        messages=None if plain["messages"] is None else _turns(plain["messages"]),
+        ids=ids,
+        offsets=None if offsets is None else tuple((start, end) for start, end in offsets),
+        **columns,
+    )
+
+
+# What was given ---------------------------------------------------------------------------------------------------
+
+
+def _seen(prompt: Any) -> dict[str, Any]:
+    """What a prompt that was given without a name is."""
+    if isinstance(prompt, str):
+        return {"text": prompt}
+    if isinstance(prompt, Mapping):
+        if "input_ids" in prompt:
+            return _of_mapping(prompt)
+        if _is_message(prompt):
+            return {"messages": [prompt]}
+        raise PromptError(f"the prompt is a {type(prompt).__name__} with {_names(prompt)}; expected {_KINDS}")
+    if _is_encoding(prompt):
+        return {"ids": prompt.ids, "mask": prompt.attention_mask, "token_types": prompt.type_ids}
+    if isinstance(prompt, (Tensor, np.ndarray)):
+        return {"ids": prompt}
+    if not _is_list(prompt):
+        raise PromptError(f"the prompt is a {type(prompt).__name__}; expected {_KINDS}")
+    items = list(prompt)
+    if items and all(isinstance(one, str) for one in items):
+        return {"text": items}
+    chats = [[one] if isinstance(one, Mapping) else one for one in items]
+    if items and all(_is_list(one) and one and all(_is_message(turn) for turn in one) for one in chats):
+        return {"messages": items}
+    if any(isinstance(one, Mapping) for one in items):
+        strange = next(one for one in items if not _is_message(one))
+        said = _names(strange) if isinstance(strange, Mapping) else f"a {type(strange).__name__}"
+        raise PromptError(f"the prompt is a list that holds {said}; messages are dicts with 'role' and 'content'")
+    return {"ids": items}
+
+
+def _of_mapping(prompt: Mapping[str, Any]) -> dict[str, Any]:
+    """What a tokenizer returned, under the names of the arguments."""
+    strange = sorted(set(prompt) - set(_OF_TOKENIZERS) - _BESIDE)
+    if strange:
+        raise PromptError(
+            f"the prompt holds {', '.join(map(repr, strange))} beside its input_ids, which cannot be traced; give "
+            f"{', '.join(_OF_TOKENIZERS)} only"
+        )
+    return {ours: prompt[theirs] for theirs, ours in _OF_TOKENIZERS.items() if prompt.get(theirs) is not None}
+
+
+def _is_encoding(value: Any) -> bool:
+    """Whether it is what a tokenizer returned: of transformers, or of the library tokenizers."""
+    if isinstance(value, Mapping):
+        return "input_ids" in value
+    return all(hasattr(value, name) for name in ("ids", "type_ids", "attention_mask"))
+
+
+def _is_list(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
+
+
+def _is_message(value: Any) -> bool:
+    return isinstance(value, Mapping) and {"role", "content"} <= set(value)
+
+
+def _names(mapping: Mapping[Any, Any]) -> str:
+    return "the keys " + ", ".join(sorted(map(repr, mapping))) if mapping else "no keys"
+
+
+def _check_company(main: str, given: Mapping[str, Any], chat: bool) -> None:
+    """Refuse arguments that have no meaning beside the main one."""
+    fit = {"text": {"pair"}, "messages": set(), "ids": {"mask", "token_types", "position_ids"}}[main]
+    strange = sorted(set(given) - {main} - fit)
+    if strange:
+        needed = "text" if strange[0] == "pair" else "ids"
+        raise ArgumentError(f"{strange[0]}= needs the prompt as {needed}=, not as {main}; give it so, or leave it out")
+    if chat and main == "ids":
+        raise ArgumentError("chat=True needs the prompt as a text, not as token ids")
+    if chat and "pair" in given:
+        raise ArgumentError("chat=True takes one text, not a pair; leave pair= out, or give messages=")
+
+
+def _of_texts(text: Any, pair: Any, chat: bool) -> Inputs:
+    texts, pairs = _texts(text, "text"), None if pair is None else _texts(pair, "pair")
+    if pairs is not None and (len(pairs) != len(texts) or isinstance(pair, str) != isinstance(text, str)):
+        raise ArgumentError(f"pair= has {len(pairs)} texts for {len(texts)}; give one for each")
+    if chat:
+        rows = [Row("messages", messages=({"role": "user", "content": one},)) for one in texts]
+    else:
+        rows = [Row("text", text=one, pair=None if pairs is None else pairs[n]) for n, one in enumerate(texts)]
+    return Inputs(tuple(rows), batch=not isinstance(text, str))
+
+
+def _texts(value: Any, argument: str) -> list[str]:
+    several = [value] if isinstance(value, str) else list(value) if _is_list(value) else None
+    if several is None or not all(isinstance(one, str) for one in several):
+        raise ArgumentError(f"{argument}= is {_shown(value)}; expected a text, or a list of texts")
+    if not several:
+        raise PromptError(f"{argument}= is an empty list; give at least one text")
+    if not all(several):
+        raise PromptError("the prompt is empty; give at least one token" if argument == "text" else "pair= is empty")
+    return [valid_text(one) for one in several]
+
+
+def _of_messages(messages: Any) -> Inputs:
+    if not _is_list(messages) or not messages:
+        raise PromptError(f"messages= is {_shown(messages)}; expected a list of dicts with 'role' and 'content'")
+    batch = not isinstance(messages[0], Mapping)
+    chats = messages if batch else [messages]
+    return Inputs(tuple(Row("messages", messages=_turns(chat)) for chat in chats), batch=batch)
+
+
+def _turns(chat: Any) -> tuple[Message, ...]:
+    if not _is_list(chat) or not chat:
+        raise PromptError(f"messages= holds {_shown(chat)}; expected a list of dicts with 'role' and 'content'")
+    for number, turn in enumerate(chat):
+        if not _is_message(turn) or not isinstance(turn["role"], str):
+            raise PromptError(f"messages[{number}] is {_shown(turn)}; expected a dict with 'role' and 'content'")
+        content = turn["content"]
+        parts = [content] if isinstance(content, str) else content if _is_list(content) else None
+        texts = parts is not None and all(isinstance(p, str) or (_is_text_part(p)) for p in parts)
+        if not texts:
+            raise PromptError(f"messages[{number}]['content'] is {_shown(content)}; expected a text")
+        for part in parts or ():
+            valid_text(part if isinstance(part, str) else part["text"])
+        try:
+            json.dumps(dict(turn))
+        except (TypeError, ValueError) as error:
+            raise PromptError(f"messages[{number}] holds what is no plain data: {error}") from error
+    return tuple(dict(turn) for turn in chat)
+
+
+def _is_text_part(part: Any) -> bool:
+    return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
+
+
+def _of_ids(given: Mapping[str, Any], source: Literal["tokenizer", "ids"]) -> Inputs:
+    ids = _numbers(given["ids"], "ids", _whole)
+    columns = {name: _numbers(given[name], name, _whole) for name in ("token_types", "position_ids") if name in given}
+    if "mask" in given:
+        columns["mask"] = _numbers(given["mask"], "mask", _zero_or_one)
+    for name, rows in columns.items():
+        if [len(row) for row in rows] != [len(row) for row in ids]:
+            raise ArgumentError(
+                f"{name}= has {_sizes(rows)} entries and ids= has {_sizes(ids)}; they belong to the same tokens"
+            )
+    made = []
+    for number, row in enumerate(ids):
+        kept = _unpadded(columns["mask"][number]) if "mask" in columns else slice(None)
+        extra: dict[str, Any] = {name: tuple(columns[name][number][kept]) for name in columns if name != "mask"}
+        made.append(replace(Row(source, ids=tuple(row[kept])), **extra))
+    return Inputs(tuple(made), batch=len(made) > 1)
+
+
+def _sizes(rows: Sequence[Sequence[int]]) -> str:
+    return " and ".join(str(len(row)) for row in rows[:3]) + (" …" if len(rows) > 3 else "")
+
+
+def _unpadded(mask: Sequence[int]) -> slice:
+    """Where there are tokens.
+
+    Raises
+    ------
+    PromptError
+        If there are none, or padding stands between them.
+    """
+    there = [n for n, value in enumerate(mask) if value]
+    if not there:
+        raise PromptError("mask= is 0 everywhere: there is no token left")
+    kept = slice(there[0], there[-1] + 1)
+    if len(there) != kept.stop - kept.start:
+        hole = next(n for n in range(kept.start, kept.stop) if not mask[n])
+        raise PromptError(
+            f"mask= is 0 at position {hole}, between tokens; only padding at the start or the end can be left out"
+        )
+    return kept
+
+
+def _numbers(value: Any, argument: str, number: Callable[[Any, str], int]) -> list[list[int]]:
+    """Rows of whole numbers from [position], [row, position] or a list of rows."""
+    if isinstance(value, (Tensor, np.ndarray)):
+        if value.ndim not in (1, 2):
+            hint = "; embeddings cannot be traced, give token ids" if argument == "ids" and value.ndim == 3 else ""
+            raise PromptError(
+                f"{argument}= has the shape {list(value.shape)}; expected [position] or [row, position]{hint}"
+            )
+        rows = value.tolist() if value.ndim == 2 else [value.tolist()]
+        return [[number(one, argument) for one in row] for row in rows]
+    if not _is_list(value):
+        raise PromptError(f"{argument}= is {_shown(value)}; expected a list, an array or a tensor of whole numbers")
+    nested = [_is_list(one) or (isinstance(one, (Tensor, np.ndarray)) and one.ndim > 0) for one in value]
+    if not any(nested):
+        return [[number(one, argument) for one in value]]
+    if not all(nested):
+        raise PromptError(f"{argument}= mixes numbers and rows of numbers; give [position], or rows of them")
+    rows = []
+    for one in value:
+        # A row may be [1, position] itself, but nothing deeper.
+        deep = _is_list(one) and any(_is_list(part) and any(map(_is_list, part)) for part in one)
+        found = [] if deep else _numbers(one, argument, number)
+        if len(found) != 1:
+            raise PromptError(f"{argument}= is nested deeper than [row, position]")
+        rows += found
+    return rows
+
+
+def _whole(value: Any, argument: str) -> int:
+    try:
+        if not isinstance(value, (bool, np.bool_)):
+            return operator.index(value)
+    except TypeError:
+        pass
+    hint = ""
+    if isinstance(value, str):
+        hint = "; for words that are cut already, give their token ids, or the text as one string"
+    raise PromptError(f"{argument}= holds {_shown(value)}; expected whole numbers{hint}")
+
+
+def _zero_or_one(value: Any, argument: str) -> int:
+    if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
+        raise ArgumentError(f"{argument}= holds {_shown(value)}; expected 1 for tokens and 0 for padding")
+    found = float(value)
+    if math.isnan(found) or found not in (0.0, 1.0):
+        raise ArgumentError(f"{argument}= holds {found:g}; expected 1 for tokens and 0 for padding, and nothing else")
+    return int(found)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return f"{text if len(text) <= 60 else text[:60] + '…'} ({type(value).__name__})"
+
+
+# What a model takes ------------------------------------------------------------------------------------------------
+
+
+def _fitting(loaded: LoadedModel, row: Row) -> Row:
+    """A row with its ids, as this model takes it."""
+    if row.ids is None:
+        row = _chat(loaded, row) if row.messages is not None else _tokenized(loaded, row)
+    ids = row.token_ids
+    if not ids:
+        raise PromptError("the prompt has no tokens; give at least one")
+    beyond = [i for i in ids if not 0 <= i < len(loaded.vocabulary)]
+    if beyond:
+        raise PromptError(
+            f"token id {beyond[0]} is not in this model's vocabulary; ids run from 0 to {len(loaded.vocabulary) - 1}"
+        )
+    limit = loaded.anatomy.context
+    if limit is not None and len(ids) > limit:
+        raise PromptError(f"the prompt has {len(ids)} tokens; {loaded.name!r} takes at most {limit}. Shorten it")
+    return replace(row, token_types=_types(loaded, row), position_ids=_places(loaded, row))
+
+
+def types_are_zero_by_default(loaded: LoadedModel) -> bool:
+    """Whether the model takes token types, and without any takes 0."""
+    return getattr(loaded.anatomy.config, "type_vocab_size", None) is not None
+
+
+def _takes(loaded: LoadedModel, name: str) -> bool:
+    return name in inspect.signature(loaded.anatomy.model.forward).parameters
+
+
+def _types(loaded: LoadedModel, row: Row) -> tuple[int, ...] | None:
+    """Token types as the model is given them: none where they are what it takes by itself, or what it does not know."""
+    types = row.token_types
+    if types is None:
+        return None
+    if not _takes(loaded, "token_type_ids"):
+        if row.source == "ids":
+            raise PromptError(f"token_types= is given, but {loaded.name!r} knows no token types; leave it out")
+        return None  # as the model itself does with what its tokenizer makes
+    by_default = types_are_zero_by_default(loaded)
+    count = loaded.anatomy.config.type_vocab_size if by_default else len(loaded.vocabulary)
+    beyond = [value for value in types if not 0 <= value < count]
+    if beyond:
+        raise PromptError(f"token_types= holds {beyond[0]}; {loaded.name!r} knows the types 0 to {count - 1}")
+    return None if by_default and not any(types) else types
+
+
+def _places(loaded: LoadedModel, row: Row) -> tuple[int, ...] | None:
+    places = row.position_ids
+    if places is None:
+        return None
+    if not _takes(loaded, "position_ids"):
+        raise PromptError(f"position_ids= is given, but {loaded.name!r} takes none; leave it out")
+    table = loaded.anatomy.position_embedding
+    stop = math.inf if not isinstance(table, nn.Embedding) else table.num_embeddings - int(getattr(table, "offset", 0))
+    beyond = [place for place in places if not 0 <= place < stop]
+    if beyond:
+        room = "not negative" if math.isinf(stop) else f"0 to {stop - 1}"
+        raise PromptError(f"position_ids= holds {beyond[0]}; positions of {loaded.name!r} are {room}")
+    return places
+
+
+def _tokenized(loaded: LoadedModel, row: Row) -> Row:
+    """Ids of a text or of a pair with the special tokens that the model expects."""
+    assert row.text is not None
+    tokenizer = _tokenizer(loaded, "a text")
+    encoded = _encoded(tokenizer, row.text, row.pair)
+    kept = slice(None) if row.pair is not None else _once(tokenizer, row.text, encoded["input_ids"])
+    return _filled(loaded, row, encoded, kept)
+
+
+def _chat(loaded: LoadedModel, row: Row) -> Row:
+    """Ids of messages as the chat template renders them, which puts special tokens in itself."""
+    assert row.messages is not None
+    tokenizer = _tokenizer(loaded, "messages")
+    if not getattr(tokenizer, "chat_template", None):
+        raise PromptError(
+            "the prompt is messages of a chat, or chat=True, but this model's tokenizer has no chat template; leave chat out, and "
+            "give a text"
+        )
+    from jinja2 import TemplateError
+
+    begun = row.messages[-1]["role"] == "assistant"
+    try:
+        rendered = tokenizer.apply_chat_template(
+            [dict(turn) for turn in row.messages],
+            tokenize=False,
+            add_generation_prompt=not begun,
+            continue_final_message=begun,
+        )
+    except (TemplateError, ValueError, TypeError, KeyError) as error:
+        raise PromptError(f"the chat template of {loaded.name!r} refuses these messages: {error}") from error
+    encoded = _encoded(tokenizer, rendered, None, add_special_tokens=False)
+    return _filled(loaded, replace(row, text=rendered), encoded, slice(None))
+
+
+def _tokenizer(loaded: LoadedModel, what: str) -> Any:
+    if loaded.tokenizer is None:
+        raise PromptError(
+            f"the prompt is {what}, but this model has no tokenizer; pass token ids, or load_model(…, tokenizer=)"
+        )
+    return loaded.tokenizer
+
+
+def _encoded(tokenizer: Any, text: str, pair: str | None, **options: Any) -> Any:
+    if getattr(tokenizer, "is_fast", False):
+        options["return_offsets_mapping"] = True
+    if hasattr(tokenizer, "is_fast"):
+        options["verbose"] = False  # how long a prompt may be is said here, in words of the model
+    return tokenizer(text, **options) if pair is None else tokenizer(text, pair, **options)
+
+
+def _once(tokenizer: Any, text: str, ids: Sequence[int]) -> slice:
+    """What is left where the tokenizer puts special tokens before a text that begins with them already."""
+    if not ids or ids[0] not in ids[1:]:
+        return slice(None)
+    bare = list(_encoded(tokenizer, text, None, add_special_tokens=False)["input_ids"])
+    before = next((n for n in range(len(ids) - len(bare) + 1) if list(ids[n : n + len(bare)]) == bare), 0)
+    if not before or list(ids[:before]) != bare[:before]:
+        return slice(None)
+    after = len(ids) - before - len(bare)
+    twice = after > 0 and list(ids[-after:]) == bare[-after:]
+    return slice(before, len(ids) - after if twice else None)
+
+
+def _filled(loaded: LoadedModel, row: Row, encoded: Any, kept: slice) -> Row:
+    ids = tuple(int(i) for i in encoded["input_ids"])[kept]
+    types, offsets = encoded.get("token_type_ids"), encoded.get("offset_mapping")
+    spans = None if offsets is None else tuple((int(start), int(end)) for start, end in offsets)[kept]
+    if spans is not None:
+        # Which of two texts a token comes from; None for special tokens that the tokenizer put in.
+        row = replace(row, words=tuple(_words(loaded, row, ids, spans, encoded.sequence_ids(0)[kept])))
+    return replace(row, ids=ids, offsets=spans, token_types=None if types is None else tuple(map(int, types))[kept])
+
+
+def _words(
+    loaded: LoadedModel,
+    row: Row,
+    ids: Sequence[int],
+    offsets: Sequence[tuple[int, int]],
+    sides: Sequence[int | None],
+) -> Iterator[int]:
+    """[position] number of the word that each token belongs to, from 0."""
+    special = set(loaded.tokenizer.all_special_ids)
+    number, before = -1, None
+    for token, (start, end), side in zip(ids, offsets, sides, strict=True):
+        text = "" if side is None or token in special else (row.text, row.pair)[side] or ""
+        inside = re.search(r"\S", text[start:end])
+        word = None
+        if inside is not None:
+            first = start + inside.start()
+            # A word is told by its text and by where it begins: after the last space before this token.
+            word = side, first - len(re.split(r"\s", text[:first])[-1])
+        if word is None or word != before:
+            number += 1
+        before = word
+        yield number
