@@ -97,12 +97,10 @@ class Row:
 
     def feed(self, loaded: LoadedModel) -> Feed:
         """What the model is called with, each [1, position]."""
-        given = {
-            "input_ids": self.token_ids,
-            "token_type_ids": self.token_types,
-            "position_ids": self.position_ids,
-        }
-        return {name: torch.tensor([value], device=loaded.device) for name, value in given.items() if value is not None}
+        given = {"input_ids": self.token_ids, "token_type_ids": self.token_types, "position_ids": self.position_ids}
+        return feed_of(
+            {name: torch.tensor([value], device=loaded.device) for name, value in given.items() if value is not None}
+        )
 
 
 @dataclass(frozen=True)
@@ -293,6 +291,14 @@ def row_of(loaded: LoadedModel, prompt: Any, argument: str, *, chat: bool = Fals
         As of :meth:`Inputs.of`; also if it is a batch of several.
     """
     return inputs(prompt, chat=chat).of(loaded).one(argument)
+
+
+def feed_of(given: Feed) -> Feed:
+    """What the model is called with; positions of its own only together with a mask.
+
+    Without one, and without a cache, transformers takes a jump of the positions for the start of another text.
+    """
+    return {**given, "attention_mask": torch.ones_like(given["input_ids"])} if "position_ids" in given else given
 
 
 def row_dict(row: Row) -> dict[str, Any]:

@@ -55,8 +55,10 @@ _WORD_START = "▁"
 def _with_ends(tokenizer: Tokenizer, start: str | None, end: str | None) -> Tokenizer:
     """Let encoding put ``start`` before and ``end`` after every prompt (``None``: nothing)."""
     template = [piece for piece in (start, "$A", end) if piece is not None]
+    second = ["$B:1"] if end is None else ["$B:1", f"{end}:1"]
     tokenizer.post_processor = processors.TemplateProcessing(
         single=template,
+        pair=[*template, *second],
         special_tokens=[(token, tokenizer.token_to_id(token)) for token in template if token != "$A"],
     )
     return tokenizer
@@ -193,9 +195,12 @@ def gemma_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def _wrapped(tokenizer: Tokenizer, **special_tokens: str | AddedToken) -> PreTrainedTokenizerFast:
+    # As the real ones have it: only BERT's names token types.
+    types = ["token_type_ids"] if special_tokens.get("cls_token") == "[CLS]" else []
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_max_length=CONTEXT,
+        model_input_names=["input_ids", *types, "attention_mask"],
         clean_up_tokenization_spaces=False,
         **special_tokens,
     )

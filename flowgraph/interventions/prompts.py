@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import ArgumentError, ModelMismatchError, PromptError
 from ..models import LoadedModel
 from ..models.forward import Feed
-from ..prompting import Inputs, Row, inputs, row_of, types_are_zero_by_default
+from ..prompting import Inputs, Row, feed_of, inputs, row_of, types_are_zero_by_default
 from ..recorded import Trace
 from ..tracing import explained_position
 
@@ -79,7 +79,7 @@ class Batch:
             feed["token_type_ids"] = self.token_types
         if self.position_ids is not None:
             feed["position_ids"] = self.position_ids.expand_as(self.ids)
-        return feed
+        return feed_of(feed)
 
     def split(self, size: int) -> list[Batch]:
         """So many of the prompts at a time."""
