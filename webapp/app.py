@@ -43,13 +43,15 @@ _INDEX = """<!doctype html>
 """
 
 
-def create_app(service: Service) -> Dash:
+def create_app(service: Service, opening: str = "") -> Dash:
     """Make the app.
 
     Parameters
     ----------
     service
         What answers its questions; the app has no other state.
+    opening
+        Query that the bare address leads to, as :func:`flowgraph_webapp.recipe.to_query` writes it; empty: a page without a prompt.
 
     Returns
     -------
@@ -72,6 +74,8 @@ def create_app(service: Service) -> Dash:
         module.register(app, service)
     browser.register(app)
     _serve_page_files(app)
+    if opening:
+        _open_at(app, opening)
     _protect(app)
     return app
 
@@ -81,6 +85,15 @@ def _tell(error: Exception) -> None:
     if not isinstance(error, FlowgraphError):
         _LOG.error("a callback failed", exc_info=error)
     set_props(Id.NOTICE, {"children": notice(error)})
+
+
+def _open_at(app: Dash, query: str) -> None:
+    """Whoever types the address alone is led to what the server was started with."""
+
+    @app.server.before_request  # type: ignore[untyped-decorator]
+    def lead() -> Response | None:
+        is_bare = flask.request.path == "/" and not flask.request.query_string
+        return flask.redirect(f"/{query}") if is_bare else None
 
 
 def _serve_page_files(app: Dash) -> None:

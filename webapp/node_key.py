@@ -16,6 +16,9 @@ _FIELDS = ("layer", "head", "position", "index")
 _KINDS: tuple[str, ...] = get_args(get_type_hints(flowgraph.Node)["kind"])
 _LARGEST = 2**31 - 1
 _LONGEST = 80
+_LONGEST_EDGE = 3 * _LONGEST
+EDGE_MARK = "~"
+"""Between the parts of an edge's key; no node key has it."""
 
 
 def node_key(node: flowgraph.Node) -> str:
@@ -36,6 +39,25 @@ def parse_node_key(key: str) -> flowgraph.Node:
         raise ArgumentError(f"{_short(key)} is not a node key; expected kind.layer.head.position.index, '-' for none")
     numbers = {name: None if part == "-" else _number(part, key) for name, part in zip(_FIELDS, parts[1:], strict=True)}
     return flowgraph.Node(parts[0], **numbers)  # type: ignore[arg-type]
+
+
+def check_edge_key(key: str) -> None:
+    """Refuse what cannot name an edge: ``attention~resid_post.22.-.3.-~resid_mid.23.-.7.-``, its kind and the keys of its ends.
+
+    Unlike the number of an edge, it means the same in every picture of a run.
+
+    Raises
+    ------
+    ArgumentError
+        If the text is no such key.
+    """
+    kind, *ends = key[:_LONGEST_EDGE].split(EDGE_MARK)
+    if not (kind.isidentifier() and len(ends) == 2):
+        raise ArgumentError(
+            f"{_short(key)} is not an edge; expected its kind and the keys of its two ends, between {EDGE_MARK!r}"
+        )
+    for end in ends:
+        parse_node_key(end)
 
 
 def start_text(node: flowgraph.Node) -> str:

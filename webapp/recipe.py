@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl, quote
 
 from flowgraph.errors import ArgumentError
 
-from .node_key import parse_node_key, parse_start
+from .node_key import EDGE_MARK, check_edge_key, parse_node_key, parse_start
 
 Method = Literal["attention", "norms", "proximity", "logits", "ff"]
 Show = Literal["all", "routes", "rollout", "flow"]
@@ -71,7 +71,8 @@ class Recipe:
     layer, heads
         Selected layer, and selected heads of it.
     selected, pins
-        Selected and pinned nodes, as node keys.
+        What is selected, as a node key or as :func:`~flowgraph_webapp.node_key.check_edge_key` takes edges; pinned nodes, as
+        node keys.
     fill
         What colours the lens.
     score
@@ -154,9 +155,16 @@ class Recipe:
             _refuse("pins", self.pins, f"a tuple of at most {MOST_PINS} node keys")
         if self.start is not None:
             _named("start", parse_start, self.start)
-        for name, keys in (("selected", () if self.selected is None else (self.selected,)), ("pins", self.pins)):
-            for key in keys:
-                _named(name, parse_node_key, key)
+        if self.selected is not None:
+            is_edge = isinstance(self.selected, str) and EDGE_MARK in self.selected
+            _named("selected", check_edge_key if is_edge else parse_node_key, self.selected)
+        for key in self.pins:
+            _named("pins", parse_node_key, key)
+
+    @property
+    def selected_node(self) -> str | None:
+        """Key of the selected node; None where nothing is selected, or an edge."""
+        return None if self.selected is None or EDGE_MARK in self.selected else self.selected
 
 
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -59,7 +59,7 @@ def serve(
 
     try:
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # 48 pages that wait are no reason to warn
-        application: _WSGI = create_app(service).server
+        application: _WSGI = create_app(service, query).server
         guarded = LocalHosts(application) if is_loopback(host) else application
         try:
             server = create_server(

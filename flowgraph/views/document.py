@@ -211,7 +211,7 @@ def prediction(info: GraphInfo) -> str:
     if info.target_token is None and not info.tokens:
         return '<span class="note">that of each prompt</span>'
     if info.target_token is None:
-        return '<span class="note">none: the model has no head over a vocabulary</span>'
+        return '<span class="note">the graph names no target</span>'
     probability = (
         ""
         if info.target_probability is None

@@ -290,6 +290,12 @@ def _state_rules(theme: Theme) -> dict[str, dict[str, Any]]:
         },
         "node.chosen": {"border-width": 2, "border-color": theme.ink, "z-index": 92},
         ".junction.chosen": {"width": 7, "height": 7},
-        "edge.chosen": {"line-opacity": 1, "z-index": 81},
+        "edge.chosen": {
+            "line-opacity": 1,
+            "z-index": 81,
+            "underlay-color": theme.ink,
+            "underlay-padding": 4,
+            "underlay-opacity": 0.28,
+        },
         "node.chosen[lb], node.pin[lb]": {"label": "data(lb)", "color": theme.ink},
     }

@@ -97,6 +97,14 @@ def test_the_page_comes_whole_from_here_and_forbids_the_rest(page):
         assert page.client.get("/" + address.lstrip("/")).status_code == 200, address
 
 
+def test_the_bare_address_leads_to_what_the_server_was_started_with(page):
+    client = create_app(page.service, QUERY).server.test_client()
+    response = client.get("/")
+    assert (response.status_code, response.headers["Location"]) == (302, f"/{QUERY}")
+    assert client.get("/?text=other").status_code == 200
+    assert client.get("/page/flowgraph.js").status_code == 200
+
+
 def test_page_files_are_known_by_name_and_not_sent_twice(page):
     response = page.client.get("/page/flowgraph.js")
     assert "mount" in response.get_data(as_text=True)
@@ -114,7 +122,7 @@ def test_drawing_asks_once_for_run_and_graph_and_answers_all_of_the_picture(page
     picture = shown["picture"]["children"]["props"]
     assert picture["id"] == "flow-t-1" == shown["meta"]["data"]["picture"]
     assert len(picture["elements"]["edges"]) == len(shown["meta"]["data"]["edge_index"]) > 100
-    assert shown["run"]["data"] == {"key": "run", "picture": "flow-t-1"}
+    assert shown["run"]["data"] == {"key": "run", "picture": "flow-t-1", "goes_on": True, "parts": True}
     assert shown["notice"]["children"] is None
     assert shown["layers"] == {"max": 30, "value": [0, 30]}
     assert "Tokyo" in json.dumps(shown["strip"])

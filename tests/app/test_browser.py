@@ -9,6 +9,7 @@ from urllib.parse import quote
 import pytest
 from flowgraph_webapp.service.errors import Busy
 
+from flowgraph.errors import PromptError
 from tests.app.fake_service import EXAMPLE, FakeService
 from tests.app.tabs import QUERY, SIZES, Opened, served
 from tests.paper import printed, whole_on_paper
@@ -81,7 +82,7 @@ def test_hovering_says_what_a_node_reads(tab):
 
 def test_the_slider_filters_without_the_server_and_stays_in_the_address(tab, service):
     tab.drawn()
-    tab.wait("app.root().dataset.read === app.root().dataset.drawn")
+    tab.wait("app.root().dataset.read === app.root().dataset.drawn && app.root().dataset.held")
     before = tab.shown()
     asked = set(service.asked)  # the details ask the same once more
     tab.keep(150)
@@ -93,6 +94,91 @@ def test_the_slider_filters_without_the_server_and_stays_in_the_address(tab, ser
     tab.keep(150)
     tab.wait("location.search.includes('keep=150')")
     assert set(service.asked) == asked
+
+
+def test_the_slider_keeps_its_value_without_the_focus_and_a_key_moves_it_by_one_step(tab):
+    tab.drawn()
+    slider = tab.page.locator("#keep")
+    box = slider.bounding_box()
+    tab.page.mouse.click(box["x"] + 0.4 * box["width"], box["y"] + box["height"] / 2)
+    level, few = int(slider.input_value()), tab.shown()
+    assert 300 < level < 500
+    tab.wait("location.search.includes(argument)", f"keep={level}")
+    # Neither a click elsewhere nor Tab changes it.
+    tab.page.locator("#counter").click()
+    assert (int(slider.input_value()), tab.shown()) == (level, few)
+    slider.focus()
+    tab.page.keyboard.press("Tab")
+    tab.page.wait_for_timeout(200)
+    assert (int(slider.input_value()), tab.shown()) == (level, few)
+    slider.focus()
+    tab.page.keyboard.press("ArrowLeft")
+    tab.wait("location.search.includes(argument)", f"keep={level - 1}")
+    assert int(slider.input_value()) == level - 1
+    assert few - 10 < tab.shown() <= few
+    # What is typed over does not stay: back leads to the picture before, with its slider.
+    tab.redrawn(lambda: tab.choose("method", "norms"))
+    tab.redrawn(tab.page.go_back)
+    assert int(slider.input_value()) == level - 1
+
+
+def test_a_refusal_is_seen_and_what_is_still_shown_is_said_to_be_old(tab, service):
+    tab.drawn()
+    tab.wait("app.root().dataset.read === app.root().dataset.drawn && app.root().dataset.held")
+    before = tab.picture()
+    prompt = tab.page.get_by_label("Prompt")
+    service.failure = PromptError("the prompt has 994 tokens")
+    prompt.fill("word " * 400 + "\nand a line")
+    tab.page.keyboard.press("Control+Enter")
+    tab.wait("document.getElementById('notice').textContent.includes('994 tokens')")
+    tab.wait("document.activeElement.id !== 'prompt'")
+    box = tab.page.locator("#notice .notice").bounding_box()
+    point = [box["x"] + box["width"] / 2, box["y"] + box["height"] / 2]
+    assert tab.evaluate("document.elementFromPoint(...argument).closest('#notice') !== null", point)
+    assert tab.page.locator("#prompt").bounding_box()["height"] == 30
+    assert "+ 1 line" in tab.evaluate("getComputedStyle(document.querySelector('.ask'), '::after').content")
+    assert tab.picture() == before
+    tab.wait("document.querySelector('.behind').checkVisibility()")
+    assert EXAMPLE in tab.text(".behind")
+    tab.page.locator("[role=tab][data-tab=heads]").click()
+    tab.wait("document.querySelector('.why-empty').checkVisibility()")
+    assert "was not traced" in tab.text(".why-empty")
+    # A notice that comes while somebody writes on does not lie under the box.
+    prompt.click()
+    tab.page.keyboard.type("x")
+    prompt_box, box = (tab.page.locator(one).bounding_box() for one in ("#prompt", "#notice .notice"))
+    assert box["y"] >= prompt_box["y"] + prompt_box["height"]
+    prompt.fill(EXAMPLE)
+    tab.page.keyboard.press("Control+Enter")
+    tab.wait("document.querySelector('#content').textContent.includes('H8')")
+    assert not tab.page.locator(".behind").is_visible()
+    assert tab.evaluate("document.activeElement.id") != "prompt"
+
+
+def test_a_selected_edge_is_marked_is_in_the_address_and_fits_into_the_window(opened):
+    tab = opened().drawn()
+    edge = tab.evaluate(
+        "app.data.edges.findIndex((one, i) => app.meta.edge_kinds[i] === 'attention' && one.data.source !== one.data.target)"
+    )
+    tab.evaluate(
+        "window.dash_clientside.set_props('selection', { data: `edge.${app.meta.edge_index[argument]}` })", edge
+    )
+    tab.wait("document.getElementById('details').textContent.includes('attention edge')")
+    assert tab.evaluate("app.cy.edges('.chosen').map((one) => Number(one.style('underlay-opacity')) > 0)") == [True]
+    assert "selected=attention~" in tab.search()
+    copy = opened((1100, 700)).drawn(tab.page.url.partition("/?")[2].join(("?", "")))
+    copy.wait("document.getElementById('details').textContent.includes('attention edge')")
+    assert copy.evaluate("app.cy.edges('.chosen').map((one) => Number(one.id().slice(1)))") == [edge]
+    copy.evaluate("app.root().setAttribute('data-right', '')")
+    for width in (360, 900, 1280):
+        copy.page.set_viewport_size({"width": width, "height": 700})
+        assert copy.evaluate(
+            "[...document.querySelectorAll('#details *')].every((one) => one.getBoundingClientRect().right <= innerWidth)"
+        )
+    # Nothing that scripts or assistive technology scroll to moves the page away.
+    copy.evaluate("['#app', 'main'].forEach((one) => { document.querySelector(one).scrollTop = 200; })")
+    assert copy.evaluate("['#app', 'main'].map((one) => document.querySelector(one).scrollTop)") == [0, 0]
+    copy.redrawn(lambda: copy.evaluate("app.address.change({ method: 'norms' })"))
 
 
 def test_another_method_is_another_picture_and_back_returns(tab):
@@ -235,6 +321,7 @@ def test_a_long_run_says_its_stage_and_can_be_cancelled(tab, service):
 
 def test_an_error_keeps_the_last_picture_and_can_be_dismissed(tab, service):
     tab.drawn()
+    tab.wait("app.root().dataset.read === app.root().dataset.drawn && app.root().dataset.held")
     before = tab.picture()
     service.failure = Busy("32 questions are waiting")
     tab.choose("method", "norms")

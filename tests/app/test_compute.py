@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from flowgraph_webapp.callbacks.drawing import goes_on
 from flowgraph_webapp.service import graphs
 from flowgraph_webapp.service import traces as traces_module
 from flowgraph_webapp.service.answers import MOST_EDGES
@@ -454,6 +455,21 @@ def test_models_without_what_is_asked_say_so(traces, encoder):
     assert ask(traces, LensQuestion(masked)).shape[0] == 2
     answer = ask(traces, NodeQuestion(masked, fg.Node("head", 0, 0, 1)))
     assert (answer.contribution, answer.note) == (None, "this model's logits are no sums of parts")
+
+
+def test_a_masked_prompt_without_a_gap_is_refused_in_the_words_of_the_page(traces, encoder):
+    text = "the cat sat on the mat"
+    with pytest.raises(
+        PromptError, match=r"write \[MASK\] where a token is to be predicted, or set Position"
+    ) as refused:
+        ask(traces, RunQuestion(encoder, text))
+    assert "position=" not in str(refused.value)
+    assert ask(traces, RunQuestion(encoder, text, position=2)).position == 2
+
+
+def test_what_a_model_cannot_do_is_not_offered(traces, run, encoder):
+    assert goes_on(ask(traces, run))
+    assert not goes_on(ask(traces, RunQuestion(encoder, "the [MASK] sat on the mat")))
 
 
 # The examples are what would be computed

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
 from flowgraph_webapp.recipe import Recipe, from_query, to_query
+from flowgraph_webapp.service import graphs
 from flowgraph_webapp.service.compute import COMPUTE
 from flowgraph_webapp.service.mixed import ADDITIVE, mixed_graph
 from flowgraph_webapp.service.questions import GraphQuestion, RunQuestion, graph_question
@@ -118,6 +120,13 @@ def test_routes_of_opened_layers_hang_together(traces, run):
     assert {node.layer for node in answer.graph.nodes if node.kind == "head"} == {1}
     assert "heads of L1 one by one" in answer.note
     assert answer.graph.info.filters["heads_in"] == "1"
+
+
+def test_opening_a_layer_keeps_the_threshold_of_the_others(traces, run, monkeypatch):
+    monkeypatch.setattr(graphs, "MOST_ROUTES", 40)  # so that the least threshold does not do
+    notes = [COMPUTE[GraphQuestion](traces, GraphQuestion(run, heads_in=layers), unheard).note for layers in ((), (1,))]
+    closed, opened = (re.search(r"share ≥ (\S+?)(,|;|$)", note)[1] for note in notes)
+    assert closed == opened != ".01"
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,15 @@ from flowgraph_webapp.present.drawn import ATTRIBUTES, TAGS, element, token
 from flowgraph_webapp.present.edges import edges_at, flows, strongest_moves
 from flowgraph_webapp.present.figures import plural, probability, short, signed
 from flowgraph_webapp.present.palette import BOUNDS, EVEN_BOUNDS, colours, contrast, panel_variables, step_of
+from flowgraph_webapp.present.prediction import predictions
 from flowgraph_webapp.present.tables import Cell, Column, table
+from flowgraph_webapp.present.writers import writers
+from flowgraph_webapp.recipe import Recipe
 from flowgraph_webapp.service.answers import Attention, Bar, Bars, Heads, NodeAnswer, Run, Semantic
 
 import flowgraph
 from flowgraph import Node, NodeReading, Reading
-from flowgraph.views import THEMES, rank_decade, visible
+from flowgraph.views import THEMES, drawing, rank_decade, visible
 from tests.synthetic_graphs import HOSTILE, JAPAN, empty_graph, head_graph, logits_graph, token_graph, with_structural
 
 
@@ -579,8 +582,106 @@ def test_nothing_selected_shows_the_strongest_moves():
     assert picks == [f"edge.{e}" for e in moved[:12]]
     assert [one.edge for one in strongest_moves(graph)] == moved[:12]
     assert "Ctrl + click" in tree.text
-    assert "No edge" in Tree(details.panel(None, empty_graph(), run)).text
+    assert "No edge of this graph leads" in Tree(details.panel(None, empty_graph(), run)).text
     assert "No graph" in Tree(details.panel(None, None, run)).text
+
+
+@pytest.mark.parametrize("level", ["token", "head"])
+def test_moves_of_logits_are_sorted_by_their_size_and_show_their_signs(level):
+    graph = logits_graph(layers=6, level=level)
+    tree = Tree(details.panel(None, graph, a_run(graph.info.tokens)))
+    assert "Strongest moves between tokens, by |logits|" in tree.text
+    assert tree.find("th", cls="number")[-1][2][3][2] == " logits"
+    shown = [row[-1] for row in tree.find("tbody")[0][2:]]
+    values = [float(cell[1]["data-sort"]) for cell in shown]
+    moves = [
+        float(graph.weight[e]) for e in range(len(graph))
+        if graph.edge_dict(e)["kind"] == "attention" and graph.nodes[graph.source[e]].position != len(JAPAN) - 1
+    ]  # fmt: skip
+    assert values == pytest.approx(sorted(moves, key=lambda value: -abs(value))[:12])
+    assert min(values) < 0 < max(values)
+    assert [text_of(cell)[0] for cell in shown] == ["−" if value < 0 else "+" for value in values]
+    # What stands beside a node has its sign too, and no arrow claims an order of signed numbers.
+    n = int(graph.target[-1])
+    node = graph.nodes[n]
+    tree = Tree(
+        details.panel(NodeAnswer(node, str(node), None, None, None, ""), graph, a_run(graph.info.tokens)).children[1]
+    )
+    assert "What enters, by |share|" in tree.text
+    assert not [head for head in tree.find("th") if head[1].get("aria-sort") == "descending"]
+    assert {text_of(row[-1])[0] for row in tree.find("tr") if "data-node" in row[1]} == {"−", "+"}
+
+
+def test_no_moves_are_said_only_where_there_are_none():
+    graph = token_graph(layers=4)
+    run = a_run(graph.info.tokens)
+    bare = replace(graph, key_pos=np.full(len(graph), -1), query_pos=np.full(len(graph), -1))
+    assert "Strongest moves between tokens" in Tree(details.panel(None, bare, run)).text
+    own = graph.key_pos == graph.query_pos
+    assert "No edge of this graph leads from one token" in Tree(details.panel(None, graph.keep(own), run)).text
+    still = replace(bare, share=np.where(own, bare.share, 0.0))
+    assert "No edge between different tokens carries flow" in Tree(details.panel(None, still, run)).text
+
+
+def test_what_a_part_adds_and_what_it_says_alone_are_told_apart():
+    run, node = a_run(), Node("mlp", layer=4, position=len(JAPAN) - 1)
+    reading = NodeReading(
+        norm=3.0, top=((" strugg", 0.8, 2.0),), bottom=((" x", 1e-9, -3.0),), target_rank=29_984, target_logit=0.1
+    )
+    text = Tree(details.panel(NodeAnswer(node, str(node), reading, 5.08, None, ""), None, run).children[1]).text
+    assert (
+        "it adds +5.08 to the logit of ␣Tokyo; read alone, through the final norm, 29,983 other tokens stand above it"
+        in text
+    )
+    assert "Highest tokens, read alone" in text
+    assert "read alone, target ␣Tokyo" in text
+    state = replace(node, kind="resid_post")
+    assert (
+        "alone"
+        not in Tree(details.panel(NodeAnswer(state, str(state), reading, None, None, ""), None, run).children[1]).text
+    )
+
+
+def test_the_largest_parts_of_the_logit_are_shown_or_said_not_to_be():
+    run = a_run()
+    graph = token_graph(layers=6)
+    parts = some_bars(run)
+    mlps = np.array(parts.mlps)
+    mlps[4], mlps[3] = 50.0, -40.0
+    parts = replace(parts, mlps=mlps)
+    far = Node("mlp", layer=4, position=run.position)
+    without = graph.keep(
+        np.array([graph.nodes.index(far) not in (s, t) for s, t in zip(graph.source, graph.target, strict=True)]),
+        threshold=0.02,
+    )
+    said = writers(parts, run, Recipe(text="x"), without)
+    assert said["about"] == f"of {signed(parts.total)} logits for ␣Tokyo"
+    first, second, _ = said["parts"]
+    assert (first["name"], first["adds"], first["edges"], first["key"]) == ("L4 MLP", "+50.00", [], node_key(far))
+    assert first["why"] == "share below .02; proximity measures nearness, not logits"
+    assert (second["name"], second["adds"], second["why"]) == ("L3 MLP", "−40.00", "")
+    order = drawing(without).order
+    ends = {without.nodes[n] for e in second["edges"] for n in (without.source[order[e]], without.target[order[e]])}
+    assert Node("mlp", layer=3, position=run.position) in ends
+    assert "outside the layers" in writers(parts, run, Recipe(text="x", layers=(0, 2)), without)["parts"][0]["why"]
+
+
+def test_what_a_file_does_not_say_is_not_said_of_the_model():
+    graph_file = a_run(target_token=" Tokyo")
+    assert "no head" not in spoken(predictions(graph_file))
+    assert "Tokyo" in spoken(predictions(graph_file))
+    assert "not in this file" in spoken(predictions(a_run(target=None, target_token=None, has_head=False)))
+    traced = a_run(target=None, target_token=None, has_head=False, token_ids=tuple(range(len(JAPAN))))
+    assert "the model has no head over a vocabulary" in spoken(predictions(traced))
+
+
+def spoken(found) -> str:
+    """All text of components."""
+    if isinstance(found, str):
+        return found
+    if isinstance(found, list):
+        return "".join(map(spoken, found))
+    return spoken(getattr(found, "children", None) or [])
 
 
 def test_acts_are_buttons_with_ids():

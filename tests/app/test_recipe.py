@@ -65,7 +65,9 @@ RECIPES = st.builds(
     tab=st.sampled_from(("lens", "heads", "attention", "bars", "semantic")),
     layer=st.none() | INDEX,
     heads=st.lists(INDEX, max_size=5).map(tuple),
-    selected=st.none() | nodes().map(node_key),
+    selected=st.none()
+    | nodes().map(node_key)
+    | st.tuples(nodes(), nodes()).map(lambda ends: "~".join(["mlp_in", *map(node_key, ends)])),
     pins=st.lists(nodes().map(node_key), max_size=5).map(tuple),
     fill=st.sampled_from(("rank", "probability", "entropy")),
     score=st.sampled_from(("", "induction", "direct_logit")),
@@ -131,6 +133,13 @@ def test_only_what_differs_is_in_the_query():
         ("?start=" + "a" * 100, "start: "),
         ("?selected=head.1.2.3", "selected: .* is not a node key"),
         ("?selected=head.1.-.3.-", "selected: a node of kind 'head' needs head="),
+        (
+            "?selected=attention~mlp.1.-.3.-",
+            "selected: .* is not an edge; expected its kind and the keys of its two ends",
+        ),
+        ("?selected=attention~mlp.1.-.3.-~x", "selected: kind='x'"),
+        ("?selected=a b~mlp.1.-.3.-~mlp.1.-.3.-", "selected: .* is not an edge"),
+        ("?selected=" + "~" * 5_000, "selected: .* is not an edge"),
         ("?pins=head.1.2.3.-,x", "pins: "),
         ("?pins=" + ",".join(["mlp.1.-.3.-"] * 201), "pins="),
         ("?text=" + "a" * 20_001, "text has 20,001 characters"),

@@ -66,6 +66,7 @@
       said.chat === '1' ? ['chat'] : [],
       Number(said.threshold) || null,
       said.heads_in.split(',').filter(Boolean).join(', '),
+      said.position === '' ? null : Number(said.position),
       ...['method', 'show', 'level', 'width', 'orientation', 'fill'].map(chosen),
       count ? Number(said.layer === '' ? count - 1 : said.layer) : keep,
       said.score || keep,

@@ -6,9 +6,11 @@
   const touched = () => (window.dash_clientside.callback_context?.triggered ?? []).map(({ prop_id: name }) => name.split('.')[0]);
   const random = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join('');
   const tab = random();
-  const OF_FLOW = new Set(['method', 'show', 'level', 'heads_in', 'threshold', 'layers']);
+  const OF_FLOW = new Set(['method', 'show', 'level', 'heads_in', 'threshold', 'layers', 'position']);
+  const BEHIND_MS = 300;
   let runs = 0;
   let last = null;
+  let behind = null;
 
   /** A new ticket when the address asks for another picture; without a prompt there is none to draw. */
   function ticket(search) {
@@ -30,18 +32,28 @@
   }
 
   /** Run the prompt as the controls stand; what was said about the former prompt is left behind. */
-  function trace(_clicks, text, model, chat, method, show, level, headsIn, threshold) {
+  function trace(_clicks, text, model, chat, method, show, level, headsIn, threshold, position) {
     if (!touched().length) return;
     if (!text) {
       document.getElementById('prompt').focus();
       return;
     }
-    const { width = '', orientation = '', tab: panel = '', fill = '' } = app.address.read();
-    const chosen = { model, text, chat: chat.length ? '1' : '0', method, show, level, heads_in: listed(headsIn), threshold: threshold ?? '' };
-    const search = app.address.written({ ...chosen, threshold: String(chosen.threshold), width, orientation, tab: panel, fill });
     const values = app.address.read();
+    const { width = '', orientation = '', tab: panel = '', fill = '' } = values;
+    // A position is that of one prompt: another prompt is explained at its own.
+    const at = !values.text || values.text === text ? String(position ?? '') : '';
+    const chosen = { model, text, chat: chat.length ? '1' : '0', position: at, method, show, level, heads_in: listed(headsIn), threshold: String(threshold ?? '') };
+    const search = app.address.written({ ...chosen, width, orientation, tab: panel, fill });
     if (app.address.pictureKey(search) === app.address.pictureKey(window.location.search) && values.text) again();
     else app.address.go(search);
+    fold();
+  }
+
+  /** The open prompt box lies over the page: it closes when what stands in it is asked for, answered or refused. */
+  function fold() {
+    const box = document.getElementById('prompt');
+    if (document.activeElement !== box || box.value !== app.address.read().text) return;
+    document.getElementById('stage').focus({ preventScroll: true });
   }
 
   /** The same question once more: after an error or a cancelled run. */
@@ -56,11 +68,11 @@
     return { layer: String(layers - 1), layers: `0,${layers}`, semantic_layers: `${shown},${Number(shown) + 1}`, score: scores?.[0]?.value ?? '' };
   }
 
-  function choose(method, show, level, headsIn, threshold, width, orientation, fill, score, layer, shown, semantic, layers, scores) {
+  function choose(method, show, level, headsIn, threshold, position, width, orientation, fill, score, layer, shown, semantic, layers, scores) {
     showWindow('layers', shown);
     showWindow('semantic', semantic);
     const values = {
-      method, show, level, heads_in: listed(headsIn), threshold: threshold ?? '', width, orientation, fill, score: score ?? '', layer: layer ?? '',
+      method, show, level, heads_in: listed(headsIn), threshold: threshold ?? '', position: position ?? '', width, orientation, fill, score: score ?? '', layer: layer ?? '',
       layers: shown.join(','), semantic_layers: semantic.join(','),
     };
     const usual = implied(layers, scores);
@@ -68,6 +80,8 @@
     const written = changed.map((name) => [name, String(values[name]) === usual[name] ? '' : String(values[name])]);
     const now = app.address.read();
     if (!now.text || !written.length) return;
+    // Another position has answers of its own.
+    if (changed.includes('position') && String(position ?? '') !== (now.position ?? '')) written.push(['target', ''], ['foil', ''], ['start', '']);
     app.address.change({ ...Object.fromEntries(written), ...(app.shownCircuit() && written.some((one) => isOfFlow(one, now)) ? app.flowOnly : {}) });
     if (changed.includes('width')) app.view?.setWidth(width);
     if (changed.includes('orientation')) app.view?.setOrientation(orientation);
@@ -109,12 +123,43 @@
     const values = app.address.read(search);
     markTabs(values.tab ?? '');
     if (!values.tab) return null;
-    if (!run || run.key !== app.address.runKey(search)) return window.dash_clientside.no_update;
+    if (!run || run.key !== app.address.runKey(search)) {
+      // What stands there belongs to the picture that is still shown; under another tab it would say something false.
+      if (app.panel?.tab === values.tab) return window.dash_clientside.no_update;
+      app.panel = null;
+      return null;
+    }
     const options = ['layer', 'fill', 'score', 'semantic_layers', 'start'].map((name) => values[name] ?? '');
     const key = JSON.stringify([values.tab, run.key, ...options]);
     if (app.panel?.key === key) return window.dash_clientside.no_update;
     app.panel = { tab: values.tab, search, key, first: null };
     return app.panel;
+  }
+
+  /** The closed prompt box has one line, and says how many it does not show. */
+  function countLines() {
+    const box = document.getElementById('prompt');
+    const more = box.value.trimEnd().split('\n').length - 1;
+    const said = more > 0 ? `+ ${more} line${more === 1 ? '' : 's'}` : '';
+    if (said) box.parentElement.dataset.more = said;
+    else delete box.parentElement.dataset.more;
+  }
+
+  /** What the page says where the picture is not that of the address, and what its model can be asked. */
+  function settle(search, run) {
+    const isBehind = Boolean(run && app.address.read(search).text && run.key !== app.address.runKey(search));
+    clearTimeout(behind);
+    // A run that has just been asked for is not behind.
+    behind = setTimeout(() => app.root().toggleAttribute('data-behind', isBehind), isBehind ? BEHIND_MS : 0);
+    app.root().toggleAttribute('data-fixed', run?.goes_on === false);
+    app.root().toggleAttribute('data-parts', Boolean(run?.parts));
+    const drawn = run ? Object.fromEntries(JSON.parse(run.key)).text : '';
+    document.querySelector('[data-show=behind]').textContent = isBehind ? `Shown is the last picture, of “${shortened(drawn)}”. What is asked for now was not traced.` : '';
+  }
+
+  function shortened(text) {
+    const line = text.replace(/\s+/g, ' ').trim();
+    return line.length > 60 ? `${line.slice(0, 59)}…` : line;
   }
 
   function markTabs(open) {
@@ -141,6 +186,6 @@
 
   Object.assign(app, { again, toggleHeads });
   window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
-    flowgraph: { ...window.dash_clientside?.flowgraph, ticket, trace, choose, panel, setting, opened },
+    flowgraph: { ...window.dash_clientside?.flowgraph, ticket, trace, fold, countLines, choose, panel, settle, setting, opened },
   });
 })();

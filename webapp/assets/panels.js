@@ -6,7 +6,7 @@ A tree is [tag, attributes, child, …] in data-draw. Texts go through textConte
   'use strict';
   const flowgraph = (window.flowgraph ??= {});
   const TAGS = new Set(['div', 'p', 'span', 'b', 'i', 'button', 'table', 'caption', 'thead', 'tbody', 'tfoot', 'tr', 'th', 'td', 'dl', 'dt', 'dd', 'h2', 'h3', 'h4', 'label', 'input', 'section', 'ul', 'select']);
-  const ATTRIBUTES = new Set(['class', 'title', 'role', 'scope', 'type', 'tabindex', 'hidden', 'colspan', 'disabled', 'checked']);
+  const ATTRIBUTES = new Set(['class', 'title', 'role', 'scope', 'type', 'tabindex', 'hidden', 'colspan', 'disabled', 'checked', 'id', 'min', 'max', 'step', 'value']);
   const DRAWN = '[data-draw]';
   const CELL = '[role=gridcell]';
   const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };

@@ -31,6 +31,7 @@
         cy, select: tapped, pin: pinned, level: keepLevel, open: (id) => id.startsWith('n') && startFrom(keyOf(id)),
       });
       fill();
+      app.holdAgainst();
       app.forgetTest();
       app.aboutPrompt();
       showAddress();
@@ -73,8 +74,21 @@
     app.view.setWidth(width ?? 'flow');
     app.view.setOrientation(orientation ?? 'auto');
     app.view.setLevel(/^\d+$/.test(keep ?? '') ? Number(keep) : app.meta.level);
+    app.holdAgainst();
     setPins((pins ?? '').split(',').map(idOf).filter(Boolean));
-    set('selection', selected || null);
+    set('selection', storedSelection(selected));
+  }
+
+  /** An edge stands in the address as its kind and its ends; the server is told its number in this picture. */
+  function storedSelection(selected) {
+    if (!selected?.includes('~')) return selected || null;
+    const edge = app.data.edges.findIndex((_, i) => edgeKey(i) === selected);
+    return edge < 0 ? null : `edge.${app.meta.edge_index[edge]}`;
+  }
+
+  function edgeKey(i) {
+    const { source, target } = app.data.edges[i].data;
+    return [app.meta.edge_kinds[i], keyOf(source), keyOf(target)].join('~');
   }
 
   function idOf(key) {
@@ -96,8 +110,9 @@
     app.selected = key;
     app.forgetTest();
     const isEdge = key?.startsWith('edge.') ?? false;
-    app.view.select(isEdge ? `e${app.meta.edge_index.indexOf(Number(key.slice(5)))}` : idOf(key));
-    app.address.change({ selected: isEdge ? '' : (key ?? '') });
+    const edge = isEdge ? app.meta.edge_index.indexOf(Number(key.slice(5))) : -1;
+    app.view.select(isEdge ? `e${edge}` : idOf(key));
+    app.address.change({ selected: isEdge ? (edge < 0 ? '' : edgeKey(edge)) : (key ?? '') });
     window.flowgraph.panels?.select(isEdge ? null : key);
   }
 
@@ -130,9 +145,14 @@
 
   /** The slider rests: its level goes into the address. */
   function keepLevel(level) {
+    app.holdAgainst();
+    app.markTest();
     clearTimeout(quiet);
     quiet = setTimeout(() => app.address.change({ keep: level === app.meta.level ? '' : String(level) }), QUIET_MS);
   }
+
+  // Dash passes Cytoscape's own default on, and Cytoscape warns of every value it is given.
+  document.addEventListener('DOMContentLoaded', () => { delete window.dash_cytoscape?.Cytoscape.defaultProps?.wheelSensitivity; });
 
   Object.assign(app, { togglePin, startFrom });
   window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {

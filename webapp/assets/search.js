@@ -31,7 +31,8 @@
     if (!app.data || !text.trim()) return list.replaceChildren();
     const found = findNodes(app.data, text);
     const rows = found.slice(0, MOST).map(row);
-    if (!found.length) rows.push(note('no node of this name, and none that reads this word'));
+    const isRead = app.data.readings.some(Boolean);
+    if (!found.length) rows.push(note(isRead ? 'no node of this name, and none whose reading has this word' : 'no node of this name; no words of nodes are known here'));
     if (found.length > MOST) rows.push(note(`and ${found.length - MOST} more`));
     return list.replaceChildren(...rows);
   }

@@ -9,7 +9,8 @@ from ..ids import Id
 _SHARED = (Id.LAYER, Id.SCORE)
 """Controls whose choices, and first value, come with an answer."""
 _RESTORED = (
-    Id.MODEL, Id.PROMPT, Id.CHAT, Id.THRESHOLD, Id.HEADS_IN, Id.METHOD, Id.SHOW, Id.LEVEL, Id.WIDTH, Id.ORIENTATION, Id.FILL, *_SHARED,
+    Id.MODEL, Id.PROMPT, Id.CHAT, Id.THRESHOLD, Id.HEADS_IN, Id.POSITION, Id.METHOD, Id.SHOW, Id.LEVEL, Id.WIDTH, Id.ORIENTATION,
+    Id.FILL, *_SHARED,
 )  # fmt: skip
 """Controls that are set from the address, in the order in which ``restore`` gives them. That runs in the browser: a slow answer could
 undo what was chosen meanwhile."""
@@ -27,8 +28,12 @@ def register(app: Dash) -> None:
     )
     _wire(app, "ticket", Output(Id.TICKET, "data"), address)
     _wire(app, "panel", Output(Id.PANEL, "data"), address, Input(Id.RUN, "data"))
+    _wire(app, "countLines", Input(Id.PROMPT, "value"))
+    _wire(app, "settle", address, Input(Id.RUN, "data"))
+    _wire(app, "fold", Input(Id.RUN, "data"), Input(Id.NOTICE, "children"))
     _wire(app, "attach", Input(Id.META, "data"))
     _wire(app, "fill", Input(Id.READINGS, "data"))
+    _wire(app, "holdAgainst", Input(Id.WRITERS, "data"))
     _wire(app, "select", Input(Id.SELECTION, "data"))
     _wire(app, "opened", Input(Id.OPENED, "data"))
     _wire(app, "setting", Input(Id.SETTING, "data"))
@@ -38,7 +43,7 @@ def register(app: Dash) -> None:
     _wire(app, "showFound", Input(Id.FOUND_AT, "data"))
     form = (Id.TASK, Id.CORRUPTED, Id.ANSWER, Id.AGAINST, Id.PROMPTS, Id.CIRCUIT, Id.BUDGET)
     _wire(app, "find", Input(Id.FIND, "n_clicks"), *(State(name, "value") for name in form))
-    settings = (Id.METHOD, Id.SHOW, Id.LEVEL, Id.HEADS_IN, Id.THRESHOLD)
+    settings = (Id.METHOD, Id.SHOW, Id.LEVEL, Id.HEADS_IN, Id.THRESHOLD, Id.POSITION)
     asked = (State(name, "value") for name in (Id.PROMPT, Id.MODEL, Id.CHAT, *settings))
     _wire(app, "trace", Input(Id.TRACE, "n_clicks"), *asked)
     chosen = (*settings, Id.WIDTH, Id.ORIENTATION, Id.FILL, Id.SCORE, Id.LAYER, Id.LAYERS, Id.SEMANTIC_LAYERS)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dash import Dash, Input, Output, State, no_update
 
+from flowgraph.errors import FlowgraphError
 from flowgraph.views import drawing, legend_of, page_data
 
 from ..ids import Id
@@ -14,10 +15,11 @@ from ..present.flow import caption, mass_hint, meta, picture, readings, start_ch
 from ..present.legend import legend_components
 from ..present.prediction import predictions
 from ..present.progress import progress_text
+from ..present.writers import writers
 from ..recipe import Recipe, from_query
-from ..service.answers import Circuit, GraphAnswer, Run
+from ..service.answers import Bars, Circuit, GraphAnswer, Run
 from ..service.errors import Cancelled
-from ..service.questions import graph_question, run_question
+from ..service.questions import bars_question, graph_question, run_question
 from .asking import ask, shown
 
 if TYPE_CHECKING:
@@ -55,7 +57,7 @@ def register(app: Dash, service: Service) -> None:
         recipe = from_query(ticket["search"])
         run = ask(service, run_question(recipe), ticket["id"])
         answer = shown(service, recipe, ticket["id"], sketch=True)
-        return {**about_run(recipe, run), **about_picture(recipe, answer, ticket), "notice": None}
+        return {**about_run(recipe, run), **about_picture(recipe, answer, ticket, run), "notice": None}
 
     @app.callback(
         Output(Id.READINGS, "data"), Input(Id.DRAWN, "data"), State(Id.TICKET, "data"), prevent_initial_call=True
@@ -69,6 +71,19 @@ def register(app: Dash, service: Service) -> None:
             return no_update
         return readings(answer.graph, drawn)
 
+    @app.callback(
+        Output(Id.WRITERS, "data"), Input(Id.DRAWN, "data"), State(Id.TICKET, "data"), prevent_initial_call=True
+    )
+    def hold_against(drawn: str, ticket: dict[str, Any] | None) -> Any:
+        if ticket is None or drawn != picture_name(ticket):
+            return no_update
+        try:
+            return {"picture": drawn, **largest_writers(service, from_query(ticket["search"]), ticket["id"])}
+        except Cancelled:  # the page went on to another picture
+            return no_update
+        except FlowgraphError as error:
+            return {"picture": drawn, "about": "", "parts": [], "failed": str(error)}
+
     @app.callback(Output(Id.PROGRESS, "children"), Input(Id.POLL, "n_intervals"), State(Id.TICKET, "data"))
     def watch(_polls: int, ticket: dict[str, Any] | None) -> Any:
         return progress_text(service.progress(ticket["id"]) if ticket else None)
@@ -77,6 +92,21 @@ def register(app: Dash, service: Service) -> None:
     def cancel(_clicks: int, ticket: dict[str, Any] | None) -> None:
         if ticket:
             service.cancel(ticket["id"])
+
+
+def largest_writers(service: Service, recipe: Recipe, ticket: str) -> dict[str, Any]:
+    """What wrote most of the answer, and whether the picture shows it; no parts where that has no meaning.
+
+    Opening a session runs nothing: of one that does not hold the sum, nothing is said.
+    """
+    run = ask(service, run_question(recipe))
+    if not has_parts(recipe, run):
+        return {"about": "", "parts": []}
+    question = bars_question(recipe)
+    bars = ask(service, question, ticket) if recipe.session is None else service.known(question)
+    if not isinstance(bars, Bars):
+        return {"about": "", "parts": [], "failed": "the sum was not recorded in this session"}
+    return writers(bars, run, recipe, shown(service, recipe, ticket, sketch=True).graph)
 
 
 def about_run(recipe: Recipe, run: Run) -> dict[str, Any]:
@@ -98,7 +128,18 @@ def picture_name(ticket: dict[str, Any]) -> str:
     return f"flow-{ticket['id']}"
 
 
-def about_picture(recipe: Recipe, answer: GraphAnswer | Circuit, ticket: dict[str, Any]) -> dict[str, Any]:
+def goes_on(run: Run) -> bool:
+    """Whether the model of a run can go on with a text, and its circuits can be searched."""
+    return run.has_head and run.causal and bool(run.token_ids)
+
+
+def has_parts(recipe: Recipe, run: Run) -> bool:
+    """Whether a picture is of the answer and of parts of it, so that it can be held against the sum."""
+    is_of_answer = recipe.circuit == "none" and recipe.start is None and recipe.show in ("all", "routes")
+    return run.has_attribution and is_of_answer
+
+
+def about_picture(recipe: Recipe, answer: GraphAnswer | Circuit, ticket: dict[str, Any], run: Run) -> dict[str, Any]:
     """The picture and all that is said about it; ``run`` tells the panels that they can ask."""
     data, drawn, name = page_data(answer.graph), drawing(answer.graph), picture_name(ticket)
     said = _of_circuit(answer) if isinstance(answer, Circuit) else _of_graph(recipe, answer)
@@ -106,7 +147,7 @@ def about_picture(recipe: Recipe, answer: GraphAnswer | Circuit, ticket: dict[st
         "picture": picture(data, name),
         "meta": meta(data, drawn, name),
         "legend": legend_components(legend_of(drawn, data)),
-        "run": {"key": ticket["run"], "picture": name},
+        "run": {"key": ticket["run"], "picture": name, "goes_on": goes_on(run), "parts": has_parts(recipe, run)},
     }
 
 

@@ -82,29 +82,29 @@ def panel_of(tab: str, service: Service, recipe: Recipe, first: int | None = Non
 def _lens(service: Service, recipe: Recipe, first: int | None = None) -> Component:
     run, answer = ask(service, run_question(recipe)), ask(service, lens_question(recipe))
     start = None if recipe.start is None else node_key(parse_start(recipe.start))
-    return lens.panel(answer, run, fill=recipe.fill, selected=recipe.selected, start=start, first=first)
+    return lens.panel(answer, run, fill=recipe.fill, selected=recipe.selected_node, start=start, first=first)
 
 
 def _heads(service: Service, recipe: Recipe) -> Component:
     run, answer = ask(service, run_question(recipe)), ask(service, heads_question(recipe))
-    return heads.panel(answer, run, score=recipe.score, selected=recipe.selected)
+    return heads.panel(answer, run, score=recipe.score, selected=recipe.selected_node)
 
 
 def _attention(service: Service, recipe: Recipe) -> Component:
     run = ask(service, run_question(recipe))
     layer = run.n_layers - 1 if recipe.layer is None else recipe.layer
     answer = ask(service, attention_question(recipe, layer))
-    return attention.panel(answer, run, heads=recipe.heads, selected=recipe.selected)
+    return attention.panel(answer, run, heads=recipe.heads, selected=recipe.selected_node)
 
 
 def _bars(service: Service, recipe: Recipe) -> Component:
     run, answer = ask(service, run_question(recipe)), ask(service, bars_question(recipe))
-    return bars.panel(answer, run, selected=recipe.selected)
+    return bars.panel(answer, run, selected=recipe.selected_node)
 
 
 def _semantic(service: Service, recipe: Recipe) -> Component:
     run, answer = ask(service, run_question(recipe)), ask(service, semantic_question(recipe))
-    return semantic.panel(answer, run, selected=recipe.selected)
+    return semantic.panel(answer, run, selected=recipe.selected_node)
 
 
 _PANELS: Mapping[str, Callable[[Service, Recipe], Component]] = {

@@ -6,6 +6,7 @@ from dash import dcc, html
 
 from ..attributes import named
 from ..ids import Id
+from ..present.drawn import Element, drawn, element
 from ..recipe import LARGEST_LEVEL
 from .parts import group, hidden_label, switch
 from .words import LEVELS, METHODS, ORIENTATIONS, SHOWS, WIDTHS
@@ -18,6 +19,7 @@ _HEADS_IN_HINT = (
     "the methods attention, proximity and logits, whose heads add up to what they bring together."
 )
 _CIRCUIT_NOTE = "A circuit is shown. What is chosen here is about the flow graph, and shows it again."
+_POSITION_HINT = "Token whose prediction is explained, counted from 0. Empty: the last one, or in a masked model the one that stands for the gap."
 _THRESHOLD_HINT = "Smallest share of its target that an edge must have to be followed. Empty: chosen for the method, and said below the picture."
 
 
@@ -33,6 +35,7 @@ def controls() -> html.Aside:
             group("Tokens as", "Where the tokens stand", switch(Id.ORIENTATION, ORIENTATIONS, "auto")),
             _layers(),
             _threshold(),
+            _position(),
             html.P(_CIRCUIT_NOTE, className="note circuit-only"),
             html.Div(id=Id.LEGEND, className="legends"),
         ],
@@ -70,11 +73,27 @@ def _keep() -> html.Section:
     return html.Section(
         [
             html.H2(html.Label("Keep the strongest flow", htmlFor=Id.KEEP, title=_KEEP_HINT)),
-            dcc.Input(id=Id.KEEP, type="range", min=0, max=LARGEST_LEVEL, step=1, value=LARGEST_LEVEL, className="range"),
+            drawn(_slider(), name="range", label="Keep the strongest flow"),
             html.P(id=Id.COUNTER, className="counter", title=_KEEP_HINT, **named({"data-part": "counter"})),
         ],
         className="control",
     )  # fmt: skip
+
+
+def _slider() -> Element:
+    """An input of the page's own: one of Dash would put back its own value whenever it loses the focus."""
+    return element("input", type="range", id=Id.KEEP, min=0, max=LARGEST_LEVEL, step=1, value=LARGEST_LEVEL)
+
+
+def _position() -> html.Section:
+    box = dcc.Input(
+        id=Id.POSITION, type="number", min=0, step=1, placeholder="auto", debounce=True, className="box"
+    )  # fmt: skip
+    return html.Section(
+        [html.H2(html.Label("Position", htmlFor=Id.POSITION, title=_POSITION_HINT)), box],
+        className="control",
+        title=_POSITION_HINT,
+    )
 
 
 def _layers() -> html.Fieldset:

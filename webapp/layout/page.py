@@ -74,6 +74,7 @@ def _stores() -> list[Component]:
         Id.META,
         Id.DRAWN,
         Id.READINGS,
+        Id.WRITERS,
         Id.SELECTION,
         Id.PINS,
         Id.SETTING,

@@ -16,6 +16,12 @@ from .words import FILLS, TABS
 
 _KEYS = "Arrow keys walk along tokens and layers. Enter gives the details, P pins, Escape clears. Plus, minus and 0 zoom and fit."
 
+_WHY_EMPTY = {
+    "while-tracing": "The prompt is being traced. This panel comes after the picture.",
+    "while-behind": "This panel would be about a prompt that was not traced. Trace it, or go back to the one that is shown.",
+    "while-nothing": "Nothing has been traced yet that this panel could be about.",
+}
+"""When the panel is empty → why, in words."""
 _HINTS = html.P("Details of what is selected stand here.", className="note")
 
 
@@ -33,8 +39,9 @@ def centre(examples: Sequence[Example]) -> html.Main:
                 className="strip",
             ),
             _continuation(),
+            html.P(className="behind", role="status", **named({"data-show": "behind"})),
             html.Div(id=Id.NOTICE, className="notices", role="alert"),
-            html.Div([_stage(examples), _status(), _panel()], className="scroll"),
+            html.Div([_stage(examples), _writers(), _status(), _panel()], className="scroll"),
             html.P(_KEYS, id="keys", className="hidden"),
         ]
     )
@@ -124,6 +131,11 @@ def _opening(examples: Sequence[Example]) -> html.Div:
     )
 
 
+def _writers() -> html.P:
+    """Large parts of the logit that the picture does not show; the scripts fill it."""
+    return html.P(className="writers", **named({"data-show": "writers"}))
+
+
 def _status() -> html.Div:
     tabs = [
         html.Button(
@@ -156,6 +168,7 @@ def _panel() -> html.Section:
                 className="toolbar",
             ),
             html.Div(id=Id.CONTENT, className="content", role="tabpanel"),
+            html.P([html.Span(text, className=name) for name, text in _WHY_EMPTY.items()], className="why-empty"),
         ],
         className="panel",
     )  # fmt: skip
@@ -194,6 +207,7 @@ def details() -> html.Aside:
             search_box(),
             finder(),
             progress_row(Id.TEST_PROGRESS, Id.TEST_CANCEL, "Stop this test"),
+            html.P(className="stale", role="status", **named({"data-show": "stale"})),
             html.Div(id=Id.EFFECT, className="effects", **named({"aria-live": "polite"})),
             html.Div(_HINTS, id=Id.DETAILS),
         ],

@@ -20,11 +20,22 @@ from flowgraph.views import roles_text, visible
 from ..node_key import node_key
 from ..service.answers import NodeAnswer, Run
 from .drawn import Element, drawn, element, facts, link, token
-from .edges import Listed, edge_table, edges_at, flows, strongest_moves
-from .figures import count, probability, short, signed, weight
+from .edges import (
+    Listed,
+    edge_table,
+    edges_at,
+    flows,
+    has_signs,
+    moved_between,
+    strength_column,
+    strongest_moves,
+    with_sign,
+)
+from .figures import count, plural, probability, short, signed, weight
 from .tables import Cell, Column, table
 
 _STARTS = frozenset({"resid_pre", "resid_mid", "resid_post", "head", "mlp", "attn"})
+_PARTS = frozenset({"head", "attn", "mlp", "neuron", "attn_bias", "mlp_bias"})
 _KEYS = 8
 Fact = tuple[Element | str, Element | str, str]
 
@@ -54,7 +65,8 @@ def panel(answer: NodeAnswer | None, graph: FlowGraph | None, run: Run, *, pinne
         _roles(graph, n),
         element("p", f"Not said: {answer.note}.", cls="note") if answer.note else None,
         facts(_facts(answer, graph, n, run)),
-        *_vocabulary(answer.reading),
+        _two_measures(answer, run),
+        *_vocabulary(answer.reading, ", read alone" if _is_part(node) else ""),
         _looks_at(answer, run),
         *([] if graph is None else _edges(graph, n)),
         cls="details",
@@ -93,14 +105,20 @@ def edge_panel(graph: FlowGraph, edge: int, run: Run) -> Component:
         found += [
             (
                 "part of what enters the target",
-                signed(about["share"], 3) if about["share"] < 0 else probability(about["share"]),
+                signed(about["share"], 3) if has_signs(graph) else probability(about["share"]),
                 "",
             ),
-            ("flow to the start", probability(float(flows(graph)[edge])), "share"),
+            ("flow to the start", _flow(graph, edge), "share"),
         ]
     lowers = element("p", "It lowers its target.", cls="note") if (about["share"] or 0) < 0 else None
     tree = element("div", element("h3", f"{about['kind'].replace('_', ' ')} edge"), facts(found), lowers, cls="details")
     return drawn(tree, name="details", label="Details of an edge", selected=f"edge.{edge}")
+
+
+def _flow(graph: FlowGraph, edge: int) -> str:
+    """Flow of an edge, its sign where edges have one."""
+    value = float(flows(graph)[edge])
+    return signed(-value if graph.share[edge] < 0 else value, 3) if has_signs(graph) else probability(value)
 
 
 def rows(answer: NodeAnswer, graph: FlowGraph | None) -> tuple[tuple[str, ...], list[tuple[str | int | float, ...]]]:
@@ -193,14 +211,48 @@ def _facts(answer: NodeAnswer, graph: FlowGraph | None, n: int | None, run: Run)
         )
     if reading is None:
         return found
-    found += _asked("target", run.target_token, reading.target_rank, reading.target_probability, reading.target_logit)
-    found += _asked("foil", run.foil_token, reading.foil_rank, reading.foil_probability, reading.foil_logit)
+    alone = "read alone, " if _is_part(answer.node) else ""
+    found += _asked(
+        f"{alone}target", run.target_token, reading.target_rank, reading.target_probability, reading.target_logit
+    )
+    found += _asked(f"{alone}foil", run.foil_token, reading.foil_rank, reading.foil_probability, reading.foil_logit)
     if reading.entropy is not None:
         found.append(("entropy", f"{reading.entropy:.2f}", "nats"))
     found.append(("norm", short(reading.norm), ""))
     if reading.activation is not None:
         found.append(("activation", signed(reading.activation, 3), ""))
     return found
+
+
+def _is_part(node: Node) -> bool:
+    """Whether a node is a part that is added to a state, and no state itself."""
+    return node.kind in _PARTS
+
+
+def _two_measures(answer: NodeAnswer, run: Run) -> Element | None:
+    """What a part adds and what it says alone are two things, and may contradict each other."""
+    reading, added = answer.reading, answer.contribution
+    if (
+        not _is_part(answer.node)
+        or reading is None
+        or added is None
+        or reading.target_rank is None
+        or run.target_token is None
+    ):
+        return None
+    aim: list[Element | str] = [token(run.target_token)]
+    if run.foil_token is not None:
+        aim += [" minus that of ", token(run.foil_token)]
+    above = reading.target_rank - 1
+    stands = (
+        "it is the first of all tokens"
+        if not above
+        else f"{plural(above, 'other token')} {'stands' if above == 1 else 'stand'} above it"
+    )
+    return element(
+        "p", f"Two measures: it adds {signed(added)} to the logit of ", *aim, "; read alone, through the final norm, ", stands,
+        ". What is added to one token says nothing of what is added to the others.", cls="note measures",
+    )  # fmt: skip
 
 
 def _asked(role: str, text: str | None, rank: int | None, chance: float | None, logit: float | None) -> list[Fact]:
@@ -212,8 +264,8 @@ def _asked(role: str, text: str | None, rank: int | None, chance: float | None, 
     return [(name, ", ".join(said), "logits" if logit is not None else "")] if text is not None and said else []
 
 
-def _vocabulary(reading: NodeReading | None) -> list[Element]:
-    """Highest and lowest tokens, each with its bar."""
+def _vocabulary(reading: NodeReading | None, how: str) -> list[Element]:
+    """Highest and lowest tokens, each with its bar; ``how`` the vector was read is part of their names."""
     if reading is None or not reading.top:
         return []
     most = max(chance for _, chance, _ in reading.top) or 1.0
@@ -232,7 +284,7 @@ def _vocabulary(reading: NodeReading | None) -> list[Element]:
         Column("probability", kind="number"),
         Column("logit", kind="number"),
     )
-    found = [table("Highest tokens", columns, top, by=(2, "descending"))]
+    found = [table(f"Highest tokens{how}", columns, top, by=(2, "descending"))]
     if reading.bottom:
         least = max(abs(logit) for *_, logit in reading.bottom) or 1.0
         low = [
@@ -244,7 +296,7 @@ def _vocabulary(reading: NodeReading | None) -> list[Element]:
             for text, _, logit in reading.bottom
         ]
         heads = (Column("says least"), Column("bar", kind="plot"), Column("logit", kind="number"))
-        found.append(table("Lowest tokens", heads, low, by=(2, "ascending")))
+        found.append(table(f"Lowest tokens{how}", heads, low, by=(2, "ascending")))
     return found
 
 
@@ -306,14 +358,23 @@ def _opening(graph: FlowGraph | None, run: Run) -> Element:
     )
     found: list[Listed] = [] if graph is None else strongest_moves(graph)
     if graph is None or not found:
-        none = (
-            "No edge of this graph leads from one token to another." if graph is not None else "No graph is drawn yet."
-        )
-        return element("div", element("p", none, cls="note"), ways, cls="details")
-    return element("div", _moves(found, run), ways, cls="details")
+        return element("div", element("p", _no_moves(graph), cls="note"), ways, cls="details")
+    return element("div", _moves(graph, found, run), ways, cls="details")
 
 
-def _moves(found: Sequence[Listed], run: Run) -> Element:
+def _no_moves(graph: FlowGraph | None) -> str:
+    """Why there are no strongest moves."""
+    if graph is None:
+        return "No graph is drawn yet."
+    key, query = moved_between(graph)
+    if ((key >= 0) & (query >= 0) & (key != query)).any():
+        return "No edge between different tokens carries flow into the start."
+    if ((key < 0) | (query < 0)).any():
+        return "No edge is known to lead from one token to another; some say no positions."
+    return "No edge of this graph leads from one token to another."
+
+
+def _moves(graph: FlowGraph, found: Sequence[Listed], run: Run) -> Element:
     lines = []
     for one in found:
         source, target = (token(run.tokens[at]) for at in (one.key, one.query))
@@ -327,6 +388,9 @@ def _moves(found: Sequence[Listed], run: Run) -> Element:
             cls="link",
             data_pick=f"edge.{one.edge}",
         )
-        lines.append([Cell(go), Cell(one.place, one.layer), Cell(probability(one.flow), one.flow)])
-    columns = (Column("move"), Column("layer", kind="number"), Column("flow", "share", "number"))
-    return table("Strongest moves between tokens", columns, lines, by=(2, "descending"))
+        lines.append([Cell(go), Cell(one.place, one.layer), Cell(with_sign(graph, one.strength), one.strength)])
+    columns = (Column("move"), Column("layer", kind="number"), strength_column(graph))
+    title = "Strongest moves between tokens"
+    if not has_signs(graph):
+        return table(title, columns, lines, by=(2, "descending"))
+    return table(f"{title}, by |{columns[2].unit if columns[2].unit == 'logits' else 'flow'}|", columns, lines)

@@ -25,7 +25,23 @@ TAGS = frozenset({
     "label", "input", "section", "h2", "ul", "select",
 })  # fmt: skip
 ATTRIBUTES = frozenset(
-    {"class", "title", "role", "scope", "type", "tabindex", "hidden", "colspan", "disabled", "checked"}
+    {
+        "class",
+        "title",
+        "role",
+        "scope",
+        "type",
+        "tabindex",
+        "hidden",
+        "colspan",
+        "disabled",
+        "checked",
+        "id",
+        "min",
+        "max",
+        "step",
+        "value",
+    }
 )
 """Besides ``aria-…`` and ``data-…``, and custom properties ``--…`` for lengths."""
 _MARKS = "␣⏎⇥"

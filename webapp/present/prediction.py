@@ -27,8 +27,22 @@ def predictions(run: Run) -> list[Component]:
         title=f"after {visible(run.tokens[run.position])} at position {run.position}",
     )
     if not run.predictions:
-        return [title, html.Span("none: the model has no head over a vocabulary", className="note")]
+        return [title, *_unpredicted(run)]
     return [title, *(_chip(run, one) for one in run.predictions)]
+
+
+def _unpredicted(run: Run) -> list[Component]:
+    """What is known where no predictions are: of a saved graph, what it explains."""
+    if run.token_ids:
+        return [html.Span("none: the model has no head over a vocabulary", className="note")]
+    if run.target_token is None:
+        return [html.Span("not in this file", className="note")]
+    target = html.Span(
+        [html.I(className="mark"), token_text(run.target_token), html.Span("target", className="role")],
+        className="chip target",
+        title="What the graph explains; no probabilities of other tokens are in this file",
+    )
+    return [target, html.Span("no others are in this file", className="note")]
 
 
 def _title(run: Run) -> str:

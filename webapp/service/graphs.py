@@ -86,12 +86,18 @@ def _all(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
 
 
 def _routes(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
+    drawn, threshold = _followed(weights, question)
+    return drawn, f"routes over edges of share ≥ {_number(threshold)}"
+
+
+def _followed(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, float]:
+    """Routes over the edges that reach a threshold, and which one: the one that was asked for, or the least that a picture holds."""
     threshold = question.threshold or ROUTES_THRESHOLD
     drawn = _routes_from(threshold, weights, question)
     while not question.threshold and len(drawn) > MOST_ROUTES and threshold < LARGEST_THRESHOLD:
         threshold *= 2
         drawn = _routes_from(threshold, weights, question)
-    return drawn, f"routes over edges of share ≥ {_number(threshold)}"
+    return drawn, threshold
 
 
 def _routes_from(threshold: float, weights: EdgeWeights, question: Asked) -> FlowGraph:
@@ -102,7 +108,8 @@ def _mixed(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
     """Some layers as their heads; routes are what is strong enough, of which only what leads to the start is kept."""
     whole = mixed_graph(weights, question.heads_in, max_edges=_MOST_LISTED)
     heads = f"heads of L{', L'.join(map(str, question.heads_in))} one by one"
-    threshold = question.threshold or (ROUTES_THRESHOLD if question.show == "routes" else 0.0)
+    # Opening a layer changes nothing about the others: routes keep the threshold that they have while it is closed.
+    threshold = _followed(weights, question)[1] if question.show == "routes" else question.threshold
     if not threshold:
         return whole, f"all edges, {heads}"
     kept = whole.keep(~whole.structural & (np.abs(whole.share) >= threshold), threshold=threshold)

@@ -115,6 +115,23 @@ class Service:
         self._refuse_model(question.model if isinstance(question, ModelQuestion) else run, session)
         return self._dispatcher.ask(question, ticket)
 
+    def known(self, question: Question) -> Answer | None:
+        """The answer of a question where it was recorded or is kept; None where it would have to be computed.
+
+        Raises
+        ------
+        ArgumentError
+            If its session is not open.
+        """
+        run = run_of(question)
+        session = None
+        if run is not None and run.session is not None:
+            session = self._sessions.session(run.session)
+            run = replace(run, session=None)
+            question = with_run(question, run)
+        found = (self._known(known, run, session) for known in dict.fromkeys((whole_question(question), question)))
+        return next((answer for answer in found if answer is not None), None)
+
     def progress(self, ticket: str) -> Stage | None:
         """Where the question of a ticket is; None where none is open."""
         return self._dispatcher.progress(ticket)

@@ -66,6 +66,7 @@ class Traces:
         found = self.kept.get(key)
         if found is None:
             self._refuse_long(loaded, run)
+            _refuse_without_gap(loaded, run)
             check("tracing", None)
             begun = time.perf_counter()
             trace = flowgraph.trace(loaded, run.text, position=run.position, chat=run.chat, max_bytes=MOST_TRACE_BYTES)
@@ -129,6 +130,21 @@ class Traces:
                 f"the prompt has {count:,} tokens; this server traces at most {self._most_tokens:,}, since what is kept of a "
                 "pass grows with their square. Shorten the text"
             )
+
+
+def _refuse_without_gap(loaded: LoadedModel, run: RunQuestion) -> None:
+    """Refuse a masked model's prompt that does not say what is predicted, in the words of the page."""
+    anatomy, tokenizer = loaded.anatomy, loaded.tokenizer
+    if run.position is not None or tokenizer is None or not anatomy.has_head or anatomy.family.head_kind != "masked":
+        return
+    mask = tokenizer.mask_token_id
+    if mask is not None and mask in prompt_ids(loaded, run.text, run.chat):
+        return
+    write = "" if mask is None else f"write {tokenizer.mask_token} where a token is to be predicted, or "
+    raise PromptError(
+        f"{loaded.name!r} is a masked language model, and the prompt does not say which token it predicts; {write}set Position, on the "
+        "left, to the number of a token, counted from 0"
+    )
 
 
 def prompt_ids(loaded: LoadedModel, text: str, chat: bool) -> list[int]:

@@ -2,11 +2,15 @@
 
 /** Before anything is clicked: where attention carried the most, and how to go on. */
 function opening(page) {
-  const { graph } = page;
-  const isMove = ({ kind, source, target, flow }) => kind === 'attention' && graph.positions[source] !== graph.positions[target] && flow > 0;
-  const ranked = graph.edges.filter(isMove).sort((a, b) => b.flow - a.flow).slice(0, MOST_ROWS);
-  const rows = ranked.map((edge) => barRow(moveLink(page, edge), edge.flow / ranked[0].flow, edge.classes, part(edge.flow)));
-  return [...titled('strongest moves between tokens, by flow', rows), hint()];
+  const { graph, data } = page;
+  const inLogits = data.unit === 'logits';
+  const size = (edge) => Math.abs(strengthOf(data, edge));
+  const isMove = (edge) => edge.kind === 'attention' && graph.positions[edge.source] !== graph.positions[edge.target] && size(edge) > 0;
+  const ranked = graph.edges.filter(isMove).sort((a, b) => size(b) - size(a)).slice(0, MOST_ROWS);
+  const says = (edge) => (inLogits ? weight(edge.weight, data.unit) : measured(data, edge, 'flow'));
+  const rows = ranked.map((edge) => barRow(moveLink(page, edge), size(edge) / size(ranked[0]), edge.classes, says(edge)));
+  const by = inLogits ? '|logits|' : data.signed ? '|flow|' : 'flow';
+  return [...titled(`strongest moves between tokens, by ${by}`, rows), hint()];
 }
 
 function moveLink(page, edge) {
@@ -41,8 +45,8 @@ function nodeDetails(page, node) {
     ...rolesNote(graph, node),
     facts(rows),
     ...(reading ? tokenTables(data, graph.kinds[node], reading) : []),
-    ...rankedTable('in, by share', graph.incoming[node], 'share', (edge, most) => edgeRow(page, edge, 'source', 'share', most)),
-    ...rankedTable(`out, by ${data.carried.short}`, graph.outgoing[node], 'flow', (edge, most) => edgeRow(page, edge, 'target', 'flow', most)),
+    ...rankedTable(`in, by ${data.signed ? '|share|' : 'share'}`, graph.incoming[node], 'share', (edge, most) => edgeRow(page, edge, 'source', 'share', most)),
+    ...rankedTable(`out, by ${data.signed ? `|${data.carried.short}|` : data.carried.short}`, graph.outgoing[node], 'flow', (edge, most) => edgeRow(page, edge, 'target', 'flow', most)),
   ];
 }
 
@@ -74,7 +78,7 @@ function edgeRow(page, edge, end, measure, most) {
   const go = edgeLink(page, edge, ...otherEnd(graph, edge, edge[end]));
   if (edge.isStructural) return element('tr', {}, element('td', {}, go), element('td', { colspan: '2', class: 'note' }, 'no number under this method'));
   const says = `${nodeName(graph, edge.source)} → ${nodeName(graph, edge.target)}: weight ${weight(edge.weight, data.unit)} ${data.unit}`;
-  return barRow(go, Math.abs(edge[measure]) / most, edge.classes, part(edge[measure]), says);
+  return barRow(go, Math.abs(edge[measure]) / most, edge.classes, measured(data, edge, measure), says);
 }
 
 /** How a row names the other end: by head or logit, by token where attention moved, otherwise by the kind of edge. */
@@ -90,7 +94,7 @@ function edgeDetails(page, i) {
   const edge = graph.edges[i];
   const rows = edge.isStructural
     ? [['weight', 'no number under this method']]
-    : [['weight', weight(edge.weight, data.unit), unit(data.unit)], ['share of the target’s input', part(edge.share)], [data.carried.name, part(edge.flow), unit('share')]];
+    : [['weight', weight(edge.weight, data.unit), unit(data.unit)], ['share of the target’s input', measured(data, edge, 'share')], [data.carried.name, measured(data, edge, 'flow'), unit('share')]];
   return [
     element('h3', {}, `${kindName(edge.kind)} edge`),
     facts([['from', nodeLink(page, edge.source)], ['to', nodeLink(page, edge.target)], ...rows]),

@@ -63,7 +63,7 @@ function showCounter(page) {
 function fillEdges(page) {
   const { graph, data } = page;
   const rows = graph.edges.slice(0, TABLE_ROWS).map((edge) => {
-    const numbers = edge.isStructural ? ['none', 'none', 'none'] : [weight(edge.weight, data.unit), part(edge.share), part(edge.flow)];
+    const numbers = edge.isStructural ? ['none', 'none', 'none'] : [weight(edge.weight, data.unit), measured(data, edge, 'share'), measured(data, edge, 'flow')];
     return [nodeName(graph, edge.source), nodeName(graph, edge.target), kindName(edge.kind), ...numbers];
   });
   const heads = ['source', 'target', 'kind', `weight in ${data.unit}`, 'share', data.carried.short];

@@ -128,5 +128,5 @@ function edgeTip(page, i) {
   const edge = graph.edges[i];
   const lines = [line(...nodeTitle(graph, edge.source)), line('→ ', ...nodeTitle(graph, edge.target)), line(kindName(edge.kind))];
   if (edge.isStructural) return [...lines, note('no number under this method')];
-  return [...lines, line(`weight ${weight(edge.weight, data.unit)} ${data.unit}`), note(`share ${part(edge.share)} · ${data.carried.name} ${part(edge.flow)}`)];
+  return [...lines, line(`weight ${weight(edge.weight, data.unit)} ${data.unit}`), note(`share ${measured(data, edge, 'share')} · ${data.carried.name} ${measured(data, edge, 'flow')}`)];
 }

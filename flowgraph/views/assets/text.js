@@ -51,6 +51,22 @@ function part(value) {
   return signed(value.toFixed(3));
 }
 
+/** A share or flow where edges have signs: both are then shown. */
+function signedPart(value) {
+  return (value > 0 ? '+' : '') + part(value);
+}
+
+/** What lists of edges go by: logits where the method's unit is that, else the flow into the start; both with their sign. */
+function strengthOf(data, edge) {
+  return data.unit === 'logits' ? edge.weight : Math.sign(edge.share) * edge.flow;
+}
+
+/** A share or flow of an edge, with its sign where edges have one. */
+function measured(data, edge, measure) {
+  if (!data.signed) return part(edge[measure]);
+  return signedPart(measure === 'flow' ? Math.sign(edge.share) * edge.flow : edge[measure]);
+}
+
 /** A part of 1 in percent, never rounded up to all or down to nothing. */
 function percent(value) {
   if (value > 0 && value < 0.001) return '< 0.1 %';

@@ -1,0 +1,38 @@
+/* The largest parts of the logit, named under the picture; of those that it does not show, with the reason. */
+
+(() => {
+  'use strict';
+  const app = (window.flowgraphApp ??= {});
+  let late = null;
+
+  const made = (tag, text, attributes = {}) => Object.assign(document.createElement(tag), { textContent: text, ...attributes });
+
+  function isShown({ edges }) {
+    return edges.some((edge) => !app.cy.$id(`e${edge}`).hasClass('off'));
+  }
+
+  function link({ name, key }) {
+    const button = made('button', name, { type: 'button', className: 'link', title: `Details of ${name}` });
+    button.addEventListener('click', () => window.dash_clientside.set_props('selection', { data: key }));
+    return button;
+  }
+
+  /** Said again whenever the slider moves: what it hides is no longer drawn. */
+  function holdAgainst(found = late) {
+    late = found;
+    const line = document.querySelector('[data-show=writers]');
+    const isMine = found && found.picture === app.meta?.picture;
+    if (isMine) app.root().dataset.held = found.picture;
+    const parts = isMine ? found.parts : [];
+    line.replaceChildren(...parts.flatMap((one, i) => [
+      i ? '; ' : `Largest parts ${found.about}: `, link(one), ` ${one.adds}`, isShown(one) ? '' : `, not drawn (${one.why || 'the slider hides it'})`,
+    ]));
+    if (isMine && found.failed) line.textContent = `Which parts add most to the logit is not known: ${found.failed}`;
+    line.title = line.textContent;
+  }
+
+  app.holdAgainst = holdAgainst;
+  window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
+    flowgraph: { ...window.dash_clientside?.flowgraph, holdAgainst },
+  });
+})();
