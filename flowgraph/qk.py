@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .errors import ArgumentError
+from .errors import ArgumentError, UnsupportedReadingError
 from .models.anatomy import Norm, wide
 from .models.attention_weights import Role, attention_weights
 from .models.rotary import rotate
@@ -119,6 +119,12 @@ def _rotated_back(
     kind = trace.model.anatomy.stack.attention.rotary
     if kind == "none":
         return vectors
+    if "q_proj" in trace.sites and "k_proj" in trace.sites and "rotary.cos" not in trace.sites:
+        raise UnsupportedReadingError(
+            f"what enters the dot products of {trace.model_name!r} on this prompt is not its projections under rotary embedding "
+            f"alone, as the row {trace.family!r} says, so a key cannot be read as a query sees it, nor a query as its key does; "
+            "patterns, values and states can be read"
+        )
     cos, sin = (wide(part[row])[positions, None] for part in trace.rotary)
     result = torch.empty_like(vectors)[:, None]
     rotate(vectors[:, None], cos, -sin, interleaved=kind == "interleaved", out=result)

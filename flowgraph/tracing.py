@@ -195,8 +195,7 @@ def _traced(
 ) -> Trace:
     """The trace of one prompt."""
     feed = row.feed(loaded)
-    with loaded.lock:
-        result = run(loaded.anatomy, feed, sites=sites, layers=window, logits_at=None if everywhere else at)
+    result = run(loaded.anatomy, feed, sites=sites, layers=window, logits_at=None if everywhere else at)
     _check_pass(loaded, result, feed)
     if aims["target"] is None and result.logits is not None:
         best = int((result.logits if result.logits.ndim == 1 else result.logits[at]).argmax())

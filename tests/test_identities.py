@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ import flowgraph
 from flowgraph.errors import ArchitectureError, ArgumentError, NonFiniteError, NoPatternError, UnsupportedReadingError
 from flowgraph.lenses import head_outputs
 from flowgraph.models.anatomy import resolve
+from flowgraph.models.eager import eager_attention
 from flowgraph.models.families import FAMILIES
-from flowgraph.models.forward import SITES, eager_attention, run
+from flowgraph.models.forward import SITES, run
 from flowgraph.models.proof import identity_errors, prove
 from tests.conftest import LINEAR
 from tests.tiny_models import TINY, tiny_model
@@ -267,8 +269,10 @@ def test_nan_is_refused_whatever_is_kept(keep):
 def test_attention_without_patterns_is_refused(monkeypatch):
     model, tokenizer = tiny_model("llama")
     loaded = flowgraph.load_model(model, tokenizer=tokenizer)
-    monkeypatch.setattr(type(model), "set_attn_implementation", lambda self, name: None)
-    with pytest.raises(NoPatternError, match="returned no attention pattern under"):
+    file = sys.modules[type(model.model.layers[0].self_attn).__module__]
+    eager = file.eager_attention_forward
+    monkeypatch.setattr(file, "eager_attention_forward", lambda *args, **kwargs: (eager(*args, **kwargs)[0], None))
+    with pytest.raises(NoPatternError, match="LlamaAttention of layer 0 gives no attention pattern"):
         flowgraph.trace(loaded, [5, 6, 7])
 
 

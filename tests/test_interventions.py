@@ -21,7 +21,7 @@ from flowgraph.errors import (
 from flowgraph.interventions.metrics import Aims
 from flowgraph.interventions.passes import Pass, logits_of_states
 from flowgraph.interventions.prompts import groups_of
-from flowgraph.models.forward import eager_attention
+from flowgraph.models.eager import eager_attention
 from tests.conftest import DECODERS, IDS
 from tests.tiny_models import TINY, tiny_model
 

@@ -17,6 +17,7 @@ from ..interventions.edge_scores import _first_order, _fix_softmax, gradients_in
 from ..interventions.gradients import Forward, Gradients, backward
 from ..interventions.passes import Pass
 from ..interventions.senders import keep_senders
+from ..models.hooks import on_call
 from .pairs import Pairs, Search
 
 
@@ -109,7 +110,7 @@ def _entering(block: nn.Module, states: Float[Tensor, "prompt position d_model"]
         name = next(iter(kwargs))
         return args, {**kwargs, name: states.to(kwargs[name].dtype)}
 
-    handle = block.register_forward_pre_hook(hook, with_kwargs=True)
+    handle = on_call(block, hook)
     try:
         yield
     finally:

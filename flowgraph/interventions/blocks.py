@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.anatomy import Anatomy, Norm, Projection
+from ..models.hooks import before
 from .passes import Call
 
 
@@ -18,7 +19,7 @@ def mixed(
     block = anatomy.blocks[layer]
     reads = states if anatomy.wiring == "post_norm" else block.attention_norm.module(states)
     seen: list[Tensor] = []
-    handle = block.attention_output.module.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    handle = before(block.attention_output.module, seen.append)
     try:
         output = block.attention(reads, *call.args, **call.kwargs)
     finally:

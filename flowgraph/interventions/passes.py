@@ -21,7 +21,9 @@ from ..errors import NoPatternError
 from ..models import LoadedModel
 from ..models.anatomy import Anatomy, Block, wide
 from ..models.attention_weights import Role
-from ..models.forward import Feed, eager_attention
+from ..models.eager import eager_attention
+from ..models.forward import Feed
+from ..models.hooks import on_call, on_result
 from .ticks import Tick
 
 Edit = Callable[[Tensor], Tensor]
@@ -141,12 +143,12 @@ class Pass:
         if ("resid_pre", layer) in self.edits or middle:
             yield self._on_input(block.module, "resid_pre", layer)
         if layer in self.probed:
-            yield block.attention.register_forward_pre_hook(self._prober(layer), with_kwargs=True)
+            yield on_call(block.attention, self._prober(layer))
         yield from self._projection_handles(layer, block)
         if ("z", layer) in self.edits:
             yield self._on_input(block.attention_output.module, "z", layer)
         if ("pattern", layer) in self.edits:
-            yield block.attention.register_forward_hook(self._pattern_hook(layer))
+            yield on_result(block.attention, self._pattern_hook(layer))
         post = block.attention_post_norm
         if ("attn_sum", layer) in self.edits:
             yield self._on_output(block.attention_output.module, "attn_sum", layer)
@@ -212,7 +214,7 @@ class Pass:
                 return None
             return ((new, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: new})
 
-        return module.register_forward_pre_hook(hook, with_kwargs=True)
+        return on_call(module, hook)
 
     def _on_output(self, module: nn.Module, site: str, layer: int) -> Any:
         def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
@@ -222,7 +224,7 @@ class Pass:
                 return None
             return (new, *output[1:]) if isinstance(output, tuple) else new
 
-        return module.register_forward_hook(hook)
+        return on_result(module, hook)
 
     def _on_heads(self, module: nn.Module, sites: Sequence[str], layer: int) -> Any:
         """Edits of queries, keys or values as projected, [row, position, head, d_head]."""
@@ -241,7 +243,7 @@ class Pass:
                     self.kept["v", layer] = after.detach()
             return None if new is heads else new.view(output.shape)
 
-        return module.register_forward_hook(hook)
+        return on_result(module, hook)
 
     def _prober(self, layer: int) -> Any:
         def hook(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -306,10 +308,10 @@ class _Keeper:
 
 
 def _tick_hook(module: nn.Module, tick: Tick) -> Any:
-    def hook(_module: nn.Module, _args: tuple[Any, ...]) -> None:
+    def hook(_module: nn.Module, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
         tick(1)
 
-    return module.register_forward_pre_hook(hook)
+    return on_call(module, hook)
 
 
 def _call_hook(module: nn.Module, calls: dict[int, Call], layer: int) -> Any:
@@ -319,7 +321,7 @@ def _call_hook(module: nn.Module, calls: dict[int, Call], layer: int) -> Any:
         rest = {key: _first_row(value, len(states)) for key, value in kwargs.items() if key != name}
         calls[layer] = Call(tuple(_first_row(value, len(states)) for value in args[1:]), rest)
 
-    return module.register_forward_pre_hook(hook, with_kwargs=True)
+    return on_call(module, hook)
 
 
 def _first_row(value: Any, rows: int) -> Any:

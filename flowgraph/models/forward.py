@@ -1,14 +1,15 @@
 """One forward pass through plain hooks: the tensors of every site, copied once into their final place.
 
 One rule serves every family: the input of the attention's output projection is z, and the input of the MLP's output
-projection are the neurons. Patterns come from the attention module itself under the eager implementation, which is switched
-on for the pass and back afterwards.
+projection are the neurons. Queries and keys are taken where they enter the attention function of the library, and the pattern
+where it leaves it; where a module computes attention by code of its own, the pattern is what the module returns, and queries
+and keys are its projections, rotated as the row says.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -19,8 +20,10 @@ from torch import Tensor, nn
 
 from ..errors import NoPatternError
 from .anatomy import Anatomy, Block, Norm, scale_of_size
+from .eager import Watch, asks_for_attention, eager_attention, watching
+from .hooks import after, before, on_call, on_result
 from .memory import room
-from .rotary import Angles, rotate
+from .rotary import Angles, HandedAngles, rotate
 
 SITES: tuple[str, ...] = (
     "resid_pre", "resid_mid", "resid_post", "pattern", "q", "k", "q_proj", "k_proj", "v", "z",
@@ -33,7 +36,6 @@ Feed = Mapping[str, Tensor]
 ``position_ids`` of the same shape."""
 
 _BY_HEAD = ("q", "k", "q_proj", "k_proj", "v", "z", "norm_scales.query", "norm_scales.key")
-_ROTATED_BYTES = 2**20
 
 
 @dataclass
@@ -52,30 +54,15 @@ class Pass:
         [position, d_model]; None where positions are not learned vectors.
     logits
         [position, d_vocab], or [d_vocab] of the one position asked for; None without a head.
+    was_watched
+        Whether the library's attention function was called.
     """
 
     sites: dict[str, Tensor] = field(default_factory=dict)
     final_scale: Tensor | None = None
     position_embedding: Tensor | None = None
     logits: Tensor | None = None
-
-
-@contextmanager
-def eager_attention(model: Any) -> Iterator[None]:
-    """Switch the model to eager attention and evaluation mode, and back on leaving."""
-    previous = model.config._attn_implementation
-    in_training = [module for module in model.modules() if module.training]
-    if previous != "eager":
-        model.set_attn_implementation("eager")
-    for module in in_training:
-        module.training = False
-    try:
-        yield
-    finally:
-        if previous != "eager":
-            model.set_attn_implementation(previous)
-        for module in in_training:
-            module.training = True
+    was_watched: bool = False
 
 
 def site_shapes(anatomy: Anatomy, n_tokens: int, sites: frozenset[str], layers: range) -> dict[str, tuple[int, ...]]:
@@ -124,8 +111,16 @@ def run(
 ) -> Pass:
     """One forward pass of one prompt that keeps ``sites`` of ``layers``.
 
-    ``feed`` holds ``input_ids`` [1, position] and whatever else the model is called with, such as ``token_type_ids``.
-    ``logits_at`` is the position whose logits are wanted; None for all of them.
+    Parameters
+    ----------
+    anatomy
+        The model's parts.
+    feed
+        What the model is called with, a batch of one.
+    sites, layers
+        Names from :data:`SITES`, and the window of layers they are kept of.
+    logits_at
+        The position whose logits are wanted; None for all of them.
 
     Raises
     ------
@@ -141,7 +136,8 @@ def run(
     with torch.no_grad(), eager_attention(anatomy.model), ExitStack() as hooks:
         for handle in recorder.hooks():
             hooks.callback(handle.remove)
-        output = anatomy.model(**feed, **options)
+        with watching(recorder.watches()):
+            output = anatomy.model(**feed, **options)
     if anatomy.has_head:
         rows = output.logits[0].detach()
         recorder.result.logits = rows if logits_at is None else rows[-1 if len(rows) == 1 else logits_at].clone()
@@ -163,8 +159,16 @@ class _Recorder:
         self.result = Pass()
         self.places: dict[str, tuple[Tensor, ...]] = {}
         self.norms: dict[str, list[Norm]] = {}
-        self.angles: list[Angles] = []
-        self.angles_given: Any = None
+        self.has_rotary = anatomy.stack.attention.rotary != "none"
+        self.is_given = asks_for_attention(anatomy.blocks[0].attention)
+        self.angles = HandedAngles(interleaved=anatomy.stack.attention.rotary == "interleaved")
+
+    def watches(self) -> dict[nn.Module, Watch]:
+        """Whom the calls of the library's attention function are shown to."""
+        if not (self.is_given and self.sites & {"q", "k", "pattern", "rotary"}):
+            return {}
+        blocks = self.anatomy.blocks
+        return {blocks[layer].attention: partial(self._store_call, row) for row, layer in enumerate(self.layers)}
 
     def hooks(self) -> Iterator[Any]:
         """Register every hook that the wanted sites need."""
@@ -172,9 +176,9 @@ class _Recorder:
             yield from self._block_hooks(row, self.anatomy.blocks[layer])
         if self.layers.stop == len(self.anatomy.blocks) and self.anatomy.final_norm is not None:
             final = self.anatomy.final_norm
-            yield _before(final.module, lambda x: setattr(self.result, "final_scale", final.scale(_rows(x))))
+            yield before(final.module, lambda x: setattr(self.result, "final_scale", final.scale(_rows(x))))
         if self.anatomy.position_embedding is not None:
-            yield _after(
+            yield after(
                 self.anatomy.position_embedding,
                 lambda x: setattr(self.result, "position_embedding", _rows(x).detach().clone()),
             )
@@ -182,14 +186,23 @@ class _Recorder:
     def finished(self) -> Pass:
         """The pass, with its sites under their names and axes in their order."""
         sites = self.result.sites
+        if self.is_given and self.sites & {"q", "k", "pattern"} and not self.result.was_watched:
+            raise NoPatternError(
+                f"{type(self.anatomy.blocks[0].attention).__name__} did not ask for an attention function in this pass, so "
+                "its patterns, queries and keys were not seen; leave them out of keep="
+            )
         for name, norms in self.norms.items():
             width = self.anatomy.d_head if name in _BY_HEAD else self.anatomy.d_model
             sites[name] = scale_of_size(sites[name], norms, width)
+        angles = self._angles()
         for site in [name for name in ("q", "k") if name in self.sites]:
-            self._enter(site)
-        if "rotary" in self.sites and self.angles:
+            if site not in sites:
+                sites[site] = sites[f"{site}_proj"]
+            if self.has_rotary and not self.is_given:
+                self._rotate(site, angles)
+        if "rotary" in self.sites and angles:
             for part, name in enumerate(("rotary.cos", "rotary.sin")):
-                sites[name] = _one_or_all([angles[part][:, 0] for angles in self.angles])
+                sites[name] = _one_or_all([of_row[part][:, 0] for of_row in angles])
         for name in _BY_HEAD:
             if name in sites:
                 sites[name] = sites[name].transpose(1, 2)
@@ -202,14 +215,14 @@ class _Recorder:
         yield from self._residual_hooks(row, block)
         yield from self._attention_hooks(row, block)
         if "neurons" in self.sites:
-            yield _before(block.mlp_output.module, lambda x: self._store("neurons", row, _rows(x)))
+            yield before(block.mlp_output.module, lambda x: self._store("neurons", row, _rows(x)))
         for site, projection, post_norm in (
             ("attn_out", block.attention_output, block.attention_post_norm),
             ("mlp_out", block.mlp_output, block.mlp_post_norm),
         ):
             if site in self.sites:
                 added = projection.module if post_norm is None else post_norm.module
-                yield _after(added, partial(self._store_rows, site, row))
+                yield after(added, partial(self._store_rows, site, row))
         if "norm_scales" in self.sites:
             yield from self._scale_hooks(row, block)
 
@@ -217,14 +230,14 @@ class _Recorder:
         last = row == len(self.layers) - 1
         shared = {"resid_pre", "resid_post"} <= self.sites
         if "resid_pre" in self.sites:
-            yield _before(block.module, lambda x: self._store_state("resid_pre", row, x, shared))
+            yield before(block.module, lambda x: self._store_state("resid_pre", row, x, shared))
         if "resid_post" in self.sites and (last or not shared):
-            yield _after(block.module, lambda x: self._store_state("resid_post", row, x, shared))
+            yield after(block.module, lambda x: self._store_state("resid_post", row, x, shared))
         if "resid_mid" in self.sites and self.anatomy.wiring != "parallel":
             if self.anatomy.wiring == "post_norm":
-                yield _after(block.attention_norm.module, lambda x: self._store("resid_mid", row, _rows(x)))
+                yield after(block.attention_norm.module, lambda x: self._store("resid_mid", row, _rows(x)))
             else:
-                yield _before(block.mlp_norm.module, lambda x: self._store("resid_mid", row, _rows(x)))
+                yield before(block.mlp_norm.module, lambda x: self._store("resid_mid", row, _rows(x)))
 
     def _store_state(self, site: str, row: int, x: Tensor, shared: bool) -> None:
         """Keep a state; resid_post of a block and resid_pre of the next are the same rows of one tensor."""
@@ -234,39 +247,23 @@ class _Recorder:
             self._store(site, row, _rows(x))
 
     def _attention_hooks(self, row: int, block: Block) -> Iterator[Any]:
-        if self.sites & {"q", "k", "rotary"} and self.anatomy.stack.attention.rotary != "none":
-            yield block.attention.register_forward_pre_hook(self._keep_angles, with_kwargs=True)
-        if self.sites & {"q", "k", "q_proj", "k_proj", "v", "norm_scales"}:
+        if self.has_rotary and self.sites & {"q", "k", "rotary"}:
+            yield on_call(block.attention, lambda module, _args, kwargs: self.angles.handed(row, module, kwargs))
+        if self.sites & {"q", "k", "q_proj", "k_proj", "v", "norm_scales", "rotary"}:
             if block.fused is not None:
-                yield _after(block.fused, lambda x: self._store_fused(row, block, x))
+                yield after(block.fused, lambda x: self._store_fused(row, block, x))
             else:
                 assert block.query is not None
                 assert block.key is not None
                 assert block.value is not None
-                yield _after(block.query, lambda x: self._store_query(row, block, self._heads(x)))
-                yield _after(block.key, lambda x: self._store_key(row, block, self._heads(x)))
+                yield after(block.query, lambda x: self._store_projected("q", row, block, self._heads(x)))
+                yield after(block.key, lambda x: self._store_projected("k", row, block, self._heads(x)))
                 if "v" in self.sites:
-                    yield _after(block.value, lambda x: self._store("v", row, self._heads(x)))
+                    yield after(block.value, lambda x: self._store("v", row, self._heads(x)))
         if "z" in self.sites:
-            yield _before(block.attention_output.module, lambda x: self._store("z", row, self._heads(x)))
-        if "pattern" in self.sites:
-            yield block.attention.register_forward_hook(
-                lambda module, _args, output: self._store_pattern(row, module, output)
-            )
-
-    def _keep_angles(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        """Rotary angles of this layer: (cos, sin), each [position, 1, rotated dimensions]."""
-        if "position_embeddings" in kwargs:
-            given = kwargs["position_embeddings"]
-            if given is not self.angles_given:  # most models hand the same pair to every layer
-                self.angles_given = given
-                self.angles.append((given[0][0, :, None], given[1][0, :, None]))
-            else:
-                self.angles.append(self.angles[-1])
-        else:
-            n_tokens = (args[0] if args else kwargs["hidden_states"]).shape[1]
-            sin, cos = module.embed_positions[:n_tokens, None].chunk(2, dim=-1)
-            self.angles.append((cos.repeat_interleave(2, -1), sin.repeat_interleave(2, -1)))
+            yield before(block.attention_output.module, lambda x: self._store("z", row, self._heads(x)))
+        if "pattern" in self.sites and not self.is_given:
+            yield on_result(block.attention, lambda module, _args, output: self._store_returned(row, module, output))
 
     def _heads(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "position head d_head"]:
         return x.reshape(x.shape[-2], -1, self.anatomy.d_head)
@@ -278,56 +275,66 @@ class _Recorder:
             query, key, value = heads[:, 0::3], heads[:, 1::3], heads[:, 2::3]
         else:
             query, key, value = heads[:, :n], heads[:, n : n + g], heads[:, n + g :]
-        self._store_query(row, block, query)
-        self._store_key(row, block, key)
+        self._store_projected("q", row, block, query)
+        self._store_projected("k", row, block, key)
         if "v" in self.sites:
             self._store("v", row, value)
 
-    def _store_query(self, row: int, block: Block, heads: Float[Tensor, "position head d_head"]) -> None:
-        self._store_entering("q", "query", row, heads, block.query_norm)
-
-    def _store_key(self, row: int, block: Block, heads: Float[Tensor, "position head d_head"]) -> None:
-        self._store_entering("k", "key", row, heads, block.key_norm)
-
-    def _store_entering(self, site: str, scale_name: str, row: int, heads: Tensor, norm: Norm | None) -> None:
-        """Keep queries or keys as projected and as normed; rotary comes at the end."""
-        projected = f"{site}_proj"
-        if projected in self.sites:
-            self._store(projected, row, heads)
+    def _store_projected(self, site: str, row: int, block: Block, heads: Float[Tensor, "position head d_head"]) -> None:
+        """Keep queries or keys as projected, and what is needed of them to understand what enters the dot product."""
+        norm = block.query_norm if site == "q" else block.key_norm
+        if f"{site}_proj" in self.sites:
+            self._store(f"{site}_proj", row, heads)
         if norm is not None and "norm_scales" in self.sites:
-            self._store_scale(scale_name, row, norm, heads)
-        if site in self.sites and (norm is not None or projected not in self.sites):
+            self._store_scale("query" if site == "q" else "key", row, norm, heads)
+        if not self.is_given and site in self.sites and self._is_apart(site, norm):
             self._store(site, row, heads if norm is None else norm.module(heads))
+        if self.is_given and self.has_rotary and "rotary" in self.sites:
+            one = heads[:, :1]
+            self.angles.before(site, row, one.clone() if norm is None else norm.module(one))
 
-    def _enter(self, site: str) -> None:
-        """Queries or keys as they enter the dot product, from what was stored of them."""
+    def _store_call(self, row: int, query: Tensor, key: Tensor, pattern: Tensor | None) -> None:
+        """Keep what entered a block's attention function, and the pattern that left it."""
+        self.result.was_watched = True
+        block = self.anatomy.blocks[self.layers[row]]
+        if "pattern" in self.sites:
+            self._store_pattern(row, block.attention, pattern)
+        for site, heads, norm in (("q", query, block.query_norm), ("k", key, block.key_norm)):
+            rows = heads[0].transpose(0, 1)
+            if site in self.sites and self._is_apart(site, norm):
+                self._store(site, row, rows)
+            if self.has_rotary and "rotary" in self.sites:
+                self.angles.after(site, row, rows[:, :1].clone())
+
+    def _is_apart(self, site: str, norm: Norm | None) -> bool:
+        """Whether queries or keys are kept as tensors of their own, not as those that were projected."""
+        return f"{site}_proj" not in self.sites or _is_transformed(self.anatomy, norm)
+
+    def _angles(self) -> list[Angles]:
+        """Angles of each layer of the window; empty where they are not wanted or nothing handed on explains what entered."""
+        if not self.has_rotary or not self.sites & ({"rotary"} if self.is_given else {"q", "k", "rotary"}):
+            return []
+        return self.angles.recognised() if self.is_given else self.angles.taken()
+
+    def _rotate(self, site: str, angles: list[Angles]) -> None:
+        """Queries or keys as they enter the dot product, from their projections, where a module computes attention itself."""
         sites = self.result.sites
-        source = sites.get(site, sites.get(f"{site}_proj"))
-        assert source is not None
-        if self.anatomy.stack.attention.rotary == "none":
-            sites[site] = source
-            return
-        target = sites.setdefault(site, room(source.shape, source))
-        for rows, (cos, sin) in self._runs(source[0].nbytes):
-            x = source[rows].clone() if target is source else source[rows]
-            interleaved = self.anatomy.stack.attention.rotary == "interleaved"
-            rotate(x, cos, sin, interleaved=interleaved, out=target[rows])
+        source = sites[site]
+        # Projections that are kept under their own name stay as they are.
+        target = room(source.shape, source) if source is sites.get(f"{site}_proj") else source
+        for row, (cos, sin) in enumerate(angles):
+            x = source[row].clone() if target is source else source[row]
+            rotate(x, cos, sin, interleaved=self.angles.interleaved, out=target[row])
+        sites[site] = target
 
-    def _runs(self, row_bytes: int) -> Iterator[tuple[slice, Angles]]:
-        """Layers that share their angles, as many at a time as stay in a core's cache."""
-        most, start = max(1, _ROTATED_BYTES // row_bytes), 0
-        for row in range(1, len(self.angles) + 1):
-            if row == len(self.angles) or row - start == most or self.angles[row] is not self.angles[start]:
-                yield slice(start, row), self.angles[start]
-                start = row
+    def _store_returned(self, row: int, module: nn.Module, output: Any) -> None:
+        self._store_pattern(row, module, output[1] if isinstance(output, tuple) and len(output) > 1 else None)
 
-    def _store_pattern(self, row: int, module: nn.Module, output: Any) -> None:
-        pattern = output[1] if isinstance(output, tuple) and len(output) > 1 else None
+    def _store_pattern(self, row: int, module: nn.Module, pattern: Any) -> None:
         if not isinstance(pattern, Tensor) or pattern.ndim != 4:
             raise NoPatternError(
-                f"{type(module).__name__} of layer {self.layers[row]} returned no attention pattern under "
-                f"attn_implementation={self.anatomy.config._attn_implementation!r}. Load the model with "
-                "attn_implementation='eager', or leave the sites that need patterns out of keep="
+                f"{type(module).__name__} of layer {self.layers[row]} gives no attention pattern, even under eager "
+                "attention. Leave the sites that need patterns out of keep="
             )
         self._store("pattern", row, pattern[0])
 
@@ -340,7 +347,7 @@ class _Recorder:
         }
         for name, norm in norms.items():
             if norm is not None:
-                yield _before(norm.module, partial(self._store_norm_input, name, row, norm))
+                yield before(norm.module, partial(self._store_norm_input, name, row, norm))
 
     def _store_norm_input(self, name: str, row: int, norm: Norm, x: Tensor) -> None:
         self._store_scale(name, row, norm, _rows(x))
@@ -381,21 +388,3 @@ def _one_or_all(rows: list[Tensor]) -> Tensor:
 def _rows(x: Tensor) -> Tensor:
     """[position, …] without the batch axis, which some modules have already folded away."""
     return x.reshape(-1, x.shape[-1])
-
-
-def _before(module: nn.Module, use: Callable[[Tensor], object]) -> Any:
-    """Hook on a module's first input."""
-
-    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        use(args[0] if args else next(iter(kwargs.values())))
-
-    return module.register_forward_pre_hook(hook, with_kwargs=True)
-
-
-def _after(module: nn.Module, use: Callable[[Tensor], object]) -> Any:
-    """Hook on a module's output, the first of several."""
-
-    def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        use(output[0] if isinstance(output, tuple) else output)
-
-    return module.register_forward_hook(hook)

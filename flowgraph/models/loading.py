@@ -20,6 +20,7 @@ from ..errors import (
     UnsupportedReadingError,
 )
 from .anatomy import Anatomy, resolve
+from .eager import lock_of
 from .proof import TOLERANCE, prove
 from .sources import first_line, open_model
 from .vocabulary import Vocabulary
@@ -59,7 +60,6 @@ class LoadedModel:
     vocabulary: Vocabulary
     proof: dict[str, float]
     revision: str | None = None
-    lock: threading.RLock = field(default_factory=threading.RLock, repr=False)
     _wide: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
     _digests: dict[tuple[int, int, bytes], bytes] = field(default_factory=dict, repr=False)
 
@@ -70,6 +70,11 @@ class LoadedModel:
             f"LoadedModel({self.name!r}, {revision}family {a.family.name!r}, {len(a.blocks)} layers × {a.n_heads} heads, "
             f"d_model {a.d_model}, {self.dtype}, {self.device})"
         )
+
+    @property
+    def lock(self) -> threading.RLock:
+        """The lock that everybody holds who runs or changes the model, whatever loaded it."""
+        return lock_of(self.model)
 
     @property
     def device(self) -> torch.device:
@@ -252,7 +257,9 @@ def _attach(name: str, model: Any, tokenizer: Any, revision: str | None = None) 
 def _proved(anatomy: Anatomy) -> dict[str, float]:
     """The proof; a row that fits by its paths may still name modules of another make, which break in the proof's hands."""
     try:
-        return prove(anatomy)
+        # The lock for the whole proof: another thread that loads the same model has its pass after this one.
+        with lock_of(anatomy.model):
+            return prove(anatomy)
     except torch.cuda.OutOfMemoryError:
         raise
     except (AttributeError, RuntimeError) as error:

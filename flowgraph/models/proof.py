@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import ArchitectureError, NonFiniteError
 from .anatomy import Anatomy, Block, Norm, Projection, wide
 from .forward import SITES, Pass, run
+from .rotary import rotate
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 """Largest relative error at attach. Float64 models keep some Hugging Face norms in float32, hence the same bound."""
@@ -141,6 +142,28 @@ def _pattern_of_scores(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     return _error(scores.masked_fill(pattern == 0, float("-inf")).softmax(-1), pattern)
 
 
+def _entering(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
+    """Projections, through the norms of single heads and the rotary embedding that the row says, are what enters."""
+    block, sites = anatomy.blocks[i], record.sites
+    kind = anatomy.stack.attention.rotary
+    errors = [record.sites["q"].new_zeros(())]
+    for site, norm in (("q", block.query_norm), ("k", block.key_norm)):
+        x = sites[f"{site}_proj"][i]
+        if norm is not None:
+            with torch.no_grad():
+                x = norm.module(x)
+        if kind != "none":
+            if "rotary.cos" not in sites:
+                return x.new_full((), torch.inf)
+            x = x.transpose(0, 1)
+            made = torch.empty_like(x)
+            cos, sin = (sites[f"rotary.{part}"][i][:, None] for part in ("cos", "sin"))
+            rotate(x, cos, sin, interleaved=kind == "interleaved", out=made)
+            x = made.transpose(0, 1)
+        errors.append(_error(wide(x), sites[site][i]))
+    return torch.stack([wide(error) for error in errors]).max()
+
+
 def _pattern_rows(_anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     rows = wide(record.sites["pattern"][i]).sum(-1)
     return _error(rows, torch.ones_like(rows))
@@ -233,6 +256,7 @@ def _error(value: Tensor, expected: Tensor) -> Tensor:
 _PER_LAYER = {
     "pattern · v = z": _attention_of_values,
     "softmax(scale · q · k) = pattern": _pattern_of_scores,
+    "norm and rotary of projections = queries and keys": _entering,
     "pattern rows sum to 1": _pattern_rows,
     "a causal pattern is lower-triangular": _pattern_is_causal,
     "Σ z W_O + b_O = attention's output": _heads_to_attn_out,

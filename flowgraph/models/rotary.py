@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any
+
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
+
+from .anatomy import wide
 
 Angles = tuple[Tensor, Tensor]
 """cos and sin, each [position, 1, rotated dimensions]."""
+_ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 2e-2}
 
 
 def rotate(
@@ -30,3 +36,87 @@ def rotate(
     out[..., second].addcmul_(x[..., first], sin[..., second])
     if n < x.shape[-1]:
         out[..., n:].copy_(x[..., n:])
+
+
+class HandedAngles:
+    """Angles that attention modules were handed, recognised by what they do.
+
+    Releases and families differ in what they hand on: (cos, sin) or (sin, cos), each angle once or twice. The pair in the
+    form that turns the projections of one head into what entered the dot product is the right one. Where none does, a layer
+    does more than its row says, and no angles are given.
+
+    Parameters
+    ----------
+    interleaved
+        The pairs of dimensions, as for :func:`rotate`.
+    """
+
+    def __init__(self, *, interleaved: bool) -> None:
+        self.interleaved = interleaved
+        self._pairs: dict[int, Any] = {}
+        self._before: dict[tuple[str, int], Tensor] = {}
+        self._after: dict[tuple[str, int], Tensor] = {}
+
+    def handed(self, row: int, module: nn.Module, kwargs: dict[str, Any]) -> None:
+        """Note what the attention of a row is called with."""
+        if "position_embeddings" in kwargs:
+            self._pairs[row] = kwargs["position_embeddings"]
+        elif hasattr(module, "embed_positions"):
+            table: Any = module.embed_positions
+            positions = kwargs["position_ids"]
+            sin, cos = table.to(positions.device)[positions].chunk(2, dim=-1)
+            self._pairs[row] = (cos, sin)
+
+    def before(self, site: str, row: int, head: Float[Tensor, "position 1 d_head"]) -> None:
+        """Note one head of the queries or keys before rotary embedding."""
+        self._before[site, row] = head
+
+    def after(self, site: str, row: int, head: Float[Tensor, "position 1 d_head"]) -> None:
+        """Note the same head as it entered the dot product."""
+        self._after[site, row] = head
+
+    def taken(self) -> list[Angles]:
+        """Angles of modules that take them from a table of their own, which holds each once."""
+        return [self._full(pair, twice=True) for _, pair in sorted(self._pairs.items())]
+
+    def recognised(self) -> list[Angles]:
+        """Angles of each row, or none at all."""
+        groups: dict[int, list[int]] = {}
+        for row, pair in sorted(self._pairs.items()):  # most models hand the same pair to every layer
+            groups.setdefault(id(pair), []).append(row)
+        found: dict[int, Angles] = {}
+        for rows in groups.values():
+            right = next((form for form in self._forms(self._pairs[rows[0]]) if self._explains(form, rows)), None)
+            if right is None:
+                return []
+            found |= dict.fromkeys(rows, right)
+        return [found[row] for row in sorted(found)]
+
+    def _forms(self, pair: Any) -> Iterator[Angles]:
+        if isinstance(pair, tuple) and len(pair) == 2:
+            for twice in (False, True):
+                yield self._full(pair, twice=twice)
+                yield self._full(pair[::-1], twice=twice)
+
+    def _full(self, pair: tuple[Tensor, Tensor], *, twice: bool) -> Angles:
+        cos, sin = (part.reshape(-1, 1, part.shape[-1]) for part in pair)
+        if not twice:
+            return cos, sin
+        if self.interleaved:
+            return cos.repeat_interleave(2, -1), sin.repeat_interleave(2, -1)
+        return torch.cat([cos, cos], -1), torch.cat([sin, sin], -1)
+
+    def _explains(self, angles: Angles, rows: list[int]) -> bool:
+        cos, sin = angles
+        for site in ("q", "k"):
+            x = torch.stack([self._before[site, row] for row in rows])
+            entered = torch.stack([self._after[site, row] for row in rows])
+            if cos.shape[-1] > x.shape[-1] or len(cos) != x.shape[1]:
+                return False
+            made = torch.empty_like(x)
+            rotate(x, cos, sin, interleaved=self.interleaved, out=made)
+            error = wide(made - entered).flatten(1).norm(dim=1)
+            # A wrong form is off by a factor, a right one by its last bits.
+            if not bool((error <= _ROUNDING[x.dtype] * wide(entered).flatten(1).norm(dim=1)).all()):
+                return False
+        return True

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import torch
 
 import flowgraph
-from flowgraph.models.forward import eager_attention
+from flowgraph.models.eager import eager_attention
 
 from ..live_memory import Live
 from .pairs import Row, timed

@@ -9,7 +9,7 @@ import torch
 from transformers import GPT2Config, GPT2LMHeadModel
 
 import flowgraph
-from flowgraph.models.forward import eager_attention
+from flowgraph.models.eager import eager_attention
 
 from .pairs import Base, Row, compared, timed
 from .subject import SEED, SHAPES, Setup, bare_forward, prompt

@@ -1,0 +1,186 @@
+"""Eager attention for the length of a pass: the one implementation that gives patterns, and queries and keys as they enter.
+
+Models of the library ask it for an attention function by the name in their config. For a pass the name of a function of ours
+stands there. In the thread of the pass it calls the eager function of the model's own file, and shows what went in and came
+out; in any other thread it does what the model's own implementation does, so that a forward of the user's own beside a pass is
+neither recorded nor changed. Passes of one model come one after the other: the lock belongs to the model.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import lru_cache
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from ..errors import NoPatternError
+
+NAME = "flowgraph_eager"
+"""Name of our attention function in the library's registry, for the length of a pass also in the model's config."""
+
+Watch = Callable[[Tensor, Tensor, Tensor | None], None]
+"""Told queries [1, head, position, d_head], keys [1, kv_head, position, d_head] and pattern [1, head, query_pos, key_pos]."""
+
+_LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+_MAKING = threading.Lock()
+
+
+class _Here(threading.local):
+    """What this thread is doing: how many passes it is inside of, and who is told of which attention."""
+
+    def __init__(self) -> None:
+        self.passes = 0
+        self.watches: Mapping[nn.Module, Watch] = {}
+
+
+_here = _Here()
+_OWN: dict[int, str | None] = {}
+"""id of a config → the implementation it names outside of the pass that runs now."""
+
+
+def lock_of(model: nn.Module) -> threading.RLock:
+    """The lock of a model: whoever runs or changes it under hooks holds it, however often the model was loaded."""
+    with _MAKING:
+        lock = _LOCKS.get(model)
+        if lock is None:
+            _LOCKS[model] = lock = threading.RLock()
+        return lock
+
+
+@contextmanager
+def eager_attention(model: Any) -> Iterator[None]:
+    """Hold the model's lock, switch it to eager attention and evaluation mode, and put all back on leaving.
+
+    A training step that another thread runs on the same model meanwhile sees evaluation mode too: the mode is the model's.
+    """
+    _register()
+    with lock_of(model):
+        in_training = [module for module in model.modules() if module.training]
+        previous = [(config, config._attn_implementation) for config in _configs(model)]
+        outermost = [config for config, name in previous if name != NAME]
+        _OWN.update({id(config): name for config, name in previous if name != NAME})
+        for config in outermost:
+            config._attn_implementation = NAME
+        for module in in_training:
+            module.training = False
+        _here.passes += 1
+        try:
+            yield
+        finally:
+            _here.passes -= 1
+            # Outer configs first: setting one sets those inside it.
+            for config, name in previous:
+                config._attn_implementation = name
+            for config in outermost:
+                del _OWN[id(config)]
+            for module in in_training:
+                module.training = True
+
+
+def asks_for_attention(module: nn.Module) -> bool:
+    """Whether an attention module asks the library for its attention function, as all but a few old ones do."""
+    return _file_of(module) is not None
+
+
+@contextmanager
+def watching(watches: Mapping[nn.Module, Watch]) -> Iterator[None]:
+    """Have the attention modules' calls of this thread shown to those who watch them."""
+    before, _here.watches = _here.watches, watches
+    try:
+        yield
+    finally:
+        _here.watches = before
+
+
+def _configs(model: Any) -> list[Any]:
+    """Every config that the model's modules ask, outer ones first."""
+    found: dict[int, Any] = {}
+    waiting = [model.config, *(config for module in model.modules() if (config := module.__dict__.get("config")))]
+    while waiting:
+        config = waiting.pop(0)
+        if id(config) in found or not hasattr(config, "_attn_implementation"):
+            continue
+        found[id(config)] = config
+        waiting = [inner for key in config.sub_configs if (inner := getattr(config, key, None)) is not None] + waiting
+    return list(found.values())
+
+
+@lru_cache(maxsize=1)
+def _register() -> None:
+    """Give the library our attention function and its mask, once."""
+    from transformers import AttentionInterface, AttentionMaskInterface
+
+    AttentionInterface.register(NAME, _attention)
+    AttentionMaskInterface.register(NAME, _mask)
+
+
+def _attention(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """In the thread of a pass eager attention that is watched; in any other the model's own."""
+    if not _here.passes:
+        return _own_function(module)(module, query, key, value, attention_mask, *args, **kwargs)
+    output, pattern = _eager_function(module)(module, query, key, value, attention_mask, *args, **kwargs)
+    watch = _here.watches.get(module)
+    if watch is not None:
+        watch(query, key, pattern)
+    return output, pattern
+
+
+def _mask(*args: Any, **kwargs: Any) -> Any:
+    """In the thread of a pass the mask that eager attention needs; in any other what the model's own attention takes."""
+    from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
+
+    # A mask does not say which model it is for; eager's, a tensor added to the scores, suits sdpa as well.
+    names = set() if _here.passes else set(_OWN.values())
+    name = names.pop() if len(names) == 1 else "eager"
+    return ALL_MASK_ATTENTION_FUNCTIONS[name or "eager"](*args, **kwargs)
+
+
+def _own_function(module: nn.Module) -> Callable[..., Any]:
+    """The attention function that the module would have asked for outside of another thread's pass."""
+    config: Any = module.config
+    name = _OWN.get(id(config), config._attn_implementation)
+    eager = _eager_function(module)
+    if name in (None, "eager", NAME):
+        return eager
+    interface = _file_of(module).ALL_ATTENTION_FUNCTIONS
+    found: Callable[..., Any] = interface.get_interface(name, eager)
+    return found
+
+
+def _eager_function(module: nn.Module) -> Callable[..., Any]:
+    file = _file_of(module)
+    if file is None:
+        raise NoPatternError(
+            f"{type(module).__name__} asks the library for an attention function, and its file defines no eager one that "
+            "would give a pattern; a model of this kind cannot be traced"
+        )
+    function: Callable[..., Any] = file.eager_attention_forward
+    return function
+
+
+@lru_cache(maxsize=256)
+def _file_of_class(kind: type) -> Any:
+    for one in kind.__mro__:
+        file = sys.modules.get(one.__module__)
+        if hasattr(file, "eager_attention_forward") and hasattr(file, "ALL_ATTENTION_FUNCTIONS"):
+            return file
+    return None
+
+
+def _file_of(module: nn.Module) -> Any:
+    """The Python file that defines the attention, with its eager function in it; None for attention code of its own."""
+    kind: Any = type(module)  # a class is hashable
+    return _file_of_class(kind)

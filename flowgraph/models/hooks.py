@@ -1,0 +1,51 @@
+"""Hooks that act in the thread that set them, and in no other.
+
+A model in memory can be run by the user in another thread while a pass has its hooks on it. Those forwards are not ours:
+nothing of them is recorded or changed.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+
+
+def before(module: nn.Module, use: Callable[[Tensor], object]) -> Any:
+    """Hook on a module's first input, which it looks at."""
+
+    def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        use(args[0] if args else next(iter(kwargs.values())))
+
+    return on_call(module, hook)
+
+
+def after(module: nn.Module, use: Callable[[Tensor], object]) -> Any:
+    """Hook on a module's output, the first of several, which it looks at."""
+
+    def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+        use(output[0] if isinstance(output, tuple) else output)
+
+    return on_result(module, hook)
+
+
+def on_call(module: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]) -> Any:
+    """``hook(module, args, kwargs)`` before the module runs in this thread; what it gives replaces arguments."""
+    return module.register_forward_pre_hook(_of_this_thread(hook), with_kwargs=True)
+
+
+def on_result(module: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...], Any], Any]) -> Any:
+    """``hook(module, args, output)`` after the module has run in this thread; what it gives replaces the output."""
+    return module.register_forward_hook(_of_this_thread(hook))
+
+
+def _of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
+    owner = threading.get_ident()
+
+    # Any number of arguments: torch notes that a hook wants keywords only after it has put it where other threads see it.
+    def acting(*args: Any) -> Any:
+        return hook(*args) if threading.get_ident() == owner else None
+
+    return acting
