@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int
 from .errors import ArgumentError
 from .graph_info import GraphInfo, info_dict
 from .nodes import Node, label
+from .notes import NodeNote
 from .reading import NodeReading
 from .table import columns_of, data_frame
 
@@ -88,6 +89,8 @@ class FlowGraph:
     roles
         [N] roles of each node, each with the score behind it, as :meth:`with_roles` sets them; only heads have any. Empty
         when none were asked for.
+    notes
+        [N] what the file of another program says of each node, None where it says nothing; empty for graphs of this project.
 
     Raises
     ------
@@ -112,6 +115,7 @@ class FlowGraph:
     undefined: tuple[Node, ...] = ()
     unit: Int[np.ndarray, "E"] | None = None
     roles: tuple[tuple[Role, ...], ...] = ()
+    notes: tuple[NodeNote | None, ...] = ()
 
     def __post_init__(self) -> None:
         for name in EDGE_COLUMNS:
@@ -123,6 +127,8 @@ class FlowGraph:
             raise ArgumentError("FlowGraph.nodes holds the same node twice")
         if self.readings and len(self.readings) != len(self.nodes):
             raise ArgumentError(f"FlowGraph.readings has {len(self.readings)} rows for {len(self.nodes)} nodes")
+        if self.notes and len(self.notes) != len(self.nodes):
+            raise ArgumentError(f"FlowGraph.notes has {len(self.notes)} rows for {len(self.nodes)} nodes")
         self._check_roles()
         ends, kinds = len(self.nodes), len(EDGE_KINDS)
         for name, size in (("source", ends), ("target", ends), ("kind", kinds), ("unit", len(UNITS))):
@@ -198,6 +204,7 @@ class FlowGraph:
             undefined=tuple(node for node in self.undefined if node in kept),
             unit=None if self.unit is None else self.unit[edges].copy(),
             roles=tuple(self.roles[i] for i in used) if self.roles else (),
+            notes=tuple(self.notes[i] for i in used) if self.notes else (),
         )
 
     def unit_of(self, e: int) -> str:
@@ -356,6 +363,10 @@ class FlowGraph:
             data |= reading.to_dict()
         if self.roles and node.kind == "head":
             data["roles"] = dict(self.roles[n])
+        note = self.notes[n] if self.notes else None
+        if note is not None:
+            data = {**data, **{name: value for name, value in note.shown().items() if name not in data}}
+            data["note"] = dict(note.fields)
         return data
 
     def edge_dict(self, e: int) -> dict[str, Any]:

@@ -35,6 +35,9 @@ class GraphInfo:
         Number of weighted edges before filtering, and Σ|share| of them.
     filters
         What was asked for: ``threshold``, ``mass``, ``top_k``, ``max_edges`` …, in the order of application.
+    outside
+        What the file of another program said of the whole graph, plain JSON as it was read; empty for graphs of this project. Of an
+        attribution graph ``metadata`` and ``qParams``, with its pins and groups of nodes (``supernodes``).
     """
 
     method: str
@@ -54,6 +57,7 @@ class GraphInfo:
     foil_token: str | None = None
     filters: Mapping[str, float | int | str] = field(default_factory=dict)
     options: Mapping[str, float | int | str] = field(default_factory=dict)
+    outside: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def method_text(self) -> str:
@@ -67,4 +71,7 @@ def info_dict(info: GraphInfo) -> dict[str, Any]:
     data.update(
         tokens=list(info.tokens), layers=list(info.layers), filters=dict(info.filters), options=dict(info.options)
     )
+    if info.outside:
+        return data | {"outside": dict(info.outside)}
+    del data["outside"]
     return data

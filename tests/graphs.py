@@ -285,6 +285,7 @@ def same(one: FlowGraph, other: FlowGraph) -> bool:
         and one.info == other.info
         and one.readings == other.readings
         and one.roles == other.roles
+        and one.notes == other.notes
         and one.undefined == other.undefined
         and [one.unit_of(e) for e in range(len(one))] == [other.unit_of(e) for e in range(len(other))]
     )

@@ -17,7 +17,18 @@ ROOT = Path(flowgraph.__file__).parent
 APP = ROOT.parent / "webapp"
 
 LAYERS = (
-    {"compiling", "errors", "flow_kernels", "kernels", "matrices", "nodes", "reading", "rollout_kernels", "table"},
+    {
+        "compiling",
+        "errors",
+        "flow_kernels",
+        "kernels",
+        "matrices",
+        "nodes",
+        "notes",
+        "reading",
+        "rollout_kernels",
+        "table",
+    },
     {"models"},
     {"prompting"},
     {"tasks"},

@@ -260,7 +260,8 @@ def test_node_link_data_becomes_a_graph(tmp_path: Path) -> None:
     np.testing.assert_array_equal(loaded.weight, [2, -6, 0, 0.5])
     np.testing.assert_array_equal(loaded.share, [0.25, -0.75, 0, 1])
     np.testing.assert_array_equal(loaded.structural, [False, False, True, False])
-    np.testing.assert_array_equal(loaded.query_pos, [-1, -1, -1, 1])
+    np.testing.assert_array_equal(loaded.query_pos, [1, 1, -1, 1])
+    np.testing.assert_array_equal(loaded.key_pos, [0, 0, 1, -1])
     assert [EDGE_KINDS[kind] for kind in loaded.kind] == ["embed", "embed", "head", "unembed"]
     assert [r and r.top for r in loaded.readings] == [None, (("a", 0.5, 1.0),), None, None]
     info = loaded.info
@@ -529,15 +530,15 @@ def test_attribution_graphs_are_read(tmp_path: Path) -> None:
     loaded = import_graph(path)
     assert loaded.nodes == (
         Node("embed", position=1),
-        Node("neuron", layer=0, index=253, position=1),
-        Node("head", layer=3, head=17, position=1),
-        Node("mlp_rest", layer=3, position=1),
-        Node("attn_rest", layer=3, position=0),
+        Node("feature", layer=0, index=253, position=1),
+        Node("attn_feature", layer=3, index=17, position=1),
+        Node("mlp_error", layer=3, position=1),
+        Node("attn_error", layer=3, position=0),
         Node("logit", index=651, position=1),
         Node("logit", index=9, position=1),
     )
     assert [node.token for node in loaded.nodes[5:]] == [' "cat"', "dog"]
-    assert [EDGE_KINDS[kind] for kind in loaded.kind] == ["embed", "neuron", "rest", "head"]
+    assert [EDGE_KINDS[kind] for kind in loaded.kind] == ["embed", "neuron", "rest", "attn"]
     np.testing.assert_array_equal(loaded.share, [1, -0.75, 0.25, 1])
     info = loaded.info
     assert (info.model, info.method, info.level, info.tokens) == (
@@ -551,7 +552,7 @@ def test_attribution_graphs_are_read(tmp_path: Path) -> None:
 def test_features_without_a_number_in_their_id() -> None:
     data = theirs()
     data["nodes"][1]["node_id"] = data["links"][0]["target"] = data["links"][1]["source"] = "1_253_1"
-    assert graph_of(data).nodes[1] == Node("neuron", layer=0, index=32638, position=1)
+    assert graph_of(data).nodes[1] == Node("feature", layer=0, index=32638, position=1)
 
 
 WRONG_ATTRIBUTION = [
@@ -569,7 +570,11 @@ WRONG_ATTRIBUTION = [
     ("nodes[1].layer", None, "nodes[1].layer is null"),
     ("nodes[1].layer", "99999", "nodes[1].layer is 99999; expected 0…9999"),
     ("nodes[3].layer", ..., "nodes[3].layer is missing"),
-    ("nodes[5].clerp", None, "nodes[5].clerp is null; expected a text"),
+    ("nodes[5].clerp", 3, "nodes[5].clerp is 3; expected a text"),
+    ("nodes[1].activation", "strong", "nodes[1].note.activation is 'strong'; expected a number"),
+    ("nodes[1].influence", 10**400, "nodes[1].note.influence is an integer of more than 64 bits; expected a finite number"),
+    ("metadata.info", {"a": float("inf")}, "metadata.info.a is inf; expected a finite number"),
+    ("qParams", [], "qParams is a list of 0; expected an object"),
     ("links", ..., "links is missing"),
     ("links[1].source", "nobody", "links[1].source is 'nobody'; expected the id of a node"),
     ("links[1].weight", None, "links[1].weight is null; expected a number"),

@@ -7,9 +7,11 @@ from typing import Any
 
 import flowgraph
 from flowgraph import FlowGraph
+from flowgraph.views import pinned
 
-from .recipe import CHOICES, LONGEST_TEXT, Recipe
-from .service.answers import MOST_EDGES, Answer, GraphAnswer, Run, Semantic
+from .node_key import node_key
+from .recipe import CHOICES, LONGEST_TEXT, MOST_PINS, Recipe
+from .service.answers import MOST_EDGES, Answer, GraphAnswer, NodeAnswer, Run, Semantic
 from .service.questions import Question, graph_question, run_question, semantic_question
 from .session import Annotations, Session
 
@@ -32,7 +34,16 @@ def session_of_graph(graph: FlowGraph, title: str = "") -> Session:
     answers[graph_question(recipe)] = GraphAnswer(graph, note)
     if recipe.tab == "semantic":
         answers[semantic_question(recipe)] = Semantic(graph, note)
-    return Session(title[:200], recipe, Annotations(), answers)
+    pins = tuple(node_key(graph.nodes[n]) for n in pinned(graph)[:MOST_PINS])
+    return Session(title[:200], recipe, Annotations(pins), answers)
+
+
+def node_of_graph(graph: FlowGraph, n: int) -> NodeAnswer:
+    """What a saved graph says of its node ``n`` where the model cannot be asked: its reading, if it was saved with one."""
+    node = graph.nodes[n]
+    reading = graph.readings[n] if graph.readings else None
+    unsaid = "what it adds to the logit" if reading is not None else "what it says in vocabulary and adds to the logit"
+    return NodeAnswer(node, str(node), reading, None, None, f"{unsaid}; this is what the file says, without the model")
 
 
 def _completed(graph: FlowGraph) -> dict[str, Any]:

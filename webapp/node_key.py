@@ -14,7 +14,7 @@ from flowgraph.errors import ArgumentError
 
 _FIELDS = ("layer", "head", "position", "index")
 _KINDS: tuple[str, ...] = get_args(get_type_hints(flowgraph.Node)["kind"])
-_LARGEST = 2**31 - 1
+_LARGEST = 2**53 - 1  # numbers of features, which some files make of two numbers
 _LONGEST = 80
 _LONGEST_EDGE = 3 * _LONGEST
 EDGE_MARK = "~"
@@ -112,7 +112,7 @@ def _parts(text: str, what: str) -> list[str]:
 
 def _number(part: str, whole: str) -> int:
     # More digits than the largest has are refused before they are read as a number.
-    if not (part.isascii() and part.isdecimal() and len(part) <= 10 and int(part) <= _LARGEST):
+    if not (part.isascii() and part.isdecimal() and len(part) <= 16 and int(part) <= _LARGEST):
         raise ArgumentError(f"{part[:20]!r} in {_short(whole)} is not a number from 0 to {_LARGEST}")
     return int(part)
 

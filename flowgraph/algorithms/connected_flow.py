@@ -10,6 +10,8 @@ Edges are handled in *waves*: the edges into nodes whose every outgoing edge was
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float, Int
 
@@ -222,12 +224,19 @@ def strength_of(graph: FlowGraph) -> Float[np.ndarray, "E"]:
 
 
 def start_index(graph: FlowGraph, node: Node | None, argument: str) -> int:
-    """Index of a node that is given, or of the one that flow runs to: the logit, the only end, or the last residual state."""
+    """Index of a node that is given, or of the one that flow runs to: the logit, the only end, or the last residual state.
+
+    In a graph of another program that has none of these, or several logits and no target, it is the end that most |weight| enters.
+    """
     if node is not None:
         return index_of(graph, node, argument)
     logits = [n for n, other in enumerate(graph.nodes) if other.kind in ("logit", "logits")]
     if len(logits) > 1:
         logits = [n for n in logits if graph.nodes[n].index == graph.info.target] or logits
+    if len(logits) > 1:
+        logits = [n for n in logits if graph.nodes[n].position == graph.info.position] or logits
+    if len(logits) > 1 and _is_of_another_program(graph):
+        return _fed_most(graph, logits)
     if len(logits) > 1:
         names = ", ".join(label(graph.nodes[n]) for n in logits[:5])
         raise ArgumentError(f"{argument}=None, and the graph has {len(logits)} logit nodes ({names}); name one")
@@ -238,12 +247,24 @@ def start_index(graph: FlowGraph, node: Node | None, argument: str) -> int:
         return int(ends[0])
     position = graph.info.position
     states = [n for n, other in enumerate(graph.nodes) if other.kind in _STATES and other.position == position]
+    if not states and _is_of_another_program(graph):
+        return _fed_most(graph, ends.tolist() or list(range(len(graph.nodes))))
     if not states:
         raise ArgumentError(
             f"{argument}=None, and the graph has neither a logit node nor a residual state of position "
             f"{position}; say which node is meant as {argument}="
         )
     return max(states, key=lambda n: _depth(graph.nodes[n]))
+
+
+def _is_of_another_program(graph: FlowGraph) -> bool:
+    return bool(graph.info.outside) or graph.info.method == "imported"
+
+
+def _fed_most(graph: FlowGraph, candidates: Sequence[int]) -> int:
+    """Of some nodes the one that most |weight| enters, the first of equal ones."""
+    into = np.bincount(graph.target, weights=np.abs(graph.weight), minlength=len(graph.nodes))
+    return max(candidates, key=lambda n: into[n])
 
 
 def index_of(graph: FlowGraph, node: Node, argument: str) -> int:

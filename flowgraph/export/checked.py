@@ -22,6 +22,9 @@ T = TypeVar("T")
 LARGEST_INDEX = 2**31 - 1
 # A number of edges counts those that were never listed: every token to every token, in every head.
 LARGEST_COUNT = 2**63 - 1
+# Numbers of features, some of which hold two numbers in one; every JSON reader holds them exactly.
+LARGEST_FEATURE = 2**53 - 1
+_DEEPEST = 32
 
 _MISSING = object()
 _NAMES = {
@@ -89,6 +92,23 @@ class Checked:
         if not math.isfinite(number):
             self.refuse("a finite number")
         return number
+
+    def json(self) -> dict[str, Any]:
+        """Read an object of anything that JSON holds: finite numbers, and nested no deeper than 32 times."""
+        found: dict[str, Any] = self._of(dict)
+        left = [(self, 0)]
+        while left:
+            entry, depth = left.pop()
+            value = entry.value
+            if depth > _DEEPEST:
+                raise FileFormatError(f"{self.place} is nested more than {_DEEPEST} times")
+            if isinstance(value, dict):
+                left += [(inner, depth + 1) for _, inner in entry.entries()]
+            elif isinstance(value, list):
+                left += [(inner, depth + 1) for inner in entry.items()]
+            elif isinstance(value, float) and not math.isfinite(value):
+                entry.refuse("a finite number")
+        return found
 
     def refuse(self, expected: str) -> NoReturn:
         """Raise the error that says what was expected here."""

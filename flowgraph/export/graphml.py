@@ -164,10 +164,12 @@ def _exact(graph: FlowGraph) -> dict[str, Any]:
 
 
 def _said(graph: FlowGraph, n: int) -> dict[str, Any]:
-    """What a node says beside what it is: its reading and its roles."""
+    """What a node says beside what it is: its reading, its roles and its note."""
     reading = graph.readings[n] if graph.readings else None
-    roles = {"roles": dict(graph.roles[n])} if graph.roles else {}
-    return roles if reading is None else reading.to_dict() | roles
+    note = graph.notes[n] if graph.notes else None
+    said = {} if reading is None else reading.to_dict()
+    said |= {"roles": dict(graph.roles[n])} if graph.roles else {}
+    return said if note is None else said | {"note": dict(note.fields)}
 
 
 def _changed(data: dict[str, Any], place: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from .json_file import MOST_EDGES, MOST_NODES, parsed_json
 _DEEPEST = 64
 _OF_THE_FORMAT = {"graph": (), "node": ("id",), "edge": ("source", "target", "key")}
 _TRUE_OR_FALSE = {"true": True, "1": True, "false": False, "0": False}
-_JSON = re.compile(r"tokens|layers|filters|options|roles|(top|bottom)_(tokens|probabilities|logits)")
+_JSON = re.compile(r"tokens|layers|filters|options|outside|note|roles|(top|bottom)_(tokens|probabilities|logits)")
 _INTEGER = re.compile(r"\s*[+-]?[0-9]{1,4000}\s*", re.ASCII)
 _REAL = re.compile(r"\s*[+-]?([0-9.]+(e[+-]?[0-9]+)?|inf|infinity|nan)\s*", re.ASCII | re.IGNORECASE)
 

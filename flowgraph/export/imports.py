@@ -20,14 +20,14 @@ What is missing is filled in, and never from outside the file:
 
 - A node without a ``kind`` that this project knows becomes a ``neuron``: its ``index`` or its place in the list, its
   ``layer`` or the number of edges on the longest way to it, and its ``label`` or id as its token.
-- An edge without a kind has that of its source. Shares are computed if one is missing: the weight divided by the sum of
+- An edge without a kind has that of its source, without ``key_pos`` and ``query_pos`` the positions of its ends. Shares are computed if one is missing: the weight divided by the sum of
   all |weight| into the same target in the same unit.
 - Missing tokens of the prompt are those that nodes have at their positions, and empty where no node is.
 
 Everything else is left out.
 
 **Attribution graphs** of Neuronpedia and circuit-tracer, as
-:func:`~flowgraph.export.neuronpedia.node_link_of_neuronpedia` says. Groups of nodes and what is pinned are left out.
+:func:`~flowgraph.export.neuronpedia.node_link_of_neuronpedia` says.
 
 A file is data, never code: it has a greatest size, its XML may not declare entities, and each value is checked at its
 place.
@@ -47,7 +47,7 @@ from ..errors import ArgumentError, FileFormatError
 from ..graph import EDGE_KINDS, UNITS, FlowGraph
 from ..graph_info import GraphInfo
 from ..nodes import NODE_KINDS, WITHOUT_LAYER
-from .checked import Checked, Rows
+from .checked import LARGEST_FEATURE, Checked, Rows
 from .graphml import is_own, own_data
 from .graphml_reader import read_graphml
 from .json_file import FORMAT, MOST_EDGES, MOST_NODES, VERSION, file_bytes, graph_of_data, parsed_json
@@ -59,7 +59,7 @@ _INFO = tuple(GraphInfo.__dataclass_fields__)
 _PLACES = ("layer", "head", "query_pos", "key_pos")
 _KIND_AFTER = {
     "embed": "embed", "position_embed": "embed", "head": "head", "kv_group": "head", "mlp": "mlp", "neuron": "neuron",
-    "attn": "attn", "resid_pre": "residual", "resid_mid": "residual", "resid_post": "residual",
+    "attn": "attn", "feature": "neuron", "attn_feature": "attn", "resid_pre": "residual", "resid_mid": "residual", "resid_post": "residual",
 }  # fmt: skip
 
 
@@ -206,13 +206,15 @@ _IDENTITY = "kind, layer, head, position and index"
 
 def _node(row: Checked, n: int) -> dict[str, Any]:
     kind = _kind(row)
-    limits = {"layer": MOST_LAYERS, "head": MOST_TOKENS, "position": MOST_TOKENS, "index": None}
+    limits = {"layer": MOST_LAYERS, "head": MOST_TOKENS, "position": MOST_TOKENS, "index": LARGEST_FEATURE}
     numbers = {name: _index(row, name, limit) for name, limit in limits.items()}
     node: dict[str, Any] = {**(row.value if "norm" in row.value else {}), "id": n, "kind": kind, **numbers}
     for name in ("label_token", "roles"):
         node.pop(name, None)
     if kind == "head" and "roles" in row.value:
         node["roles"] = row.value["roles"]
+    if "note" in row.value:
+        node["note"] = row.value["note"]
     names: tuple[str, ...] = ("label_token", "token") if kind == "logit" else ("label_token",)
     if kind is None:
         node |= {"kind": "neuron", "index": n if node["index"] is None else node["index"]}
@@ -296,13 +298,17 @@ def _edges(edges: Rows, ends: list[tuple[int, int]], nodes: list[dict[str, Any]]
                 f"{edge.place} joins the same nodes as {first}; expected another key for each of them"
             )
         kind = row.get("kind")
+        places = {name: _index(edge, name, None) for name in _PLACES}
+        for name, n in (("key_pos", ends[e][0]), ("query_pos", ends[e][1])):
+            if name not in row:
+                places[name] = nodes[n]["position"]
         found.append(
             {
                 "source": ends[e][0],
                 "target": ends[e][1],
                 "key": keys[ends[e]],
                 "kind": kind if kind in EDGE_KINDS else _KIND_AFTER.get(nodes[ends[e][0]]["kind"], "rest"),
-                **{name: _index(edge, name, None) for name in _PLACES},
+                **places,
                 "weight": None if structural[e] else float(weights[e]),
                 "share": None if structural[e] else float(shares[e]),
                 "unit": units[e],

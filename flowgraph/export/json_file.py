@@ -12,6 +12,7 @@ The file is one JSON object that ``networkx.node_link_graph(data, edges="edges")
 0. - ``weight`` and ``share`` are null on structural edges. - A node has reading fields, ``norm`` first, if it
 was read (:meth:`NodeReading.to_dict`). A graph of nodes of which
   none was read is read back with empty ``readings``.
+- What the file of another program said of a node is its ``note``; what it said of the whole graph is ``outside``.
 - Where roles of heads were asked for, a head has ``roles``, an object of each role's score, empty if it has none.
 - ``label`` and ``token`` are for other programs. A token that belongs to the node itself, as a logit's does,
 is in
@@ -37,8 +38,9 @@ from ..errors import ArgumentError, FileFormatError, FlowgraphError, GraphTooLar
 from ..graph import EDGE_KINDS, UNITS, FlowGraph, Role
 from ..graph_info import GraphInfo, info_dict
 from ..nodes import NODE_KINDS, Node
+from ..notes import NUMBERS, TEXTS, NodeNote
 from ..reading import NodeReading
-from .checked import LARGEST_COUNT, Checked, Rows
+from .checked import LARGEST_COUNT, LARGEST_FEATURE, Checked, Rows
 
 FORMAT = "flowgraph"
 VERSION = 1
@@ -199,6 +201,7 @@ def graph_of_data(data: Checked) -> FlowGraph:
     nodes = tuple(_node(row, n) for n, row in enumerate(rows))
     readings = tuple(_reading(row) for row in rows)
     roles = tuple(_roles(row) for row in rows)
+    notes = tuple(None if (note := row.optional("note")) is None else note_of(note) for row in rows)
     undefined = tuple(nodes[entry.index(len(nodes))] for entry in about.field("undefined").items())
     columns = _columns(Rows.of(data.field("edges"), MOST_EDGES), len(nodes), info.unit)
     try:
@@ -209,6 +212,7 @@ def graph_of_data(data: Checked) -> FlowGraph:
             readings=readings if any(reading is not None for reading in readings) else (),
             undefined=undefined,
             roles=tuple(found or () for found in roles) if any(found is not None for found in roles) else (),
+            notes=notes if any(note is not None for note in notes) else (),
         )
     except ArgumentError as error:
         raise FileFormatError(str(error)) from error
@@ -218,7 +222,7 @@ def _info(about: Checked) -> GraphInfo:
     layers = [entry.index() for entry in about.field("layers").items()]
     if len(layers) != 2:
         about.field("layers").refuse("two integers, the first layer and one past the last")
-    options = about.optional("options")
+    options, outside = about.optional("options"), about.optional("outside")
     return GraphInfo(
         method=about.field("method").text(),
         unit=about.field("unit").text(),
@@ -237,7 +241,24 @@ def _info(about: Checked) -> GraphInfo:
         foil_token=about.field("foil_token").or_none(Checked.text),
         filters={name: _filter(entry) for name, entry in about.field("filters").entries()},
         options={} if options is None else {name: _filter(entry) for name, entry in options.entries()},
+        outside={} if outside is None or outside.value is None else _outside(outside),
     )
+
+
+def _outside(about: Checked) -> dict[str, Any]:
+    """What the file of another program said of the whole graph."""
+    found = about.json()
+    for name in ("metadata", "qParams", "more"):
+        entry = about.optional(name)
+        if entry is not None:
+            entry.json()
+    count, links = about.optional("count"), about.optional("links")
+    if count is not None:
+        count.index()
+    for link in () if links is None else links.items(MOST_EDGES):
+        for end in ("source", "target"):
+            link.field(end).text()
+    return found
 
 
 def _filter(entry: Checked) -> float | int | str:
@@ -254,7 +275,8 @@ def _node(row: Checked, n: int) -> Node:
     if kind not in NODE_KINDS:
         row.field("kind").refuse(f"one of {', '.join(NODE_KINDS)}")
     token = row.optional("label_token")
-    numbers = {name: row.field(name).or_none(Checked.index) for name in ("layer", "head", "position", "index")}
+    numbers = {name: row.field(name).or_none(Checked.index) for name in ("layer", "head", "position")}
+    numbers["index"] = row.field("index").or_none(lambda entry: entry.index(LARGEST_FEATURE))
     try:
         return Node(kind, **numbers, token=None if token is None else token.text())  # type: ignore[arg-type]
     except FlowgraphError as error:
@@ -267,6 +289,22 @@ def _roles(row: Checked) -> tuple[Role, ...] | None:
     return None if roles is None else tuple((name, entry.number()) for name, entry in roles.entries())
 
 
+def note_of(row: Checked) -> NodeNote:
+    """The note that an object is.
+
+    Raises
+    ------
+    FileFormatError
+        If a text or number that this project shows is something else, or there is anything that JSON does not hold.
+    """
+    for names, read in ((TEXTS, Checked.text), (NUMBERS, Checked.number)):
+        for name in names:
+            entry = row.optional(name)
+            if entry is not None:
+                entry.or_none(read)
+    return NodeNote(row.json())
+
+
 _NUMBERS = (
     "target_logit", "target_probability", "target_log_probability", "entropy", "foil_logit", "foil_probability",
     "activation", "contribution", "coverage",
@@ -276,7 +314,9 @@ _LISTS = tuple(f"{end}_{name}" for end in ("top", "bottom") for name in ("tokens
 
 
 def _reading(row: Checked) -> NodeReading | None:
-    if not any(name in row.value for name in ("norm", *_RANKS, *_NUMBERS, *_LISTS)):
+    # Of a node with a note, the activation is what the note says.
+    said = row.value.keys() - {"activation"} if "note" in row.value else row.value.keys()
+    if said.isdisjoint(("norm", *_RANKS, *_NUMBERS, *_LISTS)):
         return None
     numbers: dict[str, Any] = {name: entry.number() for name in _NUMBERS if (entry := row.optional(name)) is not None}
     ranks: dict[str, Any] = {name: entry.index() for name in _RANKS if (entry := row.optional(name)) is not None}

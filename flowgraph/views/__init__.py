@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .elements import COLOURED_KINDS, Drawing, drawing, facts
     from .html import page_data, render_html
     from .legend import legend_of
+    from .noted import note_facts, pinned
     from .roles import roles_text
     from .semantic_style import pill_fills
     from .style import RANK_LABELS, THEMES, Theme, css_variables, rank_decade
@@ -23,9 +24,11 @@ if TYPE_CHECKING:
 _WHERE = {
     **dict.fromkeys(("COLOURED_KINDS", "Drawing", "drawing", "facts"), "elements"),
     "legend_of": "legend",
+    "note_facts": "noted",
     "page_bundle": "document",
     "page_data": "html",
     "page_library": "document",
+    "pinned": "noted",
     "page_styles": "document",
     "render_html": "html",
     "pill_fills": "semantic_style",
@@ -35,8 +38,8 @@ _WHERE = {
 }
 
 __all__ = [
-    "COLOURED_KINDS", "RANK_LABELS", "THEMES", "Drawing", "Theme", "caption", "css_variables", "drawing", "facts", "legend_of", "page_bundle", "page_data", "page_library",
-    "page_styles", "pill_fills", "rank_decade", "render_html", "roles_text", "visible",
+    "COLOURED_KINDS", "RANK_LABELS", "THEMES", "Drawing", "Theme", "caption", "css_variables", "drawing", "facts", "legend_of", "note_facts", "page_bundle", "page_data", "page_library",
+    "page_styles", "pill_fills", "pinned", "rank_decade", "render_html", "roles_text", "visible",
 ]  # fmt: skip
 
 

@@ -6,7 +6,7 @@ Ids are ``n17`` for node 17 and ``e5`` for the fifth strongest edge. Every node 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,9 +15,10 @@ from jaxtyping import Float, Int
 
 from ..algorithms.connected_flow import connected_flow, critical_levels
 from ..graph import EDGE_KINDS, FlowGraph
-from ..nodes import Node, label
+from ..nodes import ERRORS, FEATURES, Node, label
 from ..reading import NodeReading
 from .layout import Place, is_circuit, places
+from .noted import note_facts
 from .style import edge_stroke, effect_step, rank_decade, square_size
 from .text import picture_label, visible
 
@@ -32,7 +33,13 @@ COLOURED_KINDS = frozenset({"embed", "resid_pre", "resid_post"})
 """Kinds of nodes whose colour and label say what they read."""
 _BIASES = frozenset({"attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
 _HEADS = frozenset({"head", "kv_group"})
-_SQUARES = _BIASES | {"mlp", "neuron", "attn", "position_embed"}
+_SQUARES = {
+    "feature": "feature", "attn_feature": "attn-feature", **dict.fromkeys(ERRORS, "error"), **dict.fromkeys(_BIASES, "bias"),
+    **dict.fromkeys(("mlp", "neuron"), ""),
+}  # fmt: skip
+"""Kinds of nodes that are squares → class that tells them from an MLP; all that are not named here are parts of the model."""
+_NAMED_FEATURES = 40
+_LONGEST_NAME = 60
 _TOP, _BOTTOM = 10, 5
 _DENSE_SQUARE = 0.6
 _SIGNED_SQUARE = 4  # shares of one logit are small
@@ -221,7 +228,7 @@ def _nodes(drawn: Drawing) -> list[dict[str, Any]]:
         if labels[n]:
             data["lb"] = labels[n]
         classes = [*_shape_classes(drawn, n, outgoing), *priorities[n]]
-        if node.kind in _SQUARES:
+        if "square" in classes[0].split():
             share = max((abs(float(graph.share[e])) for e in outgoing[n]), default=0.0)
             size = square_size(_SIGNED_SQUARE * share if drawn.is_signed else share)
             data |= {"z": size, "zd": round(_DENSE_SQUARE * size, 1)}
@@ -241,10 +248,21 @@ def _shape_classes(drawn: Drawing, n: int, outgoing: Sequence[Sequence[int]]) ->
         return ["junction"]
     if node.kind in COLOURED_KINDS:
         return ["state", rank_class(graph.readings[n] if graph.readings else None)]
-    shape = "head" if node.kind in _HEADS else "square bias" if node.kind in _BIASES else "square"
+    shape = "head" if node.kind in _HEADS else f"square {_SQUARES.get(node.kind, 'part')}".rstrip()
     if graph.info.unit != "logits" or not outgoing[n] or is_circuit(graph):
         return [shape]
     return [shape, f"effect{effect_step(float(sum(graph.weight[e] for e in outgoing[n])))}"]
+
+
+def classes_of(items: Sequence[Mapping[str, Any]]) -> set[str]:
+    """Classes that occur among nodes or edges; ``block`` stands for squares of MLPs, which have no class of their own."""
+    found: set[str] = set()
+    for item in items:
+        names = set(item["classes"].split())
+        found |= names
+        if "square" in names and names.isdisjoint(_SQUARES.values()) and "part" not in names:
+            found.add("block")
+    return found
 
 
 def rank_class(reading: NodeReading | None) -> str:
@@ -272,12 +290,17 @@ def _state_labels(drawn: Drawing) -> tuple[list[str], list[list[str]]]:
     priorities: list[list[str]] = [[] for _ in graph.nodes]
     below: dict[int | None, NodeReading] = {}
     first_best: set[int | None] = set()
+    features = [n for n, node in enumerate(graph.nodes) if node.kind in FEATURES and node.token]
+    strongest = set(sorted(features, key=lambda n: -drawn.node_flow[n])[:_NAMED_FEATURES])
     for n in sorted(range(len(graph.nodes)), key=lambda n: drawn.places[n].layer):
         node = graph.nodes[n]
         if node.kind in _HEADS:
             labels[n] = str(node.head)
         elif node.kind == "logit" or (is_circuit(graph) and node.layer is None):
-            labels[n], priorities[n] = goal_label(drawn, node), ["p3"]
+            labels[n], priorities[n] = goal_label(drawn, node, n), ["p3"]
+        elif node.kind in FEATURES and node.token:
+            labels[n] = _shortened(picture_label(node.token))
+            priorities[n] = ["p2" if n in strongest else "p1"]
         reading = graph.readings[n] if graph.readings else None
         if node.kind in COLOURED_KINDS and reading is not None and reading.top:
             priority = _priority(reading, below.get(node.position))
@@ -291,15 +314,22 @@ def _state_labels(drawn: Drawing) -> tuple[list[str], list[list[str]]]:
     return labels, priorities
 
 
-def goal_label(drawn: Drawing, node: Node) -> str:
-    """Text beside a logit: its token, and the model's probability of it; beside an end of a circuit its name."""
-    info = drawn.graph.info
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
+
+
+def goal_label(drawn: Drawing, node: Node, n: int | None = None) -> str:
+    """Text beside a logit: its token, and the model's probability of it; beside an end of a circuit its name.
+
+    ``n`` is the node's number, by which a probability of its own is found that came with the graph.
+    """
+    info, notes = drawn.graph.info, drawn.graph.notes
+    note = notes[n] if notes and n is not None else None
     if node.kind != "logit":
         return label(node)
     text = picture_label(node.token) if node.token is not None else f"token {node.index}"
-    if node.index != info.target or info.target_probability is None:
-        return text
-    return f"{text} {info.target_probability:.2f}".replace(" 0.", " .")
+    probability = info.target_probability if node.index == info.target else None if note is None else note.probability
+    return text if probability is None else f"{text} {probability:.2f}".replace(" 0.", " .")
 
 
 def _priority(reading: NodeReading, below: NodeReading | None) -> str:
@@ -365,6 +395,7 @@ def facts(drawn: Drawing) -> dict[str, Any]:
         "readings": [None if reading is None else _reading(reading, vocabulary) for reading in readings],
         "edge_kinds": [EDGE_KINDS[graph.kind[e]] for e in drawn.order],
         "edge_places": [_edge_place(graph, e) for e in drawn.order.tolist()],
+        "notes": note_facts(graph),
         "mass": [round(100 * float(value), 2) for value in drawn.mass],
         "vocabulary": list(vocabulary),
     }

@@ -16,7 +16,8 @@ from .caption import edges_text, filter_texts, layers_text, percent
 from .document import Page, asset, document, noted_caption, shell, title
 from .elements import LEVELS, MOST_EDGES, Drawing, drawing, elements, facts
 from .layout import LAYOUT, columns, extent, is_circuit
-from .legend import legend
+from .legend import legend_of
+from .noted import pinned
 from .roles import node_roles
 from .style import THEMES, stylesheet
 from .text import printable, visible
@@ -120,7 +121,7 @@ def _shell(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str, Any
         ],
         note=cut,
         left=Template(asset("flow_left.html")).substitute({name: escape(text) for name, text in texts.items()}),
-        legend=legend(drawn, _classes(parts["edges"]), _classes(parts["nodes"])),
+        legend=legend_of(drawn, parts),
         walk="",
         whole="",
         axes='      <div data-part="gutter" class="axis" aria-hidden="true"></div>\n'
@@ -130,10 +131,6 @@ def _shell(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str, Any
         stage=f"{'Circuit: heads' if circuit else 'Flow graph: tokens'} along one axis, layers along the other",
         keys="Arrow keys walk along tokens and layers. P pins the node, Escape clears. Plus, minus and 0 zoom and fit.",
     )
-
-
-def _classes(found: list[dict[str, Any]]) -> list[str]:
-    return sorted({name for element in found for name in element["classes"].split()})
 
 
 def _page_data(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -159,6 +156,7 @@ def _page_data(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str,
         **parts,
         **facts(drawn),
         "roles": node_roles(drawn.graph),
+        "pinned": [f"n{n}" for n in pinned(drawn.graph)],
     }
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
-from .elements import Drawing
+from ..graph import FlowGraph
+from .elements import Drawing, classes_of
 from .layout import is_circuit
 from .style import EFFECT_LABELS, RANK_LABELS, edge_stroke
 from .text import visible
@@ -35,6 +36,23 @@ IN_CIRCUITS = {
     "lowers": "works against it",
 }
 """What classes of nodes and edges are called in circuits."""
+IN_ATTRIBUTION_GRAPHS = {"raises": "raises its target", "lowers": "lowers its target"}
+"""The same where edges do not lead to one logit."""
+SQUARES = {
+    "bias": "bias",
+    "feature": "feature of a transcoder",
+    "attn-feature": "feature of attention",
+    "error": "what the features leave out",
+    "part": "other part of the model",
+}
+"""Class of a square → what it is; ``block`` stands for MLPs."""
+
+
+def own_names(graph: FlowGraph) -> Mapping[str, str]:
+    """What classes are called in this kind of graph, where that differs."""
+    if is_circuit(graph):
+        return IN_CIRCUITS
+    return {} if graph.info.unit == "logits" else IN_ATTRIBUTION_GRAPHS
 
 
 def legend(drawn: Drawing, edge_classes: Sequence[str], node_classes: Sequence[str]) -> str:
@@ -50,18 +68,16 @@ def legend(drawn: Drawing, edge_classes: Sequence[str], node_classes: Sequence[s
     parts = [_node_fill(drawn)]
     if any(name.startswith("effect") for name in node_classes):
         parts.append(_effects(drawn, node_classes))
-    names = IN_CIRCUITS if is_circuit(drawn.graph) else {}
+    names = own_names(drawn.graph)
     parts.append(_shapes(node_classes, names))
     if edge_classes:
-        parts += [_edge_kinds(edge_classes, names), _widths("effect" if names else "flow")]
+        parts += [_edge_kinds(edge_classes, names), _widths("effect" if is_circuit(drawn.graph) else "flow")]
     return "\n".join(parts)
 
 
 def legend_of(drawn: Drawing, data: Mapping[str, Any]) -> str:
     """HTML of the legend of a drawing whose elements are made already: ``data["nodes"]`` and ``data["edges"]``."""
-    edges, nodes = (
-        sorted({name for item in data[part] for name in item["classes"].split()}) for part in ("edges", "nodes")
-    )
+    edges, nodes = (sorted(classes_of(data[part])) for part in ("edges", "nodes"))
     return legend(drawn, edges, nodes)
 
 
@@ -102,7 +118,8 @@ def _shapes(node_classes: Sequence[str], own: Mapping[str, str]) -> str:
     names = (
         ("state", f'<i class="dot state {"plain" if "plain" in node_classes else ""}"></i>', "residual state"),
         ("junction", '<i class="dot junction"></i>', "mid-block state"),
-        ("square", '<i class="dot square"></i>', _square_name(node_classes)),
+        ("block", '<i class="dot square"></i>', _square_name(node_classes)),
+        *((name, f'<i class="dot square {name}"></i>', text) for name, text in _other_squares(node_classes)),
         ("head", '<i class="dot head">4</i>', "attention head, number"),
         ("goal", '<i class="dot goal"></i>', "logit"),
         ("undefined", '<i class="dot undefined"></i>', "shares by substitute"),
@@ -113,6 +130,11 @@ def _shapes(node_classes: Sequence[str], own: Mapping[str, str]) -> str:
 
 def _square_name(node_classes: Sequence[str]) -> str:
     return "MLP or bias" if "bias" in node_classes else "MLP"
+
+
+def _other_squares(node_classes: Sequence[str]) -> list[tuple[str, str]]:
+    """Squares that are no MLPs; biases beside MLPs are named with these."""
+    return [(name, text) for name, text in SQUARES.items() if name != "bias" or "block" not in node_classes]
 
 
 def _edge_kinds(edge_classes: Sequence[str], own: Mapping[str, str]) -> str:

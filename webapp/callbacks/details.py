@@ -7,15 +7,17 @@ from typing import TYPE_CHECKING, Any
 from dash import Dash, Input, Output, State, html
 from dash.development.base_component import Component
 
-from flowgraph.errors import ArgumentError, FlowgraphError
+from flowgraph import FlowGraph, Node
+from flowgraph.errors import ArgumentError, FlowgraphError, ModelNeededError
 
+from ..graph_session import node_of_graph
 from ..ids import Id
 from ..node_key import parse_node_key
 from ..present import circuit, details
 from ..present.effects import offer
 from ..present.errors import panel_error
 from ..recipe import Recipe, from_query
-from ..service.answers import Circuit
+from ..service.answers import Circuit, NodeAnswer
 from ..service.questions import node_question, run_question
 from .asking import ask, shown
 
@@ -60,8 +62,21 @@ def details_of(service: Service, recipe: Recipe, key: str | None, pins: tuple[st
         edge = edge_of(key, len(graph))
         return _with_test(details.edge_panel(graph, edge, run), offer(key, None, (graph, edge), run))
     node = parse_node_key(key)
-    panel = details.panel(ask(service, node_question(recipe, node)), graph, run, pinned=pins)
+    panel = details.panel(_node(service, recipe, node, graph), graph, run, pinned=pins)
     return _with_test(panel, offer(key, node, None, run))
+
+
+def _node(service: Service, recipe: Recipe, node: Node, graph: FlowGraph) -> NodeAnswer:
+    """What the model says of a node; what the graph does, where that came from a file and the model is not here."""
+    n = graph.nodes.index(node) if node in graph.nodes else None
+    if n is not None and graph.notes and graph.notes[n] is not None:
+        return node_of_graph(graph, n)
+    try:
+        return ask(service, node_question(recipe, node))
+    except ModelNeededError:
+        if n is None:
+            raise
+        return node_of_graph(graph, n)
 
 
 def _of_circuit(answer: Circuit, key: str | None, pins: tuple[str, ...]) -> Component:

@@ -15,7 +15,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from flowgraph import FlowGraph, Node, NodeReading
-from flowgraph.views import roles_text, visible
+from flowgraph.views import note_facts, roles_text, visible
 
 from ..node_key import node_key
 from ..service.answers import NodeAnswer, Run
@@ -141,6 +141,11 @@ def rows(answer: NodeAnswer, graph: FlowGraph | None) -> tuple[tuple[str, ...], 
                     (answer.label, about, text, chance, "probability"),
                     (answer.label, about, text, logit, "logits"),
                 ]
+    if graph is not None and graph.notes and answer.node in graph.nodes:
+        note = graph.notes[graph.nodes.index(answer.node)]
+        found += (
+            [] if note is None else [(answer.label, "file", name, value, "") for name, value in note.shown().items()]
+        )
     if graph is not None and graph.roles and answer.node in graph.nodes:
         roles = graph.roles[graph.nodes.index(answer.node)]
         found += [(answer.label, "role", name, score, "") for name, score in roles]
@@ -196,7 +201,8 @@ def acts(node: Node, pinned: Sequence[str]) -> Component:
 
 
 def _facts(answer: NodeAnswer, graph: FlowGraph | None, n: int | None, run: Run) -> list[Fact]:
-    found: list[Fact] = []
+    said = note_facts(graph) if graph is not None and n is not None else []
+    found: list[Fact] = [(name, value, "") for name, value in (said[n] or [] if said and n is not None else [])]
     reading = answer.reading
     if answer.contribution is not None:
         found.append(("adds to the logit", signed(answer.contribution), "logits"))

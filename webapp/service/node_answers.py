@@ -24,6 +24,10 @@ _WITHOUT_VECTOR: Mapping[str, str] = {
     "unembed_bias": "a bias of the head is a number for each token and has no vector to read",
     "position_embed": "position vectors are added before the first layer and are not read by themselves",
     **dict.fromkeys(
+        ("feature", "attn_feature", "mlp_error", "attn_error"),
+        "it belongs to a dictionary that the model does not have; what is known of it stands in the graph's file",
+    ),
+    **dict.fromkeys(
         ("head_rest", "attn_rest", "mlp_rest"),
         "what a rest stands for depends on the picture; its reading is shown in the semantic graph",
     ),
@@ -40,6 +44,8 @@ def node(traces: Traces, question: NodeQuestion, check: Check) -> NodeAnswer:
     """What one node says."""
     trace = traces.trace(question.run, check)
     asked = question.node
+    if asked.kind in ("feature", "attn_feature", "mlp_error", "attn_error"):
+        return NodeAnswer(asked, str(asked), None, None, None, _WITHOUT_VECTOR[asked.kind])
     refuse_outside(trace, asked)
     check("reading a node", None)
     reading, note = _reading(trace, asked)

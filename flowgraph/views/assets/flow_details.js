@@ -5,7 +5,8 @@ function opening(page) {
   const { graph, data } = page;
   const inLogits = data.unit === 'logits';
   const size = (edge) => Math.abs(strengthOf(data, edge));
-  const isMove = (edge) => edge.kind === 'attention' && graph.positions[edge.source] !== graph.positions[edge.target] && size(edge) > 0;
+  const at = (node) => graph.positions[node];
+  const isMove = ({ source, target, ...edge }) => at(source) !== null && at(target) !== null && at(source) !== at(target) && size(edge) > 0;
   const ranked = graph.edges.filter(isMove).sort((a, b) => size(b) - size(a)).slice(0, MOST_ROWS);
   const says = (edge) => (inLogits ? weight(edge.weight, data.unit) : measured(data, edge, 'flow'));
   const rows = ranked.map((edge) => barRow(moveLink(page, edge), size(edge) / size(ranked[0]), edge.classes, says(edge)));
@@ -38,7 +39,7 @@ function hint() {
 function nodeDetails(page, node) {
   const { graph, data } = page;
   const reading = graph.readings[node];
-  const rows = [[data.carried.node, part(graph.flows[node]), unit('share')]];
+  const rows = [...(graph.notes[node] ?? []), [data.carried.node, part(graph.flows[node]), unit('share')]];
   if (reading) rows.push(...readingFacts(data, reading));
   return [
     element('h3', {}, ...nodeTitle(graph, node, 'span')),

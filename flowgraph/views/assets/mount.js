@@ -9,6 +9,7 @@ function mountPage(kind, root, given, options = {}) {
   fill(page, 'empty', data.empty);
   page.graph = createGraph(data);
   kind.start(page);
+  setPins(page, data.pinned ?? []);
   choose(page, null);
   watchTheme(page);
   watchTaps(page);

@@ -10,6 +10,8 @@ from ...graph import FlowGraph
 from ..caption import caption, percent, prompt_text
 from ..elements import Drawing, drawing
 from ..layout import columns, extent, is_circuit
+from ..legend import own_names
+from ..noted import group_sizes
 from ..semantic_page import statements
 from ..text import printable
 from .axes import layer_ticks, token_ticks
@@ -24,6 +26,7 @@ from .shapes import Box, Label, Line, Picture, Pill, Plate, Shape, corners, shor
 
 _SEMANTIC = frozenset({"semantic", "visit"})
 _WRITERS = frozenset({"head", "attn", "neuron", "mlp"})
+_MOST_GROUPS = 12
 _CAPTION_SIZE, _CAPTION_LEAD = 6.0, 8.0
 _NARROWEST, _WIDEST = 100.0, 5000.0
 
@@ -130,7 +133,7 @@ def _flow(graph: FlowGraph, look: Look, spell: Spell) -> _Drawn:
     return _Drawn(
         shapes,
         bottom,
-        flow_groups(content, graph.info, fitted, circuit=is_circuit(graph)),
+        flow_groups(content, graph.info, fitted, own_names(graph), circuit=is_circuit(graph)),
         _left_out(graph, drawn, content, lost),
     )
 
@@ -191,6 +194,11 @@ def _left_out(graph: FlowGraph, drawn: Drawing, content: Content, lost: int) -> 
         notes.append(f"drawn: the strongest {len(content.edges):,} of {len(graph):,} edges, {mass} of the mass")
     if lost:
         notes.append(f"{lost:,} node label{'s' if lost > 1 else ''} left out for want of room")
+    groups = [f"{printable(name)} ({size:,})" for name, size in group_sizes(drawn.graph).items()]
+    if groups:
+        notes.append(
+            f"groups of nodes in the file: {', '.join(groups[:_MOST_GROUPS])}{', …' * (len(groups) > _MOST_GROUPS)}"
+        )
     return notes
 
 

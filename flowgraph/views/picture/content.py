@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..elements import Drawing, elements
+from ..elements import Drawing, classes_of, elements
 from ..layout import Place
+from ..noted import pinned
 from .frame import SCALE, Frame
 from .ink import ThemeName, style_of
 from .labels import Wish
@@ -49,9 +50,10 @@ class Content:
         """The strongest :data:`MOST_EDGES` edges of a drawing."""
         parts = elements(drawn)
         edges = parts["edges"][:MOST_EDGES]
+        pins = set(pinned(drawn.graph))
         touched = {edge["data"][end] for edge in edges for end in ("source", "target")}
         nodes = {
-            n: node
+            n: node | {"classes": f"{node['classes']} pin"} if n in pins else node
             for n, node in enumerate(parts["nodes"])
             # Level 0: the start, and nodes that no edge of the graph touches.
             if node["data"]["id"] in touched or node["data"]["c"] == 0
@@ -60,8 +62,7 @@ class Content:
 
     def classes(self, tag: Literal["node", "edge"]) -> set[str]:
         """Classes that occur among the nodes or edges."""
-        found = self.nodes.values() if tag == "node" else self.edges
-        return {name for item in found for name in item["classes"].split()}
+        return classes_of(list(self.nodes.values()) if tag == "node" else self.edges)
 
     def beside(self) -> float:
         """Room in points that the label of the last node needs beside it."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...graph_info import GraphInfo
-from ..legend import IN_CIRCUITS
+from ..legend import SQUARES
 from ..style import EFFECT_LABELS, RANK_LABELS, edge_stroke
 from ..text import visible
 from .content import Content, edge_line, node_mark
@@ -38,11 +38,15 @@ _EDGES = {
 _NODES = {
     "state": "residual state",
     "junction": "mid-block state",
-    "square": "MLP",
+    "block": "MLP",
+    **SQUARES,
     "head": "attention head, its number",
     "goal": "logit",
     "undefined": "shares by substitute",
+    "pin": "pinned in the file",
 }
+
+_SQUARES = frozenset({"block", *SQUARES})
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,9 +117,10 @@ def _set(entry: Entry, x: float, middle: float) -> list[Shape]:
     return [replace(sample, start=start, end=end, bend=bend), name]
 
 
-def flow_groups(content: Content, info: GraphInfo, fitted: Frame, *, circuit: bool) -> list[Group]:
-    """What a graph of flow, or a circuit, has to explain."""
-    own = IN_CIRCUITS if circuit else {}
+def flow_groups(
+    content: Content, info: GraphInfo, fitted: Frame, own: Mapping[str, str], *, circuit: bool
+) -> list[Group]:
+    """What a graph of flow, or a circuit, has to explain; ``own`` are names that this kind of graph has for classes."""
     nodes, edges = content.classes("node"), content.classes("edge")
     groups = [_ranks(content, info, fitted, nodes)]
     if any(name.startswith("effect") for name in nodes):
@@ -146,9 +151,10 @@ def _ranks(content: Content, info: GraphInfo, fitted: Frame, nodes: set[str]) ->
 def _nodes(content: Content, fitted: Frame, nodes: set[str], own: Mapping[str, str]) -> list[Entry]:
     entries = []
     for name, text in _NODES.items():
-        if name in nodes:
-            classes = {"state": "state plain", "head": "head major"}.get(name, name)
-            text = "MLP or bias" if name == "square" and "bias" in nodes else text
+        if name in nodes and not (name == "bias" and "block" in nodes):
+            square = "square" if name == "block" else f"square {name}"
+            classes = {"state": "state plain", "head": "head major"}.get(name, square if name in _SQUARES else name)
+            text = "MLP or bias" if name == "block" and "bias" in nodes else text
             entries.append(Entry(_dot(content, fitted, classes), own.get(name, text)))
     return entries
 
