@@ -125,3 +125,21 @@ def test_a_token_of_the_continuation_becomes_the_one_that_is_explained(tab):
     tab.page.get_by_label("Prompt").fill("Another text")
     tab.redrawn(lambda: tab.page.keyboard.press("Control+Enter"))
     assert tokens.count() == 0
+
+
+@pytest.mark.browser
+@pytest.mark.real_model
+def test_explaining_a_word_of_a_conversation_says_what_became_of_the_prompt_and_leads_back(tab):
+    tab.drawn("?text=Say%20yes&chat=1")
+    tab.page.get_by_label("Tokens to add, 1 to 64").fill("2")
+    tab.page.get_by_role("button", name="Continue").click()
+    tab.page.wait_for_selector(".grown-token")
+    assert not tab.page.locator(".written-out").is_visible()
+    tab.redrawn(lambda: tab.page.locator("[data-grown]").nth(1).click())
+    assert tab.page.get_by_label("Prompt").input_value() != "Say yes"
+    assert "chat template written out" in tab.text(".written-out")
+    tab.redrawn(lambda: tab.page.get_by_role("button", name="back to what you wrote").click())
+    assert parse_qs(tab.evaluate("location.search")[1:]) == {"text": ["Say yes"], "chat": ["1"]}
+    assert tab.page.get_by_label("Prompt").input_value() == "Say yes"
+    assert tab.page.locator("#chat input").is_checked()
+    assert not tab.page.locator(".written-out").is_visible()

@@ -29,6 +29,12 @@
     app.address.change({ ...left, ...app.flowOnly, text: grown, target: aim });
   }
 
+  /** From the text with its template to what was written. */
+  function explainWritten(button) {
+    const left = Object.fromEntries(['example', 'position', 'target', 'foil', 'start', 'selected', 'pins', 'keep', 'heads'].map((name) => [name, '']));
+    app.address.change({ ...left, ...app.flowOnly, text: button.dataset.written, chat: '1' });
+  }
+
   /** Mark the token that is explained. A continuation of another text is put away. */
   function markGrown() {
     const row = document.querySelector('[data-base]');
@@ -37,13 +43,14 @@
     const tokens = [...row.querySelectorAll('[data-grown]')];
     const isOurs = model === row.dataset.model && [row.dataset.base, ...tokens.map((one) => one.dataset.grown)].includes(text);
     if (!isOurs) set('continuation', { children: null });
+    row.toggleAttribute('data-grown-from', text !== row.dataset.base);
     for (const one of tokens) {
       const isExplained = one.dataset.grown === text && ['', one.dataset.aim].includes(target);
       one.setAttribute('aria-pressed', String(isExplained));
     }
   }
 
-  app.explainGrown = explain;
+  Object.assign(app, { explainGrown: explain, explainWritten });
   window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
     flowgraph: { ...window.dash_clientside?.flowgraph, goOn, markGrown },
   });

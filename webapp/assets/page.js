@@ -19,6 +19,7 @@
     ['#stage .axis > span:not(.tick)', (label) => app.toggleHeads(label)],
     ['[data-test]', (button) => app.test(button)],
     ['[data-grown]', (button) => app.explainGrown(button)],
+    ['[data-written]', (button) => app.explainWritten(button)],
     ['[data-dismiss]', (button) => window.dash_clientside.set_props(button.dataset.dismiss, { children: null })],
     ['[data-tab]', (button) => app.address.change({ tab: button.getAttribute('aria-selected') === 'true' ? '' : button.dataset.tab })],
     ['[data-leave]', () => app.leaveCircuit()],

@@ -12,6 +12,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from flowgraph import FlowGraph, Node
+from flowgraph.views import visible
 
 from ..attributes import named
 from ..service.answers import Circuit, CircuitTest, Pair
@@ -50,7 +51,7 @@ def panel(answer: Circuit) -> Component:
         element("p", _MEASURED if is_measured(graph) else _ESTIMATED, cls="note"),
         _untested(graph),
         *_prompts(answer.pairs),
-        effect_table(graph, range(len(graph)), "Edges, by their effect"),
+        effect_table(graph, range(len(graph)), "Edges, by |effect|"),
         cls="details",
     )
     return drawn(tree, name="circuit", label="Details of the circuit")
@@ -87,7 +88,7 @@ def node_panel(answer: Circuit, node: Node, pinned: Sequence[str]) -> Component:
         body = [element("p", "Not in this circuit: none of its edges touches this.", cls="note")]
     else:
         n = graph.nodes.index(node)
-        ways = ((graph.target, "What it reads"), (graph.source, "What reads it"))
+        ways = ((graph.target, "What it reads, by |effect|"), (graph.source, "What reads it, by |effect|"))
         found = (effect_table(graph, [e for e in range(len(graph)) if ends[e] == n], title) for ends, title in ways)
         body = [one for one in found if one is not None]
     tree = element("div", element("h3", str(node)), *body, cls="details")
@@ -190,7 +191,16 @@ def found_box(answer: Circuit, query: str) -> Component:
         "Show it", type="button", className="button small", title="Show this circuit", **named({"data-go": query})
     )
     said = f"{plural(len(answer.graph), 'edge')}, {answer.note.removeprefix('edges ')}"
-    return html.Div([html.P([html.B("Circuit found: "), said, "."]), show], className="found-box")
+    return html.Div([html.P([html.B("Circuit found: "), said, ".", *_found_for(answer)]), show], className="found-box")
+
+
+def _found_for(answer: Circuit) -> list[str]:
+    """Whose circuit it is: the page may look at another prompt by now."""
+    if answer.graph.info.options.get("prompts") != 1 or not answer.pairs:
+        return [f" Of {answer.about}."]
+    pair = answer.pairs[0]
+    against = "the mean logit" if pair.foil is None else visible(pair.foil)
+    return [f" Of “{pair.clean}”: {visible(pair.target)} against {against}."]
 
 
 def _row(graph: FlowGraph, edge: int, largest: float) -> list[Cell]:

@@ -33,7 +33,19 @@ def continuation(answer: Generation, run: RunQuestion) -> list[Component]:
     )  # fmt: skip
     tokens = [_button(answer, n) for n in range(len(answer.tokens))]
     words = html.Div(tokens, className="grown", role="group", **named({"aria-label": "Continuation"}))
-    return [html.Div([title, words, end, close], className="grown-row", **named(_base(run)))]
+    row = [title, words, end, *([_written_out(run)] if run.chat else []), close]
+    return [html.Div(row, className="grown-row", **named(_base(run)))]
+
+
+def _written_out(run: RunQuestion) -> Component:
+    """Said while a word of a conversation is explained: its prompt is another text than the one that was written."""
+    back = html.Button(
+        "back to what you wrote", type="button", className="link", title=run.text[:200],
+        **named({"data-written": run.text}),
+    )  # fmt: skip
+    return html.Span(
+        ["The prompt is now the conversation with its chat template written out: ", back], className="note written-out"
+    )
 
 
 def _base(run: RunQuestion) -> dict[str, str]:
