@@ -323,6 +323,21 @@ def test_a_click_fills_the_details_and_escape_empties_them(opened):
     assert page.evaluate("cy.elements('.chosen').length") == 0
 
 
+@pytest.mark.parametrize("name", ["logits", "logits of heads"])
+def test_lists_of_logits_are_sorted_by_size_and_show_their_signs(opened, name):
+    page = opened(GRAPHS[name]())
+    assert "strongest moves between tokens, by |logits|" in page.text("[data-part=details]")
+    texts = page.page.locator("[data-part=details] td.number").all_inner_texts()
+    values = [float(text.replace("−", "-")) for text in texts]
+    assert [abs(value) for value in values] == sorted(map(abs, values), reverse=True)
+    assert min(values) < 0 < max(values)
+    assert {text[0] for text in texts} == {"+", "−"}
+    page.evaluate("cy.nodes('.goal').emit('tap')")
+    assert "in, by |share|" in page.text("[data-part=details]")
+    rows = page.page.locator("[data-part=details] table").last.locator("td.number").all_inner_texts()
+    assert {text[0] for text in rows} == {"+", "−"}
+
+
 def test_roles_stand_in_the_tip_and_in_the_details_as_text(opened):
     graph = head_graph(layers=4)
     roles = [

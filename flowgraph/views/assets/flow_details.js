@@ -5,7 +5,8 @@ function opening(page) {
   const { graph, data } = page;
   const inLogits = data.unit === 'logits';
   const size = (edge) => Math.abs(strengthOf(data, edge));
-  const at = (node) => graph.positions[node];
+  // The logit stands at the position that is explained.
+  const at = (node) => graph.positions[node] ?? (graph.kinds[node] === 'logit' ? data.position : null);
   const isMove = ({ source, target, ...edge }) => at(source) !== null && at(target) !== null && at(source) !== at(target) && size(edge) > 0;
   const ranked = graph.edges.filter(isMove).sort((a, b) => size(b) - size(a)).slice(0, MOST_ROWS);
   const says = (edge) => (inLogits ? weight(edge.weight, data.unit) : measured(data, edge, 'flow'));
