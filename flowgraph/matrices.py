@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -127,6 +128,30 @@ class TokenMatrix(NDArrayOperatorsMixin, Drawn):
         measure = f"{self.measure}, layer {self.first_layer + row}"
         return replace(self, values=self.values[row], axes=self.axes[1:], measure=measure)
 
+    def grouped(self, groups: Any) -> TokenMatrix:
+        """The matrix between groups of tokens: columns of a group are added, its rows averaged, so that row sums stay.
+
+        Parameters
+        ----------
+        groups
+            Positions of each group, every position in one of them: ``[[0], [1, 2], [3, 4]]``.
+
+        Raises
+        ------
+        ArgumentError
+            If a position is missing, comes twice, or is none.
+        """
+        sizes = [size for size, name in zip(self.shape, self.axes, strict=True) if name != "layer"]
+        places = checked_groups(groups, sizes[0])
+        values = self.values
+        for axis, name in enumerate(self.axes):
+            if name != "layer":
+                parts = [values.take(group, axis) for group in places]
+                merged = [part.sum(axis) if name == "key_pos" else part.mean(axis) for part in parts]
+                values = np.stack(merged, axis)
+        tokens = None if self.tokens is None else tuple("".join(self.tokens[n] for n in group) for group in places)
+        return replace(self, values=values, tokens=tokens)
+
     def places(self, axis: int) -> Int[np.ndarray, "size"]:
         """[size] what the rows along an axis are called: layers as the model counts them, positions from 0."""
         start = self.first_layer if self.axes[axis] == "layer" else 0
@@ -179,6 +204,48 @@ class TokenMatrix(NDArrayOperatorsMixin, Drawn):
 _AXES = (
     ("layer", "query_pos", "key_pos"), ("layer", "query_pos"), ("query_pos", "key_pos"), ("query_pos",), ("key_pos",),
 )  # fmt: skip
+
+
+def checked_groups(groups: Any, count: int) -> list[list[int]]:
+    """Groups of positions as lists, once they hold each of ``count`` positions exactly once.
+
+    Raises
+    ------
+    ArgumentError
+        If they do not, or are no lists of whole numbers.
+    """
+    try:
+        found = [[operator.index(position) for position in group] for group in groups]
+    except TypeError as error:
+        raise ArgumentError(
+            f"groups={groups!r} cannot be used; expected the positions of each group, such as [[0], [1, 2]]"
+        ) from error
+    flat = [position for group in found for position in group]
+    outside = [position for position in flat if not 0 <= position < count]
+    if outside:
+        raise ArgumentError(f"groups hold position {outside[0]}; positions are 0…{count - 1}")
+    if not all(found):
+        raise ArgumentError("groups hold an empty group; give each at least one position")
+    twice = sorted({position for position in flat if flat.count(position) > 1})
+    missing = sorted(set(range(count)) - set(flat))
+    if twice or missing:
+        said = [
+            f"{', '.join(map(str, some))} {what}" for some, what in ((missing, "missing"), (twice, "twice")) if some
+        ]
+        raise ArgumentError(f"groups must hold every position 0…{count - 1} exactly once; {' and '.join(said)}")
+    return found
+
+
+def rows_of_one(pattern: Float[np.ndarray, "..."], itemsize: int) -> Float[np.ndarray, "..."]:
+    """A pattern whose numbers had ``itemsize`` bytes: of 16-bit floats its rows divided by their sums, any other as it is.
+
+    Rounding takes the sums of 16-bit floats off 1 by up to .008.
+    """
+    if itemsize > 2:
+        return pattern
+    whole = pattern.sum(-1, keepdims=True)
+    divided: np.ndarray = np.divide(pattern, whole, out=np.zeros_like(pattern), where=whole > 0)
+    return divided
 
 
 def origin_of(attention_or_trace: Any) -> dict[str, Any]:

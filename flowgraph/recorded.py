@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from .errors import ArgumentError, ModelMismatchError, ModelNeededError, NotRecordedError, UnsupportedReadingError
+from .matrices import Axis, TokenMatrix, origin_of, rows_of_one
 from .models import LoadedModel, load_model
 from .prompting import Inputs, Row
 from .table import Table, data_frame
@@ -281,6 +282,65 @@ class Trace:
             If they were not kept, or the model has none.
         """
         return self.site("rotary.cos"), self.site("rotary.sin")
+
+    def grouped(self, groups: Any = "words", *, head: int | None = None) -> TokenMatrix:
+        """Attention between words, or between any groups of tokens, in every kept layer.
+
+        What goes to the tokens of a group is added, and its tokens' rows are averaged, so that rows still sum to 1.
+
+        Parameters
+        ----------
+        groups
+            ``"words"``: what spaces divide in the text, special tokens by themselves. Or the positions of each group, every
+            position in one of them: ``[[0], [1, 2], [3, 4]]``.
+        head
+            The pattern of one head; None: all heads averaged.
+
+        Returns
+        -------
+        [layer, query_pos, key_pos] :class:`flowgraph.TokenMatrix` of probabilities, with a row and a column for each group.
+
+        Raises
+        ------
+        ArgumentError
+            If a position is missing, comes twice or is none, there is no such head, or it is not known where words begin.
+        NotRecordedError
+            If the trace holds no pattern.
+
+        Examples
+        --------
+        >>> words = fg.trace(trace.model, "Unbelievably good").grouped()
+        >>> words.tokens
+        ('Unbelievably', ' good')
+        """
+        if isinstance(groups, str):
+            groups = self._words(groups)
+        pattern = self.pattern.detach().cpu()
+        if head is not None and not -self.n_heads <= head < self.n_heads:
+            raise ArgumentError(f"head={head} is not one of 0…{self.n_heads - 1}")
+        found = rows_of_one(pattern.to(torch.float64).numpy(), pattern.dtype.itemsize)
+        values, which = (
+            (found.mean(1), "heads averaged") if head is None else (found[:, head], f"head {head % self.n_heads}")
+        )
+        axes: tuple[Axis, ...] = ("layer", "query_pos", "key_pos")
+        whole = TokenMatrix(
+            values, axes, f"attention between groups of tokens, {which}", "probability", **origin_of(self)
+        )
+        return whole.grouped(groups)
+
+    def _words(self, name: str) -> list[list[int]]:
+        """Positions of each word."""
+        if name != "words":
+            raise ArgumentError(f"groups={name!r} is not known; expected 'words', or the positions of each group")
+        if self.fed is None or self.fed.words is None:
+            raise ArgumentError(
+                "groups='words' needs the text and where its tokens stand in it: trace a text, with a fast tokenizer, or give the "
+                "positions of each group"
+            )
+        found: dict[int, list[int]] = {}
+        for position, word in enumerate(self.fed.words):
+            found.setdefault(word, []).append(position)
+        return list(found.values())
 
     @property
     def inputs(self) -> Inputs:

@@ -13,7 +13,9 @@ import torch
 import flowgraph
 from flowgraph import TokenMatrix, attention_flow, attention_rollout, edge_weights, mixing_ratio, norm_map
 from flowgraph.errors import ArgumentError, NonFiniteError
+from flowgraph.models import load_model
 from tests.conftest import IDS
+from tests.tiny_models import tiny_model
 
 AXES = ("layer", "query_pos", "key_pos")
 TOKENS = ("<b>", "=1+1", " x")
@@ -169,3 +171,66 @@ def test_measures_know_where_they_come_from(tiny):
     plain = attention_rollout(trace.pattern)
     assert (plain.tokens, plain.first_layer) == (None, 0)
     np.testing.assert_array_equal(plain, attention_rollout(trace))
+
+
+FIVE = IDS[:5]
+GROUPS = [[0], [1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_attention_between_groups_of_tokens(dtype):
+    traced = flowgraph.trace(tiny_model("llama", dtype), FIVE)
+    pattern = traced.pattern.double().mean(1).numpy()
+    wanted = np.array([[[layer[np.ix_(a, b)].sum(1).mean() for b in GROUPS] for a in GROUPS] for layer in pattern])
+    made = traced.grouped(GROUPS)
+    np.testing.assert_allclose(made, wanted, atol=1e-7 if dtype == torch.float32 else 1e-2)
+    np.testing.assert_allclose(made.sum(-1), 1, atol=1e-6)
+    assert made.tokens == tuple("".join(traced.tokens[n] for n in group) for group in GROUPS)
+    assert "<table" in made._repr_html_()
+    assert len(made.to_dataframe()) == made.size
+    one = traced.grouped(GROUPS, head=2)
+    pattern = traced.pattern[:, 2].double().numpy()
+    np.testing.assert_allclose(one[0, 1, 2], pattern[0][np.ix_([1, 2], [3, 4])].sum(1).mean(), atol=1e-2)
+    window = flowgraph.trace(tiny_model("llama"), FIVE, keep=flowgraph.Keep(frozenset({"pattern"}), (1, 2)))
+    np.testing.assert_allclose(
+        window.grouped(GROUPS).layer(1), flowgraph.trace(tiny_model("llama"), FIVE).grouped(GROUPS)[1]
+    )
+
+
+def test_attention_between_words(tmp_path):
+    model = load_model(tiny_model("bert"))
+    traced = flowgraph.trace(model, "the cat chased the dog", position=-1)
+    assert len(traced.tokens) > 7
+    made = traced.grouped("words")
+    assert [token.replace("##", "").replace(" ", "") for token in made.tokens] == [
+        "[CLS]", "the", "cat", "chased", "the", "dog", "[SEP]",
+    ]  # fmt: skip
+    np.testing.assert_allclose(made.sum(-1), 1, atol=1e-6)
+    again = flowgraph.Trace.load(traced.save(tmp_path / "words.safetensors")).grouped()
+    np.testing.assert_array_equal(again, made)
+    with pytest.raises(ArgumentError, match="groups='words' needs the text"):
+        flowgraph.trace(model, traced.token_ids, position=-1).grouped()
+
+
+def test_rollout_between_groups():
+    rolled = attention_rollout(flowgraph.trace(tiny_model("llama"), FIVE))
+    made = rolled.grouped(GROUPS)
+    np.testing.assert_allclose(made[1, 2, 1], rolled[1, 3:5, 1:3].sum(1).mean())
+    assert matrix(np.arange(3.0), ("key_pos",)).grouped([[0, 2], [1]]).tolist() == [2.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("groups", "message"),
+    [
+        ([[0, 1], [2]], "every position 0…4 exactly once; 3, 4 missing"),
+        ([[0, 1, 2], [2, 3, 4]], "exactly once; 2 twice"),
+        ([[0, 1, 2, 3, 5]], "groups hold position 5; positions are 0…4"),
+        ([[0, 1, 2, 3, 4], []], "an empty group"),
+        ([0, 1], "expected the positions of each group"),
+        ([[0.5]], "expected the positions of each group"),
+        ("letters", "expected 'words', or the positions"),
+    ],
+)
+def test_groups_that_do_not_hold_every_position_once(groups, message):
+    with pytest.raises(ArgumentError, match=message):
+        flowgraph.trace(tiny_model("llama"), FIVE).grouped(groups)

@@ -9,9 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import flowgraph
+from flowgraph.algorithms import attention as rollout_input
 from flowgraph.algorithms import attention_rollout, rollout
 from flowgraph.errors import ArgumentError, NonFiniteError
 from tests.conftest import MARY
+from tests.tiny_models import tiny_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 
@@ -220,6 +222,7 @@ def test_full_matrices_are_multiplied_as_such(products):
 COMPILER = """
 import sys
 import numpy as np
+from flowgraph.algorithms import attention as rollout_input
 from flowgraph.algorithms import attention_rollout, rollout
 attention = np.tri(200)[None].repeat(40, 0) / np.arange(1, 201)[:, None]
 plain = attention_rollout(attention)
@@ -252,3 +255,54 @@ assert type(triangular_product).__name__ == "function"
 @pytest.mark.slow
 def test_the_loops_as_plain_python():
     subprocess.run([sys.executable, "-c", PLAIN], env={**os.environ, "NUMBA_DISABLE_JIT": "1"}, check=True)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rows_of_16_bits_are_whole_rows(dtype):
+    """Rounding takes their sums off 1 by more than that of float32 may; rollout and flow stay near those of float32."""
+    narrow, wide = [tiny_model("llama", t) for t in (dtype, torch.float32)]
+    ids = torch.randint(20, 120, (40,), generator=torch.Generator().manual_seed(1)).tolist()
+    half, full = flowgraph.trace(narrow, ids), flowgraph.trace(wide, ids)
+    if dtype == torch.bfloat16:
+        assert float((half.pattern.float().mean(1).sum(-1) - 1).abs().max()) > rollout_input.ROW_SUM_TOLERANCE
+        with pytest.raises(ArgumentError, match=r"do not sum to 1 within 0\.001"):
+            attention_rollout(half.pattern.float())
+    for form in (half, half.pattern, [layer[None] for layer in half.pattern], half.pattern.mean(1)):
+        for method in (attention_rollout, flowgraph.attention_flow):
+            assert np.abs(np.asarray(method(form)) - np.asarray(method(full))).max() < 0.01
+    np.testing.assert_allclose(attention_rollout(half)[-1].sum(-1), 1)
+    for level in ("attention", "attention_summed"):
+        rows = getattr(flowgraph.edge_weights(half, method="attention"), level).sum(-1)
+        np.testing.assert_allclose(rows, 1, atol=1e-6)
+    # What is off by more than rounding is refused in 16 bits as well.
+    with pytest.raises(ArgumentError, match=r"do not sum to 1 within 0\.01"):
+        attention_rollout(half.pattern * 0.9)
+
+
+@pytest.fixture(scope="module")
+def generated():
+    model, _ = tiny_model("llama")
+    model.set_attn_implementation("eager")
+    ids = torch.tensor([[20, 31, 42]])
+    options = {"max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False, "pad_token_id": 0}
+    return model, model.generate(ids, output_attentions=True, return_dict_in_generate=True, **options)
+
+
+def test_what_generate_gives_step_by_step_is_the_whole_text(generated):
+    model, made = generated
+    traced = flowgraph.trace(model, made.sequences[0, :-1])
+    assert len(traced.tokens) == 6
+    for method in (attention_rollout, flowgraph.attention_flow):
+        np.testing.assert_allclose(method(made.attentions), method(traced), atol=1e-6)
+
+
+def test_steps_of_generate_that_do_not_fit_together_are_refused(generated):
+    _, made = generated
+    steps = made.attentions
+    for wrong, message in (
+        ((steps[0], *steps[2:]), r"attention\[1\]\[0\] has the shape .* after 3 tokens; what model\.generate"),
+        ((steps[0][:1], *steps[1:]), r"different numbers of layers; what model\.generate"),
+        (tuple(tuple(a.expand(2, -1, -1, -1) for a in step) for step in steps), r"several beams of model\.generate"),
+    ):
+        with pytest.raises(ArgumentError, match=message):
+            attention_rollout(wrong)

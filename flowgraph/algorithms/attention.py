@@ -11,7 +11,10 @@ from jaxtyping import Bool, Float
 from ..errors import ArgumentError, NonFiniteError
 
 ROW_SUM_TOLERANCE = 1e-3
-"""Rows that miss 1 by no more are rounding of half precision, and divided out."""
+"""Rows that miss 1 by no more are rounding, and divided out."""
+
+NARROW_TOLERANCE = 1e-2
+"""The same for numbers of 16 bits: of bfloat16, with its 8 digits, rows miss 1 by up to .008."""
 
 _HINT = (
     'make sure you set output_attentions=True and loaded the model with attn_implementation="eager"; other '
@@ -38,13 +41,14 @@ def layer_matrices(
         shares are taken; an array or tensor ``[layer, query_pos, key_pos]`` or ``[layer, head, query_pos, key_pos]``
         (heads are averaged); or a sequence with one matrix per block, ``[query_pos, key_pos]``, ``[head, query_pos, key_pos]``
         or ``[1, head, query_pos, key_pos]``, such as ``outputs.attentions`` of transformers. The blocks of a sequence may
-        differ in size if they chain: the keys of a block are the queries of the block before.
+        differ in size if they chain: the keys of a block are the queries of the block before. What ``model.generate`` returns,
+        step by step, is put together to the attention of the whole text.
     method
         Edge method for a trace; ``"attention"`` is the pattern with heads averaged. The shares of all others hold the residual
         stream already. For a method with options pass its weights themselves.
     residual
-        True: (A + I) / row sum, rows of A having to sum to 1; the identity is added to square blocks only. False: the
-        matrices as they are. None: True, except for shares that hold the residual stream already.
+        True: (A + I) / row sum, rows of A having to sum to 1 (those of 16-bit floats do within .01); the identity is added to
+        square blocks only. False: the matrices as they are. None: True, except for shares that hold the residual stream already.
     mask
         [position] True where there is a token, False where there is padding, whose rows and columns become zero.
 
@@ -77,6 +81,7 @@ def layer_matrices(
         raise ArgumentError(
             "residual=True, but the shares of this method hold the residual stream already; leave it out"
         )
+    tolerance = _tolerance(attention_or_trace)
     _check_chain(blocks)
     present = None if mask is None else _present(blocks, mask)
     if present is not None:
@@ -84,7 +89,9 @@ def layer_matrices(
         blocks = [np.where(present[:, None] & present, block, 0.0) for block in blocks]
     for layer, block in enumerate(blocks):
         _check_entries(block, layer)
-    return [_with_residual(block, layer, present) for layer, block in enumerate(blocks)] if residual else blocks
+    if not residual:
+        return blocks
+    return [_with_residual(block, layer, present, tolerance) for layer, block in enumerate(blocks)]
 
 
 def present_tokens(mask: Any, count: int) -> Bool[np.ndarray, "position"]:
@@ -117,6 +124,56 @@ def _of_trace(trace: Any, method: str) -> tuple[Blocks, bool]:
     return _of_weights(edge_weights(trace, method=method)), True
 
 
+def _tolerance(given: Any) -> float:
+    """By how much a row may miss 1 and still be taken for rounding: more where numbers have 16 bits."""
+    given = getattr(given, "pattern", given)
+    items = (
+        [part for item in given for part in (item if isinstance(item, Sequence) else [item])]
+        if isinstance(given, Sequence)
+        else [given]
+    )
+    floats = [item for item in items if getattr(getattr(item, "dtype", None), "itemsize", 8) <= 2]
+    return NARROW_TOLERANCE if floats else ROW_SUM_TOLERANCE
+
+
+def _is_generated(attention: Sequence[Any]) -> bool:
+    """Whether it is what ``model.generate`` gives: for each step one array [batch, head, query, key] for each layer."""
+    return all(
+        isinstance(step, Sequence) and len(step) > 0 and all(getattr(layer, "ndim", 0) == 4 for layer in step)
+        for step in attention
+    )
+
+
+def _whole_text(steps: Sequence[Any]) -> list[Float[np.ndarray, "head query_pos key_pos"]]:
+    """Attention of every layer over the whole text from that of each step of ``model.generate``.
+
+    The first step reads the prompt, each further one the token that was written last; a token sees none that was written later.
+    """
+    hint = "what model.generate returns for each step does not fit together; run the finished text in one forward pass instead"
+    if len({len(step) for step in steps}) > 1:
+        raise ArgumentError(f"attention has steps of different numbers of layers; {hint}")
+    layers = []
+    for layer, parts in enumerate(zip(*steps, strict=True)):
+        arrays = [_array(part, f"attention[{step}][{layer}]") for step, part in enumerate(parts)]
+        if any(array.shape[0] != 1 for array in arrays):
+            raise ArgumentError(
+                f"attention[0][{layer}] has the shape {arrays[0].shape}, a batch or several beams of model.generate; generate "
+                "one text at a time, with num_beams=1"
+            )
+        whole = np.zeros((arrays[0].shape[1], arrays[-1].shape[3], arrays[-1].shape[3]))
+        done = 0
+        for step, array in enumerate(arrays):
+            _, heads, queries, keys = array.shape
+            if heads != len(whole) or keys != done + queries:
+                raise ArgumentError(
+                    f"attention[{step}][{layer}] has the shape {array.shape} after {done} tokens; {hint}"
+                )
+            whole[:, done : done + queries, :keys] = array[0]
+            done += queries
+        layers.append(whole)
+    return layers
+
+
 def _of_weights(weights: Any) -> Blocks:
     """Shares of what enters each state; the residual stream, and in parallel blocks the MLP, stay at their position."""
     if weights.residual is None:
@@ -142,6 +199,8 @@ def _of_arrays(attention: Any) -> Blocks:
     if isinstance(attention, Sequence) and not isinstance(attention, str | bytes):
         if not attention:
             raise ArgumentError(f"attention is empty: there is no block; {_HINT}")
+        if _is_generated(attention):
+            return [_block(item, layer) for layer, item in enumerate(_whole_text(attention))]
         return [_block(item, layer) for layer, item in enumerate(attention)]
     values = _array(attention, "attention")
     if values.ndim == 5 and values.shape[1] == 1:
@@ -233,19 +292,22 @@ def _check_entries(block: Float[np.ndarray, "query_pos key_pos"], layer: int) ->
 
 
 def _with_residual(
-    block: Float[np.ndarray, "query_pos key_pos"], layer: int, present: Bool[np.ndarray, "query_pos"] | None
+    block: Float[np.ndarray, "query_pos key_pos"],
+    layer: int,
+    present: Bool[np.ndarray, "query_pos"] | None,
+    tolerance: float,
 ) -> Float[np.ndarray, "query_pos key_pos"]:
     """(A + I) / row sum, or A / row sum where blocks are not square; rows of padding stay zero."""
     sums = block.sum(1)
     tokens = np.ones(len(sums), dtype=bool) if present is None else present
-    off = tokens & (np.abs(sums - 1) > ROW_SUM_TOLERANCE)
+    off = tokens & (np.abs(sums - 1) > tolerance)
     if off.any():
         query = int(np.argmax(off))
         padding = (
             "" if present is None else "; if tokens attended to padding, give the model its attention mask as well"
         )
         raise ArgumentError(
-            f"attention[{layer}] has {off.sum()} of {len(sums)} rows that do not sum to 1 within {ROW_SUM_TOLERANCE:g} (query "
+            f"attention[{layer}] has {off.sum()} of {len(sums)} rows that do not sum to 1 within {tolerance:g} (query "
             f"{query}: {sums[query]:.6g}); pass probabilities with queries along the rows, or residual=False to take the "
             f"matrices as they are{padding}"
         )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from ..matrices import rows_of_one
 from ..recorded import Trace
 from .origin import array, origin
 from .weights import EdgeWeights
@@ -19,7 +20,7 @@ def attention(trace: Trace) -> EdgeWeights:
     ----------
     Abnar & Zuidema (2020), "Quantifying Attention Flow in Transformers".
     """
-    pattern = array(trace.pattern)
+    pattern = rows_of_one(array(trace.pattern), trace.pattern.dtype.itemsize)
     n, h, t, _ = pattern.shape
     parallel = trace.wiring == "parallel"
     ones = np.ones((n, t))
