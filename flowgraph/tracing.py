@@ -7,8 +7,10 @@ needs: residual stream, attention patterns, q, k, v, z, neurons, what attention 
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import partial
 from typing import Any, Literal, overload
 
 import torch
@@ -172,9 +174,10 @@ def trace(
     size = sum(_size(loaded, len(row.token_ids), what.sites, window) for row in given.rows)
     logger.info("the trace will keep %.1f MB (%s bytes)", size / 2**20, f"{size:,}")
     if size > max_bytes:
+        lengths = [len(row.token_ids) for row in given.rows]
         raise ArgumentError(
-            f"the trace would keep {size:,} bytes, more than max_bytes={max_bytes:,}; keep fewer sites (keep={{'pattern'}}), "
-            "a window of layers (keep=Keep(layers=(0, 4))), or raise max_bytes"
+            f"the trace would keep {size:,} bytes, more than max_bytes={max_bytes:,}; "
+            f"{_what_fits(loaded, lengths, what.sites, window, max_bytes)}"
         )
     made = [
         _traced(loaded, row, what.sites, window, at, aims, everywhere=logits == "all")
@@ -195,7 +198,8 @@ def _traced(
 ) -> Trace:
     """The trace of one prompt."""
     feed = row.feed(loaded)
-    result = run(loaded.anatomy, feed, sites=sites, layers=window, logits_at=None if everywhere else at)
+    with loaded.running(len(row.token_ids)):
+        result = run(loaded.anatomy, feed, sites=sites, layers=window, logits_at=None if everywhere else at)
     _check_pass(loaded, result, feed)
     if aims["target"] is None and result.logits is not None:
         best = int((result.logits if result.logits.ndim == 1 else result.logits[at]).argmax())
@@ -225,6 +229,38 @@ def _size(loaded: LoadedModel, n_tokens: int, sites: frozenset[str], window: ran
     return sum(torch.Size(shape).numel() for shape in shapes.values()) * loaded.dtype.itemsize
 
 
+def _what_fits(
+    loaded: LoadedModel, lengths: Sequence[int], sites: frozenset[str], window: range, max_bytes: int
+) -> str:
+    """What could be kept of prompts that are too long to keep ``sites`` of ``window``, in words and code."""
+
+    def size(sites: frozenset[str], layers: int, lengths: Sequence[int] = lengths) -> int:
+        return sum(_size(loaded, n, sites, range(window.start, window.start + layers)) for n in lengths)
+
+    def advice(sites: frozenset[str], layers: range) -> str:
+        window = "" if len(layers) == len(loaded.anatomy.blocks) else f"layers=({layers.start}, {layers.stop})"
+        names = "" if sites == frozenset(SITES) else f"{{{', '.join(map(repr, sorted(sites)))}}}"
+        if sites == rest and not custom:
+            names = "set(fg.SITES) - {'pattern'}"
+        if window:
+            names = ", ".join(filter(None, (f"frozenset({names})" if names else "", window)))
+        return f"keep={f'Keep({names})' if window else names} ({size(sites, len(layers)):,} bytes)"
+
+    pattern, rest, custom = frozenset({"pattern"}), sites - {"pattern"}, sites != frozenset(SITES)
+    some = [pattern] * (pattern < sites) + [rest] * (not custom)
+    fitting = [advice(one, window) for one in some if size(one, len(window)) <= max_bytes]
+    for one in (sites, pattern):
+        most = bisect_right(range(1, len(window)), max_bytes, key=partial(size, one))
+        if most:
+            fitting.append(advice(one, range(window.start, window.start + most)))
+            break
+    if fitting:
+        return f"what fits: {'; '.join(fitting)}; or raise max_bytes"
+    longest = bisect_right(range(1, max(lengths)), max_bytes, key=lambda n: size(pattern, 1, [n]))
+    shorter = f"shorten the prompt, to {longest} tokens for these, or " if longest else ""
+    return f"not even this fits: {advice(pattern, range(window.start, window.start + 1))}; {shorter}raise max_bytes"
+
+
 def _window(loaded: LoadedModel, keep: Keep) -> range:
     n_layers = len(loaded.anatomy.blocks)
     first, stop = keep.layers or (0, n_layers)
@@ -249,7 +285,8 @@ def explained_position(loaded: LoadedModel, ids: Sequence[int], position: int | 
         if not -len(ids) <= position < len(ids):
             raise ArgumentError(f"position={position} is outside the prompt of {len(ids)} tokens")
         return position % len(ids)
-    if loaded.anatomy.family.head_kind == "linear" or not loaded.anatomy.has_head:
+    # A decoder may have a masked model's head, as BERT's does; it predicts what comes next all the same.
+    if loaded.anatomy.causal or loaded.anatomy.family.head_kind == "linear" or not loaded.anatomy.has_head:
         return len(ids) - 1
     mask = None if loaded.tokenizer is None else loaded.tokenizer.mask_token_id
     if mask not in ids:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,10 @@ from torch import Tensor, nn
 
 from ..errors import ArchitectureError
 from .families import FAMILIES, Attention, Family, NormKind, Stack, Wiring
+from .kinds import is_encoder_decoder, kind_of, unread_head
+
+_FAR = 6
+"""A row that misses more paths than this has nothing in common with the model but its age."""
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,9 @@ class Anatomy:
         Modules from the final norm's output to the logits; empty for a model without a head.
     softcap, attention_softcap
         c of c·tanh(x/c) on logits and on attention scores; None where there is none.
+    unread_head
+        Names of the modules after the last state that are not read: a classifier's, say. Empty for a bare model and for one
+        whose head is read.
     """
 
     family: Family
@@ -177,6 +184,7 @@ class Anatomy:
     context: int | None
     softcap: float | None
     attention_softcap: float | None
+    unread_head: tuple[str, ...] = ()
 
     @property
     def has_head(self) -> bool:
@@ -212,10 +220,13 @@ def resolve(model: Any) -> Anatomy:
     Raises
     ------
     ArchitectureError
-        If no row fits; the message names what could not be found and how to write a row.
+        If no row fits; the message says what kind of model it is, or what could not be found and how to write a row.
     """
     config = model.config.get_text_config()
     model_type = getattr(config, "model_type", "")
+    # The decoder of such a model alone looks like a row's, and would be another model.
+    if is_encoder_decoder(model):
+        raise ArchitectureError(no_row(model, model_type))
     named = [row for row in FAMILIES.values() if model_type in row.model_types]
     failures: dict[str, list[str]] = {}
     for row in named or FAMILIES.values():
@@ -223,14 +234,27 @@ def resolve(model: Any) -> Anatomy:
         if not missing:
             return _build(model, row)
         failures[row.name] = missing
-    raise ArchitectureError(_no_row(model, model_type, failures))
+    raise ArchitectureError(no_row(model, model_type, failures))
 
 
-def _no_row(model: Any, model_type: str, failures: dict[str, list[str]]) -> str:
-    nearest = min(failures, key=lambda name: len(failures[name]))
+def no_row(model: Any, model_type: str, failures: dict[str, list[str]] | None = None) -> str:
+    """Why a model is not traced: its kind, or else the row that is nearest and what that row misses."""
+    kind = type(model).__name__
+    known = f"Known families: {', '.join(FAMILIES)}."
+    found = kind_of(model)
+    if found is not None:
+        advice = f"{found.advice}. " if found.advice else ""
+        return f"{kind} (model_type {model.config.model_type!r}) is {found.name}, which cannot be traced: {found.why}. {advice}{known}"
+    nearest = min(failures or {}, key=lambda name: len((failures or {})[name]), default=None)
+    missing = (failures or {}).get(nearest or "", [])
+    if nearest is None or len(missing) > _FAR:
+        return (
+            f"no architecture row fits {kind} (model_type {model_type!r}): its blocks are not laid out as those of any known "
+            f"family. {known} A layout that differs only in names can be added as a row; see flowgraph.register_family"
+        )
     return (
-        f"no architecture row fits {type(model).__name__} (model_type {model_type!r}). Nearest is {nearest!r}; not found: "
-        f"{', '.join(failures[nearest])}. Known families: {', '.join(FAMILIES)}. To add one, write a row and register it: "
+        f"no architecture row fits {kind} (model_type {model_type!r}). Nearest is {nearest!r}; not found: "
+        f"{', '.join(missing)}. {known} To add one, write a row and register it: "
         f"from flowgraph.models import FAMILIES, register_family; register_family(dataclasses.replace("
         f"FAMILIES[{nearest!r}], name={model_type!r}, model_types=({model_type!r},), stacks=…)). The row is proved on the "
         "model when it is loaded."
@@ -238,7 +262,7 @@ def _no_row(model: Any, model_type: str, failures: dict[str, list[str]]) -> str:
 
 
 def _missing(model: Any, row: Family) -> list[str]:
-    """Paths of the row that the model does not have; only the first block is looked at."""
+    """Paths of the row that the model does not have, or that lead to something without the weights it must have."""
     base = getattr(model, "base_model", model)
     missing = []
     for stack in row.stacks:
@@ -248,13 +272,49 @@ def _missing(model: Any, row: Family) -> list[str]:
             missing += [stack.root, *_required_paths(stack)]
             continue
         blocks = _find(root, stack.blocks)
-        if blocks is None or not len(blocks):
+        if not isinstance(blocks, (nn.ModuleList, nn.Sequential)) or not len(blocks):
             missing += [stack.blocks, *_required_paths(stack)]
             continue
-        wanted = [(root, path) for path in (stack.embedding, stack.position_embedding, stack.final_norm)]
-        wanted += [(blocks[0], path) for path in _block_paths(stack)]
-        missing += [path for start, path in wanted if path and not path.endswith("?") and _find(start, path) is None]
+        for path in filter(None, (stack.embedding, stack.position_embedding, stack.final_norm)):
+            fault = _fault(root, path, matrix=path == stack.embedding)
+            missing += [] if fault is None else [fault]
+        matrices = _matrix_paths(stack)
+        for path in filter(None, _block_paths(stack)):
+            faults = {i: _fault(block, path, matrix=path in matrices) for i, block in enumerate(blocks)}
+            missing += _of_blocks({i: fault for i, fault in faults.items() if fault is not None}, len(blocks))
     return missing
+
+
+def _fault(start: Any, path: str, *, matrix: bool) -> str | None:
+    """What is wrong with a path: itself where nothing is found, with a remark where that has no weight matrix."""
+    found = _find(start, path)
+    if found is None:
+        return None if path.endswith("?") else path
+    if matrix and not _is_matrix(found):
+        return f"{path} ({type(found).__name__} has no weight matrix)"
+    return None
+
+
+def _is_matrix(module: Any) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 2
+
+
+def _of_blocks(faults: dict[int, str], n_blocks: int) -> list[str]:
+    """The faults of one path in the blocks, said once: a mixture of experts may begin with a block of another make."""
+    if len(faults) == n_blocks:
+        return [faults[0]]
+    where: dict[str, list[int]] = {}
+    for i, fault in faults.items():
+        where.setdefault(fault, []).append(i)
+    return [f"{fault} in block {', '.join(map(str, at))}" for fault, at in where.items()]
+
+
+def _matrix_paths(stack: Stack) -> set[str]:
+    """Paths in a block that must lead to a linear layer."""
+    attention = stack.attention
+    inner = (attention.query, attention.key, attention.value, attention.fused, attention.output)
+    return {*inner, stack.mlp_output, stack.mlp_input, stack.mlp_gate, stack.mlp_gate_up}
 
 
 def _required_paths(stack: Stack) -> list[str]:
@@ -295,7 +355,8 @@ def _build(model: Any, row: Family) -> Anatomy:
         )
     heads = int(config.num_attention_heads)
     d_model = int(config.hidden_size)
-    head = _head(model, row)
+    row, head = _head(model, row)
+    position_embedding = _find(root, stack.position_embedding) if stack.position_embedding else None
     final_norm = _find(root, stack.final_norm) if stack.final_norm else None
     return Anatomy(
         family=row,
@@ -306,7 +367,7 @@ def _build(model: Any, row: Family) -> Anatomy:
         causal=stack.role == "decoder" or bool(getattr(config, "is_decoder", False)),
         blocks=tuple(_block(i, block, row, stack) for i, block in enumerate(_find(root, stack.blocks))),
         embedding=_find(root, stack.embedding),
-        position_embedding=_find(root, stack.position_embedding) if stack.position_embedding else None,
+        position_embedding=position_embedding,
         final_norm=None if final_norm is None else Norm(final_norm, row.norm),
         head=head,
         n_heads=heads,
@@ -314,24 +375,52 @@ def _build(model: Any, row: Family) -> Anatomy:
         d_head=int(getattr(config, "head_dim", None) or d_model // heads),
         d_model=d_model,
         d_vocab=_vocabulary_size(model, head),
-        context=_context(row, config),
+        context=_context(row, config, position_embedding),
         softcap=_number(config, row.logit_softcap),
         attention_softcap=_number(config, stack.attention.softcap),
+        unread_head=() if head else unread_head(model),
     )
 
 
-def _head(model: Any, row: Family) -> tuple[Any, ...]:
-    """The head's modules; none at all when a required one is missing, as in a bare base model."""
+def without_head(anatomy: Anatomy) -> Anatomy:
+    """The same parts, with a head that is there and not read."""
+    return replace(anatomy, head=(), d_vocab=0, unread_head=unread_head(anatomy.model))
+
+
+def _head(model: Any, row: Family) -> tuple[Family, tuple[Any, ...]]:
+    """The row with the head that the model has, and the head's modules: none for a bare model, or for a head of another kind.
+
+    A model that fits a row by its blocks may name its head otherwise (CamemBERT is BERT with RoBERTa's head). Where
+    transformers knows its output embeddings, the head is what stands beside the base model; the proof then decides.
+    """
     found = [(path, _find(model, path)) for path in row.head]
-    if any(module is None and not path.endswith("?") for path, module in found):
-        return ()
-    return tuple(module for _, module in found if module is not None)
+    complete = all(module is not None or path.endswith("?") for path, module in found)
+    modules = tuple(module for _, module in found if module is not None) if complete else ()
+    output = _output_embeddings(model)
+    if output is None:
+        # A head without output embeddings scores something else, as that of next sentences does under BERT's name.
+        return row, modules if modules and getattr(modules[-1], "weight", None) is not None else ()
+    if modules and (row.head_kind == "masked" or all(_is_matrix(module) for module in modules)):
+        return row, modules
+    names = unread_head(model)
+    modules = tuple(getattr(model, name) for name in names)
+    kind: Literal["linear", "masked"] = "linear" if modules == (output,) else "masked"
+    return replace(row, head=names, head_kind=kind), modules
+
+
+def _output_embeddings(model: Any) -> Any:
+    """The linear layer over the vocabulary; None where the class has none."""
+    try:
+        output = model.get_output_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return output if isinstance(getattr(output, "weight", None), Tensor) else None
 
 
 def _vocabulary_size(model: Any, head: tuple[Any, ...]) -> int:
     if not head:
         return 0
-    output = model.get_output_embeddings()
+    output = _output_embeddings(model)
     return int((head[-1] if output is None else output).weight.shape[0])
 
 
@@ -343,13 +432,19 @@ def _wiring(stack: Stack, config: Any) -> Wiring:
     return stack.wiring
 
 
-def _context(row: Family, config: Any) -> int | None:
-    for attribute in row.context:
-        value = getattr(config, attribute, None)
-        if value:
-            unusable = int(config.pad_token_id) + 1 if row.positions_start_after_padding else 0
-            return int(value) - unusable
-    return None
+def _context(row: Family, config: Any, positions: Any) -> int | None:
+    """The longest input: what the config says, and no more than there are learned positions after the padding's."""
+    said = next((int(value) for name in row.context if (value := getattr(config, name, None))), None)
+    # Positions are counted from the padding's on where the table has one, as RoBERTa and its kin do; others skip a fixed
+    # number of rows, as OPT does.
+    padding = getattr(positions, "padding_idx", None)
+    if padding is None and row.positions_start_after_padding:
+        padding = getattr(config, "pad_token_id", None)
+    unused = int(padding) + 1 if padding is not None else int(getattr(positions, "offset", 0))
+    rows = getattr(positions, "num_embeddings", None)
+    if said is None or rows is None:
+        return said
+    return min(said, int(rows) - unused)
 
 
 def _number(config: Any, attribute: str) -> float | None:

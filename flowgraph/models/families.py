@@ -10,8 +10,11 @@ separated by ``|`` the first that exists is taken.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
-from typing import Literal
+from functools import lru_cache
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..errors import ArgumentError
 
@@ -57,6 +60,9 @@ class Attention:
     rotary: Rotary = "none"
     scale: Literal["module", "none"] = "module"
     softcap: str = ""
+
+    def __post_init__(self) -> None:
+        _check_types(self)
 
 
 @dataclass(frozen=True)
@@ -121,6 +127,9 @@ class Stack:
     embedding_is_residual: bool = True
     final_norm: str = ""
 
+    def __post_init__(self) -> None:
+        _check_types(self)
+
 
 @dataclass(frozen=True)
 class Family:
@@ -159,6 +168,11 @@ class Family:
     positions_start_after_padding: bool = False
 
     def __post_init__(self) -> None:
+        _check_types(self)
+        if not self.stacks:
+            raise ArgumentError(
+                f"family {self.name!r}: stacks=() names no tower of blocks; expected at least one Stack"
+            )
         for stack in self.stacks:
             split = (stack.attention.query, stack.attention.key, stack.attention.value)
             if bool(stack.attention.fused) == any(split) or (any(split) and not all(split)):
@@ -176,6 +190,41 @@ class Family:
                     f"family {self.name!r}: attention_post_norm= and mlp_post_norm= belong to wiring='sandwich', "
                     f"got wiring={stack.wiring!r}"
                 )
+
+
+def _check_types(row: Any) -> None:
+    """Refuse a part of a row that is not what its annotation says; a list passes for a tuple.
+
+    Raises
+    ------
+    ArgumentError
+        Naming the field.
+    """
+    for name, hint in _hints(row.__class__).items():
+        value = getattr(row, name)
+        if not _fits(value, hint):
+            expected = hint.__name__ if isinstance(hint, type) else re.sub(r"(\w+\.)+(?=\w)", "", str(hint))
+            raise ArgumentError(f"{type(row).__name__}: {name}={value!r}; expected {expected}")
+
+
+@lru_cache(maxsize=8)
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    origin, inner = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return value in inner
+    if origin in (Union, UnionType):
+        return any(_fits(value, one) for one in inner)
+    if origin is tuple:
+        if not isinstance(value, (tuple, list)):
+            return False
+        if inner[-1] is Ellipsis:
+            return all(_fits(one, inner[0]) for one in value)
+        return len(value) == len(inner) and all(map(_fits, value, inner))
+    return value is None if hint in (None, type(None)) else isinstance(value, hint)
 
 
 _GPT2_STACK = Stack(
@@ -428,7 +477,7 @@ def register_family(family: Family, *, replace_existing: bool = False) -> None:
     Raises
     ------
     ArgumentError
-        If a row of this name exists and ``replace_existing`` is False.
+        If it is no row, or a row of this name exists and ``replace_existing`` is False.
 
     Examples
     --------
@@ -437,6 +486,10 @@ def register_family(family: Family, *, replace_existing: bool = False) -> None:
     >>> "my_llama" in fg.FAMILIES
     True
     """
+    if not isinstance(family, Family):
+        raise ArgumentError(
+            f"register_family got {family!r}; expected a Family, such as dataclasses.replace(FAMILIES['llama'], name=…, …)"
+        )
     if family.name in FAMILIES and not replace_existing:
         raise ArgumentError(
             f"a family named {family.name!r} is already registered; choose another name or pass replace_existing=True"

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -17,10 +21,14 @@ from ..errors import (
     ArchitectureError,
     ArgumentError,
     DeviceError,
+    FlowgraphError,
+    PromptError,
     UnsupportedReadingError,
 )
-from .anatomy import Anatomy, resolve
+from .anatomy import Anatomy, resolve, without_head
 from .eager import lock_of
+from .families import FAMILIES
+from .kinds import kind_of, quantised, task_of
 from .proof import TOLERANCE, prove
 from .sources import first_line, open_model
 from .vocabulary import Vocabulary
@@ -31,6 +39,12 @@ _VOLATILE = (
 )  # fmt: skip
 """Config entries that saving, loading or running a model may set, and that say nothing about what it computes."""
 _SAMPLES = 64
+_FOREIGN = (
+    ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+)  # fmt: skip
+"""What the library's code says of a model that is not built as it is looked at, or not given what it asks for."""
+_TOKENIZER = ("encode", "decode", "convert_ids_to_tokens", "vocab_size", "all_special_ids", "added_tokens_decoder")
+"""What is used of a tokenizer besides calling it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +80,10 @@ class LoadedModel:
     def __repr__(self) -> str:
         a = self.anatomy
         revision = "" if self.revision is None else f"revision {self.revision!r}, "
+        unread = f", head {', '.join(a.unread_head)} not read" if a.unread_head else ""
         return (
             f"LoadedModel({self.name!r}, {revision}family {a.family.name!r}, {len(a.blocks)} layers × {a.n_heads} heads, "
-            f"d_model {a.d_model}, {self.dtype}, {self.device})"
+            f"d_model {a.d_model}, {self.dtype}, {self.device}{unread})"
         )
 
     @property
@@ -94,13 +109,34 @@ class LoadedModel:
         Raises
         ------
         UnsupportedReadingError
-            If the model ends in hidden states, not in logits.
+            If the model ends in hidden states, or in something else than logits over a vocabulary.
         """
+        if self.anatomy.unread_head:
+            raise UnsupportedReadingError(f"{_unread(self.model, self.anatomy)}; {wanted} has no meaning for it")
         if not self.anatomy.has_head:
             raise UnsupportedReadingError(
                 f"{self.name!r} ({type(self.model).__name__}) has no head over a vocabulary, so {wanted} has no meaning for it; "
                 "tracing, attention and norms work, readings and targets need a language model"
             )
+
+    @contextmanager
+    def running(self, n_tokens: int) -> Iterator[None]:
+        """What the model's own code fails with in a pass, told as ours.
+
+        Raises
+        ------
+        PromptError
+            If the model cannot run these tokens.
+        """
+        try:
+            yield
+        except (FlowgraphError, torch.cuda.OutOfMemoryError):
+            raise
+        except _FOREIGN as error:
+            raise PromptError(
+                f"{self.name!r} ({type(self.model).__name__}) fails on this prompt of {n_tokens} tokens with "
+                f"{type(error).__name__}: {first_line(error)}"
+            ) from error
 
     def widened(self, weight: Tensor) -> Tensor:
         """The weight in at least float32; the wide copy of a half-precision weight is kept for the next call."""
@@ -157,12 +193,13 @@ def load_model(
         a name on the Hugging Face hub, the only case in which the hub is asked; a model in memory; a
         ``(model, tokenizer)`` pair; or a :class:`LoadedModel`, which is returned as it is.
     tokenizer
-        For a model in memory. Without one, prompts are given as token ids.
+        For a model in memory; a tokenizer of transformers, or a ``tokenizers.Tokenizer``, which is wrapped. Without one,
+        prompts are given as token ids.
     device
         ``"auto"``: a model in memory stays where it is, others go to cuda where there is one, else to the CPU.
     dtype
         Number type, as ``torch.float16`` or ``"float16"``; ``"auto"`` takes the file's own. None: float32 for files, as it
-        is for a model in memory.
+        is for a model in memory. A model in memory is not changed: one of another device or number type is copied first.
     revision
         Branch, tag or commit of a hub's repository, as training checkpoints have them: ``"step1000"``. Config, weights and
         tokenizer are taken from it. Only for a name on the hub.
@@ -176,15 +213,21 @@ def load_model(
     UnknownModelError
         If there is no such name, folder or revision.
     ArchitectureError
-        If no family's row fits, or an identity that proves it fails.
+        If no family's row fits (the message says what kind of model it is), or an identity that proves it fails.
     FileFormatError
-        If the folder holds no safetensors weights, or they are damaged or incomplete.
+        If the folder holds no safetensors weights, or they are damaged, incomplete or not all used by the class that its
+        config names.
     FetchError
         If a known model cannot be fetched.
     DeviceError
         If the device does not exist here.
     NonFiniteError
         If the weights hold NaN.
+
+    Warns
+    -----
+    UserWarning
+        If the model ends in a head that is not read, such as a classifier's, or if weights of the files are not used.
 
     Examples
     --------
@@ -209,6 +252,7 @@ def load_model(
             )
         name_or_path_or_model, tokenizer = name_or_path_or_model
     number_type = _dtype(dtype)
+    tokenizer = _tokenizer(tokenizer)
     if isinstance(name_or_path_or_model, (str, Path)):
         where = _device("cuda" if device == "auto" and torch.cuda.is_available() else _or_cpu(device))
         name, model, tokenizer = open_model(
@@ -218,6 +262,7 @@ def load_model(
             revision=revision,
             progress=progress,
         )
+        _check_weights(model)
         return _attach(name, model.to(where), tokenizer, revision)
     if not isinstance(name_or_path_or_model, nn.Module) or not hasattr(name_or_path_or_model, "config"):
         raise ArgumentError(
@@ -225,37 +270,103 @@ def load_model(
             "(model, tokenizer) pair"
         )
     model = name_or_path_or_model
-    if device != "auto":
-        model = model.to(_device(device))
-    if isinstance(number_type, torch.dtype):
-        model = model.to(number_type)
+    _check_weights(model)
+    place = None if device == "auto" else _device(device)
+    model = _converted(model, place, number_type if isinstance(number_type, torch.dtype) else None)
     return _attach(type(model).__name__, model, tokenizer)
 
 
 def _attach(name: str, model: Any, tokenizer: Any, revision: str | None = None) -> LoadedModel:
+    with _understood(model):
+        anatomy, proof = _proved(resolve(model))
+        rows = int(anatomy.embedding.weight.shape[0])
+    if tokenizer is not None and tokenizer.vocab_size > rows:
+        raise ArgumentError(
+            f"the tokenizer ({type(tokenizer).__name__}) has {tokenizer.vocab_size:,} tokens and {name!r} embeds {rows:,}: "
+            "it belongs to another model"
+        )
+    if isinstance(tokenizer, _Bare):
+        tokenizer = tokenizer.wrapped(model.config)
+    if anatomy.unread_head:
+        warnings.warn(f"{_unread(model, anatomy)}: traces explain its states and attention only", stacklevel=3)
+    return LoadedModel(name, model, tokenizer, anatomy, Vocabulary(tokenizer, rows), proof, revision)
+
+
+def _check_weights(model: Any) -> None:
+    """Refuse weights that are not there, or not as plain numbers."""
     kind = type(model).__name__
     # Merging takes the adapters' layers out again, whatever attributes it leaves on the model.
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
         raise ArchitectureError(
             f"{kind} carries adapters that are not merged; call model = model.merge_and_unload() first"
         )
+    packed = quantised(model)
+    if packed is not None:
+        raise ArchitectureError(f"{kind} is {packed.name}: {packed.why}. {packed.advice}")
     if any(parameter.is_meta for parameter in model.parameters()):
         raise ArgumentError(
             f"{kind} has parameters on the 'meta' device, which holds no numbers; load the weights into memory, without "
             "offloading and without init_empty_weights"
         )
-    anatomy = resolve(model)
-    rows = int(anatomy.embedding.weight.shape[0])
-    if tokenizer is not None and tokenizer.vocab_size > rows:
+
+
+def _converted(model: Any, device: torch.device | None, dtype: torch.dtype | None) -> Any:
+    """The model itself where it is as asked for; otherwise a copy, because the user goes on with theirs."""
+    wrong_place = device is not None and any(p.device != device for p in model.parameters())
+    wrong_type = dtype is not None and any(p.is_floating_point() and p.dtype != dtype for p in model.parameters())
+    if not wrong_place and not wrong_type:
+        return model
+    try:
+        return copy.deepcopy(model).to(device=device, dtype=dtype)
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (TypeError, RuntimeError) as error:
         raise ArgumentError(
-            f"the tokenizer ({type(tokenizer).__name__}) has {tokenizer.vocab_size:,} tokens and {name!r} embeds {rows:,}: "
-            "it belongs to another model"
+            f"{type(model).__name__} cannot be copied to another device or number type ({first_line(error)}); convert it "
+            "yourself, model.to(…), and leave device= and dtype= out"
+        ) from error
+
+
+@contextmanager
+def _understood(model: Any) -> Iterator[None]:
+    """What breaks while the parts of a model are looked for and proved: it is built otherwise than any row says."""
+    try:
+        yield
+    except (FlowgraphError, torch.cuda.OutOfMemoryError):
+        raise
+    except _FOREIGN as error:
+        kind, name = kind_of(model), type(model).__name__
+        what = (
+            f" is {kind.name}, which cannot be traced: {kind.why}"
+            if kind
+            else " is built otherwise than any known family"
         )
-    return LoadedModel(name, model, tokenizer, anatomy, Vocabulary(tokenizer, rows), _proved(anatomy), revision)
+        advice = f" {kind.advice}." if kind and kind.advice else ""
+        raise ArchitectureError(
+            f"{name}{what} ({type(error).__name__}: {first_line(error)}).{advice} Families are rows of data; see "
+            "flowgraph.register_family"
+        ) from error
 
 
-def _proved(anatomy: Anatomy) -> dict[str, float]:
-    """The proof; a row that fits by its paths may still name modules of another make, which break in the proof's hands."""
+def _proved(anatomy: Anatomy) -> tuple[Anatomy, dict[str, float]]:
+    """The parts with their proof: without the head where only the head is of another make than its row says.
+
+    A row that fits by its paths may still name modules of another make, which break in the proof's hands.
+    """
+    from_row = anatomy.family in FAMILIES.values()
+    try:
+        return anatomy, _proof(anatomy)
+    except ArchitectureError:
+        # A head that was found beside the base model, or one of several, is a guess; without it the rest may still be proved.
+        if not anatomy.has_head or (from_row and "ForPreTraining" not in type(anatomy.model).__name__):
+            raise
+        bare = without_head(anatomy)
+        with suppress(ArchitectureError):  # what was said with the head says more
+            return bare, _proof(bare)
+        raise
+
+
+def _proof(anatomy: Anatomy) -> dict[str, float]:
     try:
         # The lock for the whole proof: another thread that loads the same model has its pass after this one.
         with lock_of(anatomy.model):
@@ -267,6 +378,65 @@ def _proved(anatomy: Anatomy) -> dict[str, float]:
             f"the row {anatomy.family.name!r} does not describe {type(anatomy.model).__name__}: {first_line(error)}. A row "
             "of its own is needed; see flowgraph.register_family"
         ) from error
+
+
+def _unread(model: Any, anatomy: Anatomy) -> str:
+    """What is known of a head that is not read."""
+    labels = getattr(model.config, "num_labels", None)
+    task = task_of(model)
+    classes = f" over {labels} classes" if "classifier" in task and labels else ""
+    heads = " and ".join(map(repr, anatomy.unread_head))
+    return f"{type(model).__name__} is {task}, and its head {heads}{classes} is not read"
+
+
+@dataclass(frozen=True)
+class _Bare:
+    """A ``tokenizers.Tokenizer``, until the model says which of its tokens are special."""
+
+    tokenizer: Any
+
+    @property
+    def vocab_size(self) -> int:
+        return int(self.tokenizer.get_vocab_size(with_added_tokens=False))
+
+    def wrapped(self, config: Any) -> Any:
+        """The tokenizer as transformers has it, with the special tokens that the config numbers, and its mask."""
+        import transformers
+
+        special = {}
+        for name in ("bos", "eos", "pad"):
+            number = getattr(config, f"{name}_token_id", None)
+            token = self.tokenizer.id_to_token(number) if isinstance(number, int) and number >= 0 else None
+            if token is not None:
+                special[f"{name}_token"] = token
+        for token in self.tokenizer.get_added_tokens_decoder().values():
+            if token.special and token.content.strip("<>[]|").lower() in ("mask", "unk"):
+                special[f"{token.content.strip('<>[]|').lower()}_token"] = token.content
+        return transformers.PreTrainedTokenizerFast(
+            tokenizer_object=self.tokenizer, clean_up_tokenization_spaces=False, **special
+        )
+
+
+def _tokenizer(tokenizer: Any) -> Any:
+    """A tokenizer that can be used, or None.
+
+    Raises
+    ------
+    ArgumentError
+        If it is something else, such as the name of one.
+    """
+    if tokenizer is None:
+        return None
+    if type(tokenizer).__module__.partition(".")[0] == "tokenizers" and hasattr(tokenizer, "get_vocab_size"):
+        return _Bare(tokenizer)
+    lacking = [name for name in _TOKENIZER if not hasattr(tokenizer, name)]
+    if not callable(tokenizer) or lacking:
+        shown = repr(tokenizer) if isinstance(tokenizer, str) else f"a {type(tokenizer).__name__}"
+        raise ArgumentError(
+            f"tokenizer={shown} is not a tokenizer; expected one of transformers, such as "
+            "transformers.AutoTokenizer.from_pretrained(name), or a tokenizers.Tokenizer"
+        )
+    return tokenizer
 
 
 def _sample(parameter: Tensor) -> bytes:

@@ -5,12 +5,14 @@ The hub is asked only for a name that could be one of its own and is neither a k
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import os
 import re
 import socket
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,11 @@ _UNREADABLE = (
     AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError,
     SafetensorError, StrictDataclassError,
 )  # fmt: skip
+_MASK = re.compile(r"(^|\.)(attn|attention)\.(attention\.)?(masked_)?bias$")
+"""Causal masks that GPTs used to save as a bias of the attention itself, beside the biases of its linear layers."""
+_BESIDE = re.compile(r"(^|\.)(pooler|cls\.seq_relationship)\.")
+"""What reads the last state beside a language model's head, and changes nothing before it: BERT's pooler and the classifier
+of next sentences on top of it."""
 
 
 def open_model(
@@ -140,7 +147,7 @@ def _check_folder(folder: Path) -> None:
         )
     if not (folder / "config.json").is_file():
         raise FileFormatError(f"the folder {str(folder)!r} has no config.json, so it is not a Hugging Face model")
-    _check_model_type(folder / "config.json")
+    _check_config(folder / "config.json")
     if not any(folder.glob("*.safetensors")):
         other = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
         raise FileFormatError(
@@ -150,7 +157,7 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_model_type(file: Path) -> None:
+def _check_config(file: Path) -> None:
     import transformers
 
     try:
@@ -218,42 +225,120 @@ def _pretrained(source: str, dtype: torch.dtype | str, **files: Any) -> Any:
     import transformers
 
     config = transformers.AutoConfig.from_pretrained(source, **files)
-    model, report = _auto_class(config).from_pretrained(
-        source,
-        dtype=dtype,
-        use_safetensors=True,
-        attn_implementation="eager",
-        ignore_mismatched_sizes=True,  # reported, and refused below by name
-        output_loading_info=True,
-        **files,
-    )
-    wrong_size = sorted(str(key[0]) for key in report["mismatched_keys"])
-    absent = sorted(key for key in report["missing_keys"] if "pooler" not in key and key not in wrong_size)
-    for keys, fault in ((absent, "lacks weights"), (wrong_size, "has other sizes than its config says of weights")):
-        if keys:
-            raise FileFormatError(
-                f"{source!r} {fault} that {type(model).__name__} needs, and random ones would stand in for them: "
-                f"{', '.join(keys[:5])}{' …' if len(keys) > 5 else ''}"
-            )
+    _refuse_quantised(source, config)
+    options = {"config": config, "dtype": dtype, "use_safetensors": True, "attn_implementation": "eager", **files}
+    kind = _opened_class(_saved_class(source, config), config)
+    # Sizes that do not fit are reported, and refused by name.
+    model, report = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    _check_report(source, model, report)
     return model
 
 
-def _auto_class(config: Any) -> Any:
-    """The class with the head that the weights were saved with; the bare model where it has none, or not one to predict tokens."""
+def _refuse_quantised(source: str, config: Any) -> None:
+    said = getattr(config, "quantization_config", None)
+    if said is None:
+        return
+    method = said.get("quant_method") if isinstance(said, dict) else getattr(said, "quant_method", None)
+    raise ArchitectureError(
+        f"{source!r} is a quantised model (quantization_config in its config, quant_method "
+        f"{getattr(method, 'value', method)!r}): its weights are packed, and the model cannot be taken apart into them. Take "
+        "the unquantised model, or dequantise this one yourself and save it: model.dequantize().save_pretrained(folder)"
+    )
+
+
+def _saved_class(source: str, config: Any) -> Any:
+    """The class of transformers that the config says the weights were saved with."""
     import transformers
 
-    if not config.architectures:
+    named = [name for name in config.architectures or () if isinstance(name, str)]
+    if not named:
         raise ArchitectureError(
             f"the config of this {config.model_type!r} model names no architectures, so it does not say whether its weights "
             'hold a head; add for example "architectures": ["LlamaForCausalLM"] to its config.json'
         )
-    kind = config.architectures[0]
-    if kind.endswith(("ForMaskedLM", "ForPreTraining")):
-        return transformers.AutoModelForMaskedLM
-    causal = transformers.MODEL_FOR_CAUSAL_LM_MAPPING
-    if kind.endswith(("ForCausalLM", "LMHeadModel", "ForConditionalGeneration")) and type(config) in causal:
-        return transformers.AutoModelForCausalLM
-    return transformers.AutoModel
+    kind: Any = getattr(transformers, named[0], None)
+    is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+    if not is_model:
+        raise ArchitectureError(
+            f"{source!r} was saved as {named[0]!r} (architectures in its config), which is no model class of transformers "
+            f"{transformers.__version__}. Code that comes with a model is not run here: build the model yourself and pass "
+            "(model, tokenizer), or name the class that its weights fit in config.json"
+        )
+    if not _go_together(config, kind):
+        raise FileFormatError(
+            f"the config of {source!r} contradicts itself: model_type {config.model_type!r} and architectures "
+            f"{named[0]!r}, which is of type {kind.config_class.model_type!r}"
+        )
+    return kind
+
+
+def _go_together(config: Any, kind: Any) -> bool:
+    """Whether a class is made for a config, or transformers lists it for the config's type, as Llama's class for EXAONE."""
+    from transformers.models.auto import modeling_auto
+
+    if not isinstance(kind.config_class, type) or isinstance(config, kind.config_class):
+        return True
+    listed = (
+        names.get(config.model_type, ())
+        for name, names in vars(modeling_auto).items()
+        if name.endswith("_MAPPING_NAMES")
+    )
+    return any(kind.__name__ in ((names,) if isinstance(names, str) else names) for names in listed)
+
+
+def _opened_class(kind: Any, config: Any) -> Any:
+    """The class itself; of a pretraining class with a head over the vocabulary and another beside it the masked model.
+
+    BERT's pretraining class answers its two heads apart: the one over the vocabulary is read, the other is named as unused.
+    """
+    import transformers
+
+    masked = transformers.MODEL_FOR_MASKED_LM_MAPPING.get(type(config), None)
+    if masked is None or not kind.__name__.endswith("ForPreTraining"):
+        return kind
+    with torch.device("meta"):  # its parts without their numbers
+        parts = kind(copy.deepcopy(config))
+    return kind if parts.get_output_embeddings() is None else masked
+
+
+def _absent(report: Mapping[str, Any]) -> list[str]:
+    """Weights that the folder lacks. A pooler reads the last state beside the head, and no result here reads it."""
+    wrong_size = {str(key[0]) for key in report["mismatched_keys"]}
+    return sorted(key for key in report["missing_keys"] if key not in wrong_size and not _BESIDE.search(key))
+
+
+def _check_report(source: str, model: Any, report: Mapping[str, Any]) -> None:
+    """Refuse a folder that is not the model, whole: by the names of what is missing, of another size, or left over."""
+    kind = type(model).__name__
+    left = sorted(str(key) for key in report["unexpected_keys"])
+    own = {name for name, _ in model.named_buffers()}
+    # What the class makes itself, and once saved, is no weight: masks, position ids, rotary angles.
+    left = [
+        key
+        for key in left
+        if not _MASK.search(key) and not any(key.endswith(name) or name.endswith(key) for name in own)
+    ]
+    beside = [key for key in left if _BESIDE.search(key)]
+    unused = [key for key in left if key not in beside]
+    for keys, fault in (
+        (_absent(report), f"lacks weights that {kind} needs, and random ones would stand in for them"),
+        (
+            sorted(str(key[0]) for key in report["mismatched_keys"]),
+            f"has other sizes than its config says of weights that {kind} needs",
+        ),
+        (
+            unused,
+            f"holds weights that {kind}, the class its config names, does not use, so it would be another model than was saved",
+        ),
+    ):
+        if keys:
+            raise FileFormatError(f"{source!r} {fault}: {', '.join(keys[:5])}{' …' if len(keys) > 5 else ''}")
+    if beside:
+        warnings.warn(
+            f"{source!r} is opened as {kind}, which does not use {', '.join(beside)}: they read the last state beside the "
+            "head, and nothing shown here depends on them",
+            stacklevel=2,
+        )
 
 
 def _pretrained_tokenizer(source: str, **files: Any) -> Any:

@@ -1,0 +1,221 @@
+"""What kind of model it is, in words: for refusals that say why a model is not traced and what can be done.
+
+The kind is read from the model itself: its modules, its config, what its class takes as input, and the tasks that
+transformers lists its class under. A kind never decides alone that a model opens; that is for its row and its proof.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+_QUANTISERS = frozenset(
+    ("aqlm", "auto_gptq", "awq", "bitsandbytes", "compressed_tensors", "eetq", "fbgemm_gpu", "gptqmodel", "hqq", "optimum",
+     "quanto", "torchao", "vptq")
+)  # fmt: skip
+"""Packages whose modules and tensors hold packed weights."""
+_NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_OTHER_INPUTS = {
+    "image": "a vision model", "video": "a vision model", "audio": "an audio model", "time": "a time series model",
+}  # fmt: skip
+_INPUT_NAMES = {
+    "pixel_values": "image", "pixel_values_videos": "video", "input_values": "audio", "input_features": "audio",
+    "past_values": "time",
+}  # fmt: skip
+_TASKS = {
+    "SEQUENCE_CLASSIFICATION": "a sequence classifier",
+    "TOKEN_CLASSIFICATION": "a token classifier",
+    "MULTIPLE_CHOICE": "a classifier of choices",
+    "NEXT_SENTENCE_PREDICTION": "a classifier of sentence pairs",
+    "QUESTION_ANSWERING": "a model for question answering",
+    "PRETRAINING": "a pretraining model of several heads",
+}
+_OTHER_MIXING = re.compile(r"Linear|Lightning|Rwkv|Delta|Conv|Mamba|Recurrent|Retention")
+_EXPERTS = re.compile(r"(^|\.)experts$")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of model that is not traced.
+
+    Attributes
+    ----------
+    name
+        With its article: ``"an encoder–decoder"``.
+    why
+        What about this model makes it one.
+    advice
+        What one can do.
+    """
+
+    name: str
+    why: str
+    advice: str = ""
+
+
+def quantised(model: Any) -> Kind | None:
+    """The kind of a model whose weights are packed; None where they are plain numbers."""
+    packed = [(name, module) for name, module in model.named_modules() if _is_packed(module)]
+    if not packed:
+        return None
+    kinds = Counter(f"{type(module).__module__.partition('.')[0]}'s {type(module).__name__}" for _, module in packed)
+    said = getattr(getattr(model, "config", None), "quantization_config", None)
+    method = said.get("quant_method") if isinstance(said, dict) else getattr(said, "quant_method", None)
+    how = f" (quant_method {getattr(method, 'value', method)!r})" if method is not None else ""
+    what = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(3))
+    return Kind(
+        "a quantised model",
+        f"{what} hold quantised weights{how}, first {packed[0][0]!r}, and the model cannot be taken apart into such",
+        "Load it unquantised, without a quantization_config, or call model.dequantize() where the method has it",
+    )
+
+
+def _is_packed(module: nn.Module) -> bool:
+    own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    if any(type(tensor.data).__module__.partition(".")[0] in _QUANTISERS for tensor in own):
+        return True
+    if not hasattr(module, "in_features") and not hasattr(module, "infeatures"):
+        return False
+    place = type(module).__module__
+    if place.partition(".")[0] in _QUANTISERS or place.startswith(("torch.ao.", "transformers.integrations.")):
+        return True
+    weight = getattr(module, "weight", None)
+    if isinstance(weight, Tensor):
+        return weight.dtype not in _NUMBERS and not weight.is_complex()
+    return any(not tensor.is_floating_point() for tensor in own)
+
+
+def is_encoder_decoder(model: Any) -> bool:
+    """Whether the model runs two stacks, the second of which reads the first."""
+    if not getattr(model.config, "is_encoder_decoder", False):
+        return False
+    # A stack that was taken out of such a model keeps its config.
+    ends = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    return "decoder" in ends and any(end.endswith("encoder") for end in ends)
+
+
+def kind_of(model: Any) -> Kind | None:
+    """The kind of a model that no row describes; None where nothing more is known than that."""
+    if is_encoder_decoder(model):
+        return Kind(
+            "an encoder–decoder",
+            "its decoder reads its encoder through cross attention, and only models of one stack are traced",
+            "Take a decoder-only or an encoder-only model; a part of this one alone would be another model",
+        )
+    inputs = input_kinds(type(model))
+    if "text" not in inputs:
+        name = next((_OTHER_INPUTS[kind] for kind in inputs if kind in _OTHER_INPUTS), "a model of other inputs")
+        return Kind(name, f"it takes {_listed(inputs)}, and only tokens of a text are traced")
+    found = _mixed_otherwise(model) or _experts(model)
+    if found is not None:
+        return found
+    if len(inputs) > 1:
+        return Kind(
+            f"a model of {_listed(inputs)}",
+            "of such a model only text is taken, and its text part is built otherwise than any known family",
+        )
+    return None
+
+
+def input_kinds(kind: type) -> tuple[str, ...]:
+    """What a class of transformers takes: ``"text"``, ``"image"``, ``"audio"``, ``"video"``, ``"time"``."""
+    given = getattr(kind, "input_modalities", None) or ("text",)
+    inputs = (given,) if isinstance(given, str) else tuple(given)
+    # "text" is also what a class says that says nothing.
+    return (_INPUT_NAMES.get(getattr(kind, "main_input_name", ""), "text"),) if inputs == ("text",) else inputs
+
+
+def unread_head(model: Any) -> tuple[str, ...]:
+    """Names of the modules beside the base model, which make something else of its states than logits over a vocabulary."""
+    base = getattr(model, "base_model", model)
+    if base is model:
+        return ()
+    return tuple(
+        name
+        for name, child in model.named_children()
+        if child is not base and any(True for _ in child.parameters()) and not _holds(child, base)
+    )
+
+
+def task_of(model: Any) -> str:
+    """What the class of a model with a head of its own is for, with its article."""
+    from transformers.models.auto import modeling_auto
+
+    kind = type(model).__name__
+    for task, name in _TASKS.items():
+        mapping = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES", {})
+        if any(kind in ((names,) if isinstance(names, str) else names) for names in mapping.values()):
+            return name
+    return "a model with a head of its own"
+
+
+def _holds(module: nn.Module, other: nn.Module) -> bool:
+    return any(part is other for part in module.modules())
+
+
+def _mixed_otherwise(model: Any) -> Kind | None:
+    """The kind of a model some of whose blocks have no attention."""
+    blocks = _blocks(model)
+    without = [i for i, block in enumerate(blocks) if not any(map(_is_attention, block.modules()))]
+    if not without:
+        return None
+    where = f"none of its {len(blocks)} blocks has any"
+    if len(without) < len(blocks):
+        where = f"blocks {_some(without)} of {len(blocks)} have none"
+    return Kind(
+        "a model with layers without attention",
+        f"{where} (recurrent, convolutional or state-space layers), so there are no patterns to trace through them",
+        "Take a model with attention in every layer",
+    )
+
+
+def _experts(model: Any) -> Kind | None:
+    """The kind of a model some of whose MLPs are made of experts."""
+    found = {
+        i: type(module).__name__
+        for i, block in enumerate(_blocks(model))
+        for name, module in block.named_modules()
+        if _EXPERTS.search(name) or "Experts" in type(module).__name__
+    }
+    if not found:
+        return None
+    return Kind(
+        "a mixture of experts",
+        f"the MLPs of blocks {_some(list(found))} are made of experts ({next(iter(found.values()))}), and a row describes an "
+        "MLP with one output projection",
+        "Take a dense model",
+    )
+
+
+def _is_attention(module: nn.Module) -> bool:
+    name = type(module).__name__
+    return bool(re.search(r"Attention|Attn", name)) and not _OTHER_MIXING.search(name)
+
+
+def _blocks(model: Any) -> nn.ModuleList:
+    """The stack of blocks: of the text part's lists of modules, the one with the most parameters."""
+    lists = [
+        module
+        for name, module in model.named_modules()
+        if isinstance(module, nn.ModuleList)
+        and not re.search(r"vision|visual|image|audio|encoder\.(image|audio)|experts", name)
+    ]
+    return max(lists, key=_size, default=nn.ModuleList())
+
+
+def _size(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def _listed(words: tuple[str, ...] | list[str]) -> str:
+    shown = [{"time": "time series", "image": "images", "video": "videos"}.get(word, word) for word in words]
+    return " and ".join([", ".join(shown[:-1]), shown[-1]]) if len(shown) > 1 else shown[0]
+
+
+def _some(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:4])) + (", …" if len(numbers) > 4 else "")

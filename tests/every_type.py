@@ -1,0 +1,265 @@
+"""Every type of model that transformers can build, made tiny: which open, which are refused, and that nothing else happens.
+
+``python -m tests.every_type`` builds each class of the mappings in :data:`TASKS` from its default config with the sizes made
+small, loads it from memory and from a folder that it was saved into, traces what opens, and prints counts. It exits with 1
+where an error that is not flowgraph's own came out, where memory and folder do not agree, where what was traced differs from
+the model, or where loading changed the model. ``python -m tests.every_type bert whisper`` tries these types only.
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import sys
+import tempfile
+import warnings
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import torch
+import transformers
+from torch import nn
+
+import flowgraph
+from flowgraph.models.eager import eager_attention
+
+TASKS = {
+    "causal": "MODEL_FOR_CAUSAL_LM_MAPPING",
+    "masked": "MODEL_FOR_MASKED_LM_MAPPING",
+    "pretraining": "MODEL_FOR_PRETRAINING_MAPPING",
+    "sequences": "MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING",
+    "speech": "MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING",
+    "images and text": "MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING",
+    "classifier": "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING",
+    "base": "MODEL_MAPPING",
+    "images": "MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING",
+    "letters from sound": "MODEL_FOR_CTC_MAPPING",
+}
+VOCABULARY = 320
+IDS = [5, 17, 29, 41, 53, 65, 77]
+_MOST_PARAMETERS = 6_000_000
+
+_SIZES: dict[str, int] = {}
+for _value, _names in {
+    32: "hidden_size d_model n_embd dim embed_dim word_embed_proj_dim embedding_size emb_dim d_embed projection_dim "
+    "out_hidden_size text_hidden_size mm_hidden_size word_embedding_dim moe_intermediate_size shared_intermediate_size "
+    "shared_expert_intermediate_size moe_shared_expert_intermediate_size expert_ffn_hidden_size attention_hidden_size "
+    "lru_width image_size",
+    64: "hidden_dim intermediate_size n_inner d_ff d_inner ffn_dim ffn_hidden_size encoder_ffn_dim decoder_ffn_dim mlp_dim "
+    "inner_dim intermediate_size_mlp dense_intermediate_size block_ff_dim max_source_positions max_target_positions "
+    "vision_intermediate mamba_d_ssm expert_capacity",
+    4: "num_attention_heads n_head n_heads num_heads encoder_attention_heads decoder_attention_heads "
+    "num_encoder_attention_heads num_decoder_attention_heads num_experts num_local_experts n_routed_experts "
+    "moe_num_experts num_routed_experts mamba_dt_rank time_step_rank linear_num_value_heads linear_conv_kernel_dim "
+    "laurel_rank rotary_dim prediction_length",
+    2: "encoder_layers decoder_layers num_decoder_layers num_encoder_layers depth num_experts_per_tok "
+    "num_experts_per_token moe_k moe_topk moe_top_k top_k_experts top_k num_selected_experts linear_num_key_heads "
+    "type_vocab_size",
+    3: "num_hidden_layers n_layer n_layers num_layers",
+    8: "head_dim v_head_dim qk_nope_head_dim qk_rope_head_dim d_kv global_head_dim swa_head_dim sliding_window "
+    "window_size attention_window local_attention patch_size mamba_d_state mamba_n_heads mamba_d_head mamba_num_heads "
+    "mamba_head_dim state_size ssm_state_size mamba_chunk_size chunk_size linear_key_head_dim linear_value_head_dim "
+    "hidden_size_per_layer_input rope_dim",
+    16: "qk_head_dim q_lora_rank kv_lora_rank attention_chunk_size num_mel_bins",
+    1: "n_group topk_group num_expert_group first_k_dense_replace mamba_n_groups num_kv_shared_layers feature_size",
+    128: "max_position_embeddings n_positions max_seq_len max_sequence_length n_ctx seq_length context_length",
+    VOCABULARY: "vocab_size bpe_vocab_size vocab_size_per_layer_input",
+}.items():
+    _SIZES |= dict.fromkeys(_names.split(), _value)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one model from one source.
+
+    Attributes
+    ----------
+    task, model_type, kind
+        Key of :data:`TASKS`, the config's type, and the class.
+    source
+        ``"memory"`` or ``"folder"``.
+    result
+        ``"opens"``, ``"opens, head not read"``, ``"opens, no head"``, ``"refused"`` or ``"fault"``.
+    said
+        The refusal's or the fault's text.
+    unforeseen
+        Whether the refusal stands for an error of another library, so its kind is not known better.
+    """
+
+    task: str
+    model_type: str
+    kind: str
+    source: str
+    result: str
+    said: str = ""
+    unforeseen: bool = False
+
+
+def classes(tasks: dict[str, str] = TASKS) -> Iterator[tuple[str, str, type, type]]:
+    """(task, model type, config class, model class) of every type in the mappings of ``tasks``."""
+    for task, mapping in tasks.items():
+        for config in getattr(transformers, mapping):
+            try:
+                model = getattr(transformers, mapping)[config]
+            except (ImportError, AttributeError, RuntimeError, ValueError):
+                continue  # needs a package that is not here, or is listed and does not exist
+            first = model[0] if isinstance(model, (tuple, list)) else model
+            if isinstance(first, type) and issubclass(first, transformers.PreTrainedModel):
+                yield task, config.model_type, config, first
+
+
+def small(kind: Any) -> Any:
+    """A config of class ``kind`` with its default settings and small sizes."""
+    default = kind()
+    settings: dict[str, Any] = {}
+    for name in default.to_dict():
+        value = getattr(default, name, None)
+        if isinstance(value, transformers.PretrainedConfig):
+            settings[name] = small(type(value)).to_dict()
+        elif name == "num_key_value_heads" and value is not None:
+            settings[name] = 4 if value == getattr(default, "num_attention_heads", None) else min(value, 2)
+        elif name == "num_kv_shared_layers":
+            settings[name] = int(bool(value))
+        elif name in _SIZES and value is not None and not isinstance(value, bool):
+            several = isinstance(value, (list, tuple))
+            settings[name] = [_SIZES[name]] * len(value) if several else _SIZES[name]
+        elif name.endswith(("_id", "_index", "_token_id")) and isinstance(value, int) and value >= VOCABULARY:
+            settings[name] = 300 + zlib.crc32(name.encode()) % 15
+    return kind(**settings)
+
+
+def build(config_class: type, model_class: type) -> nn.Module | None:
+    """A tiny random model; None where the shrunk config makes none, or one that is not tiny."""
+    try:
+        config = small(config_class)
+        with torch.device("meta"):
+            weightless = model_class(copy.deepcopy(config))
+        if sum(parameter.numel() for parameter in weightless.parameters()) > _MOST_PARAMETERS:
+            return None
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model = model_class(config).float().eval()
+    except Exception:  # whatever a config of these sizes makes the library say, there is no model to load
+        return None
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.is_floating_point():
+                noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+                weight.add_(0.1 * noise)
+    return model
+
+
+def tried(task: str, model_type: str, model: nn.Module, folder: Path | None) -> Outcome:
+    """Load a model from memory, or from ``folder``, and trace it."""
+    kind, source = type(model).__name__, "memory" if folder is None else "folder"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            loaded = flowgraph.load_model(model if folder is None else folder)
+            trace = flowgraph.trace(loaded, IDS, position=len(IDS) - 1)
+        except flowgraph.FlowgraphError as error:
+            foreign = error.__cause__ is not None and not isinstance(error.__cause__, flowgraph.FlowgraphError)
+            return Outcome(task, model_type, kind, source, "refused", f"{type(error).__name__}: {error}", foreign)
+        except Exception as error:  # the very thing that is looked for
+            return Outcome(task, model_type, kind, source, "fault", f"{type(error).__name__}: {error}")
+    fault = _difference(model, loaded, trace)
+    if fault:
+        return Outcome(task, model_type, kind, source, "fault", fault)
+    anatomy = loaded.anatomy
+    head = "" if anatomy.has_head else ", head not read" if anatomy.unread_head else ", no head"
+    return Outcome(task, model_type, kind, source, f"opens{head}")
+
+
+def _difference(model: Any, loaded: flowgraph.LoadedModel, trace: flowgraph.Trace) -> str:
+    """How the trace differs from what the model that was built says; empty where it does not."""
+    if type(loaded.model) is not type(model) and not type(model).__name__.endswith("ForPreTraining"):
+        return f"{type(model).__name__} opened as {type(loaded.model).__name__}"
+    if not loaded.anatomy.has_head:
+        return ""
+    # The user's own attention may round otherwise, and of PaliGemma masks otherwise; what is traced is eager attention.
+    with torch.no_grad(), eager_attention(model):
+        said = model(input_ids=torch.tensor([IDS]))
+    logits = (said.logits if hasattr(said, "logits") else said.prediction_logits)[0, -1]
+    error = float((logits - trace.logits).abs().max() / logits.abs().max())
+    return "" if error < 1e-4 else f"logits differ by {error:.1g}"
+
+
+def _state(model: nn.Module) -> tuple[Any, ...]:
+    """What loading must leave alone."""
+    parts = [module.config for module in model.modules() if isinstance(module, transformers.PreTrainedModel)]
+    return (
+        [(name, weight.data_ptr(), weight._version, weight.dtype) for name, weight in model.named_parameters()],
+        [module.training for module in model.modules()],
+        [(config._attn_implementation, config.to_json_string()) for config in parts],
+        [hook for module in model.modules() for hook in _hooks(module) if hook.__module__.startswith("flowgraph")],
+    )
+
+
+def _hooks(module: nn.Module) -> list[Any]:
+    return [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
+
+
+def outcomes(chosen: Iterator[tuple[str, str, type, type]]) -> Iterator[Outcome]:
+    """What becomes of each class, from memory and from a folder."""
+    seen: set[type] = set()
+    for task, model_type, config_class, model_class in chosen:
+        if model_class in seen:
+            continue
+        seen.add(model_class)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            model = build(config_class, model_class)
+        if model is None:
+            yield Outcome(task, model_type, model_class.__name__, "memory", "not built")
+            continue
+        before = _state(model)
+        first = tried(task, model_type, model, None)
+        if _state(model) != before:
+            first = Outcome(task, model_type, model_class.__name__, "memory", "fault", "loading changed the model")
+        yield first
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                model.save_pretrained(folder)
+            except Exception as error:  # transformers cannot save some of its own models
+                yield Outcome(task, model_type, model_class.__name__, "folder", "not saved", first_line(error))
+                continue
+            second = tried(task, model_type, model, Path(folder))
+            # A pretraining class has two heads; its folder is opened as the masked language model that it holds.
+            if second.result != first.result and not second.kind.endswith("ForPreTraining"):
+                said = f"{first.result} from memory, {second.result} from a folder: {second.said or first.said}"
+                second = Outcome(task, model_type, model_class.__name__, "folder", "fault", said)
+            yield second
+
+
+def first_line(error: BaseException) -> str:
+    """The type of an error and what it says first."""
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
+
+
+def main(types: list[str]) -> int:
+    """Print what becomes of every type, or of those named; 1 where something is wrong."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    found = []
+    for outcome in outcomes(row for row in classes() if not types or row[1] in types):
+        found.append(outcome)
+        if outcome.result == "fault" or outcome.unforeseen or types:
+            mark = "unforeseen" if outcome.unforeseen else outcome.result
+            print(f"{mark:<12} {outcome.source:<7} {outcome.kind}: {outcome.said[:300]}", flush=True)
+    counts = Counter((outcome.task, outcome.source, outcome.result) for outcome in found)
+    for (task, source, result), count in counts.items():
+        print(f"{task:<20} {source:<7} {result:<22} {count}")
+    faults = sum(outcome.result == "fault" for outcome in found)
+    unforeseen = sum(outcome.unforeseen for outcome in found)
+    print(f"{len(found)} outcomes, {faults} faults, {unforeseen} refusals that stand for another library's error")
+    return int(faults > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
