@@ -299,29 +299,64 @@ class FlowGraph:
 
         return frame(self)
 
-    def to_networkx(self) -> networkx.MultiDiGraph:
-        """A ``networkx.MultiDiGraph`` whose keys are :class:`Node`.
+    def to_networkx(self, *, plain: bool = False) -> networkx.MultiDiGraph:
+        """A ``networkx.MultiDiGraph`` whose keys are :class:`Node`, or one that networkx can write.
 
         Nodes carry ``kind``, ``layer``, ``head``, ``position``, ``label`` and, where read, ``norm``, ``top_tokens``,
         ``top_probabilities``, ``top_logits``, the same for ``bottom_``, ``target_logit``, ``target_probability``,
         ``target_log_probability``, ``target_rank`` and ``entropy``; heads, where they were asked for, ``roles``, each with its
-        score. Edges carry ``kind``, ``layer``, ``head``,
-        ``query_pos``, ``key_pos``, ``weight`` and ``share`` (None on structural edges) and ``unit``.
+        score; nodes out of an attribution graph ``clerp``, ``activation``, ``influence``, ``token_prob`` and their whole ``note``.
+        Edges carry ``kind``, ``layer``, ``head``, ``query_pos``, ``key_pos``, ``weight`` and ``share`` (None on structural edges),
+        ``unit`` and ``number``, their place in this graph.
+
+        Parameters
+        ----------
+        plain
+            Keys ``n0``, ``n1`` … and ``e0``, ``e1`` …, and as values texts and numbers only: what is None is left out, lists and
+            tables are JSON texts. All of networkx's writers take it.
 
         Examples
         --------
         >>> graph = fg.routes(fg.edge_weights(trace, method="proximity"), threshold=0.1)
         >>> fg.Node("embed", position=3) in graph.to_networkx()
         True
+        >>> fg.FlowGraph.from_networkx(graph.to_networkx(plain=True)).nodes == graph.nodes
+        True
         """
+        if plain:
+            from .export.graphml import plain_graph
+
+            return plain_graph(self)
         import networkx
 
         graph = networkx.MultiDiGraph(**info_dict(self.info))
+        undefined = set(self.undefined)
         for n, node in enumerate(self.nodes):
-            graph.add_node(node, **self.node_dict(n))
+            graph.add_node(node, **self.node_dict(n), **({"undefined": True} if node in undefined else {}))
         for e in range(len(self)):
-            graph.add_edge(self.nodes[self.source[e]], self.nodes[self.target[e]], **self.edge_dict(e))
+            graph.add_edge(self.nodes[self.source[e]], self.nodes[self.target[e]], **self.edge_dict(e), number=e)
         return graph
+
+    @classmethod
+    def from_networkx(cls, graph: Any) -> FlowGraph:
+        """The flow graph that a networkx graph is.
+
+        What :meth:`to_networkx` gave comes back exactly, plain or not, also after networkx wrote it as GraphML or node-link data
+        and read it again. Any other directed graph is read as :func:`flowgraph.import_graph` reads files: edges need a ``weight``.
+
+        Parameters
+        ----------
+        graph
+            A ``networkx.MultiDiGraph`` or ``networkx.DiGraph``.
+
+        Raises
+        ------
+        ArgumentError
+            If it is undirected, has a cycle, or a value in it is missing or impossible; the message names the place.
+        """
+        from .export.imports import graph_of_networkx
+
+        return graph_of_networkx(graph)
 
     def to_dataframe(self, *, nodes: bool = False) -> pandas.DataFrame:
         """The edges, or the nodes, as a ``pandas.DataFrame`` with one row for each, in the order of the graph.

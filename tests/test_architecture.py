@@ -69,6 +69,8 @@ VALUE_METHODS = {
     ("graph", "save"): {"export"},
     ("tasks", "save"): {"export"},
     ("graph", "load"): {"export"},
+    ("graph", "to_networkx"): {"export"},
+    ("graph", "from_networkx"): {"export"},
     ("graph", "caption"): {"views"},
     ("graph", "explain"): {"views"},
     ("graph", "show"): {"views"},

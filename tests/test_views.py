@@ -602,7 +602,7 @@ def test_headers_say_what_is_shown():
 
 
 def test_pages_without_a_head_or_without_edges_say_so():
-    assert "none: the model has no head over a vocabulary" in render_html(token_graph(layers=2, head=False))
+    assert "the graph names no target" in render_html(token_graph(layers=2, head=False))
     document = render_html(empty_graph())
     assert "No edges to draw: 0 of 273 edges, 0 % of the mass. Filters: threshold 0.99." in document
 

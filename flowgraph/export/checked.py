@@ -93,6 +93,10 @@ class Checked:
             self.refuse("a finite number")
         return number
 
+    def plain(self) -> dict[str, Any]:
+        """Names and values of an object, unchecked, which may be changed."""
+        return dict(self._of(dict))
+
     def json(self) -> dict[str, Any]:
         """Read an object of anything that JSON holds: finite numbers, and nested no deeper than 32 times."""
         found: dict[str, Any] = self._of(dict)

@@ -47,6 +47,19 @@ def to_graphml(graph: FlowGraph) -> str:
     NonFiniteError
         If a reading or a number of ``graph.info`` is NaN or infinite.
     """
+    file = io.BytesIO()
+    networkx.write_graphml(plain_graph(graph), file)
+    return file.getvalue().decode("utf-8")
+
+
+def plain_graph(graph: FlowGraph) -> networkx.MultiDiGraph:
+    """The graph as networkx has it, in texts and numbers only; the module says how they are written.
+
+    Raises
+    ------
+    NonFiniteError
+        If a reading or a number of ``graph.info`` is NaN or infinite.
+    """
     own = {"format": FORMAT, "version": VERSION, **about(graph), "exact": json.dumps(_exact(graph), default=plain)}
     bare = networkx.MultiDiGraph(**_attributes(own, "graph"))
     for n in range(len(graph.nodes)):
@@ -54,9 +67,7 @@ def to_graphml(graph: FlowGraph) -> str:
     for e in range(len(graph)):
         ends = f"n{graph.source[e]}", f"n{graph.target[e]}"
         bare.add_edge(*ends, key=f"e{e}", **_attributes(graph.edge_dict(e), f"edges[{e}]"))
-    file = io.BytesIO()
-    networkx.write_graphml(bare, file)
-    return file.getvalue().decode("utf-8")
+    return bare
 
 
 def load_graphml(path: str | Path) -> FlowGraph:

@@ -16,7 +16,8 @@ from .json_file import MOST_EDGES, MOST_NODES, parsed_json
 _DEEPEST = 64
 _OF_THE_FORMAT = {"graph": (), "node": ("id",), "edge": ("source", "target", "key")}
 _TRUE_OR_FALSE = {"true": True, "1": True, "false": False, "0": False}
-_JSON = re.compile(r"tokens|layers|filters|options|outside|note|roles|(top|bottom)_(tokens|probabilities|logits)")
+AS_JSON = re.compile(r"tokens|layers|filters|options|outside|note|roles|(top|bottom)_(tokens|probabilities|logits)")
+"""Names of attributes that are lists and tables, which a format of simple values holds as JSON texts."""
 _INTEGER = re.compile(r"\s*[+-]?[0-9]{1,4000}\s*", re.ASCII)
 _REAL = re.compile(r"\s*[+-]?([0-9.]+(e[+-]?[0-9]+)?|inf|infinity|nan)\s*", re.ASCII | re.IGNORECASE)
 
@@ -98,6 +99,10 @@ class _Graph:
                 self._add(self.edges, MOST_EDGES, {**ends, "key": given.get("id")})
             case ["graphml", "graph", "hyperedge"] | ["graphml", "graph", "node", "graph"]:
                 raise FileFormatError(f"there is a <{element}> in its graph; expected nodes and edges only")
+            case [*_, parent, "key"]:
+                raise FileFormatError(f"there is a <key> in <{parent[:40]}>; expected it in <graphml> only")
+            case ["graphml", "key", *_, "data"]:
+                raise FileFormatError("there is a <data> in a <key>; expected it in <graph>, <node> or <edge> only")
             case [*_, "data"]:
                 self._key = _needed(given, "key", "data")
             case [first, *_] if first != "graphml":
@@ -164,6 +169,6 @@ def _value(text: str, kind: str, name: str) -> Any:
         return _TRUE_OR_FALSE[text.strip().lower()]
     if kind in ("int", "long", "float", "double", "boolean"):
         raise FileFormatError(f"{name[:40]} is {text[:40]!r}; expected a value of its type, {kind}")
-    if _JSON.fullmatch(name) and text[:1] in ("[", "{"):
+    if AS_JSON.fullmatch(name) and text[:1] in ("[", "{"):
         return parsed_json(text.encode("utf-8"))
     return text

@@ -46,11 +46,19 @@ from jaxtyping import Float
 from ..errors import ArgumentError, FileFormatError
 from ..graph import EDGE_KINDS, UNITS, FlowGraph
 from ..graph_info import GraphInfo
-from ..nodes import NODE_KINDS, WITHOUT_LAYER
+from ..nodes import FEATURES, NODE_KINDS, WITHOUT_LAYER
 from .checked import LARGEST_FEATURE, Checked, Rows
 from .graphml import is_own, own_data
 from .graphml_reader import read_graphml
 from .json_file import FORMAT, MOST_EDGES, MOST_NODES, VERSION, file_bytes, graph_of_data, parsed_json
+from .networkx_graph import (
+    graph_from_networkx,
+    graph_of_plain,
+    is_plain,
+    node_link_of_adjacency,
+    node_link_of_cytoscape,
+    unfolded,
+)
 from .neuronpedia import is_neuronpedia, node_link_of_neuronpedia
 
 MOST_LAYERS = 10_000
@@ -102,6 +110,17 @@ def import_graph(path: str | Path) -> FlowGraph:
         raise FileFormatError(f"{path} cannot be read as a graph: {error}") from error
 
 
+def graph_of_networkx(given: Any) -> FlowGraph:
+    """The flow graph that a networkx graph is, of this project or of another program.
+
+    Raises
+    ------
+    ArgumentError
+        If it is no directed graph, or what it holds is no flow graph; the message names the place.
+    """
+    return graph_from_networkx(given, lambda data: graph_of_data(Checked(_own(Checked(data)))))
+
+
 def graph_of(data: Any) -> FlowGraph:
     """Graph of parsed JSON, in any of the three formats or the project's own.
 
@@ -110,9 +129,17 @@ def graph_of(data: Any) -> FlowGraph:
     FileFormatError
         As for :func:`import_graph`.
     """
+    if isinstance(data, dict) and "elements" in data:
+        data = node_link_of_cytoscape(Checked(data))
+    elif isinstance(data, dict) and "adjacency" in data:
+        data = node_link_of_adjacency(Checked(data))
     about = data.get("graph") if isinstance(data, dict) else None
     if isinstance(about, dict) and about.get("format") == FORMAT:
-        return graph_of_data(Checked(data))
+        if "exact" not in about:
+            return graph_of_data(Checked(data))
+        if is_plain(data):
+            return graph_of_plain(data)
+        data = unfolded(data)
     if is_neuronpedia(data):
         data = node_link_of_neuronpedia(Checked(data))
     return graph_of_data(Checked(_own(Checked(data))))
@@ -216,6 +243,8 @@ def _node(row: Checked, n: int) -> dict[str, Any]:
     if "note" in row.value:
         node["note"] = row.value["note"]
     names: tuple[str, ...] = ("label_token", "token") if kind == "logit" else ("label_token",)
+    if kind in FEATURES:
+        names = ("label_token", "clerp")
     if kind is None:
         node |= {"kind": "neuron", "index": n if node["index"] is None else node["index"]}
         names = ("label_token", "label", "name", "id")
