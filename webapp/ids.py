@@ -14,7 +14,7 @@ class Id(StrEnum):
     TICKET = "ticket"
     """Store: which run is wanted, ``{"id", "previous", "search", "run"}``. A new one makes the server draw."""
     RUN = "run"
-    """Store: what is drawn, ``{"key", "picture", "goes_on", "parts"}``. Small: it travels with requests."""
+    """Store: what is drawn, ``{"key", "picture", "goes_on", "parts", "search"}``. Small: it travels with requests."""
     META = "meta"
     """Store: what the page scripts need beside the elements. It never travels back."""
     DRAWN = "drawn"

@@ -68,7 +68,7 @@ class Page:
         return self.call("panel.data", "content.children", value=value)
 
     def details(self, key, search: str = QUERY, pins=()):
-        state = {"run.data": {"key": "run"}, "pins.data": list(pins), "location.search": search}
+        state = {"run.data": {"key": "run", "search": search}, "pins.data": list(pins)}
         return self.call("selection.data", "details.children", state, value=key)
 
 
@@ -122,7 +122,13 @@ def test_drawing_asks_once_for_run_and_graph_and_answers_all_of_the_picture(page
     picture = shown["picture"]["children"]["props"]
     assert picture["id"] == "flow-t-1" == shown["meta"]["data"]["picture"]
     assert len(picture["elements"]["edges"]) == len(shown["meta"]["data"]["edge_index"]) > 100
-    assert shown["run"]["data"] == {"key": "run", "picture": "flow-t-1", "goes_on": True, "parts": True}
+    assert shown["run"]["data"] == {
+        "key": "run",
+        "picture": "flow-t-1",
+        "goes_on": True,
+        "parts": True,
+        "search": QUERY,
+    }
     assert shown["notice"]["children"] is None
     assert shown["layers"] == {"max": 30, "value": [0, 30]}
     assert "Tokyo" in json.dumps(shown["strip"])

@@ -140,6 +140,10 @@ def test_a_refusal_is_seen_and_what_is_still_shown_is_said_to_be_old(tab, servic
     assert tab.picture() == before
     tab.wait("document.querySelector('.behind').checkVisibility()")
     assert EXAMPLE in tab.text(".behind")
+    # Details are of the picture that is shown, and nothing is offered that would ask the refused run.
+    tab.evaluate("window.dash_clientside.set_props('selection', { data: argument })", READ)
+    tab.wait("document.getElementById('details').textContent.includes('L23.resid_post@7')")
+    assert not any(tab.page.locator(one).is_visible() for one in (".tests", "#continue", "#finder"))
     tab.page.locator("[role=tab][data-tab=heads]").click()
     tab.wait("document.querySelector('.why-empty').checkVisibility()")
     assert "was not traced" in tab.text(".why-empty")

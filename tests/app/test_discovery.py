@@ -546,7 +546,7 @@ def test_details_of_a_circuit(page, folder):
     graph = page.service.ask(circuit_question(from_query(query))).graph
 
     def told(key):
-        state = {"run.data": {"key": "r"}, "pins.data": [], "location.search": query}
+        state = {"run.data": {"key": "r", "search": query}, "pins.data": []}
         status, answer = page.call("selection.data", "details.children", value=key, state=state)
         assert status == 200
         return json.dumps(answer["response"], ensure_ascii=False)

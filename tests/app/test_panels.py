@@ -630,7 +630,7 @@ def test_what_a_part_adds_and_what_it_says_alone_are_told_apart():
     )
     text = Tree(details.panel(NodeAnswer(node, str(node), reading, 5.08, None, ""), None, run).children[1]).text
     assert (
-        "it adds +5.08 to the logit of ␣Tokyo; read alone, through the final norm, 29,983 other tokens stand above it"
+        "it adds +5.08 to the logit of ␣Tokyo; read alone, through the final norm, 29,983 other tokens stand above ␣Tokyo"
         in text
     )
     assert "Highest tokens, read alone" in text
@@ -663,6 +663,8 @@ def test_the_largest_parts_of_the_logit_are_shown_or_said_not_to_be():
     order = drawing(without).order
     ends = {without.nodes[n] for e in second["edges"] for n in (without.source[order[e]], without.target[order[e]])}
     assert Node("mlp", layer=3, position=run.position) in ends
+    attention = replace(without, info=replace(without.info, method="attention"))
+    assert writers(parts, run, Recipe(text="x"), attention)["parts"][0]["why"] == "attention gives MLPs no number"
     assert "outside the layers" in writers(parts, run, Recipe(text="x", layers=(0, 2)), without)["parts"][0]["why"]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output, State, html
+from dash import Dash, Input, Output, html
 from dash.development.base_component import Component
 
 from flowgraph import FlowGraph, Node
@@ -32,14 +32,14 @@ def register(app: Dash, service: Service) -> None:
 
     @app.callback(
         Output(Id.DETAILS, "children"),
-        Input(Id.SELECTION, "data"), Input(Id.RUN, "data"), Input(Id.PINS, "data"), State(Id.LOCATION, "search"),
-        prevent_initial_call=True,
+        Input(Id.SELECTION, "data"), Input(Id.RUN, "data"), Input(Id.PINS, "data"), prevent_initial_call=True,
     )  # fmt: skip
-    def tell(key: str | None, run: dict[str, Any] | None, pins: list[str] | None, search: str) -> Component | None:
+    def tell(key: str | None, run: dict[str, Any] | None, pins: list[str] | None) -> Component | None:
         if run is None:
             return None
         try:
-            return details_of(service, from_query(search), key, tuple(pins or ()))
+            # The address may ask for a run by now that was refused: details are of what is shown.
+            return details_of(service, from_query(run["search"]), key, tuple(pins or ()))
         except FlowgraphError as error:
             return panel_error(error)
 

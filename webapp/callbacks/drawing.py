@@ -147,7 +147,13 @@ def about_picture(recipe: Recipe, answer: GraphAnswer | Circuit, ticket: dict[st
         "picture": picture(data, name),
         "meta": meta(data, drawn, name),
         "legend": legend_components(legend_of(drawn, data)),
-        "run": {"key": ticket["run"], "picture": name, "goes_on": goes_on(run), "parts": has_parts(recipe, run)},
+        "run": {
+            "key": ticket["run"],
+            "picture": name,
+            "goes_on": goes_on(run),
+            "parts": has_parts(recipe, run),
+            "search": ticket["search"],
+        },
     }
 
 

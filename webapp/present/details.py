@@ -251,9 +251,9 @@ def _two_measures(answer: NodeAnswer, run: Run) -> Element | None:
         aim += [" minus that of ", token(run.foil_token)]
     above = reading.target_rank - 1
     stands = (
-        "it is the first of all tokens"
+        f"{visible(run.target_token)} is the first of all tokens"
         if not above
-        else f"{plural(above, 'other token')} {'stands' if above == 1 else 'stand'} above it"
+        else f"{plural(above, 'other token')} {'stands' if above == 1 else 'stand'} above {visible(run.target_token)}"
     )
     return element(
         "p", f"Two measures: it adds {signed(added)} to the logit of ", *aim, "; read alone, through the final norm, ", stands,

@@ -6,6 +6,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from flowgraph import FlowGraph, Node
+from flowgraph.views import visible
 
 from ..attributes import named
 from ..service.answers import Ablation, Run
@@ -56,9 +57,12 @@ def effect(answer: Ablation, *, whole: bool) -> Component:
         Whether a graph was tested: then the part of the baseline that is left is said, with what limits it.
     """
     change = answer.after - answer.before
+    above = "the mean" if answer.foil_token is None else visible(answer.foil_token)
+    # Logits of this page are of several kinds; these are differences.
+    unit = f"{answer.unit} above {above}"
     rows: list[tuple[Element | str, Element | str, str]] = [
-        ("the model", signed(answer.before), answer.unit),
-        ("what is shown alone" if whole else "without it", signed(answer.after), answer.unit),
+        ("the model", signed(answer.before), unit),
+        ("what is shown alone" if whole else "without it", signed(answer.after), unit),
         ("change", signed(change), answer.unit),
     ]
     if whole and answer.before > 0:

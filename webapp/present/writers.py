@@ -25,6 +25,10 @@ _MEASURES = {"attention": "attention", "norms": "lengths", "proximity": "nearnes
 """Method → what it measures, where that is not logits."""
 
 
+_WITHOUT_MLPS = {"attention": "attention gives MLPs no number", "ff": "ff counts an MLP with the attention before it"}
+"""Method → why its MLPs have no edges of their own."""
+
+
 @dataclass(frozen=True)
 class Writer:
     """A part of the logit: how it is written, its node, and what it adds in logits."""
@@ -111,6 +115,8 @@ def _why(graph: FlowGraph, node: Node, recipe: Recipe) -> str:
     """Why no edge shows a part, as far as the picture itself can say."""
     if recipe.layers is not None and node.layer is not None and not recipe.layers[0] <= node.layer < recipe.layers[1]:
         return f"layer {node.layer} is outside the layers that are drawn"
+    if node.kind == "mlp" and graph.info.method in _WITHOUT_MLPS:
+        return _WITHOUT_MLPS[graph.info.method]
     threshold = graph.info.filters.get("threshold")
     if threshold is None:
         return "it is not among the strongest edges that a page can draw"
