@@ -1,8 +1,9 @@
 """Graphs that other programs wrote, as flow graphs.
 
-:func:`import_graph` reads three formats:
+:func:`import_graph` reads these formats:
 
-**Node-link JSON**, as ``networkx.node_link_data`` writes it, and the same attributes in **GraphML**. What is needed:
+**Node-link JSON**, as ``networkx.node_link_data`` writes it, the same attributes in **GraphML**, and what ``cytoscape_data`` and
+``adjacency_data`` of networkx write. What is needed:
 
 - ``nodes``: each with an ``id``, a text or an integer, once.
 - ``edges`` (or ``links``): each with ``source`` and ``target``, ids of nodes, and ``weight``, a finite number or null
@@ -29,6 +30,9 @@ Everything else is left out.
 **Attribution graphs** of Neuronpedia and circuit-tracer, as
 :func:`~flowgraph.export.neuronpedia.node_link_of_neuronpedia` says.
 
+**Circuits** of edge attribution patching, whose edges are named ``a0.h0->a1.h1<k>``, as :mod:`~flowgraph.export.circuit_file`
+says.
+
 A file is data, never code: it has a greatest size, its XML may not declare entities, and each value is checked at its
 place.
 """
@@ -43,11 +47,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ..algorithms.attribution_pruning import check_thresholds, pruned
 from ..errors import ArgumentError, FileFormatError
 from ..graph import EDGE_KINDS, UNITS, FlowGraph
 from ..graph_info import GraphInfo
 from ..nodes import FEATURES, NODE_KINDS, WITHOUT_LAYER
 from .checked import LARGEST_FEATURE, Checked, Rows
+from .circuit_file import is_circuit_file, node_link_of_circuit
 from .graphml import is_own, own_data
 from .graphml_reader import read_graphml
 from .json_file import FORMAT, MOST_EDGES, MOST_NODES, VERSION, file_bytes, graph_of_data, parsed_json
@@ -71,8 +77,14 @@ _KIND_AFTER = {
 }  # fmt: skip
 
 
-def import_graph(path: str | Path) -> FlowGraph:
-    """Read a graph that another program wrote, or this one.
+def import_graph(
+    path: str | Path,
+    *,
+    node_threshold: float | None = None,
+    edge_threshold: float | None = None,
+    top: int | None = None,
+) -> FlowGraph:
+    """Read a graph that another program wrote, or this one, whole or pruned as attribution graphs are.
 
     Parameters
     ----------
@@ -80,11 +92,16 @@ def import_graph(path: str | Path) -> FlowGraph:
         A ``.json`` file of node-link data or an attribution graph, or a ``.graphml`` file. The module says what is
         needed in it and what becomes of the rest. A graph saved by this project as ``.json`` or ``.graphml`` comes
         back exactly.
+    node_threshold, edge_threshold
+        Parts of all influence of nodes and of edges to keep, above 0 and at most 1; circuit-tracer's page takes .8 and .98. None
+        keeps all. :func:`flowgraph.algorithms.attribution_pruning.pruned` defines influence.
+    top
+        Keep at most so many nodes, those of the most influence, besides embeddings and logits.
 
     Raises
     ------
     ArgumentError
-        If there is no such file, it may not be read, or its extension says another format.
+        If there is no such file, it may not be read, its extension says another format, or a threshold is out of its range.
     FileFormatError
         If a value that is needed is missing, or one is impossible; the message names the place.
 
@@ -95,7 +112,14 @@ def import_graph(path: str | Path) -> FlowGraph:
     >>> fg.import_graph(path).nodes == graph.nodes
     True
     """
-    path = Path(path)
+    check_thresholds(node_threshold, edge_threshold, top)
+    graph = _read(Path(path))
+    if node_threshold is None and edge_threshold is None and top is None:
+        return graph
+    return pruned(graph, node_threshold, edge_threshold, top)
+
+
+def _read(path: Path) -> FlowGraph:
     kind = path.suffix.lower()
     if kind not in (".json", ".graphml"):
         raise ArgumentError(f"path={str(path)!r}: graphs are read from .json and .graphml files")
@@ -122,7 +146,7 @@ def graph_of_networkx(given: Any) -> FlowGraph:
 
 
 def graph_of(data: Any) -> FlowGraph:
-    """Graph of parsed JSON, in any of the three formats or the project's own.
+    """Graph of parsed JSON, in any of these formats or the project's own.
 
     Raises
     ------
@@ -140,6 +164,8 @@ def graph_of(data: Any) -> FlowGraph:
         if is_plain(data):
             return graph_of_plain(data)
         data = unfolded(data)
+    if is_circuit_file(data):
+        data = node_link_of_circuit(Checked(data))
     if is_neuronpedia(data):
         data = node_link_of_neuronpedia(Checked(data))
     return graph_of_data(Checked(_own(Checked(data))))

@@ -27,6 +27,8 @@ def caption(graph: FlowGraph) -> str:
 
 def prompt_text(info: GraphInfo, longest: int | None = None) -> str:
     """The prompt on one line; of a graph of several prompts, such as a circuit, their number."""
+    if not info.tokens and info.outside:
+        return "prompts that are not in the file"
     if info.tokens or "prompts" not in info.options:
         return prompt_line(info.tokens, longest)
     count = info.options["prompts"]

@@ -1,0 +1,132 @@
+"""Pruning of attribution graphs by cumulative influence, as circuit-tracer defines it.
+
+It differs from :func:`flowgraph.prune` in where influence goes to: here to every logit by its probability, there to one node.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from ..errors import ArgumentError
+from ..filters import mass_mask
+from ..graph import FlowGraph
+from .connected_flow import Waves, start_index, waves_of
+
+_INPUTS = frozenset({"embed", "position_embed"})
+_WITHOUT_INPUTS = _INPUTS | {"mlp_error", "attn_error"}
+
+
+def check_thresholds(node_threshold: float | None, edge_threshold: float | None, top: int | None) -> None:
+    """Refuse what is no threshold.
+
+    Raises
+    ------
+    ArgumentError
+        If one is out of its range.
+    """
+    for name, part in (("node_threshold", node_threshold), ("edge_threshold", edge_threshold)):
+        if part is not None and not 0 < part <= 1:
+            raise ArgumentError(f"{name}={part} must lie above 0 and at most at 1; 0.8 keeps 80 % of the influence")
+    if top is not None and (isinstance(top, bool) or not isinstance(top, int) or top < 1):
+        raise ArgumentError(f"top={top!r} must be a number of nodes, 1 or more")
+
+
+def pruned(
+    graph: FlowGraph, node_threshold: float | None = None, edge_threshold: float | None = None, top: int | None = None
+) -> FlowGraph:
+    """Keep the nodes and then the edges of the most influence on the logits, and of these what is connected.
+
+    With Â[target, source] = Σ|weight| of the edges between two nodes / Σ|weight| of all edges into the target, and p the
+    probability of each logit (where none is known: 1 at the node that the graph explains), the influence of nodes is
+    p (Â + Â² + …), without a logit's own entry.
+
+    1. The fewest nodes whose influence together reaches ``node_threshold`` of that of all nodes; of these at most ``top``.
+       Embeddings and logits are always kept and do not count for ``top``.
+    2. Of the edges between them, normalised anew, the fewest whose scores together reach ``edge_threshold`` of the sum; the score
+       of an edge is Â × (influence of its target + p there).
+    3. Again and again, nodes that nothing leaves any more, and all but errors that nothing enters any more, go with their edges;
+       embeddings and logits stay.
+
+    Parameters
+    ----------
+    graph
+        An acyclic graph.
+    node_threshold, edge_threshold
+        Above 0 and at most 1; None leaves its step out. Equal ones are taken in the order of the graph.
+    top
+        Most nodes; None: any number.
+
+    Returns
+    -------
+    The graph of the kept edges and the nodes that they touch, with what was asked for in ``info.filters``.
+
+    Raises
+    ------
+    ArgumentError
+        If a threshold is out of its range, or the graph has a cycle.
+
+    References
+    ----------
+    Ameisen et al. (2025), "Circuit Tracing: Revealing Computational Graphs in Language Models".
+    """
+    check_thresholds(node_threshold, edge_threshold, top)
+    waves, strength = waves_of(graph), np.where(graph.structural, 0.0, np.abs(graph.weight.astype(np.float64)))
+    probability = _probability(graph)
+    always = np.array([node.kind in _INPUTS or node.kind in ("logit", "logits") for node in graph.nodes], dtype=bool)
+    always |= probability > 0
+    influence, _ = _spread(graph, strength, probability, waves)
+    nodes = np.ones(len(graph.nodes), dtype=bool)
+    if node_threshold is not None:
+        nodes = mass_mask(np.zeros(len(influence), dtype=np.int64), influence, node_threshold)
+    if top is not None:
+        ranked = np.flatnonzero(nodes & ~always)
+        nodes[ranked[np.argsort(-influence[ranked], kind="stable")][top:]] = False
+    nodes |= always
+    edges = nodes[graph.source] & nodes[graph.target]
+    if edge_threshold is not None:
+        _, scores = _spread(graph, np.where(edges, strength, 0.0), probability, waves)
+        edges &= mass_mask(np.zeros(len(scores), dtype=np.int64), scores, edge_threshold)
+    asked = {"node_threshold": node_threshold, "edge_threshold": edge_threshold, "top": top}
+    return graph.keep(
+        _connected(graph, edges, always), **{name: value for name, value in asked.items() if value is not None}
+    )
+
+
+def _probability(graph: FlowGraph) -> Float[np.ndarray, "N"]:
+    """[N] where influence goes to: the logits by their probabilities, or the one node that the graph explains."""
+    found = np.zeros(len(graph.nodes))
+    for n, note in enumerate(graph.notes):
+        if note is not None and graph.nodes[n].kind == "logit":
+            found[n] = max(0.0, note.probability or 0.0)
+    if graph.nodes and not found.any():
+        found[start_index(graph, None, "start")] = 1.0
+    return found
+
+
+def _spread(
+    graph: FlowGraph, strength: Float[np.ndarray, "E"], probability: Float[np.ndarray, "N"], waves: Waves
+) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "E"]]:
+    """Influence of nodes, without what they begin with, and scores of edges."""
+    whole = np.bincount(graph.target, weights=strength, minlength=len(graph.nodes))[graph.target]
+    part = np.divide(strength, whole, out=np.zeros_like(strength), where=whole > 0)
+    nodes, scores = probability.copy(), np.zeros(len(graph))
+    for edges in waves:
+        scores[edges] = part[edges] * nodes[graph.target[edges]]
+        np.add.at(nodes, graph.source[edges], scores[edges])
+    return nodes - probability, scores
+
+
+def _connected(graph: FlowGraph, edges: Bool[np.ndarray, "E"], always: Bool[np.ndarray, "N"]) -> Bool[np.ndarray, "E"]:
+    """Those of the edges that are left when all nodes are gone that nothing enters or nothing leaves."""
+    is_fed = always | np.array([node.kind in _WITHOUT_INPUTS for node in graph.nodes], dtype=bool)
+    while True:
+        leaves = always.copy()
+        leaves[graph.source[edges]] = True
+        entered = is_fed.copy()
+        entered[graph.target[edges]] = True
+        alive = leaves & entered
+        left: np.ndarray = edges & alive[graph.source] & alive[graph.target]
+        if left.sum() == edges.sum():
+            return left
+        edges = left
