@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -194,6 +195,48 @@ class TokenMatrix(NDArrayOperatorsMixin, Drawn):
         from .views.heatmaps import matrix_figure
 
         return matrix_figure(self.layer(layer) if self.ndim == 3 else self, theme=theme)
+
+    def save(self, path: str | Path, *, overwrite: bool = True, layer: int = -1, **look: Any) -> Path:
+        """Write the numbers (``.csv``, ``.npz``), or a picture for a paper (``.svg``, ``.pdf``, ``.png``, ``.tex``).
+
+        Parameters
+        ----------
+        path
+            Where to; the ending says what is written. The caption of a picture is written beside it, ``NAME.caption.txt``.
+        overwrite
+            Whether files of these names may be replaced.
+        layer
+            Which layer of several a picture shows, as the model counts them; negative counts from the end.
+        **look
+            Of pictures: ``width``, ``theme``, ``caption`` and ``dpi`` as for :func:`flowgraph.render_picture`.
+
+        Returns
+        -------
+        The path.
+
+        Raises
+        ------
+        ArgumentError
+            If the ending is another one, the matrix has more columns than the width has room for, a file exists and
+            ``overwrite`` is False, or it cannot be written.
+        NonFiniteError
+            If a number is NaN or infinite.
+        """
+        from .export.pictures import FORMATS, save_matrix
+
+        path = Path(path)
+        ending = path.suffix.lower().removeprefix(".")
+        if ending in FORMATS:
+            return save_matrix(self.layer(layer) if self.ndim == 3 else self, path, overwrite=overwrite, **look)
+        if ending not in ("csv", "npz"):
+            known = ", ".join(f".{name}" for name in FORMATS)
+            raise ArgumentError(
+                f"path={str(path)!r} has the extension {path.suffix!r}; expected .csv or .npz for the numbers, or {known} for "
+                "a picture"
+            )
+        if look:
+            raise ArgumentError(f"{', '.join(look)}= is for pictures; {path.name!r} holds the numbers")
+        return super().save(path, overwrite=overwrite)
 
     def _repr_html_(self) -> str:
         from .views.tables import matrix_html

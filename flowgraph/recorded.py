@@ -313,6 +313,7 @@ class Trace:
         >>> words.tokens
         ('Unbelievably', ' good')
         """
+        between = "words" if isinstance(groups, str) else "groups of tokens"
         if isinstance(groups, str):
             groups = self._words(groups)
         pattern = self.pattern.detach().cpu()
@@ -323,9 +324,7 @@ class Trace:
             (found.mean(1), "heads averaged") if head is None else (found[:, head], f"head {head % self.n_heads}")
         )
         axes: tuple[Axis, ...] = ("layer", "query_pos", "key_pos")
-        whole = TokenMatrix(
-            values, axes, f"attention between groups of tokens, {which}", "probability", **origin_of(self)
-        )
+        whole = TokenMatrix(values, axes, f"attention between {between}, {which}", "probability", **origin_of(self))
         return whole.grouped(groups)
 
     def _words(self, name: str) -> list[list[int]]:

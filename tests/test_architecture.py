@@ -60,6 +60,7 @@ VALUE_METHODS = {
     ("reading", "_repr_html_"): {"views"},
     ("reading", "__str__"): {"views"},
     ("matrices", "figure"): {"views"},
+    ("matrices", "save"): {"export"},
     ("matrices", "_repr_html_"): {"views"},
     ("methods", "_repr_html_"): {"views"},
     ("analyses", "figure"): {"views"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import pickle
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -234,3 +235,52 @@ def test_rollout_between_groups():
 def test_groups_that_do_not_hold_every_position_once(groups, message):
     with pytest.raises(ArgumentError, match=message):
         flowgraph.trace(tiny_model("llama"), FIVE).grouped(groups)
+
+
+@pytest.mark.parametrize("ending", ["svg", "tex", "pdf", "png"])
+def test_a_matrix_is_a_picture_for_a_paper(ending, tmp_path):
+    rolled = attention_rollout(flowgraph.trace(tiny_model("llama"), "The cat sat on the mat"))
+    path = rolled.save(tmp_path / f"rollout.{ending}", width="one-column", theme="print")
+    assert (
+        path.read_bytes() == rolled.save(tmp_path / f"again.{ending}", width="one-column", theme="print").read_bytes()
+    )
+    said = (tmp_path / "rollout.caption.txt").read_text(encoding="utf-8")
+    count = len(rolled.tokens)
+    assert said == f"attention rollout, layer 1, {count} queries × {count} keys; colour: share, from 0 to 1\n"
+    other = rolled.save(tmp_path / f"other.{ending}", layer=0, width="one-column", theme="print")
+    assert other.read_bytes() != path.read_bytes()
+    with pytest.raises(ArgumentError, match="exists"):
+        rolled.save(path, overwrite=False)
+
+
+def test_every_number_of_a_matrix_is_a_square_of_its_own_colour(tmp_path):
+    values = np.array([[0.0, 0.5], [1.0, 0.25]])
+    made = matrix(values, ("query_pos", "key_pos"), tokens=("<b>", " x"))
+    svg = ElementTree.fromstring(made.save(tmp_path / "a.svg", theme="print").read_bytes())
+    marks = next(group for group in svg if group.get("class") == "marks")
+    squares = [(float(r.get("x")), float(r.get("y")), r.get("fill")) for r in marks]
+    assert [fill for *_, fill in squares[:3]] == ["#808080", "#000000", "#BFBFBF"]
+    (x0, y0, _), (x1, y1, _), (x2, y2, _) = squares[:3]
+    assert y0 < y1 == y2
+    assert x1 < x0 == x2
+    texts = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
+    assert {"<b>", "␣x", "A measure (share)", "1 share"} <= set(texts)
+    signed = matrix(np.array([[-2.0, 1.0]]), ("layer", "query_pos"), tokens=("a", "b"))
+    svg = signed.save(tmp_path / "b.svg").read_text(encoding="utf-8")
+    assert "-2" in svg
+    assert "2 share" in svg
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("a.gif", {}, r"expected \.csv or \.npz for the numbers, or \.svg"),
+        ("a.csv", {"width": 300}, "width= is for pictures"),
+        ("a.svg", {"layer": 7}, "layer=7 is not one of"),
+        ("a.svg", {"width": 101}, "400 columns, and a width of 101 points has room for"),
+    ],
+)
+def test_pictures_of_a_matrix_that_cannot_be_made(name, options, message, tmp_path):
+    with pytest.raises(ArgumentError, match=message):
+        matrix(np.ones((2, 400, 400))).save(tmp_path / name, **options)
+    assert not list(tmp_path.iterdir())

@@ -1,14 +1,17 @@
-"""Pictures for papers as files: SVG, PDF, PNG and TikZ."""
+"""Pictures for papers as files: SVG, PDF, PNG and TikZ, of graphs and of matrices between tokens."""
 
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
 from ..errors import ArgumentError
 from ..graph import FlowGraph
-from ..views.picture import MOST_EDGES, Look, Picture, ThemeName, is_semantic, picture
+from ..matrices import TokenMatrix
+from ..views.picture import MOST_EDGES, Look, Picture, ThemeName, is_semantic, matrix_picture, picture
+from ..views.picture.content import Spell
 from . import matplotlib_picture, tikz
 from .files import atomic_write_bytes, atomic_write_text
 from .svg import to_svg
@@ -103,8 +106,39 @@ def save_picture(
         As for :func:`render_picture`; or if a file exists and ``overwrite`` is False, or cannot be written.
     """
     path = Path(path)
-    format = path.suffix.lower().removeprefix(".")
-    drawn, content = _drawn(graph, format, dpi, Look(width, theme, legend, caption))
+    drawn, content = _drawn(graph, _format(path), dpi, Look(width, theme, legend, caption))
+    return _write(path, drawn, content, overwrite=overwrite)
+
+
+def save_matrix(
+    matrix: TokenMatrix,
+    path: str | Path,
+    *,
+    width: str | int | float = "two-column",
+    theme: ThemeName = "light",
+    caption: bool = False,
+    dpi: int = 300,
+    overwrite: bool = True,
+) -> Path:
+    """Write a matrix of two axes, or of one, as a picture, and its caption to ``NAME.caption.txt``.
+
+    Raises
+    ------
+    ArgumentError
+        If the matrix has three axes or does not fit into the width; otherwise as for :func:`save_picture`.
+    """
+    path = Path(path)
+    look = Look(width, theme, caption=caption)
+    drawn, content = _made(_format(path), dpi, lambda spell: matrix_picture(matrix, look, spell))
+    return _write(path, drawn, content, overwrite=overwrite)
+
+
+def _format(path: Path) -> str:
+    return path.suffix.lower().removeprefix(".")
+
+
+def _write(path: Path, drawn: Picture, content: bytes, *, overwrite: bool) -> Path:
+    """Write a picture, and its caption beside it."""
     beside = path.with_name(f"{path.stem}.caption.txt")
     if not overwrite and beside.exists():
         raise ArgumentError(
@@ -116,23 +150,28 @@ def save_picture(
 
 
 def _drawn(graph: FlowGraph, format: str, dpi: int, look: Look) -> tuple[Picture, bytes]:
-    """The picture and the file's content."""
+    """The picture of a graph and the file's content."""
+    drawn, content = _made(format, dpi, lambda spell: picture(graph, look, spell))
+    _warn(graph, drawn)
+    return drawn, content
+
+
+def _made(format: str, dpi: int, draw: Callable[[Spell], Picture]) -> tuple[Picture, bytes]:
+    """The picture, its texts spelled for the format, and the file's content."""
     if format not in FORMATS:
         raise ArgumentError(f"format={format!r}; expected one of {', '.join(map(repr, FORMATS))}")
     if isinstance(dpi, bool) or not _LEAST_DPI <= dpi <= _MOST_DPI:
         raise ArgumentError(f"dpi={dpi!r}; expected a number in {_LEAST_DPI}…{_MOST_DPI}")
     match format:
         case "svg":
-            drawn = picture(graph, look)
-            content = to_svg(drawn).encode()
+            drawn = draw(str)
+            return drawn, to_svg(drawn).encode()
         case "tex":
-            drawn = picture(graph, look, tikz.spell)
-            content = tikz.to_tikz(drawn).encode()
+            drawn = draw(tikz.spell)
+            return drawn, tikz.to_tikz(drawn).encode()
         case _:
-            drawn = picture(graph, look, matplotlib_picture.spell)
-            content = matplotlib_picture.to_matplotlib(drawn, "pdf" if format == "pdf" else "png", dpi=dpi)
-    _warn(graph, drawn)
-    return drawn, content
+            drawn = draw(matplotlib_picture.spell)
+            return drawn, matplotlib_picture.to_matplotlib(drawn, "pdf" if format == "pdf" else "png", dpi=dpi)
 
 
 def _warn(graph: FlowGraph, drawn: Picture) -> None:

@@ -9,6 +9,7 @@ from .build import Look, is_semantic, picture
 from .content import MOST_EDGES
 from .frame import COLUMN_WIDTHS
 from .ink import ThemeName
+from .matrix import matrix_picture
 from .shapes import Picture
 
-__all__ = ["COLUMN_WIDTHS", "MOST_EDGES", "Look", "Picture", "ThemeName", "is_semantic", "picture"]
+__all__ = ["COLUMN_WIDTHS", "MOST_EDGES", "Look", "Picture", "ThemeName", "is_semantic", "matrix_picture", "picture"]

@@ -96,15 +96,20 @@ def picture(graph: FlowGraph, look: Look = Look(), spell: Spell = str) -> Pictur
         shapes += more
     text = " · ".join([caption(graph), *drawn.notes])
     if look.caption:
-        lines = _wrapped(spell(text), points - 2 * PAD)
-        shapes += [
-            Label(line, (PAD, bottom + PAD + (n + 1) * _CAPTION_LEAD), _CAPTION_SIZE, "ink")
-            for n, line in enumerate(lines)
-        ]
-        bottom += PAD + len(lines) * _CAPTION_LEAD
+        lines, bottom = caption_lines(spell(text), points, bottom)
+        shapes += lines
     title = f"{printable(graph.info.model)}: {prompt_text(graph.info, 60)}"
     colours = palette(THEMES[look.theme]) | pill_palette(look.theme)
     return Picture(points, round(bottom + PAD, 2), tuple(shapes), colours, title, text)
+
+
+def caption_lines(text: str, width: float, top: float) -> tuple[list[Label], float]:
+    """A caption in lines of a page ``width`` points wide, set below ``top``, and where it ends."""
+    lines = [
+        Label(line, (PAD, top + PAD + (n + 1) * _CAPTION_LEAD), _CAPTION_SIZE, "ink")
+        for n, line in enumerate(_wrapped(text, width - 2 * PAD))
+    ]
+    return lines, top + PAD + len(lines) * _CAPTION_LEAD
 
 
 def is_semantic(graph: FlowGraph) -> bool:
