@@ -17,6 +17,7 @@ import torch
 
 from .errors import ArgumentError, PromptError
 from .models import LoadedModel, load_model
+from .models.consistency import check_trace
 from .models.forward import SITES, Feed, Pass, run, site_shapes
 from .models.proof import check_finite
 from .prompting import Row, inputs
@@ -151,6 +152,8 @@ def trace(
         If patterns are wanted and the model gives none.
     NonFiniteError
         If the pass gives NaN or infinity.
+    ArchitectureError
+        If the pass is not what the model's row says: an identity fails on this prompt, or with a hook that was added since.
     ArgumentError
         For an unknown site, a layer window outside the model, or a trace above ``max_bytes``.
 
@@ -197,10 +200,12 @@ def _traced(
     everywhere: bool,
 ) -> Trace:
     """The trace of one prompt."""
+    loaded.check_hooks()
     feed = row.feed(loaded)
     with loaded.running(len(row.token_ids)):
         result = run(loaded.anatomy, feed, sites=sites, layers=window, logits_at=None if everywhere else at)
     _check_pass(loaded, result, feed)
+    check_trace(loaded.anatomy, feed["input_ids"][0], result, window, at)
     if aims["target"] is None and result.logits is not None:
         best = int((result.logits if result.logits.ndim == 1 else result.logits[at]).argmax())
         aims = {**aims, "target": best}

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
+import torch
 from jaxtyping import Float
 
 from ..errors import ArgumentError, PromptError
@@ -31,6 +32,7 @@ FORWARDS = 500
 """Forwards for each prompt that a search may run, unless ``budget`` says otherwise."""
 
 
+@torch.inference_mode(mode=False)
 def discover(
     model: Any,
     *,

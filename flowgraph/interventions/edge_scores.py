@@ -115,6 +115,8 @@ class EdgeScores(Tabular):
         return {name: getattr(self, name) for name in ("scores", "possible", "clean", "corrupted")}
 
 
+# Whatever mode it is called in: autograd needs tensors that inference mode does not make.
+@torch.inference_mode(mode=False)
 def edge_scores(
     model: Any,
     clean: Prompts,

@@ -84,6 +84,7 @@ class Gradients:
         return norm_vjp(block.attention_norm, self.states["resid_pre", layer], reads)
 
 
+@torch.inference_mode(mode=False)
 def gradients(
     model: Any,
     prompts: Prompts,
@@ -123,6 +124,7 @@ class Forward:
     aims: Aims
 
 
+@torch.enable_grad()
 def backward(
     loaded: LoadedModel, batch: Batch, metric: Metric, *, extra: tuple[str, ...] = ()
 ) -> tuple[Gradients, Forward]:
@@ -141,16 +143,15 @@ def backward(
     if extra:
         run.keep_calls()
     states = run.run(batch.feed)
-    with torch.enable_grad():
-        logits = answer_logits(loaded, states, batch.positions)
-        aims = aims_of(batch, logits.detach())
-        values = metric(logits, aims)
-        if not values.requires_grad:
-            raise ArgumentError(
-                f"metric {metric.name!r} has no gradient; take one that is differentiable, such as logit_difference or "
-                "log_probability"
-            )
-        found = torch.autograd.grad(values.sum(), list(wanted.values()))
+    logits = answer_logits(loaded, states, batch.positions)
+    aims = aims_of(batch, logits.detach())
+    values = metric(logits, aims)
+    if not values.requires_grad:
+        raise ArgumentError(
+            f"metric {metric.name!r} has no gradient; take one that is differentiable, such as logit_difference or "
+            "log_probability"
+        )
+    found = torch.autograd.grad(values.sum(), list(wanted.values()))
     grads = {key: wide(gradient) for key, gradient in zip(wanted, found, strict=True)}
     forward = Forward(run.kept, run.attention_calls, logits.detach(), aims)
     return _gradients(anatomy, grads, values.detach(), run.kept), forward

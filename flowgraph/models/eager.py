@@ -59,15 +59,12 @@ def eager_attention(model: Any) -> Iterator[None]:
     A training step that another thread runs on the same model meanwhile sees evaluation mode too: the mode is the model's.
     """
     _register()
-    with lock_of(model):
-        in_training = [module for module in model.modules() if module.training]
+    with evaluating(model):
         previous = [(config, config._attn_implementation) for config in _configs(model)]
         outermost = [config for config, name in previous if name != NAME]
         _OWN.update({id(config): name for config, name in previous if name != NAME})
         for config in outermost:
             config._attn_implementation = NAME
-        for module in in_training:
-            module.training = False
         _here.passes += 1
         try:
             yield
@@ -78,6 +75,18 @@ def eager_attention(model: Any) -> Iterator[None]:
                 config._attn_implementation = name
             for config in outermost:
                 del _OWN[id(config)]
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Hold the model's lock, switch it to evaluation mode, and back on leaving."""
+    with lock_of(model):
+        in_training = [module for module in model.modules() if module.training]
+        for module in in_training:
+            module.training = False
+        try:
+            yield
+        finally:
             for module in in_training:
                 module.training = True
 

@@ -133,7 +133,8 @@ def run(
     if anatomy.has_head and anatomy.causal and logits_at == last:
         # The head of a decoder is then applied to one row only.
         options["logits_to_keep"] = 1
-    with torch.no_grad(), eager_attention(anatomy.model), ExitStack() as hooks:
+    # A trace made in inference mode can be used outside of it as well.
+    with torch.inference_mode(mode=False), torch.no_grad(), eager_attention(anatomy.model), ExitStack() as hooks:
         for handle in recorder.hooks():
             hooks.callback(handle.remove)
         with watching(recorder.watches()):

@@ -41,6 +41,16 @@ def on_result(module: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...], Any
     return module.register_forward_hook(_of_this_thread(hook))
 
 
+def hooks_on(model: nn.Module) -> frozenset[tuple[str, int]]:
+    """Every hook on a forward pass of the model, as its module and number: what changes when one is added or taken away."""
+    return frozenset(
+        (f"{name}:{place}", number)
+        for name, module in model.named_modules()
+        for place in ("_forward_hooks", "_forward_pre_hooks")
+        for number in module.__dict__[place]
+    )
+
+
 def _of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
     owner = threading.get_ident()
 

@@ -28,8 +28,9 @@ from ..errors import (
 from .anatomy import Anatomy, resolve, without_head
 from .eager import lock_of
 from .families import FAMILIES
+from .hooks import hooks_on
 from .kinds import kind_of, quantised, task_of
-from .proof import TOLERANCE, prove
+from .proof import TOLERANCE, OwnAttention, own_attention, prove
 from .sources import first_line, open_model
 from .vocabulary import Vocabulary
 from .wheel import Progress
@@ -65,6 +66,8 @@ class LoadedModel:
         Identity → largest relative error seen when the model was attached.
     revision
         Branch, tag or commit of the hub's repository that was asked for; None where none was.
+    own_attention
+        How far the answers under the model's own attention are from those under eager attention, which are traced.
     """
 
     name: str
@@ -74,6 +77,8 @@ class LoadedModel:
     vocabulary: Vocabulary
     proof: dict[str, float]
     revision: str | None = None
+    own_attention: OwnAttention | None = None
+    _proved_hooks: list[frozenset[tuple[str, int]]] = field(default_factory=list, repr=False)
     _wide: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
     _digests: dict[tuple[int, int, bytes], bytes] = field(default_factory=dict, repr=False)
 
@@ -83,8 +88,38 @@ class LoadedModel:
         unread = f", head {', '.join(a.unread_head)} not read" if a.unread_head else ""
         return (
             f"LoadedModel({self.name!r}, {revision}family {a.family.name!r}, {len(a.blocks)} layers × {a.n_heads} heads, "
-            f"d_model {a.d_model}, {self.dtype}, {self.device}{unread})"
+            f"d_model {a.d_model}, {self.dtype}, {self.device}{unread}{self._own_answers()})"
         )
+
+    def _own_answers(self) -> str:
+        own = self.own_attention
+        if own is None or not own.differs:
+            return ""
+        if own.fault:
+            return f", eager attention traced, its own {own.name!r} does not run here"
+        return f", eager attention traced, answers of its own {own.name!r} differ by {own.gap:.2g}"
+
+    def check_hooks(self) -> None:
+        """Prove the model again where hooks were added or taken away since the last proof.
+
+        Raises
+        ------
+        ArchitectureError
+            If the model with its hooks does not do what its row says.
+        """
+        with self.lock:
+            now = hooks_on(self.model)
+            if now in self._proved_hooks:
+                return
+            try:
+                prove(self.anatomy)
+            except ArchitectureError as error:
+                raise ArchitectureError(
+                    f"hooks were added to {self.name!r} or taken away since it was loaded, and with them it does not do what "
+                    f"its row says: {error}. Remove the hook to trace the model, or change the run with flowgraph.ablate and "
+                    "flowgraph.patch"
+                ) from error
+            self._proved_hooks.append(now)
 
     @property
     def lock(self) -> threading.RLock:
@@ -277,8 +312,9 @@ def load_model(
 
 
 def _attach(name: str, model: Any, tokenizer: Any, revision: str | None = None) -> LoadedModel:
-    with _understood(model):
+    with lock_of(model), _understood(model):
         anatomy, proof = _proved(resolve(model))
+        own, hooks = own_attention(anatomy), hooks_on(model)
         rows = int(anatomy.embedding.weight.shape[0])
     if tokenizer is not None and tokenizer.vocab_size > rows:
         raise ArgumentError(
@@ -289,7 +325,20 @@ def _attach(name: str, model: Any, tokenizer: Any, revision: str | None = None) 
         tokenizer = tokenizer.wrapped(model.config)
     if anatomy.unread_head:
         warnings.warn(f"{_unread(model, anatomy)}: traces explain its states and attention only", stacklevel=3)
-    return LoadedModel(name, model, tokenizer, anatomy, Vocabulary(tokenizer, rows), proof, revision)
+    if own.fault:
+        warnings.warn(
+            f"{name!r}: its own attention {own.name!r} does not run here ({own.fault}), so its answers could not be held against "
+            "those of eager attention, which is traced",
+            stacklevel=3,
+        )
+    elif own.differs:
+        warnings.warn(
+            f"{name!r} answers differently under its own attention {own.name!r} and under eager attention: by {own.gap:.2g} of "
+            "the logits' length on a short prompt. Eager attention is what is traced and shown",
+            stacklevel=3,
+        )
+    vocabulary = Vocabulary(tokenizer, rows)
+    return LoadedModel(name, model, tokenizer, anatomy, vocabulary, proof, revision, own, [hooks])
 
 
 def _check_weights(model: Any) -> None:
@@ -368,9 +417,7 @@ def _proved(anatomy: Anatomy) -> tuple[Anatomy, dict[str, float]]:
 
 def _proof(anatomy: Anatomy) -> dict[str, float]:
     try:
-        # The lock for the whole proof: another thread that loads the same model has its pass after this one.
-        with lock_of(anatomy.model):
-            return prove(anatomy)
+        return prove(anatomy)
     except torch.cuda.OutOfMemoryError:
         raise
     except (AttributeError, RuntimeError) as error:

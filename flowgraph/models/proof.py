@@ -6,12 +6,16 @@ fails by a factor, not by rounding.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import ArchitectureError, NonFiniteError
 from .anatomy import Anatomy, Block, Norm, Projection, wide
+from .eager import eager_attention, evaluating
 from .forward import SITES, Pass, run
 from .rotary import rotate
 
@@ -19,6 +23,69 @@ TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torc
 """Largest relative error at attach. Float64 models keep some Hugging Face norms in float32, hence the same bound."""
 
 _PROBE_TOKENS = 5
+
+
+@dataclass(frozen=True)
+class OwnAttention:
+    """A model's answers under its own attention, held against those under eager attention, which are traced.
+
+    Attributes
+    ----------
+    name
+        The implementation that the model's config names: ``"sdpa"``, ``"flash_attention_2"``, ``"eager"`` …
+    gap
+        Largest relative difference of logits (last states without a head) on the short prompt of the proof; NaN where the
+        implementation does not run here.
+    tolerance
+        What would be rounding.
+    fault
+        Why it does not run here.
+    """
+
+    name: str
+    gap: float
+    tolerance: float
+    fault: str = ""
+
+    @property
+    def differs(self) -> bool:
+        """Whether the answers differ by more than rounding, or cannot be compared."""
+        return not self.gap <= self.tolerance
+
+
+def own_attention(anatomy: Anatomy) -> OwnAttention:
+    """Run the proof's prompt under the model's own attention and under eager attention, and compare the answers."""
+    model, feed = anatomy.model, {"input_ids": _probe(anatomy)}
+    options: dict[str, Any] = {"use_cache": False} if anatomy.causal else {}
+    own_name = str(model.config._attn_implementation or "eager")
+    tolerance = TOLERANCE[anatomy.embedding.weight.dtype]
+    if own_name == "eager":
+        return OwnAttention(own_name, 0.0, tolerance)
+
+    def answer() -> Tensor:
+        output = model(**feed, **options)
+        return wide(output.logits if anatomy.has_head else output[0])
+
+    with torch.inference_mode(mode=False), torch.no_grad():
+        with eager_attention(model):
+            eager = answer()
+        with evaluating(model):
+            try:
+                own = answer()
+            except (
+                ImportError,
+                RuntimeError,
+                ValueError,
+            ) as error:  # an implementation for other devices or number types
+                return OwnAttention(own_name, float("nan"), tolerance, str(error).strip().partition("\n")[0])
+    return OwnAttention(own_name, float((own - eager).norm() / eager.norm()), tolerance)
+
+
+def _probe(anatomy: Anatomy) -> Int[Tensor, "1 position"]:
+    """Ids spread over the vocabulary, none of them 0: that row is often padding and all zeros."""
+    embedding = anatomy.embedding.weight
+    ids = torch.linspace(1, embedding.shape[0] - 1, _PROBE_TOKENS, device=embedding.device).long()[None]
+    return ids if anatomy.context is None else ids[:, : anatomy.context]
 
 
 def prove(anatomy: Anatomy) -> dict[str, float]:
@@ -36,11 +103,7 @@ def prove(anatomy: Anatomy) -> dict[str, float]:
     NonFiniteError
         If weights or activations are NaN or infinite; the message names the first layer.
     """
-    n_rows = anatomy.embedding.weight.shape[0]
-    # Ids spread over the vocabulary, none of them 0: that row is often padding and all zeros.
-    ids = torch.linspace(1, n_rows - 1, _PROBE_TOKENS, device=anatomy.embedding.weight.device).long()[None]
-    if anatomy.context is not None:
-        ids = ids[:, : anatomy.context]
+    ids = _probe(anatomy)
     record = run(anatomy, {"input_ids": ids}, sites=frozenset(SITES), layers=range(len(anatomy.blocks)), logits_at=None)
     check_finite(anatomy, record.sites["resid_post"], record.logits)
     errors = identity_errors(anatomy, ids, record)

@@ -226,7 +226,7 @@ def _pretrained(source: str, dtype: torch.dtype | str, **files: Any) -> Any:
 
     config = transformers.AutoConfig.from_pretrained(source, **files)
     _refuse_quantised(source, config)
-    options = {"config": config, "dtype": dtype, "use_safetensors": True, "attn_implementation": "eager", **files}
+    options = {"config": config, "dtype": dtype, "use_safetensors": True, **files}
     kind = _opened_class(_saved_class(source, config), config)
     # Sizes that do not fit are reported, and refused by name.
     model, report = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **options)

@@ -1,0 +1,268 @@
+"""What every trace is held against, beside the proof at loading: the identities of what it kept, in a form that is cheap.
+
+The proof sees five tokens; what depends on the length or on the tokens shows only in the pass itself. Positions are a sample
+that always holds the explained and the last one. Products with large weights are compared along one direction (Freivalds
+1979), which a wrong product misses by chance only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from ..errors import ArchitectureError
+from .anatomy import Anatomy, Norm, Projection, wide
+from .forward import Pass
+
+TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
+"""Largest relative error on a prompt. Rounding grows with the size of scores and the length, a wrong row fails by a factor."""
+
+_MOST_POSITIONS = 32
+_MOST_TOKENS = 64
+
+_Errors = dict[str, Float[Tensor, "layer"]]
+_along: WeakKeyDictionary[Any, dict[tuple[Any, ...], Tensor]] = WeakKeyDictionary()
+
+
+def check_trace(anatomy: Anatomy, token_ids: Int[Tensor, "position"], record: Pass, layers: range, at: int) -> None:
+    """Hold a pass against every identity of the sites that it kept.
+
+    Parameters
+    ----------
+    anatomy, token_ids
+        The model's parts, and the prompt.
+    record, layers
+        The pass, and the layers that it kept.
+    at
+        The explained position.
+
+    Raises
+    ------
+    ArchitectureError
+        If an identity does not hold; the message names it, the layer and the error.
+    """
+    fault = _fault(anatomy, token_ids, record, layers, at)
+    if fault is not None and anatomy.model in _along:
+        # Weights that were changed without torch's notice are no fault of the row: once more, from the weights as they are.
+        del _along[anatomy.model]
+        fault = _fault(anatomy, token_ids, record, layers, at)
+    if fault is None:
+        return
+    name, layer, error, tolerance = fault
+    where = "" if layer is None else f" in layer {layer}"
+    raise ArchitectureError(
+        f"this pass of {len(token_ids)} tokens is not what the row {anatomy.family.name!r} says of "
+        f"{type(anatomy.model).__name__}: the identity '{name}' fails{where} with relative error {error:.2g} (at most "
+        f"{tolerance:g} is rounding), so nothing computed from it could be trusted. It held on the short prompt at loading: the "
+        "model does something with longer or with other prompts that the row does not know. Keep fewer sites (keep=) to see "
+        "what is left, or write a row for this model (flowgraph.register_family)"
+    )
+
+
+def trace_errors(anatomy: Anatomy, token_ids: Int[Tensor, "position"], record: Pass, layers: range, at: int) -> _Errors:
+    """Relative error of every identity that the kept sites allow: [layer] each, of the whole model [1].
+
+    Parameters as for :func:`check_trace`.
+    """
+    sites = record.sites
+    rows = _sample(len(token_ids), at, token_ids.device)
+    errors: _Errors = {}
+    if "pattern" in sites:
+        errors |= _attention_errors(anatomy, sites, layers, rows)
+    errors |= _written_errors(anatomy, sites, layers, rows)
+    errors |= _stream_errors(anatomy, sites, layers, rows)
+    if {"resid_pre"} <= sites.keys() and layers.start == 0 and anatomy.stack.embedding_is_residual:
+        errors |= _embedding_error(anatomy, token_ids, record, rows)
+    if record.logits is not None and "resid_post" in sites and layers.stop == len(anatomy.blocks):
+        errors |= _logits_error(anatomy, record, at)
+    return errors
+
+
+def _fault(
+    anatomy: Anatomy, token_ids: Tensor, record: Pass, layers: range, at: int
+) -> tuple[str, int | None, float, float] | None:
+    """The identity that fails most, its layer (None for one of the whole model), its error and what would be rounding."""
+    errors = trace_errors(anatomy, token_ids, record, layers, at)
+    if not errors:
+        return None
+    tolerance = TOLERANCE[anatomy.embedding.weight.dtype]
+    worst = {name: float(torch.nan_to_num(error, nan=torch.inf).max()) for name, error in errors.items()}
+    name = max(worst, key=worst.__getitem__)
+    if worst[name] <= tolerance:
+        return None
+    layer = layers[int(torch.nan_to_num(errors[name], nan=torch.inf).argmax())] if len(errors[name]) > 1 else None
+    return name, layer, worst[name], tolerance
+
+
+def _sample(n_tokens: int, at: int, device: torch.device) -> Int[Tensor, "row"]:
+    """Positions spread over the prompt, the explained and the last among them; all of a short prompt."""
+    if n_tokens <= _MOST_POSITIONS:
+        return torch.arange(n_tokens, device=device)
+    spread = torch.linspace(0, n_tokens - 1, _MOST_POSITIONS).long().tolist()
+    return torch.tensor(sorted({*spread, at}), device=device)
+
+
+def _attention_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range, rows: Tensor) -> _Errors:
+    pattern = sites["pattern"][:, :, rows]
+    wide_pattern = wide(pattern)
+    errors: _Errors = {"pattern rows sum to 1": (wide_pattern.sum(-1) - 1).abs().flatten(1).amax(1)}
+    if anatomy.causal:
+        later = torch.arange(pattern.shape[-1], device=rows.device) > rows[:, None]
+        errors["a causal pattern is lower-triangular"] = (wide_pattern * later).flatten(1).amax(1)
+    if {"q", "k"} <= sites.keys():
+        scale = pattern.new_tensor([anatomy.blocks[layer].scale for layer in layers]).view(-1, 1, 1, 1)
+        # In the model's own number type, so that half precision rounds as the model did.
+        queries = sites["q"][:, :, rows]
+        scores = wide(_by_group(anatomy, queries, sites["k"].transpose(-1, -2)) * scale)
+        if anatomy.attention_softcap is not None:
+            scores = anatomy.attention_softcap * torch.tanh(scores / anatomy.attention_softcap)
+        # Masked keys have exactly zero pattern under eager attention, so the pattern's support is the mask.
+        made = scores.masked_fill_(pattern == 0, float("-inf")).softmax(-1)
+        errors["softmax(scale · q · k) = pattern"] = _error(made, wide_pattern)
+    if {"v", "z"} <= sites.keys():
+        made = _by_group(anatomy, wide_pattern, wide(sites["v"]))
+        errors["pattern · v = z"] = _error(made, sites["z"][:, :, rows])
+    return errors
+
+
+def _by_group(
+    anatomy: Anatomy, x: Float[Tensor, "layer head row n"], y: Float[Tensor, "layer kv_head n m"]
+) -> Float[Tensor, "layer head row m"]:
+    """[layer, head, row, m] x · y of each head with its key/value head, which is not repeated for it."""
+    layers, heads, rows, _ = x.shape
+    groups = x.reshape(layers, anatomy.n_kv_heads, heads // anatomy.n_kv_heads * rows, -1)
+    return (groups @ y).reshape(layers, heads, rows, -1)
+
+
+def _written_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range, rows: Tensor) -> _Errors:
+    """Heads and neurons, through their output projections and second norms, along one direction."""
+    errors: _Errors = {}
+    blocks = [anatomy.blocks[layer] for layer in layers]
+    parts = (
+        ("Σ z W_O + b_O = attention's output", "z", "attn_out", "attention_post",
+         [(block.attention_output, block.attention_post_norm) for block in blocks]),
+        ("Σ neurons W_out + b_out = MLP's output", "neurons", "mlp_out", "mlp_post",
+         [(block.mlp_output, block.mlp_post_norm) for block in blocks]),
+    )  # fmt: skip
+    for name, read, written, scale_name, outputs in parts:
+        scales = sites.get(f"norm_scales.{scale_name}")
+        has_post = outputs[0][1] is not None
+        if not {read, written} <= sites.keys() or (has_post and scales is None):
+            continue
+        x = sites[read]
+        x = wide(x.transpose(1, 2)[:, rows].flatten(2) if read == "z" else x[:, rows])
+        along = torch.stack([_projected(anatomy, *output) for output in outputs]).to(x)
+        made = torch.einsum("lri,li->lr", x, along[:, :-1]) + along[:, -1:]
+        if has_post and scales is not None:
+            made = made / scales[:, rows]
+        whole = wide(sites[written][:, rows])
+        direction = _direction(anatomy, whole)
+        if has_post:
+            made = made + torch.stack([_constant(norm, direction) for _, norm in outputs])[:, None]
+        # Of a wrong vector of this length, the direction sees this much on average.
+        size = whole.flatten(1).norm(dim=1) * direction.norm() / len(direction) ** 0.5
+        errors[name] = (made - whole @ direction).norm(dim=1) / torch.where(size > 0, size, torch.ones_like(size))
+    return errors
+
+
+def _projected(anatomy: Anatomy, output: Projection, norm: Norm | None) -> Float[Tensor, "d_in_and_bias"]:
+    """The projection's weights along the direction, then its bias; kept as long as torch knows of no change to them.
+
+    Through a second norm where there is one, before the division by its scale.
+    """
+    kept = _along.setdefault(anatomy.model, {})
+    parameters = [output.module.weight, getattr(output.module, "bias", None)]
+    if norm is not None:
+        parameters.append(norm.module.weight)
+    key = tuple((p.data_ptr(), p._version) for p in parameters if p is not None)
+    if key not in kept:
+        weight, bias = output.weight, output.bias
+        direction = _direction(anatomy, weight)
+        if norm is not None:
+            direction = norm.transposed(direction, torch.ones((), device=weight.device, dtype=weight.dtype))
+        along = weight @ direction
+        kept[key] = torch.cat([along, (along.new_zeros(1) if bias is None else (bias @ direction)[None])])
+    return kept[key]
+
+
+def _constant(norm: Norm | None, direction: Tensor) -> Tensor:
+    """What a second norm's own bias adds along the direction."""
+    bias = None if norm is None else norm.bias
+    return direction.new_zeros(()) if bias is None else bias.to(direction) @ direction
+
+
+def _direction(anatomy: Anatomy, like: Tensor) -> Float[Tensor, "d_model"]:
+    """A fixed direction that no weight knows of."""
+    generator = torch.Generator().manual_seed(20)
+    return torch.randn(anatomy.d_model, generator=generator).to(like)
+
+
+def _stream_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range, rows: Tensor) -> _Errors:
+    wanted = {"resid_pre", "attn_out", "mlp_out", "resid_post"}
+    if anatomy.wiring != "parallel":
+        wanted.add("resid_mid")
+    if not wanted <= sites.keys():
+        return {}
+    s = {name: wide(sites[name][:, rows]) for name in wanted}
+    if anatomy.wiring == "parallel":
+        found = _error(s["resid_pre"] + s["attn_out"] + s["mlp_out"], s["resid_post"])
+    elif anatomy.wiring == "post_norm":
+        blocks = [anatomy.blocks[layer] for layer in layers]
+        first = [_normed(b.attention_norm, x) for b, x in zip(blocks, s["resid_pre"] + s["attn_out"], strict=True)]
+        second = [_normed(b.mlp_norm, x) for b, x in zip(blocks, s["resid_mid"] + s["mlp_out"], strict=True)]
+        found = torch.maximum(_error(torch.stack(first), s["resid_mid"]), _error(torch.stack(second), s["resid_post"]))
+    else:
+        found = torch.maximum(
+            _error(s["resid_pre"] + s["attn_out"], s["resid_mid"]),
+            _error(s["resid_mid"] + s["mlp_out"], s["resid_post"]),
+        )
+    return {"the residual stream adds up": found}
+
+
+def _normed(norm: Norm, x: Tensor) -> Tensor:
+    made = norm.linear(x, norm.scale(x))
+    return made if norm.bias is None else made + norm.bias
+
+
+def _embedding_error(anatomy: Anatomy, token_ids: Tensor, record: Pass, rows: Tensor) -> _Errors:
+    weight = anatomy.embedding.weight.detach()
+    if weight.shape[1] != anatomy.d_model:
+        return {}
+    embedded = wide(weight[token_ids[rows]]) * anatomy.embedding_scale
+    if record.position_embedding is not None:
+        embedded = embedded + wide(record.position_embedding[rows])
+    return {"embedding = first residual": _error(embedded[None], record.sites["resid_pre"][:1, rows])}
+
+
+def _logits_error(anatomy: Anatomy, record: Pass, at: int) -> _Errors:
+    """Some tokens' logits at the explained position; a masked model's head is proved at loading alone."""
+    if anatomy.family.head_kind == "masked" or record.logits is None:
+        return {}
+    x = wide(record.sites["resid_post"][-1, at])[None]
+    if anatomy.final_norm is not None:
+        x = _normed(anatomy.final_norm, x)
+    for module in anatomy.head[:-1]:
+        x = Projection(module)(x)
+    logits = record.logits if record.logits.ndim == 1 else record.logits[at]
+    tokens = torch.linspace(0, len(logits) - 1, min(_MOST_TOKENS, len(logits)), device=logits.device).long()
+    tokens = torch.cat([tokens, logits.argmax()[None]])
+    last = anatomy.head[-1]
+    made = x @ wide(last.weight.detach()[tokens]).T
+    if getattr(last, "bias", None) is not None:
+        made = made + wide(last.bias.detach()[tokens])
+    if anatomy.softcap is not None:
+        made = anatomy.softcap * torch.tanh(made / anatomy.softcap)
+    return {"final norm and head = logits": _error(made, logits[None, tokens])}
+
+
+def _error(value: Float[Tensor, "layer *n"], expected: Float[Tensor, "layer *n"]) -> Float[Tensor, "layer"]:
+    """[layer] ‖value − expected‖/‖expected‖; the absolute error where the expected is zero."""
+    expected = wide(expected).to(value)
+    size = expected.flatten(1).norm(dim=1)
+    error: Tensor = (value - expected).flatten(1).norm(dim=1) / torch.where(size > 0, size, torch.ones_like(size))
+    return error
