@@ -969,3 +969,53 @@ def test_export_names_what_is_wrong(fails, run, tmp_path):
     (tmp_path / "bad.json").write_text('{"nodes": [{}], "edges": []}')
     assert "nodes[0].id is missing" in fails(1, "export", tmp_path / "bad.json", tmp_path / "a.svg")
     assert not list(tmp_path.glob("a.*"))
+
+
+def test_prompts_of_every_kind(tmp_path, model, capsys):
+    """A chat from a file, a pair and ids give the trace that Python gives."""
+    folder, out = tmp_path / "chat-model", tmp_path / "flow.json"
+    net, tokenizer = tiny_model("llama")
+    tokenizer.chat_template = TEMPLATE
+    for part in (net, tokenizer):
+        part.save_pretrained(folder)
+    turns = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "the cat"}]
+    (tmp_path / "chat.json").write_text(json.dumps(turns), encoding="utf-8")
+    ids = flowgraph.trace((net, tokenizer), PROMPT).token_ids
+    kinds = {
+        ("--messages", str(tmp_path / "chat.json")): turns,
+        (PROMPT, "--pair", "the dog"): flowgraph.inputs(text=PROMPT, pair="the dog"),
+        ("--ids", " ".join(map(str, ids))): PROMPT,
+        ("--ids", ",".join(map(str, ids))): PROMPT,
+    }
+    for arguments, same in kinds.items():
+        assert cli.main(["trace", *arguments, "--model", str(folder), "-o", str(out), "--force", "--quiet"]) == 0
+        tokens = flowgraph.trace((net, tokenizer), same).tokens
+        assert flowgraph.FlowGraph.load(out).info.tokens == tokens
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "there is no prompt; give one of PROMPT, --messages, --ids"),
+        (["a", "--ids", "5"], "PROMPT and --ids are given; give one of"),
+        (["--ids", "5 x"], "argument --ids: '5 x': expected token ids"),
+        (["--ids", "5", "--pair", "a"], "--pair goes with PROMPT, not with --ids"),
+        (["--messages", "none.json"], "argument --messages: none.json could not be read: No such file"),
+        (["--messages", "bad.json"], "argument --messages: bad.json is not JSON"),
+        (["--messages", "strange.json"], "messages= holds 5 (int); expected a list of dicts"),
+        (["--messages", "several.json"], "--messages is a batch of 2 prompts"),
+        (["a", "--pair", "b", "--chat"], "chat=True takes one text, not a pair"),
+    ],
+)
+def test_prompts_that_cannot_be_used_are_refused_before_a_model_is_loaded(
+    arguments, message, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.json").write_text("[", encoding="utf-8")
+    (tmp_path / "strange.json").write_text("[5]", encoding="utf-8")
+    turn = [{"role": "user", "content": "a"}]
+    (tmp_path / "several.json").write_text(json.dumps([turn, turn]), encoding="utf-8")
+    for command in ("trace", "semantic"):
+        assert cli.main([command, *arguments, "--model", str(tmp_path / "there-is-no-model")]) == 2
+        assert message in capsys.readouterr().err

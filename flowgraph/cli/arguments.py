@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Collection
@@ -16,6 +17,7 @@ DEFAULT_MODEL = "smollm2"
 ENDINGS = ".html .json .graphml .csv .gexf .gml .dot .gv .neuronpedia.json .svg .pdf .png .tex"
 
 
+_MOST_BYTES = 20 * 2**20
 _PICTURES = (".svg", ".pdf", ".png", ".tex")
 
 
@@ -56,13 +58,38 @@ def add_command(commands: Any, name: str, run: Callable[..., None], **texts: Any
 def add_model(parser: argparse.ArgumentParser) -> None:
     """Options that say which model runs on what, and how."""
     add = parser.add_argument
-    add("prompt", metavar="PROMPT", help="the text")
+    add("prompt", metavar="PROMPT", nargs="?", help="the text")
+    add("--pair", metavar="TEXT", help="a second text beside PROMPT, put together as the tokenizer does it")
+    add(
+        "--messages", metavar="FILE", type=_messages, help="a chat in place of PROMPT: JSON, a list of role and content"
+    )
+    add("--ids", type=_ids, help="token ids in place of PROMPT, as they are: '1 15 27'")
     add("--model", default=DEFAULT_MODEL, help=f"known name, folder, or hub name (default {DEFAULT_MODEL})")
     add("--target", help="token to explain, with its space: ' Tokyo' (default: the model's best)")
     add("--foil", help="token to compare it with")
     add("--chat", action="store_true", help="put the prompt into the model's chat template")
     add("--device", default="auto", help="cpu, cuda … (default auto)")
     add("--dtype", help="float32, float16, bfloat16, or auto for the file's own (default float32)")
+
+
+def _messages(name: str) -> Any:
+    """What a JSON file of messages holds."""
+    path = Path(name)
+    try:
+        if path.stat().st_size > _MOST_BYTES:
+            raise argparse.ArgumentTypeError(f"{name} is larger than {_MOST_BYTES // 2**20} MB")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{name} could not be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise argparse.ArgumentTypeError(f"{name} is not JSON: {error}") from None
+
+
+def _ids(text: str) -> list[int]:
+    parts = text.replace(",", " ").split()
+    if not parts or not all(part.isascii() and part.isdecimal() for part in parts):
+        raise argparse.ArgumentTypeError(f"{text!r}: expected token ids, such as '1 15 27'")
+    return [int(part) for part in parts]
 
 
 def number(text: str) -> float:

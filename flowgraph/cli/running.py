@@ -7,11 +7,14 @@ import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import ArgumentError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
     from ..graph import FlowGraph
     from ..models import LoadedModel
+    from ..prompting import Inputs
     from ..recorded import Trace
     from .arguments import Output
 
@@ -35,13 +38,32 @@ def _hush_transformers() -> None:
     logging.set_verbosity_error()
 
 
+def prompt_of(options: argparse.Namespace) -> Inputs:
+    """What goes in, checked as far as that can be done without the model.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no prompt, or what was given does not go together.
+    """
+    from ..prompting import Inputs, inputs
+
+    ways = {"PROMPT": options.prompt, "--messages": options.messages, "--ids": options.ids}
+    given = [name for name, value in ways.items() if value is not None]
+    if len(given) != 1:
+        said = f"{' and '.join(given)} are given" if given else "there is no prompt"
+        raise ArgumentError(f"{said}; give one of {', '.join(ways)}")
+    if options.pair is not None and options.prompt is None:
+        raise ArgumentError(f"--pair goes with PROMPT, not with {given[0]}")
+    made = inputs(text=options.prompt, pair=options.pair, messages=options.messages, ids=options.ids, chat=options.chat)
+    return Inputs((made.one(given[0]),))
+
+
 def run_trace(loaded: LoadedModel, options: argparse.Namespace, position: int | None) -> Trace:
     """Run the model once on the prompt."""
     from ..tracing import trace
 
-    made: Trace = trace(
-        loaded, options.prompt, target=options.target, foil=options.foil, position=position, chat=options.chat
-    )
+    made: Trace = trace(loaded, prompt_of(options), target=options.target, foil=options.foil, position=position)
     return made
 
 

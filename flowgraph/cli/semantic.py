@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
 from .arguments import Output, add_command, add_model, add_output, checked_output, count
-from .running import loaded_model, run_trace, write_graph
+from .running import loaded_model, prompt_of, run_trace, write_graph
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -97,6 +97,7 @@ def _semantic(options: argparse.Namespace, console: Console) -> None:
     from ..views.terminal import stage
 
     output = _output(options)
+    prompt_of(options)  # before a model is loaded for it
     loaded = loaded_model(options, console)
     with stage(console, f"tracing {loaded.name}"):
         trace = run_trace(loaded, options, options.position[-1] if options.position else None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
 from .arguments import add_command, add_model, add_output, checked_output, count, number
-from .running import loaded_model, run_trace, write_graph, wrote
+from .running import loaded_model, prompt_of, run_trace, write_graph, wrote
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -71,6 +71,7 @@ def _trace(options: argparse.Namespace, console: Console) -> None:
     window = _layers(options.layers)
     _check_method(options.method)
     output = None if options.output is None else checked_output(options.output, force=options.force)
+    prompt_of(options)  # before a model is loaded for it
     loaded = loaded_model(options, console)
     with stage(console, f"tracing {loaded.name}"):
         trace = run_trace(loaded, options, options.position)
