@@ -432,6 +432,6 @@ class Trace:
         FileFormatError
             If the file is damaged or not a trace.
         """
-        from .export.trace_file import load_trace
+        from .export.trace_reader import load_trace
 
         return load_trace(path)

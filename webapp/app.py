@@ -14,6 +14,7 @@ from flowgraph.errors import FlowgraphError
 from flowgraph.views import css_variables, page_bundle, page_library, page_styles
 
 from .callbacks import browser, details, discovery, downloads, drawing, effects, generation, panels, sessions
+from .guard import HEADERS, refused
 from .ids import Id
 from .layout.page import page
 from .present.errors import notice
@@ -116,7 +117,7 @@ def _serve_page_files(app: Dash) -> None:
 
 
 def _protect(app: Dash) -> None:
-    """Nothing is fetched from elsewhere, framed by others, or larger than a session file."""
+    """Nothing is fetched from elsewhere, asked for by other pages, framed by others, or larger than a session file."""
     app.server.config["MAX_CONTENT_LENGTH"] = LARGEST_REQUEST
     scripts = " ".join(["'self'", *app.csp_hashes()])
     policy = (
@@ -124,9 +125,13 @@ def _protect(app: Dash) -> None:
         "font-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     )
 
+    @app.server.before_request  # type: ignore[untyped-decorator]
+    def refuse() -> flask.Response | None:
+        found = refused(flask.request)
+        return None if found is None else flask.Response(f"{found[0]}\n", status=found[1], mimetype="text/plain")
+
     @app.server.after_request  # type: ignore[untyped-decorator]
     def add_headers(response: flask.Response) -> flask.Response:
         response.headers["Content-Security-Policy"] = policy
-        response.headers["X-Content-Type-Options"] = "nosniff"
-        response.headers["Referrer-Policy"] = "no-referrer"
+        response.headers.update(HEADERS)
         return response

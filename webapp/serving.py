@@ -14,11 +14,23 @@ from urllib.parse import urlsplit
 
 from flowgraph.errors import ArgumentError
 
+from .callbacks.downloads import MOST_WAITING
+from .guard import HEADERS
+from .service.dispatch import MOST_WAITERS
+
 if TYPE_CHECKING:
     from .service.service import Service
 
-THREADS = 48
-"""Requests at once; one that waits for an answer keeps its thread."""
+THREADS = MOST_WAITERS + MOST_WAITING + 16
+"""Requests at once. One that waits for an answer or a file keeps its thread; the others are left for pages."""
+_LIMITS = {
+    "threads": THREADS, "ident": None, "connection_limit": 500, "asyncore_use_poll": True,
+    # Read on while a request is answered: so a closed connection is noticed.
+    "channel_request_lookahead": 1,
+    # What a client does not read goes to a temporary file, and keeps no thread; after the timeout it is closed.
+    "outbuf_high_watermark": 2**40, "channel_timeout": 60, "cleanup_interval": 10,
+}  # fmt: skip
+"""Of the server, so that nobody who is slow or gone keeps others from being answered."""
 LARGEST_REQUEST = 96 * 2**20
 """Bytes of a request: a session file of the largest size, as text."""
 _WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
@@ -32,6 +44,7 @@ def serve(
     *,
     query: str = "",
     tell: Callable[[str], None] = print,
+    begin: Callable[[], None] | None = None,
 ) -> None:
     """Serve the page until the process is told to end (Ctrl-C, or SIGTERM); then the worker is ended too.
 
@@ -47,6 +60,29 @@ def serve(
         What the page opens on, as :func:`flowgraph_webapp.recipe.to_query` writes it.
     tell
         Called with each line that whoever started this should read.
+    begin
+        Called once the address is taken, before anybody is answered.
+
+    Raises
+    ------
+    ArgumentError
+        If the host is no address of this machine, or the port is in use or may not be used.
+    """
+    from .app import create_app
+
+    try:
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # pages that wait are no reason to warn
+        application: _WSGI = create_app(service, query).server
+        server = listening(LocalHosts(application) if is_loopback(host) else application, host, port)
+        if begin is not None:
+            begin()
+        _run(service, server, _address(host, server) + query, open_browser, tell, warn=not is_loopback(host))
+    finally:
+        service.close()
+
+
+def listening(application: _WSGI, host: str, port: int) -> Any:
+    """A server that has its address and does not answer yet.
 
     Raises
     ------
@@ -55,21 +91,10 @@ def serve(
     """
     from waitress.server import create_server
 
-    from .app import create_app
-
     try:
-        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # 48 pages that wait are no reason to warn
-        application: _WSGI = create_app(service, query).server
-        guarded = LocalHosts(application) if is_loopback(host) else application
-        try:
-            server = create_server(
-                guarded, host=host, port=port, threads=THREADS, ident=None, max_request_body_size=LARGEST_REQUEST
-            )
-        except (OSError, OverflowError, ValueError) as error:
-            raise ArgumentError(_why_not(host, port, error)) from error
-        _run(service, server, _address(host, server) + query, open_browser, tell, warn=not is_loopback(host))
-    finally:
-        service.close()
+        return create_server(application, host=host, port=port, max_request_body_size=LARGEST_REQUEST, **_LIMITS)
+    except (OSError, OverflowError, ValueError) as error:
+        raise ArgumentError(_why_not(host, port, error)) from error
 
 
 def _run(
@@ -117,7 +142,8 @@ class LocalHosts:
         """Answer a request."""
         if is_loopback(_named(environ.get("HTTP_HOST", ""))):
             return self._application(environ, start_response)
-        start_response("421 Misdirected Request", [("Content-Type", "text/plain; charset=utf-8")])
+        headers = [("Content-Type", "text/plain; charset=utf-8"), *HEADERS.items()]
+        start_response("421 Misdirected Request", headers)
         return [b"This server answers to localhost and 127.0.0.1 only; --host lets it answer to others."]
 
 

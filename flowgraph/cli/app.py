@@ -58,10 +58,14 @@ def _app(options: argparse.Namespace, _console: Console) -> None:
     try:
         session = None if options.file is None else _opened(service, Path(options.file))
         query = "" if session is None else to_query(session.recipe)
-        if session is None or session.recipe.model in service.models:
-            service.warm(None if session is None else session.recipe.model)
+
+        def begin() -> None:
+            """Load the model behind the page's back, once it is known that there will be a page."""
+            if session is None or session.recipe.model in service.models:
+                service.warm(None if session is None else session.recipe.model)
+
         tell = (lambda _line: None) if options.quiet else say
-        serve(service, options.host, options.port, not options.no_browser, query=query, tell=tell)
+        serve(service, options.host, options.port, not options.no_browser, query=query, tell=tell, begin=begin)
     except ModuleNotFoundError as error:
         raise _extra_missing(error) from error
     finally:

@@ -6,8 +6,9 @@ Nothing is believed: every read states the type it needs, and what does not fit 
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any, NoReturn, TypeVar
 
@@ -25,6 +26,12 @@ LARGEST_COUNT = 2**63 - 1
 # Numbers of features, some of which hold two numbers in one; every JSON reader holds them exactly.
 LARGEST_FEATURE = 2**53 - 1
 _DEEPEST = 32
+
+# Lists, objects and their entries in the text of one file: three million edges have as many.
+MOST_VALUES = 40_000_000
+# A long text that is nothing but brackets and commas, which grows thirtyfold when it is parsed, is no file of anybody's.
+_BYTES_TO_A_VALUE = 2
+_SMALL = 1_000_000
 
 _MISSING = object()
 _NAMES = {
@@ -74,6 +81,31 @@ class Checked:
     def text(self) -> str:
         """Read a text."""
         return str(self._of(str))
+
+    def texts(self) -> tuple[str, ...]:
+        """Read a list of texts."""
+        return tuple(entry.text() for entry in self.items())
+
+    def one_of(self, choices: Collection[str]) -> str:
+        """Read one of some texts."""
+        if self.text() not in choices:
+            self.refuse(f"one of {', '.join(choices)}")
+        return self.text()
+
+    def flag(self) -> bool:
+        """Read a boolean."""
+        return bool(self._of(bool))
+
+    def indices(self, below: int = LARGEST_INDEX) -> tuple[int, ...]:
+        """Read a list of integers of 0 or more, and below ``below``."""
+        return tuple(entry.index(below) for entry in self.items())
+
+    def window(self, stop: int) -> tuple[int, int]:
+        """Read the first and one past the last of a row that ends at ``stop``."""
+        ends = self.indices(stop + 1)
+        if len(ends) != 2 or not ends[0] < ends[1]:
+            self.refuse(f"two integers, the first and one past the last within 0…{stop}")
+        return ends[0], ends[1]
 
     def index(self, below: int = LARGEST_INDEX) -> int:
         """Read an integer of 0 or more, and below ``below``."""
@@ -178,6 +210,73 @@ class Rows:
         """Read a column one value at a time, to stop with an error at the first that is wrong."""
         for n, row in enumerate(self.rows):
             read(Checked(row, f"{self.place}[{n}]").field(name))
+
+
+def parsed_json(data: bytes, most: int = MOST_VALUES) -> Any:
+    """Parse strict JSON, in which NaN and Infinity are no numbers; what holds too many values is refused before.
+
+    Parameters
+    ----------
+    data
+        The text in UTF-8.
+    most
+        Lists, objects and their entries that are parsed.
+
+    Raises
+    ------
+    FileFormatError
+        If it is not JSON, nests too deeply, or holds too many values.
+    """
+    constants: list[str] = []
+
+    def constant(name: str) -> float:
+        constants.append(name)
+        return float(name)
+
+    refuse_many_values(data, most)
+    try:
+        parsed = json.loads(data.decode("utf-8"), parse_constant=constant)
+    except UnicodeDecodeError as error:
+        raise FileFormatError(f"byte {error.start} is not UTF-8") from error
+    except RecursionError as error:
+        raise FileFormatError("its lists or objects are nested too deeply") from error
+    except ValueError as error:
+        raise FileFormatError(f"it is not JSON: {error}") from error
+    if constants:
+        place = next(not_finite(parsed, ""), "").lstrip(".")
+        raise FileFormatError(f"{place} is {constants[0]}, which is no number in JSON; expected a finite number")
+    return parsed
+
+
+def refuse_many_values(data: bytes, most: int) -> None:
+    """Refuse the text of more lists, objects and entries than are parsed, counted by the characters that begin them.
+
+    Those within texts count too, which real files have few of.
+
+    Raises
+    ------
+    FileFormatError
+        If there are more than ``most``, or so many for the length of the text that it is no file of ours.
+    """
+    values = sum(map(data.count, (b"[", b"{", b",")))
+    most = min(most, _SMALL + len(data) // _BYTES_TO_A_VALUE)
+    if values > most:
+        raise FileFormatError(
+            f"it holds {values:,} lists, objects and entries in {len(data):,} bytes; at most {most:,} are read"
+        )
+
+
+def not_finite(data: Any, place: str) -> Iterator[str]:
+    """Yield the places of numbers that are not finite; by a loop, since files nest deeper than calls may."""
+    left = [(data, place)]
+    while left:
+        value, place = left.pop()
+        if isinstance(value, dict):
+            left.extend((entry, f"{place}.{name}") for name, entry in reversed(value.items()))
+        elif isinstance(value, list):
+            left.extend((value[n], f"{place}[{n}]") for n in reversed(range(len(value))))
+        elif isinstance(value, float | np.floating) and not math.isfinite(value):
+            yield place
 
 
 def _join(place: str, name: str) -> str:

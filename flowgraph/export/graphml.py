@@ -29,9 +29,9 @@ from ..errors import ArgumentError, FileFormatError
 from ..graph import UNITS, FlowGraph
 from ..graph_info import GraphInfo, info_dict
 from .attributes import Simple, about, flat, json_text, plain, spelled
-from .checked import Checked
+from .checked import Checked, parsed_json
 from .graphml_reader import read_graphml
-from .json_file import FORMAT, VERSION, file_bytes, graph_of_data, parsed_json
+from .json_file import FORMAT, VERSION, file_bytes, graph_of_data
 
 # Carriage returns are legal, and turned into line feeds by every XML reader.
 _ILLEGAL = re.compile("[\x00-\x08\x0b-\x1f\ud800-\udfff\ufffe\uffff]")

@@ -11,7 +11,8 @@ from typing import Any
 from xml.parsers import expat
 
 from ..errors import FileFormatError
-from .json_file import MOST_EDGES, MOST_NODES, parsed_json
+from .checked import parsed_json
+from .json_file import MOST_EDGES, MOST_NODES
 
 _DEEPEST = 64
 _OF_THE_FORMAT = {"graph": (), "node": ("id",), "edge": ("source", "target", "key")}

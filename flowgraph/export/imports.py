@@ -52,11 +52,11 @@ from ..errors import ArgumentError, FileFormatError
 from ..graph import EDGE_KINDS, UNITS, FlowGraph
 from ..graph_info import GraphInfo
 from ..nodes import FEATURES, NODE_KINDS, WITHOUT_LAYER
-from .checked import LARGEST_FEATURE, Checked, Rows
+from .checked import LARGEST_FEATURE, Checked, Rows, parsed_json
 from .circuit_file import is_circuit_file, node_link_of_circuit
 from .graphml import is_own, own_data
 from .graphml_reader import read_graphml
-from .json_file import FORMAT, MOST_EDGES, MOST_NODES, VERSION, file_bytes, graph_of_data, parsed_json
+from .json_file import FORMAT, MOST_EDGES, MOST_NODES, VERSION, file_bytes, graph_of_data
 from .networkx_graph import (
     graph_from_networkx,
     graph_of_plain,

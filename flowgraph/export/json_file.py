@@ -25,7 +25,6 @@ Reading trusts nothing: a file is data, never code, of bounded size, and each va
 from __future__ import annotations
 
 import json
-import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,7 +39,7 @@ from ..graph_info import GraphInfo, info_dict
 from ..nodes import NODE_KINDS, Node
 from ..notes import NUMBERS, TEXTS, NodeNote
 from ..reading import NodeReading
-from .checked import LARGEST_COUNT, LARGEST_FEATURE, Checked, Rows
+from .checked import LARGEST_COUNT, LARGEST_FEATURE, Checked, Rows, not_finite, parsed_json
 
 FORMAT = "flowgraph"
 VERSION = 1
@@ -126,7 +125,7 @@ def _dump(data: dict[str, Any], place: str) -> str:
         # Plain ASCII, so that half a surrogate pair in a token is written and read back as it is.
         return json.dumps(data, allow_nan=False, default=_plain)
     except ValueError as error:
-        names = ", ".join(_not_finite(data, place)) or place
+        names = ", ".join(not_finite(data, place)) or place
         raise NonFiniteError(f"{names} is NaN or infinite, and a .json file cannot hold it") from error
 
 
@@ -134,19 +133,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
     raise ArgumentError(f"{value!r} of type {type(value).__name__} cannot be written to a .json file")
-
-
-def _not_finite(data: Any, place: str) -> Iterator[str]:
-    """Yield the places of numbers that are not finite; by a loop, since files nest deeper than calls may."""
-    left = [(data, place)]
-    while left:
-        value, place = left.pop()
-        if isinstance(value, dict):
-            left.extend((entry, f"{place}.{name}") for name, entry in reversed(value.items()))
-        elif isinstance(value, list):
-            left.extend((value[n], f"{place}[{n}]") for n in reversed(range(len(value))))
-        elif isinstance(value, float | np.floating) and not math.isfinite(value):
-            yield place
 
 
 def file_bytes(path: Path) -> bytes:
@@ -163,28 +149,6 @@ def file_bytes(path: Path) -> bytes:
     return data
 
 
-def parsed_json(data: bytes) -> Any:
-    """Parse strict JSON, in which NaN and Infinity are no numbers."""
-    constants: list[str] = []
-
-    def constant(name: str) -> float:
-        constants.append(name)
-        return float(name)
-
-    try:
-        parsed = json.loads(data.decode("utf-8"), parse_constant=constant)
-    except UnicodeDecodeError as error:
-        raise FileFormatError(f"byte {error.start} is not UTF-8") from error
-    except RecursionError as error:
-        raise FileFormatError("its lists or objects are nested too deeply") from error
-    except ValueError as error:
-        raise FileFormatError(f"it is not JSON: {error}") from error
-    if constants:
-        place = next(_not_finite(parsed, ""), "").lstrip(".")
-        raise FileFormatError(f"{place} is {constants[0]}, which is no number in JSON; expected a finite number")
-    return parsed
-
-
 def graph_of_data(data: Checked) -> FlowGraph:
     """The graph that the parsed text of a file of this format holds."""
     about = data.field("graph")
@@ -196,7 +160,7 @@ def graph_of_data(data: Checked) -> FlowGraph:
     for name in ("directed", "multigraph"):
         if data.field(name).value is not True:
             data.field(name).refuse("true")
-    info = _info(about)
+    info = info_of(about)
     rows = list(data.field("nodes").items(MOST_NODES))
     nodes = tuple(_node(row, n) for n, row in enumerate(rows))
     readings = tuple(_reading(row) for row in rows)
@@ -218,7 +182,8 @@ def graph_of_data(data: Checked) -> FlowGraph:
         raise FileFormatError(str(error)) from error
 
 
-def _info(about: Checked) -> GraphInfo:
+def info_of(about: Checked) -> GraphInfo:
+    """Where a graph comes from, as :func:`flowgraph.graph_info.info_dict` wrote it."""
     layers = [entry.index() for entry in about.field("layers").items()]
     if len(layers) != 2:
         about.field("layers").refuse("two integers, the first layer and one past the last")

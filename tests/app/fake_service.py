@@ -49,7 +49,10 @@ class FakeService:
         self._traces = Traces(models, 2**28, MOST_TOKENS)
         self._stages: dict[str, Stage] = {}
 
-    def ask(self, question: Any, *, ticket: str | None = None) -> Any:
+    def ready(self, question: Any, *, gone: Any = None) -> Any:
+        return self.ask(question)
+
+    def ask(self, question: Any, *, ticket: str | None = None, gone: Any = None) -> Any:
         self.asked.append(question)
         run = run_of(question)
         if run is not None and run.session is not None:

@@ -9,8 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flowgraph_webapp.app import create_app
-from flowgraph_webapp.serving import THREADS
-from waitress.server import create_server
+from flowgraph_webapp.serving import LocalHosts, listening
 
 from tests.prompts import JAPAN
 
@@ -23,8 +22,7 @@ WAIT = 60_000
 @contextmanager
 def served(service: Any) -> Iterator[str]:
     """The address of a page on a service, by the server that ``flowgraph app`` uses; the service is closed at the end."""
-    wsgi = create_app(service).server
-    server = create_server(wsgi, host="127.0.0.1", port=0, threads=THREADS, asyncore_use_poll=True)
+    server = listening(LocalHosts(create_app(service).server), "127.0.0.1", 0)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

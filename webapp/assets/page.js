@@ -13,7 +13,7 @@
     ['#copy', copyLink],
     ['#help', toggleHelp],
     ['#left-drawer, #right-drawer', toggleDrawer],
-    ['[data-export]', aimExport],
+    ['[data-export]', takeAway],
     ['.example', (link, event) => { event.preventDefault(); closeMenus(); app.address.go(link.getAttribute('href')); }],
     ['[data-token]', chooseToken],
     ['#stage .axis > span:not(.tick)', (label) => app.toggleHeads(label)],
@@ -46,11 +46,27 @@
     else app.togglePin(node);
   }
 
-  /** The link takes the address of the view along; the panel's own link is that of the open one. */
-  function aimExport(link) {
-    const name = link.dataset.export.replace(/^panel(?=\.csv$)/, app.address.read().tab ?? 'lens');
-    link.href = `export/${name}${window.location.search}`;
+  /** The file of the view of the address, or why there is none; the panel's own link is that of the open one. */
+  async function takeAway(link, event) {
+    event.preventDefault();
     closeMenus();
+    const name = link.dataset.export.replace(/^panel(?=\.csv$)/, app.address.read().tab ?? 'lens');
+    let answer;
+    try {
+      answer = await fetch(`export/${name}${window.location.search}`);
+    } catch {
+      refuse('The file did not arrive. Look whether the server still runs, then export again.');
+      return;
+    }
+    if (!answer.ok) {
+      refuse(await answer.text());
+      return;
+    }
+    const file = document.createElement('a');
+    file.download = /filename="?([^";]+)/.exec(answer.headers.get('Content-Disposition'))?.[1] ?? name;
+    file.href = URL.createObjectURL(await answer.blob());
+    file.click();
+    setTimeout(() => URL.revokeObjectURL(file.href), 60_000);
   }
 
   async function copyLink() {
@@ -110,7 +126,13 @@
     return true;
   }
 
-  const made = (type, props) => ({ type, namespace: 'dash_html_components', props });
+  /** Say beside the picture what did not work. */
+  function refuse(why) {
+    const made = (type, props) => ({ type, namespace: 'dash_html_components', props });
+    const close = made('Button', { children: 'Dismiss', type: 'button', className: 'button small', 'data-dismiss': 'notice' });
+    const children = [made('P', { children: why }), close];
+    window.dash_clientside.set_props('notice', { children: made('Div', { className: 'notice problem', children }) });
+  }
 
   /** A file over the limit never reaches the server, so it is refused here. */
   document.addEventListener('change', ({ target }) => {
@@ -118,9 +140,7 @@
     const size = target.files?.[0]?.size ?? 0;
     if (size <= largest) return;
     const [words, limit] = [`${(size / 2 ** 20).toFixed(0)} MiB`, `${largest / 2 ** 20} MiB`];
-    const text = made('P', { children: `This file is too large. It has ${words}; a session has at most ${limit}.` });
-    const close = made('Button', { children: 'Dismiss', type: 'button', className: 'button small', 'data-dismiss': 'notice' });
-    window.dash_clientside.set_props('notice', { children: made('Div', { className: 'notice problem', children: [text, close] }) });
+    refuse(`This file is too large. It has ${words}; a session has at most ${limit}.`);
     closeMenus();
   }, true);
 

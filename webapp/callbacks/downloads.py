@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import re
 import tempfile
+import threading
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +20,7 @@ from flowgraph.errors import ArgumentError, FlowgraphError
 from ..present import attention, bars, heads, lens, semantic
 from ..present.sheet import Sheet, csv_of
 from ..recipe import Recipe, from_query
+from ..service.errors import Busy, NotYet, TimedOut
 from ..service.questions import (
     attention_question,
     bars_question,
@@ -26,6 +29,7 @@ from ..service.questions import (
     run_question,
     semantic_question,
 )
+from ..service.service import Known
 from ..service.shown import shown_graph
 from ..session import Annotations
 from .asking import ask, shown
@@ -37,6 +41,9 @@ FORMATS = (
     ".svg", ".pdf", ".png", ".tex", ".html", ".json", ".graphml", ".gexf", ".gml", ".dot", ".csv", ".neuronpedia.json",
 )  # fmt: skip
 """Endings of the files that a graph is offered as."""
+MOST_WAITING = 8
+"""Files that are asked for at once; they are made one after another."""
+_LONGEST_WAIT = 30.0
 _PLAIN = re.compile(r"[^A-Za-z0-9]+")
 _KINDS = {
     ".svg": "image/svg+xml", ".pdf": "application/pdf", ".png": "image/png", ".json": "application/json", ".csv": "text/csv",
@@ -44,15 +51,33 @@ _KINDS = {
 
 
 def register(app: Dash, service: Service) -> None:
-    """Serve the files under ``export/``, each for the address that its query says."""
+    """Serve the files under ``export/``, each for the address that its query says; none of them starts a run."""
+    slots, making = threading.BoundedSemaphore(MOST_WAITING), threading.Lock()
+
+    @contextmanager
+    def turn() -> Iterator[None]:
+        """Wait until no other file is being made."""
+        if not slots.acquire(blocking=False):
+            raise Busy(f"{MOST_WAITING} files are being made, as many as this server lets wait; try again soon")
+        try:
+            if not making.acquire(timeout=_LONGEST_WAIT):
+                raise Busy("other files are being made; try again soon")
+            try:
+                yield
+            finally:
+                making.release()
+        finally:
+            slots.release()
 
     @app.server.get("/export/<name>")  # type: ignore[untyped-decorator]
     def export(name: str) -> flask.Response:
         try:
             recipe = from_query(flask.request.query_string.decode("ascii", "replace"))
-            data, file = exported(service, recipe, name)
+            with turn():
+                data, file = exported(service, recipe, name)
         except FlowgraphError as error:
-            return flask.Response(f"{error}\n", status=400, mimetype="text/plain")
+            status = next((number for kind, number in _STATUS.items() if isinstance(error, kind)), 400)
+            return flask.Response(f"{error}\n", status=status, mimetype="text/plain")
         kind = _KINDS.get(Path(file).suffix, "application/octet-stream")
         return flask.send_file(io.BytesIO(data), mimetype=kind, as_attachment=True, download_name=file)
 
@@ -71,24 +96,44 @@ def exported(service: Service, recipe: Recipe, name: str) -> tuple[bytes, str]:
 
     Raises
     ------
+    NotYet
+        If the page has not computed what the file holds; the message says what to do first.
     FlowgraphError
-        If there is no such file, or its question cannot be answered.
+        If there is no such file, or its question has no answer.
     """
     stem, _, _ = name.partition(".")
     ending = name.removeprefix(stem)
-    if stem == "graph" and ending in FORMATS:
-        return _graph_file(service, recipe, ending)
-    if name == "session.flowgraph":
-        return service.session_file(recipe, Annotations(pins=recipe.pins)), f"{_file_stem(recipe, 'session')}.flowgraph"
-    if stem in _SHEETS and ending == ".csv":
-        sheet = _SHEETS[stem](service, recipe)
-        return csv_of(sheet).encode("utf-8"), f"{_file_stem(recipe, stem)}.csv"
+    known = Known(service)
+    try:
+        if stem == "graph" and ending in FORMATS:
+            return _graph_file(known, recipe, ending)
+        if name == "session.flowgraph":
+            data = service.session_file(recipe, Annotations(pins=recipe.pins))
+            return data, f"{_file_stem(recipe, 'session')}.flowgraph"
+        if stem in _SHEETS and ending == ".csv":
+            sheet = _SHEETS[stem](known, recipe)
+            return csv_of(sheet).encode("utf-8"), f"{_file_stem(recipe, stem)}.csv"
+    except NotYet as error:
+        raise NotYet(f"{name} cannot be made yet: {error}. {_first(stem, recipe)}.") from error
     raise ArgumentError(
         f"{name[:60]!r} is not a file of this page; there are graph{', graph'.join(FORMATS)}, {'.csv, '.join(_SHEETS)}.csv and session.flowgraph"
     )
 
 
-def _graph_file(service: Service, recipe: Recipe, ending: str) -> tuple[bytes, str]:
+def _first(stem: str, recipe: Recipe) -> str:
+    """What to do before a file can be made."""
+    if stem in _SHEETS:
+        return f"Open the panel “{stem}” in the page, wait until it is shown, and export again"
+    if recipe.circuit != "none":
+        return "Search the circuit in the page (Find the circuit), and export again"
+    return "Trace the prompt in the page, wait until the picture is drawn, and export again"
+
+
+_STATUS: Mapping[type[FlowgraphError], int] = {NotYet: 409, Busy: 503, TimedOut: 503}
+"""Errors whose request is all right, and may be answered later."""
+
+
+def _graph_file(service: Known, recipe: Recipe, ending: str) -> tuple[bytes, str]:
     answer = shown(service, recipe)
     with tempfile.TemporaryDirectory(prefix="flowgraph-") as folder:
         stem = _file_stem(recipe, _method(recipe))
@@ -121,28 +166,28 @@ def _file_stem(recipe: Recipe, what: str) -> str:
     return f"{words or 'flowgraph'}-{what}"
 
 
-def _lens(service: Service, recipe: Recipe) -> Sheet:
+def _lens(service: Known, recipe: Recipe) -> Sheet:
     return lens.rows(ask(service, lens_question(recipe)), ask(service, run_question(recipe)))
 
 
-def _heads(service: Service, recipe: Recipe) -> Sheet:
+def _heads(service: Known, recipe: Recipe) -> Sheet:
     return heads.rows(ask(service, heads_question(recipe)))
 
 
-def _attention(service: Service, recipe: Recipe) -> Sheet:
+def _attention(service: Known, recipe: Recipe) -> Sheet:
     run = ask(service, run_question(recipe))
     layer = run.n_layers - 1 if recipe.layer is None else recipe.layer
     return attention.rows(ask(service, attention_question(recipe, layer)), run)
 
 
-def _bars(service: Service, recipe: Recipe) -> Sheet:
+def _bars(service: Known, recipe: Recipe) -> Sheet:
     return bars.rows(ask(service, bars_question(recipe)))
 
 
-def _semantic(service: Service, recipe: Recipe) -> Sheet:
+def _semantic(service: Known, recipe: Recipe) -> Sheet:
     return semantic.rows(ask(service, semantic_question(recipe)))
 
 
-_SHEETS: Mapping[str, Callable[[Service, Recipe], Sheet]] = {
+_SHEETS: Mapping[str, Callable[[Known, Recipe], Sheet]] = {
     "lens": _lens, "heads": _heads, "attention": _attention, "bars": _bars, "semantic": _semantic,
 }  # fmt: skip

@@ -10,11 +10,13 @@ import logging
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
+from dataclasses import replace
 
 from .answers import Answer
 from .errors import Busy, Cancelled, Closed, TimedOut
 from .jobs import ATTEMPTS, CANCELLED, DIED, GIVEN_UP, WAITING, Ask, Failure, Job, Stage, internal, outcome
-from .questions import Question
+from .questions import Question, RunQuestion
 from .sizes import Cache, size_of
 from .worker import LOADING, Begun, Message, Settings, Staged, Worker
 
@@ -29,7 +31,13 @@ LONGEST_STEP = 900.0
 PATIENCE = 20.0
 """Seconds in which a question in the background must obey before its worker, which others use too, is killed."""
 ABANDONED = 300.0
-"""Seconds after which who has a ticket, and does not ask how far a search is, has left. Hidden tabs ask once a minute."""
+"""Seconds after which a page that does not ask how far its question is has left. Hidden tabs ask once a minute."""
+LEFT = 5.0
+"""Seconds that a run goes on after the last page that waited for it was closed: a page that is loaded anew asks again."""
+MOST_WAITERS = 40
+"""Questions that wait for an answer at once, those for the same answer counted one by one: each keeps a thread."""
+_PULSE = 0.25
+"""Seconds between two looks at whether who waits is still there."""
 _GLANCE = 0.05
 """Seconds between two looks at whether a question that runs is still wanted."""
 _MOST_SPENT = 1_000
@@ -67,6 +75,7 @@ class Dispatcher:
         self._worker: Worker | None = None
         self._thread: threading.Thread | None = None
         self._count = 0
+        self._waiters = 0
         self._closed = False
 
     @property
@@ -91,8 +100,34 @@ class Dispatcher:
         with self._lock:
             return {q: answer for q, answer in self.answers.items() if run in (q, getattr(q, "run", None))}
 
-    def ask(self, question: Question, ticket: str | None) -> Answer:
-        """The answer: kept, or the worker's; blocks until there is one."""
+    def has_traced(self, run: RunQuestion) -> bool:
+        """Whether there is a worker and the answer of a run of the same prompt is kept, whatever its target."""
+        with self._lock:
+            runs = [question for question, _ in self.answers.items() if isinstance(question, RunQuestion)]
+        same = replace(run, target=None, foil=None)
+        return self._worker is not None and any(replace(one, target=None, foil=None) == same for one in runs)
+
+    def ask(
+        self,
+        question: Question,
+        ticket: str | None,
+        gone: Callable[[], bool] | None = None,
+        patience: float | None = None,
+    ) -> Answer:
+        """The answer: kept, or the worker's; blocks until there is one.
+
+        Parameters
+        ----------
+        question
+            What is asked.
+        ticket
+            Name under which the caller follows the question and takes it back.
+        gone
+            Whether the caller's connection is closed; None for a caller in this process.
+        patience
+            Seconds without a sign of the caller, as :meth:`progress` is one, after which it is no longer waited for; None: those
+            of a page, and no limit for a caller in this process.
+        """
         with self._lock:
             if self._closed:
                 raise Closed(_CLOSING)
@@ -101,12 +136,44 @@ class Dispatcher:
             found = self.answers.get(question)
             if found is not None:
                 return found
-            ask = Ask(self._job(question), ticket)
-            ask.job.asks.append(ask)
-            if ticket is not None:
-                self._tickets.setdefault(ticket, []).append(ask)
+            ask = self._join(self._job(question), ticket)
+        if patience is None and (ticket is not None or gone is not None):
+            patience = ABANDONED
+        return self._wait(ask, gone, patience)
+
+    def join(self, question: Question, patience: float, gone: Callable[[], bool] | None = None) -> Answer | None:
+        """The answer that is kept or being made, waited for so many seconds; None where nobody has asked."""
+        with self._lock:
+            if self._closed:
+                raise Closed(_CLOSING)
+            job = self._jobs.get(question)
+            if job is None or not job.asks:
+                return self.answers.get(question)
+            ask = self._join(job, None)
+        return self._wait(ask, gone, patience)
+
+    def _join(self, job: Job, ticket: str | None) -> Ask:
+        """Let one more wait for a job, if not too many wait already."""
+        if self._waiters >= MOST_WAITERS:
+            self._drop(job)
+            raise Busy(f"{self._waiters} questions are waiting, as many as this server lets wait; try again soon")
+        self._waiters += 1
+        ask = Ask(job, ticket)
+        job.asks.append(ask)
+        job.left = None
+        if ticket is not None:
+            self._tickets.setdefault(ticket, []).append(ask)
+        return ask
+
+    def _wait(self, ask: Ask, gone: Callable[[], bool] | None, patience: float | None) -> Answer:
+        """Block until there is a result, the caller has left, or its patience is over."""
         try:
-            ask.woken.wait()
+            while not ask.woken.wait(_PULSE):
+                if gone is not None and gone():
+                    ask.job.left = time.monotonic()
+                    raise Cancelled("whoever asked has closed the connection")
+                if patience is not None and time.monotonic() - ask.heard > patience:
+                    raise TimedOut(f"no answer after {patience:g} seconds")
         finally:
             self._withdraw(ask)
         if ask.cancelled:
@@ -173,15 +240,20 @@ class Dispatcher:
     def _withdraw(self, ask: Ask) -> None:
         """Forget one who waits, and a job that nobody waits for and that has not begun."""
         with self._lock:
+            self._waiters -= 1
             ask.job.asks.remove(ask)
             if ask.ticket is not None:
                 asks = self._tickets[ask.ticket]
                 asks.remove(ask)
                 if not asks:
                     del self._tickets[ask.ticket]
-            if not ask.job.asks and ask.job in self._waiting:
-                self._waiting.remove(ask.job)
-                del self._jobs[ask.job.question]
+            self._drop(ask.job)
+
+    def _drop(self, job: Job) -> None:
+        """Forget a job that nobody waits for and that has not begun."""
+        if not job.asks and job in self._waiting:
+            self._waiting.remove(job)
+            del self._jobs[job.question]
 
     def _dispatch(self) -> None:
         """Hand over, listen, look after what runs, until the service is closed."""
@@ -324,13 +396,15 @@ class Dispatcher:
                 ask.woken.set()
 
     def _unwanted(self, job: Job, now: float) -> bool:
-        """Whether nobody waits for a job any more; who has left the page is no longer waited with."""
+        """Whether nobody waits for a job any more.
+
+        Where the last of them closed the page, it goes on for a while, and to its end while a model is being loaded: whoever
+        asks next needs that too.
+        """
         with self._lock:
-            for ask in job.asks:
-                if job.is_long and ask.ticket is not None and now - ask.heard > ABANDONED:
-                    ask.cancelled = True
-                    ask.woken.set()
-            return self._closed or all(ask.cancelled for ask in job.asks)
+            if self._closed or job.asks or job.left is None:
+                return self._closed or all(ask.cancelled for ask in job.asks)
+            return not job.loading and now - job.left > (ABANDONED if job.is_long else LEFT)
 
     def _retire(self, job: Job) -> None:
         """Let nobody join a job that is given up."""

@@ -13,6 +13,10 @@ class Busy(FlowgraphError):  # noqa: N818
     """As many questions are waiting as the queue takes; the message says how many."""
 
 
+class NotYet(FlowgraphError):  # noqa: N818
+    """What is to be taken away has not been computed; the message says what to run first."""
+
+
 class TimedOut(FlowgraphError):  # noqa: N818
     """The answer took longer than the service allows; the run was cancelled."""
 
@@ -29,4 +33,4 @@ class InternalError(FlowgraphError):
     """A fault of the program; the message has a reference, the log of the server under it the details."""
 
 
-__all__ = ["Busy", "Cancelled", "Closed", "InternalError", "TimedOut", "WorkerDied"]
+__all__ = ["Busy", "Cancelled", "Closed", "InternalError", "NotYet", "TimedOut", "WorkerDied"]

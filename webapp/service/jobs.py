@@ -70,6 +70,8 @@ class Job:
         When it was taken back from the worker; None while it is wanted.
     why
         What is said if it is given up.
+    left
+        When the last who waited for it closed the connection; None while somebody waits, or where it was taken back.
     """
 
     question: Question
@@ -82,6 +84,7 @@ class Job:
     loading: bool = False
     given_up: float | None = None
     why: Failure = GIVEN_UP
+    left: float | None = None
 
     @property
     def is_long(self) -> bool:

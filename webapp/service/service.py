@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from flowgraph.errors import ArgumentError, FlowgraphError, ModelNeededError
@@ -13,8 +13,22 @@ from ..recipe import Recipe, check_model
 from ..session import Annotations, Session, read_session, write_session
 from .answers import Answer
 from .dispatch import Dispatcher
+from .errors import NotYet
 from .jobs import Stage
-from .questions import ModelQuestion, Question, RunQuestion, run_of, run_question, whole_question, with_run
+from .questions import (
+    AttentionQuestion,
+    BarsQuestion,
+    HeadsQuestion,
+    LensQuestion,
+    ModelQuestion,
+    Question,
+    RunQuestion,
+    SemanticQuestion,
+    run_of,
+    run_question,
+    whole_question,
+    with_run,
+)
 from .recorded import Example, Examples, Sessions
 from .worker import MOST_TOKENS, Settings
 
@@ -22,6 +36,27 @@ logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 256 * 2**20
 WORKER_BYTES = 2**30
+QUICK = (LensQuestion, HeadsQuestion, AttentionQuestion, BarsQuestion, SemanticQuestion)
+"""Questions whose answers are read off a trace in about the time of one pass."""
+PATIENCE = 20.0
+"""Seconds that an export waits for an answer."""
+
+
+class Known:
+    """What a service knows already, for those who may start no work: asks it as a service is asked."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def ask(
+        self,
+        question: Question,
+        *,
+        ticket: str | None = None,  # noqa: ARG002  of those who ask a service
+        gone: Callable[[], bool] | None = None,
+    ) -> Answer:
+        """As :meth:`Service.ready`."""
+        return self._service.ready(question, gone=gone)
 
 
 class Service:
@@ -81,7 +116,7 @@ class Service:
         """Bytes of the answers that are kept."""
         return self._dispatcher.answers.bytes
 
-    def ask(self, question: Question, *, ticket: str | None = None) -> Answer:
+    def ask(self, question: Question, *, ticket: str | None = None, gone: Callable[[], bool] | None = None) -> Answer:
         """The answer of a question; blocks until there is one.
 
         Parameters
@@ -90,6 +125,9 @@ class Service:
             What is asked.
         ticket
             Name under which the caller can follow the question and take it back.
+        gone
+            Whether the connection of a page that asks is closed: then the question is taken back. What a page asks has an
+            end in any case: five minutes without a sign of it.
 
         Raises
         ------
@@ -102,18 +140,32 @@ class Service:
         ModelNeededError
             If only a recording speaks of this model, and it does not hold the answer.
         """
-        run = run_of(question)
-        session = None
-        if run is not None and run.session is not None:
-            session = self._sessions.session(run.session)
-            run = replace(run, session=None)
-            question = with_run(question, run)
-        for known in dict.fromkeys((whole_question(question), question)):
-            found = self._known(known, run, session)
-            if found is not None:
-                return found
+        question, run, session, found = self._looked_up(question)
+        if found is not None:
+            return found
         self._refuse_model(question.model if isinstance(question, ModelQuestion) else run, session)
-        return self._dispatcher.ask(question, ticket)
+        return self._dispatcher.ask(question, ticket, gone)
+
+    def ready(self, question: Question, *, gone: Callable[[], bool] | None = None) -> Answer:
+        """The answer of a question, without long work.
+
+        It is known, a page waits for it at this moment, or it is one of :data:`QUICK` about a prompt that was traced.
+
+        Raises
+        ------
+        NotYet
+            If there is no such answer.
+        FlowgraphError
+            As for :meth:`ask`.
+        """
+        question, run, _session, found = self._looked_up(question)
+        if found is None:
+            found = self._dispatcher.join(question, PATIENCE, gone)
+        if found is None and run is not None and isinstance(question, QUICK) and self._dispatcher.has_traced(run):
+            found = self._dispatcher.ask(question, None, gone, PATIENCE)
+        if found is None:
+            raise NotYet("this has not been computed here, or is no longer kept")
+        return found
 
     def known(self, question: Question) -> Answer | None:
         """The answer of a question where it was recorded or is kept; None where it would have to be computed.
@@ -178,14 +230,17 @@ class Service:
         Raises
         ------
         FlowgraphError
-            As for :meth:`ask`: the run itself is asked for.
+            As for :meth:`ready`: the run itself must be known.
         """
         asked = run_question(recipe)
         run = replace(asked, session=None)
-        answers: dict[Question, Answer] = {run: self.ask(asked)}
-        for question, answer in self._dispatcher.kept_for(run).items():
+        answers: dict[Question, Answer] = {run: self.ready(asked)}
+        kept = self._dispatcher.kept_for(run)
+        for question in kept:
+            # A page that has drawn a sketch waits for the whole.
             whole = whole_question(question)
-            answers[whole] = answer if whole is question else self.ask(whole)
+            found = kept.get(whole) or self._dispatcher.join(whole, PATIENCE)
+            answers |= {} if found is None else {whole: found}
         if asked.session is not None:
             answers |= {q: answer for q, answer in self.session(asked.session).answers.items() if run_of(q) == run}
         return write_session(recipe, answers, annotations, title or recipe.text[:80])
@@ -199,6 +254,20 @@ class Service:
     def close(self) -> None:
         """End the worker; every open question is refused."""
         self._dispatcher.close()
+
+    def _looked_up(self, question: Question) -> tuple[Question, RunQuestion | None, Session | None, Answer | None]:
+        """A question as the worker is asked it, its run, the session that it names, and its answer where that is known."""
+        run = run_of(question)
+        session = None
+        if run is not None and run.session is not None:
+            session = self._sessions.session(run.session)
+            run = replace(run, session=None)
+            question = with_run(question, run)
+        for known in dict.fromkeys((whole_question(question), question)):
+            found = self._known(known, run, session)
+            if found is not None:
+                return question, run, session, found
+        return question, run, session, None
 
     def _known(self, question: Question, run: RunQuestion | None, session: Session | None) -> Answer | None:
         """What a session, the cache or an example answers."""
