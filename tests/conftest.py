@@ -32,6 +32,16 @@ LINEAR = tuple(name for name in DECODERS if name != "opt_post_norm")
 """Rows with direct logit attribution: norm + linear head over a stream that adds up."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--attack-factor",
+        type=int,
+        default=1,
+        metavar="N",
+        help="attack N times as much in tests/security (default: 1)",
+    )
+
+
 @pytest.fixture(scope="session")
 def tiny():
     """``tiny(name, dtype)`` → a loaded tiny model, made once per session."""

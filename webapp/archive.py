@@ -10,11 +10,15 @@ import zlib
 from collections.abc import Mapping
 
 from flowgraph.errors import FileFormatError
+from flowgraph.export.checked import count_values, refuse_many_values
 
 LARGEST_FILE = 64 * 2**20
 LARGEST_MEMBER = 64 * 2**20
 LARGEST_TOTAL = 256 * 2**20
 MOST_MEMBERS = 5_000
+MOST_VALUES = 2_000_000
+"""Lists, objects and their entries in one member, counted before it is parsed: ten times those of a long prompt."""
+MOST_VALUES_IN_ALL = 6_000_000
 _LARGEST_LISTING = 2**20
 _NAME = re.compile(r"(?:session|readings)\.json|(?:answers|graphs)/\d{1,6}\.json|arrays/\d{1,6}\.npy", re.ASCII)
 _END = struct.Struct("<4s4H2LH")
@@ -43,6 +47,12 @@ def packed(members: Mapping[str, bytes]) -> bytes:
             f"the session has {len(members):,} members of {total / 2**20:,.0f} MiB; at most {MOST_MEMBERS:,} and "
             f"{LARGEST_TOTAL // 2**20} MiB are read back: record less"
         )
+    values = [count_values(data) for name, data in members.items() if name.endswith(".json")]
+    if sum(values) > MOST_VALUES_IN_ALL or max(values, default=0) > MOST_VALUES:
+        raise FileFormatError(
+            f"the session has {sum(values):,} values; at most {MOST_VALUES_IN_ALL:,}, and {MOST_VALUES:,} in one member, are read "
+            "back: record less"
+        )
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as made:
         for name, data in members.items():
@@ -68,6 +78,7 @@ class Archive:
         except _DAMAGE as error:
             raise FileFormatError(f"the file is not a session: {error}") from error
         self._members: dict[str, zipfile.ZipInfo] = {}
+        self._values: dict[str, int] = {}
         total = 0
         for info in self._zip.infolist():
             self._check(info)
@@ -87,7 +98,8 @@ class Archive:
         Raises
         ------
         FileFormatError
-            If there is none of this name, it is damaged, or has not the size that it says.
+            If there is none of this name, it is damaged, has not the size that it says, or is JSON of too many values: a
+            short file can hold so many that parsing them fills the memory.
         """
         info = self._members.get(name)
         if info is None:
@@ -99,7 +111,19 @@ class Archive:
             raise FileFormatError(f"the member {name!r} is damaged: {error}") from error
         if len(data) != info.file_size:
             raise FileFormatError(f"the member {name!r} has not the {info.file_size:,} bytes that the file says")
+        if name.endswith(".json"):
+            self._count(name, data)
         return data
+
+    def _count(self, name: str, data: bytes) -> None:
+        """Refuse JSON of too many values before it is parsed."""
+        try:
+            refuse_many_values(data, MOST_VALUES)
+        except FileFormatError as error:
+            raise FileFormatError(f"the member {name!r} cannot be read: {error}") from error
+        self._values[name] = count_values(data)
+        if sum(self._values.values()) > MOST_VALUES_IN_ALL:
+            raise FileFormatError(f"the members hold more than {MOST_VALUES_IN_ALL:,} lists, objects and entries")
 
     def _check(self, info: zipfile.ZipInfo) -> None:
         name = info.filename

@@ -163,11 +163,11 @@ class _Reader:
         ids = about.field("token_ids").indices()
         if len(ids) != len(tokens):
             about.field("token_ids").refuse(f"{len(tokens)} integers, one for each token")
-        n_layers = about.field("n_layers").index(MOST_LAYERS + 1)
+        n_layers, n_heads = about.field("n_layers").index(MOST_LAYERS + 1), about.field("n_heads").index(MOST_HEADS + 1)
+        for name, count in (("n_layers", n_layers), ("n_heads", n_heads)):
+            if count < 1:
+                about.field(name).refuse("1 or more")
         layers = about.field("layers").window(n_layers)
-        n_heads = about.field("n_heads").index(MOST_HEADS + 1)
-        if n_heads < 1:
-            about.field("n_heads").refuse("1 or more")
         self.sizes |= {"T": len(tokens), "H": n_heads, "rows": layers[1] - layers[0]}
         return {
             "model_name": about.field("model_name").text(),

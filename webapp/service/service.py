@@ -13,7 +13,7 @@ from ..recipe import Recipe, check_model
 from ..session import Annotations, Session, read_session, write_session
 from .answers import Answer
 from .dispatch import Dispatcher
-from .errors import NotYet
+from .errors import Busy, NotYet
 from .jobs import Stage
 from .questions import (
     AttentionQuestion,
@@ -98,6 +98,7 @@ class Service:
         self.models = tuple(models)
         self._recorded = Examples() if examples else None
         self._sessions = Sessions()
+        self._opening = threading.Lock()
         settings = Settings(self.models, worker_bytes, most_tokens)
         self._dispatcher = Dispatcher(settings, cache_bytes, queue, timeout)
 
@@ -207,8 +208,15 @@ class Service:
         ------
         FileFormatError
             If it is no session, or anything in it is not what it should be.
+        Busy
+            If other files take long: they are opened one after another.
         """
-        return self.add_session(read_session(data))
+        if not self._opening.acquire(timeout=PATIENCE):
+            raise Busy("other files are being opened; try again soon")
+        try:
+            return self.add_session(read_session(data))
+        finally:
+            self._opening.release()
 
     def add_session(self, session: Session) -> Session:
         """Open a session that was made here."""
