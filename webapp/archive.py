@@ -10,7 +10,8 @@ import zlib
 from collections.abc import Mapping
 
 from flowgraph.errors import FileFormatError
-from flowgraph.export.checked import count_values, refuse_many_values
+
+from .counting import count_values
 
 LARGEST_FILE = 64 * 2**20
 LARGEST_MEMBER = 64 * 2**20
@@ -117,11 +118,11 @@ class Archive:
 
     def _count(self, name: str, data: bytes) -> None:
         """Refuse JSON of too many values before it is parsed."""
-        try:
-            refuse_many_values(data, MOST_VALUES)
-        except FileFormatError as error:
-            raise FileFormatError(f"the member {name!r} cannot be read: {error}") from error
         self._values[name] = count_values(data)
+        if self._values[name] > MOST_VALUES:
+            raise FileFormatError(
+                f"the member {name!r} holds {self._values[name]:,} lists, objects and entries; at most {MOST_VALUES:,} are read"
+            )
         if sum(self._values.values()) > MOST_VALUES_IN_ALL:
             raise FileFormatError(f"the members hold more than {MOST_VALUES_IN_ALL:,} lists, objects and entries")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import flask
 
-from flowgraph.export.checked import count_values
+from .counting import count_values
 
 HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin",

@@ -258,17 +258,12 @@ def refuse_many_values(data: bytes, most: int) -> None:
     FileFormatError
         If there are more than ``most``, or so many for the length of the text that it is no file of ours.
     """
-    values = count_values(data)
+    values = sum(map(data.count, (b"[", b"{", b",")))
     most = min(most, _SMALL + len(data) // _BYTES_TO_A_VALUE)
     if values > most:
         raise FileFormatError(
             f"it holds {values:,} lists, objects and entries in {len(data):,} bytes; at most {most:,} are read"
         )
-
-
-def count_values(data: bytes) -> int:
-    """At most so many lists, objects and entries are in the text of JSON: the characters that begin them."""
-    return sum(map(data.count, (b"[", b"{", b",")))
 
 
 def not_finite(data: Any, place: str) -> Iterator[str]:

@@ -18,10 +18,10 @@ from ..errors import ArgumentError, FileFormatError
 from ..graph import FlowGraph
 from ..graph_info import GraphInfo
 from ..nodes import Node
-from .checked import Checked
+from .checked import Checked, parsed_json
 from .graphml import is_own, own_data
 from .graphml_reader import AS_JSON
-from .json_file import FORMAT, MOST_EDGES, MOST_NODES, VERSION, graph_of_data, parsed_json
+from .json_file import FORMAT, MOST_EDGES, MOST_NODES, VERSION, graph_of_data
 
 
 def graph_from_networkx(given: Any, read: Callable[[dict[str, Any]], FlowGraph]) -> FlowGraph:
