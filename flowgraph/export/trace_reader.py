@@ -32,6 +32,8 @@ KEY = "flowgraph"
 SHARED_BY_LAYERS = ("rotary.cos", "rotary.sin")
 """Sites that are the same in all layers of most models, and then written once."""
 LARGEST_HEADER = 64 * 2**20
+MOST_VALUES = 3_000_000
+"""Lists, objects and their entries in a header: those of a recorded reading are its strings."""
 MOST_LAYERS = 10_000
 MOST_HEADS = 100_000
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -103,7 +105,7 @@ def _header(path: Path, metadata: Mapping[str, str] | None) -> Any:
             f"{str(path)!r} is a safetensors file, but not a trace; traces are written by Trace.save()"
         )
     try:
-        header = parsed_json(metadata[KEY].encode("utf-8", "surrogatepass"))
+        header = parsed_json(metadata[KEY].encode("utf-8", "surrogatepass"), MOST_VALUES)
     except FileFormatError as error:
         raise FileFormatError(f"{str(path)!r} is not a whole trace: its header: {error}") from error
     version = header.get("version") if isinstance(header, dict) else None

@@ -242,7 +242,7 @@ def test_changed_values_of_graphs(tmp_path, factor, ending):
 @pytest.mark.parametrize("ending", [".json", ".graphml"])
 def test_graph_files_that_grow_when_they_are_parsed(tmp_path, ending):
     path = tmp_path / f"bomb{ending}"
-    lists = b"[[]" + b",[]" * 1_500_000 + b"]"
+    lists = b"[[]" + b",[]" * 4_000_000 + b"]"
     entities = b'<!DOCTYPE a [<!ENTITY a "aaaaaaaaaa"><!ENTITY b "&a;&a;&a;&a;&a;&a;">]><graphml>&b;</graphml>'
     deep = {".json": b"[" * 200_000, ".graphml": b"<graphml>" * 200_000}[ending]
     for data in (lists, entities, deep, b'{"nodes": ' + lists + b"}"):
