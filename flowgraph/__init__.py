@@ -13,7 +13,6 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from .algorithms.alti_logit import AltiLogit, alti_logit
-    from .algorithms.connected_flow import connected_flow, critical_levels, keep_strongest
     from .algorithms.flow_graph import flow_graph
     from .algorithms.influence import influence, prune
     from .algorithms.max_flow import FlowEdges, attention_flow, flow_edges, minimum_cut
@@ -54,8 +53,9 @@ if TYPE_CHECKING:
     )  # fmt: skip
     from .export.imports import import_graph
     from .export.pictures import render_picture
+    from .flow import connected_flow, critical_levels, keep_strongest
     from .graph import FlowGraph
-    from .graph_info import GraphInfo
+    from .graph_info import DEFAULT_METHOD, GraphInfo
     from .heads import HeadScore, HeadScores, head_scores
     from .interventions.ablation import ablate, patch
     from .interventions.edge_effects import EdgeEffects, edge_effects
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
     from .interventions.head_effects import HeadEffects, head_effects, sweep_size
     from .interventions.metrics import Metric, kl_divergence, log_probability, logit_difference, target_rank
     from .lenses import logit_lens, read, unembed
+    from .masses import edge_mass, mass
     from .matrices import TokenMatrix
     from .methods import EDGE_METHODS, EdgeWeights, build_graph, edge_weights
     from .methods.node_readings import node_readings
@@ -95,7 +96,6 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "algorithms.alti_logit": ("AltiLogit", "alti_logit"),
-    "algorithms.connected_flow": ("connected_flow", "critical_levels", "keep_strongest"),
     "algorithms.flow_graph": ("flow_graph",),
     "algorithms.influence": ("influence", "prune"),
     "algorithms.max_flow": ("FlowEdges", "attention_flow", "flow_edges", "minimum_cut"),
@@ -122,8 +122,9 @@ _WHERE = {
     ),
     "export.imports": ("import_graph",),
     "export.pictures": ("render_picture",),
+    "flow": ("connected_flow", "critical_levels", "keep_strongest"),
     "graph": ("FlowGraph",),
-    "graph_info": ("GraphInfo",),
+    "graph_info": ("DEFAULT_METHOD", "GraphInfo"),
     "heads": ("HeadScore", "HeadScores", "head_scores"),
     "interventions.ablation": ("ablate", "patch"),
     "interventions.edge_effects": ("EdgeEffects", "edge_effects"),
@@ -133,6 +134,7 @@ _WHERE = {
     "interventions.gradients": ("Gradients", "gradients"),
     "interventions.head_effects": ("HeadEffects", "head_effects", "sweep_size"),
     "interventions.metrics": ("Metric", "kl_divergence", "log_probability", "logit_difference", "target_rank"),
+    "masses": ("edge_mass", "mass"),
     "lenses": ("logit_lens", "read", "unembed"),
     "matrices": ("TokenMatrix",),
     "methods": ("EDGE_METHODS", "EdgeWeights", "build_graph", "edge_weights"),
@@ -160,7 +162,7 @@ _WHERE = {
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
-    "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "AltiLogit", "ArchitectureError", "ArgumentError",
+    "DEFAULT_METHOD", "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "AltiLogit", "ArchitectureError", "ArgumentError",
     "AttentionView", "CancelledError", "CircuitOverlap", "Completeness", "DeviceError", "DirectLogitAttribution",
     "Edge", "EdgeEffects", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Faithfulness",
     "Family", "FetchError", "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients",
@@ -171,11 +173,11 @@ __all__ = [
     "TokenChange", "TokenMatrix", "Trace", "Traces", "Trajectory", "UnknownModelError", "UnsupportedReadingError",
     "__version__", "ablate", "alti_logit", "attention_figure", "attention_flow", "attention_rollout",
     "build_graph", "compare", "completeness", "connected_flow", "corrupt", "critical_levels",
-    "direct_logit_attribution", "discover", "discovery_size", "edge_effects", "edge_scores", "edge_tokens",
+    "direct_logit_attribution", "discover", "discovery_size", "edge_effects", "edge_mass", "edge_scores", "edge_tokens",
     "edge_tokens_figure", "edge_weights", "faithfulness", "flow_edges", "flow_graph", "gradients", "head_circuit",
     "head_circuit_figure", "head_effects", "head_roles", "head_scores", "head_scores_figure", "head_view",
     "import_graph", "influence", "inputs", "keep_strongest", "kl_divergence", "lens_figure", "load_model",
-    "log_probability", "logit_difference", "logit_lens", "matrix_figure", "merge_parallel", "minimality",
+    "log_probability", "logit_difference", "logit_lens", "mass", "matrix_figure", "merge_parallel", "minimality",
     "minimum_cut", "mixing_ratio", "model_view", "node_readings", "norm_filter", "norm_filter_figure", "norm_map",
     "overlap", "overlap_by_layer", "overlap_figure", "patch", "prune", "read", "register_family",
     "regularization_figure", "regularization_neurons", "render_picture", "rollout_graph", "routes", "sankey",

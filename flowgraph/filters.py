@@ -1,14 +1,14 @@
-"""Which edges a mass keeps: one rule for graphs, routes and pruning."""
+"""Which edges a nucleus keeps: one rule for graphs, routes and pruning."""
 
 from __future__ import annotations
 
 import numpy as np
 
 
-def mass_mask(target: np.ndarray, share: np.ndarray, mass: float) -> np.ndarray:
-    """Per target, the fewest edges whose Σ|share| reaches ``mass`` of that target's Σ|share|."""
+def nucleus_mask(target: np.ndarray, share: np.ndarray, nucleus: float) -> np.ndarray:
+    """Per target, the fewest edges whose Σ|share| reaches ``nucleus`` of that target's Σ|share|."""
     size = np.abs(share)
-    if mass == 1.0 or not len(size):
+    if nucleus == 1.0 or not len(size):
         positive: np.ndarray = size > 0
         return positive
     order = np.lexsort((-size, target))
@@ -21,6 +21,6 @@ def mass_mask(target: np.ndarray, share: np.ndarray, mass: float) -> np.ndarray:
     running = np.cumsum(part)
     before = running - part - np.repeat(running[starts] - part[starts], lengths)
     mask = np.zeros(len(share), bool)
-    # An edge is needed as long as those before it have not reached the mass; rounding must not ask for one more.
-    mask[order] = (before < mass - 1e-10) & (part > 0)
+    # An edge is needed as long as those before it have not reached it; rounding must not ask for one more.
+    mask[order] = (before < nucleus - 1e-10) & (part > 0)
     return mask

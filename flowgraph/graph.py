@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import networkx
     import pandas  # type: ignore[import-untyped, unused-ignore]
 
+    from .masses import Measured
     from .views.explain import Explanation
     from .views.widget import FlowWidget
 
@@ -91,6 +92,9 @@ class FlowGraph:
         when none were asked for.
     notes
         [N] what the file of another program says of each node, None where it says nothing; empty for graphs of this project.
+    flow
+        [E] flow of each edge into ``info.flow_into`` along the whole graph that this one is cut from, which ``info.total_flow``
+        sums up; 0 on structural edges. None: not cut yet, and not asked for. See :func:`flowgraph.mass`.
 
     Raises
     ------
@@ -116,6 +120,7 @@ class FlowGraph:
     unit: Int[np.ndarray, "E"] | None = None
     roles: tuple[tuple[Role, ...], ...] = ()
     notes: tuple[NodeNote | None, ...] = ()
+    flow: Float[np.ndarray, "E"] | None = None
 
     def __post_init__(self) -> None:
         for name in EDGE_COLUMNS:
@@ -142,6 +147,20 @@ class FlowGraph:
         for name in ("weight", "share"):
             if not np.isfinite(getattr(self, name)).all():
                 raise ArgumentError(f"FlowGraph.{name} holds numbers that are not finite")
+        if self.flow is not None:
+            self._check_flow(self.flow)
+
+    def _check_flow(self, flow: Float[np.ndarray, "E"]) -> None:
+        if flow.shape != self.source.shape:
+            raise ArgumentError(f"FlowGraph.flow has shape {flow.shape}; source has {self.source.shape}")
+        if not (np.isfinite(flow).all() and (flow >= 0).all()):
+            raise ArgumentError("FlowGraph.flow holds numbers that are not finite or below 0")
+        total = self.info.total_flow
+        if total is None or not math.isfinite(total) or flow.sum() > total * (1 + 1e-6) + 1e-300:
+            raise ArgumentError(
+                f"FlowGraph.flow sums to {flow.sum():.6g}, more than info.total_flow={total}, the whole"
+            )
+        flow.setflags(write=False)
 
     def _check_roles(self) -> None:
         if self.roles and len(self.roles) != len(self.nodes):
@@ -165,13 +184,18 @@ class FlowGraph:
         )
 
     @property
-    def kept_mass(self) -> float:
-        """Part of the method's mass that the graph still holds, between 0 and 1.
+    def measured(self) -> Measured:
+        """How the mass of the edges is measured, worked out once."""
+        from .masses import measured
 
-        Where only the strongest connected part was kept, the mass is the summed flow; otherwise Σ|share|.
-        """
-        kept = self.info.filters.get("kept_flow")
-        return self.shown_share if kept is None else float(kept)
+        return measured(self)
+
+    @property
+    def kept_mass(self) -> float:
+        """Part of the method's whole flow into the explained position that the edges hold, 0…1: :func:`flowgraph.mass`."""
+        from .masses import mass
+
+        return mass(self)
 
     @property
     def shown_share(self) -> float:
@@ -179,7 +203,9 @@ class FlowGraph:
         total = self.info.total_share
         return float(np.abs(self.share).sum() / total) if total else 0.0
 
-    def keep(self, edges: Bool[np.ndarray, "E"] | Int[np.ndarray, "e"], **filters: float | int | str) -> FlowGraph:
+    def keep(
+        self, edges: Bool[np.ndarray, "E"] | Int[np.ndarray, "e"] | Sequence[int], **filters: float | int | str
+    ) -> FlowGraph:
         """The graph of some of its edges and the nodes they touch.
 
         Parameters
@@ -188,7 +214,16 @@ class FlowGraph:
             Mask or indices of the edges to keep; their order is kept.
         **filters
             Added to ``info.filters``, so that the caption can say what was done.
+
+        Returns
+        -------
+        The smaller graph. It carries the flow of its edges along the whole graph, so that its mass can be told.
         """
+        from .masses import carrying
+
+        whole = self if self.flow is not None else carrying(self, self.measured)
+        if whole is not self:
+            return whole.keep(edges, **filters)
         columns = {name: getattr(self, name)[edges].copy() for name in EDGE_COLUMNS}
         used = np.unique(np.concatenate([columns["source"], columns["target"]]))
         renumber = np.full(len(self.nodes), -1)
@@ -203,6 +238,7 @@ class FlowGraph:
             readings=tuple(self.readings[i] for i in used) if self.readings else (),
             undefined=tuple(node for node in self.undefined if node in kept),
             unit=None if self.unit is None else self.unit[edges].copy(),
+            flow=None if self.flow is None else self.flow[edges].copy(),
             roles=tuple(self.roles[i] for i in used) if self.roles else (),
             notes=tuple(self.notes[i] for i in used) if self.notes else (),
         )
@@ -210,6 +246,21 @@ class FlowGraph:
     def unit_of(self, e: int) -> str:
         """Unit of the weight of edge ``e``."""
         return self.info.unit if self.unit is None else UNITS[self.unit[e]]
+
+    def measured_into(self, start: Node | None) -> FlowGraph:
+        """The same graph, its mass measured by the flow into ``start``; None: into the node that is explained.
+
+        Of a graph that was cut before, the flow into another node than ``info.flow_into`` is known along its own edges only:
+        these are the whole then, and the caption says so.
+
+        Raises
+        ------
+        ArgumentError
+            As for :func:`flowgraph.connected_flow`.
+        """
+        from .masses import into_start
+
+        return into_start(self, start)
 
     def with_readings(self, readings: Sequence[NodeReading | None]) -> FlowGraph:
         """The same graph, its nodes carrying ``readings`` ([N], None for a node that has none)."""
@@ -307,7 +358,8 @@ class FlowGraph:
         ``target_log_probability``, ``target_rank`` and ``entropy``; heads, where they were asked for, ``roles``, each with its
         score; nodes out of an attribution graph ``clerp``, ``activation``, ``influence``, ``token_prob`` and their whole ``note``.
         Edges carry ``kind``, ``layer``, ``head``, ``query_pos``, ``key_pos``, ``weight`` and ``share`` (None on structural edges),
-        ``unit`` and ``number``, their place in this graph.
+        ``unit``, ``number``, their place in this graph, and, where it is known, ``flow``: what the edge carries into the explained
+        node along the whole graph.
 
         Parameters
         ----------
@@ -407,12 +459,14 @@ class FlowGraph:
     def edge_dict(self, e: int) -> dict[str, Any]:
         """Attributes of edge ``e`` as plain data."""
         structural = bool(self.structural[e])
+        flow = {} if self.flow is None else {"flow": float(self.flow[e])}
         return {
             "kind": EDGE_KINDS[self.kind[e]],
             **{name: _index(getattr(self, name)[e]) for name in ("layer", "head", "query_pos", "key_pos")},
             "weight": None if structural else float(self.weight[e]),
             "share": None if structural else float(self.share[e]),
             "unit": self.unit_of(e),
+            **flow,
         }
 
     def save(self, path: str | Path, *, overwrite: bool = True, **options: Any) -> Path:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, Literal
+
+DEFAULT_METHOD: Final = "proximity"
+"""The edge method of Python, the command line and the app, unless another is asked for."""
+
+Whole = Literal["method", "file", "shares"]
 
 
 @dataclass(frozen=True)
@@ -34,10 +39,17 @@ class GraphInfo:
     total_edges, total_share
         Number of weighted edges before filtering, and Σ|share| of them.
     filters
-        What was asked for: ``threshold``, ``mass``, ``top_k``, ``max_edges`` …, in the order of application.
+        What was asked for: ``threshold``, ``nucleus``, ``path_mass``, ``max_edges`` …, in the order of application.
     outside
         What the file of another program said of the whole graph, plain JSON as it was read; empty for graphs of this project. Of an
         attribution graph ``metadata`` and ``qParams``, with its pins and groups of nodes (``supernodes``).
+    flow_into, total_flow
+        Label of the node that ``FlowGraph.flow`` runs into, and the sum of that flow over every edge of the whole graph, those
+        that a filter took away included; None while no edge was taken away and nothing was summed.
+    whole
+        What ``total_flow`` is summed over: ``"method"``, every edge that the method gives within ``layers``; ``"file"``, the
+        edges that a file held when it was opened, where nothing is known of more. ``"shares"``: a file whose edges do not all
+        flow into one node, so that ``total_share`` takes its place.
     """
 
     method: str
@@ -58,6 +70,9 @@ class GraphInfo:
     filters: Mapping[str, float | int | str] = field(default_factory=dict)
     options: Mapping[str, float | int | str] = field(default_factory=dict)
     outside: Mapping[str, Any] = field(default_factory=dict)
+    flow_into: str | None = None
+    total_flow: float | None = None
+    whole: Whole = "method"
 
     @property
     def method_text(self) -> str:

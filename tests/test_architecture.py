@@ -32,7 +32,7 @@ LAYERS = (
     {"models"},
     {"prompting"},
     {"tasks"},
-    {"filters", "graph", "graph_info", "recorded", "tracing"},
+    {"filters", "flow", "graph", "graph_info", "masses", "recorded", "tracing"},
     {"lenses", "attribution", "qk"},
     {"methods"},
     {"semantic"},

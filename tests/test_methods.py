@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import flowgraph
 from flowgraph import Node, build_graph, edge_weights
 from flowgraph.errors import ArgumentError, GraphTooLargeError, NotRecordedError
-from flowgraph.filters import mass_mask
+from flowgraph.filters import nucleus_mask
 from flowgraph.graph import EDGE_KINDS
 from flowgraph.methods import EDGE_METHODS
 from flowgraph.methods.build import check_filters
@@ -166,15 +166,15 @@ def test_logits_is_the_attribution(traces, name, level):
 @settings(deadline=None, max_examples=25)
 @given(
     threshold=st.sampled_from([0.0, 0.01, 0.05, 0.2, 0.5]),
-    mass=st.sampled_from([None, 0.1, 0.5, 0.8, 1.0]),
+    nucleus=st.sampled_from([None, 0.1, 0.5, 0.8, 1.0]),
     top_k=st.sampled_from([None, 1, 7, 60, 10**6]),
 )
-def test_filters_against_the_naive_twin(traces, level, method, threshold, mass, top_k):
+def test_filters_against_the_naive_twin(traces, level, method, threshold, nucleus, top_k):
     trace = traces("llama")
     whole = build_graph(trace, method=method, level=level, readings=False)
-    graph = build_graph(trace, method=method, level=level, threshold=threshold, mass=mass, top_k=top_k, readings=False)
+    graph = build_graph(trace, method=method, level=level, threshold=threshold, nucleus=nucleus, top_k=top_k, readings=False)
     assert _edge_set(graph) == _edge_set(
-        whole.keep(np.array(naive.kept_edges(whole, threshold, mass, top_k), dtype=int))
+        whole.keep(np.array(naive.kept_edges(whole, threshold, nucleus, top_k), dtype=int))
     )
     assert graph.info.total_edges == whole.info.total_edges
     assert graph.info.total_share == pytest.approx(whole.info.total_share)
@@ -183,18 +183,18 @@ def test_filters_against_the_naive_twin(traces, level, method, threshold, mass, 
 @settings(deadline=None)
 @given(
     share=st.lists(st.floats(-1, 1, allow_nan=False), min_size=0, max_size=30),
-    mass=st.sampled_from([0.01, 0.3, 0.5, 0.8, 0.99, 1.0]),
+    nucleus=st.sampled_from([0.01, 0.3, 0.5, 0.8, 0.99, 1.0]),
     groups=st.integers(1, 4),
 )
-def test_mass_keeps_the_fewest_edges_that_reach_it(share, mass, groups):
+def test_a_nucleus_keeps_the_fewest_edges_that_reach_it(share, nucleus, groups):
     size, target = np.abs(np.array(share)), np.arange(len(share)) % groups
-    mask = mass_mask(target, np.array(share), mass)
+    mask = nucleus_mask(target, np.array(share), nucleus)
     for group in range(groups):
         here, kept = size[target == group], size[(target == group) & mask]
-        assert kept.sum() >= mass * here.sum() * (1 - 1e-9)
+        assert kept.sum() >= nucleus * here.sum() * (1 - 1e-9)
         if kept.size:
             assert kept.min() > 0
-            assert kept.sum() - kept.min() <= mass * here.sum()
+            assert kept.sum() - kept.min() <= nucleus * here.sum()
             assert kept.min() >= max(size[(target == group) & ~mask], default=0.0)
 
 
@@ -236,6 +236,7 @@ def test_a_graph_that_is_too_large_says_its_size(traces):
         ({"threshold": 1.5}, "threshold=1.5 must lie between 0 and 1"),
         ({"threshold": float("nan")}, "threshold=nan must lie"),
         ({"mass": 0.0}, "mass=0.0 must lie above 0"),
+        ({"nucleus": 0.0}, "nucleus=0.0 must lie above 0"),
         ({"top_k": 0}, "top_k=0 must be at least 1"),
         ({"max_edges": 0}, "max_edges=0 must be at least 1"),
     ],

@@ -228,7 +228,7 @@ def test_filters(traces, make):
     assert len(few) == 5
     np.testing.assert_allclose(np.sort(few.weight)[::-1], ranked[:5])
     assert few.info.filters["top_k"] == 5
-    assert few.info.filters["kept_flow"] == pytest.approx(ranked[:5].sum() / ranked.sum())
+    assert few.kept_mass == pytest.approx(ranked[:5].sum() / ranked.sum())
     assert few.info.total_edges == strong.info.total_edges == len(whole)
     assert "top k 5" in few.caption()
     with pytest.raises(GraphTooLargeError, match=rf"has {len(whole)} edges, more than max_edges=3"):

@@ -53,10 +53,10 @@ def naive_routes(whole: FlowGraph, start: Node) -> FlowGraph:
     return whole.keep(np.array(sorted(chosen), dtype=np.int64))
 
 
-def check(weights: EdgeWeights, start: Node | None, level: str, threshold: float | None, mass: float | None) -> None:
+def check(weights: EdgeWeights, start: Node | None, level: str, threshold: float | None, nucleus: float | None) -> None:
     """Routes are what the twin finds, and say where they come from."""
-    found = routes(weights, start, threshold=threshold, mass=mass, level=level)
-    whole = build_graph(weights, level=level, threshold=threshold or 0.0, mass=mass, readings=False)
+    found = routes(weights, start, threshold=threshold, nucleus=nucleus, level=level)
+    whole = build_graph(weights, level=level, threshold=threshold or 0.0, nucleus=nucleus, readings=False)
     end = default_start(weights) if start is None else start
     expected = naive_routes(whole, end)
     assert edges_of(found) == edges_of(expected)
@@ -65,7 +65,7 @@ def check(weights: EdgeWeights, start: Node | None, level: str, threshold: float
     assert not found.structural.any()
     assert found.info.total_edges == whole.info.total_edges
     assert found.info.total_share == pytest.approx(whole.info.total_share, rel=1e-12)
-    asked = {"threshold": threshold, "mass": mass}
+    asked = {"threshold": threshold, "nucleus": nucleus}
     named = next((node for node in build_graph(weights, readings=False).nodes if node == end), end)
     assert found.info.filters == {k: v for k, v in asked.items() if v is not None} | {"start": label(named)}
     assert (found.info.method, found.info.level, found.info.layers) == (weights.info.method, level, weights.info.layers)
@@ -131,13 +131,13 @@ def dense(draw: st.DrawFn, *, into_logit: bool = False) -> EdgeWeights:
 
 
 THRESHOLDS = st.sampled_from([None, 0.0, 0.02, 0.1, 0.25, 0.5, 1.0])
-MASSES = st.sampled_from([None, 0.1, 0.5, 0.8, 1.0])
+NUCLEI = st.sampled_from([None, 0.1, 0.5, 0.8, 1.0])
 
 
 @pytest.mark.parametrize("level", LEVELS)
 @given(
     weights=dense() | dense(into_logit=True),
-    asked=st.tuples(THRESHOLDS, MASSES).filter(lambda both: both != (None, None)),
+    asked=st.tuples(THRESHOLDS, NUCLEI).filter(lambda both: both != (None, None)),
     data=st.data(),
 )
 def test_routes_are_the_part_of_the_graph_that_leads_to_the_start(
@@ -153,8 +153,8 @@ def test_routes_are_the_part_of_the_graph_that_leads_to_the_start(
 @pytest.mark.parametrize(("name", "method"), CASES)
 def test_routes_of_every_family(tiny: Any, name: str, method: str, level: str) -> None:
     weights = edge_weights(flowgraph.trace(tiny(name), IDS, position=-1), method=method)
-    for threshold, mass in ((0.0, None), (None, 0.6), (0.03, 0.9)):
-        check(weights, None, level, threshold, mass)
+    for threshold, nucleus in ((0.0, None), (None, 0.6), (0.03, 0.9)):
+        check(weights, None, level, threshold, nucleus)
     starts = starts_in(weights, level)
     for start in starts[:: max(1, len(starts) // 4)]:
         check(weights, start, level, 0.05, None)
@@ -168,15 +168,15 @@ def test_routes_of_a_window_of_layers(tiny: Any, method: str, layers: tuple[int,
     weights = edge_weights(flowgraph.trace(tiny("llama"), IDS, keep=keep), method=method)
     check(weights, None, level, 0.02, None)
     lowest = Node("embed", position=2) if layers[0] == 0 else Node("resid_pre", layer=1, position=2)
-    assert len(routes(weights, lowest, mass=0.5, level=level)) == 0
+    assert len(routes(weights, lowest, nucleus=0.5, level=level)) == 0
 
 
 @pytest.mark.real_model
 @pytest.mark.parametrize("level", LEVELS)
 def test_routes_of_the_real_model(smollm2: Any, level: str) -> None:
     weights = edge_weights(flowgraph.trace(smollm2, JAPAN), method="proximity")
-    for threshold, mass in ((0.04, None), (0.01, None), (None, 0.7)):
-        check(weights, None, level, threshold, mass)
+    for threshold, nucleus in ((0.04, None), (0.01, None), (None, 0.7)):
+        check(weights, None, level, threshold, nucleus)
 
 
 def by_hand() -> EdgeWeights:
@@ -242,11 +242,11 @@ def test_a_weak_edge_hides_what_lies_behind_it() -> None:
 
 
 @given(dense(), st.data())
-def test_a_lower_threshold_or_a_larger_mass_keeps_what_was_there(weights: EdgeWeights, data: Any) -> None:
+def test_a_lower_threshold_or_a_larger_nucleus_keeps_what_was_there(weights: EdgeWeights, data: Any) -> None:
     low, high = sorted(data.draw(st.tuples(st.floats(0, 1), st.floats(0, 1))))
     assert set(edges_of(routes(weights, threshold=high))) <= set(edges_of(routes(weights, threshold=low)))
     low, high = sorted(data.draw(st.tuples(st.floats(0.01, 1), st.floats(0.01, 1))))
-    assert set(edges_of(routes(weights, mass=low))) <= set(edges_of(routes(weights, mass=high)))
+    assert set(edges_of(routes(weights, nucleus=low))) <= set(edges_of(routes(weights, nucleus=high)))
 
 
 def test_nothing_strong_enough_is_an_empty_graph(tiny: Any) -> None:
@@ -282,13 +282,13 @@ def test_routes_that_are_too_large_say_their_size(tiny: Any, method: str, level:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, "threshold=None and mass=None: routes need threshold="),
+        ({}, "threshold=None, nucleus=None and mass=None: routes need threshold="),
         ({"threshold": 1.5}, "threshold=1.5 must lie between 0 and 1"),
         ({"threshold": -0.1}, "threshold=-0.1 must lie"),
         ({"threshold": float("nan")}, "threshold=nan must lie"),
         ({"mass": 0.0}, "mass=0.0 must lie above 0"),
-        ({"mass": 1.5}, "mass=1.5 must lie"),
-        ({"mass": float("nan")}, "mass=nan must lie"),
+        ({"nucleus": 1.5}, "nucleus=1.5 must lie"),
+        ({"nucleus": float("nan")}, "nucleus=nan must lie"),
         ({"threshold": 0.1, "max_edges": 0}, "max_edges=0 must be at least 1"),
     ],
 )

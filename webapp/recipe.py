@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, NoReturn, get_args
 from urllib.parse import parse_qsl, quote
 
+from flowgraph import DEFAULT_METHOD
 from flowgraph.errors import ArgumentError
 
 from .node_key import EDGE_MARK, check_edge_key, parse_node_key, parse_start
@@ -100,7 +101,7 @@ class Recipe:
     position: int | None = None
     target: int | None = None
     foil: int | None = None
-    method: Method = "proximity"
+    method: Method = DEFAULT_METHOD
     show: Show = "routes"
     level: Level = "token"
     heads_in: tuple[int, ...] = ()

@@ -1,6 +1,6 @@
 """What is worked out from weights: rollout and maximum flow of attention, the flow that reaches a node, its strongest paths."""
 
-from .connected_flow import connected_flow, critical_levels, keep_strongest
+from ..flow import connected_flow, critical_levels, keep_strongest
 from .max_flow import FlowEdges, attention_flow, flow_edges, minimum_cut
 from .paths import Path, merge_parallel, strongest_paths
 from .rollout import attention_rollout

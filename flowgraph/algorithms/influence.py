@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError
-from ..filters import mass_mask
+from ..filters import nucleus_mask
+from ..flow import Waves, start_index, strength_of, waves_of
 from ..graph import FlowGraph
 from ..nodes import Node
-from .connected_flow import Waves, start_index, strength_of, waves_of
 
 _BEGINNINGS = ("embed", "position_embed", "resid_pre")
 """Kinds of states that the forward pass begins with, within the layers of the graph."""
@@ -137,7 +137,7 @@ def _strong_nodes(graph: FlowGraph, start: int, waves: Waves, mass: float) -> Bo
     """The fewest nodes that reach the mass, besides the start, and the states that the graph begins with."""
     found, _ = _influence_and_scores(graph, strength_of(graph), start, waves)
     found[start] = 0.0
-    strong = mass_mask(np.zeros(len(found), dtype=np.int64), found, mass)
+    strong = nucleus_mask(np.zeros(len(found), dtype=np.int64), found, mass)
     strong[start] = True
     strong |= np.array([node.kind in _BEGINNINGS for node in graph.nodes])
     return strong
@@ -149,7 +149,7 @@ def _strong_edges(
     """The fewest edges between these nodes that reach the mass of their summed scores."""
     among = np.where(nodes[graph.source] & nodes[graph.target], strength_of(graph), 0.0)
     _, scores = _influence_and_scores(graph, among, start, waves)
-    return mass_mask(np.zeros(len(graph), dtype=np.int64), scores, mass)
+    return nucleus_mask(np.zeros(len(graph), dtype=np.int64), scores, mass)
 
 
 def _between_inputs_and(

@@ -14,9 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError
+from ..flow import Waves, critical_levels, index_of, start_index, strength_of, waves_of
 from ..graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
+from ..masses import carrying
 from ..nodes import Node, label
-from .connected_flow import Waves, critical_levels, index_of, start_index, strength_of, waves_of
 
 _TRIED_FIRST = 20_000
 
@@ -146,6 +147,7 @@ def merge_parallel(graph: FlowGraph) -> FlowGraph:
     kept = np.flatnonzero(~graph.structural)
     if not len(kept):
         return graph.keep(kept)
+    graph = carrying(graph, graph.measured)
     pair = graph.source[kept].astype(np.int64) * len(graph.nodes) + graph.target[kept]
     # The edge that speaks for a pair comes first: a residual one, then the strongest.
     is_residual = graph.kind[kept] == EDGE_KINDS.index("residual")
@@ -153,7 +155,7 @@ def merge_parallel(graph: FlowGraph) -> FlowGraph:
     pair = graph.source[ordered].astype(np.int64) * len(graph.nodes) + graph.target[ordered]
     first = np.flatnonzero(np.r_[True, pair[1:] != pair[:-1]])
     columns = {name: getattr(graph, name)[ordered[first]].copy() for name in EDGE_COLUMNS}
-    for name in ("weight", "share"):
+    for name in ("weight", "share") if graph.flow is None else ("weight", "share", "flow"):
         columns[name] = np.add.reduceat(getattr(graph, name)[ordered], first)
     return replace(graph, **columns)
 

@@ -7,7 +7,6 @@ integer, its place in the order of the graph: layer, kind, head, query position,
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -15,13 +14,15 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..errors import ArgumentError, GraphTooLargeError
-from ..filters import mass_mask
+from ..filters import nucleus_mask
+from ..flow import keep_strongest
 from ..graph import EDGE_KINDS, FlowGraph
 from ..graph_info import GraphInfo
-from ..methods.build import MAX_EDGES, check_filters, taken
+from ..methods.build import MAX_EDGES, MOST_LISTED, check_filters, taken, warn_of_mass
 from ..methods.schema import Codes, Columns, no_edges
 from ..methods.thresholds import ThresholdRule, by_rule
 from ..methods.weights import EdgeWeights
+from ..methods.whole import start_of, whole_flow
 from ..nodes import Node, label
 from .incoming import (
     ATTENTION,
@@ -43,6 +44,7 @@ def routes(
     start: Node | None = None,
     *,
     threshold: float | None = None,
+    nucleus: float | None = None,
     mass: float | None = None,
     threshold_rule: ThresholdRule = "edge",
     level: Literal["token", "head"] = "token",
@@ -50,7 +52,7 @@ def routes(
 ) -> FlowGraph:
     """Follow the strong edges from one node against the arrows.
 
-    These are the edges, with their numbers, that :func:`flowgraph.build_graph` keeps at this threshold or mass, without
+    These are the edges, with their numbers, that :func:`flowgraph.build_graph` keeps at this threshold or nucleus, without
     those whose target does not lead to the start over kept edges.
 
     Parameters
@@ -62,9 +64,13 @@ def routes(
         state of ``info.position``. A node that nothing enters has no routes.
     threshold
         Keep edges with |share| at or above this.
-    mass
+    nucleus
         Per node that is reached keep the fewest incoming edges whose Σ|share| reaches this part of the node's total,
-        0 < mass ≤ 1; with a threshold, of what the threshold leaves of it.
+        0 < nucleus ≤ 1; with a threshold, of what the threshold leaves of it.
+    mass
+        Of what the others leave, keep the strongest edges that hang together with the start, until they hold this part of the
+        method's whole flow into it, 0 < mass ≤ 1, as :func:`flowgraph.keep_strongest` does. Until this release ``mass`` was
+        what ``nucleus`` is now; a FutureWarning says so for one release.
     threshold_rule
         What the threshold is compared with, as for :func:`flowgraph.build_graph`.
     level
@@ -76,19 +82,20 @@ def routes(
     -------
     The graph of the kept edges and the nodes they touch; empty if nothing strong enough enters the start. Edges that have
     no number under the method are never in it. ``info.total_edges`` and ``info.total_share`` are those of the whole weights,
-    ``info.filters`` holds ``threshold``, ``mass`` and ``start``, the label of the start.
+    ``info.filters`` holds what was asked for and ``start``, the label of the start. ``kept_mass`` is a part of the method's whole
+    flow into the start.
 
     Raises
     ------
     ArgumentError
-        If neither threshold nor mass is given, one is out of its range, or the weights have no such node.
+        If none of threshold, nucleus and mass is given, one is out of its range, or the weights have no such node.
     GraphTooLargeError
         If more than ``max_edges`` edges remain.
 
     References
     ----------
     Ferrando & Voita (2024), "Information Flow Routes: Automatically Interpreting Language Models at Scale". There routes
-    start at a last residual state and follow edges above a threshold; other starts and a mass per node are additions.
+    start at a last residual state and follow edges above a threshold; other starts, a nucleus and a mass are additions.
 
     Examples
     --------
@@ -97,97 +104,65 @@ def routes(
     >>> int(graph.layer[graph.key_pos == 3].max())  # the last layer in which " Japan" is read
     23
     """
-    if threshold is None and mass is None:
+    if threshold is None and nucleus is None and mass is None:
         raise ArgumentError(
-            "threshold=None and mass=None: routes need threshold=, the smallest |share| to follow, or mass=, the part of "
-            "each node's total to follow"
+            "threshold=None, nucleus=None and mass=None: routes need threshold=, the smallest |share| to follow, nucleus=, the "
+            "part of each node's total to follow, or mass=, the part of the whole flow to keep"
         )
-    check_filters(level, threshold or 0.0, mass, None, max_edges)
+    check_filters(level, threshold or 0.0, nucleus, None, max_edges, mass)
+    if mass is not None:
+        warn_of_mass()
     if level == "head" and not weights.attention.shape[1]:
         raise ArgumentError(
             f"level='head', but the method ({weights.info.method_text}) takes heads together; use level='token'"
         )
     filters: dict[str, float | int | str] = {} if threshold is None else {"threshold": threshold}
+    given = weights
     if threshold_rule != "edge":
         weights, threshold = by_rule(weights, threshold or 0.0, threshold_rule), 0.0
         filters["threshold_rule"] = threshold_rule
-    start = _start(weights, start, level)
+    start = start_of(weights, start, level)
     known = incoming(weights, level)
-    strength = _Strength(threshold or 0.0, mass)
+    strength = _Strength(threshold or 0.0, nucleus)
+    # With a mass, what is too large is known only after it was cut.
+    most = max_edges if mass is None else max(max_edges, MOST_LISTED)
     if known.into_logit is None:
-        walk = _Walk(weights, known, strength, max_edges)
+        walk = _Walk(weights, known, strength, most)
         walk.follow(start)
-        _refuse_above(max_edges, walk.count)
+        _refuse_above(most, walk.count)
         columns = walk.columns()
     else:
         columns = _into_logit(Codes(weights), known.into_logit, start, strength)
-        _refuse_above(max_edges, len(columns["share"]))
-    filters |= {} if mass is None else {"mass": mass}
+        _refuse_above(most, len(columns["share"]))
+    filters |= {} if nucleus is None else {"nucleus": nucleus}
     filters["start"] = label(start)
+    whole = whole_flow(given, level, start)
     info = replace(
-        weights.info, level=level, total_edges=known.edges, total_share=float(known.targets), filters=filters
-    )
-    return _assembled(columns, weights, known.nodes, info)
+        weights.info, level=level, total_edges=whole.edges, total_share=float(known.targets), filters=filters,
+        flow_into=label(start), total_flow=whole.total,
+    )  # fmt: skip
+    graph = _assembled(columns | {"flow": whole.flow_of(columns)}, weights, known.nodes, info)
+    if mass is None:
+        return graph
+    graph = keep_strongest(graph, mass=mass, max_edges=None)
+    _refuse_above(max_edges, len(graph))
+    return graph
 
 
 def _refuse_above(max_edges: int, count: int) -> None:
     if count > max_edges:
         raise GraphTooLargeError(
             f"these routes have {count:,} edges, more than max_edges={max_edges:,}; set a larger threshold=, a smaller "
-            "mass=, level='token', or raise max_edges="
+            "nucleus= or mass=, level='token', or raise max_edges="
         )
-
-
-def _start(weights: EdgeWeights, start: Node | None, level: str) -> Node:
-    """The start if the weights have such a node at this level; if none is given, the logit or the last state."""
-    info, codes = weights.info, Codes(weights)
-    first, stop = info.layers
-    has_logit = weights.ends_in_logit or weights.unembed is not None
-    logit = codes.node(int(codes.of("logit"))) if has_logit else None
-    if logit is not None and start in (None, logit):
-        return logit
-    if start is None:
-        return Node("resid_post", layer=stop - 1, position=info.position)
-    places = _places(weights, level)
-    fields = (start.layer, start.head, start.position, start.index)
-    if all(one in allowed for one, allowed in zip(fields, places.get(start.kind, _NOWHERE), strict=True)):
-        return start
-    kinds = [*places] if logit is None else [f"{label(logit)} (index={logit.index})", *places]
-    raise ArgumentError(
-        f"start={label(start)} is not a node of these weights at level={level!r}; expected {', '.join(kinds)} within layers "
-        f"{first}…{stop - 1} and {len(info.tokens)} positions, or None for the logit or the last state"
-    )
-
-
-_Places = tuple[Collection[int | None], Collection[int | None], Collection[int | None], Collection[int | None]]
-_NOWHERE: _Places = ((), (), (), ())
-
-
-def _places(weights: EdgeWeights, level: str) -> dict[str, _Places]:
-    """Layers, heads, positions and indices of the nodes that routes may start at, besides the logit."""
-    first, stop = weights.info.layers
-    layers, everywhere, none = range(first, stop), range(len(weights.info.tokens)), (None,)
-    lowest: dict[str, _Places] = (
-        {"resid_pre": ((first,), none, everywhere, none)} if first else {"embed": (none, none, everywhere, none)}
-    )
-    middle: dict[str, _Places] = {} if weights.parallel else {"resid_mid": (layers, none, everywhere, none)}
-    heads = range(weights.attention.shape[1])
-    by_head: dict[str, _Places] = {"head": (layers, heads, weights.query_positions, none)} if level == "head" else {}
-    return {
-        **lowest,
-        **middle,
-        "resid_post": (layers, none, everywhere, none),
-        "mlp": (layers, none, weights.query_positions, none),
-        **by_head,
-    }
 
 
 @dataclass(frozen=True)
 class _Strength:
-    """The threshold and the mass that were asked for."""
+    """The threshold and the nucleus that were asked for."""
 
     threshold: float
-    mass: float | None
+    nucleus: float | None
 
     def of(self, table: Table) -> tuple[Bool[np.ndarray, "*target source"], Float[np.ndarray, "*target source"]]:
         """Which edges of a table are strong enough, and the shares of all."""
@@ -196,18 +171,18 @@ class _Strength:
         if not self.threshold:
             free = share.shape[-1] - len(table.kinds)
             strong[..., :free] = table.weight[..., :free] != 0
-        if self.mass is not None:
+        if self.nucleus is not None:
             place = np.nonzero(strong)
             target = np.ravel_multi_index(place[:-1], strong.shape[:-1])
-            strong[place] = mass_mask(target, share[place], self.mass)
+            strong[place] = nucleus_mask(target, share[place], self.nucleus)
         return strong, share
 
 
 def _into_logit(codes: Codes, part: Columns, start: Node, strength: _Strength) -> Columns:
     """Routes of a method whose edges end in the logit, or in a head that they go on from."""
     part = taken(part, np.abs(part["share"]) >= strength.threshold)
-    if strength.mass is not None:
-        part = taken(part, mass_mask(part["target"], part["share"], strength.mass))
+    if strength.nucleus is not None:
+        part = taken(part, nucleus_mask(part["target"], part["share"], strength.nucleus))
     at = (-1 if place is None else place for place in (start.layer, start.head, start.position))
     first = part["target"] == codes.of(start.kind, *at)
     return taken(part, first | np.isin(part["target"], part["source"][first]))

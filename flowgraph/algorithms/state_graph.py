@@ -199,12 +199,13 @@ def graph_of(
     columns = _columns(by_kind, keep, entered, chain, top_k)
     filters: dict[str, float | int | str] = {"threshold": threshold} if threshold else {}
     filters |= {} if top_k is None else {"top_k": top_k}
-    if filters and len(amounts):
-        filters["kept_flow"] = float(columns["weight"].sum() / amounts.sum())
+    value = float(entered[-1, chain.token])
+    columns["flow"] = columns["weight"] / value if value else np.zeros(len(columns["weight"]))
     info = replace(
         chain.info, method=method, unit="share", level="token", options={**chain.info.options, **options},
         total_edges=len(amounts), total_share=float(np.count_nonzero(entered)),
-        filters=filters | {"start": label(chain.start)},
+        filters=filters | {"start": label(chain.start)}, flow_into=label(chain.start),
+        total_flow=float(amounts.sum()) / value if value else 0.0,
     )  # fmt: skip
     return _assembled(columns, chain, info)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
+from ..graph_info import DEFAULT_METHOD
 from .arguments import add_command, add_model, add_output, checked_output, count, number
 from .running import loaded_model, prompt_of, run_trace, write_graph, wrote
 
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from ..graph import FlowGraph
     from ..recorded import Trace
 
-DEFAULT_METHOD = "proximity"
 _MOST_EDGES = 5_000_000
 _PATHS = 5
 _PREDICTIONS = 8
@@ -110,7 +110,7 @@ def _whole_graph(trace: Trace, options: argparse.Namespace, window: tuple[int, i
 
 def _chosen(whole: FlowGraph, options: argparse.Namespace) -> FlowGraph:
     """What was asked for; without a word about size, the strongest paths."""
-    from ..algorithms.connected_flow import keep_strongest
+    from ..flow import keep_strongest
     from ..views.elements import OPENING_EDGES, OPENING_MASS
 
     if _is_default(options):
@@ -126,7 +126,7 @@ def _is_default(options: argparse.Namespace) -> bool:
 
 def _page_graph(whole: FlowGraph, graph: FlowGraph, options: argparse.Namespace) -> FlowGraph:
     """A page has a slider of its own, so by default it carries more than it opens on."""
-    from ..algorithms.connected_flow import keep_strongest
+    from ..flow import keep_strongest
     from ..views.elements import MOST_EDGES
 
     return keep_strongest(whole, mass=None, max_edges=MOST_EDGES) if _is_default(options) else graph

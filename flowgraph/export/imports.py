@@ -70,6 +70,8 @@ from .neuronpedia import is_neuronpedia, node_link_of_neuronpedia
 MOST_LAYERS = 10_000
 MOST_TOKENS = 1_000_000
 _INFO = tuple(GraphInfo.__dataclass_fields__)
+_OF_FLOW = ("flow_into", "total_flow", "whole")
+"""What is said of the flow of the edges, and holds only with it."""
 _PLACES = ("layer", "head", "query_pos", "key_pos")
 _KIND_AFTER = {
     "embed": "embed", "position_embed": "embed", "head": "head", "kv_group": "head", "mlp": "mlp", "neuron": "neuron",
@@ -186,6 +188,10 @@ def _own(data: Checked) -> dict[str, Any]:
     given = {name: entry.value for name, entry in about.entries() if entry.value is not None}
     unit = about.field("unit").text() if given.get("unit") else _common_unit(edges)
     flows = _edges(edges, ends, nodes, unit)
+    if "total_flow" in given and all(type(row.get("flow")) in (int, float) for row in edges.rows):
+        flows = [flow | {"flow": float(row["flow"])} for flow, row in zip(flows, edges.rows, strict=True)]
+    else:
+        given = {name: value for name, value in given.items() if name not in _OF_FLOW}
     graph = _defaults(nodes, flows) | {name: given[name] for name in _INFO if name in given}
     graph |= {"unit": unit, "model": given.get("model", given.get("name", "unknown"))}
     graph["tokens"] = _tokens(about, rows, nodes)
@@ -309,6 +315,7 @@ def _defaults(nodes: list[dict[str, Any]], edges: list[dict[str, Any]]) -> dict[
         "total_edges": len(shares),
         "total_share": math.fsum(shares),
         "filters": {},
+        "whole": "file",
         **unsaid,
     }
 

@@ -6,13 +6,15 @@ The file is one JSON object that ``networkx.node_link_graph(data, edges="edges")
      "graph": {"format": "flowgraph", "version": 1, "undefined": [node ids], … the fields of GraphInfo …},
      "nodes": [{"id": 0, "kind", "layer", "head", "position", "index", "label", "token", … reading fields …},
      …], "edges": [{"source": 0, "target": 1, "key": 0, "kind", "layer", "head", "query_pos", "key_pos",
-                "weight", "share", "unit"}, …]}
+                "weight", "share", "unit", "flow"}, …]}
 
 - ``id`` is the node's place in the list, from 0; ``key`` numbers the edges between the same two nodes, from
 0. - ``weight`` and ``share`` are null on structural edges. - A node has reading fields, ``norm`` first, if it
 was read (:meth:`NodeReading.to_dict`). A graph of nodes of which
   none was read is read back with empty ``readings``.
 - What the file of another program said of a node is its ``note``; what it said of the whole graph is ``outside``.
+- ``flow`` of edges, ``total_flow`` and ``flow_into`` say what part of the whole the edges hold (:mod:`flowgraph.masses`). Where
+  a file has none and fewer edges than ``total_edges``, the whole is what the file holds.
 - Where roles of heads were asked for, a head has ``roles``, an object of each role's score, empty if it has none.
 - ``label`` and ``token`` are for other programs. A token that belongs to the node itself, as a logit's does,
 is in
@@ -26,20 +28,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar, cast, get_args
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from ..errors import ArgumentError, FileFormatError, FlowgraphError, GraphTooLargeError, NonFiniteError
 from ..graph import EDGE_KINDS, UNITS, FlowGraph, Role
-from ..graph_info import GraphInfo, info_dict
+from ..graph_info import GraphInfo, Whole, info_dict
 from ..nodes import NODE_KINDS, Node
 from ..notes import NUMBERS, TEXTS, NodeNote
 from ..reading import NodeReading
 from .checked import LARGEST_COUNT, LARGEST_FEATURE, Checked, Rows, not_finite, parsed_json
+
+T = TypeVar("T")
 
 FORMAT = "flowgraph"
 VERSION = 1
@@ -167,7 +171,8 @@ def graph_of_data(data: Checked) -> FlowGraph:
     roles = tuple(_roles(row) for row in rows)
     notes = tuple(None if (note := row.optional("note")) is None else note_of(note) for row in rows)
     undefined = tuple(nodes[entry.index(len(nodes))] for entry in about.field("undefined").items())
-    columns = _columns(Rows.of(data.field("edges"), MOST_EDGES), len(nodes), info.unit)
+    edges = Rows.of(data.field("edges"), MOST_EDGES)
+    columns = _columns(edges, len(nodes), info.unit)
     try:
         return FlowGraph(
             nodes=nodes,
@@ -177,6 +182,7 @@ def graph_of_data(data: Checked) -> FlowGraph:
             undefined=undefined,
             roles=tuple(found or () for found in roles) if any(found is not None for found in roles) else (),
             notes=notes if any(note is not None for note in notes) else (),
+            flow=None if info.total_flow is None else _flows(edges),
         )
     except ArgumentError as error:
         raise FileFormatError(str(error)) from error
@@ -207,6 +213,9 @@ def info_of(about: Checked) -> GraphInfo:
         filters={name: _filter(entry) for name, entry in about.field("filters").entries()},
         options={} if options is None else {name: _filter(entry) for name, entry in options.entries()},
         outside={} if outside is None or outside.value is None else _outside(outside),
+        flow_into=_optional(about, "flow_into", Checked.text),
+        total_flow=_optional(about, "total_flow", Checked.number),
+        whole=_whole(about),
     )
 
 
@@ -224,6 +233,27 @@ def _outside(about: Checked) -> dict[str, Any]:
         for end in ("source", "target"):
             link.field(end).text()
     return found
+
+
+def _optional(about: Checked, name: str, read: Callable[[Checked], T]) -> T | None:
+    """What files of earlier releases do not say."""
+    entry = about.optional(name)
+    return None if entry is None else entry.or_none(read)
+
+
+def _whole(about: Checked) -> Whole:
+    entry = about.optional("whole")
+    if entry is None:
+        return "method"
+    if entry.value not in get_args(Whole):
+        entry.refuse(f"one of {', '.join(get_args(Whole))}")
+    return cast("Whole", entry.value)
+
+
+def _flows(rows: Rows) -> Float[np.ndarray, "E"]:
+    flow, missing = rows.numbers_or_none("flow")
+    _refuse_where(rows, "flow", missing | (flow < 0), "a number of at least 0, since graph.total_flow is given")
+    return flow
 
 
 def _filter(entry: Checked) -> float | int | str:

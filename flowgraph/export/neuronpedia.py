@@ -40,9 +40,9 @@ from typing import Any
 import numpy as np
 
 from .. import __version__
-from ..algorithms.connected_flow import start_index
 from ..algorithms.influence import influence
 from ..errors import ArgumentError
+from ..flow import start_index
 from ..graph import FlowGraph
 from ..graph_info import info_dict
 from ..nodes import Node, label

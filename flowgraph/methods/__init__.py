@@ -7,6 +7,7 @@ from inspect import signature
 from typing import Any, Literal
 
 from ..errors import ArgumentError
+from ..graph_info import DEFAULT_METHOD
 from ..recorded import Trace
 from .attention import attention
 from .build import MAX_EDGES, build_graph
@@ -32,10 +33,10 @@ EDGE_METHODS: dict[str, Callable[..., EdgeWeights]] = {
 }
 """Method → function of a trace; its keyword arguments are the method's options."""
 
-__all__ = ["EDGE_METHODS", "MAX_EDGES", "EdgeWeights", "build_graph", "edge_weights"]
+__all__ = ["DEFAULT_METHOD", "EDGE_METHODS", "MAX_EDGES", "EdgeWeights", "build_graph", "edge_weights"]
 
 
-def edge_weights(trace: Trace, *, method: str = "attention", **options: Any) -> EdgeWeights:
+def edge_weights(trace: Trace, *, method: str = DEFAULT_METHOD, **options: Any) -> EdgeWeights:
     """Dense weights of all edges of a trace.
 
     Parameters
@@ -43,10 +44,10 @@ def edge_weights(trace: Trace, *, method: str = "attention", **options: Any) -> 
     trace
         A trace that holds what the method needs.
     method
+        ``"proximity"`` (default): how much nearer each part brings the sum of the others to the whole; information flow routes.
         ``"attention"``: the pattern, heads averaged, half attention and half residual. ``"logits"``: what each part wrote in
-        the direction of the target, in logits. ``"norms"``: how long the vectors are that are added. ``"proximity"``: how much
-        nearer each part brings the sum of the others to the whole; information flow routes. ``"ff"``: how long each part is
-        after attention and the feed-forward block.
+        the direction of the target, in logits. ``"norms"``: how long the vectors are that are added. ``"ff"``: how long each
+        part is after attention and the feed-forward block.
     **options
         Options of the method. ``"proximity"``: ``parts="head"`` (default) or ``parts="token"``, which is ALTI. ``"ff"``:
         ``sources=16``, how many sources of each target go through the feed-forward block one by one; None for all.

@@ -1,7 +1,8 @@
-"""From dense weights to a sparse graph: every edge, or what a threshold, a mass or a number leaves of them."""
+"""From dense weights to a sparse graph: every edge, or what a threshold, a nucleus, a number or a mass leaves of them."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, Literal
@@ -9,16 +10,22 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import ArgumentError, GraphTooLargeError
-from ..filters import mass_mask
+from ..filters import nucleus_mask
+from ..flow import keep_strongest
 from ..graph import FlowGraph
+from ..graph_info import DEFAULT_METHOD
+from ..nodes import Node, label
 from ..recorded import Trace
 from .node_readings import READ_AT_MOST, node_readings
 from .schema import Codes, Columns, edge_parts, joined, no_edges, unlisted_share
 from .thresholds import ThresholdRule, by_rule
 from .weights import EdgeWeights
+from .whole import WholeFlow, whole_flow
 
 MAX_EDGES = 200_000
 """Graphs above this are refused unless ``max_edges=`` allows them."""
+MOST_LISTED = 5_000_000
+"""Edges that are held while a mass is looked for; of more, those of the largest flow."""
 
 
 def build_graph(
@@ -27,10 +34,12 @@ def build_graph(
     method: str | None = None,
     level: Literal["token", "head"] = "token",
     threshold: float = 0.0,
-    mass: float | None = None,
+    nucleus: float | None = None,
     top_k: int | None = None,
+    mass: float | None = None,
     threshold_rule: ThresholdRule = "edge",
     layers: tuple[int, int] | None = None,
+    start: Node | None = None,
     max_edges: int = MAX_EDGES,
     readings: bool | Literal["auto"] = "auto",
     **options: Any,
@@ -39,26 +48,42 @@ def build_graph(
 
     Filters apply in this order; edges that have no number under the method go as soon as any filter is set.
 
+    ============  ======================================================================================================
+    ``threshold``  every edge with |share| at or above it
+    ``nucleus``    per target the fewest incoming edges that hold this part of what enters it
+    ``top_k``      the k edges with the largest |share|
+    ``mass``       the strongest connected edges that hold this part of the whole flow into the target, as ``--mass`` does
+    ``max_edges``  keeps nothing: refuses a larger graph. In :func:`flowgraph.keep_strongest`, the most edges to keep
+    ============  ======================================================================================================
+
+    Whatever was kept, ``graph.kept_mass`` says what part of the whole flow it holds (:func:`flowgraph.mass`).
+
     Parameters
     ----------
     trace_or_weights
         A trace, or dense weights from :func:`flowgraph.edge_weights`.
     method
-        Edge method for a trace; default ``"attention"``.
+        Edge method for a trace; default ``"proximity"``.
     level
         ``"token"``: heads taken together. ``"head"``: a node for every head.
     threshold
         Keep edges with |share| at or above this. At token level an edge is what all heads bring together.
-    mass
-        Per target keep the fewest incoming edges whose Σ|share| reaches this part of the target's total, 0 < mass ≤ 1.
+    nucleus
+        Per target keep the fewest incoming edges whose Σ|share| reaches this part of the target's total, 0 < nucleus ≤ 1.
     top_k
         Keep the k largest |share| of the graph.
+    mass
+        Of what the other filters leave, keep the strongest edges that hang together with the target, until they hold this part
+        of the method's whole flow into it, 0 < mass ≤ 1; :func:`flowgraph.keep_strongest` does the same later on.
+        Until this release ``mass`` was what ``nucleus`` is now; a FutureWarning says so for one release.
     threshold_rule
         ``"edge"``: the threshold is for edges, as above. ``"per_head"``, for proximity: parts below the threshold (one head
         reading one token, the residual stream, the MLP) become zero before heads are summed, and what remains of a state is
         normalised again. Both are published rules of information flow routes (Ferrando & Voita 2024).
     layers
         First and one-past-last layer of the graph.
+    start
+        Node that the flow is measured into. None: the logit, or where there is none the last residual state of the position.
     max_edges
         Refuse a larger graph, naming its size.
     readings
@@ -81,26 +106,34 @@ def build_graph(
     >>> len(graph) < graph.info.total_edges
     True
     """
-    check_filters(level, threshold, mass, top_k, max_edges)
+    check_filters(level, threshold, nucleus, top_k, max_edges, mass)
+    if mass is not None:
+        warn_of_mass()
     weights = _weights(trace_or_weights, method, options)
-    if threshold_rule != "edge":
-        weights = by_rule(weights, threshold, threshold_rule)
     if layers is not None:
         weights = weights.window(*layers)
-    columns, total_edges, total_share = _collect(
-        edge_parts(weights, level), threshold if threshold_rule == "edge" else 0.0, mass, top_k, max_edges
-    )
+    # Shares may be normalised again below; a mass is of what the method gives.
+    given = weights
+    if threshold_rule != "edge":
+        weights = by_rule(weights, threshold, threshold_rule)
+    collected = _Collected(threshold if threshold_rule == "edge" else 0.0, nucleus, top_k, mass, max_edges)
+    whole = whole_flow(given, level, start)
+    collected.read(edge_parts(weights, level), whole)
     filters: dict[str, float | int | str] = {"threshold": threshold} if threshold else {}
     filters |= {} if threshold_rule == "edge" else {"threshold_rule": threshold_rule}
-    filters |= {name: value for name, value in (("mass", mass), ("top_k", top_k)) if value is not None}
+    filters |= {name: value for name, value in (("nucleus", nucleus), ("top_k", top_k)) if value is not None}
     info = replace(
         weights.info,
         level=level,
-        total_edges=total_edges,
-        total_share=total_share + unlisted_share(weights),
+        total_edges=whole.edges,
+        total_share=collected.total_share + unlisted_share(weights),
         filters=filters,
+        flow_into=label(whole.start),
+        total_flow=whole.total,
     )
-    graph = _assemble(columns, weights, info)
+    graph = _assemble(collected.columns(), weights, info)
+    if mass is not None:
+        graph = collected.strongest(graph)
     if readings is False or not isinstance(trace_or_weights, Trace):
         if readings is True:
             raise ArgumentError("readings=True needs a trace; weights alone do not hold the vectors")
@@ -110,18 +143,37 @@ def build_graph(
     return graph.with_readings(node_readings(trace_or_weights, graph.nodes))
 
 
-def check_filters(level: str, threshold: float, mass: float | None, top_k: int | None, max_edges: int) -> None:
+def check_filters(
+    level: str,
+    threshold: float,
+    nucleus: float | None,
+    top_k: int | None,
+    max_edges: int,
+    mass: float | None = None,
+) -> None:
     """Refuse a level or a filter that is out of its range."""
     if level not in ("token", "head"):
         raise ArgumentError(f"level={level!r} is not known; expected 'token' or 'head'")
     if not 0.0 <= threshold <= 1.0:
         raise ArgumentError(f"threshold={threshold} must lie between 0 and 1: it is compared with |share|")
-    if mass is not None and not 0.0 < mass <= 1.0:
-        raise ArgumentError(f"mass={mass} must lie above 0 and at most at 1")
+    for name, part in (("nucleus", nucleus), ("mass", mass)):
+        if part is not None and not 0.0 < part <= 1.0:
+            raise ArgumentError(f"{name}={part} must lie above 0 and at most at 1")
     if top_k is not None and top_k < 1:
         raise ArgumentError(f"top_k={top_k} must be at least 1")
     if max_edges < 1:
         raise ArgumentError(f"max_edges={max_edges} must be at least 1")
+
+
+def warn_of_mass() -> None:
+    """Say that ``mass=`` of graphs and routes was a nucleus until this release."""
+    warnings.warn(
+        "mass= is now the part of the whole flow into the target that the strongest paths hold, as in keep_strongest and on the "
+        "command line; what it was before, per target the fewest edges of that part, is nucleus=. This note goes with the next "
+        "release; keep_strongest(graph, mass=…) means the same without it",
+        FutureWarning,
+        stacklevel=3,
+    )
 
 
 def _weights(trace_or_weights: Trace | EdgeWeights, method: str | None, options: dict[str, Any]) -> EdgeWeights:
@@ -137,38 +189,74 @@ def _weights(trace_or_weights: Trace | EdgeWeights, method: str | None, options:
         return trace_or_weights
     from . import edge_weights
 
-    return edge_weights(trace_or_weights, method=method or "attention", **options)
+    return edge_weights(trace_or_weights, method=method or DEFAULT_METHOD, **options)
 
 
-def _collect(
-    parts: Iterator[Columns], threshold: float, mass: float | None, top_k: int | None, max_edges: int
-) -> tuple[Columns, int, float]:
-    """Filter part by part, so that a graph that is too large is counted and never held."""
-    filtering = bool(threshold) or mass is not None or top_k is not None
-    kept: list[Columns] = []
-    count, total_edges, total_share = 0, 0, 0.0
-    for part in parts:
-        total_edges += int((~part["structural"]).sum())
-        total_share += float(np.abs(part["share"]).sum())
-        if filtering:
-            part = taken(part, ~part["structural"] & (np.abs(part["share"]) >= threshold))
-        if mass is not None:
-            part = taken(part, mass_mask(part["target"], part["share"], mass))
-        if top_k is not None:
-            part = _strongest(part, top_k)
-        count += len(part["share"])
-        if count <= max_edges or top_k is not None:
-            kept.append(part)
-    columns = joined(kept) if kept else no_edges()
-    if top_k is not None:
-        columns = _strongest(columns, top_k)
-        count = len(columns["share"])
-    if count > max_edges:
-        raise GraphTooLargeError(
-            f"this graph has {count:,} edges, more than max_edges={max_edges:,}; set threshold=, mass= or top_k=, a window "
-            "layers=(first, stop), level='token', or raise max_edges="
-        )
-    return columns, total_edges, total_share
+class _Collected:
+    """Edges that filters leave, part by part, so that a graph that is too large is counted and never held."""
+
+    def __init__(
+        self, threshold: float, nucleus: float | None, top_k: int | None, mass: float | None, max_edges: int
+    ) -> None:
+        self.threshold, self.nucleus, self.top_k, self.mass, self.max_edges = threshold, nucleus, top_k, mass, max_edges
+        self.total_share, self.count = 0.0, 0
+        self.kept: list[Columns] = []
+        self.left_out = 0.0  # the largest flow of an edge that was let go for want of room
+
+    def read(self, parts: Iterator[Columns], whole: WholeFlow) -> None:
+        """Filter part by part."""
+        filtering = bool(self.threshold) or any(x is not None for x in (self.nucleus, self.top_k, self.mass))
+        for part in parts:
+            self.total_share += float(np.abs(part["share"]).sum())
+            if filtering:
+                part = taken(part, ~part["structural"] & (np.abs(part["share"]) >= self.threshold))
+            if self.nucleus is not None:
+                part = taken(part, nucleus_mask(part["target"], part["share"], self.nucleus))
+            if self.top_k is not None:
+                part = _strongest(part, self.top_k)
+            self.count += len(part["share"])
+            if self.mass is not None or self.count <= self.max_edges or self.top_k is not None:
+                self.kept.append(part | {"flow": whole.flow_of(part)})
+            if self.mass is not None and self.top_k is None and self.count > MOST_LISTED:
+                self._let_go()
+
+    def _let_go(self) -> None:
+        """Of too many edges the largest flow: a path is as strong as its weakest edge, so that the strongest paths stay whole."""
+        columns = joined(self.kept)
+        order = np.argsort(-columns["flow"], kind="stable")
+        self.left_out = max(self.left_out, float(columns["flow"][order[MOST_LISTED // 2]]))
+        self.kept = [taken(columns, np.sort(order[: MOST_LISTED // 2]))]
+        self.count = MOST_LISTED // 2
+
+    def columns(self) -> Columns:
+        """All that was kept."""
+        columns = joined(self.kept) if self.kept else no_edges() | {"flow": np.zeros(0)}
+        if self.top_k is not None:
+            columns = _strongest(columns, self.top_k)
+            self.count = len(columns["share"])
+        if self.mass is None:
+            self._refuse(self.count)
+        return columns
+
+    def strongest(self, graph: FlowGraph) -> FlowGraph:
+        """The strongest paths that hold the mass."""
+        assert self.mass is not None
+        kept = keep_strongest(graph, mass=self.mass, max_edges=None)
+        weakest = float(kept.flow.min()) if kept.flow is not None and len(kept) else 0.0
+        if self.left_out and (kept.kept_mass < self.mass * (1 - 1e-9) or weakest <= self.left_out):
+            raise GraphTooLargeError(
+                f"mass={self.mass} needs more than the {MOST_LISTED // 2:,} edges of the largest flow, which are all that is held; "
+                "set a smaller mass=, a threshold=, a window layers=(first, stop) or level='token'"
+            )
+        self._refuse(len(kept))
+        return kept
+
+    def _refuse(self, count: int) -> None:
+        if count > self.max_edges:
+            raise GraphTooLargeError(
+                f"this graph has {count:,} edges, more than max_edges={self.max_edges:,}; set threshold=, nucleus=, top_k= or "
+                "mass=, a window layers=(first, stop), level='token', or raise max_edges="
+            )
 
 
 def taken(part: Columns, mask: np.ndarray) -> Columns:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError
-from ..graph import EDGE_COLUMNS, EDGE_KINDS
+from ..graph import EDGE_KINDS
 from ..nodes import NODE_KINDS, Node
 from .weights import EdgeWeights
 
@@ -53,7 +53,7 @@ def no_edges() -> Columns:
 
 def joined(pieces: list[Columns]) -> Columns:
     """Some columns under one another."""
-    return {name: np.concatenate([piece[name] for piece in pieces]) for name in EDGE_COLUMNS}
+    return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
 class Codes:

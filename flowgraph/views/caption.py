@@ -8,7 +8,12 @@ from ..graph_info import GraphInfo
 from .text import printable, prompt_line, visible
 
 _LONGEST_PROMPT = 80
-_FILTER_NAMES = {"path_mass": "mass along the strongest paths", "max_edges": "at most", "top_k": "top k"}
+_FILTER_NAMES = {
+    "path_mass": "mass along the strongest paths", "top_k": "top k", "nucleus": "nucleus per target",
+    "mass": "nucleus per target",  # as files of earlier releases call it
+}  # fmt: skip
+_UNSAID = frozenset({"kept_flow"})
+"""What files of earlier releases hold and the edges themselves say better."""
 
 
 def caption(graph: FlowGraph) -> str:
@@ -50,7 +55,7 @@ def filter_texts(graph: FlowGraph) -> list[str]:
     for name, value in graph.info.filters.items():
         if name == "max_edges":
             texts.append(f"at most {value:,} edges")
-        elif name != "kept_flow":
+        elif name not in _UNSAID:
             texts.append(f"{_FILTER_NAMES.get(name, name.replace('_', ' '))} {value}")
     return texts
 
@@ -58,8 +63,17 @@ def filter_texts(graph: FlowGraph) -> list[str]:
 def edges_text(graph: FlowGraph) -> str:
     """``N of M edges, x % of the mass`` of the whole graph as it is."""
     weighted = int((~graph.structural).sum())
-    text = f"{weighted:,} of {graph.info.total_edges:,} edges, {percent(graph.kept_mass)} of the mass"
+    text = f"{weighted:,} of {graph.info.total_edges:,} edges, {percent(graph.kept_mass)} {mass_of(graph)}"
     return text if weighted == len(graph) else f"{text}, and {len(graph) - weighted:,} without a number"
+
+
+def mass_of(graph: FlowGraph) -> str:
+    """What a percentage of a graph's edges is a part of; :mod:`flowgraph.masses` defines it."""
+    if not len(graph):
+        return "of the mass"  # nothing, of whatever whole
+    found = graph.measured
+    measure = "mass" if found.flow is not None else "summed |share|"
+    return f"of the {measure}" if found.whole == "method" else f"of the {measure} of the edges in the file"
 
 
 def percent(part: float) -> str:

@@ -1,7 +1,8 @@
 """A flow graph as slim plain data: what Cytoscape draws, and what the page says about it.
 
 Ids are ``n17`` for node 17 and ``e5`` for the fifth strongest edge. Every node and edge carries its critical level
-``c``: it is shown while ``c`` is at most the slider's value, and every such selection hangs together with the start.
+``c``: it is shown while ``c`` is at most the slider's value, and every such selection hangs together with the start. Edges of a
+graph that was cut so that they have no way to the start any more come after all of these, the strongest first.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..algorithms.connected_flow import connected_flow, critical_levels
+from ..flow import flow_levels
 from ..graph import EDGE_KINDS, FlowGraph
+from ..masses import edge_mass, into_start
 from ..nodes import ERRORS, FEATURES, Node, label
 from ..reading import NodeReading
+from .caption import mass_of
 from .layout import Place, is_circuit, places
 from .noted import note_facts
 from .style import edge_stroke, effect_step, rank_decade, square_size
@@ -27,7 +30,7 @@ LEVELS = 1000
 OPENING_MASS = 0.8
 OPENING_EDGES = 300
 _OPENING_EDGES_SIGNED = 120  # every one of them ends in the logit
-_ASKED = frozenset({"path_mass", "mass", "threshold", "top_k"})
+_ASKED = frozenset({"path_mass", "nucleus", "mass", "threshold", "top_k"})
 _MAJOR_HEADS = 48
 COLOURED_KINDS = frozenset({"embed", "resid_pre", "resid_post"})
 """Kinds of nodes whose colour and label say what they read."""
@@ -57,15 +60,16 @@ class Drawing:
     order
         [E] edges of ``graph`` from the first shown to the last.
     flow
-        [E] connected flow of each edge of ``graph``, along the whole graph's edges; in a circuit |weight| / the largest.
+        [E] flow of each edge of ``graph`` into the start, along everything that the method gives (:mod:`flowgraph.masses`);
+        in a circuit |weight| / the largest.
     node_flow
-        [N] flow from each node to the start, which has 1 itself.
+        [N] flow from each node to the start over the edges of the graph; the start has 1 itself.
     level
         [E] critical level of each edge of ``graph``, in 1…:data:`LEVELS`.
     mass
-        [E] part of the method's whole mass that the first 1, 2, … edges of ``order`` hold.
+        [E] :func:`flowgraph.mass` of the first 1, 2, … edges of ``order``.
     is_flow_mass
-        True if that mass is summed flow, False if it is Σ|share|.
+        True if that is of summed flow, False if it is of Σ|share|.
     places
         [N] where the nodes stand.
     start
@@ -99,13 +103,23 @@ class Drawing:
         return level
 
     @property
+    def is_asked_for(self) -> bool:
+        """Whether the graph was cut to what somebody asked for, rather than to what fits."""
+        return not _ASKED.isdisjoint(self.graph.info.filters)
+
+    @property
+    def page_level(self) -> int:
+        """The slider's value when a page opens: all that was asked for, as its caption says, or as much as can be read."""
+        return LEVELS if self.is_asked_for else self.opening_level
+
+    @property
     def opening_level(self) -> int:
         """The slider's value at the start: what was asked for, or as much as can be read at a glance.
 
         At a glance: :data:`OPENING_MASS` of the mass, at most :data:`OPENING_EDGES` edges.
         """
         ranked = self.level[self.order]
-        asked_for = not _ASKED.isdisjoint(self.graph.info.filters)
+        asked_for = self.is_asked_for
         if asked_for and len(ranked) <= OPENING_EDGES:
             return LEVELS
         most = _OPENING_EDGES_SIGNED if self.is_signed else OPENING_EDGES
@@ -119,10 +133,11 @@ class Drawing:
 
 def drawing(graph: FlowGraph) -> Drawing:
     """Order a graph's edges, place its nodes, and cut it to what a page can show."""
+    graph = graph if is_circuit(graph) or not len(graph) else into_start(graph)
     flow, width = _carried(graph)
     node_flow = _outflow(graph, flow)
     order = _order(graph, node_flow, flow, width)
-    mass, is_flow_mass = _mass(graph, flow, order)
+    mass = np.minimum(1.0, np.cumsum(edge_mass(graph)[order]))
     drawn = graph
     if len(graph) > MOST_EDGES:
         sent = order[:MOST_EDGES][width[order[:MOST_EDGES]] > 0]
@@ -133,8 +148,8 @@ def drawing(graph: FlowGraph) -> Drawing:
     if start is not None:
         node_flow[start] = 1.0
     return Drawing(
-        graph=drawn, order=order, flow=flow, node_flow=node_flow, level=_levels(flow, order, width), mass=mass,
-        is_flow_mass=is_flow_mass, places=places(drawn, node_flow.tolist()), start=start,
+        graph=drawn, order=order, flow=flow, node_flow=node_flow, level=_levels(flow, order), mass=mass,
+        is_flow_mass=graph.measured.flow is not None, places=places(drawn, node_flow.tolist()), start=start,
     )  # fmt: skip
 
 
@@ -143,7 +158,8 @@ def _carried(graph: FlowGraph) -> tuple[Float[np.ndarray, "E"], Float[np.ndarray
     if not len(graph) or is_circuit(graph):
         size = np.abs(graph.weight.astype(np.float64))
         return (size / (float(size.max(initial=0.0)) or 1.0),) * 2
-    return connected_flow(graph), critical_levels(graph)
+    levels = flow_levels(graph, graph.flow)
+    return (levels if graph.flow is None else graph.flow), levels
 
 
 def _order(
@@ -155,17 +171,8 @@ def _order(
     """Widest connection first; of equally wide ones the nearer to the start, so that every prefix hangs together."""
     placed = places(graph, node_flow.tolist())
     depth = np.array([place.layer for place in placed])[graph.target] if len(graph) else np.zeros(0)
-    return np.lexsort((-flow, -depth, -width))
-
-
-def _mass(
-    graph: FlowGraph, flow: Float[np.ndarray, "E"], order: Int[np.ndarray, "E"]
-) -> tuple[Float[np.ndarray, "E"], bool]:
-    """Mass that the first 1, 2, … edges hold; and whether it is flow, or Σ|share| because the whole flow is unknown."""
-    is_whole = np.count_nonzero(~graph.structural) >= graph.info.total_edges and not is_circuit(graph)
-    if is_whole or "kept_flow" in graph.info.filters:
-        return graph.kept_mass * _cumulative(flow[order]), True
-    return np.cumsum(np.abs(graph.share[order].astype(np.float64))) / (graph.info.total_share or 1.0), False
+    # Edges without a way to the start are ordered by what they carry, wherever they are.
+    return np.lexsort((-flow, np.where(width > 0, -depth, -flow), -width))
 
 
 def _outflow(graph: FlowGraph, flow: Float[np.ndarray, "E"]) -> Float[np.ndarray, "N"]:
@@ -179,17 +186,15 @@ def _cumulative(flow: Float[np.ndarray, "E"]) -> Float[np.ndarray, "E"]:
     return np.minimum(1.0, np.cumsum(flow) / total) if total else np.zeros(len(flow))
 
 
-def _levels(
-    flow: Float[np.ndarray, "E"], order: Int[np.ndarray, "E"], width: Float[np.ndarray, "E"]
-) -> Int[np.ndarray, "E"]:
-    """Levels along the order, in 1…LEVELS; edges without a way to the start come at the very end.
+def _levels(flow: Float[np.ndarray, "E"], order: Int[np.ndarray, "E"]) -> Int[np.ndarray, "E"]:
+    """Levels along the order, in 1…LEVELS; edges that carry nothing come at the very end.
 
     Half of a level is the mass reached and half the number of edges reached: by mass alone, the many weak edges would
     share the last step of the slider.
     """
     reached = np.arange(1, len(order) + 1) / max(1, len(order))
     steps = np.ceil(LEVELS * (_cumulative(flow[order]) + reached) / 2 - 1e-9).astype(np.int64)
-    steps[width[order] <= 0] = LEVELS
+    steps[flow[order] <= 0] = LEVELS
     level = np.zeros(len(order), dtype=np.int64)
     level[order] = np.clip(steps, 1, LEVELS)
     return level
@@ -397,6 +402,7 @@ def facts(drawn: Drawing) -> dict[str, Any]:
         "edge_places": [_edge_place(graph, e) for e in drawn.order.tolist()],
         "notes": note_facts(graph),
         "mass": [round(100 * float(value), 2) for value in drawn.mass],
+        "mass_of": mass_of(graph),
         "vocabulary": list(vocabulary),
     }
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..algorithms.connected_flow import connected_flow
+from ..flow import connected_flow
 from ..graph import EDGE_KINDS, FlowGraph
 from ..nodes import Node, label
 from .caption import edges_text, prompt_text

@@ -12,7 +12,7 @@ from typing import Any
 
 from ..graph import FlowGraph
 from ..nodes import Node
-from .caption import edges_text, filter_texts, layers_text, percent
+from .caption import edges_text, filter_texts, layers_text, mass_of, percent
 from .document import Page, asset, document, noted_caption, shell, title
 from .elements import LEVELS, MOST_EDGES, Drawing, drawing, elements, facts
 from .layout import LAYOUT, columns, extent, is_circuit
@@ -104,7 +104,7 @@ def page_of(graph: FlowGraph) -> Page:
 def _shell(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str, Any]]], cut: str) -> str:
     info = graph.info
     texts = {
-        "mass_definition": _mass_definition(drawn), "level": str(drawn.opening_level), "levels": str(LEVELS), "cut": cut,
+        "mass_definition": _mass_definition(drawn), "level": str(drawn.page_level), "levels": str(LEVELS), "cut": cut,
     }  # fmt: skip
     circuit = is_circuit(graph)
     size = f"{len(info.tokens)} token{'s' if len(info.tokens) != 1 else ''}, {layers_text(graph)}"
@@ -147,7 +147,7 @@ def _page_data(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str,
         "total_edges": graph.info.total_edges,
         "signed": drawn.is_signed,
         "start": drawn.start,
-        "level": drawn.opening_level,
+        "level": drawn.page_level,
         "levels": LEVELS,
         "room": {"tokens": room.tokens, "layers": round(room.layers, 2), "slots": room.slots},
         "layout": dict(LAYOUT),
@@ -163,10 +163,10 @@ def _page_data(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str,
 def _cut_note(graph: FlowGraph, drawn: Drawing) -> str:
     if drawn.graph is graph:
         return ""
-    mass = percent(float(drawn.mass[-1]))
+    mass = f"{percent(float(drawn.mass[-1]))} {mass_of(graph)}"
     if len(drawn.graph) < MOST_EDGES:
-        return f"drawn: the {len(drawn.graph):,} of {len(graph):,} edges that lead to the start, {mass} of the mass"
-    return f"drawn: the strongest {len(drawn.graph):,} of {len(graph):,} edges, {mass} of the mass"
+        return f"drawn: the {len(drawn.graph):,} of {len(graph):,} edges that lead to the start, {mass}"
+    return f"drawn: the strongest {len(drawn.graph):,} of {len(graph):,} edges, {mass}"
 
 
 def _empty_note(graph: FlowGraph) -> str:
@@ -179,15 +179,17 @@ def _empty_note(graph: FlowGraph) -> str:
 def _mass_definition(drawn: Drawing) -> str:
     if is_circuit(drawn.graph):
         return (
-            "Edges appear from the largest effect downwards; each was measured by itself. The mass is the summed |share| of all "
-            "edges whose effect is known."
+            "Edges appear from the largest effect downwards; each was measured by itself. The percentage is of the summed |share| of "
+            "all edges whose effect is known."
         )
-    measure = (
-        "the mass is the summed flow; the flow of an edge is |share| × the flow of its target, along the edges of this graph, and 1 at the start"
-        if drawn.is_flow_mass
-        else "the mass is the summed |share| of all edges of the method"
+    ordered = (
+        "Edges appear from the strongest flow downwards, so that whatever is shown leads to the start node; those of a cut graph "
+        "that no longer lead there come last. "
     )
+    if not drawn.is_flow_mass:
+        return f"{ordered}Here the percentage is of the summed |share| of all edges."
+    whole = "all edges of the method" if drawn.graph.info.whole == "method" else "the edges in the file"
     return (
-        "Edges appear from the strongest connected flow downwards, so that whatever is shown leads to the start node. "
-        f"Here {measure}. Residual and MLP edges count too and hold most of it."
+        f"{ordered}Here the mass is the summed flow, as a part of that of {whole}; the flow of an edge is |share| × the flow of its "
+        "target, and 1 at the start. Residual and MLP edges count too and hold most of it."
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dash import dcc, html
 
+from flowgraph import DEFAULT_METHOD
+
 from ..attributes import named
 from ..ids import Id
 from ..present.drawn import Element, drawn, element
@@ -50,7 +52,7 @@ def _methods() -> dcc.RadioItems:
         return {"label": label, "value": name, "title": f"{hint} In {unit}."}
 
     return dcc.RadioItems(
-        id=Id.METHOD, options=[option(name, *about) for name, about in METHODS.items()], value="proximity", className="list"
+        id=Id.METHOD, options=[option(name, *about) for name, about in METHODS.items()], value=DEFAULT_METHOD, className="list"
     )  # fmt: skip
 
 

@@ -56,6 +56,8 @@ def meta(data: dict[str, Any], drawn: Drawing, name: str) -> dict[str, Any]:
     found = {key: value for key, value in data.items() if key not in ("nodes", "edges")}
     return found | {
         "picture": name,
+        # The page follows routes as far as it can draw them, and opens on what can be read at a glance.
+        "level": drawn.opening_level,
         "keys": [node_key(node) for node in drawn.graph.nodes],
         "starts": [_start(node) for node in drawn.graph.nodes],
         "edge_index": drawn.order.tolist(),
@@ -110,7 +112,7 @@ def caption(answer: GraphAnswer) -> list[Component]:
 def mass_hint(drawn: Drawing) -> str:
     """What the slider goes by, and what its percentage is a part of."""
     measure = (
-        "the summed flow of the edges that were fetched; what the threshold or the largest number of edges left out is not in it"
+        "the summed flow of the edges, as a part of that of all edges of the method"
         if drawn.is_flow_mass
         else "the summed |share| of all edges of the method"
     )

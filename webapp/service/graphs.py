@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 
 import numpy as np
 
@@ -38,10 +37,7 @@ def graph(traces: Traces, question: Asked, check: Check) -> GraphAnswer:
         weights = weights.window(*question.layers)
     check("drawing the graph", None)
     drawn, note = (_mixed if question.heads_in else _SHOW[question.show])(weights, question)
-    is_part = question.show == "routes" or (question.show == "all" and question.threshold > 0)
     drawn, note = _strongest(drawn, note, question.start)
-    if is_part and len(drawn):
-        drawn = _of_whole(drawn, weights, question)
     wanted = [n for n in drawn.nodes if isinstance(question, GraphQuestion) or n.kind in COLOURED_KINDS]
     readings = dict(zip(wanted, traces.readings(question.run, wanted, check), strict=True))
     return GraphAnswer(drawn.with_readings(tuple(readings.get(node) for node in drawn.nodes)), note)
@@ -71,13 +67,19 @@ def _all(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
         note = f"all edges of share ≥ {_number(threshold)}"
     try:
         return flowgraph.build_graph(
-            weights, level=question.level, threshold=threshold, max_edges=_MOST_LISTED, readings=False
+            weights,
+            level=question.level,
+            threshold=threshold,
+            start=question.start,
+            max_edges=_MOST_LISTED,
+            readings=False,
         ), note
     except GraphTooLargeError:
         drawn = flowgraph.build_graph(
             weights,
             level=question.level,
             threshold=threshold,
+            start=question.start,
             top_k=_MOST_LISTED,
             max_edges=_MOST_LISTED,
             readings=False,
@@ -106,7 +108,7 @@ def _routes_from(threshold: float, weights: EdgeWeights, question: Asked) -> Flo
 
 def _mixed(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
     """Some layers as their heads; routes are what is strong enough, of which only what leads to the start is kept."""
-    whole = mixed_graph(weights, question.heads_in, max_edges=_MOST_LISTED)
+    whole = mixed_graph(weights, question.heads_in, max_edges=_MOST_LISTED).measured_into(question.start)
     heads = f"heads of L{', L'.join(map(str, question.heads_in))} one by one"
     # Opening a layer changes nothing about the others: routes keep the threshold that they have while it is closed.
     threshold = _followed(weights, question)[1] if question.show == "routes" else question.threshold
@@ -141,22 +143,6 @@ def _strongest(drawn: FlowGraph, note: str, start: Node | None) -> tuple[FlowGra
     if len(kept) < MOST_EDGES:
         return kept, f"{note}; {len(kept):,} of {count:,} lead to {'the logit' if start is None else start}"
     return kept, f"{note}; the strongest {len(kept):,} of {count:,} that hang together"
-
-
-def _of_whole(drawn: FlowGraph, weights: EdgeWeights, question: Asked) -> FlowGraph:
-    """The graph saying which part of the whole method's flow it holds, not of what a threshold left; by share where that is too large."""
-    try:
-        whole = (
-            mixed_graph(weights, question.heads_in, max_edges=_MOST_LISTED)
-            if question.heads_in
-            else flowgraph.build_graph(weights, level=question.level, max_edges=_MOST_LISTED, readings=False)
-        )
-    except GraphTooLargeError:
-        return drawn
-    all_flow = float(flowgraph.connected_flow(whole, question.start).sum())
-    kept = float(flowgraph.connected_flow(drawn, question.start).sum())
-    filters = {**drawn.info.filters, "kept_flow": kept / all_flow if all_flow else 0.0}
-    return replace(drawn, info=replace(drawn.info, filters=filters))
 
 
 def _number(share: float) -> str:

@@ -50,7 +50,7 @@ function counterText({ data, filter }) {
   const { shown } = filter.edges;
   const numbered = shown === all ? filter.weighted : shown;
   const mass = shown ? data.mass[shown - 1] : 0;
-  return [count(numbered), ` of ${plural(data.total_edges, 'edge')}, `, percent(mass / 100), ' of the mass'];
+  return [count(numbered), ` of ${plural(data.total_edges, 'edge')}, `, percent(mass / 100), ` ${data.mass_of}`];
 }
 
 function showCounter(page) {

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ...errors import ArgumentError
 from ...graph import FlowGraph
-from ..caption import caption, percent, prompt_text
+from ..caption import caption, mass_of, percent, prompt_text
 from ..elements import Drawing, drawing
 from ..layout import columns, extent, is_circuit
 from ..legend import own_names
@@ -196,7 +196,7 @@ def _left_out(graph: FlowGraph, drawn: Drawing, content: Content, lost: int) -> 
     notes = []
     if len(content.edges) < len(graph):
         mass = percent(float(drawn.mass[len(content.edges) - 1]))
-        notes.append(f"drawn: the strongest {len(content.edges):,} of {len(graph):,} edges, {mass} of the mass")
+        notes.append(f"drawn: the strongest {len(content.edges):,} of {len(graph):,} edges, {mass} {mass_of(graph)}")
     if lost:
         notes.append(f"{lost:,} node label{'s' if lost > 1 else ''} left out for want of room")
     groups = [f"{printable(name)} ({size:,})" for name, size in group_sizes(drawn.graph).items()]

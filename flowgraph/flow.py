@@ -15,9 +15,9 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..errors import ArgumentError
-from ..graph import FlowGraph
-from ..nodes import Node, label
+from .errors import ArgumentError
+from .graph import FlowGraph
+from .nodes import Node, label
 
 _STATES = ("embed", "resid_pre", "resid_mid", "resid_post")
 Waves = list[Int[np.ndarray, "_"]]
@@ -36,7 +36,7 @@ def connected_flow(graph: FlowGraph, start: Node | None = None) -> Float[np.ndar
     graph
         An acyclic graph.
     start
-        Node whose inputs are followed. None: the logit node (of ``info.target``, if there are several), or in
+        Node whose inputs are followed. None: the one that ``info.flow_into`` names, else the logit node (of ``info.target``, if there are several), or in
         a graph without one the node that everything leads to, if that is a single one, as in the routes into a chosen
         node; otherwise the last residual state of ``info.position``.
 
@@ -57,7 +57,7 @@ def connected_flow(graph: FlowGraph, start: Node | None = None) -> Float[np.ndar
     >>> flow[into_logit].round(6).tolist()  # all that reaches the logit
     [1.0]
     """
-    return _flow_and_levels(graph, start, waves_of(graph))[0]
+    return _flow_of(graph, start, waves_of(graph))
 
 
 def critical_levels(graph: FlowGraph, start: Node | None = None) -> Float[np.ndarray, "E"]:
@@ -88,7 +88,8 @@ def critical_levels(graph: FlowGraph, start: Node | None = None) -> Float[np.nda
     >>> bool((fg.critical_levels(graph) <= fg.connected_flow(graph)).all())
     True
     """
-    return _flow_and_levels(graph, start, waves_of(graph))[1]
+    waves = waves_of(graph)
+    return flow_levels(graph, _flow_of(graph, start, waves), start, waves)
 
 
 def keep_strongest(
@@ -100,17 +101,19 @@ def keep_strongest(
 ) -> FlowGraph:
     """Keep the strongest part of a graph that hangs together with ``start``.
 
-    Edges are taken by decreasing :func:`critical_levels` (ties: the edge nearer to the start first, then the
-    order of the graph), until they hold ``mass`` of the summed :func:`connected_flow` or are ``max_edges``.
-    Every such prefix is connected: each edge has a way to the start over edges taken before it. Edges without
-    flow, and so structural edges, are never taken.
+    Edges are taken by decreasing level (ties: the edge nearer to the start first, then the order of the graph), until they hold
+    ``mass`` of the whole, see :func:`flowgraph.mass`, or are ``max_edges``. The level of an edge is the smallest flow on the
+    best way from it to the start over edges of ``graph``, as for :func:`critical_levels`; the flow is that of the whole graph,
+    so that a graph which was cut before is cut on in the same order. Every such prefix is connected: each edge has a way to the
+    start over edges taken before it. Edges without such a way, and so structural edges, are never taken.
 
     Parameters
     ----------
     graph
         An acyclic graph.
     mass
-        Share of the summed flow to keep, above 0 and at most 1; None keeps every edge that has flow.
+        Part of the whole flow into the start to keep, above 0 and at most 1, also where the graph was cut before: what it does
+        not hold cannot be kept. None keeps every edge that has a way to the start.
     max_edges
         Largest number of edges; None for no limit.
     start
@@ -118,9 +121,8 @@ def keep_strongest(
 
     Returns
     -------
-    The graph of the kept edges, in the order they were taken. ``info.filters`` gains ``path_mass`` (if ``mass`` is
-    given), ``max_edges`` only if that limit cut away edges that ``mass`` would have kept, and ``kept_flow``: the kept share
-    of the summed flow of all edges of the method. Of a graph that was cut in another way before, that is not known.
+    The graph of the kept edges, in the order they were taken. ``info.filters`` gains ``path_mass`` (if ``mass`` is given), and
+    ``max_edges`` only if that limit cut away edges that ``mass`` would have kept.
 
     Raises
     ------
@@ -137,30 +139,21 @@ def keep_strongest(
         raise ArgumentError(f"mass={mass} must be above 0 and at most 1, or None to keep every edge that has flow")
     if max_edges is not None and max_edges < 1:
         raise ArgumentError(f"max_edges={max_edges} must be 1 or more, or None for no limit")
+    from .masses import edge_mass, into_start
+
+    graph = into_start(graph, start)
     waves = waves_of(graph)
-    flow, levels = _flow_and_levels(graph, start, waves)
-    order = _by_level(levels, waves)
-    reached = np.cumsum(flow[order])
-    total = float(reached[-1]) if len(order) else 0.0
-    wanted = len(order) if mass is None else min(int(np.searchsorted(reached, mass * total)) + 1, len(order))
+    order = by_level(flow_levels(graph, graph.flow, start, waves), waves)
+    reached = np.cumsum(edge_mass(graph)[order])
+    # Rounding must not ask for one more edge.
+    wanted = len(order) if mass is None else min(int(np.searchsorted(reached, mass * (1 - 1e-12))) + 1, len(order))
     count = wanted if max_edges is None else min(wanted, max_edges)
     filters: dict[str, float | int | str] = {}
     if mass is not None:
         filters["path_mass"] = mass
     if max_edges is not None and count < wanted:
         filters["max_edges"] = max_edges
-    had = _flow_held(graph)
-    if had is not None:
-        filters["kept_flow"] = had * float(reached[count - 1]) / total if total else 0.0
     return graph.keep(order[:count], **filters)
-
-
-def _flow_held(graph: FlowGraph) -> float | None:
-    """Part of the method's summed flow that a graph holds: all of it while no edge is missing; None where it is not known."""
-    if np.count_nonzero(~graph.structural) >= graph.info.total_edges:
-        return 1.0
-    held = graph.info.filters.get("kept_flow")
-    return None if held is None else float(held)
 
 
 def waves_of(graph: FlowGraph) -> Waves:
@@ -191,25 +184,35 @@ def waves_of(graph: FlowGraph) -> Waves:
     return waves
 
 
-def _flow_and_levels(
-    graph: FlowGraph, start: Node | None, waves: Waves
-) -> tuple[Float[np.ndarray, "E"], Float[np.ndarray, "E"]]:
-    share = strength_of(graph)
-    node_flow, node_level = np.zeros(len(graph.nodes)), np.zeros(len(graph.nodes))
-    flow, levels = np.zeros(len(graph)), np.zeros(len(graph))
+def _flow_of(graph: FlowGraph, start: Node | None, waves: Waves) -> Float[np.ndarray, "E"]:
+    share, node_flow, flow = strength_of(graph), np.zeros(len(graph.nodes)), np.zeros(len(graph))
     if graph.nodes or start is not None:
-        n = start_index(graph, start, "start")
-        node_flow[n], node_level[n] = 1.0, np.inf
+        node_flow[start_index(graph, start, "start")] = 1.0
     for edges in waves:
-        sources, targets = graph.source[edges], graph.target[edges]
-        flow[edges] = share[edges] * node_flow[targets]
-        levels[edges] = np.minimum(flow[edges], node_level[targets])
-        np.add.at(node_flow, sources, flow[edges])
-        np.maximum.at(node_level, sources, levels[edges])
-    return flow, levels
+        flow[edges] = share[edges] * node_flow[graph.target[edges]]
+        np.add.at(node_flow, graph.source[edges], flow[edges])
+    return flow
 
 
-def _by_level(levels: Float[np.ndarray, "E"], waves: Waves) -> Int[np.ndarray, "e"]:
+def flow_levels(
+    graph: FlowGraph, flow: Float[np.ndarray, "E"] | None, start: Node | None = None, waves: Waves | None = None
+) -> Float[np.ndarray, "E"]:
+    """[E] smallest flow on the best way from each edge to the start over edges of this graph; 0 without such a way.
+
+    ``flow`` may be that of a larger graph; None: :func:`connected_flow` along this one.
+    """
+    waves = waves_of(graph) if waves is None else waves
+    flow = _flow_of(graph, start, waves) if flow is None else flow
+    node_level, levels = np.zeros(len(graph.nodes)), np.zeros(len(graph))
+    if graph.nodes or start is not None:
+        node_level[start_index(graph, start, "start")] = np.inf
+    for edges in waves:
+        levels[edges] = np.minimum(flow[edges], node_level[graph.target[edges]])
+        np.maximum.at(node_level, graph.source[edges], levels[edges])
+    return levels
+
+
+def by_level(levels: Float[np.ndarray, "E"], waves: Waves) -> Int[np.ndarray, "e"]:
     """Order edges above 0 by decreasing level; ties by wave, so that an edge never precedes its way on."""
     wave_of = np.zeros(len(levels), dtype=np.int64)
     for n, edges in enumerate(waves):
@@ -224,12 +227,18 @@ def strength_of(graph: FlowGraph) -> Float[np.ndarray, "E"]:
 
 
 def start_index(graph: FlowGraph, node: Node | None, argument: str) -> int:
-    """Index of a node that is given, or of the one that flow runs to: the logit, the only end, or the last residual state.
+    """Index of a node that is given, or of the one that flow runs to.
 
-    In a graph of another program that has none of these, or several logits and no target, it is the end that most |weight| enters.
+    That is the node that the graph's flow was worked out for; where that is not said or not in the graph, the logit, the only
+    end, or the last residual state. In a graph of another program that has none of these, or several logits and no target, it is
+    the end that most |weight| enters.
     """
     if node is not None:
         return index_of(graph, node, argument)
+    if graph.info.flow_into is not None:
+        known = [n for n, other in enumerate(graph.nodes) if label(other) == graph.info.flow_into]
+        if known:
+            return known[0]
     logits = [n for n, other in enumerate(graph.nodes) if other.kind in ("logit", "logits")]
     if len(logits) > 1:
         logits = [n for n in logits if graph.nodes[n].index == graph.info.target] or logits

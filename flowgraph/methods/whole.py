@@ -1,0 +1,282 @@
+"""The whole that a mass is a part of: the flow of every edge of dense weights into one node, without listing an edge.
+
+A walk down the layers keeps what each state, MLP and head passes on to the start; the flow of an edge is then its |weight| times
+what its target passes on per weight that enters it. So the whole is known however few edges a graph keeps, and however many there
+are: the weights are dense, and no edge is made for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any
+from weakref import WeakKeyDictionary, ref
+
+import numpy as np
+from jaxtyping import Float
+
+from ..errors import ArgumentError
+from ..graph import EDGE_KINDS
+from ..nodes import NODE_KINDS, Node, label
+from .schema import Codes, Columns, edge_parts
+from .weights import EdgeWeights
+
+_ATTENTION, _HEAD, _RESIDUAL, _MLP_IN, _MLP, _UNEMBED = (
+    EDGE_KINDS.index(kind) for kind in ("attention", "head", "residual", "mlp_in", "mlp", "unembed")
+)
+
+
+_KEPT = 8
+_KNOWN: WeakKeyDictionary[EdgeWeights, dict[tuple[str, Node], WholeFlow]] = WeakKeyDictionary()
+
+
+def whole_flow(weights: EdgeWeights, level: str, start: Node | None = None) -> WholeFlow:
+    """The whole flow into a start, see :func:`start_of`; for the last few starts it is kept as long as the weights are."""
+    start = start_of(weights, start, level)
+    known = _KNOWN.setdefault(weights, {})
+    found = known.pop((level, start), None)
+    known[level, start] = WholeFlow(weights, level, start) if found is None else found
+    if len(known) > _KEPT:
+        del known[next(iter(known))]
+    return known[level, start]
+
+
+def start_of(weights: EdgeWeights, start: Node | None, level: str) -> Node:
+    """The start if the weights have such a node at this level; if none is given, the logit, or the last state of the position.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no such node.
+    """
+    info, codes = weights.info, Codes(weights)
+    first, stop = info.layers
+    has_logit = weights.ends_in_logit or weights.unembed is not None
+    logit = codes.node(int(codes.of("logit"))) if has_logit else None
+    if logit is not None and start in (None, logit):
+        return logit
+    if start is None:
+        return Node("resid_post", layer=stop - 1, position=info.position)
+    places = _places(weights, level)
+    fields = (start.layer, start.head, start.position, start.index)
+    if all(one in allowed for one, allowed in zip(fields, places.get(start.kind, _NOWHERE), strict=True)):
+        return start
+    kinds = [*places] if logit is None else [f"{label(logit)} (index={logit.index})", *places]
+    raise ArgumentError(
+        f"start={label(start)} is not a node of these weights at level={level!r}; expected {', '.join(kinds)} within layers "
+        f"{first}…{stop - 1} and {len(info.tokens)} positions, or None for the logit or the last state"
+    )
+
+
+_Places = tuple[Collection[int | None], Collection[int | None], Collection[int | None], Collection[int | None]]
+_NOWHERE: _Places = ((), (), (), ())
+
+
+def _places(weights: EdgeWeights, level: str) -> dict[str, _Places]:
+    """Layers, heads, positions and indices of the nodes that routes may start at, besides the logit."""
+    first, stop = weights.info.layers
+    layers, everywhere, none = range(first, stop), range(len(weights.info.tokens)), (None,)
+    lowest: dict[str, _Places] = (
+        {"resid_pre": ((first,), none, everywhere, none)} if first else {"embed": (none, none, everywhere, none)}
+    )
+    middle: dict[str, _Places] = {} if weights.parallel else {"resid_mid": (layers, none, everywhere, none)}
+    heads = range(weights.attention.shape[1])
+    by_head: dict[str, _Places] = {"head": (layers, heads, weights.query_positions, none)} if level == "head" else {}
+    return {
+        **lowest,
+        **middle,
+        "resid_post": (layers, none, everywhere, none),
+        "mlp": (layers, none, weights.query_positions, none),
+        **by_head,
+    }
+
+
+class WholeFlow:
+    """Flow of every edge of some weights into a start, at a level.
+
+    Attributes
+    ----------
+    start
+        The node that everything flows into.
+    total
+        Sum of the flow over all edges.
+    edges
+        How many edges have a number.
+
+    Parameters
+    ----------
+    weights
+        Dense weights, as the method gives them.
+    level
+        ``"token"`` or ``"head"``.
+    start
+        A node of these weights.
+    """
+
+    def __init__(self, weights: EdgeWeights, level: str, start: Node) -> None:
+        # Kept beside the weights, and must not keep them alive.
+        self._weights, self.by_head, self.start = ref(weights), level == "head", start
+        self.total, self.edges = 0.0, 0
+        if weights.ends_in_logit:
+            self._of_logit(level)
+        else:
+            self._of_states()
+
+    @property
+    def weights(self) -> EdgeWeights:
+        """What it is the flow of."""
+        found = self._weights()
+        assert found is not None
+        return found
+
+    def flow_of(self, columns: Columns) -> Float[np.ndarray, "e"]:
+        """Flow of some of the edges, 0 on structural ones."""
+        if self.weights.ends_in_logit:
+            into = np.searchsorted(self.targets, columns["target"])
+            flow: np.ndarray = np.abs(columns["share"]) * self.passed[into]
+            return flow
+        return self._of_places(columns)
+
+    def _of_logit(self, level: str) -> None:
+        """Edges that end in the logit, or in heads that go on to it: one part, held anyway."""
+        (part,) = edge_parts(self.weights, level)
+        codes, node = Codes(self.weights), self.start
+        at = (-1 if place is None else place for place in (node.layer, node.head, node.position))
+        start = int(codes.of(node.kind, *at))
+        self.edges = len(part["share"])
+        self.targets = np.unique(part["target"])
+        share, is_first = np.abs(part["share"]), part["target"] == start
+        # What a head passes on: its share of the start, or all if it is the start.
+        sources, group = np.unique(part["source"][is_first], return_inverse=True)
+        handed = np.bincount(group, weights=share[is_first], minlength=len(sources))
+        self.passed = np.zeros(len(self.targets))
+        known = np.isin(self.targets, sources)
+        self.passed[known] = handed[np.searchsorted(sources, self.targets[known])]
+        self.passed[self.targets == start] = 1.0
+        self.total = float(self.flow_of(part).sum())
+
+    def _of_states(self) -> None:
+        w, start = self.weights, self.start
+        n, h, q, t = w.attention.shape
+        first, at = w.info.layers[0], np.asarray(w.query_positions)
+        top = n - 1 if start.layer is None else start.layer - first
+        state = np.zeros(t)
+        has_mlp = w.mlp is not None and w.mlp_in is not None
+        assert w.residual is not None
+        # What a target passes on to the start, per |weight| that enters it; 0 where it is not reached.
+        self.entry, self.after, self.into_mlp = np.zeros((n, q)), np.zeros((n, q)), np.zeros((n, q))
+        self.into_head = np.zeros((n, h, q)) if self.by_head else None
+        self.unembed = 0.0
+        if start.kind == "logit":
+            self.unembed = float(bool(w.unembed))
+            state[w.info.position] = self.unembed
+            self.total += self.unembed
+        for row in range(top, -1, -1):
+            after, before = state[at], np.zeros(t)
+            mlp, entry = np.zeros(q), np.zeros(q)
+            if row == top and start.kind != "logit":
+                after = (at == start.position) * 1.0 if start.kind == "resid_post" else np.zeros(q)
+                mlp = (at == start.position) * 1.0 if start.kind == "mlp" else mlp
+                entry = (at == start.position) * 1.0 if start.kind == "resid_mid" else entry
+            written = np.abs(w.mlp[row]).astype(np.float64) if has_mlp and w.mlp is not None else np.zeros(q)
+            if w.parallel:
+                entry = entry + after
+            else:
+                assert w.residual_mlp is not None
+                past = np.abs(w.residual_mlp[row]).astype(np.float64)
+                self.after[row] = _per(after, written + past)
+                mlp = mlp + written * self.after[row]
+                entry = entry + past * self.after[row]
+                self.total += float(((written + past) * self.after[row]).sum())
+            into, along = self._into_entry(row), np.abs(w.residual[row]).astype(np.float64)
+            whole = into.sum(-1) + along + (written if w.parallel else 0.0) + (0.0 if w.rest is None else w.rest[row])
+            if w.parallel:
+                self.entry[row] = _per(entry, whole)
+                mlp = mlp + written * self.entry[row]
+                self.total += float((written * self.entry[row]).sum())
+            if has_mlp and w.mlp_in is not None:
+                self.into_mlp[row] = np.where(w.mlp_in[row] != 0, mlp, 0.0)
+                self.total += float(self.into_mlp[row].sum())
+                if w.parallel:
+                    before[at] += self.into_mlp[row]
+                else:
+                    entry = entry + self.into_mlp[row]
+            if not w.parallel:
+                self.entry[row] = _per(entry, whole)
+            before[at] += along * self.entry[row]
+            self.total += float((along * self.entry[row]).sum()) + float((into.sum(-1) * self.entry[row]).sum())
+            if self.into_head is None:
+                before += self.entry[row] @ into
+            else:
+                before += self._through_heads(row, into, top)
+            state = before
+        self.edges = self._count(has_mlp)
+
+    def _into_entry(self, row: int) -> Float[np.ndarray, "query_pos source"]:
+        """|weight| of what attention brings into the state: by source, or at head level by head."""
+        w = self.weights
+        found = w.head[row].swapaxes(0, 1) if self.by_head else w.attention_summed[row]
+        size: np.ndarray = np.abs(found).astype(np.float64)
+        return size
+
+    def _through_heads(
+        self, row: int, into: Float[np.ndarray, "query_pos head"], top: int
+    ) -> Float[np.ndarray, "key_pos"]:
+        assert self.into_head is not None
+        passed = (into * self.entry[row][:, None]).T
+        if row == top and self.start.kind == "head":
+            at = np.asarray(self.weights.query_positions)
+            passed[self.start.head] = at == self.start.position
+        size = np.abs(self.weights.attention[row]).astype(np.float64)
+        whole = size.sum(-1)
+        self.into_head[row] = _per(passed, whole)
+        self.total += float((whole * self.into_head[row]).sum())
+        found: np.ndarray = np.einsum("hq,hqk->k", self.into_head[row], size)
+        return found
+
+    def _count(self, has_mlp: bool) -> int:
+        w = self.weights
+        n, _, q, _ = w.attention.shape
+        sparse = [w.attention, w.head] if self.by_head else [w.attention_summed]
+        full = 1 + (2 if has_mlp else 0) + (not w.parallel)
+        listed: int = sum(map(int, map(np.count_nonzero, sparse))) + full * n * q + (w.unembed is not None)
+        return listed
+
+    def _of_places(self, columns: Columns) -> Float[np.ndarray, "e"]:
+        w = self.weights
+        row = columns["layer"] - w.info.layers[0]
+        number = np.zeros(max(w.info.position, *w.query_positions) + 1, dtype=np.int64)
+        number[list(w.query_positions)] = np.arange(len(w.query_positions))
+        query, head, key, kind = number[columns["query_pos"]], columns["head"], columns["key_pos"], columns["kind"]
+        flow = np.zeros(len(kind))
+
+        def add(mask: Any, weight: Any, passed: Any, *place: Any) -> None:
+            if weight is not None and mask.any():
+                at = tuple(p[mask] for p in place)
+                flow[mask] = np.abs(weight[at]).astype(np.float64) * passed(*at)
+
+        # Past the MLP, an edge ends in resid_post and does not stand for what attention is added to.
+        past = (kind == _RESIDUAL) & (self._kind_of(columns["target"]) == "resid_post") & (not w.parallel)
+        entry, after, into_head = self.entry, self.after, self.into_head
+        if into_head is None:
+            add(kind == _ATTENTION, w.attention_summed, lambda r, q, _: entry[r, q], row, query, key)
+        else:
+            add(kind == _ATTENTION, w.attention, lambda r, h, q, _: into_head[r, h, q], row, head, query, key)
+            add(kind == _HEAD, w.head, lambda r, _, q: entry[r, q], row, head, query)
+        add((kind == _RESIDUAL) & ~past, w.residual, lambda r, q: entry[r, q], row, query)
+        add(past, w.residual_mlp, lambda r, q: after[r, q], row, query)
+        add(kind == _MLP, w.mlp, lambda r, q: (entry if w.parallel else after)[r, q], row, query)
+        into_mlp = (kind == _MLP_IN) & ~columns["structural"]
+        flow[into_mlp] = self.into_mlp[row[into_mlp], query[into_mlp]]
+        flow[kind == _UNEMBED] = self.unembed
+        flow[columns["structural"]] = 0.0
+        return flow
+
+    def _kind_of(self, codes: np.ndarray) -> np.ndarray:
+        sizes = Codes(self.weights).sizes
+        kinds: np.ndarray = np.array(NODE_KINDS)[codes // (sizes[1] * sizes[2] * sizes[3])]
+        return kinds
+
+
+def _per(passed: Float[np.ndarray, "*n"], whole: Float[np.ndarray, "*n"]) -> Float[np.ndarray, "*n"]:
+    found: np.ndarray = np.divide(passed, whole, out=np.zeros_like(whole), where=whole > 0)
+    return found

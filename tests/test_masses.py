@@ -1,0 +1,288 @@
+"""One set of edges, one number: mass against a naive twin, whatever cut the graph, and in every text and file."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import flowgraph
+from flowgraph import (
+    ArgumentError,
+    FlowGraph,
+    GraphTooLargeError,
+    Node,
+    build_graph,
+    edge_weights,
+    keep_strongest,
+    mass,
+    routes,
+)
+from flowgraph.flow import connected_flow
+from flowgraph.methods import build
+from flowgraph.views import drawing, page_data
+from flowgraph.views.caption import percent
+from flowgraph.views.elements import LEVELS
+from tests.conftest import LINEAR
+from tests.graphs import Edge, dags, graph_of, token_graph
+from tests.test_methods import CASES
+from tests.test_routes import NUCLEI, THRESHOLDS, dense, starts_in
+
+A, B, C, D = (Node("resid_post", layer=layer, position=7) for layer in range(4))
+
+
+def naive_flow(graph: FlowGraph, start: Node) -> list[float]:
+    """What each edge carries into the start: all ways from its target to the start, one by one."""
+
+    def ways(node: Node) -> float:
+        if node == start:
+            return 1.0
+        return sum(
+            abs(float(graph.share[e])) * ways(graph.nodes[graph.target[e]])
+            for e in range(len(graph))
+            if not graph.structural[e] and graph.nodes[graph.source[e]] == node
+        )
+
+    return [
+        0.0 if graph.structural[e] else abs(float(graph.share[e])) * ways(graph.nodes[graph.target[e]])
+        for e in range(len(graph))
+    ]
+
+
+def named(graph: FlowGraph) -> list[tuple[Any, ...]]:
+    """Edges by what they are, not by where they stand."""
+    columns = (graph.source, graph.target, graph.kind, graph.head)
+    return [(graph.nodes[s], graph.nodes[t], k, h) for s, t, k, h in zip(*columns, strict=True)]
+
+
+def unmeasured(graph: FlowGraph) -> FlowGraph:
+    """The graph without the flow that it carries."""
+    return dataclasses.replace(graph, flow=None, info=dataclasses.replace(graph.info, flow_into=None, total_flow=None))
+
+
+@given(dags(), st.data())
+def test_mass_against_a_naive_twin_however_the_edges_were_reached(graph: FlowGraph, data: st.DataObject) -> None:
+    start = graph.nodes[graph.target[-1]] if len(graph) else None
+    whole = build_graph_of(graph, start)
+    flow = np.array(naive_flow(whole, start)) if start is not None else np.zeros(0)
+    total = flow.sum()
+    chosen = data.draw(st.lists(st.integers(0, len(graph) - 1), unique=True)) if len(graph) else []
+    expected = flow[chosen].sum() / total if total else 0.0
+    assert mass(whole, chosen) == pytest.approx(expected)
+    assert whole.keep(chosen).kept_mass == pytest.approx(expected)
+    # By way of a larger set, in another order.
+    more = data.draw(st.permutations(range(len(graph))))
+    between = [e for e in more if e in chosen or data.draw(st.booleans())]
+    again = whole.keep(between).keep([between.index(e) for e in chosen])
+    assert again.kept_mass == pytest.approx(expected)
+    assert whole.keep(between).kept_mass >= expected - 1e-12
+    assert whole.keep([]).kept_mass == whole.keep(between).keep([]).kept_mass == 0.0
+
+
+def build_graph_of(graph: FlowGraph, start: Node | None) -> FlowGraph:
+    """The whole graph, with flow into a node of it."""
+    from flowgraph.masses import into_start
+
+    return into_start(graph, start) if start is not None else graph
+
+
+@pytest.mark.parametrize(("name", "method", "level"), CASES)
+def test_the_whole_is_one_and_its_flow_is_known_without_listing_it(traces, name, method, level):
+    weights = edge_weights(traces(name), method=method)
+    graph = build_graph(weights, level=level)
+    listed = unmeasured(graph)
+    assert graph.flow == pytest.approx(connected_flow(listed), abs=1e-12)
+    assert graph.info.total_flow == pytest.approx(connected_flow(listed).sum())
+    assert (graph.kept_mass, listed.kept_mass) == (pytest.approx(1.0), pytest.approx(1.0))
+    assert "100 % of the mass" in graph.caption()
+
+
+@given(weights=dense() | dense(into_logit=True), level=st.sampled_from(["token", "head"]), data=st.data())
+def test_routes_and_graphs_of_any_weights_carry_the_flow_of_the_whole(weights, level, data) -> None:
+    if level == "head" and not weights.attention.shape[1]:
+        level = "token"
+    whole = unmeasured(build_graph(weights, level=level))
+    assert build_graph(weights, level=level).info.total_edges == (~whole.structural).sum()
+    start = data.draw(st.sampled_from(starts_in(weights, level)))
+    flow = dict(zip(named(whole), connected_flow(whole, start), strict=True))
+    threshold, nucleus = data.draw(st.tuples(THRESHOLDS, NUCLEI).filter(lambda both: both != (None, None)))
+    found = routes(weights, start, threshold=threshold, nucleus=nucleus, level=level)
+    assert found.flow is not None
+    assert found.flow == pytest.approx([flow[edge] for edge in named(found)])
+    total = sum(flow.values())
+    assert found.info.total_flow == pytest.approx(total)
+    assert found.kept_mass == pytest.approx(found.flow.sum() / total if total else 0.0)
+
+
+@pytest.mark.parametrize("name", LINEAR)
+def test_shares_that_are_normalised_again_are_measured_by_what_the_method_gave(traces, name):
+    weights = edge_weights(traces(name))
+    whole = build_graph(weights)
+    flow = dict(zip(named(whole), connected_flow(unmeasured(whole)), strict=True))
+    for cut in (
+        build_graph(weights, threshold=0.1, threshold_rule="per_head"),
+        routes(weights, threshold=0.1, threshold_rule="per_head"),
+    ):
+        assert 0 < len(cut) < len(whole)
+        assert cut.info.total_edges == whole.info.total_edges
+        assert cut.kept_mass == pytest.approx(sum(flow[edge] for edge in named(cut)) / sum(flow.values()))
+        assert cut.kept_mass < 1
+
+
+def test_every_way_to_the_same_edges_says_the_same(traces, tmp_path):
+    weights = edge_weights(traces("llama"))
+    whole = build_graph(weights)
+    strongest = keep_strongest(whole, mass=0.6, max_edges=None)
+    cuts = {
+        "keep": whole.keep(
+            np.flatnonzero(np.isin(range(len(whole)), [named(whole).index(e) for e in named(strongest)]))
+        ),
+        "two steps": keep_strongest(keep_strongest(whole, mass=0.9, max_edges=None), mass=0.6, max_edges=None),
+        "after a threshold": keep_strongest(build_graph(weights, threshold=1e-9), mass=0.6, max_edges=None),
+        "after routes": keep_strongest(routes(weights, threshold=1e-9), mass=0.6, max_edges=None),
+        "json": FlowGraph.load(strongest.save(tmp_path / "a.json")),
+        "graphml": FlowGraph.load(strongest.save(tmp_path / "a.graphml")),
+    }
+    said = f"{len(strongest):,} of {whole.info.total_edges:,} edges, {percent(strongest.kept_mass)} of the mass"
+    assert 0.6 <= strongest.kept_mass < 0.7
+    for name, cut in cuts.items():
+        assert sorted(named(cut), key=str) == sorted(named(strongest), key=str), name
+        assert cut.kept_mass == pytest.approx(strongest.kept_mass, abs=1e-12), name
+        assert drawing(cut).mass[-1] == pytest.approx(strongest.kept_mass, abs=1e-12), name
+        assert said in cut.caption(), name
+        assert said in str(cut.explain()), name
+
+
+def test_the_page_the_caption_and_the_sentence_say_one_number(traces):
+    graph = build_graph(edge_weights(traces("gpt2")), threshold=0.2)
+    data = page_data(graph)
+    number = percent(graph.kept_mass)
+    assert 0.2 < graph.kept_mass < 1
+    assert data["level"] == data["levels"] == LEVELS  # it opens on what was asked for
+    assert f"{data['mass'][-1]:.1f} %".replace(".0 %", " %") == number
+    assert data["mass_of"] == "of the mass"
+    assert f"{len(graph):,} of {graph.info.total_edges:,} edges, {number} of the mass" in data["caption"]
+    assert f"{number} of the mass" in str(graph.explain())
+    assert f"{graph.kept_mass:.0%} of the mass" in repr(graph)
+
+
+def test_the_last_step_of_the_slider_is_no_jump(traces):
+    """Edges that a threshold cut off from the start come last, one after the other."""
+    graph = build_graph(edge_weights(traces("gpt2")), threshold=0.2)
+    drawn = drawing(graph)
+    cut_off = keep_strongest(graph, mass=None, max_edges=None)
+    assert len(cut_off) < len(graph)
+    steps = np.bincount(drawn.level[drawn.flow > 0], minlength=LEVELS + 1)
+    assert steps.max() <= max(2, len(graph) // 20)
+    assert (np.diff(drawn.level[drawn.order]) >= 0).all()
+    assert {named(drawn.graph)[e] for e in drawn.order[: len(cut_off)]} == set(named(cut_off))
+
+
+def test_a_file_that_does_not_know_the_whole_says_so(traces, tmp_path):
+    path = keep_strongest(build_graph(edge_weights(traces("gpt2"))), mass=0.5).save(tmp_path / "new.json")
+    data = json.loads(path.read_text())
+    for name in ("flow_into", "total_flow", "whole"):
+        data["graph"].pop(name)
+    for edge in data["edges"]:
+        edge.pop("flow")
+    data["graph"]["filters"] = {"path_mass": 0.5, "kept_flow": 0.5}
+    old = tmp_path / "old.json"
+    old.write_text(json.dumps(data))
+    graph = FlowGraph.load(old)
+    assert "100 % of the mass of the edges in the file" in graph.caption()
+    assert "kept flow" not in graph.caption()
+    fewer = graph.keep(np.arange(3))
+    assert fewer.kept_mass == pytest.approx(connected_flow(graph)[:3].sum() / connected_flow(graph).sum())
+    assert "% of the mass of the edges in the file" in FlowGraph.load(fewer.save(tmp_path / "fewer.json")).caption()
+    data["graph"]["total_edges"] = len(data["edges"])
+    old.write_text(json.dumps(data))
+    assert FlowGraph.load(old).caption().count("100 % of the mass ·") == 1
+
+
+def test_foreign_graphs_are_their_own_whole(tmp_path):
+    rows = {
+        "nodes": [{"id": name} for name in "abc"],
+        "links": [{"source": "a", "target": "b", "weight": 2.0}, {"source": "b", "target": "c", "weight": 1.0}],
+        "directed": True, "multigraph": False, "graph": {},
+    }  # fmt: skip
+    path = tmp_path / "theirs.json"
+    path.write_text(json.dumps(rows))
+    graph = flowgraph.import_graph(path)
+    assert "2 of 2 edges, 100 % of the mass of the edges in the file" in graph.caption()
+    assert "1 of 2 edges, 50 % of the mass of the edges in the file" in graph.keep([1]).caption()
+
+
+def test_a_graph_without_flow_into_one_node_is_measured_by_share_and_says_so():
+    edges = [Edge(A, B, 0.75), Edge(B, C, 0.25), Edge(C, A, 1.0)]
+    graph = graph_of(edges)
+    assert graph.keep([0]).kept_mass == pytest.approx(0.375)
+    assert "1 of 3 edges, 37.5 % of the summed |share| of the edges in the file" in graph.keep([0]).caption()
+
+
+def test_mass_of_a_graph_is_that_of_the_strongest_paths_and_warns_for_one_release(traces):
+    weights = edge_weights(traces("llama"))
+    with pytest.warns(FutureWarning, match="nucleus="):
+        built = build_graph(weights, mass=0.6)
+    strongest = keep_strongest(build_graph(weights), mass=0.6, max_edges=None)
+    assert named(built) == named(strongest)
+    assert built.kept_mass == strongest.kept_mass
+    with pytest.warns(FutureWarning, match="nucleus="):
+        found = routes(weights, mass=0.6)
+    assert sorted(named(found), key=str) == sorted(named(strongest), key=str)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        nucleus = build_graph(weights, nucleus=0.6)
+    assert "nucleus per target 0.6" in nucleus.caption()
+    assert set(named(nucleus)) != set(named(built))
+
+
+@pytest.mark.filterwarnings("ignore:mass= is now")
+def test_a_mass_is_exact_or_refused_where_not_every_edge_can_be_held(traces, monkeypatch):
+    weights = edge_weights(traces("llama"))
+    expected = {part: build_graph(weights, mass=part) for part in (0.3, 0.6, 1.0)}
+    monkeypatch.setattr(build, "MOST_LISTED", 2 * len(expected[0.6]) + 20)
+    for part in (0.3, 0.6):
+        assert named(build_graph(weights, mass=part)) == named(expected[part])
+    with pytest.raises(GraphTooLargeError, match=r"mass=1\.0 needs more than"):
+        build_graph(weights, mass=1.0)
+    with pytest.raises(GraphTooLargeError, match="more than max_edges=3"):
+        build_graph(weights, mass=0.6, max_edges=3)
+
+
+def test_another_start_of_a_cut_graph_is_measured_along_its_own_edges():
+    graph = token_graph(layers=2)
+    cut = keep_strongest(graph, mass=0.9, max_edges=None)
+    start = Node("resid_post", layer=0, position=7)
+    assert keep_strongest(graph, mass=None, max_edges=None, start=start).info.whole == "method"
+    other = keep_strongest(cut, mass=None, max_edges=None, start=start)
+    assert (other.info.whole, other.kept_mass) == ("file", pytest.approx(1.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"flow": np.array([1.0, -1.0, 0.0])}, "below 0"),
+        ({"flow": np.array([1.0, np.nan, 0.0])}, "not finite"),
+        ({"flow": np.ones(3)}, "more than info.total_flow=2.0"),
+    ],
+)
+def test_a_wrong_flow_is_refused(changes, message):
+    graph = graph_of([Edge(A, B, 1.0), Edge(B, C, 1.0), Edge(C, D, 1.0)], total_flow=2.0)
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        dataclasses.replace(graph, **changes)
+
+
+def test_the_default_method_is_one(traces):
+    from flowgraph.cli import trace as command
+    from flowgraph.graph_info import DEFAULT_METHOD
+
+    trace = traces("llama")
+    assert build_graph(trace, readings=False).info.method == edge_weights(trace).info.method == DEFAULT_METHOD
+    assert command.DEFAULT_METHOD is DEFAULT_METHOD
