@@ -70,7 +70,7 @@ from .neuronpedia import is_neuronpedia, node_link_of_neuronpedia
 MOST_LAYERS = 10_000
 MOST_TOKENS = 1_000_000
 _INFO = tuple(GraphInfo.__dataclass_fields__)
-_OF_FLOW = ("flow_into", "total_flow", "whole")
+_OF_FLOW = ("flow_into", "total_flow")
 """What is said of the flow of the edges, and holds only with it."""
 _PLACES = ("layer", "head", "query_pos", "key_pos")
 _KIND_AFTER = {
