@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError
-from ..filters import mass_mask
+from ..filters import nucleus_mask
 from ..graph import FlowGraph
 from .connected_flow import Waves, start_index, waves_of
 
@@ -78,7 +78,7 @@ def pruned(
     influence, _ = _spread(graph, strength, probability, waves)
     nodes = np.ones(len(graph.nodes), dtype=bool)
     if node_threshold is not None:
-        nodes = mass_mask(np.zeros(len(influence), dtype=np.int64), influence, node_threshold)
+        nodes = nucleus_mask(np.zeros(len(influence), dtype=np.int64), influence, node_threshold)
     if top is not None:
         ranked = np.flatnonzero(nodes & ~always)
         nodes[ranked[np.argsort(-influence[ranked], kind="stable")][top:]] = False
@@ -86,7 +86,7 @@ def pruned(
     edges = nodes[graph.source] & nodes[graph.target]
     if edge_threshold is not None:
         _, scores = _spread(graph, np.where(edges, strength, 0.0), probability, waves)
-        edges &= mass_mask(np.zeros(len(scores), dtype=np.int64), scores, edge_threshold)
+        edges &= nucleus_mask(np.zeros(len(scores), dtype=np.int64), scores, edge_threshold)
     asked = {"node_threshold": node_threshold, "edge_threshold": edge_threshold, "top": top}
     return graph.keep(
         _connected(graph, edges, always), **{name: value for name, value in asked.items() if value is not None}
