@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError
 from ..filters import nucleus_mask
+from ..flow import Waves, start_index, waves_of
 from ..graph import FlowGraph
-from .connected_flow import Waves, start_index, waves_of
 
 _INPUTS = frozenset({"embed", "position_embed"})
 _WITHOUT_INPUTS = _INPUTS | {"mlp_error", "attn_error"}
