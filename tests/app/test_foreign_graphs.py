@@ -1,0 +1,146 @@
+"""Graphs of other programs in the app: what is clicked is answered from the file, and nothing is said that the file does not say."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+
+import flowgraph_webapp.callbacks.details as details
+import pytest
+from flowgraph_webapp.callbacks.drawing import about_picture, about_run
+from flowgraph_webapp.graph_session import node_of_graph, session_of_graph
+from flowgraph_webapp.node_key import node_key, parse_node_key
+from flowgraph_webapp.present.details import rows
+from flowgraph_webapp.recipe import to_query
+from flowgraph_webapp.service.questions import graph_question, run_question
+from flowgraph_webapp.service.service import Service
+from flowgraph_webapp.session import read_session
+
+import flowgraph as fg
+from tests.app.tabs import SIZES, Opened, served
+from tests.attribution_graphs import attribution_graph
+from tests.test_circuit_files import circuit
+
+UNSAID = ("This needs the model", "no head over a vocabulary", "No edge of this graph leads from one token to another")
+
+
+@pytest.fixture(scope="module")
+def viewing():
+    """A service that runs no model at all."""
+    service = Service([], examples=False)
+    yield service
+    service.close()
+
+
+@pytest.fixture(params=["features", "circuit", "unknown"])
+def graph(request, tmp_path):
+    """A graph out of a file: of features, a circuit, of nodes of no known kind."""
+    unknown = {
+        "nodes": [{"id": name} for name in "abcd"],
+        "edges": [
+            {"source": s, "target": t, "weight": w} for s, t, w in (("a", "b", 1), ("a", "c", -2), ("b", "d", 3))
+        ],
+    }
+    data = {"features": attribution_graph(), "circuit": circuit(), "unknown": unknown}[request.param]
+    (tmp_path / "g.json").write_text(json.dumps(data))
+    return fg.import_graph(tmp_path / "g.json")
+
+
+def text_of(component) -> str:
+    return re.sub(
+        r"<[^>]*>",
+        " ",
+        json.dumps(component.to_plotly_json(), default=lambda part: part.to_plotly_json(), ensure_ascii=False),
+    )
+
+
+def test_every_node_and_edge_answers_from_the_file(viewing, graph):
+    session = viewing.add_session(session_of_graph(graph))
+    shown = viewing.ask(graph_question(session.recipe)).graph
+    notes = shown.notes or (None,) * len(shown.nodes)
+    for n, node in enumerate(shown.nodes):
+        said = text_of(details.details_of(viewing, session.recipe, node_key(node), ()))
+        assert not [words for words in UNSAID if words in said]
+        note = notes[n]
+        if note is not None and note.activation is not None:
+            assert f"{note.activation:.4g}" in said
+            assert f"{note.influence:.4g}" in said
+        if note is not None and note.label and node.kind in ("feature", "attn_feature") and note.label.isalpha():
+            assert note.label in said
+    for edge in range(min(len(shown), 20)):
+        assert "from" in text_of(details.details_of(viewing, session.recipe, f"edge.{edge}", ()))
+    opening = text_of(details.details_of(viewing, session.recipe, None, ()))
+    assert not [words for words in UNSAID if words in opening] or not _moves(shown)
+
+
+def _moves(graph) -> bool:
+    ends = [(graph.nodes[s].position, graph.nodes[t].position) for s, t in zip(graph.source, graph.target, strict=True)]
+    return any(None not in pair and pair[0] != pair[1] for pair in ends)
+
+
+def test_the_whole_page_of_a_foreign_graph_is_drawn(viewing, graph):
+    session = viewing.add_session(session_of_graph(graph))
+    run, answer = viewing.ask(run_question(session.recipe)), viewing.ask(graph_question(session.recipe))
+    ticket = {"id": "t", "run": "r", "search": to_query(session.recipe)}
+    said = text_of_all(about_picture(session.recipe, answer, ticket, run)) + text_of_all(about_run(session.recipe, run))
+    assert "no head over a vocabulary" not in said
+
+
+def text_of_all(parts) -> str:
+    return json.dumps(parts, default=lambda part: part.to_plotly_json())
+
+
+def test_a_session_of_a_foreign_graph_is_saved_and_opened(viewing, graph):
+    session = viewing.add_session(session_of_graph(graph))
+    again = read_session(viewing.session_file(session.recipe, session.annotations))
+    found = next(
+        answer.graph for question, answer in again.answers.items() if type(question).__name__ == "GraphQuestion"
+    )
+    assert (found.nodes, found.notes, found.info.outside) == (graph.nodes, graph.notes, graph.info.outside)
+    assert again.annotations == session.annotations
+
+
+def test_what_the_file_pins_is_pinned(viewing, tmp_path):
+    (tmp_path / "g.json").write_text(json.dumps(attribution_graph()))
+    graph = fg.import_graph(tmp_path / "g.json")
+    pins = session_of_graph(graph).annotations.pins
+    ids = {node_key(node): note.id for node, note in zip(graph.nodes, graph.notes, strict=True)}
+    assert [ids[pin] for pin in pins] == attribution_graph()["qParams"]["pinnedIds"]
+
+
+def test_numbers_of_the_file_are_in_the_table_of_the_panel(viewing, tmp_path):
+    (tmp_path / "g.json").write_text(json.dumps(attribution_graph()))
+    graph = fg.import_graph(tmp_path / "g.json")
+    n = next(n for n, node in enumerate(graph.nodes) if node.kind == "feature")
+    found = {name: value for _, about, name, value, _ in rows(node_of_graph(graph, n), graph)[1] if about == "file"}
+    assert found["activation"] == graph.notes[n].activation
+
+
+def test_keys_of_features_are_read():
+    node = fg.Node("attn_feature", layer=3, position=2, index=2**53 - 1)
+    assert parse_node_key(node_key(node)) == node
+
+
+_SEEN = """app.meta.keys.find((key, n) => key.startsWith('feature.') && app.cy.$id(`n${n}`).visible() &&
+  app.cy.$id(`n${n}`).connectedEdges().length > 2)"""
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_click_on_a_feature_answers_from_the_file(browser, scheme, tmp_path):
+    (tmp_path / "g.json").write_text(json.dumps(attribution_graph(tokens=5, layers=3, features=12, links=50)))
+    service = Service([], examples=False)
+    session = service.add_session(session_of_graph(fg.import_graph(tmp_path / "g.json")))
+    with served(service) as address:
+        tab = Opened(browser, address, SIZES[0], scheme).drawn(to_query(session.recipe))
+        key = tab.evaluate(_SEEN)
+        tab.page.mouse.click(*tab.point(key))
+        tab.wait("document.querySelector('#details').innerText.includes('influence, by the file')")
+        said = tab.text("body")
+        if folder := os.environ.get("FLOWGRAPH_PICTURES"):
+            tab.page.screenshot(path=f"{folder}/foreign-{scheme}.png")
+        tab.context.close()
+    assert not [words for words in UNSAID if words in said]
+    assert "activation" in said
+    assert tab.requests == tab.messages == []
