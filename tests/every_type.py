@@ -15,7 +15,7 @@ import tempfile
 import warnings
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 import transformers
 from torch import nn
+from transformers.models.auto import modeling_auto
 
 import flowgraph
 from flowgraph.models.eager import eager_attention
@@ -69,7 +70,7 @@ for _value, _names in {
     16: "qk_head_dim q_lora_rank kv_lora_rank attention_chunk_size num_mel_bins",
     1: "n_group topk_group num_expert_group first_k_dense_replace mamba_n_groups num_kv_shared_layers feature_size",
     128: "max_position_embeddings n_positions max_seq_len max_sequence_length n_ctx seq_length context_length",
-    VOCABULARY: "vocab_size bpe_vocab_size vocab_size_per_layer_input",
+    VOCABULARY: "vocab_size bpe_vocab_size vocab_size_per_layer_input pronunciation_vocab_size shape_vocab_size entity_vocab_size",
 }.items():
     _SIZES |= dict.fromkeys(_names.split(), _value)
 
@@ -101,25 +102,30 @@ class Outcome:
     unforeseen: bool = False
 
 
-def classes(tasks: dict[str, str] = TASKS) -> Iterator[tuple[str, str, type, type]]:
-    """(task, model type, config class, model class) of every type in the mappings of ``tasks``."""
-    for task, mapping in tasks.items():
-        for config in getattr(transformers, mapping):
+def classes(types: Mapping[str, Container[str]] | None = None) -> Iterator[tuple[str, str, Any, type]]:
+    """(task, model type, config class, model class) of every type of :data:`TASKS`; of ``types``, task → types, only."""
+    for task, mapping in TASKS.items():
+        for model_type, names in getattr(modeling_auto, f"{mapping}_NAMES").items():
+            if types is not None and model_type not in types[task]:
+                continue
+            first = names if isinstance(names, str) else names[0]
             try:
-                model = getattr(transformers, mapping)[config]
-            except (ImportError, AttributeError, RuntimeError, ValueError):
+                config, model = transformers.CONFIG_MAPPING[model_type], getattr(transformers, first)
+            except (ImportError, AttributeError, KeyError, RuntimeError, ValueError):
                 continue  # needs a package that is not here, or is listed and does not exist
-            first = model[0] if isinstance(model, (tuple, list)) else model
-            if isinstance(first, type) and issubclass(first, transformers.PreTrainedModel):
-                yield task, config.model_type, config, first
+            if isinstance(model, type) and issubclass(model, transformers.PreTrainedModel):
+                yield task, model_type, config, model
 
 
 def small(kind: Any) -> Any:
     """A config of class ``kind`` with its default settings and small sizes."""
     default = kind()
+    plain = default.to_dict()
+    n_layers = plain.get("num_hidden_layers")
     settings: dict[str, Any] = {}
-    for name in default.to_dict():
-        value = getattr(default, name, None)
+    for name, written in plain.items():
+        # Whole configs inside are read as such; what differs by layer cannot be asked for.
+        value = getattr(default, name, None) if isinstance(written, dict) else written
         if isinstance(value, transformers.PretrainedConfig):
             settings[name] = small(type(value)).to_dict()
         elif name == "num_key_value_heads" and value is not None:
@@ -128,7 +134,8 @@ def small(kind: Any) -> Any:
             settings[name] = int(bool(value))
         elif name in _SIZES and value is not None and not isinstance(value, bool):
             several = isinstance(value, (list, tuple))
-            settings[name] = [_SIZES[name]] * len(value) if several else _SIZES[name]
+            count = _SIZES["num_hidden_layers"] if several and len(value) == n_layers else several and len(value)
+            settings[name] = [_SIZES[name]] * count if several else _SIZES[name]
         elif name.endswith(("_id", "_index", "_token_id")) and isinstance(value, int) and value >= VOCABULARY:
             settings[name] = 300 + zlib.crc32(name.encode()) % 15
     return kind(**settings)
@@ -247,7 +254,7 @@ def main(types: list[str]) -> int:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     found = []
-    for outcome in outcomes(row for row in classes() if not types or row[1] in types):
+    for outcome in outcomes(classes(dict.fromkeys(TASKS, types) if types else None)):
         found.append(outcome)
         if outcome.result == "fault" or outcome.unforeseen or types:
             mark = "unforeseen" if outcome.unforeseen else outcome.result

@@ -278,6 +278,11 @@ def _missing(model: Any, row: Family) -> list[str]:
         for path in filter(None, (stack.embedding, stack.position_embedding, stack.final_norm)):
             fault = _fault(root, path, matrix=path == stack.embedding)
             missing += [] if fault is None else [fault]
+        found = _find(blocks[0], stack.attention.module)
+        if stack.attention.scale == "module" and found is not None and not hasattr(found, "scaling"):
+            # Without it the row says that there is a factor and the model does not say which.
+            where = stack.attention.module
+            missing += [] if hasattr(found, "scale_attn") else [f"{where}.scaling or {where}.scale_attn"]
         matrices = _matrix_paths(stack)
         for path in filter(None, _block_paths(stack)):
             faults = {i: _fault(block, path, matrix=path in matrices) for i, block in enumerate(blocks)}
@@ -500,14 +505,7 @@ def _mlp_inputs(block: nn.Module, stack: Stack, d_mlp: int) -> tuple[Projection,
 def _attention_scale(module: Any, attention: Attention) -> float:
     if attention.scale == "none":
         return 1.0
-    if hasattr(module, "scaling"):
-        return float(module.scaling)
-    if hasattr(module, "scale_attn"):
-        return 1.0 / float(module.scale_attn)
-    raise ArchitectureError(
-        f"{type(module).__name__} has neither 'scaling' nor 'scale_attn'; if its dot products have no factor, say "
-        "Attention(scale='none') in the family's row"
-    )
+    return float(module.scaling) if hasattr(module, "scaling") else 1.0 / float(module.scale_attn)
 
 
 def wide(x: Tensor) -> Tensor:

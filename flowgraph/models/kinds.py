@@ -111,7 +111,7 @@ def kind_of(model: Any) -> Kind | None:
     if "text" not in inputs:
         name = next((_OTHER_INPUTS[kind] for kind in inputs if kind in _OTHER_INPUTS), "a model of other inputs")
         return Kind(name, f"it takes {_listed(inputs)}, and only tokens of a text are traced")
-    found = _mixed_otherwise(model) or _experts(model)
+    found = _differing(model) or _mixed_otherwise(model) or _experts(model)
     if found is not None:
         return found
     if len(inputs) > 1:
@@ -152,6 +152,20 @@ def task_of(model: Any) -> str:
         if any(kind in ((names,) if isinstance(names, str) else names) for names in mapping.values()):
             return name
     return "a model with a head of its own"
+
+
+def _differing(model: Any) -> Kind | None:
+    """The kind of a model whose config has no one size for all layers, and says so when it is asked."""
+    config = model.config.get_text_config()
+    for name in ("num_attention_heads", "head_dim", "hidden_size"):
+        try:
+            getattr(config, name, None)
+        except RuntimeError:
+            return Kind(
+                "a model whose layers differ in size",
+                f"{name} is another from layer to layer, and all layers of what is traced have one",
+            )
+    return None
 
 
 def _holds(module: nn.Module, other: nn.Module) -> bool:
