@@ -205,7 +205,7 @@ def _traced(
     with loaded.running(len(row.token_ids)):
         result = run(loaded.anatomy, feed, sites=sites, layers=window, logits_at=None if everywhere else at)
     _check_pass(loaded, result, feed)
-    check_trace(loaded.anatomy, feed["input_ids"][0], result, window, at)
+    check_trace(loaded.anatomy, feed, result, window, at)
     if aims["target"] is None and result.logits is not None:
         best = int((result.logits if result.logits.ndim == 1 else result.logits[at]).argmax())
         aims = {**aims, "target": best}

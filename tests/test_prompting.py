@@ -114,6 +114,19 @@ def test_a_pair_has_its_token_types():
     assert (without.logits - said).abs().max() > 0.01
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "gpt_neo"])
+def test_token_types_that_are_words_of_the_same_table(name):
+    loaded = loaded_as(name, "float32")
+    ids, types = torch.tensor([[20, 31, 42, 53]]), torch.tensor([[5, 5, 6, 6]])
+    made = trace(loaded, ids, token_type_ids=types, logits="all")
+    logits, pattern = said_by_the_model(loaded, {"input_ids": ids, "token_type_ids": types})
+    torch.testing.assert_close(made.logits, logits, atol=1e-5, rtol=0)
+    torch.testing.assert_close(made.pattern, pattern, atol=1e-5, rtol=0)
+    assert flowgraph.direct_logit_attribution(made).completeness_error < 1e-4
+    with pytest.raises(PromptError, match="prompts with token types and prompts without"):
+        ablate(loaded, [made, trace(loaded, ids)], flowgraph.Node("head", layer=0, head=0))
+
+
 def test_a_model_without_token_types_says_so_where_they_were_meant():
     loaded = loaded_as("llama", "float32")
     with pytest.raises(PromptError, match=r"token_types= is given, but .* knows no token types"):

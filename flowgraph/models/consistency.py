@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..errors import ArchitectureError
 from .anatomy import Anatomy, Norm, Projection, wide
-from .forward import Pass
+from .forward import Feed, Pass
 
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 """Largest relative error on a prompt. Rounding grows with the size of scores and the length, a wrong row fails by a factor."""
@@ -29,13 +29,13 @@ _Errors = dict[str, Float[Tensor, "layer"]]
 _along: WeakKeyDictionary[Any, dict[tuple[Any, ...], Tensor]] = WeakKeyDictionary()
 
 
-def check_trace(anatomy: Anatomy, token_ids: Int[Tensor, "position"], record: Pass, layers: range, at: int) -> None:
+def check_trace(anatomy: Anatomy, feed: Feed, record: Pass, layers: range, at: int) -> None:
     """Hold a pass against every identity of the sites that it kept.
 
     Parameters
     ----------
-    anatomy, token_ids
-        The model's parts, and the prompt.
+    anatomy, feed
+        The model's parts, and what it was called with.
     record, layers
         The pass, and the layers that it kept.
     at
@@ -46,17 +46,17 @@ def check_trace(anatomy: Anatomy, token_ids: Int[Tensor, "position"], record: Pa
     ArchitectureError
         If an identity does not hold; the message names it, the layer and the error.
     """
-    fault = _fault(anatomy, token_ids, record, layers, at)
+    fault = _fault(anatomy, feed, record, layers, at)
     if fault is not None and anatomy.model in _along:
         # Weights that were changed without torch's notice are no fault of the row: once more, from the weights as they are.
         del _along[anatomy.model]
-        fault = _fault(anatomy, token_ids, record, layers, at)
+        fault = _fault(anatomy, feed, record, layers, at)
     if fault is None:
         return
     name, layer, error, tolerance = fault
     where = "" if layer is None else f" in layer {layer}"
     raise ArchitectureError(
-        f"this pass of {len(token_ids)} tokens is not what the row {anatomy.family.name!r} says of "
+        f"this pass of {feed['input_ids'].shape[1]} tokens is not what the row {anatomy.family.name!r} says of "
         f"{type(anatomy.model).__name__}: the identity '{name}' fails{where} with relative error {error:.2g} (at most "
         f"{tolerance:g} is rounding), so nothing computed from it could be trusted. It held on the short prompt at loading: the "
         "model does something with longer or with other prompts that the row does not know. Keep fewer sites (keep=) to see "
@@ -64,12 +64,13 @@ def check_trace(anatomy: Anatomy, token_ids: Int[Tensor, "position"], record: Pa
     )
 
 
-def trace_errors(anatomy: Anatomy, token_ids: Int[Tensor, "position"], record: Pass, layers: range, at: int) -> _Errors:
+def trace_errors(anatomy: Anatomy, feed: Feed, record: Pass, layers: range, at: int) -> _Errors:
     """Relative error of every identity that the kept sites allow: [layer] each, of the whole model [1].
 
     Parameters as for :func:`check_trace`.
     """
     sites = record.sites
+    token_ids = feed["input_ids"][0]
     rows = _sample(len(token_ids), at, token_ids.device)
     errors: _Errors = {}
     if "pattern" in sites:
@@ -77,17 +78,17 @@ def trace_errors(anatomy: Anatomy, token_ids: Int[Tensor, "position"], record: P
     errors |= _written_errors(anatomy, sites, layers, rows)
     errors |= _stream_errors(anatomy, sites, layers, rows)
     if {"resid_pre"} <= sites.keys() and layers.start == 0 and anatomy.stack.embedding_is_residual:
-        errors |= _embedding_error(anatomy, token_ids, record, rows)
+        errors |= _embedding_error(anatomy, feed, record, rows)
     if record.logits is not None and "resid_post" in sites and layers.stop == len(anatomy.blocks):
         errors |= _logits_error(anatomy, record, at)
     return errors
 
 
 def _fault(
-    anatomy: Anatomy, token_ids: Tensor, record: Pass, layers: range, at: int
+    anatomy: Anatomy, feed: Feed, record: Pass, layers: range, at: int
 ) -> tuple[str, int | None, float, float] | None:
     """The identity that fails most, its layer (None for one of the whole model), its error and what would be rounding."""
-    errors = trace_errors(anatomy, token_ids, record, layers, at)
+    errors = trace_errors(anatomy, feed, record, layers, at)
     if not errors:
         return None
     tolerance = TOLERANCE[anatomy.embedding.weight.dtype]
@@ -229,11 +230,14 @@ def _normed(norm: Norm, x: Tensor) -> Tensor:
     return made if norm.bias is None else made + norm.bias
 
 
-def _embedding_error(anatomy: Anatomy, token_ids: Tensor, record: Pass, rows: Tensor) -> _Errors:
+def _embedding_error(anatomy: Anatomy, feed: Feed, record: Pass, rows: Tensor) -> _Errors:
     weight = anatomy.embedding.weight.detach()
     if weight.shape[1] != anatomy.d_model:
         return {}
-    embedded = wide(weight[token_ids[rows]]) * anatomy.embedding_scale
+    embedded = wide(weight[feed["input_ids"][0, rows]]) * anatomy.embedding_scale
+    if "token_type_ids" in feed:
+        # Where the embedding is the state, as in GPT-2, token types are added as words of the same table.
+        embedded = embedded + wide(weight[feed["token_type_ids"][0, rows]]) * anatomy.embedding_scale
     if record.position_embedding is not None:
         embedded = embedded + wide(record.position_embedding[rows])
     return {"embedding = first residual": _error(embedded[None], record.sites["resid_pre"][:1, rows])}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flowgraph import LoadedModel
+from flowgraph import LoadedModel, Trace
 from flowgraph.errors import ArgumentError, PromptError, UnsupportedReadingError
 
 from .answers import Generation
@@ -13,9 +13,10 @@ from .traces import Check, Traces, prompt_ids
 def generate(traces: Traces, question: GenerateQuestion, check: Check) -> Generation:
     """Continue a prompt, taking the best token each time, until there are enough or the model ends the text."""
     loaded = traces.model(question.run.model, check)
-    start = traces.trace(question.run, check).token_ids
+    trace = traces.trace(question.run, check)
+    start = trace.token_ids
     _refuse(loaded, len(start), question.count)
-    made = _tokens(loaded, list(start), question.count, check)
+    made = _tokens(loaded, trace, question.count, check)
     # What ends the text is no part of it, and nothing can be run behind it.
     ended = bool(made) and made[-1] in _ends(loaded)
     made = made[:-1] if ended else made
@@ -39,22 +40,26 @@ def _refuse(loaded: LoadedModel, length: int, count: int) -> None:
         )
 
 
-def _tokens(loaded: LoadedModel, ids: list[int], count: int, check: Check) -> list[int]:
+def _tokens(loaded: LoadedModel, trace: Trace, count: int, check: Check) -> list[int]:
     """The best tokens one after another; keys and values of what was read are kept."""
     import torch
 
     made: list[int] = []
     past = None
-    given = torch.tensor([ids], device=loaded.device)
+    given = torch.tensor([trace.token_ids], device=loaded.device)
+    types = trace.inputs.token_types
+    # What is written belongs to the text that was read last.
+    beside = {} if types is None else {"token_type_ids": torch.tensor([types], device=loaded.device)}
     for n in range(count):
         check("generating", n / count)
         with torch.no_grad(), loaded.lock:
-            result = loaded.model(input_ids=given, past_key_values=past, use_cache=True)
+            result = loaded.model(input_ids=given, **beside, past_key_values=past, use_cache=True)
         past = result.past_key_values
         made.append(int(result.logits[0, -1].argmax()))
         if made[-1] in _ends(loaded):
             break
         given = torch.tensor([made[-1:]], device=loaded.device)
+        beside = {name: value[:, -1:] for name, value in beside.items()}
     return made
 
 
