@@ -1,10 +1,14 @@
-"""What recording a pass costs on top of the pass."""
+"""What recording a pass costs on top of the pass, and what holding it against the identities costs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import torch
+
 import flowgraph
+from flowgraph.models.consistency import check_trace
+from flowgraph.models.forward import SITES, Pass, run
 
 from .pairs import Row, timed
 from .subject import Setup, bare_forward, prompt
@@ -27,3 +31,22 @@ def rows(setup: Setup) -> Iterator[Row]:
                     lambda ids=ids, last_only=last_only: bare_forward(loaded, ids, last_only=last_only),  # type: ignore[misc]
                     pairs=setup.pairs,
                 )
+        yield _identities(setup, ids)
+
+
+def _identities(setup: Setup, ids: list[int]) -> Row:
+    """What it costs to hold a pass that kept all sites against the identities, as a part of that pass."""
+    anatomy, feed = setup.loaded.anatomy, {"input_ids": torch.tensor([ids], device=setup.loaded.device)}
+    layers, last = range(len(anatomy.blocks)), len(ids) - 1
+
+    def passed() -> Pass:
+        return run(anatomy, feed, sites=frozenset(SITES), layers=layers, logits_at=last)
+
+    kept = passed()
+    return timed(
+        f"identities of a trace, T = {len(ids)}",
+        lambda: check_trace(anatomy, feed["input_ids"][0], kept, layers, last),
+        "the pass, all sites kept",
+        passed,
+        pairs=setup.pairs,
+    )
