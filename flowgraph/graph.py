@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 EdgeKind = Literal[
     "attention", "residual", "mlp_in", "mlp", "head", "unembed", "embed", "bias",
-    "norm", "query", "key", "value", "attn", "neuron", "rest",
+    "norm", "query", "key", "value", "attn", "neuron", "rest", "feature", "error",
 ]  # fmt: skip
 EDGE_KINDS: tuple[str, ...] = get_args(EdgeKind)
 Unit = Literal["share", "norm", "logits", "attention", "activation", "contribution", "visit"]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from flowgraph.errors import ArgumentError, FileFormatError
 from flowgraph.export.imports import graph_of
 from flowgraph.export.neuronpedia import to_neuronpedia
-from flowgraph.graph import FlowGraph
+from flowgraph.graph import EDGE_KINDS, FlowGraph
 from flowgraph.nodes import NODE_KINDS, WITH_HEAD, WITH_INDEX, WITHOUT_LAYER, Node, label
 from flowgraph.notes import NodeNote
 from flowgraph.views import drawing, facts, page_data, render_html
@@ -307,3 +307,21 @@ def test_of_several_ends_of_a_foreign_graph_the_one_fed_most_is_explained() -> N
     assert drawing(built(edges, method="imported")).start == 2
     with pytest.raises(ArgumentError, match="neither a logit node nor a residual state"):
         drawing(built(edges))
+
+
+def test_logits_of_one_position_stand_beside_one_another(graph: FlowGraph) -> None:
+    drawn = drawing(graph)
+    logits = [n for n, node in enumerate(graph.nodes) if node.kind == "logit"]
+    assert len({drawn.places[n] for n in logits}) == len(logits) == 3
+    assert next(graph.nodes[n].index for n in logits if drawn.places[n].slot == 0) == graph.info.target
+
+
+def test_edges_of_features_are_not_called_neurons(graph: FlowGraph) -> None:
+    kinds = {graph.nodes[s].kind: EDGE_KINDS[k] for s, k in zip(graph.source, graph.kind, strict=True)}
+    assert kinds == {
+        "embed": "embed",
+        "feature": "feature",
+        "attn_feature": "feature",
+        "mlp_error": "error",
+        "attn_error": "error",
+    }

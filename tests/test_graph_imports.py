@@ -538,7 +538,7 @@ def test_attribution_graphs_are_read(tmp_path: Path) -> None:
         Node("logit", index=9, position=1),
     )
     assert [node.token for node in loaded.nodes[5:]] == [' "cat"', "dog"]
-    assert [EDGE_KINDS[kind] for kind in loaded.kind] == ["embed", "neuron", "rest", "attn"]
+    assert [EDGE_KINDS[kind] for kind in loaded.kind] == ["embed", "feature", "error", "feature"]
     np.testing.assert_array_equal(loaded.share, [1, -0.75, 0.25, 1])
     info = loaded.info
     assert (info.model, info.method, info.level, info.tokens) == (

@@ -172,7 +172,9 @@ def test_logits_is_the_attribution(traces, name, level):
 def test_filters_against_the_naive_twin(traces, level, method, threshold, nucleus, top_k):
     trace = traces("llama")
     whole = build_graph(trace, method=method, level=level, readings=False)
-    graph = build_graph(trace, method=method, level=level, threshold=threshold, nucleus=nucleus, top_k=top_k, readings=False)
+    graph = build_graph(
+        trace, method=method, level=level, threshold=threshold, nucleus=nucleus, top_k=top_k, readings=False
+    )
     assert _edge_set(graph) == _edge_set(
         whole.keep(np.array(naive.kept_edges(whole, threshold, nucleus, top_k), dtype=int))
     )

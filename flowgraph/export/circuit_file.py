@@ -59,8 +59,9 @@ def is_circuit_file(data: Any) -> bool:
     edges = data.get("edges")
     first = edges[0] if isinstance(edges, list) and edges else None
     if isinstance(first, dict):
-        first = first.get("edge", first.get("name"))
-        is_named = isinstance(data.get("nodes"), dict) or (isinstance(first, str) and "->" in first)
+        name = first.get("edge", first.get("name"))
+        is_named = "score" in first and not isinstance(data.get("nodes"), list)
+        is_named |= isinstance(name, str) and "->" in name and "source" not in first
     else:
         is_named = isinstance(first, list) and bool(first) and isinstance(first[0], str)
     return isinstance(edges, dict) or {"src_nodes", "dst_nodes"} <= data.keys() or is_named

@@ -75,7 +75,7 @@ _OF_FLOW = ("flow_into", "total_flow")
 _PLACES = ("layer", "head", "query_pos", "key_pos")
 _KIND_AFTER = {
     "embed": "embed", "position_embed": "embed", "head": "head", "kv_group": "head", "mlp": "mlp", "neuron": "neuron",
-    "attn": "attn", "feature": "neuron", "attn_feature": "attn", "resid_pre": "residual", "resid_mid": "residual", "resid_post": "residual",
+    "attn": "attn", "feature": "feature", "attn_feature": "feature", "mlp_error": "error", "attn_error": "error", "resid_pre": "residual", "resid_mid": "residual", "resid_post": "residual",
 }  # fmt: skip
 
 

@@ -115,7 +115,23 @@ def places(graph: FlowGraph, strength: Sequence[float]) -> tuple[Place, ...]:
     for group in rivals.values():
         for slot, n in enumerate(sorted(group, key=lambda n: (-strength[n], n)), start=1):
             slots[n] = (slot, len(group))
+    slots |= _beside_the_target(graph, bases, strength)
     return tuple(Place(*base, *slots.get(n, (0, 1))) for n, base in enumerate(bases))
+
+
+def _beside_the_target(
+    graph: FlowGraph, bases: Sequence[tuple[float, float]], strength: Sequence[float]
+) -> dict[int, tuple[int, int]]:
+    """Slots of logits that would stand on another one: the target keeps the line, or the strongest where it is not there."""
+    logits: dict[tuple[float, float], list[int]] = defaultdict(list)
+    for n, node in enumerate(graph.nodes):
+        if node.kind == "logit":
+            logits[bases[n]].append(n)
+    found = {}
+    for group in logits.values():
+        group.sort(key=lambda n: (graph.nodes[n].index != graph.info.target, -strength[n], n))
+        found |= {n: (slot, len(group) - 1) for slot, n in enumerate(group[1:], start=1)}
+    return found
 
 
 def extent(graph: FlowGraph, placed: Sequence[Place]) -> Extent:

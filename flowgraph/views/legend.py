@@ -25,6 +25,8 @@ _EDGE_NAMES = {
     "unembed": "last state to logit",
     "embed": "embedding",
     "bias": "bias",
+    "feature": "feature output",
+    "error": "what features leave out",
     "structural": "without a number",
 }
 
@@ -52,7 +54,9 @@ def own_names(graph: FlowGraph) -> Mapping[str, str]:
     """What classes are called in this kind of graph, where that differs."""
     if is_circuit(graph):
         return IN_CIRCUITS
-    return {} if graph.info.unit == "logits" else IN_ATTRIBUTION_GRAPHS
+    names = {} if graph.info.unit == "logits" else IN_ATTRIBUTION_GRAPHS
+    has_states = any(node.kind in ("resid_pre", "resid_post") for node in graph.nodes)
+    return names if has_states or not graph.notes else {**names, "state": "embedding"}
 
 
 def legend(drawn: Drawing, edge_classes: Sequence[str], node_classes: Sequence[str]) -> str:

@@ -178,9 +178,9 @@ def _node_rules(theme: Theme) -> dict[str, dict[str, Any]]:
             "shape": "rectangle", "width": "data(z)", "height": "data(z)", "border-width": 0,
             "background-color": theme.mlp, "z-index": 12,
         },
-        ".part": {"background-color": theme.residual},
-        ".attn-feature": {"background-color": theme.attention},
-        ".error": {"background-color": theme.background, "border-width": 1, "border-color": theme.residual},
+        "node.part": {"background-color": theme.residual},
+        "node.attn-feature": {"background-color": theme.attention},
+        "node.error": {"background-color": theme.background, "border-width": 1, "border-color": theme.residual},
         ".head": {
             "width": 8, "height": 8, "background-color": theme.background, "border-width": 1,
             "border-color": theme.attention, "z-index": 25,

@@ -120,7 +120,9 @@ def edge_table(graph: FlowGraph, edges: Sequence[int], title: str, end: str) -> 
     lines = [_row(graph, e, end, has_weight) for e in edges[:MOST_ROWS]]
     ends = graph.source if end == "source" else graph.target
     heads = [Column("source" if end == "source" else "target")]
-    heads += [Column("weight", units[0] if len(units) == 1 else "", "number")] if has_weight else []
+    heads += (
+        [Column("weight", units[0] if len(units) == 1 and units != ["weight"] else "", "number")] if has_weight else []
+    )
     heads += [Column("share", kind="number"), Column("flow", kind="number")]
     by: Order | None = (len(heads) - (2 if end == "source" else 1), "descending")
     if has_signs(graph):

@@ -86,6 +86,7 @@ function edgeRow(page, edge, end, measure, most) {
 /** How a row names the other end: by head or logit, by token where attention moved, otherwise by the kind of edge. */
 function otherEnd(graph, edge, other) {
   const position = graph.positions[other];
+  if (graph.notes[other]) return [graph.labels[other]];
   if (graph.kinds[other] === 'head' || graph.kinds[other] === 'logit' || position === null) return [graph.labels[other]];
   if (edge.kind !== 'attention') return [kindName(edge.kind)];
   return ['attention ', tokenText(graph.tokens[position] ?? ''), `@${position}`];

@@ -32,6 +32,8 @@ _EDGES = {
     "unembed": "last state to logit",
     "embed": "embedding",
     "bias": "bias",
+    "feature": "feature output",
+    "error": "what features leave out",
     "structural": "without a number",
 }
 """Class of an edge → what it is called."""
