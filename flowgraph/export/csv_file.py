@@ -19,7 +19,6 @@ import csv
 import io
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -30,7 +29,7 @@ from ..errors import ArgumentError
 from ..graph import FlowGraph
 from ..views.text import printable
 from .attributes import GENERATOR, finite, json_text
-from .files import atomic_write_text
+from .files import atomic_write_text, part_beside
 
 _OF_EDGES = (
     "source", "target", "kind", "layer", "head", "query_pos", "key_pos", "weight", "share", "unit", "structural",
@@ -106,7 +105,7 @@ def save_csv(graph: FlowGraph, path: str | Path, *, overwrite: bool = True) -> t
 def _put_back_on_failure(path: Path) -> Iterator[None]:
     """Give ``path`` back what it holds now, or nothing, if what follows fails."""
     place = Path(os.path.realpath(path))
-    before = place.with_name(f".{secrets.token_hex(8)}.part")
+    before = part_beside(place)
     done, existed = False, place.is_file()
     try:
         if existed:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
+import re
 import secrets
+import stat
+import time
 from pathlib import Path
 
 from ..errors import ArgumentError
 
+OLD = 24 * 3600.0
+"""Seconds after which a part of a file belongs to no writer any more."""
+_PART = re.compile(r"\.[0-9a-f]{16}\.part")
+_swept: dict[Path, float] = {}
+"""Folder → when it was last swept by this process: once an hour is enough, however many files are written."""
 _ADVICE = {
     errno.ENOSPC: "free some space there, or choose another folder",
     errno.EACCES: "choose a folder that you may write to",
@@ -27,7 +36,8 @@ def atomic_write_bytes(path: str | Path, data: bytes, *, overwrite: bool = True)
     """Write ``data`` beside ``path`` under a temporary name, then rename it.
 
     A reader sees the old file or the whole new one, never a part. On any failure the temporary file is
-    removed and what was there before is untouched. A symbolic link is followed, so that it stays a link.
+    removed and what was there before is untouched. A symbolic link is followed, so that it stays a link. What writers that
+    were killed have left in the folder is removed once it is a day old.
 
     Returns
     -------
@@ -64,7 +74,8 @@ def _check_place(path: Path, place: Path, overwrite: bool) -> None:
 
 def _write_beside(place: Path, data: bytes) -> None:
     # The name does not contain the file's own, which may already have the greatest length a name may have.
-    beside = place.parent / f".{secrets.token_hex(8)}.part"
+    beside = part_beside(place)
+    sweep(place.parent)
     try:
         with beside.open("xb") as file:
             file.write(data)
@@ -73,3 +84,28 @@ def _write_beside(place: Path, data: bytes) -> None:
         beside.replace(place)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def part_beside(place: Path) -> Path:
+    """A name beside a file for what is not whole yet; :func:`sweep` knows it again."""
+    return place.with_name(f".{secrets.token_hex(8)}.part")
+
+
+def sweep(folder: Path) -> None:
+    """Remove what writers that were killed have left in a folder: regular files under our own names, a day old.
+
+    Nothing that is there under such a name by other ways is followed or touched: no link, no folder. What cannot be removed
+    stays, since it is no reason not to write.
+    """
+    now = time.time()
+    if now - _swept.get(folder, 0.0) < 3600:
+        return
+    _swept[folder] = now
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            if not _PART.fullmatch(entry.name):
+                continue
+            with contextlib.suppress(OSError):
+                about = entry.stat(follow_symlinks=False)
+                if stat.S_ISREG(about.st_mode) and now - about.st_mtime > OLD:
+                    Path(entry.path).unlink()

@@ -14,7 +14,7 @@ from ..nodes import Node, label
 from .caption import edges_text, prompt_text
 from .layout import is_circuit
 from .roles import roles_text
-from .text import prompt_line, visible
+from .text import printable, prompt_line, visible
 
 _SHOWN = 3
 _INPUTS = ("embed", "position_embed", "resid_pre")
@@ -88,20 +88,23 @@ def explain(graph: FlowGraph) -> Explanation:
 
 def _about(graph: FlowGraph) -> Iterator[Sentence]:
     info = graph.info
+    model = printable(info.model)
     prompt = f"“{prompt_line(info.tokens, 80)}”" if info.tokens else prompt_text(info)
     if info.target_token is not None:
         probability = "" if info.target_probability is None else f" a probability of {info.target_probability:.2g}"
         against = "" if info.foil_token is None else f", compared with {_token(info.foil_token)}"
         yield Sentence(
-            f"After {prompt}, {info.model} gives {_token(info.target_token)}{probability} at position {info.position}{against}."
+            f"After {prompt}, {model} gives {_token(info.target_token)}{probability} at position {info.position}{against}."
         )
     elif is_circuit(graph):
-        yield Sentence(f"These parts of {info.model} were found to matter for {prompt}.")
+        yield Sentence(f"These parts of {model} were found to matter for {prompt}.")
     else:
-        yield Sentence(f"{info.model} read {prompt}; it has no head, so nothing is predicted.")
+        yield Sentence(f"{model} read {prompt}; it has no head, so nothing is predicted.")
     first, stop = info.layers
     which = f"layer {first} shows" if stop - first == 1 else f"layers {first} to {stop - 1} show"
-    yield Sentence(f"By the method {info.method_text} ({info.unit}), {which} {edges_text(graph)}.")
+    yield Sentence(
+        f"By the method {printable(info.method_text)} ({printable(info.unit)}), {which} {edges_text(graph)}."
+    )
 
 
 def _flow(graph: FlowGraph) -> Iterator[Sentence]:

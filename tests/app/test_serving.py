@@ -105,13 +105,17 @@ def test_a_port_in_use_is_said(folder, capsys):
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        service = Service([folder], examples=False)
+        service, begun = Service([folder], examples=False), []
         with pytest.raises(ArgumentError, match=f"port={port} is in use on 127.0.0.1, .* choose another with --port"):
-            serve(service, port=port, open_browser=False)
+            serve(service, port=port, open_browser=False, begin=lambda: begun.append(service.warm()))
+        assert service.worker_pid is None
         with pytest.raises(Closed):
             service.ask(ModelQuestion(folder))
         assert main(["app", "--no-browser", "--port", str(port), "--model", folder]) == 2
-    assert f"port={port} is in use" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"port={port} is in use" in said
+    assert "could not be loaded" not in said
+    assert begun == []
 
 
 def test_a_host_that_is_none_is_said(folder):
