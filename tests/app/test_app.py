@@ -15,11 +15,22 @@ import flowgraph_webapp
 import pytest
 from flowgraph_webapp.app import LARGEST_REQUEST, create_app
 from flowgraph_webapp.callbacks.downloads import FORMATS
+from flowgraph_webapp.callbacks.drawing import largest_writers
 from flowgraph_webapp.ids import Id
-from flowgraph_webapp.recipe import CHOICES, from_query
+from flowgraph_webapp.recipe import CHOICES, Recipe, from_query
 from flowgraph_webapp.service.errors import Busy
-from flowgraph_webapp.service.questions import LensQuestion, SketchQuestion, graph_question, sketch_question
+from flowgraph_webapp.service.questions import (
+    BarsQuestion,
+    LensQuestion,
+    SketchQuestion,
+    bars_question,
+    graph_question,
+    run_question,
+    sketch_question,
+)
+from flowgraph_webapp.session import write_session
 
+import flowgraph
 from flowgraph.views import page_data
 from tests.app.fake_service import EXAMPLE, FakeService
 
@@ -388,3 +399,44 @@ def test_every_control_of_the_browser_exists(page):
         for end in [*one["inputs"], *one["state"]]:
             assert f'"id": "{end["id"]}"' in layout
     assert Id.KEEP.value in layout
+
+
+@pytest.mark.parametrize(
+    "query", ["", "&method=logits", "&level=head", "&heads_in=23", "&start=resid_post.23.7", "&show=all"]
+)
+def test_files_and_captions_say_the_mass_of_what_they_contain_as_the_screen_does(page, tmp_path, query):
+    _, answer = page.draw(QUERY + query)
+    meta = answer["response"]["meta"]["data"]
+    edges = answer["response"]["picture"]["children"]["props"]["elements"]["edges"]
+    for keep in (meta["level"], 15, 300, 1_000):
+        shown = sum(edge["data"]["c"] <= keep for edge in edges)
+        screen = meta["mass"][shown - 1]
+        data = page.client.get(f"/export/graph.json{QUERY}{query}&keep={keep}").get_data()
+        (tmp_path / "graph.json").write_bytes(data)
+        file = flowgraph.FlowGraph.load(tmp_path / "graph.json")
+        assert len(file) == shown
+        assert 100 * file.kept_mass == pytest.approx(screen, abs=0.06), keep
+        drawn = page_data(file)
+        assert drawn["mass"][-1] == pytest.approx(screen, abs=0.06)
+        assert drawn["level"] == 1_000 or sum(edge["data"]["c"] <= drawn["level"] for edge in drawn["edges"]) < shown
+        with zipfile.ZipFile(
+            BytesIO(page.client.get(f"/export/graph.svg{QUERY}{query}&keep={keep}").get_data())
+        ) as files:
+            for name in files.namelist():
+                said = re.findall(r"([\d.]+) % of the mass", files.read(name).decode())
+                assert said, name
+                assert all(float(one) == pytest.approx(screen, abs=0.1) for one in said), (keep, name, said)
+
+
+def test_of_a_session_that_does_not_hold_the_sum_none_is_computed(page):
+    recipe = Recipe(text=EXAMPLE)
+    graph, bars = graph_question(recipe), bars_question(recipe)
+    answers = {question: page.service.ask(question) for question in (run_question(recipe), graph, bars)}
+    for held in (False, True):
+        kept = {question: answer for question, answer in answers.items() if held or question != bars}
+        session = page.service.open_session(write_session(recipe, kept))
+        page.service.asked.clear()
+        said = largest_writers(page.service, session.recipe, "t-9")
+        assert not any(isinstance(question, BarsQuestion) for question in page.service.asked)
+        assert ("not recorded" in said.get("failed", "")) is not held
+        assert len(said["parts"]) == (3 if held else 0)

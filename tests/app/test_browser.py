@@ -159,6 +159,29 @@ def test_a_refusal_is_seen_and_what_is_still_shown_is_said_to_be_old(tab, servic
     assert tab.evaluate("document.activeElement.id") != "prompt"
 
 
+def test_what_was_measured_and_what_is_not_drawn_follow_the_picture(tab):
+    tab.drawn()
+    tab.wait("app.root().dataset.held === app.root().dataset.drawn")
+    assert "L28 MLP +5.08, not drawn (share below .02; proximity measures nearness, not logits)" in tab.text(".writers")
+    assert "L29 MLP +2.82, not drawn" not in tab.text(".writers")
+    tab.page.get_by_role("button", name="Test this graph").click()
+    tab.page.wait_for_selector(".effect-box h3")
+    shown = tab.shown()
+    assert not tab.page.locator(".stale").is_visible()
+    tab.keep(20)
+    assert f"Measured with {shown} edges shown; now there are {tab.shown()}." in tab.text(".stale")
+    assert "not drawn (the slider hides it)" in tab.text(".writers")
+    tab.page.locator(".writers .link").first.click()
+    tab.wait("document.getElementById('details').textContent.includes('Two measures')")
+    assert tab.page.locator(".effect-box").count() == 0
+    tab.page.get_by_role("button", name="Ablate").click()
+    tab.page.wait_for_selector(".effect-box h3")
+    tab.redrawn(lambda: tab.page.locator("#strip [data-token]").nth(1).click())
+    tab.wait("!document.querySelector('.effect-box')")
+    tab.wait("app.root().dataset.held === app.root().dataset.drawn")
+    assert "␣Tokyo" not in tab.text(".writers")
+
+
 def test_a_selected_edge_is_marked_is_in_the_address_and_fits_into_the_window(opened):
     tab = opened().drawn()
     edge = tab.evaluate(

@@ -426,3 +426,9 @@ def test_examples_are_small_enough():
     files = list((Path(dispatch.__file__).parent.parent / "examples").glob("*.flowgraph"))
     assert len(files) >= 3
     assert all(file.stat().st_size <= 3 * 2**20 for file in files)
+
+
+def test_known_is_what_needs_no_work(service, folder):
+    question = RunQuestion(folder, "a text that no test has asked before")
+    assert service.known(question) is None
+    assert service.ask(question) == service.known(question)
