@@ -62,6 +62,8 @@ def with_sign(graph: FlowGraph, value: float) -> str:
 @lru_cache(maxsize=4)
 def flows(graph: FlowGraph) -> Float[np.ndarray, "E"]:
     """[E] flow of each edge into the start, as the picture has it; a graph is compared by identity."""
+    if graph.flow is not None:  # along everything that the method gives, of which this graph is a part
+        return graph.flow
     return connected_flow(graph) if len(graph) else np.zeros(0)
 
 
