@@ -17,6 +17,7 @@ from pathlib import Path
 import networkx
 import pytest
 import torch
+from transformers import BertForSequenceClassification
 from transformers.utils import logging
 
 import flowgraph
@@ -213,6 +214,19 @@ def test_other_families(run, family):
     code, out, err = run(family=family)
     assert (code, err) == (0, "")
     assert family in caption_of(out)
+
+
+def test_a_head_that_is_not_read_is_noted(capsys, tmp_path):
+    masked, tokenizer = tiny_model("bert")
+    classifier = BertForSequenceClassification(masked.config).eval()
+    for part in (classifier, tokenizer):
+        part.save_pretrained(tmp_path / "classifier")
+    capsys.readouterr()
+    assert cli.main(["trace", "The cat sat", "--model", str(tmp_path / "classifier")]) == 0
+    out, err = capsys.readouterr()
+    assert "note: BertForSequenceClassification is a sequence classifier, and its head 'classifier'" in err
+    assert len(err.splitlines()) == 1
+    assert "prediction" not in out
 
 
 def test_masked_language_models(run, fails):
@@ -579,6 +593,7 @@ def test_version():
         (["--position", "-99"], "position=-99 is outside the prompt of "),
         (["--device", "gpu"], "device='gpu' is not available here"),
         (["--dtype", "int8"], "dtype='int8' is not a number type that a model can be traced in"),
+        (["--revision", "main"], "is a folder on this machine; leave revision out"),
         (["--chat"], "tokenizer has no chat template; leave chat out"),
         (["-o", "flow.txt"], "-o flow.txt: the extension '.txt' is not known; use .json, .graphml"),
         (["-o", "flow"], "-o flow: the extension '' is not known"),

@@ -70,6 +70,7 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add("--chat", action="store_true", help="put the prompt into the model's chat template")
     add("--device", default="auto", help="cpu, cuda … (default auto)")
     add("--dtype", help="float32, float16, bfloat16, or auto for the file's own (default float32)")
+    add("--revision", help="branch, tag or commit of a model of the hub, such as step1000")
 
 
 def _messages(name: str) -> Any:

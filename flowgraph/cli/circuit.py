@@ -51,6 +51,7 @@ def add_to(commands: Any) -> None:
         help="what a cut edge brings: what its source wrote for the corrupted prompt (default), on average over these, or nothing")  # fmt: skip
     add("--device", default="auto", help="cpu, cuda … (default auto)")
     add("--dtype", help="float32, float16, bfloat16, or auto for the file's own (default float32)")
+    add("--revision", help="branch, tag or commit of a model of the hub, such as step1000")
     add_output(parser)
 
 

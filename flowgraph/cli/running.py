@@ -20,14 +20,23 @@ if TYPE_CHECKING:
 
 
 def loaded_model(options: argparse.Namespace, console: Console) -> LoadedModel:
-    """The model that was asked for."""
-    from ..views.terminal import progress
+    """The model that was asked for; what is said of it beside errors is a note."""
+    from ..views.terminal import complain, progress
 
-    with progress(console, f"loading {options.model}") as tell:
+    with warnings.catch_warnings(record=True) as caught, progress(console, f"loading {options.model}") as tell:
         from ..models import load_model
 
         _hush_transformers()
-        return load_model(options.model, device=options.device, dtype=options.dtype, progress=tell)
+        warnings.simplefilter("always", UserWarning)
+        loaded = load_model(
+            options.model, device=options.device, dtype=options.dtype, revision=options.revision, progress=tell
+        )
+    for warning in caught:
+        if issubclass(warning.category, UserWarning):
+            complain(f"note: {warning.message}")
+        else:
+            warnings.warn_explicit(warning.message, warning.category, warning.filename, warning.lineno)
+    return loaded
 
 
 def _hush_transformers() -> None:
