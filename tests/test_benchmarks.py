@@ -50,6 +50,7 @@ def test_the_command_prints_a_table_and_writes_json(folder, tmp_path, capsys):
     works = [row["work"] for row in written["rows"]]
     # Three choices of sites, one of them against two passes, at the three lengths that fit into 64 tokens.
     assert sum(work.startswith("trace, T = ") for work in works) == 12
+    assert sum(work.startswith("identities of a trace, T = ") for work in works) == 3
     assert sum(work.startswith("read, N = ") for work in works) == 3
     assert "load_model" in works
     against = Counter(row["against"] for row in written["rows"] if row["work"].startswith("attention_flow"))
