@@ -161,7 +161,7 @@ def _page_data(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str,
 
 
 def _cut_note(graph: FlowGraph, drawn: Drawing) -> str:
-    if drawn.graph is graph:
+    if len(drawn.graph) == len(graph):
         return ""
     mass = f"{percent(float(drawn.mass[-1]))} {mass_of(graph)}"
     if len(drawn.graph) < MOST_EDGES:
