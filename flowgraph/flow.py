@@ -11,6 +11,8 @@ Edges are handled in *waves*: the edges into nodes whose every outgoing edge was
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -153,7 +155,17 @@ def keep_strongest(
         filters["path_mass"] = mass
     if max_edges is not None and count < wanted:
         filters["max_edges"] = max_edges
-    return graph.keep(order[:count], **filters)
+    return made_by(graph.keep(order[:count], **filters), "keep_strongest", mass=mass, max_edges=max_edges)
+
+
+def made_by(graph: FlowGraph, function: str, **arguments: Any) -> FlowGraph:
+    """The graph saying that one more call made it; nothing where it does not say what the others were."""
+    before = graph.info.provenance.get("made_by")
+    if before is None:
+        return graph
+    call = f"flowgraph.{function}(…, {', '.join(f'{name}={value!r}' for name, value in arguments.items())})"
+    provenance = {**graph.info.provenance, "made_by": f"{before}; {call}"}
+    return replace(graph, info=replace(graph.info, provenance=provenance))
 
 
 def waves_of(graph: FlowGraph) -> Waves:

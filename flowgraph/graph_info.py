@@ -43,6 +43,10 @@ class GraphInfo:
     outside
         What the file of another program said of the whole graph, plain JSON as it was read; empty for graphs of this project. Of an
         attribution graph ``metadata`` and ``qParams``, with its pins and groups of nodes (``supernodes``).
+    provenance
+        What makes the graph again: ``config`` and ``weights``, digests of the model's, its ``revision`` where one was asked for,
+        ``dtype``, ``token_ids`` of the prompt, versions of ``flowgraph``, ``torch`` and ``transformers``, and ``made_by``, the call
+        or the command line. Empty where it is not known, as of files of earlier releases.
     flow_into, total_flow
         Label of the node that ``FlowGraph.flow`` runs into, and the sum of that flow over every edge of the whole graph, those
         that a filter took away included; None while no edge was taken away and nothing was summed.
@@ -70,6 +74,7 @@ class GraphInfo:
     filters: Mapping[str, float | int | str] = field(default_factory=dict)
     options: Mapping[str, float | int | str] = field(default_factory=dict)
     outside: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     flow_into: str | None = None
     total_flow: float | None = None
     whole: Whole = "method"
@@ -79,12 +84,25 @@ class GraphInfo:
         """The method with the options that were set: ``proximity, parts=token``."""
         return ", ".join([self.method, *(f"{name}={value}" for name, value in self.options.items())])
 
+    @property
+    def provenance_text(self) -> str:
+        """One line that names the model's digests, versions, token ids and the call; empty where nothing is known."""
+        known = {name: value for name, value in self.provenance.items() if value not in (None, "")}
+        return "; ".join(
+            f"{name.replace('_', ' ')} {' '.join(map(str, value)) if isinstance(value, list) else value}"
+            for name, value in known.items()
+        )
+
 
 def info_dict(info: GraphInfo) -> dict[str, Any]:
     """Plain data of a graph's origin."""
     data = {name: getattr(info, name) for name in GraphInfo.__dataclass_fields__}
     data.update(
-        tokens=list(info.tokens), layers=list(info.layers), filters=dict(info.filters), options=dict(info.options)
+        provenance=dict(info.provenance),
+        tokens=list(info.tokens),
+        layers=list(info.layers),
+        filters=dict(info.filters),
+        options=dict(info.options),
     )
     if info.outside:
         return data | {"outside": dict(info.outside)}

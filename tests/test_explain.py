@@ -11,7 +11,7 @@ import flowgraph
 from flowgraph import build_graph, connected_flow
 from flowgraph.views.explain import explain
 from tests.conftest import IDS, JAPAN
-from tests.graphs import HOSTILE_TOKENS, graph_of, token_graph
+from tests.graphs import HOSTILE_TOKENS, Edge, graph_of, token_graph
 
 
 @pytest.fixture(scope="module")
@@ -20,7 +20,7 @@ def trace(tiny):
 
 
 def percentages(text: str) -> list[float]:
-    return [float(found) for found in re.findall(r"([\d.]+)%", text)]
+    return [float(found) for found in re.findall(r"([\d.]+) ?%", text)]
 
 
 def test_flow_is_said_with_the_numbers_of_its_edges(trace):
@@ -43,7 +43,10 @@ def test_where_flow_starts_is_what_the_inputs_carry(trace):
     flow = connected_flow(graph)
     (sentence,) = [sentence for sentence in graph.explain().sentences if sentence.nodes]
     carried = [100 * flow[graph.source == n].sum() for n in sentence.nodes]
-    assert percentages(sentence.text) == pytest.approx(carried, abs=0.06)
+    inputs = [n for n, node in enumerate(graph.nodes) if node.kind == "embed"]
+    everything = 100 * flow[np.isin(graph.source, inputs)].sum()
+    assert percentages(sentence.text) == pytest.approx([everything, *carried], abs=0.06)
+    assert everything == pytest.approx(100)
     assert carried == sorted(carried, reverse=True)
 
 
@@ -74,8 +77,42 @@ def test_undefined_states_and_empty_graphs_are_said(tiny):
     assert str(explain(empty)).endswith("Nothing is strong enough to be shown.")
     headless = flowgraph.trace(tiny("bert_headless"), IDS, position=-1)
     text = str(build_graph(headless, method="norms").explain())
-    assert "it has no head, so nothing is predicted" in text
+    assert "the graph names no token that is explained" in text
     assert "what reaches the last state of position 6" in text
+
+
+def test_a_cut_graph_says_what_it_holds_of_the_whole(trace):
+    """A number of a cut graph is that of the same edges in the whole one, and what it does not hold is not said of it."""
+    whole = build_graph(trace, readings=False)
+    flow = dict(zip(zip(whole.source, whole.target, whole.kind, strict=True), connected_flow(whole), strict=True))
+    few = flowgraph.keep_strongest(whole, mass=None, max_edges=6)
+    text = str(few.explain())
+    assert "0.0%" not in text.replace(" %", "%")
+    inputs = [n for n, node in enumerate(few.nodes) if node.kind == "embed"]
+    if not inputs:
+        assert "is followed back to the inputs by the shown edges" in text
+    routes = flowgraph.routes(flowgraph.edge_weights(trace), threshold=0.05)
+    said = [sentence for sentence in routes.explain().sentences if sentence.edges]
+    assert said
+    for sentence in said:
+        (e,) = sentence.edges
+        ends = (routes.nodes[routes.source[e]], routes.nodes[routes.target[e]])
+        key = (whole.nodes.index(ends[0]), whole.nodes.index(ends[1]), routes.kind[e])
+        assert percentages(sentence.text)[-1] == pytest.approx(100 * flow[key], abs=0.06)
+
+
+def test_routes_into_a_state_are_not_said_to_reach_the_token(trace):
+    start = flowgraph.Node("resid_post", layer=0, position=4)
+    text = str(flowgraph.routes(flowgraph.edge_weights(trace), start, threshold=0.01).explain())
+    assert "what reaches L0.resid_post@4" in text
+
+
+def test_absence_of_data_is_not_stated_as_fact():
+    a, b, c = (flowgraph.Node("neuron", layer=n, position=n, index=n) for n in range(3))
+    text = str(explain(graph_of([Edge(a, b, 1.0, kind="rest"), Edge(b, c, 1.0, kind="rest")], tokens=())))
+    assert "no head" not in text
+    assert "No shown edge leads from one position" not in text
+    assert "L1N1@1 leads to L2N2@2: 100 % of its target" in text
 
 
 def test_hostile_tokens_stay_on_their_line():

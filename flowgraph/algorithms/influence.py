@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError
 from ..filters import nucleus_mask
-from ..flow import Waves, start_index, strength_of, waves_of
+from ..flow import Waves, made_by, start_index, strength_of, waves_of
 from ..graph import FlowGraph
 from ..nodes import Node
 
@@ -116,7 +116,8 @@ def prune(graph: FlowGraph, node_mass: float = 0.8, edge_mass: float = 0.98, *, 
         n = start_index(graph, start, "start")
         nodes = _strong_nodes(graph, n, waves, node_mass)
         kept = _between_inputs_and(graph, _strong_edges(graph, nodes, n, waves, edge_mass), n, waves)
-    return graph.keep(np.flatnonzero(kept), node_mass=node_mass, edge_mass=edge_mass)
+    pruned = graph.keep(np.flatnonzero(kept), node_mass=node_mass, edge_mass=edge_mass)
+    return made_by(pruned, "prune", node_mass=node_mass, edge_mass=edge_mass)
 
 
 def _influence_and_scores(

@@ -19,6 +19,7 @@ from ..flow import keep_strongest
 from ..graph import EDGE_KINDS, FlowGraph
 from ..graph_info import GraphInfo
 from ..methods.build import MAX_EDGES, MOST_LISTED, check_filters, taken, warn_of_mass
+from ..methods.origin import called
 from ..methods.schema import Codes, Columns, no_edges
 from ..methods.thresholds import ThresholdRule, by_rule
 from ..methods.weights import EdgeWeights
@@ -140,6 +141,15 @@ def routes(
     info = replace(
         weights.info, level=level, total_edges=whole.edges, total_share=float(known.targets), filters=filters,
         flow_into=label(start), total_flow=whole.total,
+        provenance={
+            **weights.info.provenance,
+            "made_by": called(
+                "routes", method=weights.info.method, **(dict(weights.info.options) | {
+                    "start": label(start), "threshold": filters.get("threshold"), "nucleus": nucleus, "mass": mass,
+                    "threshold_rule": None if threshold_rule == "edge" else threshold_rule, "level": level,
+                }),
+            ),
+        },
     )  # fmt: skip
     graph = _assembled(columns | {"flow": whole.flow_of(columns)}, weights, known.nodes, info)
     if mass is None:

@@ -19,7 +19,7 @@ from ..graph_info import GraphInfo
 from ..methods import EdgeWeights, edge_weights
 from ..methods.build import check_filters
 from ..methods.node_readings import READ_AT_MOST, node_readings
-from ..methods.origin import origin
+from ..methods.origin import called, origin
 from ..nodes import Node, label
 from ..recorded import Trace
 from .attention import Blocks, layer_matrices
@@ -205,6 +205,14 @@ def graph_of(
         chain.info, method=method, unit="share", level="token", options={**chain.info.options, **options},
         total_edges=len(amounts), total_share=float(np.count_nonzero(entered)),
         filters=filters | {"start": label(chain.start)}, flow_into=label(chain.start),
+        provenance={
+            **chain.info.provenance,
+            "made_by": called(
+                method.split(" of ")[0] + "_graph", method=chain.info.method, **(dict(chain.info.options) | options | {
+                    "start": label(chain.start), "threshold": threshold or None, "top_k": top_k,
+                }),
+            ),
+        },
         total_flow=float(amounts.sum()) / value if value else 0.0,
     )  # fmt: skip
     return _assembled(columns, chain, info)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
@@ -43,6 +44,7 @@ def _run(arguments: Sequence[str] | None) -> int:
         if not hasattr(options, "run"):
             parser.print_help(sys.stderr)
             return 2
+        options.command_line = shlex.join(["flowgraph", *(sys.argv[1:] if arguments is None else arguments)])
         run: Callable[[argparse.Namespace, Console], None] = options.run
         from ..views.terminal import progress_console
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
 from .arguments import DEFAULT_MODEL, add_command, add_output, checked_output, count, number
-from .running import loaded_model, write_graph, wrote
+from .running import by_command, loaded_model, write_graph, wrote
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,7 +86,7 @@ def _circuit(options: argparse.Namespace, console: Console) -> None:
     written = None
     if output is not None:
         with stage(console, f"writing {output.path}"):
-            written = write_graph(graph, output)
+            written = write_graph(by_command(graph, options), output)
     if not options.quiet:
         _print_report(graph, data, written)
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
 from .arguments import ENDINGS, add_command, add_force, checked_output
-from .running import write_graph, wrote
+from .running import by_command, write_graph, wrote
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -43,7 +43,7 @@ def _export(options: argparse.Namespace, _console: Console) -> None:
     look = _look(options)
     output = checked_output(options.output, force=options.force)
     graph = import_graph(Path(options.input))
-    written = write_graph(graph, output, **look)
+    written = write_graph(by_command(graph, options, after=True), output, **look)
     if not options.quiet:
         with report() as out:
             print_line(out, graph.caption())

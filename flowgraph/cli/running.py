@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -90,6 +91,13 @@ def write_graph(graph: FlowGraph, output: Output, **look: Any) -> Path:
     for warning in caught:
         complain(f"note: {warning.message}")
     return written
+
+
+def by_command(graph: FlowGraph, options: argparse.Namespace, *, after: bool = False) -> FlowGraph:
+    """The graph saying the command line that makes it; ``after`` what made the graph that the command read."""
+    before = graph.info.provenance.get("made_by") if after else None
+    line = options.command_line if before is None else f"{before}; {options.command_line}"
+    return replace(graph, info=replace(graph.info, provenance={**graph.info.provenance, "made_by": line}))
 
 
 def wrote(path: Path) -> str:

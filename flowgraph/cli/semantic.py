@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
 from .arguments import Output, add_command, add_model, add_output, checked_output, count
-from .running import loaded_model, prompt_of, run_trace, write_graph
+from .running import by_command, loaded_model, prompt_of, run_trace, write_graph
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -106,7 +106,7 @@ def _semantic(options: argparse.Namespace, console: Console) -> None:
     written = None
     if output is not None:
         with stage(console, f"writing {output.path}"):
-            written = _write(graph, output, options.view)
+            written = _write(by_command(graph, options), output, options.view)
     if not options.quiet:
         from .semantic_report import print_report
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError
 from ..graph_info import DEFAULT_METHOD
 from .arguments import add_command, add_model, add_output, checked_output, count, number
-from .running import loaded_model, prompt_of, run_trace, write_graph, wrote
+from .running import by_command, loaded_model, prompt_of, run_trace, write_graph, wrote
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -82,7 +82,8 @@ def _trace(options: argparse.Namespace, console: Console) -> None:
     if output is not None:
         page = output.path.suffix.lower() == ".html"
         with stage(console, f"reading nodes and writing {output.path}"):
-            written = write_graph(_read(trace, _page_graph(whole, graph, options) if page else graph), output)
+            chosen = by_command(_page_graph(whole, graph, options) if page else graph, options)
+            written = write_graph(_read(trace, chosen), output)
     if not options.quiet:
         _print_report(trace, whole, graph, written)
 
@@ -180,14 +181,21 @@ def _print_paths(out: Console, whole: FlowGraph) -> None:
     from ..algorithms.paths import merge_parallel, strongest_paths
     from ..views.text import printable
 
-    paths = strongest_paths(merge_parallel(whole), k=_PATHS) if len(whole) else []
+    merged = merge_parallel(whole)
+    paths = strongest_paths(merged, k=_PATHS) if len(whole) else []
     if not paths:
         return
     table = Table(title="strongest paths", title_justify="left", box=None, pad_edge=False)
-    table.add_column("share", justify="right")
+    is_signed = whole.info.unit == "logits"
+    table.add_column("logits" if is_signed else "share", justify="right")
     table.add_column("path", overflow="fold")
+    if is_signed:
+        # What a head, an MLP or the embedding wrote towards the logit: the weight of the first edge holds it, with its sign.
+        weight = {path: float(merged.weight[path.edges[0]]) for path in paths}
+        paths = sorted(paths, key=lambda path: -abs(weight[path]))
     for path in paths:
-        table.add_row(f"{path.strength:.2g}", Text(printable(str(path))))
+        number = f"{weight[path]:+.3g}" if is_signed else f"{path.strength:.2g}"
+        table.add_row(number, Text(printable(str(path))))
     out.print(table)
 
 

@@ -17,7 +17,9 @@ from .json_file import MOST_EDGES, MOST_NODES
 _DEEPEST = 64
 _OF_THE_FORMAT = {"graph": (), "node": ("id",), "edge": ("source", "target", "key")}
 _TRUE_OR_FALSE = {"true": True, "1": True, "false": False, "0": False}
-AS_JSON = re.compile(r"tokens|layers|filters|options|outside|note|roles|(top|bottom)_(tokens|probabilities|logits)")
+AS_JSON = re.compile(
+    r"tokens|layers|filters|options|provenance|outside|note|roles|(top|bottom)_(tokens|probabilities|logits)"
+)
 """Names of attributes that are lists and tables, which a format of simple values holds as JSON texts."""
 _INTEGER = re.compile(r"\s*[+-]?[0-9]{1,4000}\s*", re.ASCII)
 _REAL = re.compile(r"\s*[+-]?([0-9.]+(e[+-]?[0-9]+)?|inf|infinity|nan)\s*", re.ASCII | re.IGNORECASE)

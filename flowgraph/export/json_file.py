@@ -213,6 +213,7 @@ def info_of(about: Checked) -> GraphInfo:
         filters={name: _filter(entry) for name, entry in about.field("filters").entries()},
         options={} if options is None else {name: _filter(entry) for name, entry in options.entries()},
         outside={} if outside is None or outside.value is None else _outside(outside),
+        provenance=_optional(about, "provenance", Checked.json) or {},
         flow_into=_optional(about, "flow_into", Checked.text),
         total_flow=_optional(about, "total_flow", Checked.number),
         whole=_whole(about),

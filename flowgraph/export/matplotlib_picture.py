@@ -43,8 +43,10 @@ def to_matplotlib(drawn: Picture, format: Literal["pdf", "png"], *, dpi: int = 3
     """
     matplotlib = _module("matplotlib")
     about = {
-        "pdf": {"Title": drawn.title, "Subject": drawn.caption, "Creator": f"flowgraph {__version__}", "CreationDate": None},
-        "png": {"Title": drawn.title, "Description": drawn.caption, "Software": f"flowgraph {__version__}"},
+        "pdf": {"Title": drawn.title, "Subject": drawn.caption, "Creator": f"flowgraph {__version__}", "CreationDate": None,
+                "Keywords": drawn.provenance or None},
+        "png": {"Title": drawn.title, "Description": drawn.caption, "Software": f"flowgraph {__version__}",
+                **({"Comment": drawn.provenance} if drawn.provenance else {})},
     }  # fmt: skip
     file = io.BytesIO()
     with _LOCK, matplotlib.rc_context(_SETTINGS):

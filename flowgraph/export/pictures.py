@@ -85,7 +85,9 @@ def save_picture(
     dpi: int = 300,
     overwrite: bool = True,
 ) -> Path:
-    """Write a picture to ``NAME.svg``, ``.pdf``, ``.png`` or ``.tex``, and its caption to ``NAME.caption.txt``.
+    r"""Write a picture to ``NAME.svg``, ``.pdf``, ``.png`` or ``.tex``, and its caption beside it.
+
+    ``NAME.caption.txt`` holds the caption as text, ``NAME.caption.tex`` as LaTeX: ``\caption{\input{NAME.caption}}``, or pasted.
 
     Parameters
     ----------
@@ -138,14 +140,17 @@ def _format(path: Path) -> str:
 
 
 def _write(path: Path, drawn: Picture, content: bytes, *, overwrite: bool) -> Path:
-    """Write a picture, and its caption beside it."""
-    beside = path.with_name(f"{path.stem}.caption.txt")
-    if not overwrite and beside.exists():
-        raise ArgumentError(
-            f"path={str(path)!r} has a caption at {str(beside)!r}, which exists; pass overwrite=True to replace it"
-        )
+    r"""Write a picture, and its caption beside it: as text, and as LaTeX can set it in ``\caption{…}``."""
+    captions = {"txt": drawn.caption, "tex": tikz.paragraph(drawn.caption)}
+    beside = {path.with_name(f"{path.stem}.caption.{kind}"): text for kind, text in captions.items()}
+    for other in beside:
+        if not overwrite and other.exists():
+            raise ArgumentError(
+                f"path={str(path)!r} has a caption at {str(other)!r}, which exists; pass overwrite=True to replace it"
+            )
     atomic_write_bytes(path, content, overwrite=overwrite)
-    atomic_write_text(beside, f"{drawn.caption}\n", overwrite=overwrite)
+    for other, text in beside.items():
+        atomic_write_text(other, f"{text}\n", overwrite=overwrite)
     return path
 
 

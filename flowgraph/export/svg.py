@@ -29,6 +29,7 @@ def to_svg(drawn: Picture) -> str:
         f'role="img" font-family="{FONTS}">',
         f"<title>{_text(drawn.title)}</title>",
         f"<desc>{_text(drawn.caption)}</desc>",
+        *([f"<metadata>{_text(drawn.provenance)}</metadata>"] if drawn.provenance else []),
         f'<rect width="100%" height="100%" fill="{drawn.colour("background")}"/>',
     ]
     for name, shapes in groupby(drawn.shapes, lambda shape: f"{type(shape).__name__.lower()}s"):

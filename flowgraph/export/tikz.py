@@ -46,6 +46,7 @@ def to_tikz(drawn: Picture) -> str:
     lines = [
         r"% In the preamble: \usepackage{tikz}",
         f"% {_ascii(drawn.caption)}",
+        *([f"% {_ascii(drawn.provenance)}"] if drawn.provenance else []),
         r"\begin{tikzpicture}[x=1bp, y=-1bp, inner sep=0pt, outer sep=0pt, line cap=butt]",
         *(rf"  \definecolor{{flow{name}}}{{HTML}}{{{drawn.palette[name][1:]}}}" for name in sorted(used)),
         rf"  \path[use as bounding box] (0,0) rectangle ({_pair((drawn.width, drawn.height))});",
@@ -64,6 +65,11 @@ def spell(text: str) -> str:
         elif unicodedata.category(character) != "Cf":
             kept.append(f"<U+{ord(character):04X}>")
     return "".join(kept)
+
+
+def paragraph(text: str) -> str:
+    """A text in LaTeX as :func:`latex`, whose lines may break at its spaces."""
+    return " ".join(latex(word) for word in spell(text).split(" "))
 
 
 def latex(text: str) -> str:

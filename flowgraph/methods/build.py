@@ -17,6 +17,7 @@ from ..graph_info import DEFAULT_METHOD
 from ..nodes import Node, label
 from ..recorded import Trace
 from .node_readings import READ_AT_MOST, node_readings
+from .origin import called
 from .schema import Codes, Columns, edge_parts, joined, no_edges, unlisted_share
 from .thresholds import ThresholdRule, by_rule
 from .weights import EdgeWeights
@@ -128,6 +129,26 @@ def build_graph(
         total_edges=whole.edges,
         total_share=collected.total_share + unlisted_share(weights),
         filters=filters,
+        provenance={
+            **weights.info.provenance,
+            "made_by": called(
+                "build_graph",
+                method=weights.info.method,
+                **(
+                    dict(weights.info.options)
+                    | {
+                        "level": level,
+                        "threshold": threshold or None,
+                        "nucleus": nucleus,
+                        "top_k": top_k,
+                        "mass": mass,
+                        "threshold_rule": None if threshold_rule == "edge" else threshold_rule,
+                        "layers": layers,
+                        "start": None if start is None else label(start),
+                    }
+                ),
+            ),
+        },
         flow_into=label(whole.start),
         total_flow=whole.total,
     )

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.metadata import version
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from .. import __version__
 from ..graph_info import GraphInfo
 from ..recorded import Trace
 
@@ -32,7 +36,27 @@ def origin(trace: Trace, method: str, unit: str) -> GraphInfo:
         target_probability=probability,
         foil=trace.foil,
         foil_token=trace.foil_token,
+        provenance=provenance(trace),
     )
+
+
+def provenance(trace: Trace) -> dict[str, Any]:
+    """What a graph of a trace has to say of the model and the programs that it was made with."""
+    kinds = {str(site.dtype).removeprefix("torch.") for site in trace.sites.values()}
+    return {
+        **trace.fingerprint,
+        "dtype": ", ".join(sorted(kinds)) if trace.loaded is None else str(trace.loaded.dtype).removeprefix("torch."),
+        "token_ids": list(trace.token_ids),
+        "flowgraph": __version__,
+        "torch": str(torch.__version__),
+        "transformers": version("transformers"),
+    }
+
+
+def called(function: str, **arguments: Any) -> str:
+    """A call as text: what was given, without what was left at None."""
+    given = ", ".join(f"{name}={value!r}" for name, value in arguments.items() if value is not None)
+    return f"flowgraph.{function}({given})"
 
 
 def array(tensor: Tensor) -> np.ndarray:

@@ -111,6 +111,7 @@ def document(page: Page, *, theme: str = "auto", compact: bool = False) -> str:
         theme="" if theme == "auto" else f' data-theme="{theme}"',
         title=escape(page.title),
         caption=escape(str(page.data["caption"])),
+        provenance=escape(str(page.data.get("provenance", ""))),
         styles=page_styles(),
         shell=page.shell,
         data=embedded_json({**page.data, "edges": packed(page.data["edges"])}),

@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from ..flow import connected_flow
 from ..graph import EDGE_KINDS, FlowGraph
 from ..nodes import Node, label
-from .caption import edges_text, prompt_text
+from .caption import edges_text, percent, prompt_text
 from .layout import is_circuit
 from .roles import roles_text
 from .text import printable, prompt_line, visible
@@ -99,7 +98,7 @@ def _about(graph: FlowGraph) -> Iterator[Sentence]:
     elif is_circuit(graph):
         yield Sentence(f"These parts of {model} were found to matter for {prompt}.")
     else:
-        yield Sentence(f"{model} read {prompt}; it has no head, so nothing is predicted.")
+        yield Sentence(f"{model} read {prompt}; the graph names no token that is explained.")
     first, stop = info.layers
     which = f"layer {first} shows" if stop - first == 1 else f"layers {first} to {stop - 1} show"
     yield Sentence(
@@ -109,32 +108,59 @@ def _about(graph: FlowGraph) -> Iterator[Sentence]:
 
 def _flow(graph: FlowGraph) -> Iterator[Sentence]:
     """Where the flow into the start comes from, and where it changes its token."""
-    flow = connected_flow(graph)
-    goal = _goal(graph)
+    known = graph.measured
+    if known.flow is None:
+        yield Sentence("Its edges do not all flow into one node, so that no way is followed to one.")
+        return
+    flow, goal = known.flow, _goal(graph)
+    of = f"what reaches {goal}" if known.whole == "method" else f"what reaches {goal} over the edges in the file"
     by_input: dict[int, float] = defaultdict(float)
     for e, n in enumerate(graph.source.tolist()):
         if graph.nodes[n].kind in _INPUTS:
             by_input[n] += float(flow[e])
-    inputs = sorted((n for n in by_input if by_input[n] > 0), key=lambda n: -by_input[n])[:_SHOWN]
+    inputs = sorted((n for n in by_input if by_input[n] > 0), key=lambda n: -by_input[n])
     if inputs:
-        parts = [f"{_place(graph, graph.nodes[n])} ({by_input[n]:.1%})" for n in inputs]
+        parts = [f"{_place(graph, graph.nodes[n])} ({percent(by_input[n])})" for n in inputs[:_SHOWN]]
         yield Sentence(
-            f"Of what reaches {goal} along the shown edges, most starts at {_listed(parts)}.", nodes=tuple(inputs)
+            f"Of {of}, the shown edges bring {percent(min(1.0, sum(by_input.values())))} from the inputs, most from {_listed(parts)}.",
+            nodes=tuple(inputs[:_SHOWN]),
         )
-    crossing = [
-        e for e in np.argsort(-flow, kind="stable").tolist()
-        if EDGE_KINDS[graph.kind[e]] == "attention" and flow[e] > 0 and graph.key_pos[e] != graph.query_pos[e]
-    ][:_SHOWN]  # fmt: skip
-    for e in crossing:
-        head = f", head {graph.head[e]}" if graph.head[e] >= 0 else ""
+    else:
+        yield Sentence(f"None of {of} is followed back to the inputs by the shown edges.")
+    crossing = [e for e in np.argsort(-flow, kind="stable").tolist() if _crosses(graph, e)]
+    carrying = [e for e in crossing if flow[e] > 0][:_SHOWN]
+    for e in carrying:
         yield Sentence(
-            f"In layer {graph.layer[e]}{head}, position {graph.query_pos[e]} ({_at(graph, int(graph.query_pos[e]))}) reads position "
-            f"{graph.key_pos[e]} ({_at(graph, int(graph.key_pos[e]))}): {abs(graph.share[e]):.1%} of its target, {flow[e]:.1%} of what "
-            f"reaches {goal}.",
+            f"{_move(graph, e)}: {_signed_percent(graph, e)} of its target, {percent(float(flow[e]))} of {of}.",
             edges=(e,),
         )
     if not crossing:
         yield Sentence("No shown edge leads from one position to another.")
+    elif not carrying:
+        yield Sentence(f"Edges lead from one position to another, and none of them carries flow to {goal}.")
+
+
+def _crosses(graph: FlowGraph, e: int) -> bool:
+    """Whether an edge leads from one position to another."""
+    ends = [graph.nodes[n[e]].position for n in (graph.source, graph.target)]
+    return not graph.structural[e] and None not in ends and ends[0] != ends[1]
+
+
+def _move(graph: FlowGraph, e: int) -> str:
+    """An edge between positions in words: of attention what reads what, of other programs which node leads to which."""
+    source, target = graph.nodes[graph.source[e]], graph.nodes[graph.target[e]]
+    if EDGE_KINDS[graph.kind[e]] != "attention" or graph.layer[e] < 0:
+        return f"{_named(graph, source)} leads to {_named(graph, target)}"
+    head = f", head {graph.head[e]}" if graph.head[e] >= 0 else ""
+    query, key = (int(column[e]) for column in (graph.query_pos, graph.key_pos))
+    if query < 0 or key < 0:
+        return f"In layer {graph.layer[e]}{head}, {_named(graph, target)} reads {_named(graph, source)}"
+    return f"In layer {graph.layer[e]}{head}, {_position(graph, query)} reads {_position(graph, key)}"
+
+
+def _signed_percent(graph: FlowGraph, e: int) -> str:
+    part = float(graph.share[e])
+    return f"−{percent(-part)}" if part < 0 else percent(part)
 
 
 def _circuit(graph: FlowGraph) -> Iterator[Sentence]:
@@ -250,22 +276,44 @@ def _part(graph: FlowGraph, e: int) -> str:
 
 
 def _goal(graph: FlowGraph) -> str:
-    info = graph.info
-    if info.target_token is None:
+    """What the flow runs into: the token that is explained, or the node."""
+    info, into = graph.info, graph.measured.into
+    if into is None or into.startswith("logit"):
+        if info.target_token is None:
+            return f"position {info.position}" if into is None else printable(into)
+        return (
+            _token(info.target_token)
+            if info.foil_token is None
+            else f"{_token(info.target_token)} − {_token(info.foil_token)}"
+        )
+    last = Node("resid_post", layer=info.layers[1] - 1, position=info.position) if info.layers[1] else None
+    if last is not None and into == label(last):
         return f"the last state of position {info.position}"
-    return (
-        _token(info.target_token)
-        if info.foil_token is None
-        else f"{_token(info.target_token)} − {_token(info.foil_token)}"
-    )
+    return printable(into)
+
+
+def _named(graph: FlowGraph, node: Node) -> str:
+    """A node by its label and its token."""
+    name = printable(label(node))
+    position = node.position
+    return name if position is None or not _token_at(graph, position) else f"{name} ({_at(graph, position)})"
 
 
 def _place(graph: FlowGraph, node: Node) -> str:
-    return label(node) if node.position is None else f"position {node.position} ({_at(graph, node.position)})"
+    return label(node) if node.position is None else _position(graph, node.position)
+
+
+def _position(graph: FlowGraph, position: int) -> str:
+    return f"position {position} ({_at(graph, position)})" if _token_at(graph, position) else f"position {position}"
+
+
+def _token_at(graph: FlowGraph, position: int) -> str:
+    """The token at a position, empty where the graph does not say it."""
+    return graph.info.tokens[position] if position < len(graph.info.tokens) else ""
 
 
 def _at(graph: FlowGraph, position: int) -> str:
-    return _token(graph.info.tokens[position])
+    return _token(_token_at(graph, position))
 
 
 def _token(token: str) -> str:

@@ -97,7 +97,8 @@ def page_of(graph: FlowGraph) -> Page:
         kind="flow",
         title=title(graph.info),
         shell=_shell(graph, drawn, parts, cut),
-        data=_page_data(graph, drawn, parts) | {"caption": noted_caption(graph, cut)},
+        data=_page_data(graph, drawn, parts)
+        | {"caption": noted_caption(graph, cut), "provenance": graph.info.provenance_text},
     )
 
 

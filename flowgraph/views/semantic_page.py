@@ -38,7 +38,12 @@ def semantic_page(graph: FlowGraph) -> Page:
         A graph that :func:`flowgraph.semantic_graph` made, or some of its edges.
     """
     plan = plan_of(graph)
-    return Page(kind="semantic", title=title(graph.info), shell=_shell(graph, plan), data=_page_data(graph, plan))
+    return Page(
+        kind="semantic",
+        title=title(graph.info),
+        shell=_shell(graph, plan),
+        data=_page_data(graph, plan) | {"provenance": graph.info.provenance_text},
+    )
 
 
 def statements(graph: FlowGraph, layer: int, position: int) -> list[str]:

@@ -100,7 +100,9 @@ def picture(graph: FlowGraph, look: Look = Look(), spell: Spell = str) -> Pictur
         shapes += lines
     title = f"{printable(graph.info.model)}: {prompt_text(graph.info, 60)}"
     colours = palette(THEMES[look.theme]) | pill_palette(look.theme)
-    return Picture(points, round(bottom + PAD, 2), tuple(shapes), colours, title, text)
+    return Picture(
+        points, round(bottom + PAD, 2), tuple(shapes), colours, title, text, printable(graph.info.provenance_text)
+    )
 
 
 def caption_lines(text: str, width: float, top: float) -> tuple[list[Label], float]:

@@ -127,6 +127,8 @@ class Picture:
         What it is, in a few words.
     caption
         One line: what it shows, and what it leaves out.
+    provenance
+        One line: what makes it again.
     """
 
     width: float
@@ -135,6 +137,7 @@ class Picture:
     palette: Mapping[str, str]
     title: str
     caption: str
+    provenance: str = ""
 
     def colour(self, name: str, tint: float = 1.0) -> str:
         """``#RRGGBB`` of a colour of which a part ``1 - tint`` is background."""
