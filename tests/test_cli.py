@@ -275,7 +275,8 @@ def test_the_semantic_graph_is_that_of_python(run, model, tmp_path):
     expected = flowgraph.semantic_graph(trace, positions=[1, 4], heads=[0, 2], select="norm", **sizes)
     graph = flowgraph.FlowGraph.load(tmp_path / "graph.json")
     assert graph.nodes == expected.nodes
-    assert graph.info == replace(expected.info, model=graph.info.model)
+    assert graph.info == replace(expected.info, model=graph.info.model, provenance=graph.info.provenance)
+    assert graph.info.provenance["made_by"].startswith("flowgraph semantic ")
     assert graph.weight.tolist() == pytest.approx(expected.weight.tolist(), rel=1e-4, abs=1e-6)
     assert blocks(out) == ["0 at position 1", "1 at position 1", "0 at position 4", "1 at position 4"]
 
