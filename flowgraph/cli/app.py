@@ -35,6 +35,17 @@ def add_to(commands: Any) -> None:
     add("--port", type=_port, default=DEFAULT_PORT, help=f"port to listen on (default {DEFAULT_PORT}; 0: a free one)")
     add("--model", action="append", metavar="NAME",
         help=f"a model the page may use: known name, folder, or hub name; may be given several times (default {DEFAULT_MODEL})")  # fmt: skip
+    for name, default, what in (
+        ("traces", 1024, "traces and what was computed from them"),
+        ("answers", 256, "answers"),
+    ):
+        add(
+            f"--keep-{name}",
+            type=_mebibytes,
+            default=default,
+            metavar="MIB",
+            help=f"memory for {what} (default {default} MiB)",
+        )
     add("--no-browser", action="store_true", help="do not open the page")
 
 
@@ -42,6 +53,12 @@ def _port(text: str) -> int:
     if text.isdecimal() and len(text) <= 5 and int(text) <= _LARGEST_PORT:
         return int(text)
     raise argparse.ArgumentTypeError(f"{text} is not a port; expected 0 to {_LARGEST_PORT}")
+
+
+def _mebibytes(text: str) -> int:
+    if text.isdecimal() and len(text) <= 7 and int(text):
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text} is not a number of MiB; expected 1 to 9,999,999")
 
 
 def _app(options: argparse.Namespace, _console: Console) -> None:
@@ -54,7 +71,8 @@ def _app(options: argparse.Namespace, _console: Console) -> None:
     from ..views.terminal import say
 
     _hush_logs()
-    service = Service(tuple(dict.fromkeys(options.model or [DEFAULT_MODEL])))
+    models = tuple(dict.fromkeys(options.model or [DEFAULT_MODEL]))
+    service = Service(models, worker_bytes=options.keep_traces * 2**20, cache_bytes=options.keep_answers * 2**20)
     try:
         session = None if options.file is None else _opened(service, Path(options.file))
         query = "" if session is None else to_query(session.recipe)

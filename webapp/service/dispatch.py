@@ -16,6 +16,7 @@ from dataclasses import replace
 from .answers import Answer
 from .errors import Busy, Cancelled, Closed, TimedOut
 from .jobs import ATTEMPTS, CANCELLED, DIED, GIVEN_UP, WAITING, Ask, Failure, Job, Stage, internal, outcome
+from .memory import give_back
 from .questions import Question, RunQuestion
 from .sizes import Cache, size_of
 from .worker import LOADING, Begun, Message, Settings, Staged, Worker
@@ -36,6 +37,8 @@ LEFT = 5.0
 """Seconds that a run goes on after the last page that waited for it was closed: a page that is loaded anew asks again."""
 MOST_WAITERS = 40
 """Questions that wait for an answer at once, those for the same answer counted one by one: each keeps a thread."""
+_MANY = 2**24
+"""Bytes of answers that went, after which free memory is given back to the system."""
 _PULSE = 0.25
 """Seconds between two looks at whether who waits is still there."""
 _GLANCE = 0.05
@@ -390,6 +393,9 @@ class Dispatcher:
             job.result = result
             if not isinstance(result, Failure):
                 self.answers.put(job.question, result, size_of((job.question, result)))
+                if self.answers.dropped > _MANY:
+                    self.answers.dropped = 0
+                    give_back()
             if self._jobs.get(job.question) is job:
                 del self._jobs[job.question]
             for ask in job.asks:

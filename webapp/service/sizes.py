@@ -26,6 +26,8 @@ def size_of(value: Any) -> int:
         seen.add(id(item))
         if isinstance(item, np.ndarray):
             total += item.nbytes + _ARRAY
+        elif hasattr(item, "untyped_storage"):  # a tensor of torch, which this process need not know
+            total += item.untyped_storage().nbytes()
         else:
             total += sys.getsizeof(item)
             left.extend(_held(item))
@@ -49,11 +51,19 @@ class Cache(Generic[K, V]):
     """Values by key; those that were not asked for longest go when the bytes exceed the limit.
 
     A value that is larger than the limit is not kept. Callers that share a cache between threads hold a lock.
+
+    Attributes
+    ----------
+    bytes
+        Of all values that are kept.
+    dropped
+        Of those that went since somebody last set it to 0.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self.bytes = 0
+        self.dropped = 0
         self._kept: OrderedDict[K, tuple[V, int]] = OrderedDict()
 
     def __len__(self) -> int:
@@ -82,3 +92,4 @@ class Cache(Generic[K, V]):
         while self.bytes > self.limit:
             _, (_, freed) = self._kept.popitem(last=False)
             self.bytes -= freed
+            self.dropped += freed

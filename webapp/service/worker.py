@@ -19,8 +19,11 @@ import flowgraph.errors
 from flowgraph.errors import FlowgraphError
 
 from .answers import Answer
+from .memory import give_back
 from .questions import BACKGROUND, Question
 
+_MANY = 2**26
+"""Bytes that went out of what is kept, after which free memory is given back to the system."""
 LOADING = "loading the model"
 """How the names of stages begin whose time is not that of the question."""
 MOST_TOKENS = 512
@@ -174,6 +177,9 @@ class _Desk:
         number, question = self.connection.recv()
         check = _Check(self, number, isinstance(question, BACKGROUND))
         self.connection.send(self._outcome(question, check))
+        if self.traces.kept.dropped > _MANY:
+            self.traces.kept.dropped = 0
+            give_back()
 
     def answer_between(self) -> None:
         """Answer what came during a search, if it stands still so that a pass of another prompt cannot disturb it."""
