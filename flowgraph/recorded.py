@@ -64,7 +64,7 @@ class Trace:
     final_scale
         [position] scale of the norm before the head; None where it was not passed.
     fingerprint
-        Digests of config and weights.
+        Digests of config and weights, and the revision where one was asked for.
     stacks
         Traces of other towers of the same pass (the encoder of an encoder–decoder) by role; empty for a single tower.
     recorded_weights, recorded_readings
@@ -369,6 +369,12 @@ class Trace:
             )
         return self.loaded
 
+    def differences(self, loaded: LoadedModel) -> list[str]:
+        """Which of ``"config"`` and ``"weights"`` differ between a model and the one that was traced; none for the same model."""
+        offered = loaded.fingerprint()
+        # A revision only names what the digests prove: the same weights may lie in a folder of another name.
+        return [part for part in ("config", "weights") if self.fingerprint.get(part) != offered[part]]
+
     def attach(self, model: Any) -> Trace:
         """The same trace with a model, which must be the one that was traced.
 
@@ -383,9 +389,7 @@ class Trace:
             If its config or weights differ from the traced model's.
         """
         loaded = load_model(model)
-        offered = loaded.fingerprint()
-        # A revision only names what the digests prove: the same weights may lie in a folder of another name.
-        different = [part for part in ("config", "weights") if self.fingerprint.get(part) != offered[part]]
+        different = self.differences(loaded)
         if different:
             raise ModelMismatchError(
                 f"{loaded.name!r} is not the model that was traced ({self.model_name!r}): its {' and '.join(different)} "

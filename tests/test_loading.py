@@ -333,7 +333,7 @@ def hub(tmp_path, monkeypatch):
     return "org/steps"
 
 
-def test_a_revision_of_the_hub(hub):
+def test_a_revision_of_the_hub(hub, tmp_path):
     plain, named, step = (flowgraph.load_model(hub, revision=revision) for revision in (None, "main", "step1000"))
     assert (plain.revision, named.revision, step.revision) == (None, "main", "step1000")
     assert "revision" not in plain.fingerprint()
@@ -348,6 +348,8 @@ def test_a_revision_of_the_hub(hub):
     # The same weights by another name are the model that was traced.
     assert flowgraph.trace(named, "The cat sat").attach(plain).loaded is plain
     assert flowgraph.trace(plain, "The cat sat").attach(named).loaded is named
+    assert flowgraph.ablate(plain, flowgraph.trace(named, "The cat sat"), [flowgraph.Node("mlp", layer=0, position=1)])
+    assert flowgraph.Trace.load(trace.save(tmp_path / "step.safetensors")).fingerprint == trace.fingerprint
     with pytest.raises(UnknownModelError, match="'org/steps' at revision 'step7' is not a known model"):
         flowgraph.load_model(hub, revision="step7")
 

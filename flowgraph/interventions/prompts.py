@@ -243,7 +243,7 @@ def _prompt(loaded: LoadedModel, one: Trace | Row) -> Prompt:
     if not isinstance(one, Trace):
         row = row_of(loaded, Inputs((one,)), "prompts")
         return Prompt(row, explained_position(loaded, row.token_ids))
-    if one.loaded is not loaded and dict(one.fingerprint) != loaded.fingerprint():
+    if one.loaded is not loaded and one.differences(loaded):
         raise ModelMismatchError(
             f"the trace is of {one.model_name!r}, whose config or weights differ from {loaded.name!r}; trace the prompt with "
             "the model that is to be changed"
