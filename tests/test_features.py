@@ -6,6 +6,7 @@ import copy
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -254,6 +255,14 @@ def test_every_square_has_a_size_and_a_name_in_the_legend() -> None:
         "other part of the model",
     ):
         assert name in page
+
+
+@pytest.mark.parametrize("method", ["semantic", "visit"])
+def test_every_kind_has_a_place_in_columns_of_text(method: str, tmp_path: Path) -> None:
+    graph = every_kind()
+    graph = replace(graph, info=replace(graph.info, method=method))
+    for ending in ("html", "svg", "tex"):
+        assert "name" in graph.save(tmp_path / f"g.{ending}").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("kind", NODE_KINDS)

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from ..graph import EDGE_KINDS, FlowGraph
-from ..nodes import Node, label
+from ..nodes import FEATURES, Node, label
 from ..reading import NodeReading
 from .elements import rank_class
 from .semantic_layout import Plan
@@ -31,6 +31,7 @@ _NAMES = {
     "mlp_rest": "rest", "attn_bias": "bias", "mlp_bias": "bias", "attn_norm_bias": "norm bias",
     "mlp_norm_bias": "norm bias", "final_norm": "final norm", "final_norm_bias": "norm bias", "unembed_bias": "bias",
     "attn": "attn", "mlp": "mlp", "qkv": "q k v", "concat_heads": "heads", "mlp_bias_in": "bias in",
+    "mlp_error": "error", "attn_error": "error", "logits": "logits",
 }  # fmt: skip
 
 
@@ -77,6 +78,8 @@ def _name(node: Node) -> str:
         return f"H{node.head}"
     if node.kind == "kv_group":
         return f"KV{node.head}"
+    if node.kind in FEATURES:
+        return visible(node.token) if node.token else f"feature {node.index}"
     return (
         f"{node.index} {'in' if node.kind == 'neuron_in' else 'gate'}"
         if node.kind in ("gate", "neuron_in")

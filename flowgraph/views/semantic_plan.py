@@ -48,12 +48,13 @@ _AFTER_GATE = 0.14
 _STAGE_OF = {
     "embed": "embed", "position_embed": "embed", "resid_pre": "state", "resid_post": "state", "resid_mid": "attn",
     "head_rest": "value", "attn_bias": "head", "attn_norm_bias": "head", "attn_rest": "head",
+    "kv_group": "head", "attn_feature": "head", "attn_error": "head", "feature": "neuron", "mlp_error": "neuron",
     "mlp_rest": "neuron", "mlp_bias": "neuron", "mlp_norm_bias": "neuron", "mlp_bias_in": "neuron_in",
 }  # fmt: skip
 _NARROW = frozenset({"resid_mid", "attn_norm", "mlp_norm", "qkv"})
 _RESID = frozenset({"resid_pre", "resid_post"})
 _STATES = _RESID | {"embed", "position_embed"}
-_ENDS = {"final_norm": 1, "final_norm_bias": 1, "unembed_bias": 2, "logit": 2}
+_ENDS = {"final_norm": 1, "final_norm_bias": 1, "unembed_bias": 2, "logit": 2, "logits": 2}
 _NORM_BIASES = frozenset({"attn_norm_bias", "mlp_norm_bias"})
 _GROUP_GAP, _LINE_GAP, _NORM_BIAS_GAP, _ROW_GAP = 0.25, 1.5, 2.7, 1.4
 _ABOVE_LINE = 1.2
@@ -177,12 +178,16 @@ class _Planner:
     def _blocks(self, layer: int, row: int) -> tuple[_Block, _Block, _Block]:
         """Heads, rows of the output projection, neurons; what is left over of attention follows the last of its columns."""
         members = self.members[layer, row]
-        leftover = [n for kind in ("attn_rest", "attn_bias") for n in members if self._is(n, kind)]
+        leftover = [
+            n for kind in ("attn_feature", "attn_error", "attn_rest", "attn_bias") for n in members if self._is(n, kind)
+        ]
         has_rows = any(self._is(n, "row") for n in members)
         heads = self._heads(members, [] if has_rows else leftover)
         rows = self._list(members, ("row",), leftover if has_rows else [])
-        rest = [n for kind in ("mlp_rest", "mlp_bias_in", "mlp_bias") for n in members if self._is(n, kind)]
-        return heads, rows, self._list(members, ("neuron", "gate", "neuron_in"), rest)
+        rest = [
+            n for kind in ("mlp_error", "mlp_rest", "mlp_bias_in", "mlp_bias") for n in members if self._is(n, kind)
+        ]
+        return heads, rows, self._list(members, ("neuron", "gate", "neuron_in", "feature"), rest)
 
     def _heads(self, members: Sequence[int], leftover: Sequence[int]) -> _Block:
         """The strongest head first; each with its sources, and with its query and itself at half their height."""
