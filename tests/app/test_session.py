@@ -32,9 +32,10 @@ from flowgraph_webapp.service.questions import (
     run_question,
     semantic_question,
 )
+from flowgraph_webapp.service.recorded import EXAMPLES
 from flowgraph_webapp.service.service import Service
 from flowgraph_webapp.service.traces import Traces
-from flowgraph_webapp.session import Annotations, Note, read_session, write_session
+from flowgraph_webapp.session import Annotations, Note, open_recorded, read_session, write_session
 
 import flowgraph as fg
 from flowgraph.errors import ArgumentError, FileFormatError, ModelNeededError
@@ -530,3 +531,11 @@ def test_a_graph_that_says_little_is_drawn(viewing, answers):
     assert len(run.tokens) > max(node.position for node in graph.nodes if node.position is not None)
     assert run.n_layers == 2
     assert read_session(viewing.session_file(session.recipe)).answers
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.flowgraph")), ids=lambda path: path.stem)
+def test_graphs_of_an_example_know_the_whole_that_their_mass_is_a_part_of(path):
+    session = open_recorded(path.read_bytes())
+    graphs = [answer.graph for answer in session.answers.values() if isinstance(answer, GraphAnswer)]
+    assert len(graphs) == 9
+    assert {graph.info.whole for graph in graphs} == {"method"}
