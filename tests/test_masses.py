@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import json
 import re
@@ -286,3 +287,13 @@ def test_the_default_method_is_one(traces):
     trace = traces("llama")
     assert build_graph(trace, readings=False).info.method == edge_weights(trace).info.method == DEFAULT_METHOD
     assert command.DEFAULT_METHOD is DEFAULT_METHOD
+
+
+def test_tables_hold_the_flow_of_each_edge(traces, tmp_path):
+    graph = keep_strongest(build_graph(edge_weights(traces("llama"))), mass=0.6)
+    graph.save(tmp_path / "flow.csv")
+    with (tmp_path / "flow.edges.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert sum(float(row["flow"]) for row in rows) / graph.info.total_flow == pytest.approx(graph.kept_mass)
+    for end in ("gexf", "gml", "dot", "neuronpedia.json", "graphml"):
+        assert graph.save(tmp_path / f"flow.{end}").stat().st_size

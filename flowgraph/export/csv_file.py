@@ -9,6 +9,7 @@ order mark, with lines as in RFC 4180: ended by CR LF, fields quoted where they 
   with its quotation marks, control characters as ``\u000b``. It reads back exactly, shows where a token begins, and
   is no formula: a spreadsheet would compute a token ``=1+1``, and shows ``"=1+1"``. A ``;`` is ``\u003b`` in it, for
   programs that take it as the end of a field. All other texts begin with a letter.
+- Edges of a graph that knows the flow of the whole have their ``flow`` in a last column.
 - There is no table for the graph as a whole. Each edge says its unit, and repeats ``model``, ``method``, ``filters``
   and ``generator``; the rest of ``graph.info`` is left out, tokens that have no node too.
 """
@@ -63,7 +64,7 @@ def to_csv(graph: FlowGraph) -> tuple[str, str]:
         for e in range(len(graph))
     ]
     more = dict.fromkeys(name for node in nodes for name in node if name not in _OF_NODES)
-    return _table([*_OF_NODES, *more], nodes), _table(_OF_EDGES, edges)
+    return _table([*_OF_NODES, *more], nodes), _table([*_OF_EDGES, *(() if graph.flow is None else ("flow",))], edges)
 
 
 def save_csv(graph: FlowGraph, path: str | Path, *, overwrite: bool = True) -> tuple[Path, Path]:
