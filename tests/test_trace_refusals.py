@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 
 import pytest
-import torch
 import transformers
 
 import flowgraph as fg
-from flowgraph.errors import ArgumentError, PromptError
+from flowgraph.errors import ArchitectureError, ArgumentError, PromptError
 from tests.tiny_models import tiny_model
 
 IDS = list(range(5, 45))
@@ -54,18 +53,22 @@ def test_where_nothing_fits_a_length_is_advised(tiny):
         fg.trace(loaded, IDS, keep=layer, max_bytes=most)
 
 
-def test_what_the_model_fails_with_is_told_as_ours():
-    """A hook of the user's own breaks the pass, after the model was proved."""
+def test_what_the_model_fails_with_is_told_as_ours(monkeypatch):
+    """The user's own change breaks the pass, after the model was proved."""
     model, _ = tiny_model("llama")
     loaded = fg.load_model(model)
 
-    def broken(_module: object, args: tuple[torch.Tensor, ...]) -> None:
+    def broken(*_arguments: object, **_options: object) -> None:
         raise IndexError("index 66 is out of bounds")
 
+    with monkeypatch.context() as change:
+        change.setattr(model.model.layers[0], "forward", broken)
+        with pytest.raises(
+            PromptError, match=r"'LlamaForCausalLM'.* fails on this prompt of 40 tokens with IndexError: in"
+        ):
+            fg.trace(loaded, IDS)
     handle = model.model.layers[0].register_forward_pre_hook(broken)
-    with pytest.raises(
-        PromptError, match=r"'LlamaForCausalLM'.* fails on this prompt of 40 tokens with IndexError: index 66"
-    ):
+    with pytest.raises(ArchitectureError, match=r"hooks were added .*: index 66 is out of bounds. Remove the hook"):
         fg.trace(loaded, IDS)
     handle.remove()
     assert fg.trace(loaded, IDS).tokens

@@ -22,6 +22,7 @@ from ..errors import (
     ArgumentError,
     DeviceError,
     FlowgraphError,
+    NonFiniteError,
     PromptError,
     UnsupportedReadingError,
 )
@@ -113,10 +114,12 @@ class LoadedModel:
                 return
             try:
                 prove(self.anatomy)
-            except ArchitectureError as error:
+            except (NonFiniteError, torch.cuda.OutOfMemoryError):
+                raise
+            except _FOREIGN as error:  # an identity that fails, or what a hook itself fails with
                 raise ArchitectureError(
                     f"hooks were added to {self.name!r} or taken away since it was loaded, and with them it does not do what "
-                    f"its row says: {error}. Remove the hook to trace the model, or change the run with flowgraph.ablate and "
+                    f"its row says: {first_line(error)}. Remove the hook to trace the model, or change the run with flowgraph.ablate and "
                     "flowgraph.patch"
                 ) from error
             self._proved_hooks.append(now)
