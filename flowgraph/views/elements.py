@@ -401,7 +401,8 @@ def facts(drawn: Drawing) -> dict[str, Any]:
         "edge_kinds": [EDGE_KINDS[graph.kind[e]] for e in drawn.order],
         "edge_places": [_edge_place(graph, e) for e in drawn.order.tolist()],
         "notes": note_facts(graph),
-        "mass": [round(100 * float(value), 2) for value in drawn.mass],
+        # Two digits more than are shown, so that the page does not round what was rounded.
+        "mass": [round(100 * float(value), 4) for value in drawn.mass],
         "mass_of": mass_of(graph),
         "vocabulary": list(vocabulary),
     }
