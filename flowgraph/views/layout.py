@@ -127,7 +127,7 @@ def _beside_the_target(
     for n, node in enumerate(graph.nodes):
         if node.kind == "logit":
             logits[bases[n]].append(n)
-    found = {}
+    found: dict[int, tuple[int, int]] = {}
     for group in logits.values():
         group.sort(key=lambda n: (graph.nodes[n].index != graph.info.target, -strength[n], n))
         found |= {n: (slot, len(group) - 1) for slot, n in enumerate(group[1:], start=1)}
