@@ -52,7 +52,7 @@ def good(tiny, tmp_path_factory):
 
 def file_of(header: bytes | dict, tensors: dict) -> bytes:
     text = header if isinstance(header, bytes) else written(header)
-    return save(tensors, {KEY: text.decode("utf-8", "replace")})
+    return save({name: value.clone() for name, value in tensors.items()}, {KEY: text.decode("utf-8", "replace")})
 
 
 def refused_or_right(data: bytes, path: Path) -> str | None:
