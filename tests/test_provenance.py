@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -13,6 +14,7 @@ import flowgraph
 from flowgraph import FlowGraph, build_graph, edge_weights, keep_strongest, routes
 from flowgraph.cli import main
 from flowgraph.export.tikz import paragraph
+from flowgraph.models.proof import OwnAttention
 from tests.conftest import IDS
 from tests.graphs import HOSTILE_TOKENS, token_graph
 
@@ -40,6 +42,17 @@ def test_a_graph_names_its_model_its_versions_and_its_calls(trace, graph):
     assert "build_graph(method='norms', level='head', top_k=5)" in str(
         build_graph(trace, method="norms", level="head", top_k=5).info.provenance["made_by"]
     )
+
+
+def test_a_graph_names_what_was_fed_and_attention_that_answers_otherwise(tiny):
+    loaded = tiny("bert")
+    types = [0] * 4 + [1] * 3
+    said = build_graph(flowgraph.trace(loaded, IDS, position=-1, token_type_ids=types)).info.provenance
+    assert said["token_types"] == types
+    assert "attention" not in said
+    other = dataclasses.replace(loaded, own_attention=OwnAttention("sdpa", 0.09, 1e-4))
+    said = build_graph(flowgraph.trace(other, IDS, position=-1)).info.provenance
+    assert said["attention"] == "eager attention traced, answers of its own 'sdpa' differ by 0.09"
 
 
 @pytest.mark.parametrize("ending", ["json", "graphml"])

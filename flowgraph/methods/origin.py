@@ -43,14 +43,23 @@ def origin(trace: Trace, method: str, unit: str) -> GraphInfo:
 def provenance(trace: Trace) -> dict[str, Any]:
     """What a graph of a trace has to say of the model and the programs that it was made with."""
     kinds = {str(site.dtype).removeprefix("torch.") for site in trace.sites.values()}
+    own = None if trace.loaded is None else trace.loaded.own_attention
     return {
         **trace.fingerprint,
         "dtype": ", ".join(sorted(kinds)) if trace.loaded is None else str(trace.loaded.dtype).removeprefix("torch."),
+        **({} if own is None or not own.differs else {"attention": own.text}),
         "token_ids": list(trace.token_ids),
+        **_fed(trace),
         "flowgraph": __version__,
         "torch": str(torch.__version__),
         "transformers": version("transformers"),
     }
+
+
+def _fed(trace: Trace) -> dict[str, list[int]]:
+    """What the model was given beside the ids."""
+    given = {} if trace.fed is None else {"token_types": trace.fed.token_types, "position_ids": trace.fed.position_ids}
+    return {name: list(values) for name, values in given.items() if values is not None}
 
 
 def called(function: str, **arguments: Any) -> str:

@@ -94,11 +94,7 @@ class LoadedModel:
 
     def _own_answers(self) -> str:
         own = self.own_attention
-        if own is None or not own.differs:
-            return ""
-        if own.fault:
-            return f", eager attention traced, its own {own.name!r} does not run here"
-        return f", eager attention traced, answers of its own {own.name!r} differ by {own.gap:.2g}"
+        return f", {own.text}" if own is not None and own.differs else ""
 
     def check_hooks(self) -> None:
         """Prove the model again where hooks were added or taken away since the last proof.

@@ -52,6 +52,13 @@ class OwnAttention:
         """Whether the answers differ by more than rounding, or cannot be compared."""
         return not self.gap <= self.tolerance
 
+    @property
+    def text(self) -> str:
+        """Which attention is traced, and how far the model's own answers are from it."""
+        if self.fault:
+            return f"eager attention traced, its own {self.name!r} does not run here"
+        return f"eager attention traced, answers of its own {self.name!r} differ by {self.gap:.2g}"
+
 
 def own_attention(anatomy: Anatomy) -> OwnAttention:
     """Run the proof's prompt under the model's own attention and under eager attention, and compare the answers."""
