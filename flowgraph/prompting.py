@@ -22,9 +22,10 @@ from torch import Tensor, nn
 from .errors import ArgumentError, PromptError
 from .models import LoadedModel, load_model
 from .models.forward import Feed
+from .models.sources import first_line
 from .models.vocabulary import valid_text
 
-_Source = Literal["text", "messages", "tokenizer", "ids"]
+_Source = Literal["text", "messages", "tokenizer", "encoding", "ids"]
 Message = Mapping[str, Any]
 """One turn of a chat: its ``role`` and its ``content``."""
 
@@ -47,7 +48,8 @@ class Row:
     Attributes
     ----------
     source
-        What it was given as.
+        What it was given as: ``"tokenizer"`` is what a tokenizer of transformers returned, ``"encoding"`` an ``Encoding`` of
+        the library tokenizers.
     text, pair
         The text and the second text of a pair; of messages the text that the chat template makes of them, once there is a
         model. None for ids.
@@ -264,7 +266,7 @@ def inputs(
         twice = sorted(seen.keys() & given.keys())
         if twice:
             raise ArgumentError(f"{twice[0]}= is given twice: by its name and in the prompt; leave one out")
-        given, source = seen | given, "tokenizer" if _is_encoding(prompt) else "ids"
+        given, source = seen | given, _source_of(prompt)
     else:
         source = "ids"
     main = [name for name in ("text", "messages", "ids") if name in given]
@@ -279,7 +281,7 @@ def inputs(
         return _of_texts(given["text"], given.get("pair"), chat)
     if main[0] == "messages":
         return _of_messages(given["messages"])
-    return _of_ids(given, "tokenizer" if source == "tokenizer" else "ids")
+    return _of_ids(given, source)
 
 
 def row_of(loaded: LoadedModel, prompt: Any, argument: str, *, chat: bool = False) -> Row:
@@ -391,6 +393,13 @@ def _is_encoding(value: Any) -> bool:
     return all(hasattr(value, name) for name in ("ids", "type_ids", "attention_mask"))
 
 
+def _source_of(prompt: Any) -> _Source:
+    """What a prompt with ids was given as."""
+    if not _is_encoding(prompt):
+        return "ids"
+    return "tokenizer" if isinstance(prompt, Mapping) else "encoding"
+
+
 def _is_list(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, (str, bytes))
 
@@ -470,8 +479,10 @@ def _is_text_part(part: Any) -> bool:
     return isinstance(part, Mapping) and part.get("type") == "text" and isinstance(part.get("text"), str)
 
 
-def _of_ids(given: Mapping[str, Any], source: Literal["tokenizer", "ids"]) -> Inputs:
+def _of_ids(given: Mapping[str, Any], source: _Source) -> Inputs:
     ids = _numbers(given["ids"], "ids", _whole)
+    if not ids:
+        raise PromptError(f"ids= has the shape {list(given['ids'].shape)}: there is no row in it; give at least one")
     columns = {name: _numbers(given[name], name, _whole) for name in ("token_types", "position_ids") if name in given}
     if "mask" in given:
         columns["mask"] = _numbers(given["mask"], "mask", _zero_or_one)
@@ -520,7 +531,11 @@ def _numbers(value: Any, argument: str, number: Callable[[Any, str], int]) -> li
             raise PromptError(
                 f"{argument}= has the shape {list(value.shape)}; expected [position] or [row, position]{hint}"
             )
-        rows = value.tolist() if value.ndim == 2 else [value.tolist()]
+        try:
+            read = value.tolist()
+        except RuntimeError as error:  # a tensor on the meta device, or a sparse one
+            raise PromptError(f"{argument}= is a tensor whose numbers cannot be read: {first_line(error)}") from error
+        rows = read if value.ndim == 2 else [read]
         return [[number(one, argument) for one in row] for row in rows]
     if not _is_list(value):
         raise PromptError(f"{argument}= is {_shown(value)}; expected a list, an array or a tensor of whole numbers")
@@ -606,6 +621,8 @@ def _types(loaded: LoadedModel, row: Row) -> tuple[int, ...] | None:
             raise PromptError(f"token_types= is given, but {loaded.name!r} knows no token types; leave it out")
         return None  # as the model itself does with what its tokenizer makes
     by_default = types_are_zero_by_default(loaded)
+    if row.source == "encoding" and not by_default:
+        return None  # an Encoding always has types, zeros too; where types are words, only a tokenizer's own output says them
     count = loaded.anatomy.config.type_vocab_size if by_default else len(loaded.vocabulary)
     beyond = [value for value in types if not 0 <= value < count]
     if beyond:
@@ -656,7 +673,7 @@ def _chat(loaded: LoadedModel, row: Row) -> Row:
             add_generation_prompt=not begun,
             continue_final_message=begun,
         )
-    except (TemplateError, ValueError, TypeError, KeyError) as error:
+    except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         raise PromptError(f"the chat template of {loaded.name!r} refuses these messages: {error}") from error
     encoded = _encoded(tokenizer, rendered, None, add_special_tokens=False)
     return _filled(loaded, replace(row, text=rendered), encoded, slice(None))
@@ -675,7 +692,14 @@ def _encoded(tokenizer: Any, text: str, pair: str | None, **options: Any) -> Any
         options["return_offsets_mapping"] = True
     if hasattr(tokenizer, "is_fast"):
         options["verbose"] = False  # how long a prompt may be is said here, in words of the model
-    return tokenizer(text, **options) if pair is None else tokenizer(text, pair, **options)
+    try:
+        encoded = tokenizer(text, **options) if pair is None else tokenizer(text, pair, **options)
+        encoded["input_ids"]
+    except Exception as error:  # the library tokenizers has no class of its own for what it cannot encode
+        raise PromptError(
+            f"the tokenizer ({type(tokenizer).__name__}) fails on this text with {type(error).__name__}: {first_line(error)}"
+        ) from error
+    return encoded
 
 
 def _once(tokenizer: Any, text: str, ids: Sequence[int]) -> slice:
@@ -683,8 +707,9 @@ def _once(tokenizer: Any, text: str, ids: Sequence[int]) -> slice:
     if not ids or ids[0] not in ids[1:]:
         return slice(None)
     bare = list(_encoded(tokenizer, text, None, add_special_tokens=False)["input_ids"])
-    before = next((n for n in range(len(ids) - len(bare) + 1) if list(ids[n : n + len(bare)]) == bare), 0)
-    if not before or list(ids[:before]) != bare[:before]:
+    places = range(1, len(ids) - len(bare) + 1)
+    before = next((n for n in places if list(ids[n : n + len(bare)]) == bare and list(ids[:n]) == bare[:n]), 0)
+    if not before:
         return slice(None)
     after = len(ids) - before - len(bare)
     twice = after > 0 and list(ids[-after:]) == bare[-after:]

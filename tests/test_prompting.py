@@ -7,6 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Whitespace
 
 import flowgraph
 from flowgraph import Inputs, Trace, Traces, ablate, edge_scores, head_effects, inputs, load_model, patch, trace
@@ -201,6 +204,19 @@ def test_what_a_tokenizer_of_the_library_tokenizers_returned():
 # Chat and special tokens ---------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["gpt2", "gpt_neo"])
+def test_an_encoding_says_no_types_where_types_are_words(name):
+    # Its types are always there, zeros at least; GPT-2 would add the embedding of token 0 everywhere.
+    loaded = loaded_as(name, "float32")
+    encoded = loaded.tokenizer(TEXT, return_tensors="pt")
+    logits, patterns = said_by_the_model(loaded, encoded)
+    made = trace(loaded, encoded.encodings[0])
+    assert (made.logits - logits[-1]).abs().max() < 1e-4
+    assert (made.pattern - patterns).abs().max() < 1e-5
+    said = trace(loaded, loaded.tokenizer(TEXT, return_token_type_ids=True))
+    assert said.fed.token_types == (0,) * len(said.tokens)  # as the model itself takes what its tokenizer says
+
+
 def test_a_text_that_begins_with_its_start_gets_no_second_one():
     loaded = loaded_as("llama", "float32")
     start = loaded.tokenizer.bos_token_id
@@ -252,6 +268,27 @@ def test_messages_without_a_template_and_what_the_template_refuses():
         trace(load_model(tiny_model("llama")[0]), CHAT)
 
 
+@pytest.mark.parametrize(("name", "text"), [("llama", "<s>"), ("llama", "<s><s>"), ("opt", "</s>"), ("roberta", "<s>")])
+def test_a_text_of_nothing_but_its_start_gets_no_second_one(name, text):
+    loaded = loaded_as(name, "float32")
+    bare = loaded.tokenizer(text, add_special_tokens=False)["input_ids"]
+    end = [loaded.tokenizer.sep_token_id] if name == "roberta" else []
+    assert inputs(text).of(loaded).ids == (*bare, *end)
+
+
+def test_what_a_tokenizer_fails_with_is_told_as_ours():
+    words = Tokenizer(WordLevel({"the": 5, "cat": 6}, unk_token="[UNK]"))
+    words.pre_tokenizer = Whitespace()
+    loaded = load_model((tiny_model("llama")[0], words))
+    assert trace(loaded, "the cat").token_ids == (5, 6)
+    with pytest.raises(PromptError, match="fails on this text with Exception: WordLevel error"):
+        trace(loaded, "the dog")
+    divided = llama_tokenizer()
+    divided.chat_template = "{{ 1 / 0 }}"
+    with pytest.raises(PromptError, match="refuses these messages: division by zero"):
+        trace(load_model((tiny_model("llama")[0], divided)), CHAT)
+
+
 # What is refused -----------------------------------------------------------------------------------------------------
 
 REFUSED = {
@@ -270,6 +307,12 @@ REFUSED = {
     "half a message": ([{"role": "user"}], "messages are dicts with 'role' and 'content'"),
     "pictures": ({"input_ids": [5], "pixel_values": 0}, "'pixel_values' beside its input_ids"),
     "no tokens": ([], "no tokens"),
+    "no rows": (torch.zeros(0, 5, dtype=torch.long), r"ids= has the shape \[0, 5\]: there is no row in it"),
+    "ids that are nowhere": (
+        torch.empty(1, 4, dtype=torch.long, device="meta"),
+        "ids= is a tensor whose numbers cannot be",
+    ),
+    "sparse ids": (torch.tensor([[5, 6]]).to_sparse(), "ids= is a tensor whose numbers cannot be read"),
     "an empty text": ("", "the prompt is empty"),
     "an empty one among texts": (["a", ""], "the prompt is empty"),
     "a hole": ({"input_ids": [5, 6, 7], "attention_mask": [1, 0, 1]}, "mask= is 0 at position 1, between tokens"),
