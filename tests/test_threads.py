@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import flowgraph
+from flowgraph.errors import ArgumentError
 from tests.tiny_models import tiny_model
 
 PROMPTS = [[20 + (k * n) % 90 for n in range(12)] for k in (7, 11, 13, 17)]
@@ -115,3 +116,43 @@ def test_the_callers_mode_of_torch_changes_nothing(mode):
     assert inside.strongest(20) == right.strongest(20)
     outside = flowgraph.edge_scores(loaded, traced, flowgraph.trace(loaded, corrupted))
     assert outside.strongest(20) == right.strongest(20)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_the_callers_default_device_and_number_type_change_nothing(name):
+    loaded = flowgraph.load_model(tiny_model(name))
+    clean, corrupted = [5, 6, 7, 8, 9], [5, 6, 17, 8, 9]
+    head = flowgraph.Node("head", layer=0, head=1)
+
+    def answers():
+        one, other = flowgraph.trace(loaded, clean), flowgraph.trace(loaded, corrupted)
+        semantic = flowgraph.semantic_graph(one, layers=0)
+        return [
+            flowgraph.load_model(loaded.model).proof,
+            one.pattern.tolist(),
+            str(flowgraph.ablate(loaded, one, head)),
+            str(flowgraph.patch(loaded, one, other, head)),
+            flowgraph.head_effects(loaded, one, other).effects.tolist(),
+            flowgraph.edge_scores(loaded, one, other).strongest(5),
+            (semantic.source.tolist(), semantic.weight.tolist()),
+        ]
+
+    right = answers()
+    # As after set_default_device("cuda") beside a model on the CPU: what is made without a device is elsewhere.
+    with torch.device("meta"):
+        assert answers() == right
+    try:
+        torch.set_default_dtype(torch.bfloat16)
+        assert answers() == right
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def test_autocast_is_refused_by_its_name():
+    loaded = flowgraph.load_model(tiny_model("llama"))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        for call in (lambda: flowgraph.trace(loaded, [5, 6, 7]), lambda: flowgraph.load_model(tiny_model("gpt2"))):
+            with pytest.raises(ArgumentError, match=r"torch\.autocast is on for 'cpu'.*enabled=False"):
+                call()
+        with torch.autocast("cpu", enabled=False):
+            assert len(flowgraph.trace(loaded, [5, 6, 7]).tokens) == 3

@@ -39,7 +39,7 @@ def _on_sequences(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> Head
     unembedding = _unembedding(anatomy)
     unembedding = unembedding - unembedding.mean(0)
     own, covariance = unembedding[ids], unembedding.T @ unembedding / len(unembedding)
-    reads = _before(anatomy.final_norm, torch.eye(anatomy.d_model).to(covariance))
+    reads = _before(anatomy.final_norm, torch.eye(anatomy.d_model, device="cpu").to(covariance))
     values = np.empty((len(anatomy.blocks), anatomy.n_heads))
 
     def measure(layer: int, v: Tensor) -> Tensor:

@@ -62,7 +62,7 @@ class Responses:
         # Against what the whole change is in the space of z: projections there are the same.
         seen = torch.einsum("hptd,hkd->hptk", self._past_norm(layer, whole), self.anatomy.W_O(layer).to(whole))
         worth = self.grads.z[layer].permute(2, 0, 1, 3)
-        senders = torch.arange(senders_before(self.anatomy, layer, "q"))
+        senders = torch.arange(senders_before(self.anatomy, layer, "q"), device="cpu")
         recall: dict[Into, Tensor] = {}
         effect: dict[Into, Tensor] = {}
         for into in _HEAD_INPUTS:
@@ -77,7 +77,7 @@ class Responses:
     def moved_of_mlp(self, layer: int) -> Float[Tensor, "source"]:
         """Σ over prompts and positions of how far each source alone moves what an MLP reads, squared."""
         state = self.runs.cuts.kept[self.runs.cuts.reads_mlp, layer]
-        senders = torch.arange(senders_before(self.anatomy, layer, "mlp"))
+        senders = torch.arange(senders_before(self.anatomy, layer, "mlp"), device="cpu")
         parts = [
             wide(read_through_norm(self.anatomy, layer, "mlp", state, self.runs.changes[some]))
             for some in self._chunks(senders)
@@ -132,7 +132,7 @@ class Responses:
         worth = torch.einsum("pthk,pshk->phts", self.grads.z[layer][:, :, chosen], values.to(self.grads.z))
         pattern = self.forward.kept["pattern", layer][:, chosen]
         state, found = self.forward.kept["resid_pre", layer], []
-        for some in self._chunks(torch.arange(len(change))):
+        for some in self._chunks(torch.arange(len(change), device="cpu")):
             moved = read_through_norm(self.anatomy, layer, "attention", state, change[some])
             patched = _patterns(self.loaded, self.forward, layer, into, moved)[:, :, chosen]
             self._ran(len(some))

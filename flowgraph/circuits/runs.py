@@ -168,7 +168,7 @@ def edge_mask(anatomy: Anatomy, edges: Sequence[Edge]) -> Bool[Tensor, "receiver
     """
     require_sum(anatomy)
     places = {receiver: n for n, receiver in enumerate(receivers(anatomy))}
-    mask = torch.zeros(len(places), 1 + len(anatomy.blocks) * (anatomy.n_heads + 1), dtype=torch.bool)
+    mask = torch.zeros(len(places), 1 + len(anatomy.blocks) * (anatomy.n_heads + 1), dtype=torch.bool, device="cpu")
     for edge in edges:
         if edge.position is not None:
             raise ArgumentError(
@@ -182,8 +182,10 @@ def edge_mask(anatomy: Anatomy, edges: Sequence[Edge]) -> Bool[Tensor, "receiver
 
 def all_edges(anatomy: Anatomy) -> Bool[Tensor, "receiver sender"]:
     """[receiver, sender] True for every edge that the model has."""
-    counts = torch.tensor([senders_before(anatomy, node.layer, into) for node, into in receivers(anatomy)])
-    senders = torch.arange(1 + len(anatomy.blocks) * (anatomy.n_heads + 1))
+    counts = torch.tensor(
+        [senders_before(anatomy, node.layer, into) for node, into in receivers(anatomy)], device="cpu"
+    )
+    senders = torch.arange(1 + len(anatomy.blocks) * (anatomy.n_heads + 1), device="cpu")
     return senders < counts[:, None]
 
 
@@ -219,7 +221,10 @@ class HeadRuns:
                 batch = part.clean
                 everywhere = heads[..., None].expand(-1, -1, batch.n_tokens)
                 plan = Plan(
-                    self.loaded.anatomy, batch.n_tokens, everywhere, torch.zeros(len(heads), batch.n_tokens).bool()
+                    self.loaded.anatomy,
+                    batch.n_tokens,
+                    everywhere,
+                    torch.zeros(len(heads), batch.n_tokens, device="cpu").bool(),
                 )
                 states = changed(self.loaded, batch.feed, plan, reference)
                 logits = answer_logits(self.loaded, states, batch.positions)

@@ -274,7 +274,7 @@ def _gathered(found: Sequence[tuple[Effect, list[int]]], tick: Tick) -> Effect:
     first = found[0][0]
     if len(found) == 1:
         return first
-    order = torch.tensor([i for _, group in found for i in group]).argsort().numpy()
+    order = torch.tensor([i for _, group in found for i in group], device="cpu").argsort().numpy()
 
     def joined(name: str) -> Any:
         values = [getattr(effect, name) for effect, _ in found]

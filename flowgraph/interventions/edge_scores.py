@@ -286,7 +286,9 @@ def products(
     changes: Float[Tensor, "source prompt position d_model"],
 ) -> Float[Tensor, "source receiver"]:
     """Σ over prompts and positions of change · gradient, from what :func:`gradients_into` gives for each layer."""
-    before = torch.tensor([senders_before(anatomy, node.layer, kind) for node, kind in receivers(anatomy)])
+    before = torch.tensor(
+        [senders_before(anatomy, node.layer, kind) for node, kind in receivers(anatomy)], device="cpu"
+    )
     flat, scores, done = changes.flatten(1), changes.new_zeros(len(changes), len(before)), 0
     for first in range(0, len(anatomy.blocks) + 1, LAYERS_AT_ONCE):
         several = range(first, min(first + LAYERS_AT_ONCE, len(anatomy.blocks) + 1))
@@ -295,7 +297,7 @@ def products(
         # Of senders up to the last of these receivers; those that write too late for the others are taken out again.
         upto, done = int(before[columns][-1]), columns.stop
         scores[:upto, columns] = flat[:upto] @ gradient.T
-    late: Tensor = torch.arange(len(changes))[:, None] >= before
+    late: Tensor = torch.arange(len(changes), device="cpu")[:, None] >= before
     return scores.masked_fill_(late.to(scores.device), 0.0)
 
 

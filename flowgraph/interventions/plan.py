@@ -88,8 +88,8 @@ def plan_of(anatomy: Anatomy, what: What, n_tokens: int, *, outside: bool, parts
     plan = Plan(
         anatomy,
         n_tokens,
-        heads=torch.zeros(layers, heads, n_tokens, dtype=torch.bool),
-        mlps=torch.zeros(layers, n_tokens, dtype=torch.bool),
+        heads=torch.zeros(layers, heads, n_tokens, dtype=torch.bool, device="cpu"),
+        mlps=torch.zeros(layers, n_tokens, dtype=torch.bool, device="cpu"),
     )
     if isinstance(what, FlowGraph):
         _add_graph(plan, what, outside, parts)
@@ -185,7 +185,9 @@ def _add_edge(plan: Plan, edge: Edge) -> None:
     at = slice(None) if edge.position is None else edge.position
     key = (edge.target.layer, edge.into, edge.target.head or 0)
     if key not in plan.cuts:
-        plan.cuts[key] = torch.zeros(1 + len(plan.anatomy.blocks) * (plan.anatomy.n_heads + 1), plan.n_tokens)
+        plan.cuts[key] = torch.zeros(
+            1 + len(plan.anatomy.blocks) * (plan.anatomy.n_heads + 1), plan.n_tokens, device="cpu"
+        )
     plan.cuts[key][sender_index(plan.anatomy, edge.source), at] = 1.0
 
 
@@ -197,7 +199,7 @@ def _complement(plan: Plan, *, edges: bool) -> None:
     senders = 1 + len(plan.anatomy.blocks) * (plan.anatomy.n_heads + 1)
     for node, into in receivers(plan.anatomy):
         key = (node.layer, into, node.head or 0)
-        everything = torch.ones(senders, plan.n_tokens)
+        everything = torch.ones(senders, plan.n_tokens, device="cpu")
         plan.cuts[key] = everything - kept[key] if key in kept else everything
 
 
@@ -252,8 +254,8 @@ def _add_flow(plan: Plan, graph: FlowGraph, outside: bool) -> None:
     if len(graph.info.tokens) != plan.n_tokens:
         raise ArgumentError(f"the graph is of {len(graph.info.tokens)} tokens, the prompts have {plan.n_tokens}")
     shape = (len(plan.anatomy.blocks), plan.anatomy.n_heads, plan.n_tokens, plan.n_tokens)
-    terms = torch.zeros(shape, dtype=torch.bool)
-    writes, mlps = torch.zeros(shape[:3], dtype=torch.bool), torch.zeros_like(plan.mlps)
+    terms = torch.zeros(shape, dtype=torch.bool, device="cpu")
+    writes, mlps = torch.zeros(shape[:3], dtype=torch.bool, device="cpu"), torch.zeros_like(plan.mlps)
     for kind, layer, head, query, key in _columns(graph):
         heads = slice(None) if head < 0 else head
         if kind == "attention":

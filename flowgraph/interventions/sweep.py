@@ -77,8 +77,10 @@ class Sweep:
         """[prompt, layer, head] effects."""
         layers, prompts = len(self.anatomy.blocks), len(self.positions)
         # By the same way as the changed runs, so that what rounds alike cancels.
-        before = self._measured(self.unchanged, torch.arange(prompts), size.in_head)
-        every = torch.cartesian_prod(*map(torch.arange, (layers, self.anatomy.n_heads, prompts)))
+        before = self._measured(self.unchanged, torch.arange(prompts, device="cpu"), size.in_head)
+        every = torch.cartesian_prod(
+            *(torch.arange(count, device="cpu") for count in (layers, self.anatomy.n_heads, prompts))
+        )
         tick = ticking("changing each head", int((layers - every[:, 0]).sum()), progress, cancel, unit="blocks")
         effects = np.empty((prompts, layers, self.anatomy.n_heads))
         for rows in every.split(size.rows):

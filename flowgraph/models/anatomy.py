@@ -49,7 +49,7 @@ class Norm:
         """[d] the factor γ after division, at least in float32."""
         weight = self.module.weight
         if weight is None:
-            return torch.ones(d)
+            return torch.ones(d, device="cpu")
         return wide(weight.detach()) + (1.0 if self.kind == "rms_unit_offset" else 0.0)
 
     @property

@@ -104,7 +104,7 @@ def _sample(n_tokens: int, at: int, device: torch.device) -> Int[Tensor, "row"]:
     """Positions spread over the prompt, the explained and the last among them; all of a short prompt."""
     if n_tokens <= _MOST_POSITIONS:
         return torch.arange(n_tokens, device=device)
-    spread = torch.linspace(0, n_tokens - 1, _MOST_POSITIONS).long().tolist()
+    spread = torch.linspace(0, n_tokens - 1, _MOST_POSITIONS, dtype=torch.float64, device="cpu").long().tolist()
     return torch.tensor(sorted({*spread, at}), device=device)
 
 
@@ -198,9 +198,9 @@ def _constant(norm: Norm | None, direction: Tensor) -> Tensor:
 
 
 def _direction(anatomy: Anatomy, like: Tensor) -> Float[Tensor, "d_model"]:
-    """A fixed direction that no weight knows of."""
-    generator = torch.Generator().manual_seed(20)
-    return torch.randn(anatomy.d_model, generator=generator).to(like)
+    """A fixed direction that no weight knows of, whatever device and number type torch takes by default."""
+    generator = torch.Generator("cpu").manual_seed(20)
+    return torch.randn(anatomy.d_model, generator=generator, dtype=torch.float32, device="cpu").to(like)
 
 
 def _stream_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range, rows: Tensor) -> _Errors:
@@ -253,7 +253,8 @@ def _logits_error(anatomy: Anatomy, record: Pass, at: int) -> _Errors:
     for module in anatomy.head[:-1]:
         x = Projection(module)(x)
     logits = record.logits if record.logits.ndim == 1 else record.logits[at]
-    tokens = torch.linspace(0, len(logits) - 1, min(_MOST_TOKENS, len(logits)), device=logits.device).long()
+    count = min(_MOST_TOKENS, len(logits))
+    tokens = torch.linspace(0, len(logits) - 1, count, dtype=torch.float64, device=logits.device).long()
     tokens = torch.cat([tokens, logits.argmax()[None]])
     last = anatomy.head[-1]
     made = x @ wide(last.weight.detach()[tokens]).T

@@ -16,9 +16,10 @@ from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import torch
 from torch import Tensor, nn
 
-from ..errors import NoPatternError
+from ..errors import ArgumentError, NoPatternError
 
 NAME = "flowgraph_eager"
 """Name of our attention function in the library's registry, for the length of a pass also in the model's config."""
@@ -57,8 +58,20 @@ def eager_attention(model: Any) -> Iterator[None]:
     """Hold the model's lock, switch it to eager attention and evaluation mode, and put all back on leaving.
 
     A training step that another thread runs on the same model meanwhile sees evaluation mode too: the mode is the model's.
+
+    Raises
+    ------
+    ArgumentError
+        If torch.autocast is on.
     """
     _register()
+    device = next(model.parameters()).device.type
+    if torch.is_autocast_enabled(device):
+        raise ArgumentError(
+            f"torch.autocast is on for {device!r}: the model would be run, and what is recorded would be computed, in other number "
+            f"types than its own. Leave that block, or write 'with torch.autocast({device!r}, enabled=False):' inside it; "
+            "load_model(…, dtype=) gives a model of another number type"
+        )
     with evaluating(model):
         previous = [(config, config._attn_implementation) for config in _configs(model)]
         outermost = [config for config, name in previous if name != NAME]

@@ -91,7 +91,8 @@ def own_attention(anatomy: Anatomy) -> OwnAttention:
 def _probe(anatomy: Anatomy) -> Int[Tensor, "1 position"]:
     """Ids spread over the vocabulary, none of them 0: that row is often padding and all zeros."""
     embedding = anatomy.embedding.weight
-    ids = torch.linspace(1, embedding.shape[0] - 1, _PROBE_TOKENS, device=embedding.device).long()[None]
+    last = embedding.shape[0] - 1
+    ids = torch.linspace(1, last, _PROBE_TOKENS, dtype=torch.float64, device=embedding.device).long()[None]
     return ids if anatomy.context is None else ids[:, : anatomy.context]
 
 

@@ -67,7 +67,7 @@ class AttentionNodes:
         which = self.choice.heads
         if which is None:
             return list(range(len(outputs))), 1.0
-        shown = strongest(measure, which) if isinstance(which, int) else torch.tensor(which)
+        shown = strongest(measure, which) if isinstance(which, int) else torch.tensor(which, device="cpu")
         return shown.tolist(), coverage(measure, shown)
 
     def _add_head(self, t: int, h: int, output: Tensor, normed: Node, direction: Tensor | None) -> None:
@@ -96,9 +96,13 @@ class AttentionNodes:
 
     def _add_query(self, t: int, h: int, shown: Tensor, normed: Node) -> Node:
         """The query, read as the key of the strongest source sees it."""
-        strongest_source = shown[:1] if len(shown) else torch.tensor([t])
+        strongest_source = shown[:1] if len(shown) else torch.tensor([t], device="cpu")
         vector = query_directions(
-            self.trace, self.at, torch.tensor([h]), query_pos=torch.tensor([t]), key_pos=strongest_source
+            self.trace,
+            self.at,
+            torch.tensor([h], device="cpu"),
+            query_pos=torch.tensor([t], device="cpu"),
+            key_pos=strongest_source,
         )[0][0]
         node = self.sketch.node(Node("query", layer=self.at, head=h, position=t), vector)
         length = wide(self.trace.q[self.layer.row, h, t]).norm()
@@ -111,7 +115,7 @@ class AttentionNodes:
         rows, amounts = self.layer.source_rows[h], self.layer.source_amounts(t)[h]
         pattern, anatomy = wide(self.trace.pattern[self.layer.row, h, t]), self.trace.model.anatomy
         keys = wide(self.trace.k[self.layer.row, h // (anatomy.n_heads // anatomy.n_kv_heads)])
-        at = torch.tensor(shown)
+        at = torch.tensor(shown, device="cpu")
         seen, _ = key_directions(
             self.trace, self.at, torch.full_like(at, h), query_pos=torch.full_like(at, t), key_pos=at
         )

@@ -104,7 +104,7 @@ class Layer:
 
     def _scale(self, part: str, position: int) -> Tensor:
         if self._post_norm(part) is None:
-            return torch.ones(())
+            return torch.ones((), device="cpu")
         return wide(self.trace.norm_scales[f"{part}_post"][self.row, position])
 
 

@@ -90,7 +90,7 @@ class Sketch:
     def _stacked(self, nodes: list[Node], trace: Trace) -> Tensor:
         """[N, d_model] vectors of some nodes."""
         if not nodes:
-            return torch.empty(0, trace.model.anatomy.d_model)
+            return torch.empty(0, trace.model.anatomy.d_model, device="cpu")
         return torch.stack([self.vectors[node] for node in nodes])
 
 

@@ -44,7 +44,7 @@ def projected(trace: Trace, layer: int, position: int) -> dict[str, Float[Tensor
     query does; values through W_O. VISIT lists all three in one node; the nodes of the graph hold the query.
     """
     anatomy, row = trace.model.anatomy, layer - trace.layers[0]
-    heads = torch.arange(trace.n_heads)
+    heads = torch.arange(trace.n_heads, device="cpu")
     here = torch.full_like(heads, position)
     values = anatomy.per_query_head(wide(trace.v[row, :, position]))
     return {
