@@ -216,6 +216,9 @@ def test_no_forbidden_habits():
                 hands_on = APP in path.parents and node.name in {
                     name.id for statement in node.body for name in ast.walk(statement) if isinstance(name, ast.Name)
                 }
+                # The library tokenizers raises plain Exception: whoever calls it may catch that, if it is told as ours at once.
+                last = node.body[-1]
+                hands_on |= isinstance(last, ast.Raise) and last.cause is not None and len(node.body) == 1
                 caught = ast.unparse(node.type)
                 assert caught != "BaseException", f"{path}:{node.lineno}"
                 assert caught != "Exception" or hands_on, f"{path}:{node.lineno}"

@@ -31,7 +31,7 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack")
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "tekken*")
 # Reading files of unknown making fails in as many ways as they can be damaged.
 _UNREADABLE = (
-    AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError,
+    ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError,
     SafetensorError, StrictDataclassError,
 )  # fmt: skip
 _MASK = re.compile(r"(^|\.)(attn|attention)\.(attention\.)?(masked_)?bias$")
