@@ -210,7 +210,7 @@ def test_truncated_weights(copied, kept):
         (b"[]", "names no model_type"),
         (b'{"hidden_size": 3}', "names no model_type"),
         (b'{"model_type": "llama", "hidden_size": "x"}', "cannot be read: .*hidden_size.* expected int, got str"),
-        (b'{"model_type": "llama", "num_attention_heads": 0}', "cannot be read: integer modulo by zero"),
+        (b'{"model_type": "llama", "num_attention_heads": 0}', "cannot be read: .*modulo by zero"),
     ],
 )
 def test_damaged_configs(copied, content, message):
