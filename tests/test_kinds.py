@@ -468,3 +468,18 @@ def test_a_row_that_leads_to_the_wrong_modules_is_refused(changed, monkeypatch):
     monkeypatch.setitem(flowgraph.FAMILIES, "llama", row)
     with pytest.raises(ArchitectureError):
         flowgraph.load_model(tiny_model("llama"))
+
+
+@pytest.mark.parametrize(
+    ("kind", "config"),
+    [
+        ("XLMModel", {"emb_dim": 32, "n_layers": 2, "n_heads": 4, "vocab_size": 60}),
+        ("ConvBertModel", {**PLAIN, "embedding_size": 32}),
+    ],
+)
+def test_attention_that_is_there_is_not_denied(kind, config):
+    model = getattr(transformers, kind)(getattr(transformers, kind.replace("Model", "Config"))(**config)).eval()
+    with pytest.raises(ArchitectureError) as refused:
+        flowgraph.load_model(model)
+    assert "without attention" not in str(refused.value)
+    assert f"no architecture row fits {kind}" in str(refused.value)

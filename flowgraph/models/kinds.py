@@ -35,7 +35,7 @@ _TASKS = {
     "QUESTION_ANSWERING": "a model for question answering",
     "PRETRAINING": "a pretraining model of several heads",
 }
-_OTHER_MIXING = re.compile(r"Linear|Lightning|Rwkv|Delta|Conv|Mamba|Recurrent|Retention")
+_OTHER_MIXING = re.compile(r"Linear|Lightning|Rwkv|Delta|Conv(?!Bert)|Mamba|Recurrent|Retention")
 _EXPERTS = re.compile(r"(^|\.)experts$")
 
 
@@ -176,7 +176,9 @@ def _mixed_otherwise(model: Any) -> Kind | None:
     """The kind of a model some of whose blocks have no attention."""
     blocks = _blocks(model)
     without = [i for i, block in enumerate(blocks) if not any(map(_is_attention, block.modules()))]
-    if not without:
+    # Where blocks are no modules of their own, as in XLM, attention stands beside what is taken for them.
+    apart = len(without) == len(blocks) and any(map(_is_attention, model.modules()))
+    if not without or apart:
         return None
     where = f"none of its {len(blocks)} blocks has any"
     if len(without) < len(blocks):
