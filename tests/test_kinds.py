@@ -483,3 +483,14 @@ def test_attention_that_is_there_is_not_denied(kind, config):
         flowgraph.load_model(model)
     assert "without attention" not in str(refused.value)
     assert f"no architecture row fits {kind}" in str(refused.value)
+
+
+@pytest.mark.parametrize("number_type", [torch.int8, torch.float8_e4m3fn])
+def test_eight_bit_weights_that_no_config_speaks_of_are_refused(number_type, tmp_path):
+    tiny_model("llama")[0].save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = "model.layers.0.mlp.up_proj.weight"
+    weights[name] = weights[name].mul(10).to(number_type)
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ArchitectureError, match=rf"is a quantised model \({name} is saved as \w+\)"):
+        flowgraph.load_model(tmp_path)

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 
 from ..errors import ArchitectureError, ArgumentError, FileFormatError, FlowgraphError, UnknownModelError
 from .known import KNOWN_MODELS, fetch
@@ -34,6 +34,7 @@ _UNREADABLE = (
     ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError,
     SafetensorError, StrictDataclassError,
 )  # fmt: skip
+_EIGHT_BITS = ("I8", "U8", "F8_E4M3", "F8_E5M2")
 _MASK = re.compile(r"(^|\.)(attn|attention)\.(attention\.)?(masked_)?bias$")
 """Causal masks that GPTs used to save as a bias of the attention itself, beside the biases of its linear layers."""
 _BESIDE = re.compile(r"(^|\.)(pooler|cls\.seq_relationship)\.")
@@ -132,6 +133,7 @@ def _read_folder(folder: Path, dtype: torch.dtype | str, tokenizer: Any) -> tupl
     _check_folder(folder)
     with _readable(f"the model in {str(folder)!r}"):
         model = _pretrained(str(folder), dtype, local_files_only=True)
+        _refuse_packed(folder)
     if tokenizer is None and any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
         with _readable(f"the tokenizer in {str(folder)!r}"):
             tokenizer = _pretrained_tokenizer(str(folder), local_files_only=True)
@@ -244,6 +246,20 @@ def _refuse_quantised(source: str, config: Any) -> None:
         f"{getattr(method, 'value', method)!r}): its weights are packed, and the model cannot be taken apart into them. Take "
         "the unquantised model, or dequantise this one yourself and save it: model.dequantize().save_pretrained(folder)"
     )
+
+
+def _refuse_packed(folder: Path) -> None:
+    """Refuse weights of eight bits that no config speaks of: the library takes them for plain numbers, without their scales."""
+    for file in sorted(folder.glob("*.safetensors")):
+        with safe_open(file, framework="pt") as tensors:
+            for key in tensors.keys():  # noqa: SIM118
+                kind = tensors.get_slice(key).get_dtype()
+                if key.endswith((".weight", ".bias")) and not _MASK.search(key) and kind in _EIGHT_BITS:
+                    raise ArchitectureError(
+                        f"{str(folder)!r} is a quantised model ({key} is saved as {kind}), whose config has no "
+                        "quantization_config: its numbers mean nothing without their scales. Take the unquantised model, or "
+                        "dequantise this one yourself and save it"
+                    )
 
 
 def _saved_class(source: str, config: Any) -> Any:
