@@ -144,6 +144,8 @@ def keep_strongest(
     from .masses import edge_mass, into_start
 
     graph = into_start(graph, start)
+    if len(graph):
+        start_index(graph, start, "start")
     waves = waves_of(graph)
     order = by_level(flow_levels(graph, graph.flow, start, waves), waves)
     reached = np.cumsum(edge_mass(graph)[order])
@@ -211,8 +213,11 @@ def flow_levels(
 ) -> Float[np.ndarray, "E"]:
     """[E] smallest flow on the best way from each edge to the start over edges of this graph; 0 without such a way.
 
-    ``flow`` may be that of a larger graph; None: :func:`connected_flow` along this one.
+    ``flow`` may be that of a larger graph; None: :func:`connected_flow` along this one. A graph that carries its flow along may
+    have been cut so that no edge touches the start any more: then none has a way.
     """
+    if flow is not None and start is None and _is_cut_from_its_start(graph):
+        return np.zeros(len(graph))
     waves = waves_of(graph) if waves is None else waves
     flow = _flow_of(graph, start, waves) if flow is None else flow
     node_level, levels = np.zeros(len(graph.nodes)), np.zeros(len(graph))
@@ -251,6 +256,11 @@ def start_index(graph: FlowGraph, node: Node | None, argument: str) -> int:
         known = [n for n, other in enumerate(graph.nodes) if label(other) == graph.info.flow_into]
         if known:
             return known[0]
+    if _is_cut_from_its_start(graph):
+        raise ArgumentError(
+            f"{argument}=None, and the flow of this graph runs to {graph.info.flow_into}, which none of its edges touches: it was "
+            f"cut away; name another node as {argument}=, or cut the graph so that edges into {graph.info.flow_into} stay"
+        )
     logits = [n for n, other in enumerate(graph.nodes) if other.kind in ("logit", "logits")]
     if len(logits) > 1:
         logits = [n for n in logits if graph.nodes[n].index == graph.info.target] or logits
@@ -276,6 +286,12 @@ def start_index(graph: FlowGraph, node: Node | None, argument: str) -> int:
             f"{position}; say which node is meant as {argument}="
         )
     return max(states, key=lambda n: _depth(graph.nodes[n]))
+
+
+def _is_cut_from_its_start(graph: FlowGraph) -> bool:
+    """Whether the flow that edges carry was worked out for a node that is not in the graph."""
+    into = graph.info.flow_into
+    return graph.flow is not None and into is not None and all(label(node) != into for node in graph.nodes)
 
 
 def _is_of_another_program(graph: FlowGraph) -> bool:

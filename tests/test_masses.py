@@ -26,7 +26,7 @@ from flowgraph import (
     mass,
     routes,
 )
-from flowgraph.flow import connected_flow
+from flowgraph.flow import connected_flow, flow_levels
 from flowgraph.methods import build
 from flowgraph.views import drawing, page_data
 from flowgraph.views.caption import percent
@@ -264,6 +264,26 @@ def test_another_start_of_a_cut_graph_is_measured_along_its_own_edges():
     assert keep_strongest(graph, mass=None, max_edges=None, start=start).info.whole == "method"
     other = keep_strongest(cut, mass=None, max_edges=None, start=start)
     assert (other.info.whole, other.kept_mass) == ("file", pytest.approx(1.0))
+
+
+def test_a_graph_whose_start_was_cut_away_can_be_looked_at(tmp_path):
+    """No edge has a way to the start any more; every page and picture of them is drawn, and the refusals say why."""
+    graph = token_graph(layers=2).keep([3, 5, 11])
+    assert not {node.kind for node in graph.nodes} & {"logit"}
+    assert not flow_levels(graph, graph.flow).any()
+    for end in ("html", "svg", "png", "pdf", "tex"):
+        assert graph.save(tmp_path / f"cut.{end}").stat().st_size
+    assert "iframe" in graph._repr_html_()
+    assert drawing(graph).mass[-1] == pytest.approx(graph.kept_mass)
+    with pytest.raises(
+        ArgumentError, match=re.escape(f"runs to {graph.info.flow_into}, which none of its edges touches")
+    ):
+        keep_strongest(graph, mass=0.5)
+    lone = token_graph(layers=2).keep([3])
+    with pytest.raises(ArgumentError, match="was cut away"):  # not the only end of what is left
+        keep_strongest(lone, mass=0.5)
+    into = lone.nodes[lone.target[0]]
+    assert len(keep_strongest(lone, mass=0.5, start=into)) == 1
 
 
 @pytest.mark.parametrize(
