@@ -7,7 +7,7 @@ import pytest
 from flowgraph_webapp.callbacks.drawing import goes_on
 from flowgraph_webapp.service import graphs
 from flowgraph_webapp.service import traces as traces_module
-from flowgraph_webapp.service.answers import MOST_EDGES
+from flowgraph_webapp.service.answers import MOST_EDGES, GraphAnswer
 from flowgraph_webapp.service.compute import COMPUTE
 from flowgraph_webapp.service.graphs import ROUTES_THRESHOLD
 from flowgraph_webapp.service.questions import (
@@ -477,6 +477,17 @@ def test_what_a_model_cannot_do_is_not_offered(traces, run, encoder):
 
 
 # The examples are what would be computed
+
+
+@pytest.mark.parametrize("name", ["capital-of-japan", "drink-to-mary", "tower-and-colosseum"])
+def test_graphs_of_the_examples_say_what_made_them(name):
+    """What is exported from an example names the model, its weights and the programs, as every other graph file."""
+    from flowgraph_webapp.service.recorded import Examples
+
+    graphs = [answer.graph for answer in Examples()._sessions[name].answers.values() if isinstance(answer, GraphAnswer)]
+    assert graphs
+    for graph in graphs:
+        assert {"weights", "config", "dtype", "token_ids", "torch", "made_by"} <= set(graph.info.provenance)
 
 
 @pytest.mark.real_model
