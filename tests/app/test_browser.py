@@ -208,6 +208,19 @@ def test_a_selected_edge_is_marked_is_in_the_address_and_fits_into_the_window(op
     copy.redrawn(lambda: copy.evaluate("app.address.change({ method: 'norms' })"))
 
 
+def test_a_refusal_fits_into_a_narrow_window_and_the_header_covers_nothing(opened):
+    tab = opened((360, 780)).goto("?text=A+prompt&wrong=1")
+    tab.wait("document.getElementById('notice').textContent.includes('wrong')")
+    box = tab.page.locator("#notice .notice").bounding_box()
+    assert box["x"] >= 0
+    assert box["width"] > 300
+    assert box["x"] + box["width"] <= 360
+    assert box["height"] < 400
+    assert tab.page.locator("#prompt").bounding_box()["y"] >= 0
+    tools, main = (tab.page.locator(one).bounding_box() for one in ("#help", "#app main"))
+    assert tools["y"] + tools["height"] <= main["y"]
+
+
 def test_another_method_is_another_picture_and_back_returns(tab):
     tab.drawn()
     first = tab.picture()
