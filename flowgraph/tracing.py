@@ -298,7 +298,7 @@ def explained_position(loaded: LoadedModel, ids: Sequence[int], position: int | 
         name = "its mask token" if mask is None else repr(loaded.tokenizer.mask_token)
         raise PromptError(
             f"{loaded.name!r} is a masked language model and the prompt has no {name}; put {name} where a token is to be "
-            "predicted, or say position="
+            "predicted, or choose the position that is explained (position=; --position on the command line)"
         )
     return ids.index(mask)
 

@@ -236,7 +236,9 @@ def test_masked_language_models(run, fails):
     tokenizer = tiny_model("bert")[1]
     position = tokenizer(prompt)["input_ids"].index(tokenizer.mask_token_id)
     assert out.startswith(f"prediction at position {position} ([MASK])\n")
-    assert "has no '[MASK]'; put '[MASK]' where a token is to be predicted" in fails(2, family="bert")
+    said = fails(2, family="bert")
+    assert "has no '[MASK]'; put '[MASK]' where a token is to be predicted" in said
+    assert "--position" in said
 
 
 def test_models_without_a_head(run, fails):
@@ -869,7 +871,7 @@ def test_export_asks_before_it_replaces(run, fails, tmp_path):
     assert out.read_text() == "mine"
     assert run("export", graph, out, "--force", "--theme", "print", "--width", "400", "--no-legend")[0] == 0
     assert "<svg" in out.read_text()
-    for name, beside in (("new.csv", "new.edges.csv"), ("new.svg", "new.caption.txt")):
+    for name, beside in (("new.csv", "new.edges.csv"), ("new.svg", "new.caption.txt"), ("n.svg", "n.caption.tex")):
         (tmp_path / beside).write_text("mine")
         assert f"{beside} exists; pass --force" in fails(2, "export", graph, tmp_path / name)
         assert (tmp_path / beside).read_text() == "mine"
@@ -881,7 +883,13 @@ def test_export_asks_before_it_replaces(run, fails, tmp_path):
 def test_a_file_is_never_replaced_unasked(run, fails, tmp_path, monkeypatch, name):
     words = [] if name == "trace" else [name]
     module = getattr(cli, name)
-    for end, standing in ((".json", ".json"), (".html", ".html"), (".csv", ".edges.csv"), (".svg", ".caption.txt")):
+    for end, standing in (
+        (".json", ".json"),
+        (".html", ".html"),
+        (".csv", ".edges.csv"),
+        (".svg", ".caption.txt"),
+        (".svg", ".caption.tex"),
+    ):
         mine = tmp_path / f"mine{standing}"
         mine.write_text("mine")
         with monkeypatch.context() as patch:

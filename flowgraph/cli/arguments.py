@@ -158,7 +158,11 @@ def written_files(path: Path) -> list[Path]:
     end = path.suffix.lower()
     if end == ".csv":
         return [path.with_name(f"{path.stem}.{part}.csv") for part in ("nodes", "edges")]
-    return [path, path.with_name(f"{path.stem}.caption.txt")] if end in _PICTURES else [path]
+    if end in _PICTURES:
+        from ..export.pictures import caption_files
+
+        return [path, *caption_files(path)]
+    return [path]
 
 
 def _may_replace(standing: Collection[str]) -> bool:

@@ -135,14 +135,18 @@ def save_matrix(
     return _write(path, drawn, content, overwrite=overwrite)
 
 
+def caption_files(path: Path) -> tuple[Path, Path]:
+    """Where the caption of a picture is written, as text and as LaTeX."""
+    return path.with_name(f"{path.stem}.caption.txt"), path.with_name(f"{path.stem}.caption.tex")
+
+
 def _format(path: Path) -> str:
     return path.suffix.lower().removeprefix(".")
 
 
 def _write(path: Path, drawn: Picture, content: bytes, *, overwrite: bool) -> Path:
     r"""Write a picture, and its caption beside it: as text, and as LaTeX can set it in ``\caption{…}``."""
-    captions = {"txt": drawn.caption, "tex": tikz.paragraph(drawn.caption)}
-    beside = {path.with_name(f"{path.stem}.caption.{kind}"): text for kind, text in captions.items()}
+    beside = dict(zip(caption_files(path), (drawn.caption, tikz.paragraph(drawn.caption)), strict=True))
     for other in beside:
         if not overwrite and other.exists():
             raise ArgumentError(
