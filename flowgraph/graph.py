@@ -178,9 +178,11 @@ class FlowGraph:
         return len(self.source)
 
     def __repr__(self) -> str:
+        from .views.caption import mass_of, percent
+
         return (
             f"FlowGraph({self.info.method!r}, level={self.info.level!r}, {len(self.nodes):,} nodes, "
-            f"{len(self):,} edges, {self.kept_mass:.0%} of the mass)"
+            f"{len(self):,} edges, {percent(self.kept_mass)} {mass_of(self)})"
         )
 
     @property

@@ -67,6 +67,7 @@ VALUE_METHODS = {
     ("heads", "figure"): {"views"},
     ("circuits", "figure"): {"views"},
     ("heads", "_repr_html_"): {"views"},
+    ("graph", "__repr__"): {"views"},
     ("graph", "save"): {"export"},
     ("tasks", "save"): {"export"},
     ("graph", "load"): {"export"},

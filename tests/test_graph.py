@@ -158,7 +158,7 @@ def test_nodes_are_distinct_and_readings_match_them() -> None:
 def test_an_empty_graph_is_a_graph() -> None:
     empty = graph_of([])
     assert (len(empty), empty.shown_share, len(empty.to_networkx())) == (0, 0.0, 0)
-    assert repr(empty) == "FlowGraph('norms', level='token', 0 nodes, 0 edges, 0% of the mass)"
+    assert repr(empty) == "FlowGraph('norms', level='token', 0 nodes, 0 edges, 0 % of the mass)"
 
 
 # keep
@@ -204,7 +204,7 @@ def test_keep_order_of_indices() -> None:
 def test_shown_share_is_the_part_that_is_left() -> None:
     graph = two_edges()
     assert graph.keep(np.array([False, True])).shown_share == pytest.approx(0.75)
-    assert "1 edges, 75% of the mass" in repr(graph.keep(np.array([1])))
+    assert "1 edges, 75 % of the mass" in repr(graph.keep(np.array([1])))
 
 
 # Plain data and networkx

@@ -236,7 +236,7 @@ def _semantic(graph: FlowGraph) -> Iterator[Sentence]:
         e = max(parts, key=lambda e: abs(float(graph.weight[e])))
         part = int(graph.source[e])
         adds = f"what {'attention' if node.kind == 'attn' else 'the MLP'} adds in layer {node.layer} at position {node.position}"
-        share = f"{graph.weight[e]:.0%} of {adds}" if graph.unit_of(e) == "contribution" else f"most of {adds}"
+        share = f"{graph.weight[e] * 100:.0f} % of {adds}" if graph.unit_of(e) == "contribution" else f"most of {adds}"
         yield Sentence(
             f"{label(graph.nodes[part])} makes up {share}; it {_reads(graph, part, incoming)}{_writes(graph, part)}.",
             (e,),
