@@ -22,6 +22,7 @@ from torch import Tensor
 from .errors import ArgumentError, ModelMismatchError, ModelNeededError, NotRecordedError, UnsupportedReadingError
 from .matrices import Axis, TokenMatrix, origin_of, rows_of_one
 from .models import LoadedModel, load_model
+from .models.eager import refuse_autocast
 from .prompting import Inputs, Row
 from .table import Table, data_frame
 
@@ -361,12 +362,15 @@ class Trace:
         ------
         ModelNeededError
             If the trace was loaded from a file and no model is attached.
+        ArgumentError
+            If torch.autocast is on, so that what is computed with its weights would be in other number types.
         """
         if self.loaded is None:
             raise ModelNeededError(
                 "this trace was loaded from a file and holds no model; what was recorded can be asked for, everything else "
                 f"needs trace.attach(load_model({self.model_name!r}))"
             )
+        refuse_autocast(self.loaded.device.type)
         return self.loaded
 
     def differences(self, loaded: LoadedModel) -> list[str]:

@@ -156,3 +156,16 @@ def test_autocast_is_refused_by_its_name():
                 call()
         with torch.autocast("cpu", enabled=False):
             assert len(flowgraph.trace(loaded, [5, 6, 7]).tokens) == 3
+
+
+def test_analyses_of_a_finished_trace_are_refused_under_autocast():
+    loaded = flowgraph.load_model(tiny_model("llama"))
+    trace = flowgraph.trace(loaded, PROMPTS[0])
+    analyses = (
+        flowgraph.logit_lens, flowgraph.direct_logit_attribution, lambda t: flowgraph.build_graph(t, method="logits"),
+        lambda t: flowgraph.build_graph(t, method="proximity"), lambda t: flowgraph.semantic_graph(t, layers=0),
+    )  # fmt: skip
+    for analysis in analyses:
+        with torch.autocast("cpu", dtype=torch.bfloat16), pytest.raises(ArgumentError, match=r"torch\.autocast is on"):
+            analysis(trace)
+        analysis(trace)

@@ -53,6 +53,22 @@ def lock_of(model: nn.Module) -> threading.RLock:
         return lock
 
 
+def refuse_autocast(device: str) -> None:
+    """Refuse to compute where torch chooses number types by itself.
+
+    Raises
+    ------
+    ArgumentError
+        If torch.autocast is on for this kind of device.
+    """
+    if torch.is_autocast_enabled(device):
+        raise ArgumentError(
+            f"torch.autocast is on for {device!r}: the model would be run, and what is recorded would be computed, in other number "
+            f"types than its own. Leave that block, or write 'with torch.autocast({device!r}, enabled=False):' inside it; "
+            "load_model(…, dtype=) gives a model of another number type"
+        )
+
+
 @contextmanager
 def eager_attention(model: Any) -> Iterator[None]:
     """Hold the model's lock, switch it to eager attention and evaluation mode, and put all back on leaving.
@@ -65,21 +81,15 @@ def eager_attention(model: Any) -> Iterator[None]:
         If torch.autocast is on.
     """
     _register()
-    device = next(model.parameters()).device.type
-    if torch.is_autocast_enabled(device):
-        raise ArgumentError(
-            f"torch.autocast is on for {device!r}: the model would be run, and what is recorded would be computed, in other number "
-            f"types than its own. Leave that block, or write 'with torch.autocast({device!r}, enabled=False):' inside it; "
-            "load_model(…, dtype=) gives a model of another number type"
-        )
+    refuse_autocast(next(model.parameters()).device.type)
     with evaluating(model):
         previous = [(config, config._attn_implementation) for config in _configs(model)]
         outermost = [config for config, name in previous if name != NAME]
-        _OWN.update({id(config): name for config, name in previous if name != NAME})
-        for config in outermost:
-            config._attn_implementation = NAME
         _here.passes += 1
         try:
+            _OWN.update({id(config): name for config, name in previous if name != NAME})
+            for config in outermost:
+                config._attn_implementation = NAME
             yield
         finally:
             _here.passes -= 1
@@ -87,7 +97,7 @@ def eager_attention(model: Any) -> Iterator[None]:
             for config, name in previous:
                 config._attn_implementation = name
             for config in outermost:
-                del _OWN[id(config)]
+                _OWN.pop(id(config), None)
 
 
 @contextmanager
@@ -95,9 +105,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     """Hold the model's lock, switch it to evaluation mode, and back on leaving."""
     with lock_of(model):
         in_training = [module for module in model.modules() if module.training]
-        for module in in_training:
-            module.training = False
         try:
+            for module in in_training:
+                module.training = False
             yield
         finally:
             for module in in_training:
