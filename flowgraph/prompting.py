@@ -650,8 +650,9 @@ def _tokenized(loaded: LoadedModel, row: Row) -> Row:
     assert row.text is not None
     tokenizer = _tokenizer(loaded, "a text")
     encoded = _encoded(tokenizer, row.text, row.pair)
-    kept = slice(None) if row.pair is not None else _once(tokenizer, row.text, encoded["input_ids"])
-    return _filled(loaded, row, encoded, kept)
+    kept = _once(tokenizer, row.text, encoded["input_ids"])
+    # What ends a pair stands after its second text.
+    return _filled(loaded, row, encoded, kept if row.pair is None else slice(kept.start, None))
 
 
 def _chat(loaded: LoadedModel, row: Row) -> Row:

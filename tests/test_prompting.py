@@ -227,6 +227,8 @@ def test_a_text_that_begins_with_its_start_gets_no_second_one():
     assert twice.ids[:3].count(start) == 2, "two that were written stay two"
     bert = loaded_as("bert", "float32")
     assert inputs("[CLS] the cat [SEP]").of(bert).ids == inputs("the cat").of(bert).ids
+    pair = inputs(text="the cat", pair="a dog").of(bert)
+    assert inputs(text="[CLS] the cat", pair="a dog").of(bert).ids == pair.ids
     made = inputs("<s>The cat").of(loaded)
     assert len(made.offsets) == len(made.ids)
     assert made.offsets[0] == (0, 3)
