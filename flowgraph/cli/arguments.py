@@ -159,9 +159,7 @@ def written_files(path: Path) -> list[Path]:
     if end == ".csv":
         return [path.with_name(f"{path.stem}.{part}.csv") for part in ("nodes", "edges")]
     if end in _PICTURES:
-        from ..export.pictures import caption_files
-
-        return [path, *caption_files(path)]
+        return [path, *(path.with_name(f"{path.stem}.caption.{kind}") for kind in ("txt", "tex"))]
     return [path]
 
 
