@@ -429,7 +429,8 @@ class FlowGraph:
         labels = [label(node) for node in self.nodes]
         ends = {"source": self.source, "target": self.target}
         named = {f"{end}_label": [labels[n] for n in indices] for end, indices in ends.items()}
-        attributes = columns_of(map(self.edge_dict, range(len(self))), EDGE_ATTRIBUTES)
+        names = EDGE_ATTRIBUTES if self.flow is None else (*EDGE_ATTRIBUTES, "flow")
+        attributes = columns_of(map(self.edge_dict, range(len(self))), names)
         return data_frame({**ends, **named, **attributes, "structural": self.structural})
 
     def node_dict(self, n: int) -> dict[str, Any]:

@@ -571,7 +571,7 @@ def test_tokens_of_an_edge(traces):
     assert found.weight == pytest.approx(float(vector.norm()), rel=1e-4)
     assert (found.kind, found.unit, found.carried) == ("attention", "norm", f"what head {h} brings from position 2")
     assert (str(found.source), str(found.target)) == (str(graph.nodes[graph.source[e]]), f"L{layer}H{h}@{t}")
-    structural = build_graph(trace, readings=False)
+    structural = build_graph(trace, method="attention", readings=False)
     e = int(np.flatnonzero(structural.structural)[1])
     assert edge_tokens(trace, structural, e).weight is None
 

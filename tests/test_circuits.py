@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import re
 from contextlib import contextmanager
@@ -334,7 +335,7 @@ def test_every_wiring_is_searched(tiny, name):
 def test_bad_input(tiny):
     model, _, asked = made("plain")
     # As outside of the tests, which check types at each call.
-    unchecked = getattr(flowgraph.discover, "__wrapped__", flowgraph.discover)
+    unchecked = inspect.unwrap(flowgraph.discover)
     with pytest.raises(ArgumentError, match="corrupted prompts change nothing"):
         flowgraph.discover(model, clean=asked["clean"], corrupted=asked["clean"], target=asked["target"])
     for method in METHODS:

@@ -78,7 +78,7 @@ def test_shares_into_a_target_sum_to_one(traces, name, method, level):
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "bert", "bert_headless"])
 def test_attention_against_the_naive_twin(traces, name, level):
     trace = traces(name)
-    graph = build_graph(trace, level=level, readings=False)
+    graph = build_graph(trace, method="attention", level=level, readings=False)
     found = {
         (str(graph.nodes[graph.source[e]]), str(graph.nodes[graph.target[e]]), EDGE_KINDS[graph.kind[e]]): (
             None if graph.structural[e] else (float(graph.weight[e]), float(graph.share[e]))
@@ -264,7 +264,7 @@ def test_weights_carry_their_method(traces):
 
 def test_what_was_not_kept_is_asked_for_by_name(tiny):
     kept = flowgraph.trace(tiny("llama"), IDS, keep={"pattern"})
-    assert len(build_graph(kept, readings=False)) > 0
+    assert len(build_graph(kept, method="attention", readings=False)) > 0
     with pytest.raises(NotRecordedError, match="does not hold"):
         build_graph(kept, method="logits")
 
@@ -292,10 +292,21 @@ def test_nodes_carry_their_reading(traces, name, level):
 
 
 def test_edges_carry_their_numbers(traces):
-    graph = build_graph(traces("llama")).to_networkx()
+    graph = build_graph(traces("llama"), method="attention").to_networkx()
     pattern = traces("llama").pattern.mean(1)
     for source, target, data in graph.edges(data=True):
-        assert set(data) == {"kind", "layer", "head", "query_pos", "key_pos", "weight", "share", "unit"}
+        assert set(data) == {
+            "kind",
+            "layer",
+            "head",
+            "query_pos",
+            "key_pos",
+            "weight",
+            "share",
+            "unit",
+            "flow",
+            "number",
+        }
         if data["kind"] == "attention":
             assert data["weight"] == pytest.approx(float(pattern[data["layer"], data["query_pos"], data["key_pos"]]))
             assert (source.position, target.position) == (data["key_pos"], data["query_pos"])

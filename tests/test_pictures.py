@@ -724,7 +724,7 @@ def test_words_on_pills_can_be_read(theme):
 # --- nothing but text ---------------------------------------------------------------------------------------------
 
 SVG = "{http://www.w3.org/2000/svg}"
-ALLOWED = {SVG + name for name in ("svg", "g", "title", "desc", "rect", "circle", "path", "text")}
+ALLOWED = {SVG + name for name in ("svg", "g", "title", "desc", "metadata", "rect", "circle", "path", "text")}
 ATTACKS = (
     "</text><script>alert(1)</script>", "<image href='http://example.com/a.png'/>", "]]>", "<!--", "&#x6A;avascript:", "<?xml?>",
     "\" onload=\"alert(1)", "' onclick='x", "url(http://example.com)", "<style>*{fill:url(//x)}</style>", "&lt;&amp;", "\x00\x1b",

@@ -14,7 +14,8 @@ from flowgraph.errors import ArgumentError
 
 _FIELDS = ("layer", "head", "position", "index")
 _KINDS: tuple[str, ...] = get_args(get_type_hints(flowgraph.Node)["kind"])
-_LARGEST = 2**53 - 1  # numbers of features, which some files make of two numbers
+_LARGEST = 2**31 - 1
+_LARGEST_INDEX = 2**53 - 1  # numbers of features, which some files make of two numbers
 _LONGEST = 80
 _LONGEST_EDGE = 3 * _LONGEST
 EDGE_MARK = "~"
@@ -37,7 +38,9 @@ def parse_node_key(key: str) -> flowgraph.Node:
     parts = _parts(key, "a node key")
     if len(parts) != 1 + len(_FIELDS):
         raise ArgumentError(f"{_short(key)} is not a node key; expected kind.layer.head.position.index, '-' for none")
-    numbers = {name: None if part == "-" else _number(part, key) for name, part in zip(_FIELDS, parts[1:], strict=True)}
+    numbers = {
+        name: None if part == "-" else _number(part, key, name) for name, part in zip(_FIELDS, parts[1:], strict=True)
+    }
     return flowgraph.Node(parts[0], **numbers)  # type: ignore[arg-type]
 
 
@@ -76,7 +79,7 @@ def parse_start(text: str) -> flowgraph.Node:
     parts = _parts(text, "a start node")
     names = _short_fields(parts[0])
     if len(parts) == 1 + len(names) and "-" not in parts:
-        numbers = {name: _number(part, text) for name, part in zip(names, parts[1:], strict=True)}
+        numbers = {name: _number(part, text, name) for name, part in zip(names, parts[1:], strict=True)}
         return flowgraph.Node(parts[0], **numbers)  # type: ignore[arg-type]
     if len(parts) == 1 + len(_FIELDS):
         return parse_node_key(text)
@@ -110,10 +113,11 @@ def _parts(text: str, what: str) -> list[str]:
     return parts
 
 
-def _number(part: str, whole: str) -> int:
+def _number(part: str, whole: str, name: str) -> int:
+    largest = _LARGEST_INDEX if name == "index" else _LARGEST
     # More digits than the largest has are refused before they are read as a number.
-    if not (part.isascii() and part.isdecimal() and len(part) <= 16 and int(part) <= _LARGEST):
-        raise ArgumentError(f"{part[:20]!r} in {_short(whole)} is not a number from 0 to {_LARGEST}")
+    if not (part.isascii() and part.isdecimal() and len(part) <= len(str(largest)) and int(part) <= largest):
+        raise ArgumentError(f"{part[:20]!r} in {_short(whole)} is not a number from 0 to {largest}")
     return int(part)
 
 

@@ -56,8 +56,21 @@ def prompt_of(options: argparse.Namespace) -> Inputs:
     ArgumentError
         If there is no prompt, or what was given does not go together.
     """
+    way = check_prompt(options)
     from ..prompting import Inputs, inputs
 
+    made = inputs(text=options.prompt, pair=options.pair, messages=options.messages, ids=options.ids, chat=options.chat)
+    return Inputs((made.one(way),))
+
+
+def check_prompt(options: argparse.Namespace) -> str:
+    """How the prompt is given: in one way, which is said before anything heavy is loaded.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no prompt, or what was given does not go together.
+    """
     ways = {"PROMPT": options.prompt, "--messages": options.messages, "--ids": options.ids}
     given = [name for name, value in ways.items() if value is not None]
     if len(given) != 1:
@@ -65,8 +78,7 @@ def prompt_of(options: argparse.Namespace) -> Inputs:
         raise ArgumentError(f"{said}; give one of {', '.join(ways)}")
     if options.pair is not None and options.prompt is None:
         raise ArgumentError(f"--pair goes with PROMPT, not with {given[0]}")
-    made = inputs(text=options.prompt, pair=options.pair, messages=options.messages, ids=options.ids, chat=options.chat)
-    return Inputs((made.one(given[0]),))
+    return given[0]
 
 
 def run_trace(loaded: LoadedModel, options: argparse.Namespace, position: int | None) -> Trace:

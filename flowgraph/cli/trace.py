@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import ArgumentError
 from ..graph_info import DEFAULT_METHOD
 from .arguments import add_command, add_model, add_output, checked_output, count, number
-from .running import by_command, loaded_model, prompt_of, run_trace, write_graph, wrote
+from .running import by_command, check_prompt, loaded_model, prompt_of, run_trace, write_graph, wrote
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -68,6 +68,7 @@ def _mass(text: str) -> float:
 def _trace(options: argparse.Namespace, console: Console) -> None:
     from ..views.terminal import stage
 
+    check_prompt(options)
     window = _layers(options.layers)
     _check_method(options.method)
     output = None if options.output is None else checked_output(options.output, force=options.force)

@@ -50,30 +50,44 @@ _KINDS = {
 }  # fmt: skip
 
 
-def register(app: Dash, service: Service) -> None:
-    """Serve the files under ``export/``, each for the address that its query says; none of them starts a run."""
-    slots, making = threading.BoundedSemaphore(MOST_WAITING), threading.Lock()
+class _Turns:
+    """Files are made one after the other, and only so many wait."""
+
+    def __init__(self) -> None:
+        self._slots = threading.BoundedSemaphore(MOST_WAITING)
+        self._making = threading.Lock()
 
     @contextmanager
-    def turn() -> Iterator[None]:
-        """Wait until no other file is being made."""
-        if not slots.acquire(blocking=False):
+    def one(self) -> Iterator[None]:
+        """Wait until no other file is being made.
+
+        Raises
+        ------
+        Busy
+            If too many wait already, or the wait is too long.
+        """
+        if not self._slots.acquire(blocking=False):
             raise Busy(f"{MOST_WAITING} files are being made, as many as this server lets wait; try again soon")
         try:
-            if not making.acquire(timeout=_LONGEST_WAIT):
+            if not self._making.acquire(timeout=_LONGEST_WAIT):
                 raise Busy("other files are being made; try again soon")
             try:
                 yield
             finally:
-                making.release()
+                self._making.release()
         finally:
-            slots.release()
+            self._slots.release()
+
+
+def register(app: Dash, service: Service) -> None:
+    """Serve the files under ``export/``, each for the address that its query says; none of them starts a run."""
+    turns = _Turns()
 
     @app.server.get("/export/<name>")  # type: ignore[untyped-decorator]
     def export(name: str) -> flask.Response:
         try:
             recipe = from_query(flask.request.query_string.decode("ascii", "replace"))
-            with turn():
+            with turns.one():
                 data, file = exported(service, recipe, name)
         except FlowgraphError as error:
             status = next((number for kind, number in _STATUS.items() if isinstance(error, kind)), 400)

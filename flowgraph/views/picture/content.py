@@ -115,7 +115,7 @@ def edge_shapes(content: Content, frame: Frame) -> tuple[list[Line], list[Mark]]
         if style.get("target-arrow-shape") == "circle":
             size = max(1.3, 1.35 * line.width)
             landings[target] = Mark("circle", target, size, line.colour, line.colour, 0.0, "solid", line.tint)
-    return [line for _, line in sorted(ranked, key=lambda entry: entry[0])], list(landings.values())
+    return [line for _, line in sorted(ranked, key=lambda entry: (entry[0], entry[1].width))], list(landings.values())
 
 
 def node_mark(node: Mapping[str, Any], centre: Point, content: Content, states: tuple[str, ...]) -> tuple[int, Mark]:
