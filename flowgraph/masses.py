@@ -81,7 +81,14 @@ def mass(graph: FlowGraph, edges: Bool[np.ndarray, "E"] | Int[np.ndarray, "e"] |
 
 
 def edge_mass(graph: FlowGraph) -> Float[np.ndarray, "E"]:
-    """[E] part of the whole that each edge holds; :func:`mass` is a sum of these."""
+    """[E] part of the whole that each edge holds; :func:`mass` is a sum of these.
+
+    Examples
+    --------
+    >>> graph = fg.build_graph(trace, method="proximity", readings=False)
+    >>> fg.edge_mass(graph).shape == (len(graph),), round(float(fg.edge_mass(graph).sum()), 6)
+    (True, 1.0)
+    """
     return graph.measured.part
 
 

@@ -209,6 +209,8 @@ def test_a_loaded_trace_answers_what_was_recorded_and_asks_for_its_model(tiny, t
     back = Trace.load(kept.save(tmp_path / "kept.safetensors"))
     assert flowgraph.logit_lens(back)[-1, -1].top[0] == flowgraph.logit_lens(kept)[-1, -1].top[0]
     node = flowgraph.Node("resid_post", layer=1, position=4)
+    with pytest.raises(ModelNeededError, match=r"method='proximity' needs one; recorded with it were '"):
+        flowgraph.build_graph(back)
     graph = flowgraph.build_graph(back, method="attention")
     assert graph.readings[graph.nodes.index(node)].top[0][0] == kept.recorded_readings["resid_post"].top_tokens[-1][0]
     for ask in (

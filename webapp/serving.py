@@ -5,12 +5,12 @@ from __future__ import annotations
 import errno
 import ipaddress
 import logging
+import re
 import signal
 import threading
 import webbrowser
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from flowgraph.errors import ArgumentError
 
@@ -33,6 +33,7 @@ _LIMITS = {
 """Of the server, so that nobody who is slow or gone keeps others from being answered."""
 LARGEST_REQUEST = 96 * 2**20
 """Bytes of a request: a session file of the largest size, as text."""
+_HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+)(?::[0-9]{1,5})?")
 _WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
@@ -148,11 +149,9 @@ class LocalHosts:
 
 
 def _named(host: str) -> str:
-    """The name in a Host header, without its port."""
-    try:
-        return urlsplit(f"//{host}").hostname or ""
-    except ValueError:
-        return ""
+    """The name in a Host header, without its port; nothing of a header that is not a name and perhaps a port."""
+    found = _HOST.fullmatch(host)
+    return found[1].strip("[]").lower() if found else ""
 
 
 def _address(host: str, server: Any) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from inspect import signature
 from typing import Any, Literal
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, ModelNeededError
 from ..graph_info import DEFAULT_METHOD
 from ..recorded import Trace
 from .attention import attention
@@ -78,4 +78,15 @@ def edge_weights(trace: Trace, *, method: str = DEFAULT_METHOD, **options: Any) 
         raise ArgumentError(f"{unknown[0]}= is not an option of method={method!r}, which {has}")
     # What is recorded was computed without options.
     recorded = None if options else trace.recorded_weights.get(method)
-    return EDGE_METHODS[method](trace, **options) if recorded is None else recorded
+    if recorded is not None:
+        return recorded
+    try:
+        return EDGE_METHODS[method](trace, **options)
+    except ModelNeededError as error:
+        if not trace.recorded_weights:
+            raise
+        names = ", ".join(map(repr, trace.recorded_weights))
+        raise ModelNeededError(
+            f"this trace holds no model, and method={method!r} needs one; recorded with it were {names}. Say one of these, or "
+            f"trace.attach(load_model({trace.model_name!r}))"
+        ) from error

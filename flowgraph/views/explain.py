@@ -218,7 +218,7 @@ def _logits(graph: FlowGraph) -> Iterator[Sentence]:
     for verb, edges in (("raises", order[:_SHOWN]), ("lowers", order[::-1][:_SHOWN])):
         chosen = [e for e in edges.tolist() if (graph.weight[e] > 0) == (verb == "raises") and graph.weight[e] != 0]
         if chosen:
-            parts = [f"{_part(graph, e)} ({graph.weight[e]:+.2f} logits)" for e in chosen]
+            parts = [f"{_part(graph, e)} ({graph.weight[e]:+.3g} logits)" for e in chosen]
             yield Sentence(f"What {verb} {_goal(graph)} most: {_listed(parts)}.", edges=tuple(chosen))
 
 

@@ -171,7 +171,8 @@ def test_which_addresses_are_of_this_machine_only():
 @pytest.mark.parametrize(
     ("host", "passes"),
     [("127.0.0.1:8050", True), ("localhost", True), ("[::1]:8050", True), ("", False), ("localhost.evil.example", False),
-     ("evil.example", False), ("127.0.0.1.nip.io:80", False), ("a@localhost", True), ("[", False)],
+     ("evil.example", False), ("127.0.0.1.nip.io:80", False), ("a@localhost", False), ("[", False),
+     ("127.0.0.1:8050.evil.example", False), ("127.0.0.1:8050, evil.example", False), ("localhost:", False)],
 )  # fmt: skip
 def test_requests_name_this_machine(host, passes):
     statuses = []
