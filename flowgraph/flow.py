@@ -144,8 +144,6 @@ def keep_strongest(
     from .masses import edge_mass, into_start
 
     graph = into_start(graph, start)
-    if len(graph):
-        start_index(graph, start, "start")
     waves = waves_of(graph)
     order = by_level(flow_levels(graph, graph.flow, start, waves), waves)
     reached = np.cumsum(edge_mass(graph)[order])

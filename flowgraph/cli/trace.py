@@ -180,10 +180,13 @@ def _print_paths(out: Console, whole: FlowGraph) -> None:
     from rich.text import Text
 
     from ..algorithms.paths import merge_parallel, strongest_paths
+    from ..flow import flow_levels
     from ..views.text import printable
 
     merged = merge_parallel(whole)
-    paths = strongest_paths(merged, k=_PATHS) if len(whole) else []
+    # A threshold may have left nothing that leads to the explained node.
+    leads = bool(len(whole)) and bool(flow_levels(whole, whole.flow).any())
+    paths = strongest_paths(merged, k=_PATHS) if leads else []
     if not paths:
         return
     table = Table(title="strongest paths", title_justify="left", box=None, pad_edge=False)

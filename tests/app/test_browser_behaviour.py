@@ -240,7 +240,7 @@ def test_svg_and_pdf_are_exported(tab):
     data, name = downloaded(tab, "graph.svg")
     with zipfile.ZipFile(io.BytesIO(data)) as files:
         [svg] = [files.read(one) for one in files.namelist() if one.endswith(".svg")]
-        [caption] = [files.read(one).decode() for one in files.namelist() if not one.endswith(".svg")]
+        [caption] = [files.read(one).decode() for one in files.namelist() if one.endswith(".caption.txt")]
     assert name.endswith(".zip")
     tree = ElementTree.fromstring(svg)
     assert tree.tag == f"{SVG}svg"
