@@ -349,7 +349,7 @@ def test_prompts_that_are_too_long_are_refused_with_the_limit(tab):
     tab.page.get_by_role("button", name="Dismiss").click()
     trace(tab, "a " * LONGEST_TEXT)
     assert len(tab.page.get_by_label("Prompt").input_value()) == LONGEST_TEXT
-    assert "at most 512" in notice(tab, "cannot be traced")
+    assert "takes at most 8192" in notice(tab, "cannot be traced")  # beyond what the model itself can take
     assert tab.picture() == before
     tab.goto(f"?text={'a' * (LONGEST_TEXT + 1)}")
     assert f"{LONGEST_TEXT:,}" in notice(tab, "20,001")
