@@ -45,7 +45,7 @@ def _identities(setup: Setup, ids: list[int]) -> Row:
     kept = passed()
     return timed(
         f"identities of a trace, T = {len(ids)}",
-        lambda: check_trace(anatomy, feed["input_ids"][0], kept, layers, last),
+        lambda: check_trace(anatomy, feed, kept, layers, last),
         "the pass, all sites kept",
         passed,
         pairs=setup.pairs,
