@@ -113,9 +113,20 @@ class Opened:
         return x, y
 
     def hover(self, item: str) -> str:
-        self.page.mouse.move(*self.point(item))
-        self.page.wait_for_selector("[data-part=tip]", state="visible")
-        return self.page.locator("[data-part=tip]").inner_text()
+        """The tip. A picture that is fitted again while the pointer rests shows none until the pointer moves on."""
+        from playwright.sync_api import TimeoutError as Missed
+
+        tip = self.page.locator("[data-part=tip]")
+        for left in reversed(range(5)):
+            self.page.mouse.move(1, 1)
+            self.page.mouse.move(*self.point(item))
+            try:
+                tip.wait_for(state="visible", timeout=6_000)
+                break
+            except Missed:
+                if not left:
+                    raise
+        return tip.inner_text()
 
     def id_of(self, label: str) -> str:
         return self.evaluate(
