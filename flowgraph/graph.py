@@ -475,9 +475,9 @@ class FlowGraph:
     def save(self, path: str | Path, *, overwrite: bool = True, **options: Any) -> Path:
         """Write the graph; the ending of the name chooses the format.
 
-        ``.json``, ``.graphml``, ``.gexf``, ``.gml``, ``.dot``, ``.gv``, ``.csv`` (NAME.nodes.csv and NAME.edges.csv),
-        ``.neuronpedia.json``, ``.html``; pictures ``.svg``, ``.pdf``, ``.png``, ``.tex`` with the options of
-        :func:`flowgraph.export.pictures.save_picture`. The file is written beside and renamed, so that it is never half-made.
+        ``.json``, ``.graphml``, ``.gexf``, ``.gml``, ``.dot``, ``.gv``, ``.csv`` (NAME.nodes.csv, NAME.edges.csv
+        and NAME.csv-metadata.json), ``.neuronpedia.json``, ``.html``; pictures ``.svg``, ``.pdf``, ``.png``, ``.tex`` with the
+        options of :func:`flowgraph.export.pictures.save_picture`. The file is written beside and renamed, so that it is never half-made.
 
         Returns
         -------

@@ -871,7 +871,12 @@ def test_export_asks_before_it_replaces(run, fails, tmp_path):
     assert out.read_text() == "mine"
     assert run("export", graph, out, "--force", "--theme", "print", "--width", "400", "--no-legend")[0] == 0
     assert "<svg" in out.read_text()
-    for name, beside in (("new.csv", "new.edges.csv"), ("new.svg", "new.caption.txt"), ("n.svg", "n.caption.tex")):
+    for name, beside in (
+        ("new.csv", "new.edges.csv"),
+        ("n.csv", "n.csv-metadata.json"),
+        ("new.svg", "new.caption.txt"),
+        ("n.svg", "n.caption.tex"),
+    ):
         (tmp_path / beside).write_text("mine")
         assert f"{beside} exists; pass --force" in fails(2, "export", graph, tmp_path / name)
         assert (tmp_path / beside).read_text() == "mine"
@@ -887,6 +892,7 @@ def test_a_file_is_never_replaced_unasked(run, fails, tmp_path, monkeypatch, nam
         (".json", ".json"),
         (".html", ".html"),
         (".csv", ".edges.csv"),
+        (".csv", ".csv-metadata.json"),
         (".svg", ".caption.txt"),
         (".svg", ".caption.tex"),
     ):

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 import flowgraph
 from flowgraph.errors import ArgumentError, NonFiniteError
-from flowgraph.export.csv_file import save_csv, to_csv
+from flowgraph.export.csv_file import save_csv, to_csv, to_csv_metadata
 from flowgraph.export.dot import to_dot
 from flowgraph.export.gexf import to_gexf
 from flowgraph.export.gml import to_gml
@@ -424,33 +424,86 @@ def test_csv_writes_both_tables(tmp_path: Path) -> None:
     assert [path.read_bytes().decode() for path in paths] == list(to_csv(GRAPHS["token"]))
     save_csv(GRAPHS["logits"], tmp_path / "a.b.csv")
     assert [path.read_bytes().decode() for path in paths] == list(to_csv(GRAPHS["logits"]))
-    assert sorted(tmp_path.iterdir()) == sorted(paths)
+    metadata = tmp_path / "a.b.csv-metadata.json"
+    assert metadata.read_text(encoding="utf-8") == to_csv_metadata(GRAPHS["logits"], "a.b")
+    assert sorted(tmp_path.iterdir()) == sorted([*paths, metadata])
 
 
-@pytest.mark.parametrize("existing", ["nodes", "edges"])
-def test_csv_replaces_neither_unless_told(existing: str, tmp_path: Path) -> None:
-    (tmp_path / f"a.{existing}.csv").write_text("before")
-    with pytest.raises(ArgumentError, match=rf"a\.{existing}\.csv' exists; pass overwrite=True"):
+@NAMES
+def test_csv_metadata_say_what_the_tables_do_not(graph: FlowGraph) -> None:
+    """Every field of the graph's origin, and the type of every column, by which each of its fields reads back."""
+    metadata = json.loads(to_csv_metadata(graph, "a b#").encode("utf-8"))
+    (note,) = metadata["notes"]
+    assert note == json.loads(json.dumps(kept_values(info_dict(graph.info)))) | {
+        "generator": f"flowgraph {flowgraph.__version__}",
+        "caption": graph.caption(),
+    }
+    assert [table["url"] for table in metadata["tables"]] == ["a%20b%23.nodes.csv", "a%20b%23.edges.csv"]
+    for table, text, rows in zip(metadata["tables"], to_csv(graph), tables(graph), strict=True):
+        columns = table["tableSchema"]["columns"]
+        assert ",".join(column["name"] for column in columns) == text.partition("\r\n")[0]
+        for column in columns:
+            for row in rows:
+                if row[column["name"]]:
+                    READ[column["datatype"]](row[column["name"]])
+    (first, second) = (table["tableSchema"] for table in metadata["tables"])
+    assert {key["columnReference"] for key in second["foreignKeys"]} == {"source", "target"}
+    assert all(
+        key["reference"] == {"resource": "a%20b%23.nodes.csv", "columnReference": first["primaryKey"]}
+        for key in second["foreignKeys"]
+    )
+
+
+READ = {"string": str, "integer": int, "double": float, "json": json.loads, "boolean": ["false", "true"].index}
+
+
+def kept_values(data: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in data.items() if value is not None}
+
+
+def test_csv_says_the_types_of_its_columns() -> None:
+    first, second = json.loads(to_csv_metadata(GRAPHS["head"], "a"))["tables"]
+    types = {
+        column["name"]: column.get("datatype")
+        for table in (first, second)
+        for column in table["tableSchema"]["columns"]
+    }
+    assert {name: types[name] for name in ("id", "label", "token", "position", "weight", "structural", "filters")} == {
+        "id": "string", "label": "string", "token": "json", "position": "integer", "weight": "double",
+        "structural": "boolean", "filters": "json",
+    }  # fmt: skip
+
+
+EXISTING = pytest.mark.parametrize("existing", ["a.nodes.csv", "a.edges.csv", "a.csv-metadata.json"])
+
+
+@EXISTING
+def test_csv_replaces_none_unless_told(existing: str, tmp_path: Path) -> None:
+    (tmp_path / existing).write_text("before")
+    with pytest.raises(ArgumentError, match=rf"{re.escape(existing)}' exists; pass overwrite=True"):
         save_csv(GRAPHS["token"], tmp_path / "a.csv", overwrite=False)
     assert [entry.read_text() for entry in tmp_path.iterdir()] == ["before"]
 
 
 @pytest.mark.parametrize("links", [True, False])
 @pytest.mark.parametrize("before", [b"before", None])
-def test_csv_writes_both_or_none(
-    before: bytes | None, links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("failing", "earlier"), [("a.edges.csv", ["a.nodes.csv"]), ("a.csv-metadata.json", ["a.nodes.csv", "a.edges.csv"])]
+)
+def test_csv_writes_all_or_none(
+    failing: str, earlier: list[str], before: bytes | None, links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The second table fails after the first was written."""
-    (tmp_path / "a.edges.csv").mkdir()
-    if before is not None:
-        (tmp_path / "a.nodes.csv").write_bytes(before)
+    """One file fails after those before it were written."""
+    (tmp_path / failing).mkdir()
+    for name in earlier:
+        if before is not None:
+            (tmp_path / name).write_bytes(before)
     if not links:
         monkeypatch.setattr(os, "link", no_links)
-    with pytest.raises(ArgumentError, match=r"a\.edges\.csv' is a folder"):
+    with pytest.raises(ArgumentError, match=rf"{re.escape(failing)}' is a folder"):
         save_csv(GRAPHS["token"], tmp_path / "a.csv")
-    names = ["a.edges.csv"] if before is None else ["a.edges.csv", "a.nodes.csv"]
-    assert sorted(entry.name for entry in tmp_path.iterdir()) == names
-    assert before is None or (tmp_path / "a.nodes.csv").read_bytes() == before
+    assert {entry.name for entry in tmp_path.iterdir()} == {failing, *(() if before is None else earlier)}
+    assert before is None or all((tmp_path / name).read_bytes() == before for name in earlier)
 
 
 def no_links(*_: object) -> None:

@@ -70,6 +70,15 @@ def test_every_other_file_holds_it(graph, tmp_path, ending):
     assert str(graph.info.provenance["weights"]).encode() in content
 
 
+def test_tables_hold_it_beside_them(graph, tmp_path):
+    """A reader of the tables alone finds plain columns; the file beside them names the model and the call."""
+    pandas = pytest.importorskip("pandas")
+    nodes = graph.save(tmp_path / "flow.csv")
+    assert len(pandas.read_csv(nodes)) == len(graph.nodes)
+    (note,) = json.loads((tmp_path / "flow.csv-metadata.json").read_text(encoding="utf-8"))["notes"]
+    assert note["provenance"] == graph.info.provenance
+
+
 def test_old_files_without_it_open(graph, tmp_path):
     path = graph.save(tmp_path / "old.json")
     data = json.loads(path.read_text())

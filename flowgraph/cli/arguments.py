@@ -154,10 +154,12 @@ def checked_output(output: str, *, force: bool, extensions: Collection[str] | No
 
 
 def written_files(path: Path) -> list[Path]:
-    """Every file that one output makes: a table is two, and a picture has its caption beside it."""
+    """Every file that one output makes: a table is three, and a picture has its caption beside it."""
     end = path.suffix.lower()
     if end == ".csv":
-        return [path.with_name(f"{path.stem}.{part}.csv") for part in ("nodes", "edges")]
+        from ..export.csv_file import csv_files
+
+        return list(csv_files(path))
     if end in _PICTURES:
         return [path, *(path.with_name(f"{path.stem}.caption.{kind}") for kind in ("txt", "tex"))]
     return [path]

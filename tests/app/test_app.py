@@ -315,10 +315,15 @@ def test_the_graph_is_exported_in_every_format(page, ending):
     assert len(response.data) > 200
 
 
-def test_an_exported_picture_brings_its_caption_and_a_table_both_halves(page):
+def test_an_exported_table_brings_both_halves_and_what_makes_it_again(page):
     response = page.client.get(f"/export/graph.csv{QUERY}")
-    names = zipfile.ZipFile(BytesIO(response.data)).namelist()
-    assert sorted(name.split(".", 1)[1] for name in names) == ["edges.csv", "nodes.csv"]
+    archive = zipfile.ZipFile(BytesIO(response.data))
+    names = {name.split(".", 1)[1]: name for name in archive.namelist()}
+    assert set(names) == {"edges.csv", "nodes.csv", "csv-metadata.json"}
+    (note,) = json.loads(archive.read(names["csv-metadata.json"]))["notes"]
+    provenance = page.client.get(f"/export/graph.json{QUERY}").get_json()["graph"]["provenance"]
+    assert provenance["weights"]
+    assert note["provenance"] == provenance
 
 
 def test_an_exported_graph_has_the_edges_that_the_slider_shows(page):

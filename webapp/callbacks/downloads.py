@@ -166,7 +166,7 @@ def _method(recipe: Recipe) -> str:
 
 
 def _zipped(files: list[Path]) -> bytes:
-    """Several files as one: a table's nodes and edges, a picture and its caption."""
+    """Several files as one: a table's nodes, edges and metadata, a picture and its caption."""
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
         for file in files:
