@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 import flowgraph
 from flowgraph import build_graph, connected_flow
+from flowgraph.nodes import Node
 from flowgraph.views.explain import explain
 from tests.conftest import IDS, JAPAN
 from tests.graphs import HOSTILE_TOKENS, Edge, graph_of, token_graph
@@ -73,7 +75,7 @@ def test_a_semantic_graph_says_what_its_parts_read_and_write(trace):
 
 
 def test_undefined_states_and_empty_graphs_are_said(tiny):
-    empty = graph_of([])
+    empty = graph_of([], total_edges=5)
     assert str(explain(empty)).endswith("Nothing is strong enough to be shown.")
     headless = flowgraph.trace(tiny("bert_headless"), IDS, position=-1)
     text = str(build_graph(headless, method="norms").explain())
@@ -113,6 +115,21 @@ def test_absence_of_data_is_not_stated_as_fact():
     assert "no head" not in text
     assert "No shown edge leads from one position" not in text
     assert "L1N1@1 leads to L2N2@2: 100 % of its target" in text
+
+
+def test_a_graph_without_layers_prompt_or_edges_is_not_given_any(tmp_path):
+    file = tmp_path / "empty.json"
+    file.write_text(json.dumps({"directed": True, "graph": {}, "nodes": [], "edges": []}))
+    graph = flowgraph.import_graph(file)
+    assert graph.info.layers == (0, 0)
+    assert str(graph.explain()).splitlines() == [
+        "The graph (model unknown) names neither a prompt nor a token that is explained.",
+        "It has no nodes.",
+        "By the method imported (weight), the graph, which spans no layer, shows 0 of 0 edges, 0 % of the mass.",
+        "There is no edge to show.",
+    ]
+    assert "·  ·" not in graph.caption()
+    assert "no nodes" not in str(graph_of([], nodes=[Node("embed", position=0)]).explain())
 
 
 def test_hostile_tokens_stay_on_their_line():

@@ -27,7 +27,7 @@ def caption(graph: FlowGraph) -> str:
         edges_text(graph),
         f"flowgraph {__version__}",
     ]
-    return " · ".join(parts)
+    return " · ".join(filter(None, parts))  # a file of another program may say no prompt
 
 
 def prompt_text(info: GraphInfo, longest: int | None = None) -> str:

@@ -62,7 +62,9 @@ def explain(graph: FlowGraph) -> Explanation:
     """
     sentences = [*_about(graph)]
     if not len(graph):
-        sentences.append(Sentence("Nothing is strong enough to be shown."))
+        sentences.append(
+            Sentence("Nothing is strong enough to be shown." if graph.info.total_edges else "There is no edge to show.")
+        )
     elif graph.info.method in ("semantic", "visit"):
         sentences += _semantic(graph)
     elif is_circuit(graph):
@@ -97,13 +99,23 @@ def _about(graph: FlowGraph) -> Iterator[Sentence]:
         )
     elif is_circuit(graph):
         yield Sentence(f"These parts of {model} were found to matter for {prompt}.")
-    else:
+    elif prompt:
         yield Sentence(f"{model} read {prompt}; the graph names no token that is explained.")
-    first, stop = info.layers
-    which = f"layer {first} shows" if stop - first == 1 else f"layers {first} to {stop - 1} show"
+    else:
+        yield Sentence(f"The graph (model {model}) names neither a prompt nor a token that is explained.")
+    if not graph.nodes:
+        yield Sentence("It has no nodes.")
     yield Sentence(
-        f"By the method {printable(info.method_text)} ({printable(info.unit)}), {which} {edges_text(graph)}."
+        f"By the method {printable(info.method_text)} ({printable(info.unit)}), {_layers(graph)} {edges_text(graph)}."
     )
+
+
+def _layers(graph: FlowGraph) -> str:
+    """The layers that a graph spans and the verb of the sentence about them."""
+    first, stop = graph.info.layers
+    if stop == first:
+        return "the graph, which spans no layer, shows"
+    return f"layer {first} shows" if stop - first == 1 else f"layers {first} to {stop - 1} show"
 
 
 def _flow(graph: FlowGraph) -> Iterator[Sentence]:
