@@ -27,7 +27,7 @@ from .models.vocabulary import valid_text
 
 _Source = Literal["text", "messages", "tokenizer", "encoding", "ids"]
 Message = Mapping[str, Any]
-"""One turn of a chat: its ``role`` and its ``content``."""
+"""One turn of a chat: its ``role`` and its ``content``, which may be None or missing beside ``tool_calls``."""
 
 _KINDS = (
     "a text, a list of token ids, a tensor [1, position] or [row, position], messages with role and content, or what a "
@@ -80,9 +80,8 @@ class Row:
     @property
     def prompt(self) -> str | None:
         """The text as it was asked for: a single message of a user without what the chat template puts around it."""
-        if self.messages is not None and len(self.messages) == 1 and isinstance(self.messages[0]["content"], str):
-            return str(self.messages[0]["content"])
-        return self.text
+        said = self.messages[0].get("content") if self.messages is not None and len(self.messages) == 1 else None
+        return said if isinstance(said, str) else self.text
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -214,8 +213,9 @@ def inputs(
         ones. A list of texts is a batch.
     messages
         Turns of a chat, ``{"role": "system", "content": "be brief"}`` and so on, put through the tokenizer's chat template, up
-        to where the answer begins; where the last turn is the assistant's, the answer is begun by it. A list of such lists is
-        a batch.
+        to where the answer begins; where the last turn is the assistant's, the answer is begun by it. A turn that only calls
+        tools has ``tool_calls``, and None or nothing as its content; as the last one it stands whole. A list of such lists is a
+        batch.
     pair
         A second text beside ``text``, put together as the tokenizer does it, with its token types.
     ids
@@ -405,7 +405,7 @@ def _is_list(value: Any) -> bool:
 
 
 def _is_message(value: Any) -> bool:
-    return isinstance(value, Mapping) and {"role", "content"} <= set(value)
+    return isinstance(value, Mapping) and "role" in value and ("content" in value or "tool_calls" in value)
 
 
 def _names(mapping: Mapping[Any, Any]) -> str:
@@ -461,11 +461,15 @@ def _turns(chat: Any) -> tuple[Message, ...]:
     for number, turn in enumerate(chat):
         if not _is_message(turn) or not isinstance(turn["role"], str):
             raise PromptError(f"messages[{number}] is {_shown(turn)}; expected a dict with 'role' and 'content'")
-        content = turn["content"]
+        content = turn.get("content")
+        if content is None and turn.get("tool_calls"):
+            content = []  # whether a turn may only call tools is for the chat template to say
         parts = [content] if isinstance(content, str) else content if _is_list(content) else None
         texts = parts is not None and all(isinstance(p, str) or (_is_text_part(p)) for p in parts)
         if not texts:
-            raise PromptError(f"messages[{number}]['content'] is {_shown(content)}; expected a text")
+            raise PromptError(
+                f"messages[{number}]['content'] is {_shown(content)}; expected a text, or None beside tool_calls"
+            )
         for part in parts or ():
             valid_text(part if isinstance(part, str) else part["text"])
         try:
@@ -666,16 +670,22 @@ def _chat(loaded: LoadedModel, row: Row) -> Row:
         )
     from jinja2 import TemplateError
 
-    begun = row.messages[-1]["role"] == "assistant"
+    # Left out as newer releases of transformers do it: templates would write None as a word.
+    turns = [{name: value for name, value in turn.items() if value is not None} for turn in row.messages]
+    last = turns[-1]
+    begun = last["role"] == "assistant"
     try:
         rendered = tokenizer.apply_chat_template(
-            [dict(turn) for turn in row.messages],
+            turns,
             tokenize=False,
             add_generation_prompt=not begun,
-            continue_final_message=begun,
+            # A turn that only calls tools has no text to go on with.
+            continue_final_message=begun and bool(last.get("content") or not last.get("tool_calls")),
         )
     except (TemplateError, ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-        raise PromptError(f"the chat template of {loaded.name!r} refuses these messages: {error}") from error
+        bare = next((number for number, turn in enumerate(turns) if "content" not in turn), None)
+        hint = "" if bare is None else f". messages[{bare}] has no content; content='' gives it an empty one"
+        raise PromptError(f"the chat template of {loaded.name!r} refuses these messages: {error}{hint}") from error
     encoded = _encoded(tokenizer, rendered, None, add_special_tokens=False)
     return _filled(loaded, replace(row, text=rendered), encoded, slice(None))
 

@@ -257,6 +257,43 @@ def test_an_answer_that_has_begun_is_gone_on_with():
     assert begun.text.endswith("assistant: sat on the mat")
 
 
+CALL = {"type": "function", "function": {"name": "weather", "arguments": {"city": "Tokyo"}}}
+TOOLS = (
+    "{% for m in messages %}{{ m.role }}: {% if m.tool_calls %}call {{ m.tool_calls[0].function.name }}"
+    "{% else %}{{ m.content }}{% endif %};{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+)
+
+
+@pytest.mark.parametrize("content", [{"content": None}, {}])
+def test_a_turn_that_only_calls_tools_is_what_the_template_makes_of_it(content):
+    tokenizer = llama_tokenizer()
+    tokenizer.chat_template = TOOLS
+    loaded = load_model((tiny_model("llama")[0], tokenizer))
+    asked, call = {"role": "user", "content": "The cat"}, {"role": "assistant", "tool_calls": [CALL], **content}
+    chat = [asked, call, {"role": "tool", "content": "the dog"}]
+    want = "user: The cat;assistant: call weather;tool: the dog;assistant: "
+    assert inputs(chat).of(loaded).text == inputs(messages=chat).of(loaded).text == want
+    assert inputs(chat[:2]).of(loaded).text == "user: The cat;assistant: call weather;"
+    assert inputs(call).of(loaded).rows[0].prompt == "assistant: call weather;"
+    assert trace(loaded, chat).token_ids == tuple(tokenizer(want, add_special_tokens=False)["input_ids"])
+
+
+def test_a_turn_without_content_is_never_the_word_none():
+    tokenizer = llama_tokenizer()
+    tokenizer.chat_template = TEMPLATE
+    loaded = load_model((tiny_model("llama")[0], tokenizer))
+    call = {"role": "assistant", "content": None, "tool_calls": [CALL]}
+    chat = [{"role": "user", "content": "The cat"}, call, {"role": "tool", "content": "the dog"}]
+    assert "assistant: \n" in inputs(chat).of(loaded).text
+    tokenizer.chat_template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] }}{% endfor %}"
+    with pytest.raises(PromptError, match=r"refuses these messages: .*messages\[1\] has no content; content='' gives"):
+        trace(loaded, chat)
+    with pytest.raises(
+        PromptError, match=r"messages\[0\]\['content'\] is None .*expected a text, or None beside tool_calls"
+    ):
+        inputs(messages=[{"role": "user", "content": None}])
+
+
 def test_messages_without_a_template_and_what_the_template_refuses():
     without = load_model(tiny_model("llama"))
     with pytest.raises(PromptError, match="tokenizer has no chat template; leave chat out"):
