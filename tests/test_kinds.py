@@ -87,6 +87,14 @@ def change_weights(folder, add=(), drop=()):
         ("ViTForImageClassification", IMAGE, "a vision model"),
         ("Dinov2Model", IMAGE, "a vision model"),
         ("Wav2Vec2ForCTC", PLAIN | SOUND, "an audio model"),
+        ("BertForMultipleChoice", PLAIN, "a classifier of choices"),
+        ("RobertaForMultipleChoice", PLAIN | {"pad_token_id": 1}, "reads several texts at once, one for each choice"),
+        (
+            "DistilBertForMultipleChoice",
+            {"dim": 32, "n_layers": 2, "n_heads": 4, "hidden_dim": 64, "vocab_size": 60},
+            "model.base_model",
+        ),
+        ("ElectraForMultipleChoice", PLAIN, "a classifier of choices"),
         ("MambaForCausalLM", {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 60}, "layers without attention"),
         ("RwkvForCausalLM", {"hidden_size": 32, "num_hidden_layers": 2, "vocab_size": 60}, "layers without attention"),
         ("Lfm2ForCausalLM", PLAIN | {"layer_types": ["conv", "full_attention"]}, "blocks 0 of 2 have none"),
@@ -147,6 +155,27 @@ def test_quantised_layers_are_named_as_such(make):
         ArchitectureError, match=r"is a quantised model: 1 × .*'model\.layers\.1\.mlp\.down_proj'.*unquantised"
     ):
         flowgraph.load_model((model, tokenizer))
+
+
+@pytest.mark.parametrize("number_type", [torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2])
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("llama", "model.layers.0.mlp.up_proj"),
+        ("llama", "model.embed_tokens"),
+        ("gpt2", "transformer.h.0.attn.c_attn"),
+        ("gpt2", "transformer.h.1.ln_1"),
+        ("bert", "bert.encoder.layer.0.attention.self.query"),
+    ],
+)
+def test_eight_bit_weights_in_memory_are_named_as_such(name, place, number_type):
+    """Whatever module holds them: GPT-2 has no linear layers in its blocks."""
+    model, _ = tiny_model(name)
+    module = model.get_submodule(place)
+    module.weight = nn.Parameter(module.weight.detach().mul(10).to(number_type), requires_grad=False)
+    said = rf"is a quantised model: 1 × .*'{re.escape(place)}' \({str(number_type).removeprefix('torch.')}\)"
+    with pytest.raises(ArchitectureError, match=said):
+        flowgraph.load_model(model)
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
@@ -230,13 +259,22 @@ def test_the_head_of_a_classifier_is_not_read_and_this_is_said(tmp_path):
         ("BertForQuestionAnswering", "qa_outputs", "a model for question answering"),
         ("ElectraForPreTraining", "discriminator_predictions", "a pretraining model"),
         ("LlamaForSequenceClassification", "score", "a sequence classifier"),
+        ("LlamaForTokenClassification", "score", "a token classifier"),
+        ("LlamaForQuestionAnswering", "qa_outputs", "a model for question answering"),
+        ("RobertaForSequenceClassification", "classifier", "a sequence classifier"),
+        ("RobertaForTokenClassification", "classifier", "a token classifier"),
+        ("RobertaForQuestionAnswering", "qa_outputs", "a model for question answering"),
+        ("ElectraForTokenClassification", "classifier", "a token classifier"),
     ],
 )
-def test_other_heads_are_said_to_be_there(kind, head, said):
+def test_other_heads_are_said_to_be_there(kind, head, said, tmp_path):
     model = built(kind, **PLAIN, max_position_embeddings=40, pad_token_id=1)
-    with pytest.warns(UserWarning, match=rf"{kind} is {said}.*'{head}'.* is not read"):
-        loaded = flowgraph.load_model(model)
-    assert not loaded.anatomy.has_head
+    for source in (saved(model, tmp_path), model):
+        with pytest.warns(UserWarning, match=rf"{kind} is {said}[, ].*'{head}'.* is not read"):
+            loaded = flowgraph.load_model(source)
+        assert not loaded.anatomy.has_head
+        with pytest.raises(UnsupportedReadingError, match=rf"{kind} is {said}[, ].*logits has no meaning for it"):
+            loaded.require_head("logits")
     with torch.no_grad():
         states = model.base_model(torch.tensor([IDS])).last_hidden_state[0]
     trace = flowgraph.trace(loaded, IDS)
@@ -283,6 +321,25 @@ def test_the_first_of_several_classes_is_opened(tmp_path):
     saved(tiny_model("llama")[0], tmp_path)
     edit(tmp_path, architectures=["LlamaForCausalLM", "LlamaModel"])
     assert type(flowgraph.load_model(tmp_path).model) is transformers.LlamaForCausalLM
+
+
+def test_a_single_class_may_be_named_as_a_text(tmp_path):
+    saved(tiny_model("llama")[0], tmp_path)
+    edit(tmp_path, architectures="LlamaForCausalLM")
+    assert type(flowgraph.load_model(tmp_path).model) is transformers.LlamaForCausalLM
+    edit(tmp_path, architectures="OwnModel")
+    with pytest.raises(ArchitectureError, match="was saved as 'OwnModel'"):
+        flowgraph.load_model(tmp_path)
+
+
+@pytest.mark.parametrize("named", [7, {"LlamaForCausalLM": 1}, [["LlamaForCausalLM"]], [None]])
+def test_architectures_that_are_no_names_are_refused(named, tmp_path):
+    saved(tiny_model("llama")[0], tmp_path)
+    edit(tmp_path, architectures=named)
+    with pytest.raises(
+        FileFormatError, match=r"the config of .* as its architectures; expected a list of names of classes"
+    ):
+        flowgraph.load_model(tmp_path)
 
 
 @pytest.mark.parametrize("name", ["OwnModel", "AutoTokenizer", "LlamaConfig", "pipeline", ""])

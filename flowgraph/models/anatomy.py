@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..errors import ArchitectureError
 from .families import FAMILIES, Attention, Family, NormKind, Stack, Wiring
-from .kinds import is_encoder_decoder, kind_of, unread_head
+from .kinds import is_encoder_decoder, kind_of, reads_choices, unread_head
 
 _FAR = 6
 """A row that misses more paths than this has nothing in common with the model but its age."""
@@ -224,8 +224,8 @@ def resolve(model: Any) -> Anatomy:
     """
     config = model.config.get_text_config()
     model_type = getattr(config, "model_type", "")
-    # The decoder of such a model alone looks like a row's, and would be another model.
-    if is_encoder_decoder(model):
+    # The decoder of such a model alone looks like a row's, and would be another model; a model of choices looks like one too.
+    if is_encoder_decoder(model) or reads_choices(model):
         raise ArchitectureError(no_row(model, model_type))
     named = [row for row in FAMILIES.values() if model_type in row.model_types]
     failures: dict[str, list[str]] = {}

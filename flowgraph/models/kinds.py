@@ -33,7 +33,7 @@ _TASKS = {
     "MULTIPLE_CHOICE": "a classifier of choices",
     "NEXT_SENTENCE_PREDICTION": "a classifier of sentence pairs",
     "QUESTION_ANSWERING": "a model for question answering",
-    "PRETRAINING": "a pretraining model of several heads",
+    "PRETRAINING": "a pretraining model",
 }
 _OTHER_MIXING = re.compile(r"Linear|Lightning|Rwkv|Delta|Conv(?!Bert)|Mamba|Recurrent|Retention")
 _EXPERTS = re.compile(r"(^|\.)experts$")
@@ -68,9 +68,14 @@ def quantised(model: Any) -> Kind | None:
     method = said.get("quant_method") if isinstance(said, dict) else getattr(said, "quant_method", None)
     how = f" (quant_method {getattr(method, 'value', method)!r})" if method is not None else ""
     what = ", ".join(f"{count} × {kind}" for kind, count in kinds.most_common(3))
+    first, module = packed[0]
+    types = {
+        str(one.dtype).removeprefix("torch.") for one in module.parameters(recurse=False) if one.dtype not in _NUMBERS
+    }
+    as_type = f" ({', '.join(sorted(types))})" if types else ""
     return Kind(
         "a quantised model",
-        f"{what} hold quantised weights{how}, first {packed[0][0]!r}, and the model cannot be taken apart into such",
+        f"{what} hold quantised weights{how}, first {first!r}{as_type}, and the model cannot be taken apart into such",
         "Load it unquantised, without a quantization_config, or call model.dequantize() where the method has it",
     )
 
@@ -78,6 +83,9 @@ def quantised(model: Any) -> Kind | None:
 def _is_packed(module: nn.Module) -> bool:
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
     if any(type(tensor.data).__module__.partition(".")[0] in _QUANTISERS for tensor in own):
+        return True
+    # In any module, GPT-2's Conv1D and embeddings too: one byte is no number type that a forward pass calculates in.
+    if any(tensor.element_size() == 1 and tensor.dtype != torch.bool for tensor in module.parameters(recurse=False)):
         return True
     if not hasattr(module, "in_features") and not hasattr(module, "infeatures"):
         return False
@@ -99,6 +107,11 @@ def is_encoder_decoder(model: Any) -> bool:
     return "decoder" in ends and any(end.endswith("encoder") for end in ends)
 
 
+def reads_choices(model: Any) -> bool:
+    """Whether the model takes several texts at once, [row, choice, position], and answers with one of them."""
+    return any(base.__name__.endswith("ForMultipleChoice") for base in type(model).__mro__)
+
+
 def kind_of(model: Any) -> Kind | None:
     """The kind of a model that no row describes; None where nothing more is known than that."""
     if is_encoder_decoder(model):
@@ -106,6 +119,13 @@ def kind_of(model: Any) -> Kind | None:
             "an encoder–decoder",
             "its decoder reads its encoder through cross attention, and only models of one stack are traced",
             "Take a decoder-only or an encoder-only model; a part of this one alone would be another model",
+        )
+    if reads_choices(model):
+        return Kind(
+            "a classifier of choices",
+            "it reads several texts at once, one for each choice, and a trace is of one text",
+            "Take the model below its head, model.base_model (of a folder, what transformers.AutoModel opens), and trace the text "
+            "of one choice",
         )
     inputs = input_kinds(type(model))
     if "text" not in inputs:

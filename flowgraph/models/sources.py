@@ -266,7 +266,13 @@ def _saved_class(source: str, config: Any) -> Any:
     """The class of transformers that the config says the weights were saved with."""
     import transformers
 
-    named = [name for name in config.architectures or () if isinstance(name, str)]
+    said = config.architectures
+    named = [said] if isinstance(said, str) else said or []
+    if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+        raise FileFormatError(
+            f"the config of {source!r} names {said!r} as its architectures; expected a list of names of classes, such as "
+            '["LlamaForCausalLM"]'
+        )
     if not named:
         raise ArchitectureError(
             f"the config of this {config.model_type!r} model names no architectures, so it does not say whether its weights "
