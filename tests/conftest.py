@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from jaxtyping import install_import_hook
@@ -30,6 +31,11 @@ IDS = [20, 31, 42, 53, 64, 75, 86]
 DECODERS = tuple(name for name in TINY if name not in ("bert", "bert_headless", "roberta", "distilbert"))
 LINEAR = tuple(name for name in DECODERS if name != "opt_post_norm")
 """Rows with direct logit attribution: norm + linear head over a stream that adds up."""
+REPRESENTATIVES = ("gpt2", "gpt_neox", "llama", "gemma2", "bert")
+"""One row of each wiring, and one with grouped queries: sequential with biases and learned positions, parallel, grouped with a
+gated MLP, sandwich with windows and soft-caps, post-norm. For code that sees a trace's arrays; that these arrays are right for
+every family is what test_identities.py, test_consistency.py and test_tracing.py are for."""
+LINEAR_REPRESENTATIVES = tuple(name for name in REPRESENTATIVES if name in LINEAR)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -40,6 +46,20 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="N",
         help="attack N times as much in tests/security (default: 1)",
     )
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """In several processes, whole files are dealt out in order: those that take long first, so that no process ends alone."""
+    if not hasattr(config, "workerinput"):
+        return
+    weight: Counter[Path] = Counter()
+    for item in items:
+        weight[item.path] += 1 + sum(_TIMES[mark.name] for mark in item.iter_markers() if mark.name in _TIMES)
+    items.sort(key=lambda item: -weight[item.path])  # stable: a file's tests stay together and in their order
+
+
+_TIMES = {"browser": 10, "real_model": 10, "slow": 30}
+"""About how many ordinary tests one with this mark is worth."""
 
 
 @pytest.fixture(scope="session")

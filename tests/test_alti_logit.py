@@ -9,7 +9,7 @@ import flowgraph
 from flowgraph import alti_logit, direct_logit_attribution, edge_weights
 from flowgraph.algorithms.alti_logit import AltiLogit
 from flowgraph.errors import ArgumentError, UnsupportedReadingError
-from tests.conftest import IDS, JAPAN, LINEAR
+from tests.conftest import IDS, JAPAN, LINEAR_REPRESENTATIVES
 
 
 def mixtures(trace) -> list[np.ndarray]:
@@ -29,7 +29,7 @@ def mixtures(trace) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("position", [-1, 3])
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", LINEAR_REPRESENTATIVES)
 def test_parts_are_mixed_as_the_states_are_and_sum_to_the_logit(tiny, name, position):
     trace = flowgraph.trace(tiny(name), IDS, position=position, foil=5)
     found = alti_logit(trace)

@@ -26,10 +26,8 @@ from flowgraph.lenses import head_outputs, read_site
 from flowgraph.semantic.build import sketched
 from flowgraph.semantic.layer import Layer
 from flowgraph.semantic.selection import Choice
-from tests.conftest import IDS, JAPAN, LINEAR, MARY
-from tests.tiny_models import TINY
+from tests.conftest import IDS, JAPAN, LINEAR, LINEAR_REPRESENTATIVES, MARY, REPRESENTATIVES
 
-WITH_HEAD = tuple(name for name in TINY if name != "bert_headless")
 SOME = ("gpt2", "gpt_neox", "llama", "gemma2", "qwen3", "opt_post_norm", "bert")
 
 
@@ -53,7 +51,7 @@ def ranks(trace, vector):
 
 
 @pytest.mark.parametrize("part", ["attention", "mlp"])
-@pytest.mark.parametrize("name", WITH_HEAD)
+@pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_a_norm_is_what_its_module_does(traces, name, part):
     """The two readings are those of the norm's input and of its module's output; every change is stated for its token."""
     trace = traces(name)
@@ -88,7 +86,7 @@ def test_a_norm_is_what_its_module_does(traces, name, part):
             assert change.token == trace.model.vocabulary.string(change.token_id)
 
 
-@pytest.mark.parametrize("name", WITH_HEAD)
+@pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_the_steps_of_a_norm_add_up(traces, name):
     trace = traces(name)
     found = norm_filter(trace, layer=0, position=2)
@@ -212,7 +210,7 @@ def test_readings_that_do_not_fit(traces):
 # -- trajectory -------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", WITH_HEAD)
+@pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_a_trajectory_passes_every_state_in_order(traces, name):
     trace = traces(name)
     found = trajectory(trace, position=2, target=40, foil=50)
@@ -256,7 +254,7 @@ def test_trajectories_that_cannot_be(tiny, traces):
 # -- heads ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", WITH_HEAD)
+@pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_a_head_by_its_sources(traces, name):
     """With every source shown, parts sum to the output, scores make the pattern and logits make the attribution."""
     trace = traces(name)
@@ -465,7 +463,7 @@ def with_every_edge(trace, method):
 @pytest.mark.parametrize(("method", "level"), [
     ("attention", "token"), ("attention", "head"), ("norms", "token"), ("norms", "head"), ("alti", "token"),
 ])  # fmt: skip
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [*REPRESENTATIVES, "opt_post_norm"])
 def test_what_edges_carry_sums_to_the_state(traces, name, level, method):
     """Vectors along all edges into a state, and the bias that is no edge, are the state: through the norm over it, if any."""
     trace = traces(name)
@@ -490,7 +488,7 @@ def test_what_edges_carry_sums_to_the_state(traces, name, level, method):
 
 
 @pytest.mark.parametrize("level", ["token", "head"])
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", LINEAR_REPRESENTATIVES)
 def test_what_edges_carry_makes_the_logits(traces, name, level):
     """In the direction of the target, what travels along an edge is the edge's own weight."""
     trace = traces(name)
@@ -513,7 +511,7 @@ def test_what_edges_carry_makes_the_logits(traces, name, level):
 
 
 @pytest.mark.parametrize("options", [{}, {"rows_per_block": 5, "heads": 2}, {"sources_per_head": 1, "heads": [1]}])
-@pytest.mark.parametrize("name", WITH_HEAD)
+@pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_edges_of_a_semantic_graph(traces, name, options):
     """Where a part of a sum travels it is the vector that the graph was made of; elsewhere there is a reason why none does."""
     trace = traces(name)

@@ -11,12 +11,14 @@ from flowgraph.errors import ArgumentError, CancelledError, UnsupportedReadingEr
 from flowgraph.interventions.edges import receivers, sender_nodes, senders_before
 from flowgraph.interventions.gradients import norm_vjp
 from flowgraph.interventions.passes import Pass, logits_of_states
-from tests.conftest import IDS, LINEAR
+from tests.conftest import IDS, LINEAR_REPRESENTATIVES
 from tests.live_memory import Live
 from tests.naive_interventions import FORWARDS, logit_difference
 
 OTHER = [20, 31, 44, 53, 60, 75, 86]
 TARGET, FOIL = 7, 11
+FAMILIES = (*LINEAR_REPRESENTATIVES, "phi3", "qwen3")
+"""Fused projections, and norms of queries and keys, besides."""
 PATHS = {"gpt2": 1e-9, "llama": 1e-5}
 
 
@@ -99,7 +101,7 @@ def test_edges_at_one_position_and_several_edges_together(tiny, name):
     assert str(edges[4]) == "L0.mlp → logits"
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_one_edge_in_a_batch_is_the_edge_by_itself(tiny, name):
     loaded = tiny(name, torch.float64)
     every = edges_of(loaded.anatomy)
@@ -111,7 +113,7 @@ def test_one_edge_in_a_batch_is_the_edge_by_itself(tiny, name):
     assert np.abs(batch.effects).max() > 1e-3
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_all_edges_into_everything_are_the_other_run(tiny, name):
     """Every receiver sees the other run: so does the answer, where biases are the same in both."""
     loaded = tiny(name, torch.float64)
@@ -125,7 +127,7 @@ def test_all_edges_into_everything_are_the_other_run(tiny, name):
     np.testing.assert_allclose(rest.after, alone.after, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_all_edges_into_one_receiver_change_its_input(tiny, name):
     """For the MLP of the second layer: what it writes is what it writes in the other run."""
     loaded = tiny(name, torch.float64)
@@ -136,7 +138,7 @@ def test_all_edges_into_one_receiver_change_its_input(tiny, name):
     np.testing.assert_allclose(cut.after, moved.after, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_first_order_scores_are_the_slope_of_exact_effects(tiny, name):
     """A corruption scaled down to nothing: the effect of an edge is its score times the scale."""
     loaded = tiny(name, torch.float64)
@@ -222,7 +224,7 @@ def test_attribution_is_exact_into_the_logits_of_a_linear_head(tiny):
     assert np.corrcoef(exact, estimated)[0, 1] > 0.9
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_the_qk_fix_is_exact_where_the_rest_is_linear(tiny, name):
     """What the fix adds: Σ (patched pattern − pattern) · (g_z · v), by patching the query of one head by hand."""
     loaded = tiny(name, torch.float64)

@@ -15,11 +15,10 @@ from flowgraph.errors import ArgumentError, ModelNeededError
 from flowgraph.methods import edge_weights
 from flowgraph.methods.ff import INTEGRATION_ERROR, _Block, ff, gated_means, mean_slope
 from tests import naive
-from tests.conftest import IDS
-from tests.tiny_models import TINY, tiny_model
+from tests.conftest import IDS, REPRESENTATIVES
+from tests.tiny_models import tiny_model
 
 ff_module = importlib.import_module("flowgraph.methods.ff")
-DTYPES = (torch.float32, torch.float64)
 # Hugging Face's RMSNorm computes in float32 even inside float64 models.
 TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-6}
 MLPS = {
@@ -39,10 +38,12 @@ def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("sources", [None, 1, 3], ids=str)
-@pytest.mark.parametrize("count", [1, 7])
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize(
+    ("name", "count", "dtype"),
+    [*((name, 7, torch.float64) for name in MLPS), *((name, 1, torch.float32) for name in REPRESENTATIVES)],
+    ids=str,
+)
 def test_the_sums_close(traces, name, count, sources, dtype):
     """Parts and biases are the state before the MLP; what the MLP makes of them is what it writes."""
     trace = traces(name, dtype, count)
@@ -134,7 +135,7 @@ def test_the_longest_parts_go_one_by_one_and_the_token_itself_always(traces, nam
     np.testing.assert_array_equal(ff(trace, sources=1).attention_summed > 0, itself[None].repeat(trace.n_layers, 0))
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_as_many_sources_as_tokens_are_all(traces, name):
     trace = traces(name)
     every, named = ff(trace, sources=None), ff(trace, sources=len(IDS))

@@ -13,8 +13,7 @@ import torch
 import flowgraph
 from flowgraph import HeadScores, head_scores
 from flowgraph.errors import ArgumentError, NotRecordedError
-from tests.conftest import LINEAR
-from tests.tiny_models import TINY
+from tests.conftest import LINEAR_REPRESENTATIVES, REPRESENTATIVES
 
 REPEATED = [20, 31, 42, 20, 31, 53, 42, 31]
 OF_ATTENTION = ("entropy", "sink", "previous_token", "duplicate_token", "induction", "strongest_other")
@@ -46,7 +45,7 @@ def twin(pattern, ids, causal, position):
 
 
 @pytest.mark.parametrize("ids", [REPEATED, [20, 31, 42, 53], [7, 7], [7]], ids=["repeated", "once", "twice", "one"])
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_against_loops(tiny, name, ids):
     trace = flowgraph.trace(tiny(name), ids, position=-1)
     position = len(ids) // 2
@@ -97,7 +96,7 @@ def test_patterns_whose_scores_are_known(tiny):
     np.testing.assert_allclose(entropy, np.mean(np.log(np.arange(2, count + 1))), rtol=1e-6)
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", LINEAR_REPRESENTATIVES)
 def test_direct_logits_are_those_of_the_attribution(tiny, name):
     trace = flowgraph.trace(tiny(name), REPEATED, foil=9)
     parts = flowgraph.direct_logit_attribution(trace)

@@ -46,7 +46,7 @@ GRAPHS = {
     "window": lambda: token_graph(layers=12, first=7),
     "no head": lambda: token_graph(layers=6, head=False),
     "one token": lambda: token_graph(("Hello",), layers=6),
-    "sixty tokens": lambda: token_graph(SIXTY, layers=12),
+    "sixty tokens": lambda: token_graph(SIXTY, layers=6),
     "hostile": lambda: token_graph(HOSTILE, layers=4),
     "no edges": empty_graph,
     "nothing at all": lambda: empty_graph(with_nodes=False),
@@ -166,11 +166,11 @@ def test_every_graph_opens_quietly_and_counts_its_edges(opened, name):
     assert page.text("footer p").startswith("smollm2-135m · ")
 
 
-@pytest.fixture(params=[(8, 0), (8, 1), (14, 0), (18, 1), (24, 0), (60, 0), (60, 1), (200, 0)], ids=str)
+@pytest.fixture(params=[(8, 0), (14, 1), (24, 0), (60, 1), (200, 0)], ids=str)
 def axis_page(request, opened):
     tokens, size = request.param
     words = (JAPAN + SIXTY + SIXTY + SIXTY + SIXTY)[:tokens]
-    return opened(token_graph(words, layers=12, threshold=0.05), SIZES[size])
+    return opened(token_graph(words, layers=12, threshold=0.3), SIZES[size])
 
 
 def _boxes(page: Opened, selector: str) -> list[dict]:
@@ -196,10 +196,11 @@ def test_axis_labels_never_overlap(axis_page):
             assert not _overlap(a, b), (a, b)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
-@pytest.mark.parametrize("name", ["token", "strongest", "window", "sixty tokens"])
+@pytest.mark.parametrize(
+    ("name", "size"), [("token", 0), ("token", 1), ("strongest", 1), ("window", 0), ("sixty tokens", 0)]
+)
 def test_labels_in_the_picture_do_not_overlap_at_the_default_zoom(opened, name, size):
-    page = opened(GRAPHS[name](), size)
+    page = opened(GRAPHS[name](), SIZES[size])
     boxes = page.evaluate(
         "cy.nodes('[lb]').not('.off').not('.head').filter((node) => node.style('label')).map((node) => {"
         " const box = node.boundingBox({ includeNodes: false, includeEdges: false, includeLabels: true });"
@@ -214,20 +215,19 @@ def test_labels_in_the_picture_do_not_overlap_at_the_default_zoom(opened, name, 
             assert depth <= 5 or across <= 1, (a, b)
 
 
-@pytest.mark.parametrize("size", SIZES, ids=lambda size: "x".join(map(str, size)))
-@pytest.mark.parametrize("orientation", ["columns", "rows"])
-@pytest.mark.parametrize("name", ["heads", "logits", "sixty tokens"])
-def test_nodes_stand_where_the_python_formula_puts_them(opened, name, orientation, size):
+@pytest.mark.parametrize(("name", "size"), [("heads", 0), ("heads", 1), ("logits", 1), ("sixty tokens", 0)])
+def test_nodes_stand_where_the_python_formula_puts_them(opened, name, size):
     graph = GRAPHS[name]()
     drawn = drawing(graph)
-    page = opened(graph, size)
-    page.page.locator(f"input[value={orientation}]").check(force=True)
-    width, height = page.evaluate("[cy.width(), cy.height()]")
-    geometry = Geometry.fit(extent(drawn.graph, drawn.places), float(width), float(height), orientation)
-    found = page.evaluate("cy.nodes().map((node) => [node.position('x'), node.position('y')])")
-    for place, (x, y) in zip(drawn.places, found, strict=True):
-        assert (x, y) == pytest.approx(geometry.pixel(place), abs=0.3)
-    assert page.evaluate("cy.zoom()") == 1
+    page = opened(graph, SIZES[size])
+    for orientation in ("columns", "rows", "columns"):
+        page.page.locator(f"input[value={orientation}]").check(force=True)
+        width, height = page.evaluate("[cy.width(), cy.height()]")
+        geometry = Geometry.fit(extent(drawn.graph, drawn.places), float(width), float(height), orientation)
+        found = page.evaluate("cy.nodes().map((node) => [node.position('x'), node.position('y')])")
+        for place, (x, y) in zip(drawn.places, found, strict=True):
+            assert (x, y) == pytest.approx(geometry.pixel(place), abs=0.3)
+        assert page.evaluate("cy.zoom()") == 1
 
 
 def test_tokens_are_columns_or_rows_by_room(opened):
@@ -450,8 +450,17 @@ def test_the_theme_follows_the_system_and_can_be_changed(opened):
     assert page.page.get_by_role("button", name="Dark theme").get_attribute("aria-pressed") == "false"
 
 
-@pytest.mark.parametrize("name", ["token", "sixty tokens", "heads", "hostile", "no head"])
-@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize(
+    ("name", "scheme"),
+    [
+        ("token", "light"),
+        ("token", "dark"),
+        ("sixty tokens", "light"),
+        ("heads", "dark"),
+        ("hostile", "light"),
+        ("no head", "dark"),
+    ],
+)
 def test_a_page_is_printed_whole_and_light_and_is_then_as_before(opened, name, scheme):
     page = opened(GRAPHS[name](), SIZES[0], scheme)
     page.keep(500)

@@ -12,14 +12,12 @@ import flowgraph
 from flowgraph.errors import ArgumentError
 from flowgraph.lenses import READING_SITES, _extremes, _statistics, head_outputs, read, read_site
 from tests import naive
-from tests.conftest import LINEAR
-from tests.tiny_models import TINY
+from tests.conftest import LINEAR_REPRESENTATIVES, REPRESENTATIVES
 
 IDS = [20, 31, 42, 53, 64, 75]
-WITH_HEAD = tuple(name for name in TINY if name != "bert_headless")
 
 
-@pytest.mark.parametrize("name", WITH_HEAD)
+@pytest.mark.parametrize("name", REPRESENTATIVES)
 def test_a_reading_against_the_naive_twin(tiny, name):
     trace = flowgraph.trace(tiny(name), IDS, position=-1, target=40)
     vectors = torch.cat((trace.resid_post.flatten(0, 1), 3 * trace.mlp_out.flatten(0, 1), 1e-3 * trace.attn_out[0, :1]))
@@ -138,7 +136,7 @@ def test_unknown_site(tiny):
         flowgraph.logit_lens(flowgraph.trace(tiny("gpt2"), IDS), site="pattern")
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", LINEAR_REPRESENTATIVES)
 def test_attribution_of_a_difference_is_the_difference_of_attributions(tiny, name):
     trace = flowgraph.trace(tiny(name), IDS)
     first, second = (flowgraph.direct_logit_attribution(trace, token) for token in (50, 60))

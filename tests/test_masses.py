@@ -32,7 +32,7 @@ from flowgraph.methods import build
 from flowgraph.views import drawing, page_data
 from flowgraph.views.caption import percent
 from flowgraph.views.elements import LEVELS
-from tests.conftest import LINEAR
+from tests.conftest import LINEAR_REPRESENTATIVES
 from tests.graphs import Edge, dags, graph_of, token_graph
 from tests.test_methods import CASES
 from tests.test_routes import NUCLEI, THRESHOLDS, dense, starts_in
@@ -123,7 +123,7 @@ def test_routes_and_graphs_of_any_weights_carry_the_flow_of_the_whole(weights, l
     assert found.kept_mass == pytest.approx(found.flow.sum() / total if total else 0.0)
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", LINEAR_REPRESENTATIVES)
 def test_shares_that_are_normalised_again_are_measured_by_what_the_method_gave(traces, name):
     weights = edge_weights(traces(name))
     whole = build_graph(weights)

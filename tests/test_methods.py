@@ -20,13 +20,17 @@ from flowgraph.methods import EDGE_METHODS
 from flowgraph.methods.build import check_filters
 from flowgraph.methods.logits import total
 from tests import naive
-from tests.conftest import IDS, JAPAN, LINEAR
-from tests.tiny_models import TINY
+from tests.conftest import IDS, JAPAN, LINEAR_REPRESENTATIVES, REPRESENTATIVES
 
 LEVELS = {"attention": ("token", "head"), "norms": ("token", "head"), "proximity": ("token", "head"), "ff": ("token",)}
 """Methods whose edges run from state to state, and the levels that their graphs have."""
-CASES = [(name, method, level) for name in TINY for method, levels in LEVELS.items() for level in levels]
-CASES += [(name, "logits", level) for name in LINEAR for level in ("token", "head")]
+CASES = [
+    (name, method, level)
+    for name in (*REPRESENTATIVES, "bert_headless")  # without a head no edge ends in a logit
+    for method, levels in LEVELS.items()
+    for level in levels
+]
+CASES += [(name, "logits", level) for name in LINEAR_REPRESENTATIVES for level in ("token", "head")]
 
 
 def incoming_share(graph) -> dict[Node, float]:
@@ -91,7 +95,7 @@ def test_attention_against_the_naive_twin(traces, name, level):
         assert found[edge] == (None if numbers is None else pytest.approx(numbers, rel=1e-6)), edge
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [*REPRESENTATIVES, "opt_post_norm"])
 def test_proximity_against_the_dense_formula(traces, name):
     trace = traces(name)
     weights = edge_weights(trace, method="proximity")
@@ -105,7 +109,7 @@ def test_proximity_against_the_dense_formula(traces, name):
     assert not weights.attention[traces(name).pattern.numpy() == 0].any()
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [*REPRESENTATIVES, "opt_post_norm"])
 def test_norms_against_the_dense_formula(traces, name):
     trace = traces(name)
     weights = edge_weights(trace, method="norms")
@@ -140,7 +144,7 @@ def test_a_sum_that_no_part_brings_nearer_is_listed_and_still_has_shares(traces)
 
 
 @pytest.mark.parametrize("level", ["token", "head"])
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", LINEAR_REPRESENTATIVES)
 def test_logits_is_the_attribution(traces, name, level):
     trace = traces(name)
     parts = flowgraph.direct_logit_attribution(trace)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tests.graphs import HOSTILE_TOKENS, Edge, logits_graph, same, token_graph
 from tests.graphs import graph_of as built
 
 
+@cache
 def graphs() -> dict[str, FlowGraph]:
     """Graphs of all sorts: read, with parallel edges, without edges, with hostile tokens, of features."""
     parallel = built(

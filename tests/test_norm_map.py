@@ -9,8 +9,7 @@ import torch
 import flowgraph
 from flowgraph import mixing_ratio, norm_map
 from flowgraph.errors import ArgumentError
-from tests.conftest import IDS, JAPAN
-from tests.tiny_models import TINY
+from tests.conftest import IDS, JAPAN, REPRESENTATIVES
 
 
 def vectors(trace, row: int, residual: bool, layer_norm: bool) -> np.ndarray:
@@ -32,7 +31,7 @@ def vectors(trace, row: int, residual: bool, layer_norm: bool) -> np.ndarray:
 
 @pytest.mark.parametrize("residual", [True, False])
 @pytest.mark.parametrize("layer_norm", [True, False])
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [*REPRESENTATIVES, "opt_post_norm"])
 def test_against_the_vectors(tiny, name, residual, layer_norm):
     trace = flowgraph.trace(tiny(name), IDS, position=-1)
     options = {"residual": residual, "layer_norm": layer_norm}

@@ -14,8 +14,7 @@ from flowgraph import Node, build_graph, edge_weights
 from flowgraph.errors import ArgumentError
 from flowgraph.methods.thresholds import by_rule
 from tests import naive
-from tests.conftest import IDS, JAPAN, MARY
-from tests.tiny_models import TINY
+from tests.conftest import IDS, JAPAN, MARY, REPRESENTATIVES
 
 
 def by_token(whole: np.ndarray, parts: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -31,7 +30,7 @@ def by_token(whole: np.ndarray, parts: dict[str, np.ndarray]) -> tuple[np.ndarra
     return near / total[:, None], mlp / total
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", [*REPRESENTATIVES, "opt_post_norm"])
 def test_parts_by_token_against_the_dense_formula(traces, name):
     trace = traces(name)
     weights = edge_weights(trace, method="proximity", parts="token")

@@ -11,7 +11,7 @@ from flowgraph.circuits.copying import copy_scores
 from flowgraph.circuits.detectors import attention_scores, repeating
 from flowgraph.errors import ArgumentError, CancelledError
 from tests.circuit_graphs import induction_data
-from tests.conftest import IDS, LINEAR
+from tests.conftest import IDS, LINEAR_REPRESENTATIVES
 from tests.induction_circuits import VARIANTS, gpt2_circuit, llama_circuit
 
 OTHER = [20, 31, 44, 53, 60, 75, 86]
@@ -160,7 +160,7 @@ def test_copying_against_a_loop(tiny, name):
             assert found["copying"].values[layer, head] == pytest.approx(expected, rel=1e-6, abs=1e-9)
 
 
-@pytest.mark.parametrize("name", LINEAR)
+@pytest.mark.parametrize("name", LINEAR_REPRESENTATIVES)
 def test_eigenvalues_of_the_small_matrix_are_those_of_the_large_one(tiny, name):
     loaded = tiny(name, torch.float64)
     anatomy = loaded.anatomy

@@ -19,14 +19,13 @@ from flowgraph.algorithms.routes import routes
 from flowgraph.errors import ArgumentError, GraphTooLargeError
 from flowgraph.graph import EDGE_KINDS
 from flowgraph.nodes import label
-from tests.conftest import IDS, JAPAN, LINEAR
-from tests.tiny_models import TINY
+from tests.conftest import IDS, JAPAN, LINEAR_REPRESENTATIVES, REPRESENTATIVES
 
 # The shape checks that run in tests sample lists at random, also while hypothesis draws weights.
 pytestmark = pytest.mark.filterwarnings("ignore:Do not use the `random` module")
 
-CASES = [(name, method) for name in TINY for method in ("attention", "norms", "proximity")]
-CASES += [(name, "logits") for name in LINEAR]
+CASES = [(name, method) for name in REPRESENTATIVES for method in ("attention", "norms", "proximity")]
+CASES += [(name, "logits") for name in LINEAR_REPRESENTATIVES]
 LEVELS = ("token", "head")
 LOGIT = Node("logit", index=3, token=" x")
 
@@ -151,7 +150,7 @@ def test_routes_are_the_part_of_the_graph_that_leads_to_the_start(
 
 @pytest.mark.parametrize("level", LEVELS)
 @pytest.mark.parametrize(("name", "method"), CASES)
-def test_routes_of_every_family(tiny: Any, name: str, method: str, level: str) -> None:
+def test_routes_of_traces(tiny: Any, name: str, method: str, level: str) -> None:
     weights = edge_weights(flowgraph.trace(tiny(name), IDS, position=-1), method=method)
     for threshold, nucleus in ((0.0, None), (None, 0.6), (0.03, 0.9)):
         check(weights, None, level, threshold, nucleus)

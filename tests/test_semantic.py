@@ -17,9 +17,10 @@ from flowgraph.lenses import head_outputs
 from flowgraph.semantic.build import sketched
 from flowgraph.semantic.layer import Layer
 from flowgraph.semantic.selection import MEASURES, Choice
-from tests.conftest import IDS, JAPAN, LINEAR
-from tests.tiny_models import TINY
+from tests.conftest import IDS, JAPAN, LINEAR, REPRESENTATIVES
 
+FAMILIES = (*REPRESENTATIVES, "qwen3", "bert_headless")
+"""Norms of queries and keys, and a model without a head, besides."""
 EVERYTHING = Choice(heads=None, sources=2, rows=5, neurons=4, select="contribution")
 
 
@@ -36,7 +37,7 @@ def edges_of(graph) -> dict[tuple[str, str], tuple[str, str, float]]:
 
 
 @pytest.mark.parametrize("choice", [EVERYTHING, Choice(2, 1, 0, 0, "norm"), Choice((1,), 3, 0, 2, "attention")])
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_parts_sum_to_their_whole(traces, name, choice):
     """Vector by vector: the parts of every sum, the rest and the biases among them, add up to it."""
     trace = traces(name)
@@ -59,7 +60,7 @@ def test_parts_sum_to_their_whole(traces, name, choice):
         assert made_up[node] == pytest.approx(1, abs=1e-4), node
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_vectors_are_those_of_the_trace(traces, name):
     trace = traces(name)
     sketch = sketched(trace, (0, trace.n_layers), (6,), EVERYTHING)
@@ -84,7 +85,7 @@ def test_vectors_are_those_of_the_trace(traces, name):
     assert seen["head"] == trace.n_layers * trace.n_heads
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_numbers_of_edges_and_nodes(traces, name):
     """Attention is the pattern, activations are the neurons', contributions in logits are the attribution's."""
     trace = traces(name)
@@ -140,7 +141,7 @@ def test_what_neurons_read_makes_what_they_are(traces, name):
             assert np.prod(list(into.values())) == pytest.approx(activation, abs=1e-5)
 
 
-@pytest.mark.parametrize("name", TINY)
+@pytest.mark.parametrize("name", FAMILIES)
 def test_readings_are_those_of_the_vectors(traces, name):
     trace = traces(name)
     graph = semantic_graph(trace, layers=1, positions=[2, -1], foil=None if name == "bert_headless" else 9, k=3)

@@ -1,4 +1,4 @@
-"""The house style, checked by the tools that know it."""
+"""The house style, checked by the tools that know it: what ``scripts/check`` runs."""
 
 from __future__ import annotations
 
@@ -9,16 +9,30 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-COMMANDS = {
-    "lint": ["ruff", "check", "flowgraph", "webapp", "tests"],
-    "format": ["ruff", "format", "--check", "flowgraph", "webapp", "tests"],
-    "types": ["mypy"],
-}
+_PYTHON = "python -m "
+COMMANDS = [
+    line.removeprefix(_PYTHON).split()
+    for line in (ROOT / "scripts" / "check").read_text(encoding="utf-8").splitlines()
+    if line.startswith(_PYTHON)
+]
 
 
-@pytest.mark.parametrize("name", COMMANDS)
-def test_style(name):
-    done = subprocess.run(
-        [sys.executable, "-m", *COMMANDS[name]], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+@pytest.mark.slow
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
+def test_style(command):
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_readme_scripts_and_ci_say_the_same():
+    assert [command[0] for command in COMMANDS] == ["ruff", "ruff", "mypy"]
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    (command,) = [line for line in readme.splitlines() if line.endswith("/pytest")]
+    assert command in ci.splitlines()
+    for name in ("check", "test", "test-all", "plant_faults"):
+        path = ROOT / "scripts" / name
+        assert path.stat().st_mode & 0o111, f"{path} cannot be run"
+        assert f"`scripts/{name}`" in readme
+    everything = (ROOT / "scripts" / "test-all").read_text(encoding="utf-8").splitlines()[-1]
+    assert everything == 'exec pytest "$@"'

@@ -136,11 +136,13 @@ VIEWS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("view", VIEWS)
-def test_everyone_can_use(opened, query, view, scheme):
-    tab = opened(SIZES[1], scheme)
+def test_everyone_can_use(opened, query, view):
+    tab = opened(SIZES[1])
     VIEWS[view](tab, query)
+    assert violations(tab) == []
+    tab.evaluate("app.nextTheme()")
+    assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
     assert violations(tab) == []
 
 
