@@ -14,11 +14,11 @@ from tests.conftest import IDS
 from tests.live_memory import Live
 
 N_TOKENS, COUNT = 24, 6
+CASES = [("gpt2", method, how) for method in METHODS for how in ("resample", "mean", "zero")]
 # Norms after attention and MLP, grouped heads and parallel blocks hold other tensors.
-CASES = [
-    (name, method, how) for name in ("gpt2", "gemma2") for method in METHODS for how in ("resample", "mean", "zero")
+CASES += [
+    (name, method, "resample") for name in ("gemma2", "llama", "gpt_neox") for method in ("backward", "eap-ig", "acdc")
 ]
-CASES += [(name, method, "resample") for name in ("llama", "gpt_neox") for method in ("backward", "eap-ig", "acdc")]
 ANSWERS = {"target": [3] * COUNT, "foil": [5] * COUNT}
 
 

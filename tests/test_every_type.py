@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import transformers
 
 from tests.every_type import classes, outcomes
@@ -28,6 +29,7 @@ _BUILT = 40
 """So many of them can be built with every release that is supported."""
 
 
+@pytest.mark.slow
 def test_a_sample_of_every_kind():
     """Each opens as itself, from memory and from a folder alike, or is refused in our own words."""
     verbosity = transformers.logging.get_verbosity()
