@@ -140,6 +140,22 @@ class Inputs:
         loaded = load_model(model)
         return replace(self, rows=tuple(_fitting(loaded, row) for row in self.rows))
 
+    def tokenized(self, model: Any) -> Inputs:
+        """The same with its token ids, not yet held against what the model takes: how long a prompt is, however long.
+
+        Parameters
+        ----------
+        model
+            Anything :func:`flowgraph.load_model` accepts.
+
+        Raises
+        ------
+        PromptError
+            If a prompt is a text and there is no tokenizer, or messages and there is no chat template.
+        """
+        loaded = load_model(model)
+        return replace(self, rows=tuple(_tokenized(loaded, row) for row in self.rows))
+
     def one(self, argument: str) -> Row:
         """The only prompt.
 
@@ -588,10 +604,16 @@ def _shown(value: Any) -> str:
 # What a model takes ------------------------------------------------------------------------------------------------
 
 
+def _tokenized(loaded: LoadedModel, row: Row) -> Row:
+    """A row with its ids."""
+    if row.ids is not None:
+        return row
+    return _chat(loaded, row) if row.messages is not None else _of_text(loaded, row)
+
+
 def _fitting(loaded: LoadedModel, row: Row) -> Row:
     """A row with its ids, as this model takes it."""
-    if row.ids is None:
-        row = _chat(loaded, row) if row.messages is not None else _tokenized(loaded, row)
+    row = _tokenized(loaded, row)
     ids = row.token_ids
     if not ids:
         raise PromptError("the prompt has no tokens; give at least one")
@@ -649,7 +671,7 @@ def _places(loaded: LoadedModel, row: Row) -> tuple[int, ...] | None:
     return places
 
 
-def _tokenized(loaded: LoadedModel, row: Row) -> Row:
+def _of_text(loaded: LoadedModel, row: Row) -> Row:
     """Ids of a text or of a pair with the special tokens that the model expects."""
     assert row.text is not None
     tokenizer = _tokenizer(loaded, "a text")

@@ -113,6 +113,14 @@ def test_limits_of_a_prompt(make_service, folder):
     count = len(flowgraph.trace(folder, TEXT).tokens)
     with pytest.raises(PromptError, match=f"the prompt has {count} tokens; this server traces at most 5"):
         small.ask(run_of(folder))
+    # Longer than the model's own context of 64 tokens: what is said is the limit that is met first.
+    long = TEXT * 40
+    count = len(flowgraph.inputs(text=long).tokenized(folder).ids)
+    assert count > 64
+    with pytest.raises(PromptError, match=f"the prompt has {count} tokens; this server traces at most 5"):
+        small.ask(RunQuestion(folder, long))
+    with pytest.raises(PromptError, match=f"the prompt has {count} tokens; 'tiny' takes at most 64. Shorten it"):
+        make_service([folder], most_tokens=65).ask(RunQuestion(folder, long))
 
 
 def test_a_model_says_what_it_is(service, folder):

@@ -121,10 +121,14 @@ class Traces:
         return flowgraph.direct_logit_attribution(trace, position=trace.position)
 
     def _refuse_long(self, loaded: LoadedModel, run: RunQuestion) -> None:
-        """Refuse a prompt that is too long before it is run."""
-        if loaded.tokenizer is None:
-            return  # the run itself says that a text needs one
-        count = len(prompt_ids(loaded, run.text, run.chat))
+        """Refuse a prompt that is too long for this server before it is run; the run refuses what is too long for the model.
+
+        Of two limits the smaller is said: a text that is cut to the larger would only be refused again.
+        """
+        context = loaded.anatomy.context
+        if loaded.tokenizer is None or (context is not None and context < self._most_tokens):
+            return  # without a tokenizer the run itself says that a text needs one
+        count = len(flowgraph.inputs(text=run.text, chat=run.chat).tokenized(loaded).ids)
         if count > self._most_tokens:
             raise PromptError(
                 f"the prompt has {count:,} tokens; this server traces at most {self._most_tokens:,}, since what is kept of a "
