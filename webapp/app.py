@@ -127,7 +127,7 @@ def _protect(app: Dash) -> None:
 
     @app.server.before_request  # type: ignore[untyped-decorator]
     def refuse() -> flask.Response | None:
-        found = refused(flask.request)
+        found = refused(flask.request, app.callback_map)
         return None if found is None else flask.Response(f"{found[0]}\n", status=found[1], mimetype="text/plain")
 
     @app.server.after_request  # type: ignore[untyped-decorator]

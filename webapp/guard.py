@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import flask
 
+from flowgraph.errors import FlowgraphError
+
 from .counting import count_values
+from .posted import CALLBACKS, check_posted
 
 HEADERS: Mapping[str, str] = {
     "Cross-Origin-Resource-Policy": "same-origin", "Cross-Origin-Opener-Policy": "same-origin",
@@ -17,8 +21,8 @@ MOST_VALUES = 200_000
 """Lists, objects and their entries in a request: the page sends some hundred."""
 
 
-def refused(request: flask.Request) -> tuple[str, int] | None:
-    """Why a request is refused, and with which status; None where it is answered.
+def refused(request: flask.Request, callbacks: Mapping[str, Any]) -> tuple[str, int] | None:
+    """Why a request is refused, and with which status; None where it is answered. ``callbacks`` are those of the page.
 
     A browser says where a request comes from (``Sec-Fetch-Site``; older ones ``Origin`` or ``Referer``), and no page can make it lie.
     What says nothing, as curl, is no browser with somebody else's page in it. Other ports of this machine are other sites here:
@@ -33,6 +37,16 @@ def refused(request: flask.Request) -> tuple[str, int] | None:
         body = request.get_data()
         if count_values(body) > MOST_VALUES:
             return f"The request holds more than {MOST_VALUES:,} values.", 413
+        if request.path == CALLBACKS:
+            return _malformed(body, callbacks)
+    return None
+
+
+def _malformed(body: bytes, callbacks: Mapping[str, Any]) -> tuple[str, int] | None:
+    try:
+        check_posted(body, callbacks)
+    except FlowgraphError as error:
+        return f"This is no question that the page asks: {error}.", 400
     return None
 
 

@@ -45,6 +45,7 @@ from tests.app.conftest import (  # noqa: F401
     until,
 )
 from tests.app.tabs import served
+from tests.security.mutations import of_json
 
 HOST = "127.0.0.1:8050"
 OWN = f"http://{HOST}"
@@ -131,6 +132,85 @@ def test_every_answer_says_that_it_is_for_this_page_alone(page):
         assert answer.headers["Cross-Origin-Resource-Policy"] == "same-origin"
         assert answer.headers["Cross-Origin-Opener-Policy"] == "same-origin"
         assert "Access-Control-Allow-Origin" not in answer.headers
+
+
+# Questions that are none
+
+_EXAMPLE = "?text=The%20capital%20of%20Japan%20is%20the%20city%20of&example=japan"
+_TICKET = {"id": "t", "previous": None, "search": _EXAMPLE, "run": "r"}
+_FORM = {
+    "task": "none",
+    "corrupted": "a",
+    "answer": "",
+    "against": "",
+    "prompts": 8,
+    "circuit": "backward",
+    "budget": None,
+}
+_VALUES = {
+    "ticket.data": _TICKET, "drawn.data": "flow-t", "run.data": {"key": "r", "search": _EXAMPLE}, "pins.data": ["embed.3"],
+    "selection.data": "resid_mid.23.7", "panel.data": {"tab": "lens", "search": _EXAMPLE, "key": "", "first": 2},
+    "continuation-ticket.data": _TICKET | {"count": 3}, "test.data": _TICKET | {"what": "graph"},
+    "proposal.data": {"search": _EXAMPLE}, "find-ticket.data": _TICKET | {"form": _FORM}, "open-session.contents": "data:;base64,QUJD",
+}  # fmt: skip
+"""What the page may send, by the end of a callback; all others are counts of clicks."""
+
+
+def bodies(page):
+    """One request of the page for each callback of the server, as Dash's client writes it."""
+    for one in page.get("/_dash-dependencies").get_json():
+        if one["clientside_function"] is not None:
+            continue
+        ends = [part.rpartition(".") for part in one["output"].strip(".").split("...")]
+        outputs = [{"id": name, "property": prop} for name, _, prop in ends]
+        with_values = {
+            kind: [end | {"value": _VALUES.get(f"{end['id']}.{end['property']}", 1)} for end in one[kind]]
+            for kind in ("inputs", "state")
+        }
+        asked_first = one["inputs"][0]
+        yield {
+            "output": one["output"], "outputs": outputs if one["output"].startswith("..") else outputs[0],
+            "changedPropIds": [f"{asked_first['id']}.{asked_first['property']}"], **with_values,
+        }  # fmt: skip
+
+
+def posted(page, body: bytes):
+    return page.post("/_dash-update-component", data=body, content_type="application/json")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"", b"{}", b"[]", b"null", b"1", b'"a"', b"{", b"nonsense", b"\xff", b"NaN", b"[" * 20_000, b'{"output": null}', b'{"output": []}',
+        b'{"output": "x.y"}', b'{"output": "..strip.children.."}', b'{"output": "content.children"}',
+        b'{"output": "content.children", "outputs": {"id": "content", "property": "children"}, "inputs": [1]}',
+    ],
+)  # fmt: skip
+def test_what_is_no_question_is_refused_in_words(page, body, caplog):
+    answer = posted(page, body)
+    said = answer.get_data(as_text=True)
+    assert (answer.status_code, answer.mimetype) == (400, "text/plain")
+    assert said.startswith("This is no question that the page asks: ")
+    assert "Traceback" not in said
+    assert not caplog.records
+
+
+def test_the_page_itself_asks_every_question(page):
+    said = [(posted(page, json.dumps(body).encode()).status_code, body["output"]) for body in bodies(page)]
+    assert len(said) > 15
+    assert not [one for one in said if one[0] not in (200, 204)]
+
+
+def test_changed_questions_are_refused_or_answered(page, caplog, factor):
+    """Any value of any request, replaced, left out, doubled or named otherwise: no fault of the program comes of it."""
+    refusals = 0
+    for n, body in enumerate(bodies(page)):
+        for changed in of_json(body, 60 * factor, seed=n):
+            status = posted(page, changed).status_code
+            assert status in (200, 204, 400), (status, changed)
+            assert not [record for record in caplog.records if record.levelname == "ERROR"], changed
+            refusals += status == 400
+    assert refusals > 300
 
 
 # Exports
