@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import flowgraph
 from flowgraph import FlowGraph
-from flowgraph.views import pinned
+from flowgraph.views import cut_note, drawing, pinned
 
 from .node_key import node_key
 from .recipe import CHOICES, LONGEST_TEXT, MOST_PINS, Recipe
@@ -26,11 +25,15 @@ def session_of_graph(graph: FlowGraph, title: str = "") -> Session:
     title
         What to call it.
     """
-    graph = graph if len(graph) <= MOST_EDGES else flowgraph.keep_strongest(graph, mass=None, max_edges=MOST_EDGES)
+    cut = ""
+    if len(graph) > MOST_EDGES:
+        drawn = drawing(graph)
+        cut = f"; {cut_note(graph, drawn)}"
+        graph = drawn.graph
     graph = replace(graph, info=replace(graph.info, **_completed(graph)))
     recipe = _recipe(graph)
     answers: dict[Question, Answer] = {run_question(recipe): _run(graph)}
-    note = f"a saved graph: {graph.info.method_text}, {graph.info.level} level"
+    note = f"a saved graph: {graph.info.method_text}, {graph.info.level} level{cut}"
     answers[graph_question(recipe)] = GraphAnswer(graph, note)
     if recipe.tab == "semantic":
         answers[semantic_question(recipe)] = Semantic(graph, note)

@@ -13,7 +13,7 @@ from .caption import caption
 if TYPE_CHECKING:
     from .document import page_bundle, page_library, page_styles
     from .elements import COLOURED_KINDS, Drawing, drawing, facts
-    from .html import page_data, render_html
+    from .html import cut_note, page_data, render_html
     from .legend import legend_of
     from .noted import note_facts, pinned
     from .roles import roles_text
@@ -26,7 +26,7 @@ _WHERE = {
     "legend_of": "legend",
     "note_facts": "noted",
     "page_bundle": "document",
-    "page_data": "html",
+    **dict.fromkeys(("cut_note", "page_data"), "html"),
     "page_library": "document",
     "pinned": "noted",
     "page_styles": "document",
@@ -38,7 +38,7 @@ _WHERE = {
 }
 
 __all__ = [
-    "COLOURED_KINDS", "RANK_LABELS", "THEMES", "Drawing", "Theme", "caption", "css_variables", "drawing", "facts", "legend_of", "note_facts", "page_bundle", "page_data", "page_library",
+    "COLOURED_KINDS", "RANK_LABELS", "THEMES", "Drawing", "Theme", "caption", "css_variables", "cut_note", "drawing", "facts", "legend_of", "note_facts", "page_bundle", "page_data", "page_library",
     "page_styles", "pill_fills", "pinned", "rank_decade", "render_html", "roles_text", "visible",
 ]  # fmt: skip
 

@@ -56,7 +56,7 @@ class Drawing:
     Attributes
     ----------
     graph
-        What is drawn: the graph itself, or its strongest :data:`MOST_EDGES` edges.
+        What is drawn: the graph itself, or its strongest :data:`MOST_EDGES` edges, of those that lead to the start if any do.
     order
         [E] edges of ``graph`` from the first shown to the last.
     flow
@@ -140,7 +140,10 @@ def drawing(graph: FlowGraph) -> Drawing:
     mass = np.minimum(1.0, np.cumsum(edge_mass(graph)[order]))
     drawn = graph
     if len(graph) > MOST_EDGES:
-        sent = order[:MOST_EDGES][width[order[:MOST_EDGES]] > 0]
+        sent = order[:MOST_EDGES]
+        leads = width[sent] > 0
+        # Where the start itself was cut away nothing leads to it, and the strongest edges are as good as any.
+        sent = sent[leads] if leads.any() else sent
         drawn, flow, width, mass = graph.keep(sent), flow[sent], width[sent], mass[: len(sent)]
         node_flow = node_flow[np.unique([graph.source[sent], graph.target[sent]])]
         order = np.arange(len(sent))

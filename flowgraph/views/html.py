@@ -92,7 +92,7 @@ def page_of(graph: FlowGraph) -> Page:
         return semantic_page(graph)
     drawn = drawing(graph)
     parts = elements(drawn)
-    cut = _cut_note(graph, drawn)
+    cut = cut_note(graph, drawn)
     return Page(
         kind="flow",
         title=title(graph.info),
@@ -161,7 +161,8 @@ def _page_data(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str,
     }
 
 
-def _cut_note(graph: FlowGraph, drawn: Drawing) -> str:
+def cut_note(graph: FlowGraph, drawn: Drawing) -> str:
+    """What a drawing holds of its graph; empty where that is everything."""
     if len(drawn.graph) == len(graph):
         return ""
     mass = f"{percent(float(drawn.mass[-1]))} {mass_of(graph)}"

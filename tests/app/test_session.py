@@ -6,6 +6,7 @@ import dataclasses
 import io
 import json
 import pickle
+import random
 import struct
 import zipfile
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 from flowgraph_webapp.graph_session import session_of_graph
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.service.answers import GraphAnswer, Run
+from flowgraph_webapp.service.answers import MOST_EDGES, GraphAnswer, Run
 from flowgraph_webapp.service.compute import COMPUTE
 from flowgraph_webapp.service.questions import (
     AttentionQuestion,
@@ -39,7 +40,9 @@ from flowgraph_webapp.session import Annotations, Note, open_recorded, read_sess
 
 import flowgraph as fg
 from flowgraph.errors import ArgumentError, FileFormatError, ModelNeededError
+from flowgraph.masses import into_start
 from tests.app.conftest import TEXT
+from tests.graphs import Edge, graph_of
 
 
 def unheard(_stage, _part=None):
@@ -532,6 +535,41 @@ def test_a_graph_that_says_little_is_drawn(viewing, answers):
     assert len(run.tokens) > max(node.position for node in graph.nodes if node.position is not None)
     assert run.n_layers == 2
     assert read_session(viewing.session_file(session.recipe)).answers
+
+
+def many_edges(info: dict) -> dict:
+    """A file of another program: 120 nodes, each with an edge to every later one, the first 5,000 of them, of random weights."""
+    chance = random.Random(0)
+    pairs = [(s, t) for s in range(120) for t in range(s + 1, 120)][:5_000]
+    edges = [{"source": f"n{s}", "target": f"n{t}", "weight": chance.uniform(-1, 1)} for s, t in pairs]
+    return {"nodes": [{"id": f"n{n}"} for n in range(120)], "edges": edges, **info}
+
+
+def test_a_graph_of_too_many_edges_says_what_is_drawn_of_it(viewing, tmp_path):
+    (tmp_path / "g.json").write_text(json.dumps(many_edges({})))
+    graph = fg.import_graph(tmp_path / "g.json")
+    answer = viewing.ask(graph_question(viewing.add_session(session_of_graph(graph)).recipe))
+    count = len(answer.graph)
+    assert 0 < count <= MOST_EDGES
+    assert f"drawn: the {count:,} of 5,000 edges that lead to the start" in answer.note
+
+
+def test_a_graph_whose_start_was_cut_away_is_not_drawn_empty(viewing):
+    nodes = [fg.Node("resid_post", layer, position=p) for layer in range(5) for p in range(32)]
+    last = fg.Node("logit", index=7)
+    edges = [
+        Edge(nodes[32 * layer + s], nodes[32 * (layer + 1) + t], 1 / (2 + s + t))
+        for layer in range(4) for t in range(32) for s in range(32)
+    ]  # fmt: skip
+    about = {"tokens": ("a",) * 32, "position": 31, "layers": (0, 5), "total_layers": 5}
+    whole = into_start(graph_of([*edges, Edge(nodes[-1], last, 1.0)], **about))
+    cut = whole.keep(np.array([whole.nodes[target] != last for target in whole.target]))
+    assert len(cut) > MOST_EDGES
+    answer = viewing.ask(graph_question(viewing.add_session(session_of_graph(cut)).recipe))
+    assert len(answer.graph) == MOST_EDGES
+    assert f"drawn: the strongest 3,000 of {len(cut):,} edges" in answer.note
+    # The strongest are those that carried most into the start that is gone.
+    assert answer.graph.flow.min() >= np.sort(cut.flow)[-MOST_EDGES]
 
 
 @pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.flowgraph")), ids=lambda path: path.stem)
