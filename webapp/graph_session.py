@@ -33,7 +33,7 @@ def session_of_graph(graph: FlowGraph, title: str = "") -> Session:
     graph = replace(graph, info=replace(graph.info, **_completed(graph)))
     recipe = _recipe(graph)
     answers: dict[Question, Answer] = {run_question(recipe): _run(graph)}
-    note = f"a saved graph: {graph.info.method_text}, {graph.info.level} level{cut}"
+    note = f"a saved graph, {graph.info.level} level{cut}"
     answers[graph_question(recipe)] = GraphAnswer(graph, note)
     if recipe.tab == "semantic":
         answers[semantic_question(recipe)] = Semantic(graph, note)

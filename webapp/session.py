@@ -126,6 +126,12 @@ class Session:
     answers: Mapping[Question, Answer] = field(repr=False)
     id: str = ""
 
+    @property
+    def is_graph_file(self) -> bool:
+        """Whether it is a graph out of a file, with no pass of a model behind it."""
+        runs = [self.answers[question] for question in self.answers if isinstance(question, RunQuestion)]
+        return bool(runs) and not any(isinstance(run, Run) and run.token_ids for run in runs)
+
 
 def write_session(
     recipe: Recipe,

@@ -139,6 +139,9 @@ def test_drawing_asks_once_for_run_and_graph_and_answers_all_of_the_picture(page
         "goes_on": True,
         "parts": True,
         "search": QUERY,
+        "asks": True,
+        "file": False,
+        "panels": ["lens", "heads", "attention", "bars", "semantic"],
     }
     assert shown["notice"]["children"] is None
     assert shown["layers"] == {"max": 30, "value": [0, 30]}
@@ -296,7 +299,7 @@ def test_details_of_nothing_say_so(page, key):
 
 
 def test_progress_and_cancelling_go_by_ticket(page):
-    state = {"ticket.data": {"id": "t-9"}}
+    state = {"ticket.data": {"id": "t-9", "previous": None, "search": QUERY}}
     _, answer = page.call("poll.n_intervals", state=state, value=1)
     assert "starting" in json.dumps(answer)
     page.call("cancel.n_clicks", state=state, value=1)

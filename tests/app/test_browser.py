@@ -122,6 +122,11 @@ def test_the_slider_keeps_its_value_without_the_focus_and_a_key_moves_it_by_one_
     assert int(slider.input_value()) == level - 1
 
 
+def edges(tab) -> list:
+    """Edges that are shown, wherever they stand."""
+    return [one[:2] for one in tab.picture()]
+
+
 def test_a_refusal_is_seen_and_what_is_still_shown_is_said_to_be_old(tab, service):
     tab.drawn()
     tab.wait("app.root().dataset.read === app.root().dataset.drawn && app.root().dataset.held")
@@ -137,9 +142,20 @@ def test_a_refusal_is_seen_and_what_is_still_shown_is_said_to_be_old(tab, servic
     assert tab.evaluate("document.elementFromPoint(...argument).closest('#notice') !== null", point)
     assert tab.page.locator("#prompt").bounding_box()["height"] == 30
     assert "+ 1 line" in tab.evaluate("getComputedStyle(document.querySelector('.ask'), '::after').content")
-    assert tab.picture() == before
+    assert edges(tab) == [one[:2] for one in before]
     tab.wait("document.querySelector('.behind').checkVisibility()")
     assert EXAMPLE in tab.text(".behind")
+    # The strip takes room from the picture, which is fitted into what is left, and covers nothing of it.
+    strip, stage = (tab.page.locator(one).bounding_box() for one in (".behind", "#stage"))
+    assert strip["y"] + strip["height"] <= stage["y"]
+    tab.wait(
+        "app.cy.nodes(':visible').renderedBoundingBox().y1 >= 0 && app.cy.height() === document.getElementById('picture').clientHeight"
+    )
+    # No file of a picture that nobody asks for any more.
+    tab.page.locator("#export summary").click()
+    assert not tab.page.locator("[data-export='graph.svg']").is_visible()
+    assert "trace a prompt" in tab.text("#export .menu-body")
+    tab.page.keyboard.press("Escape")
     # Details are of the picture that is shown, and nothing is offered that would ask the refused run.
     tab.evaluate("window.dash_clientside.set_props('selection', { data: argument })", READ)
     tab.wait("document.getElementById('details').textContent.includes('L23.resid_post@7')")
@@ -430,6 +446,20 @@ def test_the_page_is_printed_whole_and_light_and_is_then_as_before(opened):
     assert pdf.startswith(b"%PDF-")
     whole_on_paper(seen)
     assert tab.evaluate(look) == before
+
+
+def test_where_nothing_was_traced_no_file_is_offered(tab):
+    tab.goto()
+    for menu, names in (("#export", ("graph.svg", "lens.csv")), ("#save-session", ("session.flowgraph",))):
+        tab.page.locator(f"{menu} summary").click()
+        assert tab.page.locator(f"{menu} .menu-body").is_visible()
+        assert not any(tab.page.locator(f"[data-export='{name}']").is_visible() for name in names)
+    assert tab.page.locator("#open-session").is_visible()
+    tab.drawn()
+    tab.page.locator("#export summary").click()
+    assert tab.page.locator("[data-export='graph.svg']").is_visible()
+    assert tab.page.locator("[data-export='lens.csv']").is_visible()
+    assert not tab.page.locator("#export .untaken").is_visible()
 
 
 def test_the_view_is_exported_with_its_slider(tab):

@@ -73,11 +73,17 @@ def test_going_on_answers_the_tokens_of_the_model_itself(page, service):
 
 
 @pytest.mark.real_model
-@pytest.mark.parametrize("count", [0, 65, None, "5"])
+@pytest.mark.parametrize("count", [0, 65, 2.5])
 def test_a_count_that_cannot_be_is_refused_in_the_row(page, count):
     status, answer = go_on(page, count)
     assert status == 200
     assert "1 to 64 tokens" in json.dumps(answer["response"])
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("count", [None, "5", [5]])
+def test_a_count_that_is_no_number_is_no_question_of_the_page(page, count):
+    assert go_on(page, count) == (400, None)
 
 
 @pytest.mark.real_model

@@ -537,7 +537,17 @@ def test_a_cancelled_search_says_so_and_gives_no_address(page, folder):
     response = search_for(page, folder, circuit="eap-ig")
     assert "The search was cancelled." in json.dumps(response["found"])
     assert "found-at" not in response
-    assert page.call("find-cancel.n_clicks", state={"find-ticket.data": {"id": "f-9"}})[0] in (200, 204)
+    form = {
+        "task": "none",
+        "corrupted": "",
+        "answer": "",
+        "against": "",
+        "prompts": 8,
+        "circuit": "eap",
+        "budget": None,
+    }
+    ticket = {"id": "f-9", "previous": None, "search": "", "form": form}
+    assert page.call("find-cancel.n_clicks", state={"find-ticket.data": ticket})[0] in (200, 204)
     assert "f-9" in page.service.cancelled
 
 
@@ -568,11 +578,11 @@ def test_a_circuit_is_tested_beside_its_details(page, folder):
         return json.dumps(page.call("test.data", "effect.children", value=value)[1]["response"], ensure_ascii=False)
 
     assert "this circuit alone" in said("graph")
-    assert "only a circuit as a whole is tested" in said("edge.0")
+    assert "Only a circuit as a whole is tested" in said("edge.0")
     value = {"id": None, "previous": "c-1", "search": "", "what": None}
     assert page.call("test.data", "effect.children", value=value)[1]["response"]["effect"]["children"] is None
     assert "c-1" in page.service.cancelled
-    page.call("test-cancel.n_clicks", state={"test.data": {"id": "c-2"}})
+    page.call("test-cancel.n_clicks", state={"test.data": {"id": "c-2", "previous": None, "search": "", "what": None}})
     assert "c-2" in page.service.cancelled
 
 

@@ -5,19 +5,32 @@ from __future__ import annotations
 import json
 import os
 import re
+from dataclasses import replace
 
 import flowgraph_webapp.callbacks.details as details
 import pytest
-from flowgraph_webapp.callbacks.drawing import about_picture, about_run
+from flowgraph_webapp.callbacks.downloads import exported
+from flowgraph_webapp.callbacks.drawing import about_picture, about_run, goes_on
+from flowgraph_webapp.callbacks.offers import offer_tests, offered
 from flowgraph_webapp.graph_session import node_of_graph, session_of_graph
 from flowgraph_webapp.node_key import node_key, parse_node_key
 from flowgraph_webapp.present.details import rows
+from flowgraph_webapp.present.effects import test_button as button_of
 from flowgraph_webapp.recipe import to_query
-from flowgraph_webapp.service.questions import graph_question, run_question
+from flowgraph_webapp.service.questions import (
+    bars_question,
+    faithful_question,
+    graph_question,
+    heads_question,
+    lens_question,
+    run_question,
+)
 from flowgraph_webapp.service.service import Service
 from flowgraph_webapp.session import read_session
 
 import flowgraph as fg
+from flowgraph.errors import ModelNeededError
+from tests.app.conftest import saved
 from tests.app.tabs import SIZES, Opened, served
 from tests.attribution_graphs import attribution_graph
 from tests.test_circuit_files import circuit
@@ -72,6 +85,61 @@ def test_every_node_and_edge_answers_from_the_file(viewing, graph):
         assert "from" in text_of(details.details_of(viewing, session.recipe, f"edge.{edge}", ()))
     opening = text_of(details.details_of(viewing, session.recipe, None, ()))
     assert not [words for words in UNSAID if words in opening] or not _moves(shown)
+
+
+def test_nothing_is_offered_that_can_only_be_refused(viewing, graph, tmp_path):
+    """Also where the server has a model of the name in the file: it was not run on this, and would speak of something else."""
+    name = saved(tmp_path / "model", "llama")
+    having = Service([name], examples=False)
+    named = replace(graph, info=replace(graph.info, model=name))
+    for service, shown in ((viewing, graph), (having, named)):
+        session = service.add_session(session_of_graph(shown))
+        run = service.ask(run_question(session.recipe))
+        told = offered(service, session.recipe, run)
+        assert told == {"asks": False, "panels": [], "file": True}
+        assert not goes_on(run)
+        keys = [None, *(node_key(node) for node in shown.nodes), *(f"edge.{n}" for n in range(len(shown)))]
+        for key in keys[:60]:
+            said = json.dumps(text_of(details.details_of(service, session.recipe, key, ())))
+            assert "data-test" not in said
+            assert "Start here" not in said
+        # Whatever is asked all the same says what to do, and starts no model.
+        for ask in (lens_question, heads_question, bars_question, faithful_question):
+            with pytest.raises(ModelNeededError, match=r"A graph from a file .* run its prompt"):
+                service.ask(ask(session.recipe))
+        with pytest.raises(ModelNeededError, match=r"A graph from a file .* run its prompt"):
+            exported(service, session.recipe, "lens.csv")
+        assert exported(service, session.recipe, "graph.json")[0]
+        assert service.worker_pid is None
+    having.close()
+
+
+def test_of_a_recording_what_it_holds_is_offered_without_its_model():
+    without, having = Service([]), Service(["smollm2"])
+    recipe = without.examples[0].recipe
+    run = without.ask(run_question(recipe))
+    assert offered(without, recipe, run) == {
+        "asks": False, "file": False, "panels": ["lens", "heads", "attention", "bars", "semantic"],
+    }  # fmt: skip
+    assert offered(having, recipe, run)["asks"]
+    [button] = offer_tests(having, recipe, run, "graph", [button_of("graph", "Test this graph", "")])
+    assert "data-test" in text_of(button)
+    [said] = offer_tests(without, recipe, run, "graph", [button_of("graph", "Test this graph", "")])
+    assert "data-test" not in text_of(said)
+    assert "this server does not run the model 'smollm2'" in text_of(said)
+    without.close()
+    having.close()
+
+
+def test_the_details_of_a_graph_file_say_why_nothing_is_tested(viewing, tmp_path):
+    (tmp_path / "g.json").write_text(json.dumps(circuit()))
+    graph = fg.import_graph(tmp_path / "g.json")
+    session = viewing.add_session(
+        session_of_graph(replace(graph, info=replace(graph.info, target=3, target_token=" x")))
+    )
+    said = text_of(details.details_of(viewing, session.recipe, None, ()))
+    assert "Nothing can be tested here: a graph from a file is shown" in said
+    assert "double click" not in said
 
 
 def _moves(graph) -> bool:
@@ -138,6 +206,18 @@ def test_a_click_on_a_feature_answers_from_the_file(browser, scheme, tmp_path):
         tab.page.mouse.click(*tab.point(key))
         tab.wait("document.querySelector('#details').innerText.includes('influence, by the file')")
         said = tab.text("body")
+        # Only what the file can answer is offered.
+        assert (
+            tab.evaluate(
+                "[...document.querySelectorAll('[role=tab], .of-run, #finder, #continue, [data-test]')].filter((one) => one.checkVisibility()).length"
+            )
+            == 0
+        )
+        assert "press Trace" not in said
+        assert "Trace runs its prompt in the model that is chosen above" in said
+        tab.page.locator("#trace").click()
+        tab.wait("document.getElementById('notice').textContent.includes('No model is chosen')")
+        tab.page.locator("[data-dismiss=notice]").click()
         if folder := os.environ.get("FLOWGRAPH_PICTURES"):
             tab.page.screenshot(path=f"{folder}/foreign-{scheme}.png")
         tab.context.close()

@@ -508,7 +508,7 @@ def test_a_saved_graph_is_drawn(viewing, answers, tmp_path):
     answer = viewing.ask(graph_question(session.recipe))
     assert answer.graph.nodes == graph.nodes
     assert viewing.ask(run_question(session.recipe)).tokens == graph.info.tokens
-    assert "a saved graph: proximity" in answer.note
+    assert answer.note == "a saved graph, token level"
     again = read_session(viewing.session_file(session.recipe))
     assert again.answers[run_question(dataclasses.replace(session.recipe, session=None))].model == graph.info.model
 

@@ -38,6 +38,10 @@
       document.getElementById('prompt').focus();
       return;
     }
+    if (!model) {
+      app.refuse('No model is chosen. Choose one beside the prompt, then press Trace.');
+      return;
+    }
     const values = app.address.read();
     const { width = '', orientation = '', tab: panel = '', fill = '' } = values;
     // A position is that of one prompt: another prompt is explained at its own.
@@ -151,10 +155,20 @@
     clearTimeout(behind);
     // A run that has just been asked for is not behind.
     behind = setTimeout(() => app.root().toggleAttribute('data-behind', isBehind), isBehind ? BEHIND_MS : 0);
-    app.root().toggleAttribute('data-fixed', run?.goes_on === false);
+    app.root().toggleAttribute('data-fixed', run?.goes_on === false || run?.asks === false);
+    app.root().toggleAttribute('data-file', Boolean(run?.file));
+    offerPanels(run?.panels);
     app.root().toggleAttribute('data-parts', Boolean(run?.parts));
     const drawn = run ? Object.fromEntries(JSON.parse(run.key)).text : '';
     document.querySelector('[data-show=behind]').textContent = isBehind ? `Shown is the last picture, of “${shortened(drawn)}”. What is asked for now was not traced.` : '';
+  }
+
+  /** Panels, and their numbers as files, of which nothing was recorded and no model can be asked, are not offered. */
+  function offerPanels(panels) {
+    const isOffered = (name) => !panels || panels.includes(name);
+    for (const tab of document.querySelectorAll('[role=tab]')) tab.hidden = !isOffered(tab.dataset.tab);
+    for (const link of document.querySelectorAll('.panel-files [data-export]')) link.parentElement.hidden = !isOffered(link.dataset.export.replace('.csv', ''));
+    app.root().toggleAttribute('data-panelless', panels?.length === 0);
   }
 
   function shortened(text) {

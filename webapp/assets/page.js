@@ -134,6 +134,8 @@
     window.dash_clientside.set_props('notice', { children: made('Div', { className: 'notice problem', children }) });
   }
 
+  app.refuse = refuse;
+
   /** A file over the limit never reaches the server, so it is refused here. */
   document.addEventListener('change', ({ target }) => {
     const largest = Number(target.closest?.('[data-largest]')?.dataset.largest ?? Infinity);

@@ -138,7 +138,7 @@
 
   function startFrom(key) {
     const start = app.meta.starts[app.meta.keys.indexOf(key)];
-    if (start) app.address.change({ start, selected: '' });
+    if (start && !app.root().hasAttribute('data-file')) app.address.change({ start, selected: '' });
   }
 
   let quiet = null;

@@ -8,7 +8,7 @@ from dash import Dash, Input, Output, html
 from dash.development.base_component import Component
 
 from flowgraph import FlowGraph, Node
-from flowgraph.errors import ArgumentError, FlowgraphError, ModelNeededError
+from flowgraph.errors import FlowgraphError, ModelNeededError
 
 from ..graph_session import node_of_graph
 from ..ids import Id
@@ -20,11 +20,10 @@ from ..recipe import Recipe, from_query
 from ..service.answers import Circuit, NodeAnswer
 from ..service.questions import node_question, run_question
 from .asking import ask, shown
+from .offers import EDGE, can_ask, edge_of, offer_tests
 
 if TYPE_CHECKING:
     from ..service.service import Service
-
-EDGE = "edge."
 
 
 def register(app: Dash, service: Service) -> None:
@@ -53,17 +52,22 @@ def details_of(service: Service, recipe: Recipe, key: str | None, pins: tuple[st
         If the key is none, or the node cannot be read.
     """
     run, answer = ask(service, run_question(recipe)), shown(service, recipe, sketch=True)
+
+    def tested(what: str, buttons: list[Component]) -> list[Component]:
+        return offer_tests(service, recipe, run, what, buttons)
+
     if isinstance(answer, Circuit):
-        return _of_circuit(answer, key, pins)
+        return _of_circuit(answer, key, pins, tested("graph", circuit.offer()))
     graph = answer.graph
     if key is None:
-        return _with_test(details.panel(None, graph, run), offer(None, None, None, run))
+        return _with_test(details.panel(None, graph, run), tested("graph", offer(None, None, None, run)))
     if key.startswith(EDGE):
         edge = edge_of(key, len(graph))
-        return _with_test(details.edge_panel(graph, edge, run), offer(key, None, (graph, edge), run))
+        return _with_test(details.edge_panel(graph, edge, run), tested(key, offer(key, None, (graph, edge), run)))
     node = parse_node_key(key)
-    panel = details.panel(_node(service, recipe, node, graph), graph, run, pinned=pins)
-    return _with_test(panel, offer(key, node, None, run))
+    found = _node(service, recipe, node, graph)
+    panel = details.panel(found, graph, run, pinned=pins, starts=can_ask(service, recipe, run))
+    return _with_test(panel, tested(key, offer(key, node, None, run)))
 
 
 def _node(service: Service, recipe: Recipe, node: Node, graph: FlowGraph) -> NodeAnswer:
@@ -79,9 +83,9 @@ def _node(service: Service, recipe: Recipe, node: Node, graph: FlowGraph) -> Nod
         return node_of_graph(graph, n)
 
 
-def _of_circuit(answer: Circuit, key: str | None, pins: tuple[str, ...]) -> Component:
+def _of_circuit(answer: Circuit, key: str | None, pins: tuple[str, ...], tests: list[Component]) -> Component:
     if key is None:
-        return _with_test(circuit.panel(answer), circuit.offer())
+        return _with_test(circuit.panel(answer), tests)
     if key.startswith(EDGE):
         return circuit.edge_panel(answer, edge_of(key, len(answer.graph)))
     return circuit.node_panel(answer, parse_node_key(key), pins)
@@ -89,17 +93,3 @@ def _of_circuit(answer: Circuit, key: str | None, pins: tuple[str, ...]) -> Comp
 
 def _with_test(panel: Component, buttons: list[Component]) -> Component:
     return html.Div([html.Div(buttons, className="tests"), panel] if buttons else panel)
-
-
-def edge_of(key: str, count: int) -> int:
-    """The number of an edge from its key.
-
-    Raises
-    ------
-    ArgumentError
-        If the graph has no such edge.
-    """
-    text = key.removeprefix(EDGE)
-    if not (text.isascii() and text.isdecimal() and len(text) < 8 and int(text) < count):
-        raise ArgumentError(f"{key[:40]!r} is not an edge of this graph; its {count:,} edges are counted from 0")
-    return int(text)

@@ -15,9 +15,10 @@ from typing import TYPE_CHECKING
 import flask
 from dash import Dash
 
-from flowgraph.errors import ArgumentError, FlowgraphError
+from flowgraph.errors import ArgumentError, FlowgraphError, ModelNeededError
 
 from ..present import attention, bars, heads, lens, semantic
+from ..present.errors import sentence
 from ..present.sheet import Sheet, csv_of
 from ..recipe import Recipe, from_query
 from ..service.errors import Busy, NotYet, TimedOut
@@ -91,7 +92,7 @@ def register(app: Dash, service: Service) -> None:
                 data, file = exported(service, recipe, name)
         except FlowgraphError as error:
             status = next((number for kind, number in _STATUS.items() if isinstance(error, kind)), 400)
-            return flask.Response(f"{error}\n", status=status, mimetype="text/plain")
+            return flask.Response(f"{sentence(str(error))}\n", status=status, mimetype="text/plain")
         kind = _KINDS.get(Path(file).suffix, "application/octet-stream")
         return flask.send_file(io.BytesIO(data), mimetype=kind, as_attachment=True, download_name=file)
 
@@ -143,7 +144,7 @@ def _first(stem: str, recipe: Recipe) -> str:
     return "Trace the prompt in the page, wait until the picture is drawn, and export again"
 
 
-_STATUS: Mapping[type[FlowgraphError], int] = {NotYet: 409, Busy: 503, TimedOut: 503}
+_STATUS: Mapping[type[FlowgraphError], int] = {NotYet: 409, ModelNeededError: 409, Busy: 503, TimedOut: 503}
 """Errors whose request is all right, and may be answered later."""
 
 

@@ -21,6 +21,7 @@ from ..service.answers import Bars, Circuit, GraphAnswer, Run
 from ..service.errors import Cancelled
 from ..service.questions import bars_question, graph_question, run_question
 from .asking import ask, shown
+from .offers import offered
 
 if TYPE_CHECKING:
     from ..service.service import Service
@@ -57,7 +58,9 @@ def register(app: Dash, service: Service) -> None:
         recipe = from_query(ticket["search"])
         run = ask(service, run_question(recipe), ticket["id"])
         answer = shown(service, recipe, ticket["id"], sketch=True)
-        return {**about_run(recipe, run), **about_picture(recipe, answer, ticket, run), "notice": None}
+        said = about_picture(recipe, answer, ticket, run)
+        said["run"] |= offered(service, recipe, run)
+        return {**about_run(recipe, run), **said, "notice": None}
 
     @app.callback(
         Output(Id.READINGS, "data"), Input(Id.DRAWN, "data"), State(Id.TICKET, "data"), prevent_initial_call=True

@@ -7,28 +7,18 @@ from typing import TYPE_CHECKING, Any
 from dash import Dash, Input, Output, State
 from dash.development.base_component import Component
 
-from flowgraph import Node
-from flowgraph.errors import ArgumentError, FlowgraphError
+from flowgraph.errors import FlowgraphError
 
 from ..ids import Id
-from ..node_key import parse_node_key
 from ..present.circuit import circuit_effect
 from ..present.effects import effect
 from ..present.errors import panel_error
 from ..present.progress import progress_text
-from ..recipe import Recipe, from_query
+from ..recipe import from_query
 from ..service.errors import Cancelled
-from ..service.questions import (
-    AblateQuestion,
-    CircuitTestQuestion,
-    FaithfulQuestion,
-    circuit_test_question,
-    faithful_question,
-    run_question,
-    sketch_question,
-)
+from ..service.questions import CircuitTestQuestion, FaithfulQuestion
 from .asking import ask
-from .details import EDGE, edge_of
+from .offers import test_of
 
 if TYPE_CHECKING:
     from ..service.service import Service
@@ -72,28 +62,3 @@ def tested(service: Service, ticket: dict[str, Any]) -> Component | None:
         return None
     except FlowgraphError as error:
         return panel_error(error)
-
-
-def test_of(service: Service, recipe: Recipe, what: str) -> AblateQuestion | FaithfulQuestion | CircuitTestQuestion:
-    """The question that tests a node key, ``edge.17`` of the graph, or the ``graph`` itself.
-
-    Raises
-    ------
-    FlowgraphError
-        If there is no such thing, or it cannot be tested.
-    """
-    if what == "graph":
-        return faithful_question(recipe) if recipe.circuit == "none" else circuit_test_question(recipe)
-    if recipe.circuit != "none":
-        raise ArgumentError(
-            "only a circuit as a whole is tested; go back to the flow graph to ablate a part of this prompt's run"
-        )
-    if not what.startswith(EDGE):
-        return AblateQuestion(run_question(recipe), parse_node_key(what))
-    graph = ask(service, sketch_question(recipe)).graph
-    about = graph.edge_dict(edge_of(what, len(graph)))
-    if about["kind"] != "attention":
-        raise ArgumentError(f"a {about['kind']} edge cannot be taken out by itself; ablate the node that it comes from")
-    kind: Any = "attn" if about["head"] is None else "head"
-    reader = Node(kind, about["layer"], about["head"], about["query_pos"])
-    return AblateQuestion(run_question(recipe), reader, about["key_pos"])

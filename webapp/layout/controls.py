@@ -21,6 +21,10 @@ _HEADS_IN_HINT = (
     "the methods attention, proximity and logits, whose heads add up to what they bring together."
 )
 _CIRCUIT_NOTE = "A circuit is shown. What is chosen here is about the flow graph, and shows it again."
+_FILE_NOTE = (
+    "A graph from a file is shown, without the run of a model behind it. Methods, levels and panels come with a run: Trace runs its "
+    "prompt in the model that is chosen above."
+)
 _POSITION_HINT = "Token whose prediction is explained, counted from 0. Empty: the last one, or in a masked model the one that stands for the gap."
 _THRESHOLD_HINT = "Smallest share of its target that an edge must have to be followed. Empty: chosen for the method, and said below the picture."
 
@@ -29,9 +33,15 @@ def controls() -> html.Aside:
     """The pane with every choice about the graph."""
     return html.Aside(
         [
-            group("Method", "How the weight of an edge is measured", _methods(), name="methods"),
-            group("Show", "Which edges of the method are drawn", switch(Id.SHOW, SHOWS, "routes")),
-            group("Level", "Heads of a layer together, or one by one", switch(Id.LEVEL, LEVELS, "token"), _heads_in()),
+            group("Method", "How the weight of an edge is measured", _methods(), name="methods of-run"),
+            group("Show", "Which edges of the method are drawn", switch(Id.SHOW, SHOWS, "routes"), name="of-run"),
+            group(
+                "Level",
+                "Heads of a layer together, or one by one",
+                switch(Id.LEVEL, LEVELS, "token"),
+                _heads_in(),
+                name="of-run",
+            ),
             _keep(),
             group("Edge width", "What the width of an edge says", switch(Id.WIDTH, WIDTHS, "flow")),
             group("Tokens as", "Where the tokens stand", switch(Id.ORIENTATION, ORIENTATIONS, "auto")),
@@ -39,6 +49,7 @@ def controls() -> html.Aside:
             _threshold(),
             _position(),
             html.P(_CIRCUIT_NOTE, className="note circuit-only"),
+            html.P(_FILE_NOTE, className="note file-only"),
             html.Div(id=Id.LEGEND, className="legends"),
         ],
         className="pane left",
@@ -93,7 +104,7 @@ def _position() -> html.Section:
     )  # fmt: skip
     return html.Section(
         [html.H2(html.Label("Position", htmlFor=Id.POSITION, title=_POSITION_HINT)), box],
-        className="control",
+        className="control of-run",
         title=_POSITION_HINT,
     )
 
@@ -103,7 +114,9 @@ def _layers() -> html.Fieldset:
         id=Id.LAYERS, min=0, max=1, step=1, value=[0, 1], pushable=1, marks=None, allow_direct_input=False, className="slider"
     )  # fmt: skip
     hint = "First and last layer that are drawn; flow is followed inside this window"
-    return group("Layers", hint, slider, html.P(className="note", **named({"data-show": "layers"})), name="window")
+    return group(
+        "Layers", hint, slider, html.P(className="note", **named({"data-show": "layers"})), name="window of-run"
+    )
 
 
 def _threshold() -> html.Section:
@@ -112,6 +125,6 @@ def _threshold() -> html.Section:
     )  # fmt: skip
     return html.Section(
         [html.H2(html.Span("Threshold", title=_THRESHOLD_HINT)), hidden_label("Threshold, a share", Id.THRESHOLD), box],
-        className="control",
+        className="control of-run",
         title=_THRESHOLD_HINT,
     )

@@ -13,6 +13,7 @@ from ..recipe import LONGEST_TEXT, Recipe
 from .examples import Example, example_list
 from .parts import hidden_label, icon_button, menu
 
+_NOTHING = "There is nothing to take along yet: trace a prompt, or open an example, and wait for its picture."
 LARGEST_FILE = 64 * 2**20
 """Bytes of a session file that the page sends on."""
 PANEL_FILES = {
@@ -75,7 +76,14 @@ def _model(models: Sequence[str], recorded: Sequence[str]) -> html.Div:
     options += [
         {"label": f"{name} (recorded)", "value": name, "disabled": True} for name in recorded if name not in models
     ]
-    choice = dcc.Dropdown(id=Id.MODEL, options=options, value=first_model(models), clearable=False, searchable=False)
+    choice = dcc.Dropdown(
+        id=Id.MODEL,
+        options=options,
+        value=first_model(models),
+        clearable=False,
+        searchable=False,
+        placeholder="choose a model",
+    )
     return html.Div([hidden_label("Model", Id.MODEL), choice], className="model", title="Model that runs on the prompt")
 
 
@@ -101,10 +109,11 @@ def _exports(formats: Sequence[str]) -> list[html.P | html.Ul]:
     graph = [_file(f"graph{ending}", ending) for ending in formats]
     panels = [_file(f"{name}.csv", title) for name, title in PANEL_FILES.items()]
     return [
-        html.P("Graph, as the slider shows it", className="menu-title"),
-        html.Ul(graph, className="files"),
-        html.P("Numbers of a panel (CSV)", className="menu-title"),
-        html.Ul(panels, className="files"),
+        html.P("Graph, as the slider shows it", className="menu-title taken"),
+        html.Ul(graph, className="files taken"),
+        html.P("Numbers of a panel (CSV)", className="menu-title taken of-panels"),
+        html.Ul(panels, className="files taken of-panels panel-files"),
+        html.P(_NOTHING, className="note untaken"),
     ]
 
 
@@ -114,7 +123,7 @@ def _file(name: str, title: str) -> html.Li:
 
 def _session() -> list[html.A | html.Div | html.P]:
     return [
-        html.A("Save session", href="export/session.flowgraph", className="button file", download="", **named({"data-export": "session.flowgraph"})),
+        html.A("Save session", href="export/session.flowgraph", className="button file taken", download="", **named({"data-export": "session.flowgraph"})),
         html.Div(
             dcc.Upload(
                 html.Button("Open session …", type="button", className="button"),

@@ -40,7 +40,9 @@ _KEYS = 8
 Fact = tuple[Element | str, Element | str, str]
 
 
-def panel(answer: NodeAnswer | None, graph: FlowGraph | None, run: Run, *, pinned: Sequence[str] = ()) -> Component:
+def panel(
+    answer: NodeAnswer | None, graph: FlowGraph | None, run: Run, *, pinned: Sequence[str] = (), starts: bool = True
+) -> Component:
     """What a node says, or where to look first.
 
     Parameters
@@ -53,6 +55,8 @@ def panel(answer: NodeAnswer | None, graph: FlowGraph | None, run: Run, *, pinne
         The pass.
     pinned
         Keys of the pinned nodes.
+    starts
+        Whether the flow into another node can be asked for.
     """
     if answer is None:
         return drawn(_opening(graph, run), name="details", label="Details")
@@ -72,7 +76,8 @@ def panel(answer: NodeAnswer | None, graph: FlowGraph | None, run: Run, *, pinne
         cls="details",
     )
     return html.Div(
-        [acts(node, pinned), drawn(tree, name="details", label=f"Details of {answer.label}")], className="node-panel"
+        [acts(node, pinned, starts=starts), drawn(tree, name="details", label=f"Details of {answer.label}")],
+        className="node-panel",
     )
 
 
@@ -182,14 +187,14 @@ def _roles(graph: FlowGraph | None, n: int | None) -> Element | None:
     return element("p", f"roles: {roles_text(graph.roles[n])}", cls="note")
 
 
-def acts(node: Node, pinned: Sequence[str]) -> Component:
+def acts(node: Node, pinned: Sequence[str], *, starts: bool = True) -> Component:
     """What can be done with a node: pin it, let the flow start there."""
     key = node_key(node)
     is_pinned = key in pinned
     buttons = [
         ("unpin", "Unpin", "Take the pin away (p)") if is_pinned else ("pin", "Pin", "Keep this node marked (p)")
     ]
-    if node.kind in _STARTS and node.position is not None:
+    if starts and node.kind in _STARTS and node.position is not None:
         buttons.append(("start", "Start here", "Follow the flow into this node instead of the logit"))
     return html.Div(
         [
@@ -356,10 +361,11 @@ def _edge_rows(answer: NodeAnswer, graph: FlowGraph, way: str) -> list[tuple[str
 
 def _opening(graph: FlowGraph | None, run: Run) -> Element:
     """Where to look first, and what can be done."""
+    start = "; a double click makes it the start of the flow" if run.token_ids else ""
     ways = element(
         "div",
         element("p", "Click a node, an edge or a cell for its numbers."),
-        element("p", "Ctrl + click pins a node; a double click makes it the start of the flow."),
+        element("p", f"Ctrl + click pins a node{start}."),
         cls="hint",
     )
     found: list[Listed] = [] if graph is None else strongest_moves(graph)

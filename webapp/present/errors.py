@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from dash import html
@@ -51,6 +52,7 @@ _WORDS: tuple[tuple[type[Exception], _Words], ...] = (
 )  # fmt: skip
 """Kind of error → what happened and what to do; the first that fits. The error itself says why."""
 
+_WORD = re.compile(r"[a-z]+,? ")
 _BROKEN = _Words(
     "Something went wrong in the program.", "The last picture is still here. The server’s log has the details."
 )
@@ -79,6 +81,8 @@ def search_error(error: Exception) -> Component:
 
 
 def _text(words: _Words, why: str) -> Component:
+    # After a colon the reason goes on with the sentence.
+    why = why if words.what.endswith(":") else sentence(why)
     reason = [html.Span(why, className="why")] if why else []
     return html.P([html.B(words.what), " ", *reason, " ", html.Span(words.do, className="do")])
 
@@ -92,6 +96,13 @@ def _why(error: Exception) -> str:
     if isinstance(error, Cancelled) or not isinstance(error, FlowgraphError):
         return ""
     text = str(error).strip()
+    return text if not text or text[-1] in ".!?" else f"{text}."
+
+
+def sentence(text: str) -> str:
+    """A text of an error as people write: names of arguments stay as they are, other first words get their capital."""
+    text = text.strip()
+    text = text[0].upper() + text[1:] if _WORD.match(text) else text
     return text if not text or text[-1] in ".!?" else f"{text}."
 
 

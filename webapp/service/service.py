@@ -159,8 +159,9 @@ class Service:
         FlowgraphError
             As for :meth:`ask`.
         """
-        question, run, _session, found = self._looked_up(question)
+        question, run, session, found = self._looked_up(question)
         if found is None:
+            self._refuse_model(question.model if isinstance(question, ModelQuestion) else run, session)
             found = self._dispatcher.join(question, PATIENCE, gone)
         if found is None and run is not None and isinstance(question, QUICK) and self._dispatcher.has_traced(run):
             found = self._dispatcher.ask(question, None, gone, PATIENCE)
@@ -278,7 +279,9 @@ class Service:
         return question, run, session, None
 
     def _known(self, question: Question, run: RunQuestion | None, session: Session | None) -> Answer | None:
-        """What a session, the cache or an example answers."""
+        """What a session, the cache or an example answers; of a graph from a file, only what is in it."""
+        if session is not None and session.is_graph_file:
+            return session.answers.get(question)
         found = None if session is None else session.answers.get(question)
         found = self._dispatcher.kept(question) if found is None else found
         if found is None and run is not None and self._recorded is not None:
@@ -296,6 +299,13 @@ class Service:
     def _refuse_model(self, asked: RunQuestion | str | None, session: Session | None) -> None:
         """Refuse a model that this server does not run."""
         name = asked.model if isinstance(asked, RunQuestion) else asked
+        if session is not None and session.is_graph_file:
+            do = (
+                "press Trace to run its prompt"
+                if name in self.models
+                else f"start with --model {name} to run its prompt"
+            )
+            raise ModelNeededError(f"A graph from a file is shown, without the run of a model behind it; {do}")
         if name in self.models:
             return
         recorded = isinstance(asked, RunQuestion) and self._recorded is not None and self._recorded.holds(asked)

@@ -18,7 +18,8 @@ function mountPage(kind, root, given, options = {}) {
   watchKeys(page);
   watchPrinting(page);
   kind.arrange(page);
-  page.observer = new ResizeObserver(() => { if (!page.printed) kind.arrange(page); });
+  // Whoever shows the picture may take it away before it says so here.
+  page.observer = new ResizeObserver(() => { if (!page.printed && !page.cy.destroyed()) kind.arrange(page); });
   page.observer.observe(page.stage);
   return viewOf(page);
 }
