@@ -343,7 +343,7 @@ def test_hostile_prompts_are_text_everywhere(tab, prompt, shown):
 
 def test_prompts_that_are_too_long_are_refused_with_the_limit(tab):
     tab.drawn()
-    before = tab.picture()
+    before = [one[:2] for one in tab.picture()]
     trace(tab, "word " * 600)
     assert "at most 512" in notice(tab, "cannot be traced")
     tab.page.get_by_role("button", name="Dismiss").click()
@@ -353,7 +353,7 @@ def test_prompts_that_are_too_long_are_refused_with_the_limit(tab):
     said = notice(tab, "10,001 tokens")
     assert "at most 512" in said
     assert "8192" not in said
-    assert tab.picture() == before
+    assert [one[:2] for one in tab.picture()] == before  # a little lower, under the strip that says it is old
     tab.goto(f"?text={'a' * (LONGEST_TEXT + 1)}")
     assert f"{LONGEST_TEXT:,}" in notice(tab, "20,001")
 
