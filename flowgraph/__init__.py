@@ -9,7 +9,8 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from .charts.rendering import at_first_use
+from .version import __version__ as __version__
 
 if TYPE_CHECKING:
     from .algorithms.alti_logit import AltiLogit, alti_logit
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from .analyses.overlap import LayerOverlap, overlap, overlap_by_layer
     from .analyses.regularization import RegularizationNeurons, regularization_neurons
     from .analyses.trajectory import Trajectory, trajectory
-    from .attribution import DirectLogitAttribution, direct_logit_attribution
+    from .charts.table import Table
     from .circuits.comparison import CircuitOverlap, compare
     from .circuits.completeness import Completeness, Minimality, completeness, minimality
     from .circuits.discovery import discover, discovery_size
@@ -51,12 +52,7 @@ if TYPE_CHECKING:
         UnknownModelError,
         UnsupportedReadingError,
     )  # fmt: skip
-    from .export.imports import import_graph
-    from .export.pictures import render_picture
-    from .flow import connected_flow, critical_levels, keep_strongest
-    from .graph import FlowGraph
-    from .graph_info import DEFAULT_METHOD, GraphInfo
-    from .heads import HeadScore, HeadScores, head_scores
+    from .files.imports import import_graph
     from .interventions.ablation import ablate, patch
     from .interventions.edge_effects import EdgeEffects, edge_effects
     from .interventions.edge_scores import EdgeScores, edge_scores, scores_size
@@ -65,25 +61,18 @@ if TYPE_CHECKING:
     from .interventions.gradients import Gradients, gradients
     from .interventions.head_effects import HeadEffects, head_effects, sweep_size
     from .interventions.metrics import Metric, kl_divergence, log_probability, logit_difference, target_rank
-    from .lenses import logit_lens, read, unembed
-    from .masses import edge_mass, mass
-    from .matrices import TokenMatrix
+    from .lenses.direct_attribution import DirectLogitAttribution, direct_logit_attribution
+    from .lenses.head_scores import HeadScore, HeadScores, head_scores
+    from .lenses.logit_lens import logit_lens, read, unembed
     from .methods import EDGE_METHODS, EdgeWeights, build_graph, edge_weights
     from .methods.node_readings import node_readings
     from .methods.norm_map import mixing_ratio, norm_map
     from .models import FAMILIES, KNOWN_MODELS, Family, LoadedModel, load_model, register_family
     from .models.forward import SITES
-    from .nodes import Node
     from .prompting import Inputs, inputs
-    from .reading import NodeReading, Reading
-    from .recorded import Trace
-    from .semantic import semantic_graph, visit_graph
-    from .table import Table
-    from .tasks import Example, TaskData, corrupt, task
-    from .tracing import Keep, Traces, trace, trace_size
-    from .views.attention_figure import attention_figure
-    from .views.attention_view import AttentionView, head_view, model_view
-    from .views.figures import (
+    from .render.page.attention_view import AttentionView, head_view, model_view
+    from .render.plots.attention_figure import attention_figure
+    from .render.plots.figures import (
         edge_tokens_figure,
         head_circuit_figure,
         norm_filter_figure,
@@ -91,8 +80,21 @@ if TYPE_CHECKING:
         regularization_figure,
         trajectory_figure,
     )  # fmt: skip
-    from .views.heatmaps import head_scores_figure, lens_figure, matrix_figure
-    from .views.sankey import sankey
+    from .render.plots.heatmaps import head_scores_figure, lens_figure, matrix_figure
+    from .render.plots.sankey import sankey
+    from .render.print.pictures import render_picture
+    from .semantic import semantic_graph, visit_graph
+    from .tasks import Example, TaskData, corrupt, task
+    from .tracing import Keep, Traces, trace, trace_size
+    from .values.connected_flow import connected_flow, critical_levels
+    from .values.flow_graph import FlowGraph
+    from .values.graph_info import DEFAULT_METHOD, GraphInfo
+    from .values.mass import edge_mass, mass
+    from .values.node import Node
+    from .values.reading import NodeReading, Reading
+    from .values.strongest import keep_strongest
+    from .values.token_matrix import TokenMatrix
+    from .values.trace import Trace
 
 _WHERE = {
     "algorithms.alti_logit": ("AltiLogit", "alti_logit"),
@@ -109,7 +111,7 @@ _WHERE = {
     "analyses.overlap": ("LayerOverlap", "overlap", "overlap_by_layer",),
     "analyses.regularization": ("RegularizationNeurons", "regularization_neurons",),
     "analyses.trajectory": ("Trajectory", "trajectory",),
-    "attribution": ("DirectLogitAttribution", "direct_logit_attribution"),
+    "lenses.direct_attribution": ("DirectLogitAttribution", "direct_logit_attribution"),
     "circuits.comparison": ("CircuitOverlap", "compare"),
     "circuits.completeness": ("Completeness", "Minimality", "completeness", "minimality"),
     "circuits.discovery": ("discover", "discovery_size"),
@@ -120,12 +122,13 @@ _WHERE = {
         "GraphTooLargeError", "ModelMismatchError", "ModelNeededError", "NoPatternError", "NonFiniteError",
         "NotRecordedError", "PromptError", "TargetError", "UnknownModelError", "UnsupportedReadingError",
     ),
-    "export.imports": ("import_graph",),
-    "export.pictures": ("render_picture",),
-    "flow": ("connected_flow", "critical_levels", "keep_strongest"),
-    "graph": ("FlowGraph",),
-    "graph_info": ("DEFAULT_METHOD", "GraphInfo"),
-    "heads": ("HeadScore", "HeadScores", "head_scores"),
+    "files.imports": ("import_graph",),
+    "render.print.pictures": ("render_picture",),
+    "values.connected_flow": ("connected_flow", "critical_levels"),
+    "values.strongest": ("keep_strongest",),
+    "values.flow_graph": ("FlowGraph",),
+    "values.graph_info": ("DEFAULT_METHOD", "GraphInfo"),
+    "lenses.head_scores": ("HeadScore", "HeadScores", "head_scores"),
     "interventions.ablation": ("ablate", "patch"),
     "interventions.edge_effects": ("EdgeEffects", "edge_effects"),
     "interventions.edge_scores": ("EdgeScores", "edge_scores", "scores_size"),
@@ -134,31 +137,64 @@ _WHERE = {
     "interventions.gradients": ("Gradients", "gradients"),
     "interventions.head_effects": ("HeadEffects", "head_effects", "sweep_size"),
     "interventions.metrics": ("Metric", "kl_divergence", "log_probability", "logit_difference", "target_rank"),
-    "masses": ("edge_mass", "mass"),
-    "lenses": ("logit_lens", "read", "unembed"),
-    "matrices": ("TokenMatrix",),
+    "values.mass": ("edge_mass", "mass"),
+    "lenses.logit_lens": ("logit_lens", "read", "unembed"),
+    "values.token_matrix": ("TokenMatrix",),
     "methods": ("EDGE_METHODS", "EdgeWeights", "build_graph", "edge_weights"),
     "methods.node_readings": ("node_readings",),
     "methods.norm_map": ("mixing_ratio", "norm_map"),
     "models": ("FAMILIES", "KNOWN_MODELS", "Family", "LoadedModel", "load_model", "register_family"),
     "models.forward": ("SITES",),
-    "nodes": ("Node",),
+    "values.node": ("Node",),
     "prompting": ("Inputs", "inputs"),
-    "reading": ("NodeReading", "Reading"),
-    "recorded": ("Trace",),
+    "values.reading": ("NodeReading", "Reading"),
+    "values.trace": ("Trace",),
     "semantic": ("semantic_graph", "visit_graph"),
-    "table": ("Table",),
+    "charts.table": ("Table",),
     "tasks": ("Example", "TaskData", "corrupt", "task"),
     "tracing": ("Keep", "Traces", "trace", "trace_size"),
-    "views.attention_figure": ("attention_figure",),
-    "views.attention_view": ("AttentionView", "head_view", "model_view"),
-    "views.figures": (
+    "render.plots.attention_figure": ("attention_figure",),
+    "render.page.attention_view": ("AttentionView", "head_view", "model_view"),
+    "render.plots.figures": (
         "edge_tokens_figure", "head_circuit_figure", "norm_filter_figure", "overlap_figure",
         "regularization_figure", "trajectory_figure",
     ),
-    "views.heatmaps": ("head_scores_figure", "lens_figure", "matrix_figure"),
-    "views.sankey": ("sankey",),
+    "render.plots.heatmaps": ("head_scores_figure", "lens_figure", "matrix_figure"),
+    "render.plots.sankey": ("sankey",),
 }  # fmt: skip
+_DRAWN_BY = {
+    "html": {
+        "charts.table": "render.page.tables", "lenses.head_scores": "render.of_tensors", "values.flow_graph": "render.notebook.notebook",
+        "values.reading": "render.page.tables", "values.token_matrix": "render.page.tables", "values.trace": "render.of_tensors",
+    },
+    "text": {"charts.table": "render.page.tables", "values.reading": "render.page.tables"},
+    "figure": {
+        **{f"analyses.{name}": "render.plots.figures" for name in (
+            "edge_tokens", "head_circuit", "norm_filter", "overlap", "regularization", "trajectory",
+        )},
+        "circuits.faithfulness": "render.plots.faithfulness_figure", "lenses.head_scores": "render.plots.heatmaps",
+        "values.reading": "render.plots.heatmaps", "values.token_matrix": "render.plots.heatmaps",
+    },
+    "csv": {"charts.table": "files.tables"},
+    "npz": {"charts.table": "files.tables"},
+    "save": {
+        "charts.table": "files.tables", "values.flow_graph": "files", "values.token_matrix": "render.print.pictures",
+        "values.trace": "files.trace_file",
+    },
+    "load": {"values.flow_graph": "files", "values.trace": "files.trace_reader"},
+    "show": {"values.flow_graph": "render.notebook.notebook"},
+    "widget": {"values.flow_graph": "render.notebook.notebook"},
+    "caption": {"values.flow_graph": "render.words.caption"},
+    "explain": {"values.flow_graph": "render.words.explain"},
+    "summary": {"values.flow_graph": "render.words.caption"},
+    "to_networkx": {"values.flow_graph": "files.graphml"},
+    "from_networkx": {"values.flow_graph": "files.imports"},
+    "record": {"values.trace": "methods.recording"},
+}  # fmt: skip
+"""Door → module of a value → module that registers for it; see :mod:`flowgraph.charts.rendering`."""
+at_first_use(
+    {door: {f"{__name__}.{of}": f"{__name__}.{by}" for of, by in given.items()} for door, given in _DRAWN_BY.items()}
+)
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [

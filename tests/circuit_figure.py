@@ -15,11 +15,11 @@ from typing import Any, get_args
 import numpy as np
 
 import flowgraph as fg
+from flowgraph.charts.table import ThemeName
 from flowgraph.circuits.faithfulness import SIZES, Faithfulness
 from flowgraph.interventions.ablation import Ablation
 from flowgraph.interventions.plan import circuit_edges
-from flowgraph.table import ThemeName
-from flowgraph.views.style import THEMES, Theme
+from flowgraph.render.scene.style import THEMES, Theme
 
 FOLDER = Path(__file__).parent.parent / "notebooks" / "figures"
 NAME = "ioi_circuits"

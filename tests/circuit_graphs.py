@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 import flowgraph as fg
-from flowgraph.graph import EDGE_KINDS
 from flowgraph.interventions.edges import receivers, sender_nodes, senders_before
 from flowgraph.models.anatomy import Anatomy
+from flowgraph.values.flow_graph import EDGE_KINDS
 from tests.induction_circuits import repeated
 
 _KINDS = {"q": "query", "k": "key", "v": "value", "mlp": "mlp_in", "logits": "unembed"}

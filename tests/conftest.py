@@ -11,7 +11,7 @@ _PACKAGE = Path(__file__).parent.parent / "flowgraph"
 _PARTS = {path.stem for path in _PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
 # Compiled functions check their types themselves, and cannot be wrapped.
 _hook = install_import_hook(
-    [f"flowgraph.{part}" for part in _PARTS - {"__init__", "kernels", "flow_kernels", "rollout_kernels"}],
+    [f"flowgraph.{part}" for part in _PARTS - {"__init__", "kernels"}],
     "beartype.beartype",
 )
 

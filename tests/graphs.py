@@ -11,10 +11,10 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from flowgraph.graph import EDGE_KINDS, FlowGraph
-from flowgraph.graph_info import GraphInfo
-from flowgraph.nodes import NODE_KINDS, WITH_HEAD, WITH_INDEX, WITHOUT_LAYER, Node
-from flowgraph.reading import NodeReading
+from flowgraph.values.flow_graph import EDGE_KINDS, FlowGraph
+from flowgraph.values.graph_info import GraphInfo
+from flowgraph.values.node import NODE_KINDS, WITH_HEAD, WITH_INDEX, WITHOUT_LAYER, Node
+from flowgraph.values.reading import NodeReading
 
 # How long an example takes says nothing about whether it is right.
 settings.register_profile("untimed", deadline=None)

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from flowgraph.graph import FlowGraph
-from flowgraph.nodes import Node
-from flowgraph.recorded import Trace
+from flowgraph.values.flow_graph import FlowGraph
+from flowgraph.values.node import Node
+from flowgraph.values.trace import Trace
 
 
 def strengths(graph: FlowGraph) -> list[float]:

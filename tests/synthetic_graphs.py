@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from flowgraph.graph import EDGE_KINDS, FlowGraph
-from flowgraph.graph_info import GraphInfo
-from flowgraph.nodes import Node
-from flowgraph.reading import NodeReading
+from flowgraph.values.flow_graph import EDGE_KINDS, FlowGraph
+from flowgraph.values.graph_info import GraphInfo
+from flowgraph.values.node import Node
+from flowgraph.values.reading import NodeReading
 
 JAPAN = ("The", " capital", " of", " Japan", " is", " the", " city", " of")
 HOSTILE = (

@@ -21,8 +21,7 @@ from flowgraph.analyses import (
 )
 from flowgraph.analyses.vectors import _NO_VECTOR, carried
 from flowgraph.errors import ArgumentError, NotRecordedError, UnsupportedReadingError
-from flowgraph.graph import EDGE_KINDS
-from flowgraph.lenses import head_outputs, read_site
+from flowgraph.lenses.logit_lens import head_outputs, read_site
 from flowgraph.semantic.build import sketched
 from flowgraph.semantic.layer import Layer
 from flowgraph.semantic.selection import Choice
@@ -493,7 +492,7 @@ def test_what_edges_carry_makes_the_logits(traces, name, level):
     """In the direction of the target, what travels along an edge is the edge's own weight."""
     trace = traces(name)
     graph = build_graph(trace, method="logits", level=level, readings=False)
-    direction = flowgraph.attribution.logit_direction(trace, trace.target, None, trace.position)[0]
+    direction = flowgraph.lenses.direct_attribution.logit_direction(trace, trace.target, None, trace.position)[0]
     kinds = set()
     for e in range(len(graph)):
         source = graph.nodes[graph.source[e]]

@@ -3,155 +3,125 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
 import tomllib
 from pathlib import Path
 
+import networkx
 import pytest
 
 import flowgraph
+from flowgraph.charts import rendering
 
 ROOT = Path(flowgraph.__file__).parent
 APP = ROOT.parent / "webapp"
 
 LAYERS = (
-    {
-        "compiling",
-        "errors",
-        "flow_kernels",
-        "kernels",
-        "matrices",
-        "nodes",
-        "notes",
-        "reading",
-        "rollout_kernels",
-        "table",
-    },
-    {"models"},
-    {"prompting"},
-    {"tasks"},
-    {"filters", "flow", "graph", "graph_info", "masses", "recorded", "tracing"},
-    {"lenses", "attribution", "qk"},
-    {"methods"},
-    {"semantic"},
-    {"analyses", "heads"},
-    {"algorithms"},
-    {"interventions"},
-    {"circuits"},
-    {"views"},
-    {"export"},
-    {"cli"},
+    ("errors", "version", "atomic_file"),
+    ("kernels", "charts"),
+    ("models",),
+    ("prompting",),
+    ("values", "tasks"),
+    ("tracing", "lenses"),
+    ("methods",),
+    ("interventions",),
+    ("algorithms", "semantic", "circuits"),
+    ("analyses",),
+    ("render",),
+    ("files",),
+    ("__init__",),
+    ("cli",),
 )
-"""From left to right; a module imports from layers to its left, or from its own."""
-
-VALUE_METHODS = {
-    ("recorded", "record"): {"lenses", "methods"},
-    ("recorded", "save"): {"export"},
-    ("recorded", "load"): {"export"},
-    ("recorded", "_repr_html_"): {"views"},
-    ("table", "save"): {"export"},
-    ("table", "to_csv"): {"export"},
-    ("table", "to_npz"): {"export"},
-    ("table", "_repr_html_"): {"views"},
-    ("table", "__str__"): {"views"},
-    ("reading", "figure"): {"views"},
-    ("reading", "_repr_html_"): {"views"},
-    ("reading", "__str__"): {"views"},
-    ("matrices", "figure"): {"views"},
-    ("matrices", "save"): {"export"},
-    ("matrices", "_repr_html_"): {"views"},
-    ("methods", "_repr_html_"): {"views"},
-    ("analyses", "figure"): {"views"},
-    ("heads", "figure"): {"views"},
-    ("circuits", "figure"): {"views"},
-    ("heads", "_repr_html_"): {"views"},
-    ("graph", "__repr__"): {"views"},
-    ("graph", "save"): {"export"},
-    ("tasks", "save"): {"export"},
-    ("graph", "load"): {"export"},
-    ("graph", "to_networkx"): {"export"},
-    ("graph", "from_networkx"): {"export"},
-    ("graph", "caption"): {"views"},
-    ("graph", "explain"): {"views"},
-    ("graph", "show"): {"views"},
-    ("graph", "widget"): {"views"},
-    ("graph", "_repr_html_"): {"views"},
-}
-"""The exception: methods of value objects that reach to the right, and how far."""
-
-ANYWHERE = {"__init__", "errors"}
+"""From the lowest to the highest; a module imports from its own folder and from lower layers."""
+RANK = {name: n for n, layer in enumerate(LAYERS) for name in layer}
+MOST_LOOSE = 5
 
 
-def modules() -> list[Path]:
-    return sorted(path for path in ROOT.rglob("*.py"))
+def modules(root: Path = ROOT) -> list[Path]:
+    return sorted(root.rglob("*.py"))
 
 
-def unit(path: Path) -> str:
-    """Name of the part of the package that a file belongs to: its folder, or its own name at the top."""
-    relative = path.relative_to(ROOT)
-    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+def name_of(path: Path, root: Path = ROOT) -> str:
+    """Dotted name of a file: ``values.trace``; of a folder's ``__init__.py`` that of the folder, of the root's ``__init__``."""
+    parts = path.relative_to(root).with_suffix("").parts
+    return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path) -> list[tuple[str, str | None, bool]]:
-    """(imported part of the package, function it is imported in, whether only for types)."""
-    found: list[tuple[str, str | None, bool]] = []
-    package = ("flowgraph", *path.relative_to(ROOT).parts[:-1])
-
-    def visit(node: ast.AST, function: str | None, typing_only: bool) -> None:
-        if isinstance(node, ast.FunctionDef):
-            function = node.name
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
-            typing_only = True
-        if isinstance(node, ast.ImportFrom) and node.level:
-            base = package[: len(package) - node.level + 1]
-            for target in [node.module] if node.module else [alias.name for alias in node.names]:
-                full = (*base, *target.split("."))
-                part = full[1] if len(full) > 1 and not full[1].startswith("__") else "__init__"
-                found.append((part, function, typing_only))
-        for child in ast.iter_child_nodes(node):
-            visit(child, function, typing_only)
-
-    visit(ast.parse(path.read_text(encoding="utf-8")), None, False)
-    return found
-
-
-def rank(name: str) -> int:
-    return next(n for n, layer in enumerate(LAYERS) if name in layer)
-
-
-@pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
-def test_imports_run_from_right_to_left(path):
-    here = unit(path)
-    if here == "__init__":
-        return
-    for there, function, typing_only in imports(path):
-        if typing_only or there in ANYWHERE or there == here:
+def imports(path: Path, root: Path = ROOT, package: str = "flowgraph") -> list[tuple[str, int]]:
+    """(imported module of the package, line), wherever the import stands: in functions and for types too."""
+    known = {name_of(other, root) for other in modules(root)}
+    here = path.relative_to(root).parts[:-1]
+    found = []
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.ImportFrom):
             continue
-        allowed = VALUE_METHODS.get((here, function or ""), set())
-        assert rank(there) <= rank(here) or there in allowed, (
-            f"flowgraph/{path.relative_to(ROOT)} imports flowgraph.{there}, which lies to its right: data flows "
-            "models → tracing → lenses → methods → algorithms → views → export → cli"
-        )
+        written = tuple((node.module or "").split(".")) if node.module else ()
+        if node.level:
+            base = (*here[: len(here) - node.level + 1], *written)
+        elif written[:1] == (package,):
+            base = written[1:]
+        else:
+            continue
+        for alias in node.names:
+            inner = ".".join((*base, alias.name))
+            found.append((inner if inner in known else ".".join(base) or "__init__", node.lineno))
+    return [(there, line) for there, line in found if there != name_of(path, root)]
+
+
+def part(name: str) -> str:
+    return name.split(".")[0]
+
+
+def test_imports_run_from_high_to_low():
+    """Without exceptions: in functions and under TYPE_CHECKING too."""
+    faults = [
+        f"flowgraph/{path.relative_to(ROOT)}:{line} imports {there}, which stands higher"
+        for path in modules()
+        for there, line in imports(path)
+        if part(name_of(path)) != "__init__" and RANK[part(there)] > RANK[part(name_of(path))]
+    ]
+    assert not faults, "\n".join(faults)
+
+
+@pytest.mark.parametrize(("root", "package"), [(ROOT, "flowgraph"), (APP, "flowgraph_webapp")])
+def test_no_circle(root, package):
+    graph = networkx.DiGraph(
+        (name_of(path, root), there) for path in modules(root) for there, _line in imports(path, root, package)
+    )
+    circles = [sorted(circle) for circle in networkx.strongly_connected_components(graph) if len(circle) > 1]
+    assert circles == []
+
+
+def test_a_circle_and_an_upward_import_are_seen(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "__init__.py").write_text("def f():\n    from ..b import g\n")
+    (tmp_path / "b.py").write_text("if TYPE_CHECKING:\n    from .a import f\n")
+    assert imports(tmp_path / "a" / "__init__.py", tmp_path) == [("b", 2)]
+    assert imports(tmp_path / "b.py", tmp_path) == [("a", 2)]
 
 
 def test_every_module_has_its_place_and_its_docstring():
-    placed = set.union(*LAYERS) | {"__init__"}
     for path in modules():
-        assert unit(path) in placed, f"{path.name} belongs to no layer; add it to LAYERS"
+        assert part(name_of(path)) in RANK, f"{path.name} belongs to no layer; add it to LAYERS"
         assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} says nothing about itself"
+    loose = [path.name for path in ROOT.glob("*.py") if path.name != "__init__.py"]
+    assert len(loose) <= MOST_LOOSE, loose
 
 
-def test_the_exceptions_are_used():
-    used = {
-        (unit(path), function, there)
-        for path in modules()
-        for there, function, typing_only in imports(path)
-        if not typing_only and (unit(path), function) in VALUE_METHODS
-    }
-    expected = {(here, name, there) for (here, name), parts in VALUE_METHODS.items() for there in parts}
-    assert expected == {entry for entry in used if entry[2] not in ANYWHERE and entry[2] != entry[0]}
+def test_the_doors_are_those_that_the_root_names():
+    """What the root says registers, registers; nothing else is needed."""
+    for door, given in flowgraph._DRAWN_BY.items():
+        for of, by in given.items():
+            code = f"import flowgraph.{by}, flowgraph.{of}; from flowgraph.charts import rendering\n"
+            assert (ROOT / Path(*by.split("."))).with_suffix(".py").is_file() or (
+                ROOT / Path(*by.split("."))
+            ).is_dir(), code
+            importlib.import_module(f"flowgraph.{by}")
+            classes = [c for c in rendering._DOORS[door]._of.registry if c.__module__ == f"flowgraph.{of}"]
+            assert classes, (door, of, by)
 
 
 def test_the_front_door():
@@ -185,7 +155,7 @@ def test_the_web_app_uses_the_front_doors():
                 beyond = [a for a in node.names if a.name.startswith("flowgraph.") and a.name != "flowgraph.errors"]
                 assert not beyond, f"{path}:{node.lineno}"
             if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "flowgraph":
-                assert node.module in ("flowgraph", "flowgraph.errors", "flowgraph.views"), f"{path}:{node.lineno}"
+                assert node.module in ("flowgraph", "flowgraph.errors", "flowgraph.render"), f"{path}:{node.lineno}"
                 if node.module == "flowgraph":
                     private = [alias.name for alias in node.names if alias.name not in flowgraph.__all__]
                     assert not private, f"{path}:{node.lineno} imports {private}"

@@ -11,10 +11,10 @@ import pytest
 
 from flowgraph.algorithms.attribution_pruning import pruned
 from flowgraph.errors import ArgumentError
-from flowgraph.export import import_graph
-from flowgraph.export.imports import graph_of
-from flowgraph.graph import FlowGraph
-from flowgraph.nodes import Node
+from flowgraph.files import import_graph
+from flowgraph.files.imports import graph_of
+from flowgraph.values.flow_graph import FlowGraph
+from flowgraph.values.node import Node
 from tests.attribution_graphs import attribution_graph
 from tests.graphs import Edge
 from tests.graphs import graph_of as built

@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowgraph.errors import FileFormatError
-from flowgraph.export import circuit_file, import_graph
-from flowgraph.export.imports import graph_of
-from flowgraph.graph import EDGE_KINDS, FlowGraph
-from flowgraph.nodes import Node
-from flowgraph.views import render_html
+from flowgraph.files import circuit_file, import_graph
+from flowgraph.files.imports import graph_of
+from flowgraph.render import render_html
+from flowgraph.values.flow_graph import EDGE_KINDS, FlowGraph
+from flowgraph.values.node import Node
 from tests.graphs import same
 from tests.test_graph_imports import JUNK, change
 

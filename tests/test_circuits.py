@@ -18,9 +18,9 @@ from flowgraph.cli import main
 from flowgraph.errors import ArgumentError, CancelledError, ModelMismatchError, PromptError, UnsupportedReadingError
 from flowgraph.interventions.edges import Edge, receivers, sender_nodes, senders_before
 from flowgraph.interventions.plan import circuit_edges
-from flowgraph.nodes import Node
-from flowgraph.views import render_html
-from flowgraph.views.layout import columns, is_circuit, places
+from flowgraph.render import render_html
+from flowgraph.render.scene.layout import columns, is_circuit, places
+from flowgraph.values.node import Node
 from tests.conftest import IDS
 from tests.induction_circuits import VARIANTS, gpt2_circuit, llama_circuit, repeated
 

@@ -21,16 +21,18 @@ from transformers import BertForSequenceClassification
 from transformers.utils import logging
 
 import flowgraph
+from flowgraph import atomic_file as files
 from flowgraph import cli
 from flowgraph.cli.arguments import ENDINGS
-from flowgraph.compiling import MESSAGE
 from flowgraph.errors import FetchError
-from flowgraph.export import EXPORTERS, files, matplotlib_picture
+from flowgraph.files import EXPORTERS
+from flowgraph.kernels.prepare import MESSAGE
 from flowgraph.methods import EDGE_METHODS
 from flowgraph.models import cache, known
+from flowgraph.render.print import matplotlib_picture
+from flowgraph.render.words.terminal import progress, progress_console
+from flowgraph.render.words.text import visible
 from flowgraph.semantic.selection import MEASURES
-from flowgraph.views.terminal import progress, progress_console
-from flowgraph.views.text import visible
 from tests.conftest import JAPAN
 from tests.tiny_models import CONTEXT, tiny_model
 

@@ -8,18 +8,18 @@ import sys
 
 import pytest
 
-from flowgraph.compiling import MESSAGE
+from flowgraph.kernels.prepare import MESSAGE
 
 pytestmark = pytest.mark.slow
 
 MATRIX = """
 import numpy as np
-from flowgraph.rollout_kernels import is_lower_triangular
+from flowgraph.kernels.rollout import is_lower_triangular
 print(is_lower_triangular(np.eye(3)), is_lower_triangular(np.eye(3, dtype=np.float32)))
 """
 OWN = """
 import numba
-import flowgraph.rollout_kernels
+import flowgraph.kernels.rollout
 print(numba.njit(lambda x: x + 1)(1.0))
 """
 
@@ -50,7 +50,7 @@ THREADS = """
 import torch
 torch.set_num_threads(3)
 import numpy as np
-from flowgraph.kernels import proximity_of_parts
+from flowgraph.kernels.proximity import proximity_of_parts
 ones = np.ones((2, 3, 4), dtype=np.float32)
 proximity_of_parts(ones[0], np.ones((2, 3, 3), dtype=np.float32), ones)
 print(torch.get_num_threads())

@@ -10,9 +10,9 @@ import transformers
 
 import flowgraph
 from flowgraph.errors import ArchitectureError
+from flowgraph.lenses.query_key import key_directions
 from flowgraph.models.consistency import TOLERANCE, trace_errors
 from flowgraph.models.forward import SITES, run
-from flowgraph.qk import key_directions
 from tests.tiny_models import TINY, tiny_model
 
 LONG = [20 + (7 * n) % 90 for n in range(40)]

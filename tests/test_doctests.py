@@ -90,7 +90,7 @@ def test_every_main_function_has_an_example():
     assert not missing, f"no example in the docstring of {', '.join(sorted(missing))}"
     assert not WITHOUT & shown, f"{sorted(WITHOUT & shown)} have an example now; take them off the list"
     for name in METHODS:
-        assert f"flowgraph.graph.FlowGraph.{name}" in EXAMPLES
+        assert f"flowgraph.values.flow_graph.FlowGraph.{name}" in EXAMPLES
 
 
 def test_examples_are_short_and_alike():

@@ -10,8 +10,8 @@ import pytest
 
 import flowgraph
 from flowgraph import build_graph, connected_flow
-from flowgraph.nodes import Node
-from flowgraph.views.explain import explain
+from flowgraph.render.words.explain import explain
+from flowgraph.values.node import Node
 from tests.conftest import IDS, JAPAN
 from tests.graphs import HOSTILE_TOKENS, Edge, graph_of, token_graph
 

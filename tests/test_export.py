@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import flowgraph.export.json_file as json_file
+import flowgraph.files.json_file as json_file
 from flowgraph.errors import (
     ArgumentError,
     FileFormatError,
@@ -22,11 +22,11 @@ from flowgraph.errors import (
     GraphTooLargeError,
     NonFiniteError,
 )
-from flowgraph.export import EXPORTERS, atomic_write_bytes, atomic_write_text, load_graph, save_graph
-from flowgraph.export.graphml import to_graphml
-from flowgraph.graph import FlowGraph
-from flowgraph.nodes import Node
-from flowgraph.reading import NodeReading
+from flowgraph.files import EXPORTERS, atomic_write_bytes, atomic_write_text, load_graph, save_graph
+from flowgraph.files.graphml import to_graphml
+from flowgraph.values.flow_graph import FlowGraph
+from flowgraph.values.node import Node
+from flowgraph.values.reading import NodeReading
 from tests.graphs import HOSTILE_TOKENS, Edge, dags, graph_of, logits_graph, same, token_graph
 
 # The shape checks that run in tests sample lists at random, also while hypothesis draws a graph.
@@ -411,9 +411,9 @@ def test_graphml_structural_edges_have_no_numbers() -> None:
 
 
 def test_html_comes_from_the_view(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    view = ModuleType("flowgraph.views.html")
+    view = ModuleType("flowgraph.render.page.html")
     view.render_html = lambda graph: f"<p>{len(graph)} ⟶"  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "flowgraph.views.html", view)
+    monkeypatch.setitem(sys.modules, "flowgraph.render.page.html", view)
     path = save_graph(GRAPHS["token"], str(tmp_path / "a.html"))
     assert path.read_text(encoding="utf-8") == f"<p>{len(GRAPHS['token'])} ⟶"
 

@@ -18,13 +18,13 @@ from hypothesis import settings as given_settings
 from hypothesis import strategies as st
 
 from flowgraph.errors import ArgumentError, FileFormatError
-from flowgraph.export.imports import graph_of
-from flowgraph.export.neuronpedia import to_neuronpedia
-from flowgraph.graph import EDGE_KINDS, FlowGraph
-from flowgraph.nodes import NODE_KINDS, WITH_HEAD, WITH_INDEX, WITHOUT_LAYER, Node, label
-from flowgraph.notes import NodeNote
-from flowgraph.views import drawing, facts, page_data, render_html
-from flowgraph.views.elements import elements
+from flowgraph.files.imports import graph_of
+from flowgraph.files.neuronpedia import to_neuronpedia
+from flowgraph.render import drawing, facts, page_data, render_html
+from flowgraph.render.scene.elements import elements
+from flowgraph.values.flow_graph import EDGE_KINDS, FlowGraph
+from flowgraph.values.node import NODE_KINDS, WITH_HEAD, WITH_INDEX, WITHOUT_LAYER, Node, label
+from flowgraph.values.note import NodeNote
 from tests.attribution_graphs import attribution_graph
 from tests.graphs import Edge, dags, nodes, same
 from tests.graphs import graph_of as built
@@ -52,7 +52,7 @@ def test_a_file_comes_back_as_it_was_read(seed: int) -> None:
 
 @pytest.mark.parametrize("ending", ["json", "graphml", "neuronpedia.json"])
 def test_it_also_comes_back_over_files_of_this_project(ending: str, graph: FlowGraph, tmp_path: Path) -> None:
-    from flowgraph.export import import_graph
+    from flowgraph.files import import_graph
 
     loaded = import_graph(graph.save(tmp_path / f"g.{ending}"))
     assert same(loaded, graph)
@@ -281,8 +281,8 @@ def test_each_kind_alone_can_be_drawn_and_written(kind: str, tmp_path: Path) -> 
 @given_settings(max_examples=25)
 @given(st.data())
 def test_random_graphs_of_all_kinds_can_be_drawn(data: st.DataObject) -> None:
-    from flowgraph.export.svg import to_svg
-    from flowgraph.views.picture import picture
+    from flowgraph.render.print import picture
+    from flowgraph.render.print.svg import to_svg
 
     shape = data.draw(dags())
     kinds = data.draw(st.lists(nodes(), min_size=len(shape.nodes), max_size=len(shape.nodes), unique=True))

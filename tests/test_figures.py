@@ -21,8 +21,8 @@ from flowgraph.analyses import (
     regularization_neurons,
     trajectory,
 )
-from flowgraph.views import figures
-from flowgraph.views.style import THEMES
+from flowgraph.render.plots import figures
+from flowgraph.render.scene.style import THEMES
 from tests.conftest import IDS
 
 pytest.importorskip("plotly")
@@ -227,7 +227,7 @@ def test_without_plotly_the_message_says_what_to_install(found, monkeypatch):
 
 
 def test_the_module_leaves_plotly_alone():
-    code = "import flowgraph.views.figures, sys; print('plotly' in sys.modules)"
+    code = "import flowgraph.render.plots.figures, sys; print('plotly' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 

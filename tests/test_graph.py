@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from flowgraph.errors import ArgumentError
-from flowgraph.graph import EDGE_COLUMNS, EDGE_KINDS, UNITS, FlowGraph
-from flowgraph.graph_info import info_dict
-from flowgraph.nodes import NODE_KINDS, WITH_HEAD, WITH_INDEX, WITHOUT_LAYER, Node, label
-from flowgraph.reading import NodeReading
+from flowgraph.values.flow_graph import EDGE_COLUMNS, EDGE_KINDS, UNITS, FlowGraph
+from flowgraph.values.graph_info import info_dict
+from flowgraph.values.node import NODE_KINDS, WITH_HEAD, WITH_INDEX, WITHOUT_LAYER, Node, label
+from flowgraph.values.reading import NodeReading
 from tests.graphs import HOSTILE_TOKENS, Edge, dags, graph_of, logits_graph, nodes, same, token_graph
 
 # The shape checks that run in tests sample lists at random, also while hypothesis draws a graph.
@@ -278,7 +278,7 @@ def test_save_and_load_are_the_export_functions(tmp_path: Path) -> None:
 
 def test_a_graph_needs_no_torch() -> None:
     code = (
-        "import sys, flowgraph.graph, flowgraph.algorithms, flowgraph.export; "
+        "import sys, flowgraph.values.flow_graph, flowgraph.algorithms, flowgraph.files; "
         "print([name for name in ('torch', 'transformers', 'dash') if name in sys.modules])"
     )
     root = Path(__file__).parents[1]

@@ -22,16 +22,16 @@ from hypothesis import strategies as st
 
 import flowgraph
 from flowgraph.errors import ArgumentError, NonFiniteError
-from flowgraph.export.csv_file import save_csv, to_csv, to_csv_metadata
-from flowgraph.export.dot import to_dot
-from flowgraph.export.gexf import to_gexf
-from flowgraph.export.gml import to_gml
-from flowgraph.export.graphml import to_graphml
-from flowgraph.export.neuronpedia import to_neuronpedia
-from flowgraph.graph import FlowGraph
-from flowgraph.graph_info import info_dict
-from flowgraph.nodes import NODE_KINDS, Node, label
-from flowgraph.reading import NodeReading
+from flowgraph.files.csv_file import save_csv, to_csv, to_csv_metadata
+from flowgraph.files.dot import to_dot
+from flowgraph.files.gexf import to_gexf
+from flowgraph.files.gml import to_gml
+from flowgraph.files.graphml import to_graphml
+from flowgraph.files.neuronpedia import to_neuronpedia
+from flowgraph.values.flow_graph import FlowGraph
+from flowgraph.values.graph_info import info_dict
+from flowgraph.values.node import NODE_KINDS, Node, label
+from flowgraph.values.reading import NodeReading
 from tests.graphs import HOSTILE_TOKENS, Edge, dags, graph_of, logits_graph, token_graph
 from tests.synthetic_graphs import HOSTILE
 
@@ -645,7 +645,7 @@ def test_neuronpedia_links_are_sums_of_edges(graph: FlowGraph) -> None:
     expected = {ends: math.fsum(values) for ends, values in sums.items() if math.fsum(values)}
     assert {(place[link["source"]], place[link["target"]]): link["weight"] for link in data["links"]} == expected
     for link in data["links"]:
-        assert all(edge["kind"] in flowgraph.graph.EDGE_KINDS for edge in link["flowgraph"])
+        assert all(edge["kind"] in flowgraph.values.flow_graph.EDGE_KINDS for edge in link["flowgraph"])
 
 
 KINDS = {

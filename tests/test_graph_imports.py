@@ -15,16 +15,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import flowgraph
-import flowgraph.export.graphml_reader as graphml_reader
-import flowgraph.export.imports as imports
+import flowgraph.files.graphml_reader as graphml_reader
+import flowgraph.files.imports as imports
 from flowgraph.errors import ArgumentError, FileFormatError
-from flowgraph.export.graphml import load_graphml, to_graphml
-from flowgraph.export.graphml_reader import read_graphml
-from flowgraph.export.imports import graph_of, import_graph
-from flowgraph.export.neuronpedia import to_neuronpedia
-from flowgraph.graph import EDGE_KINDS, FlowGraph
-from flowgraph.nodes import Node
-from flowgraph.reading import NodeReading
+from flowgraph.files.graphml import load_graphml, to_graphml
+from flowgraph.files.graphml_reader import read_graphml
+from flowgraph.files.imports import graph_of, import_graph
+from flowgraph.files.neuronpedia import to_neuronpedia
+from flowgraph.values.flow_graph import EDGE_KINDS, FlowGraph
+from flowgraph.values.node import Node
+from flowgraph.values.reading import NodeReading
 from tests.graphs import Edge, dags, same, token_graph
 from tests.graphs import graph_of as built
 from tests.graphs import nodes as any_node
@@ -293,7 +293,7 @@ def test_the_least_that_is_needed() -> None:
 @NAMES
 def test_a_graph_with_another_name_on_it_is_still_the_same(graph: FlowGraph) -> None:
     """The words of this project are all understood: without its format and version, only these are missing."""
-    data = json.loads(flowgraph.export.json_file.to_json(graph))
+    data = json.loads(flowgraph.files.json_file.to_json(graph))
     assert same(graph_of(data), graph)
     undefined = data["graph"].pop("undefined")
     del data["graph"]["format"], data["graph"]["version"]
@@ -303,7 +303,7 @@ def test_a_graph_with_another_name_on_it_is_still_the_same(graph: FlowGraph) -> 
 
 @given(graph=dags(), unit=st.sampled_from(["norm", "logits", "furlongs"]))
 def test_shares_are_those_of_what_enters_a_target(graph: FlowGraph, unit: str) -> None:
-    data = json.loads(flowgraph.export.json_file.to_json(graph))
+    data = json.loads(flowgraph.files.json_file.to_json(graph))
     edges = [{name: edge[name] for name in ("source", "target", "key", "weight")} for edge in data["edges"]]
     loaded = graph_of({"graph": {"unit": unit}, "nodes": data["nodes"], "edges": edges})
     assert loaded.info.unit == unit
@@ -471,7 +471,7 @@ def test_sizes_have_limits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> N
     monkeypatch.setattr(imports, "MOST_NODES", 3)
     with pytest.raises(FileFormatError, match="nodes has 4 entries; at most 3 are read"):
         graph_of(link_data())
-    monkeypatch.setattr(flowgraph.export.json_file, "LARGEST_FILE", 10)
+    monkeypatch.setattr(flowgraph.files.json_file, "LARGEST_FILE", 10)
     for name in ("a.json", "a.graphml"):
         (tmp_path / name).write_bytes(b" " * 11)
         with pytest.raises(FileFormatError, match="it is larger than"):
@@ -604,7 +604,7 @@ def test_attribution_graphs_of_this_project_come_back(graph: FlowGraph) -> None:
 
 
 def COLUMNS(graph: FlowGraph) -> tuple[str, ...]:
-    columns = flowgraph.graph.EDGE_COLUMNS
+    columns = flowgraph.values.flow_graph.EDGE_COLUMNS
     return columns if graph.unit is None else (*columns, "unit")
 
 

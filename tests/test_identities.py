@@ -11,7 +11,7 @@ import torch
 
 import flowgraph
 from flowgraph.errors import ArchitectureError, ArgumentError, NonFiniteError, NoPatternError, UnsupportedReadingError
-from flowgraph.lenses import head_outputs
+from flowgraph.lenses.logit_lens import head_outputs
 from flowgraph.models.anatomy import resolve
 from flowgraph.models.eager import eager_attention
 from flowgraph.models.families import FAMILIES

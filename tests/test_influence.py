@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import flowgraph
 from flowgraph import ArgumentError, FlowGraph, Node, build_graph, connected_flow
 from flowgraph.algorithms.influence import _influence_and_scores, _strong_edges, _strong_nodes, influence, prune
-from flowgraph.flow import strength_of, waves_of
+from flowgraph.values.connected_flow import strength_of, waves_of
 from tests import naive
 from tests.graphs import Edge, dags, graph_of, logits_graph, token_graph
 

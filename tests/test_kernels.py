@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from flowgraph.kernels import proximity_of_parts, proximity_of_sums
+from flowgraph.kernels.proximity import proximity_of_parts, proximity_of_sums
 
 ROOT = Path(__file__).parent.parent
 RUN = """
 import hashlib
 from tests.test_kernels import inputs
-from flowgraph.kernels import proximity_of_parts, proximity_of_sums
+from flowgraph.kernels.proximity import proximity_of_parts, proximity_of_sums
 whole, coefficient, vectors, own = inputs({heads}, {tokens}, {size})
 found = hashlib.sha256(proximity_of_parts(whole, coefficient, vectors).tobytes())
 found.update(proximity_of_sums(whole, coefficient, vectors, own).tobytes())

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import flowgraph
 from flowgraph.errors import ArgumentError
-from flowgraph.lenses import READING_SITES, _extremes, _statistics, head_outputs, read, read_site
+from flowgraph.lenses.logit_lens import READING_SITES, _extremes, _statistics, head_outputs, read, read_site
 from tests import naive
 from tests.conftest import LINEAR_REPRESENTATIVES, REPRESENTATIVES
 
@@ -68,7 +68,7 @@ def test_probabilities_that_underflow_keep_their_rank_and_logarithm():
 def test_many_vectors_are_read_as_single_ones(tiny, monkeypatch):
     trace = flowgraph.trace(tiny("llama"), IDS)
     whole = flowgraph.logit_lens(trace)
-    monkeypatch.setattr("flowgraph.lenses._GEMM_BYTES", 4 * trace.model.anatomy.d_vocab * 2)
+    monkeypatch.setattr("flowgraph.lenses.logit_lens._GEMM_BYTES", 4 * trace.model.anatomy.d_vocab * 2)
     in_pairs = flowgraph.logit_lens(trace)
     assert in_pairs.top_tokens == whole.top_tokens
     np.testing.assert_allclose(in_pairs.top_logits, whole.top_logits, rtol=1e-6)
@@ -182,5 +182,5 @@ def test_a_foil_is_read_beside_the_target(tiny, name):
     assert alone.foil_rank is None
     node = both[1]
     assert (node.foil_rank, node.foil_logit) == (int(alone.target_rank[1]), float(alone.target_logit[1]))
-    assert flowgraph.reading.NodeReading.from_dict(node.to_dict()) == node
+    assert flowgraph.values.reading.NodeReading.from_dict(node.to_dict()) == node
     assert len(read(trace, states[:0])) == 0

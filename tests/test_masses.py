@@ -27,11 +27,10 @@ from flowgraph import (
     routes,
     strongest_paths,
 )
-from flowgraph.flow import connected_flow, flow_levels
 from flowgraph.methods import build
-from flowgraph.views import drawing, page_data
-from flowgraph.views.caption import percent
-from flowgraph.views.elements import LEVELS
+from flowgraph.render import drawing, page_data
+from flowgraph.render.scene.elements import LEVELS
+from flowgraph.render.words.caption import percent
 from tests.conftest import LINEAR_REPRESENTATIVES
 from tests.graphs import Edge, dags, graph_of, token_graph
 from tests.test_methods import CASES
@@ -90,7 +89,7 @@ def test_mass_against_a_naive_twin_however_the_edges_were_reached(graph: FlowGra
 
 def build_graph_of(graph: FlowGraph, start: Node | None) -> FlowGraph:
     """The whole graph, with flow into a node of it."""
-    from flowgraph.masses import into_start
+    from flowgraph.values.mass import into_start
 
     return into_start(graph, start) if start is not None else graph
 
@@ -305,7 +304,7 @@ def test_a_wrong_flow_is_refused(changes, message):
 
 def test_the_default_method_is_one(traces):
     from flowgraph.cli import trace as command
-    from flowgraph.graph_info import DEFAULT_METHOD
+    from flowgraph.values.graph_info import DEFAULT_METHOD
 
     trace = traces("llama")
     assert build_graph(trace, readings=False).info.method == edge_weights(trace).info.method == DEFAULT_METHOD

@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 import flowgraph
 from flowgraph import Node, build_graph, edge_weights
 from flowgraph.errors import ArgumentError, GraphTooLargeError, NotRecordedError
-from flowgraph.filters import nucleus_mask
-from flowgraph.graph import EDGE_KINDS
 from flowgraph.methods import EDGE_METHODS
 from flowgraph.methods.build import check_filters
 from flowgraph.methods.logits import total
+from flowgraph.values.flow_graph import EDGE_KINDS
+from flowgraph.values.nucleus import nucleus_mask
 from tests import naive
 from tests.conftest import IDS, JAPAN, LINEAR_REPRESENTATIVES, REPRESENTATIVES
 

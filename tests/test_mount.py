@@ -6,9 +6,9 @@ import json
 
 import pytest
 
-from flowgraph.views import page_bundle, page_data, page_styles
-from flowgraph.views.document import LIBRARY, asset, embedded_json
-from flowgraph.views.html import page_of
+from flowgraph.render import page_bundle, page_data, page_styles
+from flowgraph.render.page.document import LIBRARY, asset, embedded_json
+from flowgraph.render.page.html import page_of
 from tests.graphs import graph_of
 from tests.synthetic_graphs import empty_graph, head_graph, logits_graph, token_graph
 from tests.test_html_browser import browser  # noqa: F401

@@ -13,10 +13,10 @@ import networkx
 import pytest
 
 from flowgraph.errors import ArgumentError, FileFormatError
-from flowgraph.export import import_graph
-from flowgraph.export.imports import graph_of
-from flowgraph.graph import FlowGraph
-from flowgraph.nodes import Node
+from flowgraph.files import import_graph
+from flowgraph.files.imports import graph_of
+from flowgraph.values.flow_graph import FlowGraph
+from flowgraph.values.node import Node
 from tests.attribution_graphs import attribution_graph
 from tests.graphs import HOSTILE_TOKENS, Edge, logits_graph, same, token_graph
 from tests.graphs import graph_of as built

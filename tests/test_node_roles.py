@@ -14,12 +14,12 @@ import pytest
 
 import flowgraph as fg
 from flowgraph.errors import ArgumentError, FileFormatError
-from flowgraph.export.csv_file import to_csv
-from flowgraph.export.dot import to_dot
-from flowgraph.graph import FlowGraph, Role
-from flowgraph.nodes import Node
-from flowgraph.views import page_data, roles_text
-from flowgraph.views.sankey import sankey
+from flowgraph.files.csv_file import to_csv
+from flowgraph.files.dot import to_dot
+from flowgraph.render import page_data, roles_text
+from flowgraph.render.plots.sankey import sankey
+from flowgraph.values.flow_graph import FlowGraph, Role
+from flowgraph.values.node import Node
 from tests.circuit_graphs import circuit_graph, induction_data
 from tests.graphs import Edge, graph_of, same
 from tests.induction_circuits import llama_circuit

@@ -26,10 +26,10 @@ from flowgraph.analyses import (
     regularization_neurons,
     trajectory,
 )
+from flowgraph.charts.table import columns_of, data_frame
 from flowgraph.errors import ArgumentError, ModelNeededError, NonFiniteError, UnsupportedReadingError
-from flowgraph.table import columns_of, data_frame
-from flowgraph.views.tables import _wash, table_html, table_text
-from flowgraph.views.text import visible
+from flowgraph.render.page.tables import _wash, table_html, table_text
+from flowgraph.render.words.text import visible
 from tests.conftest import IDS, JAPAN
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&\n=1+1;\ud800"

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 
 from flowgraph.algorithms import Path, connected_flow, critical_levels, keep_strongest, merge_parallel, strongest_paths
 from flowgraph.errors import ArgumentError
-from flowgraph.graph import EDGE_KINDS, FlowGraph
-from flowgraph.nodes import Node
+from flowgraph.values.flow_graph import EDGE_KINDS, FlowGraph
+from flowgraph.values.node import Node
 from tests import naive
 from tests.graphs import Edge, dags, graph_of, logits_graph, token_graph
 

@@ -20,21 +20,15 @@ import pytest
 import flowgraph
 from flowgraph.algorithms import keep_strongest
 from flowgraph.errors import ArgumentError
-from flowgraph.export import matplotlib_picture
-from flowgraph.export.pictures import FORMATS, render_picture, save_picture
-from flowgraph.export.svg import to_svg
-from flowgraph.graph import EDGE_KINDS
-from flowgraph.semantic import semantic_graph, visit_graph
-from flowgraph.views.caption import caption
-from flowgraph.views.elements import drawing, elements
-from flowgraph.views.layout import Geometry
-from flowgraph.views.picture import COLUMN_WIDTHS, MOST_EDGES, Look, build, picture
-from flowgraph.views.picture import legend as legend_module
-from flowgraph.views.picture.frame import SCALE, frame
-from flowgraph.views.picture.ink import THEMES, palette, style_of
-from flowgraph.views.picture.labels import Ground, Wish
-from flowgraph.views.picture.semantic_ink import _PRINT_FILLS, edge_ink, pill_palette
-from flowgraph.views.picture.shapes import (
+from flowgraph.render.page.semantic_page import statements
+from flowgraph.render.print import COLUMN_WIDTHS, MOST_EDGES, Look, build, matplotlib_picture, picture
+from flowgraph.render.print import legend as legend_module
+from flowgraph.render.print.frame import SCALE, frame
+from flowgraph.render.print.ink import THEMES, palette, style_of
+from flowgraph.render.print.labels import Ground, Wish
+from flowgraph.render.print.pictures import FORMATS, render_picture, save_picture
+from flowgraph.render.print.semantic_ink import _PRINT_FILLS, edge_ink, pill_palette
+from flowgraph.render.print.shapes import (
     DASHES,
     Label,
     Line,
@@ -46,10 +40,15 @@ from flowgraph.views.picture.shapes import (
     shortened,
     text_width,
 )
-from flowgraph.views.semantic_elements import pill_text, semantic_elements
-from flowgraph.views.semantic_page import statements
-from flowgraph.views.semantic_plan import plan_of
-from flowgraph.views.style import edge_stroke
+from flowgraph.render.print.svg import to_svg
+from flowgraph.render.scene.elements import drawing, elements
+from flowgraph.render.scene.layout import Geometry
+from flowgraph.render.scene.semantic_elements import pill_text, semantic_elements
+from flowgraph.render.scene.semantic_plan import plan_of
+from flowgraph.render.scene.style import edge_stroke
+from flowgraph.render.words.caption import caption
+from flowgraph.semantic import semantic_graph, visit_graph
+from flowgraph.values.flow_graph import EDGE_KINDS
 from tests import graphs
 from tests.conftest import IDS
 from tests.synthetic_graphs import (
@@ -453,7 +452,7 @@ def test_the_same_graph_makes_the_same_file(format, theme):
 def test_the_file_does_not_depend_on_the_process(format):
     code = (
         "import sys, hashlib; from tests.synthetic_graphs import HOSTILE, token_graph; "
-        "from flowgraph.export.pictures import render_picture; "
+        "from flowgraph.render.print.pictures import render_picture; "
         f"print(hashlib.sha256(render_picture(token_graph(HOSTILE, layers=2), {format!r})).hexdigest())"
     )
     found = {
@@ -542,7 +541,7 @@ def test_without_matplotlib_pdf_and_png_say_what_to_install(monkeypatch):
 
 def test_matplotlib_is_imported_for_pdf_and_png_alone():
     code = (
-        "import sys; from tests.synthetic_graphs import token_graph; from flowgraph.export import pictures; "
+        "import sys; from tests.synthetic_graphs import token_graph; from flowgraph.files import pictures; "
         "pictures.render_picture(token_graph(layers=2), 'svg'); print('matplotlib' in sys.modules)"
     )
     done = subprocess.run(

@@ -13,8 +13,8 @@ import pytest
 import flowgraph
 from flowgraph import FlowGraph, build_graph, edge_weights, keep_strongest, routes
 from flowgraph.cli import main
-from flowgraph.export.tikz import paragraph
 from flowgraph.models.proof import OwnAttention
+from flowgraph.render.print.tikz import paragraph
 from tests.conftest import IDS
 from tests.graphs import HOSTILE_TOKENS, token_graph
 

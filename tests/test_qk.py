@@ -8,8 +8,8 @@ import torch
 
 import flowgraph
 from flowgraph.errors import ArgumentError
+from flowgraph.lenses.query_key import attention_input, key_directions, query_directions
 from flowgraph.models.attention_weights import attention_weights
-from flowgraph.qk import attention_input, key_directions, query_directions
 from tests.conftest import IDS, JAPAN
 from tests.tiny_models import TINY
 

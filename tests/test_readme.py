@@ -72,7 +72,20 @@ def test_the_test_command_is_what_ci_runs():
 def test_every_folder_and_picture_it_names_exists():
     for picture in re.findall(r'(?:src|srcset)="([^"]+)"', README):
         assert (ROOT / picture).is_file(), picture
-    for name in ("models", "methods", "semantic", "algorithms", "analyses", "views", "export", "cli"):
+    for name in (
+        "kernels",
+        "charts",
+        "models",
+        "values",
+        "lenses",
+        "methods",
+        "semantic",
+        "algorithms",
+        "analyses",
+        "render",
+        "files",
+        "cli",
+    ):
         assert f"  {name}/" in README
         assert (ROOT / "flowgraph" / name).is_dir()
     for module in re.findall(r"\b(\w+\.py)\b", README):

@@ -141,7 +141,7 @@ def triangles(seed, tokens):
 
 @pytest.mark.parametrize("tokens", [1, 2, 3, 4, 5, 7, 8, 15, 16, 17, 18, 30, 31, 33, 64, 67])
 def test_the_compiled_product_is_a_product_for_any_number_of_threads(tokens):
-    from flowgraph.rollout_kernels import triangular_product
+    from flowgraph.kernels.rollout import triangular_product
 
     upper, lower = triangles(tokens, tokens)
     results = np.full((4, tokens, tokens), np.nan)
@@ -152,7 +152,7 @@ def test_the_compiled_product_is_a_product_for_any_number_of_threads(tokens):
 
 
 def test_what_is_lower_triangular():
-    from flowgraph.rollout_kernels import is_lower_triangular
+    from flowgraph.kernels.rollout import is_lower_triangular
 
     for row in range(5):
         for column in range(5):
@@ -166,7 +166,7 @@ def products(monkeypatch):
     """Sizes of the products that compiled loops made, which are taken here for any amount of work."""
     import numba
 
-    from flowgraph import rollout_kernels
+    from flowgraph.kernels import rollout as rollout_kernels
 
     made = []
     product = rollout_kernels.triangular_product
@@ -230,7 +230,7 @@ assert "numba" not in sys.modules
 assert len(attention) * 200**3 > rollout._WORTH_LOADING
 import numba
 compiled = attention_rollout(attention)
-assert "flowgraph.rollout_kernels" in sys.modules
+assert "flowgraph.kernels.rollout" in sys.modules
 np.testing.assert_allclose(compiled, plain, rtol=1e-12, atol=1e-15)
 """
 
@@ -242,7 +242,7 @@ def test_the_compiler_is_not_imported_for_it():
 
 PLAIN = """
 import numpy as np
-from flowgraph.rollout_kernels import is_lower_triangular, triangular_product
+from flowgraph.kernels.rollout import is_lower_triangular, triangular_product
 upper, lower = np.random.default_rng(7).random((2, 23, 23)) * np.tri(23)
 result = np.full((23, 23), np.nan)
 triangular_product(upper, lower, result, 2)

@@ -13,7 +13,7 @@ from flowgraph import Node, attention_flow, attention_rollout, flow_graph, rollo
 from flowgraph.algorithms import connected_flow, flow_edges, keep_strongest
 from flowgraph.algorithms.attention import layer_matrices
 from flowgraph.errors import ArgumentError, GraphTooLargeError
-from flowgraph.graph import EDGE_KINDS
+from flowgraph.values.flow_graph import EDGE_KINDS
 from tests.conftest import IDS
 from tests.graphs import same
 

@@ -17,8 +17,8 @@ from flowgraph import EdgeWeights, FlowGraph, GraphInfo, Node, build_graph, edge
 from flowgraph.algorithms.incoming import incoming
 from flowgraph.algorithms.routes import routes
 from flowgraph.errors import ArgumentError, GraphTooLargeError
-from flowgraph.graph import EDGE_KINDS
-from flowgraph.nodes import label
+from flowgraph.values.flow_graph import EDGE_KINDS
+from flowgraph.values.node import label
 from tests.conftest import IDS, JAPAN, LINEAR_REPRESENTATIVES, REPRESENTATIVES
 
 # The shape checks that run in tests sample lists at random, also while hypothesis draws weights.

@@ -12,8 +12,7 @@ import torch
 import flowgraph
 from flowgraph import Node, direct_logit_attribution, semantic_graph
 from flowgraph.errors import ArgumentError, GraphTooLargeError, UnsupportedReadingError
-from flowgraph.graph import EDGE_KINDS
-from flowgraph.lenses import head_outputs
+from flowgraph.lenses.logit_lens import head_outputs
 from flowgraph.semantic.build import sketched
 from flowgraph.semantic.layer import Layer
 from flowgraph.semantic.selection import MEASURES, Choice
@@ -179,7 +178,7 @@ def test_selection_takes_what_matters_most(traces, select):
     rows, amounts = layer.neuron_rows, layer.neuron_amounts(6)
     whole = trace.mlp_out[0, 6]
     # The direction of the target's logit is the only thing not written down again here; it is proved elsewhere.
-    direction = flowgraph.attribution.logit_direction(trace, trace.target, None, 6)[0]
+    direction = flowgraph.lenses.direct_attribution.logit_direction(trace, trace.target, None, 6)[0]
     measures = {
         "contribution": [abs(float(a * (row @ whole))) for a, row in zip(amounts, rows, strict=True)],
         "norm": [float((a * row).norm()) for a, row in zip(amounts, rows, strict=True)],

@@ -16,19 +16,19 @@ import pytest
 import flowgraph
 from flowgraph import Node, semantic_graph
 from flowgraph.errors import ArgumentError
-from flowgraph.graph import EDGE_KINDS
-from flowgraph.views import render_html
-from flowgraph.views.caption import percent
-from flowgraph.views.sankey import THIN as THIN_LINK
-from flowgraph.views.sankey import sankey
-from flowgraph.views.semantic_elements import THIN, carried, pill_text, semantic_elements, semantic_facts, stroke
-from flowgraph.views.semantic_layout import GRID, Grid
-from flowgraph.views.semantic_legend import semantic_legend
-from flowgraph.views.semantic_page import statements
-from flowgraph.views.semantic_plan import plan_of, strengths
-from flowgraph.views.semantic_style import pill_fills, semantic_stylesheet
-from flowgraph.views.style import THEMES, edge_stroke, rank_decade
-from flowgraph.views.text import visible
+from flowgraph.render import render_html
+from flowgraph.render.page.semantic_page import statements
+from flowgraph.render.plots.sankey import THIN as THIN_LINK
+from flowgraph.render.plots.sankey import sankey
+from flowgraph.render.scene.semantic_elements import THIN, carried, pill_text, semantic_elements, semantic_facts, stroke
+from flowgraph.render.scene.semantic_layout import GRID, Grid
+from flowgraph.render.scene.semantic_legend import semantic_legend
+from flowgraph.render.scene.semantic_plan import plan_of, strengths
+from flowgraph.render.scene.semantic_style import pill_fills, semantic_stylesheet
+from flowgraph.render.scene.style import THEMES, edge_stroke, rank_decade
+from flowgraph.render.words.caption import percent
+from flowgraph.render.words.text import visible
+from flowgraph.values.flow_graph import EDGE_KINDS
 from tests.conftest import IDS, JAPAN
 from tests.paper import printed, whole_on_paper
 from tests.synthetic_graphs import HOSTILE, token_graph

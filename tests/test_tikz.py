@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgraph.export.pictures import render_picture
-from flowgraph.export.tikz import latex, spell, to_tikz
+from flowgraph.render.print import Look, picture
+from flowgraph.render.print.pictures import render_picture
+from flowgraph.render.print.shapes import Label, Line, Mark, text_width
+from flowgraph.render.print.tikz import latex, spell, to_tikz
 from flowgraph.semantic import semantic_graph
-from flowgraph.views.picture import Look, picture
-from flowgraph.views.picture.shapes import Label, Line, Mark, text_width
 from tests.synthetic_graphs import token_graph
 from tests.test_pictures import EVERY_GRAPH
 from tests.test_semantic_views import hostile

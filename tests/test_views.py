@@ -15,11 +15,9 @@ import pytest
 
 from flowgraph.algorithms import connected_flow, keep_strongest
 from flowgraph.errors import ArgumentError
-from flowgraph.nodes import NODE_KINDS, WITHOUT_LAYER, Node
-from flowgraph.views import caption, render_html
-from flowgraph.views.caption import percent
-from flowgraph.views.document import embedded_json
-from flowgraph.views.elements import (
+from flowgraph.render import caption, render_html
+from flowgraph.render.page.document import embedded_json
+from flowgraph.render.scene.elements import (
     LEVELS,
     MOST_EDGES,
     OPENING_EDGES,
@@ -29,9 +27,9 @@ from flowgraph.views.elements import (
     facts,
     rank_class,
 )
-from flowgraph.views.layout import LAYOUT, Extent, Geometry, Place, extent, places
-from flowgraph.views.legend import legend
-from flowgraph.views.style import (
+from flowgraph.render.scene.layout import LAYOUT, Extent, Geometry, Place, extent, places
+from flowgraph.render.scene.legend import legend
+from flowgraph.render.scene.style import (
     DARK,
     EFFECT_LABELS,
     LIGHT,
@@ -43,7 +41,9 @@ from flowgraph.views.style import (
     rank_decade,
     stylesheet,
 )  # fmt: skip
-from flowgraph.views.text import picture_label, printable, prompt_line, visible
+from flowgraph.render.words.caption import percent
+from flowgraph.render.words.text import picture_label, printable, prompt_line, visible
+from flowgraph.values.node import NODE_KINDS, WITHOUT_LAYER, Node
 from tests.graphs import graph_of
 from tests.synthetic_graphs import (
     HOSTILE,

@@ -13,7 +13,7 @@ import transformers
 
 import flowgraph
 from flowgraph.errors import ArgumentError, GraphTooLargeError, UnsupportedReadingError
-from flowgraph.lenses import read, unembed
+from flowgraph.lenses.logit_lens import read, unembed
 from flowgraph.models.attention_weights import attention_weights
 from flowgraph.semantic.visit import projected, visit_graph
 from flowgraph.semantic.visit.choice import selected

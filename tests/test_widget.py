@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from flowgraph.errors import ArgumentError
-from flowgraph.nodes import Node
-from flowgraph.views import render_html
-from flowgraph.views.elements import MOST_EDGES, drawing
-from flowgraph.views.widget import FlowWidget
+from flowgraph.render import render_html
+from flowgraph.render.notebook.widget import FlowWidget
+from flowgraph.render.scene.elements import MOST_EDGES, drawing
+from flowgraph.values.node import Node
 from tests.synthetic_graphs import HOSTILE, empty_graph, head_graph, token_graph
 from tests.test_html_browser import browser  # noqa: F401
 from tests.test_semantic_views import graphs  # noqa: F401
@@ -227,7 +227,9 @@ def test_of_a_large_graph_only_what_is_drawn_can_be_selected():
 
 def test_without_anywidget_the_way_to_it_is_said(graph, monkeypatch):
     found = importlib.util.find_spec
-    monkeypatch.setattr("flowgraph.views.notebook.find_spec", lambda name: None if name == "anywidget" else found(name))
+    monkeypatch.setattr(
+        "flowgraph.render.notebook.notebook.find_spec", lambda name: None if name == "anywidget" else found(name)
+    )
     with pytest.raises(ArgumentError, match=r"pip install 'transformer-flowgraph\[notebook\]'"):
         graph.widget()
 

@@ -11,7 +11,7 @@ from dash import Dash, set_props
 from werkzeug.wrappers import Response
 
 from flowgraph.errors import FlowgraphError
-from flowgraph.views import css_variables, page_bundle, page_library, page_styles
+from flowgraph.render import css_variables, page_bundle, page_library, page_styles
 
 from .callbacks import browser, details, discovery, downloads, drawing, effects, generation, panels, sessions
 from .guard import HEADERS, refused

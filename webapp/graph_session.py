@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from flowgraph import FlowGraph
-from flowgraph.views import cut_note, drawing, pinned
+from flowgraph.render import cut_note, drawing, pinned
 
 from .node_key import node_key
 from .recipe import CHOICES, LONGEST_TEXT, MOST_PINS, Recipe

@@ -1,6 +1,7 @@
 """What is worked out from weights: rollout and maximum flow of attention, the flow that reaches a node, its strongest paths."""
 
-from ..flow import connected_flow, critical_levels, keep_strongest
+from ..values.connected_flow import connected_flow, critical_levels
+from ..values.strongest import keep_strongest
 from .max_flow import FlowEdges, attention_flow, flow_edges, minimum_cut
 from .paths import Path, merge_parallel, strongest_paths
 from .rollout import attention_rollout

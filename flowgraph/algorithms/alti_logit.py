@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ..attribution import direct_logit_attribution
+from ..charts.table import Table, Tabular
 from ..errors import ArgumentError
+from ..lenses.direct_attribution import direct_logit_attribution
 from ..methods import edge_weights
-from ..recorded import Trace
-from ..table import Table, Tabular
+from ..values.trace import Trace
 from .rollout import attention_rollout
 
 

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError
-from ..filters import nucleus_mask
-from ..flow import Waves, start_index, waves_of
-from ..graph import FlowGraph
+from ..values.connected_flow import Waves, start_index, waves_of
+from ..values.flow_graph import FlowGraph
+from ..values.nucleus import nucleus_mask
 
 _INPUTS = frozenset({"embed", "position_embed"})
 _WITHOUT_INPUTS = _INPUTS | {"mlp_error", "attn_error"}

@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import ArgumentError
-from ..graph import FlowGraph
 from ..methods.build import MAX_EDGES
-from ..nodes import Node, label
+from ..values.flow_graph import FlowGraph
+from ..values.node import Node, label
 from .max_flow import flow_edges
 from .state_graph import Chain, Readings, chain_to, graph_of, with_node_readings
 

@@ -13,8 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ..methods.schema import Columns, edge_parts
-from ..methods.weights import EdgeWeights
-from ..nodes import Node
+from ..values.edge_weights import EdgeWeights
+from ..values.node import Node
 
 KINDS = ("attention", "head", "residual", "mlp_in", "mlp", "residual", "unembed")
 """Kinds of the edges of one layer, in the order of the graph; the second ``residual`` runs past the MLP."""

@@ -10,10 +10,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError
-from ..filters import nucleus_mask
-from ..flow import Waves, made_by, start_index, strength_of, waves_of
-from ..graph import FlowGraph
-from ..nodes import Node
+from ..values.connected_flow import Waves, start_index, strength_of, waves_of
+from ..values.flow_graph import FlowGraph
+from ..values.node import Node
+from ..values.nucleus import nucleus_mask
+from ..values.strongest import made_by
 
 _BEGINNINGS = ("embed", "position_embed", "resid_pre")
 """Kinds of states that the forward pass begins with, within the layers of the graph."""

@@ -13,9 +13,9 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ..charts.table import Table, Tabular
 from ..errors import ArgumentError
-from ..matrices import TokenMatrix, origin_of
-from ..table import Table, Tabular
+from ..values.token_matrix import TokenMatrix, origin_of
 from .attention import Blocks, layer_matrices
 
 
@@ -247,7 +247,7 @@ def _matrix(
     # The compiler is imported with the function that needs it: it takes longer than everything else here.
     import numba
 
-    from ..flow_kernels import flow_matrix, is_lower_triangular
+    from ..kernels.max_flow import flow_matrix, is_lower_triangular
 
     capacities, unit = _stacked(blocks)
     causal = is_lower_triangular(capacities)
@@ -287,7 +287,7 @@ def _pair(
     blocks: Blocks, source: SupportsIndex, target: SupportsIndex
 ) -> tuple[Float[np.ndarray, "L W W"], Bool[np.ndarray, "nodes W"], float]:
     """Flow on every edge, the nodes on the source's side of the cut, and the unit of the flow."""
-    from ..flow_kernels import flow_of_pair, is_lower_triangular
+    from ..kernels.max_flow import flow_of_pair, is_lower_triangular
 
     s = _token(source, "source", len(blocks[-1]))
     t = _token(target, "target", blocks[0].shape[1])

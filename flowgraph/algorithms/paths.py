@@ -14,10 +14,10 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError
-from ..flow import Waves, critical_levels, index_of, start_index, strength_of, waves_of
-from ..graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
-from ..masses import carrying
-from ..nodes import Node, label
+from ..values.connected_flow import Waves, critical_levels, index_of, start_index, strength_of, waves_of
+from ..values.flow_graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
+from ..values.mass import carrying
+from ..values.node import Node, label
 
 _TRIED_FIRST = 20_000
 
@@ -35,7 +35,7 @@ class Path:
     strength
         Product of |share| along the edges, in 0…1 where shares are.
     kinds
-        Kind of each edge, one of :data:`flowgraph.graph.EDGE_KINDS`; empty where it is not known.
+        Kind of each edge, one of :data:`flowgraph.values.flow_graph.EDGE_KINDS`; empty where it is not known.
 
     Notes
     -----

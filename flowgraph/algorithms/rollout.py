@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError
-from ..matrices import Axis, TokenMatrix, origin_of
+from ..values.token_matrix import Axis, TokenMatrix, origin_of
 from .attention import Blocks, layer_matrices, present_tokens
 
 _WORTH_LOADING = 2**27
@@ -104,7 +104,7 @@ def _product(blocks: Blocks) -> Callable[[np.ndarray, np.ndarray, np.ndarray], o
     if "numba" in sys.modules and len(blocks) * len(blocks[0]) ** 3 >= _WORTH_LOADING:
         import numba
 
-        from ..rollout_kernels import is_lower_triangular, triangular_product
+        from ..kernels.rollout import is_lower_triangular, triangular_product
 
         # One layout for all: for any other the loops would be compiled again.
         blocks = [np.require(block, requirements=("C", "W")) for block in blocks]

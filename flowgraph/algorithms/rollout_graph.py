@@ -6,9 +6,9 @@ from typing import Any, SupportsIndex
 
 import numpy as np
 
-from ..graph import FlowGraph
 from ..methods.build import MAX_EDGES
-from ..nodes import Node
+from ..values.flow_graph import FlowGraph
+from ..values.node import Node
 from .state_graph import Readings, chain_to, graph_of, with_node_readings
 
 

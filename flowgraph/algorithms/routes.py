@@ -14,17 +14,17 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..errors import ArgumentError, GraphTooLargeError
-from ..filters import nucleus_mask
-from ..flow import keep_strongest
-from ..graph import EDGE_KINDS, FlowGraph
-from ..graph_info import GraphInfo
 from ..methods.build import MAX_EDGES, MOST_LISTED, check_filters, taken, warn_of_mass
 from ..methods.origin import called
 from ..methods.schema import Codes, Columns, no_edges
 from ..methods.thresholds import ThresholdRule, by_rule
-from ..methods.weights import EdgeWeights
 from ..methods.whole import start_of, whole_flow
-from ..nodes import Node, label
+from ..values.edge_weights import EdgeWeights
+from ..values.flow_graph import EDGE_KINDS, FlowGraph
+from ..values.graph_info import GraphInfo
+from ..values.node import Node, label
+from ..values.nucleus import nucleus_mask
+from ..values.strongest import keep_strongest
 from .incoming import (
     ATTENTION,
     HEAD,

@@ -14,14 +14,14 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError, GraphTooLargeError
-from ..graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
-from ..graph_info import GraphInfo
 from ..methods import EdgeWeights, edge_weights
 from ..methods.build import check_filters
 from ..methods.node_readings import READ_AT_MOST, node_readings
 from ..methods.origin import called, origin
-from ..nodes import Node, label
-from ..recorded import Trace
+from ..values.flow_graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
+from ..values.graph_info import GraphInfo
+from ..values.node import Node, label
+from ..values.trace import Trace
 from .attention import Blocks, layer_matrices
 
 Readings = bool | Literal["auto"]

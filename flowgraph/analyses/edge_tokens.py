@@ -5,13 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from ..charts import rendering
+from ..charts.table import Drawn, Table, ThemeName
 from ..errors import ArgumentError
-from ..graph import EDGE_KINDS, FlowGraph
-from ..lenses import read
-from ..nodes import Node, label
-from ..reading import Entry, Reading
-from ..recorded import Trace
-from ..table import Drawn, Table, ThemeName
+from ..lenses.logit_lens import read
+from ..values.flow_graph import EDGE_KINDS, FlowGraph
+from ..values.node import Node, label
+from ..values.reading import Entry, Reading
+from ..values.trace import Trace
 from .vectors import carried
 
 if TYPE_CHECKING:
@@ -68,9 +69,7 @@ class EdgeTokens(Drawn):
 
     def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
         """See :func:`flowgraph.edge_tokens_figure`."""
-        from ..views.figures import edge_tokens_figure
-
-        return edge_tokens_figure(self, theme=theme)
+        return rendering.figure(self, theme=theme)
 
 
 def edge_tokens(trace: Trace, graph: FlowGraph, edge: int, k: int = 10) -> EdgeTokens:

@@ -10,16 +10,18 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..charts import rendering
+from ..charts.table import Drawn, Table, ThemeName
 from ..errors import ArgumentError
-from ..lenses import read
+from ..lenses.direct_attribution import direction_of_target
+from ..lenses.logit_lens import read
+from ..lenses.query_key import attention_input, key_directions, query_directions, row_of
 from ..models.anatomy import wide
-from ..qk import attention_input, key_directions, query_directions, row_of
-from ..reading import Reading
-from ..recorded import Trace
 from ..semantic.layer import Layer
 from ..semantic.selection import coverage, made_up, measured, strongest
-from ..table import Drawn, Table, ThemeName
-from .places import direction_of_target, position_of
+from ..values.places import position_of
+from ..values.reading import Reading
+from ..values.trace import Trace
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -102,9 +104,7 @@ class HeadCircuit(Drawn):
 
     def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
         """See :func:`flowgraph.head_circuit_figure`."""
-        from ..views.figures import head_circuit_figure
-
-        return head_circuit_figure(self, theme=theme)
+        return rendering.figure(self, theme=theme)
 
 
 def head_circuit(
@@ -113,7 +113,7 @@ def head_circuit(
     """Read both circuits of a head for this prompt: which tokens match (query, key), and which are copied (value, output).
 
     Queries and keys are taken back to the residual stream through the other side's weights, rotary embedding and norm
-    (:mod:`flowgraph.qk`), where a word has a meaning. What a head adds goes through the norm after the block where there is
+    (:mod:`flowgraph.lenses.query_key`), where a word has a meaning. What a head adds goes through the norm after the block where there is
     one (sandwich), frozen at its scale.
 
     Parameters

@@ -10,15 +10,16 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from ..charts import rendering
+from ..charts.table import Drawn, Table, ThemeName
 from ..errors import ArgumentError
-from ..lenses import read, unembed
+from ..lenses.logit_lens import read, unembed
+from ..lenses.query_key import row_of
 from ..models.anatomy import Norm, wide
-from ..qk import row_of
-from ..reading import Reading
-from ..recorded import Trace
-from ..table import Drawn, Table, ThemeName
+from ..values.places import position_of
+from ..values.reading import Reading
+from ..values.trace import Trace
 from .overlap import overlap
-from .places import position_of
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -125,9 +126,7 @@ class NormFilter(Drawn):
 
     def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
         """See :func:`flowgraph.norm_filter_figure`."""
-        from ..views.figures import norm_filter_figure
-
-        return norm_filter_figure(self, theme=theme)
+        return rendering.figure(self, theme=theme)
 
 
 _COLUMNS = (

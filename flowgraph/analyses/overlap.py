@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float
 
+from ..charts import rendering
+from ..charts.table import Drawn, Table, ThemeName
 from ..errors import ArgumentError
-from ..reading import Reading
-from ..table import Drawn, Table, ThemeName
+from ..values.reading import Reading
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -55,9 +56,7 @@ class LayerOverlap(Drawn):
 
     def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
         """See :func:`flowgraph.overlap_figure`."""
-        from ..views.figures import overlap_figure
-
-        return overlap_figure(self, theme=theme)
+        return rendering.figure(self, theme=theme)
 
 
 def overlap(one: Reading, other: Reading, k: int = 10) -> Float[np.ndarray, "N"]:

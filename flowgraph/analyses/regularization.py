@@ -11,15 +11,16 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from ..charts import rendering
+from ..charts.table import Drawn, Table, ThemeName
 from ..errors import ArgumentError
-from ..lenses import read
+from ..lenses.logit_lens import read
 from ..models import LoadedModel, load_model
 from ..models.anatomy import wide
-from ..reading import Reading
-from ..recorded import Trace
 from ..semantic.layer import Layer
-from ..table import Drawn, Table, ThemeName
 from ..tracing import Keep, trace
+from ..values.reading import Reading
+from ..values.trace import Trace
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -99,9 +100,7 @@ class RegularizationNeurons(Drawn):
 
     def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
         """See :func:`flowgraph.regularization_figure`."""
-        from ..views.figures import regularization_figure
-
-        return regularization_figure(self, theme=theme)
+        return rendering.figure(self, theme=theme)
 
 
 def regularization_neurons(

@@ -10,13 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..lenses import read
+from ..charts import rendering
+from ..charts.table import Drawn, Table, ThemeName
+from ..lenses.logit_lens import read
 from ..models.anatomy import wide
-from ..nodes import Node, label
-from ..reading import Reading
-from ..recorded import Trace
-from ..table import Drawn, Table, ThemeName
-from .places import position_of
+from ..values.node import Node, label
+from ..values.places import position_of
+from ..values.reading import Reading
+from ..values.trace import Trace
 
 if TYPE_CHECKING:
     import plotly.graph_objects
@@ -98,9 +99,7 @@ class Trajectory(Drawn):
 
     def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
         """See :func:`flowgraph.trajectory_figure`."""
-        from ..views.figures import trajectory_figure
-
-        return trajectory_figure(self, theme=theme)
+        return rendering.figure(self, theme=theme)
 
 
 _COLUMNS = (

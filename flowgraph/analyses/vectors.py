@@ -9,12 +9,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..errors import ArgumentError, UnsupportedReadingError
-from ..graph import EDGE_KINDS, FlowGraph
+from ..lenses.query_key import row_of
 from ..models.anatomy import wide
-from ..nodes import Node, label
-from ..qk import row_of
-from ..recorded import Trace
 from ..semantic.layer import Layer, part_of
+from ..values.flow_graph import EDGE_KINDS, FlowGraph
+from ..values.node import Node, label
+from ..values.trace import Trace
 
 _SITES = {"resid_pre": "resid_pre", "resid_post": "resid_post", "attn": "attn_out", "mlp": "mlp_out"}
 _IN_HEAD = "queries and keys are vectors of the head's own space, where no token has a direction; read the node instead"

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 import numpy as np
 from jaxtyping import Float
 
-from ..graph import EDGE_KINDS, FlowGraph
-from ..graph_info import GraphInfo
 from ..interventions.edges import Into
-from ..nodes import Node
+from ..values.flow_graph import EDGE_KINDS, FlowGraph
+from ..values.graph_info import GraphInfo
+from ..values.node import Node
 from .backward import Found
 from .pairs import Search
 

@@ -6,12 +6,12 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from ..charts.table import Table, Tabular
 from ..errors import ArgumentError, ModelMismatchError
-from ..graph import FlowGraph
 from ..interventions.edges import Edge
 from ..interventions.plan import circuit_edges
-from ..nodes import Node
-from ..table import Table, Tabular
+from ..values.flow_graph import FlowGraph
+from ..values.node import Node
 
 T = TypeVar("T", bound=Hashable)
 

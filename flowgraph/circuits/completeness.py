@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from ..charts.table import Table, Tabular
 from ..errors import ArgumentError
-from ..graph import FlowGraph
 from ..interventions.ablation import Ablation
 from ..interventions.edges import check_node
 from ..interventions.metrics import Metric, metric_of
@@ -24,8 +24,8 @@ from ..interventions.prompts import Prompts
 from ..interventions.ticks import Tick, ticking
 from ..models import load_model
 from ..models.wheel import Progress
-from ..nodes import Node
-from ..table import Table, Tabular
+from ..values.flow_graph import FlowGraph
+from ..values.node import Node
 from .bands import Band, draws_of, mean_band, with_band
 from .runs import Cancel, Data, HeadRuns, task_of
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..heads import HeadScore
 from ..interventions.passes import Pass
+from ..lenses.head_scores import HeadScore
 from ..models import LoadedModel
 from ..models.anatomy import Anatomy, Norm, wide
 from ..models.attention_weights import attention_weights

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Int
 from torch import Tensor
 
 from ..errors import ArgumentError
-from ..heads import HeadScore
 from ..interventions.passes import Pass
+from ..lenses.head_scores import HeadScore
 from ..models import LoadedModel
 from ..models.anatomy import wide
 

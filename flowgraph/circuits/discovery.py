@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float
 
 from ..errors import ArgumentError, PromptError
-from ..graph import FlowGraph
 from ..interventions.ablation import Ablation
 from ..interventions.edges import require_sum
 from ..interventions.metrics import Metric, metric_of
@@ -19,6 +18,7 @@ from ..models import load_model
 from ..models.wheel import Progress
 from ..tasks import TaskData
 from ..tasks.examples import prompt_ids
+from ..values.flow_graph import FlowGraph
 from .attribution import Scores, attribution
 from .backward import Found, backward_discovery
 from .circuit_graph import circuit_graph

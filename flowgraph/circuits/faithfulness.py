@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from ..charts import rendering
+from ..charts.table import Drawn, Table, ThemeName
 from ..errors import ArgumentError
-from ..graph import FlowGraph
 from ..interventions.ablation import Ablation
 from ..interventions.edges import Edge
 from ..interventions.metrics import Metric, metric_of
@@ -26,7 +27,7 @@ from ..interventions.prompts import Prompts
 from ..interventions.ticks import ticking
 from ..models import load_model
 from ..models.wheel import Progress
-from ..table import Drawn, Table, ThemeName
+from ..values.flow_graph import FlowGraph
 from .bands import Band, band_of, draws_of, with_band
 from .runs import Cancel, Data, all_edges, circuit_runs, edge_mask, task_of
 
@@ -168,9 +169,7 @@ class Faithfulness(Drawn):
         theme
             ``"light"`` or ``"dark"``.
         """
-        from ..views.faithfulness_figure import faithfulness_figure
-
-        return faithfulness_figure(self, theme=theme)
+        return rendering.figure(self, theme=theme)
 
     def _of(self, draws: np.ndarray) -> Float[np.ndarray, "draw size"]:
         """[draw, size] f of prompts drawn so often."""

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
+from ..charts.table import Table, Tabular
 from ..errors import ArgumentError
-from ..heads import HeadScore
 from ..interventions.ablation import Ablation
 from ..interventions.metrics import metric_of
+from ..lenses.head_scores import HeadScore
 from ..models import load_model
 from ..models.wheel import Progress
-from ..nodes import Node
-from ..table import Table, Tabular
+from ..values.node import Node
 from .copying import COPY_SCORES, copy_scores
 from .detectors import ATTENTION_SCORES, attention_scores, repeating
 from .runs import Cancel, Data, task_of

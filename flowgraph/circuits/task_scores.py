@@ -8,13 +8,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..heads import HeadScore
 from ..interventions.ablation import Ablation
 from ..interventions.gradients import backward
 from ..interventions.head_effects import head_effects
 from ..interventions.metrics import Metric
 from ..interventions.passes import Pass
 from ..interventions.prompts import Batch
+from ..lenses.head_scores import HeadScore
 from ..models import LoadedModel
 from ..models.anatomy import wide
 from ..models.wheel import Progress

@@ -46,7 +46,7 @@ def _run(arguments: Sequence[str] | None) -> int:
             return 2
         options.command_line = shlex.join(["flowgraph", *(sys.argv[1:] if arguments is None else arguments)])
         run: Callable[[argparse.Namespace, Console], None] = options.run
-        from ..views.terminal import progress_console
+        from ..render.words.terminal import progress_console
 
         run(options, progress_console(options.quiet))
     except BrokenPipeError:
@@ -61,7 +61,7 @@ def _run(arguments: Sequence[str] | None) -> int:
 
 
 def _complain(what: str, code: int) -> int:
-    from ..views.terminal import complain
+    from ..render.words.terminal import complain
 
     complain(what)
     return code

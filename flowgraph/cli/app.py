@@ -68,7 +68,7 @@ def _app(options: argparse.Namespace, _console: Console) -> None:
         from flowgraph_webapp.serving import serve
     except ModuleNotFoundError as error:
         raise _extra_missing(error) from error
-    from ..views.terminal import say
+    from ..render.words.terminal import say
 
     _hush_logs()
     models = tuple(dict.fromkeys(options.model or [DEFAULT_MODEL]))
@@ -101,7 +101,7 @@ def _opened(service: Any, path: Path) -> Any:
         begins = file.read(4)
         if begins == b"PK\x03\x04":
             return service.open_session(begins + file.read(LARGEST_FILE))
-    from ..export import import_graph
+    from ..files import import_graph
 
     return service.add_session(session_of_graph(import_graph(path), path.name))
 

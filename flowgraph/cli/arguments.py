@@ -128,7 +128,7 @@ def checked_output(output: str, *, force: bool, extensions: Collection[str] | No
     """
     path = Path(output)
     if extensions is None:
-        from ..export import EXPORTERS, ending
+        from ..files import EXPORTERS, ending
 
         extensions, known = EXPORTERS, ending(path) is not None
     else:
@@ -144,7 +144,7 @@ def checked_output(output: str, *, force: bool, extensions: Collection[str] | No
             f"-o {output}: the folder {str(path.resolve().parent)!r} may not be written to; choose another"
         )
     if path.suffix.lower() in (".pdf", ".png"):
-        from ..export.matplotlib_picture import check_installed
+        from ..render.print.matplotlib_picture import check_installed
 
         check_installed()
     standing = [str(one) for one in written_files(path) if one.exists()]
@@ -157,7 +157,7 @@ def written_files(path: Path) -> list[Path]:
     """Every file that one output makes: a table is three, and a picture has its caption beside it."""
     end = path.suffix.lower()
     if end == ".csv":
-        from ..export.csv_file import csv_files
+        from ..files.csv_file import csv_files
 
         return list(csv_files(path))
     if end in _PICTURES:
@@ -169,7 +169,7 @@ def _may_replace(standing: Collection[str]) -> bool:
     """Ask on a terminal; where nobody can answer, the answer is no."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    from ..views.text import printable
+    from ..render.words.text import printable
 
     names = printable(" and ".join(standing))
     print(f"{names} exist{'s' * (len(standing) == 1)}. Replace? [y/N] ", end="", file=sys.stderr, flush=True)

@@ -13,9 +13,9 @@ from .running import by_command, loaded_model, write_graph, wrote
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..graph import FlowGraph
     from ..models import LoadedModel
     from ..tasks import TaskData
+    from ..values.flow_graph import FlowGraph
 
 _METHODS = ("backward", "eap", "eap-qk", "eap-ig", "gradient", "acdc")
 _EXAMPLES = """\
@@ -65,7 +65,7 @@ def _threshold(text: str) -> float:
 def _circuit(options: argparse.Namespace, console: Console) -> None:
     from ..circuits.discovery import discover
     from ..circuits.memory import MAX_BYTES
-    from ..views.terminal import progress, stage
+    from ..render.words.terminal import progress, stage
 
     _check_task(options.task)
     output = None if options.output is None else checked_output(options.output, force=options.force)
@@ -115,7 +115,7 @@ def _examples(loaded: LoadedModel, options: argparse.Namespace) -> TaskData:
 
 
 def _print_report(graph: FlowGraph, data: TaskData, written: Path | None) -> None:
-    from ..views.terminal import print_line, report
+    from ..render.words.terminal import print_line, report
 
     options = graph.info.options
     with report() as out:

@@ -37,8 +37,8 @@ def add_to(commands: Any) -> None:
 
 
 def _export(options: argparse.Namespace, _console: Console) -> None:
-    from ..export import import_graph
-    from ..views.terminal import print_line, report
+    from ..files import import_graph
+    from ..render.words.terminal import print_line, report
 
     look = _look(options)
     output = checked_output(options.output, force=options.force)

@@ -23,7 +23,7 @@ def _models(options: argparse.Namespace, _console: Console) -> None:
     from rich.table import Table
 
     from ..models import KNOWN_MODELS, cache_folder, cached_models, remove
-    from ..views.terminal import print_line, report, say
+    from ..render.words.terminal import print_line, report, say
 
     if options.remove is not None:
         freed = remove(options.remove)
@@ -45,7 +45,7 @@ def _models(options: argparse.Namespace, _console: Console) -> None:
 
 
 def _fetch(options: argparse.Namespace, console: Console) -> None:
-    from ..views.terminal import progress, say
+    from ..render.words.terminal import progress, say
 
     with progress(console, f"fetching {options.name}") as tell:
         from ..models import fetch

@@ -13,16 +13,16 @@ from ..errors import ArgumentError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..graph import FlowGraph
     from ..models import LoadedModel
     from ..prompting import Inputs
-    from ..recorded import Trace
+    from ..values.flow_graph import FlowGraph
+    from ..values.trace import Trace
     from .arguments import Output
 
 
 def loaded_model(options: argparse.Namespace, console: Console) -> LoadedModel:
     """The model that was asked for; what is said of it beside errors is a note."""
-    from ..views.terminal import complain, progress
+    from ..render.words.terminal import complain, progress
 
     with warnings.catch_warnings(record=True) as caught, progress(console, f"loading {options.model}") as tell:
         from ..models import load_model
@@ -94,8 +94,8 @@ def write_graph(graph: FlowGraph, output: Output, **look: Any) -> Path:
 
     ``look`` are options of pictures. A file that has come to be since it was asked about is not replaced either.
     """
-    from ..export import save_graph
-    from ..views.terminal import complain
+    from ..files import save_graph
+    from ..render.words.terminal import complain
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)

@@ -13,8 +13,8 @@ from .running import by_command, loaded_model, prompt_of, run_trace, write_graph
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..graph import FlowGraph
-    from ..recorded import Trace
+    from ..values.flow_graph import FlowGraph
+    from ..values.trace import Trace
 
 _MEASURES = ("contribution", "norm", "attention", "target")
 
@@ -94,7 +94,7 @@ def _is_index(text: str) -> bool:
 
 
 def _semantic(options: argparse.Namespace, console: Console) -> None:
-    from ..views.terminal import stage
+    from ..render.words.terminal import stage
 
     output = _output(options)
     prompt_of(options)  # before a model is loaded for it
@@ -142,7 +142,7 @@ def _graph(trace: Trace, options: argparse.Namespace) -> FlowGraph:
 def _write(graph: FlowGraph, output: Output, view: str) -> Path:
     if view == "graph":
         return write_graph(graph, output)
-    from ..export import atomic_write_text
-    from ..views.sankey import sankey
+    from ..files import atomic_write_text
+    from ..render.plots.sankey import sankey
 
     return atomic_write_text(output.path, sankey(graph).to_html(include_plotlyjs=True), overwrite=output.replace)

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
-from ..nodes import Node
-from ..views.semantic_page import statements
-from ..views.terminal import print_line, report
-from ..views.text import visible
+from ..render.page.semantic_page import statements
+from ..render.words.terminal import print_line, report
+from ..render.words.text import visible
+from ..values.node import Node
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..graph import FlowGraph
-    from ..reading import NodeReading
+    from ..values.flow_graph import FlowGraph
+    from ..values.reading import NodeReading
 
 _HEADS, _NEURONS, _WORDS, _SOURCES = 5, 5, 4, 2
 _RIGHT = frozenset({"part", "rank", "logits"})

@@ -7,15 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
-from ..graph_info import DEFAULT_METHOD
+from ..values.graph_info import DEFAULT_METHOD
 from .arguments import add_command, add_model, add_output, checked_output, count, number
 from .running import by_command, check_prompt, loaded_model, prompt_of, run_trace, write_graph, wrote
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from ..graph import FlowGraph
-    from ..recorded import Trace
+    from ..values.flow_graph import FlowGraph
+    from ..values.trace import Trace
 
 _MOST_EDGES = 5_000_000
 _PATHS = 5
@@ -66,7 +66,7 @@ def _mass(text: str) -> float:
 
 
 def _trace(options: argparse.Namespace, console: Console) -> None:
-    from ..views.terminal import stage
+    from ..render.words.terminal import stage
 
     check_prompt(options)
     window = _layers(options.layers)
@@ -112,8 +112,8 @@ def _whole_graph(trace: Trace, options: argparse.Namespace, window: tuple[int, i
 
 def _chosen(whole: FlowGraph, options: argparse.Namespace) -> FlowGraph:
     """What was asked for; without a word about size, the strongest paths."""
-    from ..flow import keep_strongest
-    from ..views.elements import OPENING_EDGES, OPENING_MASS
+    from ..render.scene.elements import OPENING_EDGES, OPENING_MASS
+    from ..values.strongest import keep_strongest
 
     if _is_default(options):
         return keep_strongest(whole, mass=OPENING_MASS, max_edges=OPENING_EDGES)
@@ -128,8 +128,8 @@ def _is_default(options: argparse.Namespace) -> bool:
 
 def _page_graph(whole: FlowGraph, graph: FlowGraph, options: argparse.Namespace) -> FlowGraph:
     """A page has a slider of its own, so by default it carries more than it opens on."""
-    from ..flow import keep_strongest
-    from ..views.elements import MOST_EDGES
+    from ..render.scene.elements import MOST_EDGES
+    from ..values.strongest import keep_strongest
 
     return keep_strongest(whole, mass=None, max_edges=MOST_EDGES) if _is_default(options) else graph
 
@@ -141,7 +141,7 @@ def _read(trace: Trace, graph: FlowGraph) -> FlowGraph:
 
 
 def _print_report(trace: Trace, whole: FlowGraph, graph: FlowGraph, written: Path | None) -> None:
-    from ..views.terminal import print_line, report
+    from ..render.words.terminal import print_line, report
 
     with report() as out:
         if trace.logits is not None:
@@ -156,7 +156,7 @@ def _prediction_table(trace: Trace) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from ..views.text import visible
+    from ..render.words.text import visible
 
     assert trace.logits is not None
     logits = (trace.logits if trace.logits.ndim == 1 else trace.logits[trace.position]).double()
@@ -180,8 +180,8 @@ def _print_paths(out: Console, whole: FlowGraph) -> None:
     from rich.text import Text
 
     from ..algorithms.paths import merge_parallel, strongest_paths
-    from ..flow import flow_levels
-    from ..views.text import printable
+    from ..render.words.text import printable
+    from ..values.connected_flow import flow_levels
 
     merged = merge_parallel(whole)
     # A threshold may have left nothing that leads to the explained node.

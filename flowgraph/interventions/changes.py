@@ -14,7 +14,7 @@ from ..errors import ArgumentError
 from ..models import LoadedModel
 from ..models.anatomy import Anatomy, wide
 from ..models.forward import Feed
-from ..nodes import Node
+from ..values.node import Node
 from .edges import PatternEdit
 from .passes import Pass
 from .plan import Plan, place_of

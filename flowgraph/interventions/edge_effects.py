@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..charts.table import Table, Tabular
 from ..errors import ArgumentError
 from ..models import LoadedModel, load_model
 from ..models.anatomy import wide
 from ..models.wheel import Progress
-from ..table import Table, Tabular
 from .ablation import _one_for_each, aims_of, answer_logits
 from .edges import Edge, check_edge, sender_index
 from .metrics import Metric, metric_of

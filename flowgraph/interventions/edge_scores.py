@@ -18,12 +18,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..charts.table import Table, Tabular
 from ..errors import ArgumentError
 from ..models import LoadedModel, load_model
 from ..models.anatomy import Anatomy
 from ..models.attention_weights import attention_weights
-from ..nodes import Node
-from ..table import Table, Tabular
+from ..values.node import Node
 from .ablation import _one_for_each, answer_logits
 from .edges import Edge, Into, receivers, require_sum, sender_nodes, senders_before
 from .gradients import Forward, Gradients, backward

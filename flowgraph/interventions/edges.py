@@ -7,7 +7,7 @@ from typing import Literal, get_args
 
 from ..errors import ArgumentError, UnsupportedReadingError
 from ..models.anatomy import Anatomy
-from ..nodes import Node, label
+from ..values.node import Node, label
 
 Into = Literal["q", "k", "v", "mlp", "logits"]
 SENDERS = ("embed", "head", "mlp")

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
+from ..charts.table import Table, Tabular
 from ..errors import ArgumentError
 from ..models import load_model
 from ..models.wheel import Progress
-from ..table import Table, Tabular
 from .ablation import _one_for_each
 from .metrics import Metric, metric_of
 from .prompts import Answers, Prompts, batch_of, prompts_of

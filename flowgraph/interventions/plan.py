@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ArgumentError
-from ..graph import EDGE_KINDS, FlowGraph
 from ..models.anatomy import Anatomy
-from ..nodes import Node
+from ..values.flow_graph import EDGE_KINDS, FlowGraph
+from ..values.node import Node
 from .edges import SENDERS, Edge, Into, PatternEdit, check_edge, check_node, receivers, require_sum, sender_index
 
 Part = Node | Edge | PatternEdit

@@ -14,8 +14,8 @@ from ..errors import ArgumentError, ModelMismatchError, PromptError
 from ..models import LoadedModel
 from ..models.forward import Feed
 from ..prompting import Inputs, Row, feed_of, inputs, row_of, types_are_zero_by_default
-from ..recorded import Trace
 from ..tracing import explained_position
+from ..values.trace import Trace
 
 Prompts = Trace | str | Tensor | Inputs | Mapping[str, Any] | Sequence[Any]
 """One prompt or several: traces, or whatever can be traced, such as texts, token ids, messages and :class:`Inputs`."""

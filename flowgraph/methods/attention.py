@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..matrices import rows_of_one
-from ..recorded import Trace
+from ..values.edge_weights import EdgeWeights
+from ..values.token_matrix import rows_of_one
+from ..values.trace import Trace
 from .origin import array, origin
-from .weights import EdgeWeights
 
 
 def attention(trace: Trace) -> EdgeWeights:

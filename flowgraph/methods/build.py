@@ -10,17 +10,18 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import ArgumentError, GraphTooLargeError
-from ..filters import nucleus_mask
-from ..flow import keep_strongest
-from ..graph import FlowGraph
-from ..graph_info import DEFAULT_METHOD
-from ..nodes import Node, label
-from ..recorded import Trace
+from ..values.edge_weights import EdgeWeights
+from ..values.flow_graph import FlowGraph
+from ..values.graph_info import DEFAULT_METHOD
+from ..values.node import Node, label
+from ..values.nucleus import nucleus_mask
+from ..values.strongest import keep_strongest
+from ..values.trace import Trace
+from .edge_methods import edge_weights
 from .node_readings import READ_AT_MOST, node_readings
 from .origin import called
 from .schema import Codes, Columns, edge_parts, joined, no_edges, unlisted_share
 from .thresholds import ThresholdRule, by_rule
-from .weights import EdgeWeights
 from .whole import WholeFlow, whole_flow
 
 MAX_EDGES = 200_000
@@ -208,8 +209,6 @@ def _weights(trace_or_weights: Trace | EdgeWeights, method: str | None, options:
                 f"method={method!r}, but these weights are {trace_or_weights.info.method!r}; leave method out"
             )
         return trace_or_weights
-    from . import edge_weights
-
     return edge_weights(trace_or_weights, method=method or DEFAULT_METHOD, **options)
 
 

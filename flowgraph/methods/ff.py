@@ -25,9 +25,9 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 from ..models.anatomy import Block, Norm, wide
-from ..recorded import Trace
+from ..values.edge_weights import EdgeWeights
+from ..values.trace import Trace
 from .origin import array, origin
-from .weights import EdgeWeights
 
 SOURCES = 16
 """Source tokens per target that go through the MLP one by one, unless told otherwise."""

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..attribution import direct_logit_attribution
-from ..recorded import Trace
+from ..lenses.direct_attribution import direct_logit_attribution
+from ..values.edge_weights import EdgeWeights
+from ..values.trace import Trace
 from .origin import origin
-from .weights import EdgeWeights
 
 
 def logits(trace: Trace) -> EdgeWeights:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from ..errors import NotRecordedError
-from ..lenses import head_outputs, read
-from ..nodes import Node
-from ..reading import NodeReading
-from ..recorded import Trace
+from ..lenses.logit_lens import head_outputs, read
+from ..values.node import Node
+from ..values.reading import NodeReading
+from ..values.trace import Trace
 
 READ_AT_MOST = 2_000
 """Graphs with more nodes are not read unless asked for."""

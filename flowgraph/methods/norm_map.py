@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import ArgumentError
-from ..matrices import TokenMatrix, origin_of
-from ..recorded import Trace
+from ..values.token_matrix import TokenMatrix, origin_of
+from ..values.trace import Trace
 from .norms import norm_of_sum
 from .parts import AttentionParts, attention_parts
 

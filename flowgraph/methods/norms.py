@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from ..recorded import Trace
+from ..values.edge_weights import EdgeWeights
+from ..values.trace import Trace
 from .origin import array, origin
 from .parts import AttentionParts, attention_parts, mlp_parts
-from .weights import EdgeWeights
 
 
 def norms(trace: Trace) -> EdgeWeights:

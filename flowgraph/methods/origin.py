@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .. import __version__
-from ..graph_info import GraphInfo
-from ..recorded import Trace
+from ..values.graph_info import GraphInfo
+from ..values.trace import Trace
+from ..version import __version__
 
 
 def origin(trace: Trace, method: str, unit: str) -> GraphInfo:

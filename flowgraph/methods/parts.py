@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..models.anatomy import Norm
-from ..recorded import Trace
+from ..values.trace import Trace
 from .origin import array
 
 

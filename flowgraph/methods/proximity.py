@@ -14,12 +14,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError
-from ..kernels import proximity_of_parts, proximity_of_sums
-from ..nodes import Node
-from ..recorded import Trace
+from ..kernels.proximity import proximity_of_parts, proximity_of_sums
+from ..values.edge_weights import EdgeWeights
+from ..values.node import Node
+from ..values.trace import Trace
 from .origin import array, origin
 from .parts import AttentionParts, MlpParts, attention_parts, mlp_parts
-from .weights import EdgeWeights
 
 
 @dataclass(frozen=True, eq=False)

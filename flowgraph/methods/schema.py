@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError
-from ..graph import EDGE_KINDS
-from ..nodes import NODE_KINDS, Node
-from .weights import EdgeWeights
+from ..values.edge_weights import EdgeWeights
+from ..values.flow_graph import EDGE_KINDS
+from ..values.node import NODE_KINDS, Node
 
 Columns = dict[str, Any]
-"""Columns of edges by name, with node codes as source and target; see :data:`flowgraph.graph.EDGE_COLUMNS`."""
+"""Columns of edges by name, with node codes as source and target; see :data:`flowgraph.values.flow_graph.EDGE_COLUMNS`."""
 
 
 def edge_parts(weights: EdgeWeights, level: str) -> Iterator[Columns]:

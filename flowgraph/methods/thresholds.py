@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import ArgumentError
-from .weights import EdgeWeights
+from ..values.edge_weights import EdgeWeights
 
 ThresholdRule = Literal["edge", "per_head"]
 THRESHOLD_RULES: tuple[str, ...] = get_args(ThresholdRule)

@@ -15,10 +15,10 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import ArgumentError
-from ..graph import EDGE_KINDS
-from ..nodes import NODE_KINDS, Node, label
+from ..values.edge_weights import EdgeWeights
+from ..values.flow_graph import EDGE_KINDS
+from ..values.node import NODE_KINDS, Node, label
 from .schema import Codes, Columns, edge_parts
-from .weights import EdgeWeights
 
 _ATTENTION, _HEAD, _RESIDUAL, _MLP_IN, _MLP, _UNEMBED = (
     EDGE_KINDS.index(kind) for kind in ("attention", "head", "residual", "mlp_in", "mlp", "unembed")

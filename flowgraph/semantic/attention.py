@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from ..lenses.query_key import key_directions, query_directions
 from ..models.anatomy import wide
-from ..nodes import Node
-from ..qk import key_directions, query_directions
+from ..values.node import Node
 from .layer import Layer, along, part_of, state_node
 from .selection import Choice, coverage, made_up, measured, strongest
 from .sketch import Sketch

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from ..errors import ArgumentError, GraphTooLargeError
-from ..recorded import Trace
+from ..values.trace import Trace
 
 MAX_NODES = 5_000
 """Graphs above this are refused unless ``max_nodes=`` allows them."""

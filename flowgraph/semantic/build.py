@@ -14,13 +14,13 @@ from typing import Literal
 
 from torch import Tensor
 
-from ..attribution import aims, logit_direction
 from ..errors import ArgumentError, NotRecordedError, UnsupportedReadingError
-from ..graph import FlowGraph
+from ..lenses.direct_attribution import aims, logit_direction
 from ..methods.origin import origin
 from ..models.anatomy import wide
-from ..nodes import Node
-from ..recorded import Trace
+from ..values.flow_graph import FlowGraph
+from ..values.node import Node
+from ..values.trace import Trace
 from .attention import AttentionNodes
 from .bounds import MAX_NODES, aimed, layers_of, positions_of, refuse_above
 from .layer import Layer, along, part_of, state_node

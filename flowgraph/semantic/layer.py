@@ -15,8 +15,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..models.anatomy import Block, Norm, Projection, wide
-from ..nodes import Node
-from ..recorded import Trace
+from ..values.node import Node
+from ..values.trace import Trace
 
 Vector = Float[Tensor, "d_model"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from ..models.anatomy import wide
-from ..nodes import Node
+from ..values.node import Node
 from .layer import Layer, along, part_of
 from .selection import Choice, coverage, made_up, measured, strongest
 from .sketch import Sketch

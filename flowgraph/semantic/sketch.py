@@ -9,12 +9,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..graph import EDGE_KINDS, UNITS, EdgeKind, FlowGraph, Unit
-from ..graph_info import GraphInfo
-from ..lenses import read
-from ..nodes import Node
-from ..reading import NodeReading
-from ..recorded import Trace
+from ..lenses.logit_lens import read
+from ..values.flow_graph import EDGE_KINDS, UNITS, EdgeKind, FlowGraph, Unit
+from ..values.graph_info import GraphInfo
+from ..values.node import Node
+from ..values.reading import NodeReading
+from ..values.trace import Trace
 from .stored import read_weights
 
 

@@ -19,11 +19,11 @@ from typing import Any
 from jaxtyping import Float
 from torch import Tensor
 
-from ..lenses import read
+from ..lenses.logit_lens import read
 from ..models import LoadedModel
 from ..models.cache import cache_folder
-from ..reading import NodeReading
-from ..recorded import Trace
+from ..values.reading import NodeReading
+from ..values.trace import Trace
 
 logger = logging.getLogger(__name__)
 

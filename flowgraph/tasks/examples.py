@@ -98,7 +98,7 @@ class TaskData:
         ArgumentError
             If prompts or answers are token ids, which a text file would not tell from numbers in words.
         """
-        from ..export.files import atomic_write_text
+        from ..atomic_file import atomic_write_text
 
         for number, example in enumerate(self.examples):
             if not all(isinstance(getattr(example, name), str) for name in _COLUMNS):

@@ -11,10 +11,10 @@ from flowgraph_webapp.recipe import Recipe
 from flowgraph_webapp.service.compute import COMPUTE
 from flowgraph_webapp.service.dispatch import Stage
 from flowgraph_webapp.service.errors import Cancelled
+from flowgraph_webapp.service.messages import MOST_TOKENS
 from flowgraph_webapp.service.questions import run_of, run_question, whole_question, with_run
 from flowgraph_webapp.service.recorded import Example
 from flowgraph_webapp.service.traces import Traces
-from flowgraph_webapp.service.worker import MOST_TOKENS
 from flowgraph_webapp.session import Annotations, Session, read_session, write_session
 
 EXAMPLE = "The capital of Japan is the city of"

@@ -31,7 +31,7 @@ from flowgraph_webapp.service.questions import (
 from flowgraph_webapp.session import write_session
 
 import flowgraph
-from flowgraph.views import page_data
+from flowgraph.render import page_data
 from tests.app.fake_service import EXAMPLE, FakeService
 
 pytestmark = pytest.mark.real_model

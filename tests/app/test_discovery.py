@@ -18,6 +18,7 @@ from flowgraph_webapp.service.compute import COMPUTE
 from flowgraph_webapp.service.dispatch import PAUSING, Stage
 from flowgraph_webapp.service.errors import Cancelled, TimedOut
 from flowgraph_webapp.service.fitting import refuse_unfit
+from flowgraph_webapp.service.messages import Answered, Begun, Settings, Staged, Stopped
 from flowgraph_webapp.service.questions import (
     AblateQuestion,
     CircuitQuestion,
@@ -31,7 +32,7 @@ from flowgraph_webapp.service.questions import (
 )
 from flowgraph_webapp.service.shown import shown_graph
 from flowgraph_webapp.service.traces import Traces
-from flowgraph_webapp.service.worker import Answered, Begun, Settings, Staged, Stopped, Worker
+from flowgraph_webapp.service.worker import Worker
 from flowgraph_webapp.session import read_session, write_session
 
 import flowgraph as fg

@@ -21,7 +21,7 @@ from flowgraph_webapp.service.dispatch import Stage
 from flowgraph_webapp.service.errors import Busy, Cancelled
 
 from flowgraph.errors import ArgumentError, FlowgraphError, TargetError
-from flowgraph.views import drawing, legend_of, page_data, visible
+from flowgraph.render import drawing, legend_of, page_data, visible
 from tests.app.test_layout import components, text_of
 from tests.synthetic_graphs import HOSTILE, empty_graph, head_graph, logits_graph, token_graph
 

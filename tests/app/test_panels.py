@@ -24,7 +24,7 @@ from flowgraph_webapp.service.answers import Attention, Bar, Bars, Heads, NodeAn
 
 import flowgraph
 from flowgraph import Node, NodeReading, Reading
-from flowgraph.views import THEMES, drawing, rank_decade, visible
+from flowgraph.render import THEMES, drawing, rank_decade, visible
 from tests.synthetic_graphs import HOSTILE, JAPAN, empty_graph, head_graph, logits_graph, token_graph, with_structural
 
 
@@ -214,7 +214,7 @@ def test_styles_name_no_colour_of_their_own():
         "cell",
         "font",
     }
-    from flowgraph.views import css_variables, page_styles
+    from flowgraph.render import css_variables, page_styles
 
     known = set(re.findall(r"--([\w-]+):", css_variables() + panel_variables() + page_styles()))
     assert named <= known, named - known

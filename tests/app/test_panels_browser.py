@@ -30,7 +30,7 @@ from werkzeug.serving import make_server
 
 import flowgraph
 from flowgraph import Node
-from flowgraph.views import css_variables, page_bundle, page_styles
+from flowgraph.render import css_variables, page_bundle, page_styles
 from tests.browser import launch
 from tests.conftest import JAPAN
 from tests.synthetic_graphs import HOSTILE
@@ -133,7 +133,7 @@ def dash_app(panels) -> Dash:
     )
     files = {
         "flowgraph.js": page_bundle(),
-        "cytoscape.js": (ROOT / "flowgraph/views/assets/cytoscape.min.js").read_text(encoding="utf-8"),
+        "cytoscape.js": (ROOT / "flowgraph/render/page/assets/cytoscape.min.js").read_text(encoding="utf-8"),
         "theme.css": css_variables()
         + panel_variables()
         + page_styles()

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 
 from flowgraph import Node
 from flowgraph.errors import ArgumentError, PromptError
-from flowgraph.nodes import NODE_KINDS, WITH_HEAD, WITH_INDEX, WITHOUT_LAYER
+from flowgraph.values.node import NODE_KINDS, WITH_HEAD, WITH_INDEX, WITHOUT_LAYER
 
 INDEX = st.integers(0, 2**31 - 1)
 WINDOW = st.tuples(st.integers(0, 50), st.integers(51, 99))

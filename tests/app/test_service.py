@@ -17,6 +17,7 @@ import pytest
 from flowgraph_webapp.service.answers import GraphAnswer, Model, Run
 from flowgraph_webapp.service.dispatch import Stage
 from flowgraph_webapp.service.errors import Busy, Cancelled, Closed, InternalError, TimedOut, WorkerDied
+from flowgraph_webapp.service.messages import Answered, Settings, Staged
 from flowgraph_webapp.service.questions import (
     AttentionQuestion,
     BarsQuestion,
@@ -29,7 +30,7 @@ from flowgraph_webapp.service.questions import (
 )
 from flowgraph_webapp.service.service import Service
 from flowgraph_webapp.service.sizes import Cache, size_of
-from flowgraph_webapp.service.worker import Answered, Settings, Staged, Worker
+from flowgraph_webapp.service.worker import Worker
 
 import flowgraph
 from flowgraph.errors import ArgumentError, FileFormatError, ModelNeededError, PromptError, TargetError

@@ -40,7 +40,7 @@ from flowgraph_webapp.session import Annotations, Note, open_recorded, read_sess
 
 import flowgraph as fg
 from flowgraph.errors import ArgumentError, FileFormatError, ModelNeededError
-from flowgraph.masses import into_start
+from flowgraph.values.mass import into_start
 from tests.app.conftest import TEXT
 from tests.graphs import Edge, graph_of
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 import flowgraph
-from flowgraph.kernels import proximity_of_parts
+from flowgraph.kernels.proximity import proximity_of_parts
 from flowgraph.methods.norms import norm_of_sum
 from flowgraph.methods.parts import AttentionParts, MlpParts, attention_parts, mlp_parts
 

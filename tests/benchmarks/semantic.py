@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 import flowgraph
-from flowgraph.graph import UNITS
 from flowgraph.semantic import stored
+from flowgraph.values.flow_graph import UNITS
 
 from .pairs import Base, Row, compared
 from .subject import Setup, bare_product, prompt, states

@@ -30,7 +30,7 @@ from safetensors.torch import load, save
 import flowgraph
 from flowgraph import Trace, import_graph
 from flowgraph.errors import FileFormatError, FlowgraphError
-from flowgraph.export.trace_reader import KEY
+from flowgraph.files.trace_reader import KEY
 from tests.app.conftest import TEXT, folder  # noqa: F401
 from tests.conftest import IDS
 from tests.security.mutations import VALUES, changed, of_bytes, of_json, places, written

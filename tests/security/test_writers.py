@@ -20,9 +20,9 @@ import pytest
 
 import flowgraph
 from flowgraph import FlowGraph
+from flowgraph import atomic_file as files
+from flowgraph.atomic_file import OLD, atomic_write_bytes
 from flowgraph.errors import ArgumentError
-from flowgraph.export import files
-from flowgraph.export.files import OLD, atomic_write_bytes
 from tests.graphs import graph_of
 from tests.security.test_files import GRAPHS
 from tests.synthetic_graphs import token_graph
@@ -80,7 +80,7 @@ def test_sweeping_is_no_reason_not_to_write(tmp_path, monkeypatch):
 
 _WRITER = """
 import sys
-from flowgraph.export.files import atomic_write_bytes
+from flowgraph.atomic_file import atomic_write_bytes
 print("begun", flush=True)
 n = 0
 while True:

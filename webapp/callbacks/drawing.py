@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dash import Dash, Input, Output, State, no_update
 
 from flowgraph.errors import FlowgraphError
-from flowgraph.views import drawing, legend_of, page_data
+from flowgraph.render import drawing, legend_of, page_data
 
 from ..ids import Id
 from ..present import circuit

@@ -17,7 +17,7 @@ from dash.development.base_component import Component
 from jaxtyping import Float
 
 from flowgraph import Node
-from flowgraph.views import visible
+from flowgraph.render import visible
 
 from ..node_key import parse_node_key
 from ..service.answers import Attention, Run

@@ -14,7 +14,7 @@ import numpy as np
 from dash.development.base_component import Component
 
 from flowgraph import Node
-from flowgraph.views import visible
+from flowgraph.render import visible
 
 from ..service.answers import Bar, Bars, Run
 from .drawn import Element, drawn, element, link, token

@@ -12,7 +12,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from flowgraph import FlowGraph, Node
-from flowgraph.views import visible
+from flowgraph.render import visible
 
 from ..attributes import named
 from ..service.answers import Circuit, CircuitTest, Pair

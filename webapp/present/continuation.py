@@ -5,7 +5,7 @@ from __future__ import annotations
 from dash import html
 from dash.development.base_component import Component
 
-from flowgraph.views import visible
+from flowgraph.render import visible
 
 from ..attributes import named
 from ..service.answers import Generation

@@ -15,7 +15,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from flowgraph import FlowGraph, Node, NodeReading
-from flowgraph.views import note_facts, roles_text, visible
+from flowgraph.render import note_facts, roles_text, visible
 
 from ..node_key import node_key
 from ..service.answers import NodeAnswer, Run

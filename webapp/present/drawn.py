@@ -16,7 +16,7 @@ from dash import html
 from dash.development.base_component import Component
 
 from flowgraph import Node
-from flowgraph.views import visible
+from flowgraph.render import visible
 
 from ..node_key import node_key
 

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flowgraph import FlowGraph, Node, connected_flow
-from flowgraph.views import visible
+from flowgraph.render import visible
 
 from .drawn import Element, element, link, token
 from .figures import plural, probability, signed, weight

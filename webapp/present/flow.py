@@ -9,7 +9,7 @@ from dash import html
 from dash.development.base_component import Component
 
 import flowgraph
-from flowgraph.views import Drawing, drawing, facts
+from flowgraph.render import Drawing, drawing, facts
 
 from ..attributes import named
 from ..node_key import node_key, start_text
@@ -29,7 +29,7 @@ def picture(data: dict[str, Any], name: str) -> Component:
     Parameters
     ----------
     data
-        What :func:`flowgraph.views.page_data` gives.
+        What :func:`flowgraph.render.page_data` gives.
     name
         Id of the component. Each graph needs one of its own: the same element id in another graph is another thing.
     """

@@ -12,7 +12,7 @@ import numpy as np
 from dash.development.base_component import Component
 
 from flowgraph import Node
-from flowgraph.views import visible
+from flowgraph.render import visible
 
 from ..service.answers import Heads, Run
 from .drawn import Element, drawn, element, message, pick

@@ -20,7 +20,7 @@ def legend_components(markup: str) -> list[Component]:
     Parameters
     ----------
     markup
-        What :func:`flowgraph.views.legend_of` gives.
+        What :func:`flowgraph.render.legend_of` gives.
 
     Raises
     ------

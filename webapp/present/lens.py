@@ -14,7 +14,7 @@ from typing import NamedTuple
 from dash.development.base_component import Component
 
 from flowgraph import Node, NodeReading, Reading
-from flowgraph.views import RANK_LABELS, rank_decade, visible
+from flowgraph.render import RANK_LABELS, rank_decade, visible
 
 from ..node_key import node_key
 from ..service.answers import Run

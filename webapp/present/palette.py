@@ -7,7 +7,7 @@ step also carries hatching, in ``assets/panels.css``: hue alone never says the s
 
 from __future__ import annotations
 
-from flowgraph.views import THEMES, Theme, pill_fills
+from flowgraph.render import THEMES, Theme, pill_fills
 
 _MIXES = (0.16, 0.34, 0.58, 1.0)
 BOUNDS = (0.02, 0.1, 0.3, 0.6)
@@ -17,7 +17,7 @@ EVEN_BOUNDS = (0.05, 0.25, 0.5, 0.75)
 
 
 def panel_variables() -> str:
-    """CSS custom properties of both themes, to stand after those of :func:`flowgraph.views.css_variables`."""
+    """CSS custom properties of both themes, to stand after those of :func:`flowgraph.render.css_variables`."""
     blocks = []
     for name, selector in (("light", ":root"), ("dark", ':root[data-theme="dark"]')):
         lines = [f"  --{key}: {colour};\n" for key, colour in colours(THEMES[name]).items()]

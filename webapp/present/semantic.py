@@ -12,7 +12,7 @@ import json
 from dash.development.base_component import Component
 
 from flowgraph import FlowGraph
-from flowgraph.views import RANK_LABELS, caption, page_data, visible
+from flowgraph.render import RANK_LABELS, caption, page_data, visible
 
 from ..node_key import node_key
 from ..service.answers import Run, Semantic

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flowgraph import FlowGraph, Node
-from flowgraph.views import drawing, visible
+from flowgraph.render import drawing, visible
 
 from ..node_key import node_key
 from ..recipe import Recipe

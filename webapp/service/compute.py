@@ -17,6 +17,7 @@ from .answers import Answer, Attention, Bar, Bars, Heads, Lens, Model, Predictio
 from .discovery import circuit, circuit_test, corrupt, token
 from .generation import generate
 from .graphs import graph
+from .messages import LOADING
 from .node_answers import NEURONS, has_attribution, node
 from .questions import (
     AblateQuestion,
@@ -38,7 +39,6 @@ from .questions import (
     TokenQuestion,
 )
 from .traces import READ_AT_ONCE, Check, Traces
-from .worker import LOADING
 
 BEST = 10
 """Predictions of a run."""

@@ -17,9 +17,10 @@ from .answers import Answer
 from .errors import Busy, Cancelled, Closed, TimedOut
 from .jobs import ATTEMPTS, CANCELLED, DIED, GIVEN_UP, WAITING, Ask, Failure, Job, Stage, internal, outcome
 from .memory import give_back
+from .messages import LOADING, Begun, Message, Settings, Staged
 from .questions import Question, RunQuestion
 from .sizes import Cache, size_of
-from .worker import LOADING, Begun, Message, Settings, Staged, Worker
+from .worker import Worker
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,7 @@ import numpy as np
 import flowgraph
 from flowgraph import EdgeWeights, FlowGraph, Node
 from flowgraph.errors import ArgumentError, GraphTooLargeError
-from flowgraph.views import COLOURED_KINDS
+from flowgraph.render import COLOURED_KINDS
 
 from .answers import MOST_EDGES, GraphAnswer
 from .mixed import mixed_graph, refuse_mixture

@@ -13,8 +13,8 @@ from flowgraph.errors import FlowgraphError
 
 from .answers import Answer
 from .errors import Cancelled, InternalError, WorkerDied
+from .messages import KNOWN_ERRORS, Answered, Message, Refused
 from .questions import BACKGROUND, Question
-from .worker import KNOWN_ERRORS, Answered, Message, Refused
 
 logger = logging.getLogger(__name__)
 

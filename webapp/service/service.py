@@ -15,6 +15,7 @@ from .answers import Answer
 from .dispatch import Dispatcher
 from .errors import Busy, NotYet
 from .jobs import Stage
+from .messages import MOST_TOKENS, Settings
 from .questions import (
     AttentionQuestion,
     BarsQuestion,
@@ -30,7 +31,6 @@ from .questions import (
     with_run,
 )
 from .recorded import Example, Examples, Sessions
-from .worker import MOST_TOKENS, Settings
 
 logger = logging.getLogger(__name__)
 

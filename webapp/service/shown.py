@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from flowgraph import FlowGraph
-from flowgraph.views import drawing
+from flowgraph.render import drawing
 
 
 def shown_graph(graph: FlowGraph, keep: int | None) -> FlowGraph:

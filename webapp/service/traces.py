@@ -11,9 +11,9 @@ import flowgraph
 from flowgraph import DirectLogitAttribution, EdgeWeights, LoadedModel, Node, NodeReading, Trace
 from flowgraph.errors import ArgumentError, PromptError
 
+from .messages import LOADING
 from .questions import RunQuestion
 from .sizes import Cache, size_of
-from .worker import LOADING
 
 Check = Callable[[str, float | None], None]
 """Says which stage begins and what part of it is done; raises where the question was taken back."""

@@ -9,13 +9,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ...attribution import aims
 from ...errors import UnsupportedReadingError
-from ...graph import FlowGraph
-from ...lenses import read, unembed
+from ...lenses.direct_attribution import aims
+from ...lenses.logit_lens import read, unembed
 from ...methods.origin import origin
-from ...reading import Entry, NodeReading
-from ...recorded import Trace
+from ...values.flow_graph import FlowGraph
+from ...values.reading import Entry, NodeReading
+from ...values.trace import Trace
 from ..bounds import MAX_NODES, aimed, layers_of, positions_of, refuse_above
 from ..layer import Layer
 from ..sketch import Sketch

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ...errors import ArgumentError
-from ...recorded import Trace
+from ...values.trace import Trace
 
 Version = Literal[1, 2]
 

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ...graph import EdgeKind
+from ...lenses.query_key import key_directions, query_directions
 from ...models.anatomy import wide
-from ...nodes import Node, NodeKind
-from ...qk import key_directions, query_directions
-from ...recorded import Trace
+from ...values.flow_graph import EdgeKind
+from ...values.node import Node, NodeKind
+from ...values.trace import Trace
 from ..layer import Layer, state_node
 from ..selection import strongest
 from ..sketch import Sketch

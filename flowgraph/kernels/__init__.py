@@ -1,0 +1,1 @@
+"""Compiled kernels: proximity, rollout and maximum flow as numba functions over arrays."""

@@ -1,0 +1,305 @@
+"""Taking a logit apart into what wrote it: direct logit attribution."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..charts.table import Table, Tabular, columns_of
+from ..errors import ArgumentError, NotRecordedError, UnsupportedReadingError
+from ..models import LoadedModel
+from ..models.anatomy import Norm, wide
+from ..values.node import Node, label
+from ..values.trace import Trace
+from .logit_lens import logits_of_rows, target_id_of
+
+
+@dataclass(frozen=True, eq=False)
+class DirectLogitAttribution(Tabular):
+    """A logit, or a difference of two, as a sum over what wrote to the residual stream. All parts are in logits.
+
+    Attributes
+    ----------
+    heads
+        [layer, head] what each head wrote at the position.
+    heads_by_source
+        [layer, head, key_pos] the same, by the position the head read from; sums to ``heads``.
+    mlps
+        [layer] what each MLP wrote, its output bias apart.
+    neurons
+        [layer, d_mlp] what each neuron wrote; sums to ``mlps``.
+    embedding, position_embedding
+        The token's and the position's own vector.
+    biases
+        ``"L3.attn_bias"``, ``"L3.mlp_bias"``, ``"final_norm_bias"``, ``"unembed_bias"`` → part.
+    logit
+        The model's logit before a soft-cap (target minus foil when there is a foil).
+    completeness_error
+        |Σ parts − logit| / max(1, |logit|).
+    target, foil, position
+        Token ids and query position.
+    """
+
+    heads: Float[np.ndarray, "layer head"]
+    heads_by_source: Float[np.ndarray, "layer head key_pos"]
+    mlps: Float[np.ndarray, "layer"]
+    neurons: Float[np.ndarray, "layer d_mlp"]
+    embedding: float
+    position_embedding: float
+    biases: Mapping[str, float]
+    logit: float
+    completeness_error: float
+    target: int
+    foil: int | None
+    position: int
+
+    @property
+    def total(self) -> float:
+        """Sum of all parts."""
+        parts = float(self.heads.sum() + self.mlps.sum()) + self.embedding + self.position_embedding
+        return parts + sum(self.biases.values())
+
+    def __repr__(self) -> str:
+        layers, heads = self.heads.shape
+        aim = f"target {self.target}" if self.foil is None else f"target {self.target} − foil {self.foil}"
+        return (
+            f"DirectLogitAttribution({self.logit:.4g} logits of {aim} at position {self.position}, {layers} layers × {heads} "
+            f"heads, completeness error {self.completeness_error:.1e})"
+        )
+
+    def table(self) -> Table:
+        """One row for each part, the largest |logits| first: ``part``, ``kind``, ``layer``, ``head``, ``logits``.
+
+        Kinds are ``head``, ``mlp``, ``embedding``, ``position_embedding`` and ``bias``; the column sums to :attr:`total`. Heads
+        by source and single neurons are in :meth:`arrays`.
+        """
+        rows: list[dict[str, Any]] = []
+        for (layer, head), logits in np.ndenumerate(self.heads):
+            place = Node("head", layer=layer, head=head)
+            rows.append({"part": label(place), "kind": "head", "layer": layer, "head": head, "logits": float(logits)})
+        for layer, logits in enumerate(self.mlps):
+            place = Node("mlp", layer=layer)
+            rows.append({"part": label(place), "kind": "mlp", "layer": layer, "logits": float(logits)})
+        rows += [{"part": kind, "kind": kind, "logits": getattr(self, kind)} for kind in _EMBEDDINGS]
+        rows += [{"part": name, "kind": "bias", "logits": logits} for name, logits in self.biases.items()]
+        rows.sort(key=lambda row: -abs(row["logits"]))
+        note = f"all parts sum to {self.total:.6g}, the logit is {self.logit:.6g}"
+        return Table(repr(self), columns_of(rows, _COLUMNS), words=("part", "kind"), note=note)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """All fields by their names; ``biases`` [n] beside ``bias_names`` [n], ``foil`` only where there is one."""
+        found = {
+            name: np.asarray(value) for name, value in vars(self).items() if name != "biases" and value is not None
+        }
+        return found | {
+            "biases": np.array(list(self.biases.values()), dtype=np.float64),
+            "bias_names": np.array(list(self.biases), dtype=np.str_),
+        }
+
+
+_EMBEDDINGS = ("embedding", "position_embedding")
+_COLUMNS = ("part", "kind", "layer", "head", "logits")
+
+
+def direct_logit_attribution(
+    trace: Trace, target: str | int | None = None, foil: str | int | None = None, *, position: int = -1
+) -> DirectLogitAttribution:
+    """Take the logit of a token apart into what each head, neuron, embedding and bias wrote.
+
+    The final norm is frozen at the scale of the actual final state, so that it is linear and the parts add up:
+    completeness_error says how well.
+
+    Parameters
+    ----------
+    trace
+        A trace of all layers with its model attached.
+    target, foil
+        Token, and optionally the token whose logit is subtracted; default those of the trace.
+    position
+        Query position; −1 is the last token.
+
+    Raises
+    ------
+    UnsupportedReadingError
+        If the head is not norm + linear (masked language models), if blocks normalise the stream itself (post-norm), or if
+        there is no head: then parts do not add up to a logit.
+
+    Examples
+    --------
+    >>> parts = fg.direct_logit_attribution(trace)
+    >>> parts.heads.shape  # layer, head
+    (30, 9)
+    >>> divmod(int(parts.heads.argmax()), 9)  # layer and head that raise " Tokyo" most
+    (29, 1)
+    """
+    loaded = trace.model
+    _require_linear(loaded)
+    if trace.layers != (0, trace.n_layers):
+        raise ArgumentError(
+            f"direct_logit_attribution needs all {trace.n_layers} layers; the trace kept {trace.layers}"
+        )
+    count = len(trace.tokens)
+    if not -count <= position < count:
+        raise ArgumentError(f"position={position} is outside the prompt of {count} tokens")
+    at = position % count
+    target_id, foil_id = aims(trace, target, foil)
+    direction, head_bias = logit_direction(trace, target_id, foil_id, at)
+    logit = _logit_before_cap(trace, target_id, at)
+    if foil_id is not None:
+        logit -= _logit_before_cap(trace, foil_id, at)
+    return _attribute(trace, direction, head_bias, logit, (target_id, foil_id, at))
+
+
+def aims(trace: Trace, target: str | int | None, foil: str | int | None) -> tuple[int, int | None]:
+    """Ids of target and foil: those that are given, or the trace's own; its foil belongs to its own target."""
+    if foil is not None:
+        return target_id_of(trace, target), trace.model.vocabulary.target_id(foil, "foil")
+    return target_id_of(trace, target), trace.foil if target is None else None
+
+
+def logit_direction(
+    trace: Trace, target: int, foil: int | None, position: int
+) -> tuple[Float[Tensor, "d_model"], dict[str, float]]:
+    """Direction of a logit (minus another) in the residual stream at a position, and what the head's biases add.
+
+    The final norm is frozen at its actual scale there, so the dot product with a part of the stream is the part's logit.
+
+    Raises
+    ------
+    UnsupportedReadingError
+        As for :func:`direct_logit_attribution`.
+    NotRecordedError
+        If the trace does not reach the last layer, and so the norm's scale is not known.
+    """
+    loaded = trace.model
+    _require_linear(loaded)
+    direction, biases = _direction(loaded, trace, target, position)
+    if foil is None:
+        return direction, biases
+    foil_direction, foil_bias = _direction(loaded, trace, foil, position)
+    return direction - foil_direction, {name: biases[name] - foil_bias[name] for name in biases}
+
+
+def _attribute(
+    trace: Trace, direction: Tensor, head_bias: dict[str, float], logit: float, aim: tuple[int, int | None, int]
+) -> DirectLogitAttribution:
+    anatomy, at = trace.model.anatomy, aim[2]
+    by_source, neurons = [], []
+    biases: dict[str, float] = {}
+    for layer, block in enumerate(anatomy.blocks):
+        toward = _through(block.attention_post_norm, trace, "attention_post", layer, at, direction)
+        reads = anatomy.W_O(layer) @ toward
+        values = anatomy.per_query_head(wide(trace.v[layer]))
+        by_source.append(wide(trace.pattern[layer, :, at]) * torch.einsum("hsd,hd->hs", values, reads))
+        biases |= _bias(
+            block.attention_output.bias, block.attention_post_norm, toward, direction, f"L{layer}.attn_bias"
+        )
+        toward = _through(block.mlp_post_norm, trace, "mlp_post", layer, at, direction)
+        neurons.append(wide(trace.neurons[layer, at]) * (block.mlp_output.weight @ toward))
+        biases |= _bias(block.mlp_output.bias, block.mlp_post_norm, toward, direction, f"L{layer}.mlp_bias")
+    # Summed in float64: thousands of neurons of either sign cancel.
+    heads_by_source = torch.stack(by_source).double().cpu().numpy()
+    by_neuron = torch.stack(neurons).double().cpu().numpy()
+    first = wide(trace.resid_pre[0, at])
+    place = None if trace.position_embedding is None else wide(trace.position_embedding[at])
+    result = DirectLogitAttribution(
+        heads=heads_by_source.sum(-1),
+        heads_by_source=heads_by_source,
+        mlps=by_neuron.sum(-1),
+        neurons=by_neuron,
+        embedding=float((first if place is None else first - place) @ direction),
+        position_embedding=0.0 if place is None else float(place @ direction),
+        biases=biases | head_bias,
+        logit=logit,
+        completeness_error=0.0,
+        target=aim[0],
+        foil=aim[1],
+        position=at,
+    )
+    object.__setattr__(result, "completeness_error", abs(result.total - logit) / max(1.0, abs(logit)))
+    return result
+
+
+def _through(norm: Norm | None, trace: Trace, name: str, layer: int, position: int, direction: Tensor) -> Tensor:
+    """The direction as seen before a post-norm that is frozen at its actual scale."""
+    return direction if norm is None else norm.transposed(direction, trace.norm_scales[name][layer, position])
+
+
+def _bias(bias: Tensor | None, norm: Norm | None, before: Tensor, after: Tensor, name: str) -> dict[str, float]:
+    parts = [0.0 if bias is None else float(bias @ before)]
+    if norm is not None and norm.bias is not None:
+        parts.append(float(norm.bias @ after))
+    return {name: sum(parts)} if bias is not None or len(parts) > 1 else {}
+
+
+def _direction(loaded: LoadedModel, trace: Trace, token_id: int, position: int) -> tuple[Tensor, dict[str, float]]:
+    """[d_model] vector whose dot product with a part is its share of the token's logit, and the head's own biases."""
+    anatomy = loaded.anatomy
+    *inner, last = anatomy.head
+    column = wide(last.weight[token_id].detach())
+    biases = {} if getattr(last, "bias", None) is None else {"unembed_bias": float(last.bias[token_id].detach())}
+    for module in reversed(inner):
+        if getattr(module, "bias", None) is not None:
+            biases["unembed_bias"] = biases.get("unembed_bias", 0.0) + float(wide(module.bias.detach()) @ column)
+        column = column @ wide(module.weight.detach())
+    norm = anatomy.final_norm
+    if norm is None:
+        return column, biases
+    if norm.bias is not None:
+        biases["final_norm_bias"] = float(norm.bias @ column)
+    if trace.final_scale is None:
+        raise NotRecordedError(
+            f"this trace keeps layers {trace.layers[0]}…{trace.layers[1] - 1} and so not the scale of the final norm, which "
+            "logits of single parts need; trace a window that ends with the last layer"
+        )
+    return norm.transposed(column, trace.final_scale[position]), biases
+
+
+def _logit_before_cap(trace: Trace, token_id: int, position: int) -> float:
+    """The logit that the parts should add up to.
+
+    Where the trace holds the model's own logit and there is no soft-cap, that; a soft-cap near its limit cannot be undone
+    from the logit, so there the final state is put through norm and head again.
+    """
+    anatomy = trace.model.anatomy
+    if anatomy.softcap is None and trace.logits is not None:
+        if trace.logits.ndim == 2:
+            return float(trace.logits[position, token_id])
+        if position == trace.position:
+            return float(trace.logits[token_id])
+    state = trace.resid_post[-1, position][None].to(trace.model.device)
+    return float(logits_of_rows(trace.model, state, softcap=False)[0, token_id])
+
+
+def _require_linear(loaded: LoadedModel) -> None:
+    loaded.require_head("direct logit attribution")
+    if loaded.anatomy.family.head_kind == "masked":
+        raise UnsupportedReadingError(
+            f"{loaded.name!r} is a masked language model: its head is dense + activation + norm + linear, which is not linear "
+            "in the residual stream, so no direct logit attribution exists. Use read() or logit_lens()"
+        )
+    if loaded.anatomy.wiring == "post_norm":
+        raise UnsupportedReadingError(
+            f"blocks of {loaded.name!r} normalise the residual stream itself (post-norm), so what was written does not add up "
+            "to the final state and no direct logit attribution exists. Use read() or logit_lens()"
+        )
+
+
+def direction_of_target(trace: Trace, position: int) -> Float[Tensor, "d_model"] | None:
+    """[d_model] direction of the logit of the trace's target (minus its foil) at a position.
+
+    None where single parts have no logit: heads that are not norm + linear, post-norm blocks, and traces that do not reach the
+    last layer.
+    """
+    if trace.target is None:
+        return None
+    try:
+        return logit_direction(trace, trace.target, trace.foil, position)[0]
+    except (UnsupportedReadingError, NotRecordedError):
+        return None

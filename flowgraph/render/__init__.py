@@ -1,0 +1,55 @@
+"""Pictures of flow graphs as plain data that tests can read, and the pages, widgets and scripts made of them.
+
+All but the caption is loaded when first asked for: a caller that wants the one need not wait for the others.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .words.caption import caption
+
+if TYPE_CHECKING:
+    from .page.document import page_bundle, page_library, page_styles
+    from .page.html import cut_note, page_data, render_html
+    from .scene.elements import COLOURED_KINDS, Drawing, drawing, facts
+    from .scene.legend import legend_of
+    from .scene.noted import note_facts, pinned
+    from .scene.roles import roles_text
+    from .scene.semantic_style import pill_fills
+    from .scene.style import RANK_LABELS, THEMES, Theme, css_variables, rank_decade
+    from .words.text import visible
+
+_WHERE = {
+    **dict.fromkeys(("COLOURED_KINDS", "Drawing", "drawing", "facts"), "scene.elements"),
+    "legend_of": "scene.legend",
+    "note_facts": "scene.noted",
+    "page_bundle": "page.document",
+    **dict.fromkeys(("cut_note", "page_data"), "page.html"),
+    "page_library": "page.document",
+    "pinned": "scene.noted",
+    "page_styles": "page.document",
+    "render_html": "page.html",
+    "pill_fills": "scene.semantic_style",
+    "roles_text": "scene.roles",
+    **dict.fromkeys(("RANK_LABELS", "THEMES", "Theme", "css_variables", "rank_decade"), "scene.style"),
+    "visible": "words.text",
+}
+
+__all__ = [
+    "COLOURED_KINDS", "RANK_LABELS", "THEMES", "Drawing", "Theme", "caption", "css_variables", "cut_note", "drawing", "facts", "legend_of", "note_facts", "page_bundle", "page_data", "page_library",
+    "page_styles", "pill_fills", "pinned", "rank_decade", "render_html", "roles_text", "visible",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'flowgraph.render' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

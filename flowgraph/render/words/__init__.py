@@ -1,0 +1,1 @@
+"""Captions, sentences, terminal output and visible text."""

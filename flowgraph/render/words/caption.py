@@ -1,0 +1,105 @@
+"""The one line that goes with every picture: what it shows, and how much it leaves out."""
+
+from __future__ import annotations
+
+from ...charts import rendering
+from ...values.flow_graph import FlowGraph
+from ...values.graph_info import GraphInfo
+from ...version import __version__
+from .text import printable, prompt_line, visible
+
+_LONGEST_PROMPT = 80
+_FILTER_NAMES = {
+    "path_mass": "mass along the strongest paths", "top_k": "top k", "nucleus": "nucleus per target",
+    "mass": "nucleus per target",  # as files of earlier releases call it
+}  # fmt: skip
+_UNSAID = frozenset({"kept_flow"})
+"""What files of earlier releases hold and the edges themselves say better."""
+
+
+@rendering.caption.register(FlowGraph)
+def caption(graph: FlowGraph) -> str:
+    """One line: model, prompt, prediction, method and unit, level, layers, filters, edges and mass, version."""
+    parts = [
+        printable(graph.info.model),
+        f"“{prompt_text(graph.info, _LONGEST_PROMPT)}”" if graph.info.tokens else prompt_text(graph.info),
+        *_prediction(graph),
+        f"{graph.info.method_text} ({graph.info.unit}), {graph.info.level} level, {layers_text(graph)}",
+        *filter_texts(graph),
+        edges_text(graph),
+        f"flowgraph {__version__}",
+    ]
+    return " · ".join(filter(None, parts))  # a file of another program may say no prompt
+
+
+@rendering.summary.register(FlowGraph)
+def summary(graph: FlowGraph) -> str:
+    """A graph on one line of Python: method, level, size and how much of the mass it holds."""
+    return (
+        f"FlowGraph({graph.info.method!r}, level={graph.info.level!r}, {len(graph.nodes):,} nodes, "
+        f"{len(graph):,} edges, {percent(graph.kept_mass)} {mass_of(graph)})"
+    )
+
+
+def prompt_text(info: GraphInfo, longest: int | None = None) -> str:
+    """The prompt on one line; of a graph of several prompts, such as a circuit, their number."""
+    if not info.tokens and info.outside:
+        return "prompts that are not in the file"
+    if info.tokens or "prompts" not in info.options:
+        return prompt_line(info.tokens, longest)
+    count = info.options["prompts"]
+    return f"{count} prompt{'s' if count != 1 else ''}"
+
+
+def layers_text(graph: FlowGraph) -> str:
+    """Which layers the graph spans, and of how many, where that differs."""
+    first, end = graph.info.layers
+    if end - first == graph.info.total_layers:
+        return f"{end} layers"
+    which = f"layer {first}" if end - first == 1 else f"layers {first}–{end - 1}"
+    return f"{which} of {graph.info.total_layers}"
+
+
+def filter_texts(graph: FlowGraph) -> list[str]:
+    """What was asked for, in the order of application."""
+    texts = []
+    for name, value in graph.info.filters.items():
+        if name == "max_edges":
+            texts.append(f"at most {value:,} edges")
+        elif name not in _UNSAID:
+            texts.append(f"{_FILTER_NAMES.get(name, name.replace('_', ' '))} {value}")
+    return texts
+
+
+def edges_text(graph: FlowGraph) -> str:
+    """``N of M edges, x % of the mass`` of the whole graph as it is."""
+    weighted = int((~graph.structural).sum())
+    text = f"{weighted:,} of {graph.info.total_edges:,} edges, {percent(graph.kept_mass)} {mass_of(graph)}"
+    return text if weighted == len(graph) else f"{text}, and {len(graph) - weighted:,} without a number"
+
+
+def mass_of(graph: FlowGraph) -> str:
+    """What a percentage of a graph's edges is a part of; :mod:`flowgraph.values.mass` defines it."""
+    if not len(graph):
+        return "of the mass"  # nothing, of whatever whole
+    found = graph.measured
+    measure = "mass" if found.flow is not None else "summed |share|"
+    return f"of the {measure}" if found.whole == "method" else f"of the {measure} of the edges in the file"
+
+
+def percent(part: float) -> str:
+    """A part of 1 in percent, never rounded up to all or down to nothing."""
+    if 0 < part < 0.001:
+        return "< 0.1 %"
+    if 0.9995 <= part < 1 - 1e-9:
+        return "99.9 %"
+    return f"{part:.1%}".removesuffix("%").removesuffix(".0") + " %"
+
+
+def _prediction(graph: FlowGraph) -> list[str]:
+    info = graph.info
+    if info.target_token is None:
+        return []
+    probability = "" if info.target_probability is None else f" {info.target_probability:.2g}"
+    against = "" if info.foil_token is None else f" against {visible(info.foil_token)}"
+    return [f"{visible(info.target_token)}{probability}{against} at position {info.position}"]

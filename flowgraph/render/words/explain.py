@@ -1,0 +1,308 @@
+"""A graph in plain sentences, by templates: each sentence names the numbers of the graph that it stands on."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from ...charts import rendering
+from ...values.explanation import Explanation, Sentence
+from ...values.flow_graph import EDGE_KINDS, FlowGraph
+from ...values.node import Node, label
+from ..scene.layout import is_circuit
+from ..scene.roles import roles_text
+from .caption import edges_text, percent, prompt_text
+from .text import printable, prompt_line, visible
+
+_SHOWN = 3
+_INPUTS = ("embed", "position_embed", "resid_pre")
+
+
+@rendering.explain.register(FlowGraph)
+def explain(graph: FlowGraph) -> Explanation:
+    """Say in plain sentences what a graph shows.
+
+    Returns
+    -------
+    What the model said, how much of the method's mass is shown, and then by the kind of graph: which tokens the flow comes
+    from and where it changes its token; which parts raise and lower a logit; or what heads and neurons read and write.
+    """
+    sentences = [*_about(graph)]
+    if not len(graph):
+        sentences.append(
+            Sentence("Nothing is strong enough to be shown." if graph.info.total_edges else "There is no edge to show.")
+        )
+    elif graph.info.method in ("semantic", "visit"):
+        sentences += _semantic(graph)
+    elif is_circuit(graph):
+        sentences += _circuit(graph)
+    elif graph.info.unit == "logits":
+        sentences += _logits(graph)
+    else:
+        sentences += _flow(graph)
+    if graph.roles:
+        sentences += _roles(graph)
+    if graph.undefined:
+        nodes = tuple(graph.nodes.index(node) for node in graph.undefined)
+        names = _listed([label(node) for node in graph.undefined[:_SHOWN]], more=len(graph.undefined) > _SHOWN)
+        sentences.append(
+            Sentence(
+                f"The shares into {names} are not defined by the method and follow the lengths of the parts.",
+                nodes=nodes,
+            )
+        )
+    return Explanation(tuple(sentences))
+
+
+def _about(graph: FlowGraph) -> Iterator[Sentence]:
+    info = graph.info
+    model = printable(info.model)
+    prompt = f"“{prompt_line(info.tokens, 80)}”" if info.tokens else prompt_text(info)
+    if info.target_token is not None:
+        probability = "" if info.target_probability is None else f" a probability of {info.target_probability:.2g}"
+        against = "" if info.foil_token is None else f", compared with {_token(info.foil_token)}"
+        yield Sentence(
+            f"After {prompt}, {model} gives {_token(info.target_token)}{probability} at position {info.position}{against}."
+        )
+    elif is_circuit(graph):
+        yield Sentence(f"These parts of {model} were found to matter for {prompt}.")
+    elif prompt:
+        yield Sentence(f"{model} read {prompt}; the graph names no token that is explained.")
+    else:
+        yield Sentence(f"The graph (model {model}) names neither a prompt nor a token that is explained.")
+    if not graph.nodes:
+        yield Sentence("It has no nodes.")
+    yield Sentence(
+        f"By the method {printable(info.method_text)} ({printable(info.unit)}), {_layers(graph)} {edges_text(graph)}."
+    )
+
+
+def _layers(graph: FlowGraph) -> str:
+    """The layers that a graph spans and the verb of the sentence about them."""
+    first, stop = graph.info.layers
+    if stop == first:
+        return "the graph, which spans no layer, shows"
+    return f"layer {first} shows" if stop - first == 1 else f"layers {first} to {stop - 1} show"
+
+
+def _flow(graph: FlowGraph) -> Iterator[Sentence]:
+    """Where the flow into the start comes from, and where it changes its token."""
+    known = graph.measured
+    if known.flow is None:
+        yield Sentence("Its edges do not all flow into one node, so that no way is followed to one.")
+        return
+    flow, goal = known.flow, _goal(graph)
+    of = f"what reaches {goal}" if known.whole == "method" else f"what reaches {goal} over the edges in the file"
+    by_input: dict[int, float] = defaultdict(float)
+    for e, n in enumerate(graph.source.tolist()):
+        if graph.nodes[n].kind in _INPUTS:
+            by_input[n] += float(flow[e])
+    inputs = sorted((n for n in by_input if by_input[n] > 0), key=lambda n: -by_input[n])
+    if inputs:
+        parts = [f"{_place(graph, graph.nodes[n])} ({percent(by_input[n])})" for n in inputs[:_SHOWN]]
+        yield Sentence(
+            f"Of {of}, the shown edges bring {percent(min(1.0, sum(by_input.values())))} from the inputs, most from {_listed(parts)}.",
+            nodes=tuple(inputs[:_SHOWN]),
+        )
+    else:
+        yield Sentence(f"None of {of} is followed back to the inputs by the shown edges.")
+    crossing = [e for e in np.argsort(-flow, kind="stable").tolist() if _crosses(graph, e)]
+    carrying = [e for e in crossing if flow[e] > 0][:_SHOWN]
+    for e in carrying:
+        yield Sentence(
+            f"{_move(graph, e)}: {_signed_percent(graph, e)} of its target, {percent(float(flow[e]))} of {of}.",
+            edges=(e,),
+        )
+    if not crossing:
+        yield Sentence("No shown edge leads from one position to another.")
+    elif not carrying:
+        yield Sentence(f"Edges lead from one position to another, and none of them carries flow to {goal}.")
+
+
+def _crosses(graph: FlowGraph, e: int) -> bool:
+    """Whether an edge leads from one position to another."""
+    ends = [graph.nodes[n[e]].position for n in (graph.source, graph.target)]
+    return not graph.structural[e] and None not in ends and ends[0] != ends[1]
+
+
+def _move(graph: FlowGraph, e: int) -> str:
+    """An edge between positions in words: of attention what reads what, of other programs which node leads to which."""
+    source, target = graph.nodes[graph.source[e]], graph.nodes[graph.target[e]]
+    if EDGE_KINDS[graph.kind[e]] != "attention" or graph.layer[e] < 0:
+        return f"{_named(graph, source)} leads to {_named(graph, target)}"
+    head = f", head {graph.head[e]}" if graph.head[e] >= 0 else ""
+    query, key = (int(column[e]) for column in (graph.query_pos, graph.key_pos))
+    if query < 0 or key < 0:
+        return f"In layer {graph.layer[e]}{head}, {_named(graph, target)} reads {_named(graph, source)}"
+    return f"In layer {graph.layer[e]}{head}, {_position(graph, query)} reads {_position(graph, key)}"
+
+
+def _signed_percent(graph: FlowGraph, e: int) -> str:
+    part = float(graph.share[e])
+    return f"−{percent(-part)}" if part < 0 else percent(part)
+
+
+def _circuit(graph: FlowGraph) -> Iterator[Sentence]:
+    """Which edges support the answer, which work against it, and which heads have the most to do with both."""
+    order = np.argsort(-graph.weight, kind="stable")
+    for verb, edges in (("supports the answer", order[:_SHOWN]), ("works against it", order[::-1][:_SHOWN])):
+        chosen = [
+            e
+            for e in edges.tolist()
+            if graph.weight[e] != 0 and (graph.weight[e] < 0) == (verb != "supports the answer")
+        ]
+        if chosen:
+            parts = [f"{_ends(graph, e)} ({graph.weight[e]:+.3g} {graph.info.unit})" for e in chosen]
+            yield Sentence(f"What {verb} most: {_listed(parts)}.", edges=tuple(chosen))
+    total = np.zeros(len(graph.nodes))
+    np.add.at(total, graph.source, np.abs(graph.weight))
+    heads = [n for n in np.argsort(-total, kind="stable").tolist() if graph.nodes[n].kind == "head" and total[n] > 0]
+    if heads:
+        names = _listed([label(graph.nodes[n]) for n in heads[:_SHOWN]])
+        yield Sentence(
+            f"By the effects of the edges out of them, the strongest heads are {names}.", nodes=tuple(heads[:_SHOWN])
+        )
+
+
+def _roles(graph: FlowGraph) -> Iterator[Sentence]:
+    """Roles of the heads whose edges weigh the most, a head of several positions once."""
+    heads = [n for n, node in enumerate(graph.nodes) if node.kind == "head"]
+    named = [n for n in heads if graph.roles[n]]
+    if heads and not named:
+        yield Sentence("No head here has a role.", nodes=tuple(heads))
+    total = np.zeros(len(graph.nodes))
+    # Weights of different units do not compare; shares do.
+    np.add.at(total, graph.source, np.abs(graph.weight if graph.unit is None else graph.share))
+    first: dict[tuple[int | None, int | None], int] = {}
+    for n in sorted(named, key=lambda n: -total[n]):
+        first.setdefault((graph.nodes[n].layer, graph.nodes[n].head), n)
+    for n in list(first.values())[:_SHOWN]:
+        head = replace(graph.nodes[n], position=None)
+        noun = "role" if len(graph.roles[n]) == 1 else "roles"
+        yield Sentence(f"Head {label(head)} has the {noun} {roles_text(graph.roles[n])}.", nodes=(n,))
+
+
+def _ends(graph: FlowGraph, e: int) -> str:
+    """An edge by its ends, and what of the target reads."""
+    kind = EDGE_KINDS[graph.kind[e]]
+    into = f" as its {kind}" if kind in ("query", "key", "value") else ""
+    return f"{label(graph.nodes[graph.source[e]])} → {label(graph.nodes[graph.target[e]])}{into}"
+
+
+def _logits(graph: FlowGraph) -> Iterator[Sentence]:
+    """What raises and what lowers the logit most."""
+    goal = [n for n, node in enumerate(graph.nodes) if node.kind == "logit"]
+    into = np.flatnonzero(np.isin(graph.target, goal) & ~graph.structural)
+    order = into[np.argsort(-graph.weight[into], kind="stable")]
+    for verb, edges in (("raises", order[:_SHOWN]), ("lowers", order[::-1][:_SHOWN])):
+        chosen = [e for e in edges.tolist() if (graph.weight[e] > 0) == (verb == "raises") and graph.weight[e] != 0]
+        if chosen:
+            parts = [f"{_part(graph, e)} ({graph.weight[e]:+.3g} logits)" for e in chosen]
+            yield Sentence(f"What {verb} {_goal(graph)} most: {_listed(parts)}.", edges=tuple(chosen))
+
+
+def _semantic(graph: FlowGraph) -> Iterator[Sentence]:
+    """What the strongest head and neuron of each block read and write."""
+    incoming: dict[int, list[int]] = defaultdict(list)
+    for e, n in enumerate(graph.target.tolist()):
+        incoming[n].append(e)
+    for n, node in enumerate(graph.nodes):
+        if node.kind not in ("attn", "mlp"):
+            continue
+        parts = [e for e in incoming[n] if graph.nodes[graph.source[e]].kind in ("head", "neuron")]
+        if not parts:
+            continue
+        e = max(parts, key=lambda e: abs(float(graph.weight[e])))
+        part = int(graph.source[e])
+        adds = f"what {'attention' if node.kind == 'attn' else 'the MLP'} adds in layer {node.layer} at position {node.position}"
+        share = f"{graph.weight[e] * 100:.0f} % of {adds}" if graph.unit_of(e) == "contribution" else f"most of {adds}"
+        yield Sentence(
+            f"{label(graph.nodes[part])} makes up {share}; it {_reads(graph, part, incoming)}{_writes(graph, part)}.",
+            (e,),
+            (part,),
+        )
+
+
+def _reads(graph: FlowGraph, n: int, incoming: dict[int, list[int]]) -> str:
+    """What a head reads: its strongest value's token."""
+    values = [e for e in incoming[n] if graph.nodes[graph.source[e]].kind == "value"]
+    if not values:
+        return ""
+    node = graph.nodes[graph.source[max(values, key=lambda e: abs(float(graph.weight[e])))]]
+    reading = graph.readings[graph.nodes.index(node)] if graph.readings else None
+    attended = "" if reading is None or reading.activation is None else f" with attention {reading.activation:.2f}"
+    return f"reads position {node.index} ({_at(graph, node.index or 0)}){attended} and "
+
+
+def _writes(graph: FlowGraph, n: int) -> str:
+    reading = graph.readings[n] if graph.readings else None
+    if reading is None:
+        return "is not read"
+    tokens = _listed([_token(token) for token, *_ in reading.top[:_SHOWN]]) if reading.top else ""
+    logits = "" if reading.contribution is None else f" ({reading.contribution:+.2f} logits for {_goal(graph)})"
+    return (
+        f"writes in the direction of {tokens}" if tokens else f"writes a vector of length {reading.norm:.3g}"
+    ) + logits
+
+
+def _part(graph: FlowGraph, e: int) -> str:
+    name = label(graph.nodes[graph.source[e]])
+    return (
+        f"{name} reading {_at(graph, int(graph.key_pos[e]))}"
+        if graph.key_pos[e] != graph.query_pos[e] and graph.key_pos[e] >= 0
+        else name
+    )
+
+
+def _goal(graph: FlowGraph) -> str:
+    """What the flow runs into: the token that is explained, or the node."""
+    info, into = graph.info, graph.measured.into
+    if into is None or into.startswith("logit"):
+        if info.target_token is None:
+            return f"position {info.position}" if into is None else printable(into)
+        return (
+            _token(info.target_token)
+            if info.foil_token is None
+            else f"{_token(info.target_token)} − {_token(info.foil_token)}"
+        )
+    last = Node("resid_post", layer=info.layers[1] - 1, position=info.position) if info.layers[1] else None
+    if last is not None and into == label(last):
+        return f"the last state of position {info.position}"
+    return printable(into)
+
+
+def _named(graph: FlowGraph, node: Node) -> str:
+    """A node by its label and its token."""
+    name = printable(label(node))
+    position = node.position
+    return name if position is None or not _token_at(graph, position) else f"{name} ({_at(graph, position)})"
+
+
+def _place(graph: FlowGraph, node: Node) -> str:
+    return label(node) if node.position is None else _position(graph, node.position)
+
+
+def _position(graph: FlowGraph, position: int) -> str:
+    return f"position {position} ({_at(graph, position)})" if _token_at(graph, position) else f"position {position}"
+
+
+def _token_at(graph: FlowGraph, position: int) -> str:
+    """The token at a position, empty where the graph does not say it."""
+    return graph.info.tokens[position] if position < len(graph.info.tokens) else ""
+
+
+def _at(graph: FlowGraph, position: int) -> str:
+    return _token(_token_at(graph, position))
+
+
+def _token(token: str) -> str:
+    return f"“{visible(token)}”"
+
+
+def _listed(parts: list[str], *, more: bool = False) -> str:
+    """Parts joined as a sentence joins them."""
+    parts = [*parts, "others"] if more else parts
+    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"

@@ -1,0 +1,241 @@
+"""Flow into one node: what each edge contributes to it.
+
+Shares say what a node's inputs contribute to it. Followed against the arrows from a start node, as a rule the logit, their
+products say what each edge contributes to the start. All numbers here are of |share|; the sign of a signed method stays on the
+graph.
+
+Edges are handled in *waves*: the edges into nodes whose every outgoing edge was handled before. A transformer has few waves
+(some per layer) and many edges in each, so a wave is one vectorised step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from ..errors import ArgumentError
+from .graph_columns import GraphColumns
+from .node import Node, label
+
+_STATES = ("embed", "resid_pre", "resid_mid", "resid_post")
+Waves = list[Int[np.ndarray, "_"]]
+"""Indices of edges, wave by wave."""
+
+
+def connected_flow(graph: GraphColumns, start: Node | None = None) -> Float[np.ndarray, "E"]:
+    """Follow the shares against the arrows: the part of ``start`` that each edge carries.
+
+    The start has flow 1. An edge has |share| × the flow of its target, and a node the sum of the flow of its
+    outgoing edges. Where the shares into every node sum to 1, every cut between the inputs and the start
+    therefore carries 1.
+
+    Parameters
+    ----------
+    graph
+        An acyclic graph.
+    start
+        Node whose inputs are followed. None: the one that ``info.flow_into`` names, else the logit node (of ``info.target``, if there are several), or in
+        a graph without one the node that everything leads to, if that is a single one, as in the routes into a chosen
+        node; otherwise the last residual state of ``info.position``.
+
+    Returns
+    -------
+    [E] flow, a share of the start; 0 on structural edges and on edges that do not lead to the start.
+
+    Raises
+    ------
+    ArgumentError
+        If the graph has a cycle, or ``start`` is not in it or cannot be chosen.
+
+    Examples
+    --------
+    >>> graph = fg.build_graph(trace, method="proximity", readings=False)
+    >>> flow = fg.connected_flow(graph)
+    >>> into_logit = graph.target == len(graph.nodes) - 1
+    >>> flow[into_logit].round(6).tolist()  # all that reaches the logit
+    [1.0]
+    """
+    return _flow_of(graph, start, waves_of(graph))
+
+
+def critical_levels(graph: GraphColumns, start: Node | None = None) -> Float[np.ndarray, "E"]:
+    """Find the smallest flow on the best way from each edge to ``start``.
+
+    The level of an edge is the largest value, over all its routes to the start, of the smallest
+    :func:`connected_flow` on the route, the edge included (the widest path). It is at most the edge's own
+    flow, and never larger than the level of some edge that leads on to the start; so the edges above any
+    level hang together with the start.
+
+    Parameters
+    ----------
+    graph, start
+        As for :func:`connected_flow`.
+
+    Returns
+    -------
+    [E] level, a share of the start; 0 where the flow is 0.
+
+    Raises
+    ------
+    ArgumentError
+        As for :func:`connected_flow`.
+
+    Examples
+    --------
+    >>> graph = fg.build_graph(trace, method="proximity", readings=False)
+    >>> bool((fg.critical_levels(graph) <= fg.connected_flow(graph)).all())
+    True
+    """
+    waves = waves_of(graph)
+    return flow_levels(graph, _flow_of(graph, start, waves), start, waves)
+
+
+def waves_of(graph: GraphColumns) -> Waves:
+    """Split all edges into waves, last nodes first: an edge comes after every edge that leaves its target."""
+    by_target = np.argsort(graph.target, kind="stable")
+    degree = np.bincount(graph.target, minlength=len(graph.nodes))
+    first = np.cumsum(degree) - degree
+    waiting = np.bincount(graph.source, minlength=len(graph.nodes))
+    ready = np.flatnonzero(waiting == 0)
+    waves = []
+    handled = 0
+    while len(ready):
+        handled += len(ready)
+        counts = degree[ready]
+        within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+        edges = by_target[np.repeat(first[ready], counts) + within]
+        if len(edges):
+            waves.append(edges)
+        sources = graph.source[edges]
+        np.subtract.at(waiting, sources, 1)
+        ready = np.unique(sources[waiting[sources] == 0])
+    if handled < len(graph.nodes):
+        stuck = graph.nodes[int(np.flatnonzero(waiting)[0])]
+        raise ArgumentError(
+            f"the graph has a cycle, through {label(stuck)} or after it; flow is defined only where every "
+            "edge goes from an earlier to a later place of the forward pass"
+        )
+    return waves
+
+
+def _flow_of(graph: GraphColumns, start: Node | None, waves: Waves) -> Float[np.ndarray, "E"]:
+    share, node_flow, flow = strength_of(graph), np.zeros(len(graph.nodes)), np.zeros(len(graph))
+    if graph.nodes or start is not None:
+        node_flow[start_index(graph, start, "start")] = 1.0
+    for edges in waves:
+        flow[edges] = share[edges] * node_flow[graph.target[edges]]
+        np.add.at(node_flow, graph.source[edges], flow[edges])
+    return flow
+
+
+def flow_levels(
+    graph: GraphColumns, flow: Float[np.ndarray, "E"] | None, start: Node | None = None, waves: Waves | None = None
+) -> Float[np.ndarray, "E"]:
+    """[E] smallest flow on the best way from each edge to the start over edges of this graph; 0 without such a way.
+
+    ``flow`` may be that of a larger graph; None: :func:`connected_flow` along this one. A graph that carries its flow along may
+    have been cut so that no edge touches the start any more: then none has a way.
+    """
+    if flow is not None and start is None and _is_cut_from_its_start(graph):
+        return np.zeros(len(graph))
+    waves = waves_of(graph) if waves is None else waves
+    flow = _flow_of(graph, start, waves) if flow is None else flow
+    node_level, levels = np.zeros(len(graph.nodes)), np.zeros(len(graph))
+    if graph.nodes or start is not None:
+        node_level[start_index(graph, start, "start")] = np.inf
+    for edges in waves:
+        levels[edges] = np.minimum(flow[edges], node_level[graph.target[edges]])
+        np.maximum.at(node_level, graph.source[edges], levels[edges])
+    return levels
+
+
+def by_level(levels: Float[np.ndarray, "E"], waves: Waves) -> Int[np.ndarray, "e"]:
+    """Order edges above 0 by decreasing level; ties by wave, so that an edge never precedes its way on."""
+    wave_of = np.zeros(len(levels), dtype=np.int64)
+    for n, edges in enumerate(waves):
+        wave_of[edges] = n
+    order = np.lexsort((wave_of, -levels))
+    return order[levels[order] > 0]
+
+
+def strength_of(graph: GraphColumns) -> Float[np.ndarray, "E"]:
+    """|share| in double precision, 0 on structural edges."""
+    return np.where(graph.structural, 0.0, np.abs(graph.share.astype(np.float64)))
+
+
+def start_index(graph: GraphColumns, node: Node | None, argument: str) -> int:
+    """Index of a node that is given, or of the one that flow runs to.
+
+    That is the node that the graph's flow was worked out for; where that is not said or not in the graph, the logit, the only
+    end, or the last residual state. In a graph of another program that has none of these, or several logits and no target, it is
+    the end that most |weight| enters.
+    """
+    if node is not None:
+        return index_of(graph, node, argument)
+    if graph.info.flow_into is not None:
+        known = [n for n, other in enumerate(graph.nodes) if label(other) == graph.info.flow_into]
+        if known:
+            return known[0]
+    if _is_cut_from_its_start(graph):
+        raise ArgumentError(
+            f"{argument}=None, and the flow of this graph runs to {graph.info.flow_into}, which none of its edges touches: it was "
+            f"cut away; name another node as {argument}=, or cut the graph so that edges into {graph.info.flow_into} stay"
+        )
+    logits = [n for n, other in enumerate(graph.nodes) if other.kind in ("logit", "logits")]
+    if len(logits) > 1:
+        logits = [n for n in logits if graph.nodes[n].index == graph.info.target] or logits
+    if len(logits) > 1:
+        logits = [n for n in logits if graph.nodes[n].position == graph.info.position] or logits
+    if len(logits) > 1 and _is_of_another_program(graph):
+        return _fed_most(graph, logits)
+    if len(logits) > 1:
+        names = ", ".join(label(graph.nodes[n]) for n in logits[:5])
+        raise ArgumentError(f"{argument}=None, and the graph has {len(logits)} logit nodes ({names}); name one")
+    if logits:
+        return logits[0]
+    ends = np.setdiff1d(graph.target, graph.source)
+    if len(ends) == 1:
+        return int(ends[0])
+    position = graph.info.position
+    states = [n for n, other in enumerate(graph.nodes) if other.kind in _STATES and other.position == position]
+    if not states and _is_of_another_program(graph):
+        return _fed_most(graph, ends.tolist() or list(range(len(graph.nodes))))
+    if not states:
+        raise ArgumentError(
+            f"{argument}=None, and the graph has neither a logit node nor a residual state of position "
+            f"{position}; say which node is meant as {argument}="
+        )
+    return max(states, key=lambda n: _depth(graph.nodes[n]))
+
+
+def _is_cut_from_its_start(graph: GraphColumns) -> bool:
+    """Whether the flow that edges carry was worked out for a node that is not in the graph."""
+    into = graph.info.flow_into
+    return graph.flow is not None and into is not None and all(label(node) != into for node in graph.nodes)
+
+
+def _is_of_another_program(graph: GraphColumns) -> bool:
+    return bool(graph.info.outside) or graph.info.method == "imported"
+
+
+def _fed_most(graph: GraphColumns, candidates: Sequence[int]) -> int:
+    """Of some nodes the one that most |weight| enters, the first of equal ones."""
+    into = np.bincount(graph.target, weights=np.abs(graph.weight), minlength=len(graph.nodes))
+    return max(candidates, key=lambda n: into[n])
+
+
+def index_of(graph: GraphColumns, node: Node, argument: str) -> int:
+    """Index of a node; an :class:`ArgumentError` names the argument if it is not in the graph."""
+    try:
+        return graph.nodes.index(node)
+    except ValueError:
+        raise ArgumentError(
+            f"{argument}={label(node)} is not one of the {len(graph.nodes):,} nodes of this graph; it may "
+            "have been filtered away, or lie outside the layers of the graph"
+        ) from None
+
+
+def _depth(state: Node) -> tuple[int, int]:
+    return (-1 if state.layer is None else state.layer, _STATES.index(state.kind))

@@ -1,0 +1,130 @@
+"""Dense edge weights: what every method returns, computed once per trace and sparsified as often as wanted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from ..charts import rendering
+from ..charts.table import Table, columns_of
+from ..errors import ArgumentError
+from .graph_info import GraphInfo
+from .node import Node
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeWeights:
+    """Weights of all edges of one method, dense. Q query positions are covered: all T, or only the explained one.
+
+    Whatever the method, the share of an edge is its signed part of Σ|weights| of what enters the same target, at the chosen
+    level; it is worked out when a graph is built.
+
+    Attributes
+    ----------
+    info
+        Where the weights come from; becomes the graph's.
+    parallel
+        Blocks without a state between attention and MLP: everything enters resid_post.
+    query_positions
+        [Q] the positions that axis ``query_pos`` stands for.
+    attention
+        [layer, head, query_pos, key_pos] previous state@s → head@t; axes as ``Trace.pattern``. No heads at all ([layer, 0,
+        query_pos, key_pos]) from methods that do not tell them apart; graphs then have no head level.
+    attention_summed
+        [layer, query_pos, key_pos] previous state@s → resid_mid@t, heads taken together.
+    head
+        [layer, head, query_pos] head@t → resid_mid@t.
+    residual
+        [layer, query_pos] previous state@t → resid_mid@t.
+    mlp, mlp_in
+        [layer, query_pos] MLP@t → resid_post@t and its input edge; None where the method gives MLPs no number.
+    residual_mlp
+        [layer, query_pos] resid_mid@t → resid_post@t; None in parallel blocks.
+    rest
+        [layer, query_pos] weight that enters the same state as attention, but is listed on no edge; None where every part is.
+    unembed
+        Weight of last state → logit; None where there is no such edge.
+    ends_in_logit
+        True for methods whose every edge ends in the logit node.
+    embedding, position_embedding, biases
+        The further parts that end in the logit, in the method's unit.
+    undefined
+        States whose weights the method's own formula does not define; they follow its stated substitute.
+    """
+
+    info: GraphInfo
+    parallel: bool
+    query_positions: tuple[int, ...]
+    attention: Float[np.ndarray, "layer head query_pos key_pos"]
+    attention_summed: Float[np.ndarray, "layer query_pos key_pos"]
+    head: Float[np.ndarray, "layer head query_pos"]
+    residual: Float[np.ndarray, "layer query_pos"] | None = None
+    mlp: Float[np.ndarray, "layer query_pos"] | None = None
+    mlp_in: Float[np.ndarray, "layer query_pos"] | None = None
+    residual_mlp: Float[np.ndarray, "layer query_pos"] | None = None
+    rest: Float[np.ndarray, "layer query_pos"] | None = None
+    unembed: float | None = None
+    ends_in_logit: bool = False
+    embedding: float | None = None
+    position_embedding: float | None = None
+    biases: Mapping[str, float] = field(default_factory=dict)
+    undefined: tuple[Node, ...] = ()
+
+    def __post_init__(self) -> None:
+        n, h, q, t = self.attention.shape
+        expected = {
+            "attention_summed": (n, q, t),
+            "head": (n, h, q),
+            **dict.fromkeys(("residual", "mlp", "mlp_in", "residual_mlp", "rest"), (n, q)),
+        }
+        for name, shape in expected.items():
+            array = getattr(self, name)
+            if array is not None and array.shape != shape:
+                raise ArgumentError(
+                    f"EdgeWeights.{name} has shape {array.shape}; attention {self.attention.shape} needs {shape}"
+                )
+        if len(self.query_positions) != q or len(self.info.tokens) != t:
+            raise ArgumentError(
+                f"EdgeWeights.attention {self.attention.shape} does not fit {len(self.query_positions)} query positions "
+                f"and {len(self.info.tokens)} tokens"
+            )
+        if self.info.layers[1] - self.info.layers[0] != n:
+            raise ArgumentError(f"EdgeWeights.attention has {n} layers; info.layers is {self.info.layers}")
+
+    def window(self, first: int, stop: int) -> EdgeWeights:
+        """The weights of layers ``first`` … ``stop`` − 1.
+
+        Raises
+        ------
+        ArgumentError
+            If they are not among the layers that the weights have.
+        """
+        begin, end = self.info.layers
+        if not begin <= first < stop <= end:
+            raise ArgumentError(f"layers={(first, stop)} is not a window within {begin}…{end} (first, one past last)")
+        rows = slice(first - begin, stop - begin)
+        cut: dict[str, Any] = {name: value[rows] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        ends = self.ends_in_logit or stop == self.info.total_layers
+        info = replace(self.info, layers=(first, stop))
+        return replace(self, **cut, info=info, unembed=self.unembed if ends else None)
+
+    def _repr_html_(self) -> str:
+        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        rows = [
+            {"weight": name, "shape": " × ".join(map(str, value.shape)), "Σ|weight|": float(np.abs(value).sum())}
+            for name, value in arrays.items()
+        ]
+        return rendering.html(
+            Table(repr(self), columns_of(rows, ()), words=("weight", "shape"), note=f"unit: {self.info.unit}")
+        )
+
+    def __repr__(self) -> str:
+        n, h, q, t = self.attention.shape
+        heads = f"{h} heads" if h else "heads together"
+        return (
+            f"EdgeWeights({self.info.method!r}, {n} layers × {heads} × {q} queries × {t} keys, unit {self.info.unit!r})"
+        )

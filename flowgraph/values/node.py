@@ -1,0 +1,117 @@
+"""What a node of a flow graph is, and the one label grammar.
+
+Identity is a :class:`Node`, never a string: :func:`label` writes labels and nothing parses them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from ..errors import ArgumentError
+
+NodeKind = Literal[
+    "embed", "position_embed", "resid_pre", "resid_mid", "resid_post",
+    "attn_norm", "query", "key", "value", "head_rest", "head", "kv_group", "row", "attn_rest", "attn_bias",
+    "attn_norm_bias", "attn", "qkv", "concat_heads",
+    "mlp_norm", "gate", "neuron_in", "neuron", "mlp_rest", "mlp_bias", "mlp_norm_bias", "mlp", "mlp_bias_in",
+    "final_norm", "final_norm_bias", "unembed_bias", "logit", "logits",
+    "feature", "attn_feature", "mlp_error", "attn_error",
+]  # fmt: skip
+NODE_KINDS: tuple[str, ...] = get_args(NodeKind)
+
+WITHOUT_LAYER = frozenset(
+    {"embed", "position_embed", "final_norm", "final_norm_bias", "unembed_bias", "logit", "logits"}
+)
+WITH_HEAD = frozenset({"query", "key", "value", "head_rest", "head", "kv_group"})
+WITH_INDEX = frozenset({"key", "value", "row", "gate", "neuron_in", "neuron", "logit", "feature", "attn_feature"})
+FEATURES = frozenset({"feature", "attn_feature"})
+"""Features of sparse dictionaries that stand for MLPs (transcoders) and for attention: no neurons and no heads of the model."""
+ERRORS = frozenset({"mlp_error", "attn_error"})
+"""What such dictionaries leave out of the output of a layer's MLP or attention."""
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One place in the forward pass.
+
+    Attributes
+    ----------
+    kind
+        One of :data:`NODE_KINDS`; ``logit`` is that of one token, ``logits`` what the final norm and the head read. ``feature``
+        and ``attn_feature`` are features of sparse dictionaries, ``mlp_error`` and ``attn_error`` what these leave out.
+    layer, head, position, index
+        Counted from 0; None where the kind has none. ``position`` is the query's; ``index`` is the source position of a
+        ``key`` or ``value``, the neuron of a ``neuron``, ``neuron_in`` (its row of W_in) or ``gate``, the row of W_O of a
+        ``row``, the number of a feature in its dictionary, and the token id of a ``logit``. For a ``kv_group``, ``head`` is
+        the key/value head.
+    token
+        The text of a logit's token, or what somebody called a feature, for the label only: it is not part of the identity.
+
+    Raises
+    ------
+    ArgumentError
+        If the kind is unknown or a field that the kind needs is missing.
+    """
+
+    kind: NodeKind
+    layer: int | None = None
+    head: int | None = None
+    position: int | None = None
+    index: int | None = None
+    token: str | None = field(default=None, compare=False)
+
+    def __post_init__(self) -> None:
+        if self.kind not in NODE_KINDS:
+            raise ArgumentError(f"kind={self.kind!r} is not a kind of node; expected one of {', '.join(NODE_KINDS)}")
+        needed = {
+            "layer": self.kind not in WITHOUT_LAYER,
+            "head": self.kind in WITH_HEAD,
+            "index": self.kind in WITH_INDEX,
+        }
+        for name, is_needed in needed.items():
+            if is_needed and getattr(self, name) is None:
+                raise ArgumentError(f"a node of kind {self.kind!r} needs {name}=, got None")
+        for name in ("layer", "head", "position", "index"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ArgumentError(f"{name}={value} of a {self.kind!r} node must be 0 or more")
+
+    def __str__(self) -> str:
+        return label(self)
+
+
+def label(node: Node) -> str:
+    """Label of a node: ``embed@3``, ``L3H7@5``, ``L3.mlp@5``, ``L3.resid_post@5``, ``L3N1460@5``, ``logit[ Tokyo]``.
+
+    What belongs to a head or a neuron follows it: ``L3H7.query@5``, ``L3H7.key[2]@5`` (of source 2), ``L3N1460.gate@5``.
+    What a feature was called stands behind it: ``L3.feature[253]@5 say a city``.
+    Without a position the ``@…`` is left out.
+    """
+    at = "" if node.position is None else f"@{node.position}"
+    match node.kind:
+        case "query":
+            return f"L{node.layer}H{node.head}.query{at}"
+        case "key" | "value":
+            return f"L{node.layer}H{node.head}.{node.kind}[{node.index}]{at}"
+        case "head_rest":
+            return f"L{node.layer}H{node.head}.rest{at}"
+        case "row":
+            return f"L{node.layer}.W_O[{node.index}]{at}"
+        case "gate" | "neuron_in":
+            return f"L{node.layer}N{node.index}.{'gate' if node.kind == 'gate' else 'in'}{at}"
+        case "head":
+            return f"L{node.layer}H{node.head}{at}"
+        case "kv_group":
+            return f"L{node.layer}KV{node.head}{at}"
+        case "neuron":
+            return f"L{node.layer}N{node.index}{at}"
+        case "feature" | "attn_feature":
+            name = f"L{node.layer}.{node.kind}[{node.index}]{at}"
+            return f"{name} {node.token}" if node.token else name
+        case "logit":
+            return f"logit[{node.index if node.token is None else node.token}]"
+        case kind if kind in WITHOUT_LAYER:
+            return f"{kind}{at}"
+        case kind:
+            return f"L{node.layer}.{kind}{at}"

@@ -1,0 +1,294 @@
+"""Numbers between tokens, layer by layer: an array that knows which tokens and layers its rows and columns are."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from ..charts import rendering
+from ..charts.table import Drawn, Table, ThemeName
+from ..errors import ArgumentError
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
+
+Axis = Literal["layer", "query_pos", "key_pos"]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenMatrix(NDArrayOperatorsMixin, Drawn):
+    """What tokens have to do with tokens, by one measure.
+
+    It is used as the array ``values`` would be: indices, operators, NumPy's functions and the methods of arrays give plain
+    arrays. ``values`` cannot be written to; ``matrix.copy()`` can.
+
+    Attributes
+    ----------
+    values
+        [layer, query_pos, key_pos], or without some of these axes; in ``unit``.
+    axes
+        Names of the axes.
+    measure
+        What is measured: ``"attention rollout"``.
+    unit
+        Unit of the values.
+    tokens
+        [position] tokens of the prompt; None where only positions are known.
+    first_layer
+        Layer of the model that index 0 of the axis ``layer`` stands for.
+    """
+
+    values: Float[np.ndarray, "..."]
+    axes: tuple[Axis, ...]
+    measure: str
+    unit: str
+    tokens: tuple[str, ...] | None = None
+    first_layer: int = 0
+
+    def __post_init__(self) -> None:
+        if self.axes not in _AXES:
+            raise ArgumentError(f"axes={self.axes} is not known; expected one of {', '.join(map(str, _AXES))}")
+        if len(self.axes) != self.values.ndim:
+            raise ArgumentError(
+                f"values have shape {self.values.shape}; axes={self.axes} need {len(self.axes)} dimensions"
+            )
+        for name, size in zip(self.axes, self.values.shape, strict=True):
+            if name != "layer" and self.tokens is not None and len(self.tokens) != size:
+                raise ArgumentError(f"values have {size} places along {name!r}; there are {len(self.tokens)} tokens")
+        # Of the view only: the array itself may be somebody else's.
+        values = self.values.view()
+        values.setflags(write=False)
+        object.__setattr__(self, "values", values)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.values, dtype=dtype, copy=copy)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        plain = [value.values if isinstance(value, TokenMatrix) else value for value in inputs]
+        return getattr(ufunc, method)(*plain, **options)
+
+    def __getattr__(self, name: str) -> Any:
+        # Everything that can be asked of an array, and nothing that Python or a library looks for by protocol.
+        if name.startswith("_") or name == "values":
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+        return getattr(self.values, name)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self.values[index]
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.values)
+
+    def __bool__(self) -> bool:
+        return bool(self.values)
+
+    def __repr__(self) -> str:
+        shape = " × ".join(f"{size} {name}" for name, size in zip(self.axes, self.values.shape, strict=True))
+        held = f", {self.values.min():.3g}…{self.values.max():.3g}" if self.values.size else ""
+        return f"TokenMatrix({self.measure!r}, {shape}{held}, unit {self.unit!r})"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the values."""
+        return self.values.shape
+
+    @property
+    def ndim(self) -> int:
+        """How many axes there are."""
+        return self.values.ndim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Type of the values."""
+        return self.values.dtype
+
+    def layer(self, layer: int) -> TokenMatrix:
+        """The matrix of one layer, as the model counts it; negative counts from the end.
+
+        Raises
+        ------
+        ArgumentError
+            If there is no such layer, or no axis of layers.
+        """
+        if self.axes[0] != "layer":
+            raise ArgumentError(f"layer={layer}, but the axes are {self.axes}: this is no matrix for each layer")
+        count = len(self.values)
+        row = layer + count if layer < 0 else layer - self.first_layer
+        if not 0 <= row < count:
+            stop = self.first_layer + count
+            raise ArgumentError(f"layer={layer} is not one of {self.first_layer}…{stop - 1}, or negative from the end")
+        measure = f"{self.measure}, layer {self.first_layer + row}"
+        return replace(self, values=self.values[row], axes=self.axes[1:], measure=measure)
+
+    def grouped(self, groups: Any) -> TokenMatrix:
+        """The matrix between groups of tokens: columns of a group are added, its rows averaged, so that row sums stay.
+
+        Parameters
+        ----------
+        groups
+            Positions of each group, every position in one of them: ``[[0], [1, 2], [3, 4]]``.
+
+        Raises
+        ------
+        ArgumentError
+            If a position is missing, comes twice, or is none.
+        """
+        sizes = [size for size, name in zip(self.shape, self.axes, strict=True) if name != "layer"]
+        places = checked_groups(groups, sizes[0])
+        values = self.values
+        for axis, name in enumerate(self.axes):
+            if name != "layer":
+                parts = [values.take(group, axis) for group in places]
+                merged = [part.sum(axis) if name == "key_pos" else part.mean(axis) for part in parts]
+                values = np.stack(merged, axis)
+        tokens = None if self.tokens is None else tuple("".join(self.tokens[n] for n in group) for group in places)
+        return replace(self, values=values, tokens=tokens)
+
+    def places(self, axis: int) -> Int[np.ndarray, "size"]:
+        """[size] what the rows along an axis are called: layers as the model counts them, positions from 0."""
+        start = self.first_layer if self.axes[axis] == "layer" else 0
+        found: np.ndarray = np.arange(start, start + self.values.shape[axis])
+        return found
+
+    def table(self) -> Table:
+        """One row for each value: ``layer``, ``query_pos``, ``query_token``, ``key_pos``, ``key_token``, ``value``.
+
+        Axes that are not there are left out, and tokens where they are not known.
+        """
+        where = np.indices(self.values.shape).reshape(self.ndim, self.values.size)
+        columns: dict[str, Any] = {}
+        # Millions of rows share a few texts: an array of objects refers to them.
+        tokens = None if self.tokens is None else np.array(self.tokens, dtype=np.object_)
+        for n, name in enumerate(self.axes):
+            columns[name] = self.places(n)[where[n]]
+            if name != "layer" and tokens is not None:
+                columns[name.replace("_pos", "_token")] = tokens[where[n]]
+        return Table(repr(self), {**columns, "value": self.values.ravel()})
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """``values`` as they are, ``axes``, ``measure`` and ``unit`` as texts, ``layer`` and ``tokens`` where there are any."""
+        found = {"values": self.values, "axes": np.array(self.axes)}
+        found |= {"measure": np.array(self.measure), "unit": np.array(self.unit)}
+        if self.axes[0] == "layer":
+            found["layer"] = self.places(0)
+        return found if self.tokens is None else {**found, "tokens": np.array(self.tokens, dtype=np.str_)}
+
+    def figure(self, *, layer: int = -1, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
+        """A heatmap of one layer, or of the whole where there is one matrix only.
+
+        Parameters
+        ----------
+        layer
+            Which layer of several, as the model counts them; negative counts from the end.
+        theme
+            ``"light"`` or ``"dark"``.
+        """
+        return rendering.figure(self.layer(layer) if self.ndim == 3 else self, theme=theme)
+
+    def save(self, path: str | Path, *, overwrite: bool = True, layer: int = -1, **look: Any) -> Path:
+        """Write the numbers (``.csv``, ``.npz``), or a picture for a paper (``.svg``, ``.pdf``, ``.png``, ``.tex``).
+
+        Parameters
+        ----------
+        path
+            Where to; the ending says what is written. The caption of a picture is written beside it, ``NAME.caption.txt``.
+        overwrite
+            Whether files of these names may be replaced.
+        layer
+            Which layer of several a picture shows, as the model counts them; negative counts from the end.
+        **look
+            Of pictures: ``width``, ``theme``, ``caption`` and ``dpi`` as for :func:`flowgraph.render_picture`.
+
+        Returns
+        -------
+        The path.
+
+        Raises
+        ------
+        ArgumentError
+            If the ending is another one, the matrix has more columns than the width has room for, a file exists and
+            ``overwrite`` is False, or it cannot be written.
+        NonFiniteError
+            If a number is NaN or infinite.
+        """
+        path = Path(path)
+        if path.suffix.lower() not in (".csv", ".npz"):
+            drawn = self.layer(layer) if self.ndim == 3 else self
+            return rendering.save(drawn, path, overwrite=overwrite, **look)
+        if look:
+            raise ArgumentError(f"{', '.join(look)}= is for pictures; {path.name!r} holds the numbers")
+        return super().save(path, overwrite=overwrite)
+
+    def _repr_html_(self) -> str:
+        return rendering.html(self)
+
+
+_AXES = (
+    ("layer", "query_pos", "key_pos"), ("layer", "query_pos"), ("query_pos", "key_pos"), ("query_pos",), ("key_pos",),
+)  # fmt: skip
+
+
+def checked_groups(groups: Any, count: int) -> list[list[int]]:
+    """Groups of positions as lists, once they hold each of ``count`` positions exactly once.
+
+    Raises
+    ------
+    ArgumentError
+        If they do not, or are no lists of whole numbers.
+    """
+    try:
+        found = [[operator.index(position) for position in group] for group in groups]
+    except TypeError as error:
+        raise ArgumentError(
+            f"groups={groups!r} cannot be used; expected the positions of each group, such as [[0], [1, 2]]"
+        ) from error
+    flat = [position for group in found for position in group]
+    outside = [position for position in flat if not 0 <= position < count]
+    if outside:
+        raise ArgumentError(f"groups hold position {outside[0]}; positions are 0…{count - 1}")
+    if not all(found):
+        raise ArgumentError("groups hold an empty group; give each at least one position")
+    twice = sorted({position for position in flat if flat.count(position) > 1})
+    missing = sorted(set(range(count)) - set(flat))
+    if twice or missing:
+        said = [
+            f"{', '.join(map(str, some))} {what}" for some, what in ((missing, "missing"), (twice, "twice")) if some
+        ]
+        raise ArgumentError(f"groups must hold every position 0…{count - 1} exactly once; {' and '.join(said)}")
+    return found
+
+
+def rows_of_one(pattern: Float[np.ndarray, "..."], itemsize: int) -> Float[np.ndarray, "..."]:
+    """A pattern whose numbers had ``itemsize`` bytes: of 16-bit floats its rows divided by their sums, any other as it is.
+
+    Rounding takes the sums of 16-bit floats off 1 by up to .008.
+    """
+    if itemsize > 2:
+        return pattern
+    whole = pattern.sum(-1, keepdims=True)
+    divided: np.ndarray = np.divide(pattern, whole, out=np.zeros_like(pattern), where=whole > 0)
+    return divided
+
+
+def origin_of(attention_or_trace: Any) -> dict[str, Any]:
+    """Tokens and first layer of a trace or of edge weights, as fields of a :class:`TokenMatrix`; of arrays they are not known.
+
+    Parameters
+    ----------
+    attention_or_trace
+        Whatever :func:`flowgraph.algorithms.attention.layer_matrices` takes.
+    """
+    about = getattr(attention_or_trace, "info", attention_or_trace)
+    if not hasattr(about, "tokens") or not hasattr(about, "layers"):
+        return {}
+    return {"tokens": tuple(about.tokens), "first_layer": about.layers[0]}

@@ -1,0 +1,432 @@
+"""A recorded forward pass: the :class:`Trace`, frozen, with a name for everything it holds.
+
+Wiring, per kind of block:
+
+- ``sequential``: resid_mid = resid_pre + attn_out; resid_post = resid_mid + mlp_out
+- ``parallel``: resid_post = resid_pre + attn_out + mlp_out; there is no resid_mid
+- ``sandwich``: as sequential, attn_out and mlp_out taken after their second norm
+- ``post_norm``: resid_mid = LN₁(resid_pre + attn_out); resid_post = LN₂(resid_mid + mlp_out)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from ..charts import rendering
+from ..charts.table import Table, data_frame
+from ..errors import ArgumentError, ModelMismatchError, ModelNeededError, NotRecordedError, UnsupportedReadingError
+from ..models import LoadedModel, load_model
+from ..models.eager import refuse_autocast
+from ..prompting import Inputs, Row
+from .edge_weights import EdgeWeights
+from .reading import Reading
+from .token_matrix import Axis, TokenMatrix, origin_of, rows_of_one
+
+if TYPE_CHECKING:
+    import pandas  # type: ignore[import-untyped, unused-ignore]
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """A recorded forward pass. Tensors have no batch axis and must not be written to.
+
+    Attributes
+    ----------
+    model_name, family, wiring
+        Name of the model, of its architecture row, and how its blocks add to the residual stream.
+    prompt
+        The text, or None when ids were given.
+    tokens, token_ids
+        [position] decoded tokens (``" Tokyo"``; bytes of a part of a character as ``"<F0><9F>"``) and their ids.
+    position
+        The query position that target and logits belong to.
+    target, foil
+        Token ids; the target is the model's own best token unless another was asked for. None without a head.
+    logits
+        [d_vocab] at ``position``, or [position, d_vocab] when all were asked for; None without a head.
+    sites
+        Name → tensor over the kept layers; the properties below name them.
+    layers
+        First and one-past-last kept layer; ``n_layers`` is how many the model has.
+    causal
+        Whether a token sees earlier tokens only.
+    biases
+        ``"attn"`` and ``"mlp"`` → [layer, d_model] what the output projections' biases add before a post-norm; a key is
+        missing where there is no bias.
+    position_embedding
+        [position, d_model] learned position vectors; None where there are none.
+    final_scale
+        [position] scale of the norm before the head; None where it was not passed.
+    fingerprint
+        Digests of config and weights, and the revision where one was asked for.
+    stacks
+        Traces of other towers of the same pass (the encoder of an encoder–decoder) by role; empty for a single tower.
+    recorded_weights, recorded_readings
+        What :meth:`record` added.
+    loaded
+        The model, as long as it is attached.
+    fed
+        What went in as one row of :class:`flowgraph.Inputs`: token types, position ids, messages and where in the text the
+        tokens stand. None in files of earlier releases.
+    """
+
+    model_name: str
+    family: str
+    wiring: str
+    prompt: str | None
+    tokens: tuple[str, ...]
+    token_ids: tuple[int, ...]
+    position: int
+    target: int | None
+    foil: int | None
+    target_token: str | None
+    foil_token: str | None
+    logits: Tensor | None
+    sites: Mapping[str, Tensor]
+    layers: tuple[int, int]
+    n_layers: int
+    n_heads: int
+    causal: bool
+    biases: Mapping[str, Tensor]
+    position_embedding: Tensor | None
+    final_scale: Tensor | None
+    fingerprint: Mapping[str, str]
+    stacks: Mapping[str, Trace] = field(default_factory=dict)
+    recorded_weights: Mapping[str, EdgeWeights] = field(default_factory=dict)
+    recorded_readings: Mapping[str, Reading] = field(default_factory=dict)
+    loaded: LoadedModel | None = field(default=None, repr=False)
+    fed: Row | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if len(self.tokens) != len(self.token_ids):
+            raise ArgumentError(f"Trace has {len(self.tokens)} tokens and {len(self.token_ids)} token_ids")
+        if self.fed is not None and self.fed.ids != self.token_ids:
+            raise ArgumentError("Trace.fed holds other token ids than Trace.token_ids")
+        rows = self.layers[1] - self.layers[0]
+        for name, tensor in self.sites.items():
+            if tensor.shape[0] != rows:
+                raise ArgumentError(f"Trace.{name} has {tensor.shape[0]} layers; the window {self.layers} has {rows}")
+
+    def __repr__(self) -> str:
+        kept = "" if self.layers == (0, self.n_layers) else f", layers {self.layers[0]}…{self.layers[1] - 1} kept"
+        return (
+            f"Trace({self.model_name!r}, {len(self.tokens)} tokens, {self.n_layers} layers × {self.n_heads} heads{kept}, "
+            f"target {self.target_token!r}, {self.nbytes / 2**20:.1f} MB)"
+        )
+
+    def _repr_html_(self) -> str:
+        can_tell = self.logits is not None and self.loaded is not None
+        return rendering.html(self, self.predictions(5) if can_tell else None)
+
+    def to_dataframe(self) -> pandas.DataFrame:
+        """The prompt as a ``pandas.DataFrame``: ``position``, ``token``, ``token_id``, ``explained`` (True for one of them).
+
+        What the model says next is in :meth:`predictions`.
+
+        Raises
+        ------
+        ArgumentError
+            If pandas is not installed.
+        """
+        count = len(self.tokens)
+        explained = [position == self.position for position in range(count)]
+        columns = {"position": range(count), "token": self.tokens, "token_id": self.token_ids, "explained": explained}
+        return data_frame(columns)
+
+    def predictions(self, k: int = 10) -> Table:
+        """The model's best tokens at :attr:`position`, as a table that renders and saves itself.
+
+        Columns: ``rank``, ``token``, ``token_id``, ``probability``, ``log_probability`` in nats, ``logit``.
+
+        Parameters
+        ----------
+        k
+            How many tokens.
+
+        Raises
+        ------
+        UnsupportedReadingError
+            If the model has no head over a vocabulary.
+        ModelNeededError
+            If no model is attached: its vocabulary holds the tokens.
+        ArgumentError
+            If k is out of its range.
+        """
+        if self.logits is None:
+            raise UnsupportedReadingError(f"{self.model_name!r} has no head over a vocabulary, so it predicts no token")
+        vocabulary = self.model.vocabulary
+        row = (self.logits if self.logits.ndim == 1 else self.logits[self.position]).detach().cpu().double()
+        if not 1 <= k <= len(row):
+            raise ArgumentError(f"k={k} must be between 1 and {len(row)}, the size of the vocabulary")
+        log_probability = torch.log_softmax(row, -1)
+        ids = row.topk(k).indices
+        columns: dict[str, Any] = {
+            "rank": range(1, k + 1),
+            "token": vocabulary.strings(ids.tolist()),
+            "token_id": ids.numpy(),
+            "probability": log_probability[ids].exp().numpy(),
+            "log_probability": log_probability[ids].numpy(),
+            "logit": row[ids].numpy(),
+        }
+        at = f"position {self.position}, {self.tokens[self.position]!r}"
+        return Table(f"What {self.model_name} predicts at {at}", columns)
+
+    def site(self, name: str) -> Tensor:
+        """The tensor of one site over the kept layers.
+
+        Raises
+        ------
+        NotRecordedError
+            If it was not kept.
+        """
+        if name not in self.sites:
+            kept = ", ".join(sorted(self.sites)) or "nothing"
+            raise NotRecordedError(
+                f"this trace does not hold {name!r} (kept: {kept}); trace again with keep= naming it, or without keep="
+            )
+        return self.sites[name]
+
+    @property
+    def resid_pre(self) -> Float[Tensor, "layer position d_model"]:
+        """[layer, position, d_model] the state that enters each block."""
+        return self.site("resid_pre")
+
+    @property
+    def resid_mid(self) -> Float[Tensor, "layer position d_model"] | None:
+        """[layer, position, d_model] the state between attention and MLP; None in parallel blocks, which have none."""
+        return None if self.wiring == "parallel" else self.site("resid_mid")
+
+    @property
+    def resid_post(self) -> Float[Tensor, "layer position d_model"]:
+        """[layer, position, d_model] the state that leaves each block."""
+        return self.site("resid_post")
+
+    @property
+    def pattern(self) -> Float[Tensor, "layer head query_pos key_pos"]:
+        """[layer, head, query_pos, key_pos] attention probabilities; rows sum to 1."""
+        return self.site("pattern")
+
+    @property
+    def q(self) -> Float[Tensor, "layer head position d_head"]:
+        """[layer, head, position, d_head] queries as they enter the dot product."""
+        return self.site("q")
+
+    @property
+    def k(self) -> Float[Tensor, "layer kv_head position d_head"]:
+        """[layer, key/value head, position, d_head] keys as they enter the dot product."""
+        return self.site("k")
+
+    @property
+    def q_proj(self) -> Float[Tensor, "layer head position d_head"]:
+        """[layer, head, position, d_head] queries before their norm and rotary."""
+        return self.site("q_proj")
+
+    @property
+    def k_proj(self) -> Float[Tensor, "layer kv_head position d_head"]:
+        """[layer, key/value head, position, d_head] keys before their norm and rotary."""
+        return self.site("k_proj")
+
+    @property
+    def v(self) -> Float[Tensor, "layer kv_head position d_head"]:
+        """[layer, key/value head, position, d_head] values, their bias included once."""
+        return self.site("v")
+
+    @property
+    def z(self) -> Float[Tensor, "layer head position d_head"]:
+        """[layer, head, position, d_head] pattern · v, what each head hands to the output projection."""
+        return self.site("z")
+
+    @property
+    def attn_out(self) -> Float[Tensor, "layer position d_model"]:
+        """[layer, position, d_model] what attention adds to the residual stream."""
+        return self.site("attn_out")
+
+    @property
+    def mlp_out(self) -> Float[Tensor, "layer position d_model"]:
+        """[layer, position, d_model] what the MLP adds to the residual stream."""
+        return self.site("mlp_out")
+
+    @property
+    def neurons(self) -> Float[Tensor, "layer position d_mlp"]:
+        """[layer, position, d_mlp] input of the MLP's output projection."""
+        return self.site("neurons")
+
+    @property
+    def norm_scales(self) -> dict[str, Tensor]:
+        """Norm → its scale.
+
+        ``attention``, ``mlp``, ``attention_post``, ``mlp_post`` [layer, position]; ``query``, ``key`` [layer, head,
+        position]; ``final`` [position].
+        """
+        prefix = "norm_scales."
+        scales = {name.removeprefix(prefix): value for name, value in self.sites.items() if name.startswith(prefix)}
+        if not scales:
+            self.site("norm_scales")
+        return scales if self.final_scale is None else scales | {"final": self.final_scale}
+
+    @property
+    def rotary(self) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of the rotary position embedding, [layer, position, rotated dimensions] each.
+
+        Raises
+        ------
+        NotRecordedError
+            If they were not kept, or the model has none.
+        """
+        return self.site("rotary.cos"), self.site("rotary.sin")
+
+    def grouped(self, groups: Any = "words", *, head: int | None = None) -> TokenMatrix:
+        """Attention between words, or between any groups of tokens, in every kept layer.
+
+        What goes to the tokens of a group is added, and its tokens' rows are averaged, so that rows still sum to 1.
+
+        Parameters
+        ----------
+        groups
+            ``"words"``: what spaces divide in the text, special tokens by themselves. Or the positions of each group, every
+            position in one of them: ``[[0], [1, 2], [3, 4]]``.
+        head
+            The pattern of one head; None: all heads averaged.
+
+        Returns
+        -------
+        [layer, query_pos, key_pos] :class:`flowgraph.TokenMatrix` of probabilities, with a row and a column for each group.
+
+        Raises
+        ------
+        ArgumentError
+            If a position is missing, comes twice or is none, there is no such head, or it is not known where words begin.
+        NotRecordedError
+            If the trace holds no pattern.
+
+        Examples
+        --------
+        >>> words = fg.trace(trace.model, "Unbelievably good").grouped()
+        >>> words.tokens
+        ('Unbelievably', ' good')
+        """
+        between = "words" if isinstance(groups, str) else "groups of tokens"
+        if isinstance(groups, str):
+            groups = self._words(groups)
+        pattern = self.pattern.detach().cpu()
+        if head is not None and not -self.n_heads <= head < self.n_heads:
+            raise ArgumentError(f"head={head} is not one of 0…{self.n_heads - 1}")
+        found = rows_of_one(pattern.to(torch.float64).numpy(), pattern.dtype.itemsize)
+        values, which = (
+            (found.mean(1), "heads averaged") if head is None else (found[:, head], f"head {head % self.n_heads}")
+        )
+        axes: tuple[Axis, ...] = ("layer", "query_pos", "key_pos")
+        whole = TokenMatrix(values, axes, f"attention between {between}, {which}", "probability", **origin_of(self))
+        return whole.grouped(groups)
+
+    def _words(self, name: str) -> list[list[int]]:
+        """Positions of each word."""
+        if name != "words":
+            raise ArgumentError(f"groups={name!r} is not known; expected 'words', or the positions of each group")
+        if self.fed is None or self.fed.words is None:
+            raise ArgumentError(
+                "groups='words' needs the text and where its tokens stand in it: trace a text, with a fast tokenizer, or give the "
+                "positions of each group"
+            )
+        found: dict[int, list[int]] = {}
+        for position, word in enumerate(self.fed.words):
+            found.setdefault(word, []).append(position)
+        return list(found.values())
+
+    @property
+    def inputs(self) -> Inputs:
+        """What went in: ``trace(model, trace.inputs)`` runs the same pass again."""
+        return Inputs((Row("ids", text=self.prompt, ids=self.token_ids) if self.fed is None else self.fed,))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors kept; tensors that share memory count once."""
+        tensors = [*self.sites.values(), *self.biases.values(), self.logits, self.position_embedding, self.final_scale]
+        storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
+        return sum(storages.values())
+
+    @property
+    def model(self) -> LoadedModel:
+        """The attached model.
+
+        Raises
+        ------
+        ModelNeededError
+            If the trace was loaded from a file and no model is attached.
+        ArgumentError
+            If torch.autocast is on, so that what is computed with its weights would be in other number types.
+        """
+        if self.loaded is None:
+            raise ModelNeededError(
+                "this trace was loaded from a file and holds no model; what was recorded can be asked for, everything else "
+                f"needs trace.attach(load_model({self.model_name!r}))"
+            )
+        refuse_autocast(self.loaded.device.type)
+        return self.loaded
+
+    def differences(self, loaded: LoadedModel) -> list[str]:
+        """Which of ``"config"`` and ``"weights"`` differ between a model and the one that was traced; none for the same model."""
+        offered = loaded.fingerprint()
+        # A revision only names what the digests prove: the same weights may lie in a folder of another name.
+        return [part for part in ("config", "weights") if self.fingerprint.get(part) != offered[part]]
+
+    def attach(self, model: Any) -> Trace:
+        """The same trace with a model, which must be the one that was traced.
+
+        Parameters
+        ----------
+        model
+            Anything :func:`flowgraph.load_model` accepts.
+
+        Raises
+        ------
+        ModelMismatchError
+            If its config or weights differ from the traced model's.
+        """
+        loaded = load_model(model)
+        different = self.differences(loaded)
+        if different:
+            raise ModelMismatchError(
+                f"{loaded.name!r} is not the model that was traced ({self.model_name!r}): its {' and '.join(different)} "
+                "differ; attach the model that made the trace, or trace again"
+            )
+        return replace(self, loaded=loaded)
+
+    def record(self, *, methods: Sequence[str] = (), readings: Sequence[str] = (), k: int = 10) -> Trace:
+        """The same trace with edge weights and readings computed now, so that they are saved with it.
+
+        Parameters
+        ----------
+        methods
+            Names of edge methods, as for :func:`flowgraph.edge_weights`.
+        readings
+            Sites to read in vocabulary: ``"resid_pre"``, ``"resid_mid"``, ``"resid_post"``, ``"attn_out"``, ``"mlp_out"``,
+            ``"head_out"``.
+        k
+            How many top and bottom tokens a reading keeps.
+        """
+        recorded: Trace = rendering.record(self, methods=methods, readings=readings, k=k)
+        return recorded
+
+    def save(self, path: str | Path) -> Path:
+        """Write the trace as one ``.safetensors`` file, its JSON in the header; written beside and renamed."""
+        return rendering.save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trace:
+        """Read a trace that :meth:`save` wrote; no model is attached.
+
+        Raises
+        ------
+        FileFormatError
+            If the file is damaged or not a trace.
+        """
+        loaded: Trace = rendering.load.function(cls)(path)
+        return loaded
