@@ -10,6 +10,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from .charts.rendering import at_first_use
+from .moved import install
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -69,7 +70,6 @@ if TYPE_CHECKING:
     from .methods.norm_map import mixing_ratio, norm_map
     from .models import FAMILIES, KNOWN_MODELS, Family, LoadedModel, load_model, register_family
     from .models.forward import SITES
-    from .prompting import Inputs, inputs
     from .render.page.attention_view import AttentionView, head_view, model_view
     from .render.plots.attention_figure import attention_figure
     from .render.plots.figures import (
@@ -89,6 +89,7 @@ if TYPE_CHECKING:
     from .values.connected_flow import connected_flow, critical_levels
     from .values.flow_graph import FlowGraph
     from .values.graph_info import DEFAULT_METHOD, GraphInfo
+    from .values.inputs import Inputs, inputs
     from .values.mass import edge_mass, mass
     from .values.node import Node
     from .values.reading import NodeReading, Reading
@@ -146,7 +147,7 @@ _WHERE = {
     "models": ("FAMILIES", "KNOWN_MODELS", "Family", "LoadedModel", "load_model", "register_family"),
     "models.forward": ("SITES",),
     "values.node": ("Node",),
-    "prompting": ("Inputs", "inputs"),
+    "values.inputs": ("Inputs", "inputs"),
     "values.reading": ("NodeReading", "Reading"),
     "values.trace": ("Trace",),
     "semantic": ("semantic_graph", "visit_graph"),
@@ -195,6 +196,7 @@ _DRAWN_BY = {
 at_first_use(
     {door: {f"{__name__}.{of}": f"{__name__}.{by}" for of, by in given.items()} for door, given in _DRAWN_BY.items()}
 )
+install()
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [

@@ -20,7 +20,7 @@ from .models import LoadedModel, load_model
 from .models.consistency import check_trace
 from .models.forward import SITES, Feed, Pass, run, site_shapes
 from .models.proof import check_finite
-from .prompting import Row, inputs
+from .values.inputs import Row, inputs
 from .values.trace import Trace
 
 __all__ = ["Keep", "Trace", "Traces", "trace", "trace_size"]

@@ -20,10 +20,9 @@ ROOT = Path(flowgraph.__file__).parent
 APP = ROOT.parent / "webapp"
 
 LAYERS = (
-    ("errors", "version", "atomic_file"),
+    ("errors", "version", "atomic_file", "moved"),
     ("kernels", "charts"),
     ("models",),
-    ("prompting",),
     ("values", "tasks"),
     ("tracing", "lenses"),
     ("methods",),
@@ -122,6 +121,22 @@ def test_the_doors_are_those_that_the_root_names():
             importlib.import_module(f"flowgraph.{by}")
             classes = [c for c in rendering._DOORS[door]._of.registry if c.__module__ == f"flowgraph.{of}"]
             assert classes, (door, of, by)
+
+
+def test_modules_that_moved_are_found_by_their_old_names_with_a_warning():
+    code = """
+import importlib, sys, warnings
+import flowgraph
+from flowgraph.moved import MOVED
+for old, new in MOVED.items():
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        module = importlib.import_module(f"flowgraph.{old}")
+    assert module is sys.modules[f"flowgraph.{new}"] is importlib.import_module(f"flowgraph.{new}"), old
+    assert module.__spec__.name == f"flowgraph.{new}" == module.__name__, old
+    assert any(f"flowgraph.{old} is flowgraph.{new} now" in str(one.message) for one in seen), old
+"""
+    subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True)
 
 
 def test_the_front_door():

@@ -22,8 +22,8 @@ from ..interventions.prompts import Answers, Batch, Prompts, batch_of, prompts_o
 from ..interventions.senders import Kept, emptied, written_change
 from ..models import LoadedModel
 from ..models.wheel import Progress
-from ..prompting import inputs
 from ..tasks import TaskData
+from ..values.inputs import inputs
 from ..values.node import Node
 from .runs import all_edges, written_on_average
 

@@ -28,8 +28,8 @@ from ..interventions.senders import Changes, head_shift, keep_senders, read_thro
 from ..interventions.ticks import Tick
 from ..models import LoadedModel
 from ..models.anatomy import Anatomy, wide
-from ..prompting import row_of
 from ..tasks import Example, TaskData
+from ..values.inputs import row_of
 
 Data = TaskData | Sequence[Example]
 """A task, or examples of one."""

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from ..models import LoadedModel
-    from ..prompting import Inputs
     from ..values.flow_graph import FlowGraph
+    from ..values.inputs import Inputs
     from ..values.trace import Trace
     from .arguments import Output
 
@@ -57,7 +57,7 @@ def prompt_of(options: argparse.Namespace) -> Inputs:
         If there is no prompt, or what was given does not go together.
     """
     way = check_prompt(options)
-    from ..prompting import Inputs, inputs
+    from ..values.inputs import Inputs, inputs
 
     made = inputs(text=options.prompt, pair=options.pair, messages=options.messages, ids=options.ids, chat=options.chat)
     return Inputs((made.one(way),))

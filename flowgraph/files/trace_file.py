@@ -19,9 +19,9 @@ from torch import Tensor
 
 from ..atomic_file import atomic_write_bytes
 from ..charts import rendering
-from ..prompting import row_dict
 from ..values.edge_weights import EdgeWeights
 from ..values.graph_info import info_dict
+from ..values.inputs import row_dict
 from ..values.reading import Reading
 from ..values.trace import Trace
 from .trace_reader import KEY, SHARED_BY_LAYERS, VERSION

@@ -20,8 +20,8 @@ from torch import Tensor
 from ..charts import rendering
 from ..errors import FileFormatError, FlowgraphError
 from ..models.families import Wiring
-from ..prompting import row_of_dict
 from ..values.edge_weights import EdgeWeights
+from ..values.inputs import row_of_dict
 from ..values.node import NODE_KINDS, Node
 from ..values.reading import Reading
 from ..values.trace import Trace

@@ -13,8 +13,8 @@ from torch import Tensor
 from ..errors import ArgumentError, ModelMismatchError, PromptError
 from ..models import LoadedModel
 from ..models.forward import Feed
-from ..prompting import Inputs, Row, feed_of, inputs, row_of, types_are_zero_by_default
 from ..tracing import explained_position
+from ..values.inputs import Inputs, Row, feed_of, inputs, row_of, types_are_zero_by_default
 from ..values.trace import Trace
 
 Prompts = Trace | str | Tensor | Inputs | Mapping[str, Any] | Sequence[Any]

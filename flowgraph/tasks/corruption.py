@@ -8,7 +8,7 @@ from typing import Literal, get_args
 
 from ..errors import ArgumentError, PromptError
 from ..models import LoadedModel
-from ..prompting import Inputs, Row, row_of
+from ..values.inputs import Inputs, Row, row_of
 from . import words
 from .examples import Prompt, prompt_ids
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from ..errors import ArgumentError, FileFormatError, TargetError
 from ..models import LoadedModel
-from ..prompting import Inputs, row_of
+from ..values.inputs import Inputs, row_of
 
 Prompt = str | tuple[int, ...] | Inputs
 

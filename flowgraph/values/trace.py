@@ -24,8 +24,8 @@ from ..charts.table import Table, data_frame
 from ..errors import ArgumentError, ModelMismatchError, ModelNeededError, NotRecordedError, UnsupportedReadingError
 from ..models import LoadedModel, load_model
 from ..models.eager import refuse_autocast
-from ..prompting import Inputs, Row
 from .edge_weights import EdgeWeights
+from .inputs import Inputs, Row
 from .reading import Reading
 from .token_matrix import Axis, TokenMatrix, origin_of, rows_of_one
 

@@ -19,11 +19,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from .errors import ArgumentError, PromptError
-from .models import LoadedModel, load_model
-from .models.forward import Feed
-from .models.sources import first_line
-from .models.vocabulary import valid_text
+from ..errors import ArgumentError, PromptError
+from ..models import LoadedModel, load_model
+from ..models.forward import Feed
+from ..models.sources import first_line
+from ..models.vocabulary import valid_text
 
 _Source = Literal["text", "messages", "tokenizer", "encoding", "ids"]
 Message = Mapping[str, Any]
