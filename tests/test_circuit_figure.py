@@ -13,7 +13,7 @@ import flowgraph
 from tests import circuit_figure
 from tests.circuit_figure import EVERY, FOLDER, NAME, RANDOM, SEARCHED, main, rounded
 
-README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parent.parent / "docs" / "gallery" / "ioi_circuits.md").read_text(encoding="utf-8")
 
 
 def opened(folder):
@@ -21,7 +21,7 @@ def opened(folder):
 
 
 def rows(found):
-    """The README's table."""
+    """The table of the gallery."""
     names = {"backward": "`backward`", "eap-ig": "`eap-ig`, from 1 % of the gap on", "eap-qk": "`eap-qk`, the same"}
     names |= {EVERY: "all, in the order of `eap-ig`", RANDOM: "all, in a random order"}
     for name, shown in names.items():
@@ -78,10 +78,10 @@ def test_what_is_stored_is_consistent(stored):
     assert stored["circuits"]["backward"]["search"]["budget"] == 500 * stored["search_prompts"]
 
 
-def test_the_readme_says_what_is_stored(stored):
+def test_the_gallery_says_what_is_stored(stored):
     for row in rows(stored):
-        assert row in README, row
-    text = " ".join(README.split())
+        assert row in PAGE, row
+    text = " ".join(PAGE.split())
     assert f"with {stored['search_prompts']} prompts and measured on {stored['measured_prompts']} others" in text
     backward = stored["circuits"]["backward"]
     search, heads = backward["search"], {row["head"]: row for row in backward["heads"]["strongest"]}

@@ -27,12 +27,13 @@ def test_style(command):
 def test_readme_scripts_and_ci_say_the_same():
     assert [command[0] for command in COMMANDS] == ["ruff", "ruff", "mypy"]
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    contributing = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
     ci = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
     (command,) = [line for line in readme.splitlines() if line.endswith("/pytest")]
     assert command in ci.splitlines()
     for name in ("check", "test", "test-all", "plant_faults"):
         path = ROOT / "scripts" / name
         assert path.stat().st_mode & 0o111, f"{path} cannot be run"
-        assert f"`scripts/{name}`" in readme
+        assert f"`scripts/{name}`" in contributing
     everything = (ROOT / "scripts" / "test-all").read_text(encoding="utf-8").splitlines()[-1]
     assert everything == 'exec pytest "$@"'

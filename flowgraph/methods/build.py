@@ -50,13 +50,13 @@ def build_graph(
 
     Filters apply in this order; edges that have no number under the method go as soon as any filter is set.
 
-    ============  ======================================================================================================
+    =============  ======================================================================================================
     ``threshold``  every edge with |share| at or above it
     ``nucleus``    per target the fewest incoming edges that hold this part of what enters it
     ``top_k``      the k edges with the largest |share|
     ``mass``       the strongest connected edges that hold this part of the whole flow into the target, as ``--mass`` does
     ``max_edges``  keeps nothing: refuses a larger graph. In :func:`flowgraph.keep_strongest`, the most edges to keep
-    ============  ======================================================================================================
+    =============  ======================================================================================================
 
     Whatever was kept, ``graph.kept_mass`` says what part of the whole flow it holds (:func:`flowgraph.mass`).
 

@@ -16,7 +16,7 @@ from .controls import controls
 from .examples import Example
 from .header import first_model, header
 from .stage import centre, details
-from .words import KEYS, METHODS, POINTER, SHOWS
+from .words import KEYS, METHODS, POINTER, SHOWS, TERMS
 
 VIEW = ("keep", "width", "orientation", "tab", "layer", "heads", "selected", "pins", "fill", "score", "semantic_layers")
 """Fields of a recipe that no graph depends on."""
@@ -95,14 +95,14 @@ def _stores() -> list[Component]:
 
 
 def _help() -> html.Section:
-    terms = [("flow", "share of an edge times the flow of its target; 1 at the start node"),
-             ("share", "part of what enters the target of the edge"),
-             ("start node", "where flow runs to: the logit, or a node that was double-clicked"),
-             ("circuit", "the edges between embedding, heads, MLPs and logits by which the model gives its answer"),
-             ("corrupted prompt", "as many tokens, without what decides the answer; a cut edge brings what it brings there"),
-             ("gap", "what is measured on the prompt, less the same on the corrupted one; 100 % of it is the whole model")]  # fmt: skip
     methods = [(name, hint) for name, (_, hint) in METHODS.items()]
-    blocks = (("Keys", KEYS), ("Pointer", POINTER), ("Words", terms), ("Methods", methods), ("Show", SHOWS.items()))
+    blocks = (
+        ("Keys", KEYS),
+        ("Pointer", POINTER),
+        ("Words", TERMS.items()),
+        ("Methods", methods),
+        ("Show", SHOWS.items()),
+    )
     return html.Section(
         [block for title, rows in blocks for block in (html.H2(title), _definitions(rows))],
         id=Id.HELP_TEXT,

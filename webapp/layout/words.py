@@ -39,6 +39,15 @@ TABS = {
     "bars": ("Logit bars", "The logit as a sum of what wrote it."),
     "semantic": ("Semantic", "A layer as a graph of vectors, each read in vocabulary."),
 }
+TERMS = {
+    "flow": "share of an edge times the flow of its target; 1 at the start node",
+    "share": "part of what enters the target of the edge",
+    "start node": "where flow runs to: the logit, or a node that was double-clicked",
+    "circuit": "the edges between embedding, heads, MLPs and logits by which the model gives its answer",
+    "corrupted prompt": "as many tokens, without what decides the answer; a cut edge brings what it brings there",
+    "gap": "what is measured on the prompt, less the same on the corrupted one; 100 % of it is the whole model",
+}
+"""Word of the help → what it means. docs/glossary.md says these, and all tooltips of this module, in the same words."""
 KEYS = (
     ("Ctrl + Enter", "trace the prompt"),
     ("← ↑ ↓ →", "walk along tokens and layers"),
