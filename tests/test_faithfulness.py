@@ -351,9 +351,9 @@ def test_progress_and_cancel(tiny):
     assert parts == sorted(parts)
     assert parts[0] == 0.0
     assert parts[-1] == 1.0
-    for act in (fg.completeness, fg.minimality):
+    for act, options in ((fg.completeness, {"random": 2, "greedy": 1}), (fg.minimality, {"random": 2})):
         seen.clear()
-        act(loaded, DATA, graph, progress=lambda stage, part: seen.append((stage, part)))
+        act(loaded, DATA, graph, **options, progress=lambda stage, part: seen.append((stage, part)))
         parts = [part for _, part in seen]
         assert parts == sorted(parts)
         assert parts[-1] == 1.0

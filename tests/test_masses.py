@@ -122,6 +122,16 @@ def test_routes_and_graphs_of_any_weights_carry_the_flow_of_the_whole(weights, l
     assert found.kept_mass == pytest.approx(found.flow.sum() / total if total else 0.0)
 
 
+@pytest.mark.parametrize("level", ["token", "head"])
+@pytest.mark.parametrize("name", ["llama", "gpt_neox", "bert"])
+def test_the_whole_into_any_start_is_that_of_the_listed_edges(traces, name, level):
+    weights = edge_weights(traces(name), method="proximity")
+    listed = unmeasured(build_graph(weights, level=level))
+    for start in {(node.kind, node.layer): node for node in starts_in(weights, level)}.values():
+        found = routes(weights, start, threshold=0.0, level=level)
+        assert found.info.total_flow == pytest.approx(connected_flow(listed, start).sum()), start
+
+
 @pytest.mark.parametrize("name", LINEAR_REPRESENTATIVES)
 def test_shares_that_are_normalised_again_are_measured_by_what_the_method_gave(traces, name):
     weights = edge_weights(traces(name))

@@ -143,6 +143,8 @@ def test_everyone_can_use(opened, query, view):
     assert violations(tab) == []
     tab.evaluate("app.nextTheme()")
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
+    # Some colours change gradually.
+    tab.wait("!document.getAnimations().some((one) => one instanceof CSSTransition)")
     assert violations(tab) == []
 
 

@@ -271,6 +271,7 @@ def test_a_panel_can_be_read_by_everyone(opened, name):
     for scheme in ("light", "dark"):
         panel.page.evaluate("(scheme) => theme(scheme)", scheme)
         panel.page.wait_for_timeout(100)
+        panel.page.wait_for_function("() => !document.getAnimations().some((one) => one instanceof CSSTransition)")
         assert panel.page.evaluate(AUDIT) == [], scheme
     assert panel.faults() == []
 

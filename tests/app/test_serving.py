@@ -71,20 +71,17 @@ def test_the_server_answers_and_leaves_nothing_behind(started, folder, number):
     status, page = fetched(address)
     assert status == 200
     assert "flowgraph" in page
+    # By its other name too, and by none that leads elsewhere.
+    status, text = fetched(address, Host="evil.example:80")
+    assert status == 421
+    assert "localhost and 127.0.0.1 only" in text
+    assert fetched(address, Host="localhost")[0] == 200
     workers = until(lambda: children(process.pid), "the worker to start")
     process.send_signal(number)
     process.wait(60)
     assert process.returncode in (0, 130)
     assert "Traceback" not in process.stdout.read()
     until(lambda: not any(alive(pid) for pid in workers), "the worker to end")
-
-
-def test_other_names_for_this_machine_are_refused(started, folder):
-    _, address, _ = started("--model", folder)
-    status, text = fetched(address, Host="evil.example:80")
-    assert status == 421
-    assert "localhost and 127.0.0.1 only" in text
-    assert fetched(address, Host="localhost")[0] == 200
 
 
 def test_a_file_is_opened(started, folder, tmp_path):
