@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+import flowgraph
 from flowgraph.algorithms import connected_flow, keep_strongest
 from flowgraph.errors import ArgumentError
 from flowgraph.render import caption, render_html
@@ -379,6 +380,13 @@ def test_mass_of_the_counter_ends_where_the_caption_does():
         assert (np.diff(mass) >= -1e-12).all()
         assert mass[-1] == pytest.approx(graph.kept_mass)
         assert drawing(graph).is_flow_mass
+
+
+def test_the_mass_along_the_slider_is_that_of_the_edges_it_has_kept():
+    graph = token_graph(layers=4)
+    drawn = drawing(graph)
+    for count in (1, 5, 20, len(graph) // 2, len(graph)):
+        assert drawn.mass[count - 1] == pytest.approx(flowgraph.mass(graph, drawn.order[:count])), count
 
 
 def test_a_large_graph_is_cut_to_its_strongest_edges_and_says_so():
