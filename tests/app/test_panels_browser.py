@@ -189,8 +189,10 @@ class Opened:
         self.page.on("pageerror", lambda error: self.messages.append(f"error: {error}"))
         self.page.on("dialog", lambda dialog: self.messages.append(f"dialog: {dialog.message}"))
         self.page.add_init_script(
-            "window.theme = (name) => { window.themeNow = name; document.documentElement.dataset.theme = name;"
-            " const root = document.querySelector('.flowgraph'); if (root && root.dataset.theme !== name) root.dataset.theme = name; };"
+            # Set only where it changes: panels draw themselves anew when it does.
+            "window.theme = (name) => { window.themeNow = name;"
+            " for (const one of [document.documentElement, document.querySelector('.flowgraph')])"
+            " if (one && one.dataset.theme !== name) one.dataset.theme = name; };"
             f"document.addEventListener('DOMContentLoaded', () => {{ theme('{scheme}');"
             " new MutationObserver(() => theme(window.themeNow)).observe(document.body, {childList: true, subtree: true}); });"
         )
