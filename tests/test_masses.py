@@ -31,6 +31,7 @@ from flowgraph.methods import build
 from flowgraph.render import drawing, page_data
 from flowgraph.render.scene.elements import LEVELS
 from flowgraph.render.words.caption import percent
+from flowgraph.values.connected_flow import connected_flow, flow_levels
 from tests.conftest import LINEAR_REPRESENTATIVES
 from tests.graphs import Edge, dags, graph_of, token_graph
 from tests.test_methods import CASES
