@@ -25,7 +25,7 @@ from flowgraph.lenses.logit_lens import head_outputs, read_site
 from flowgraph.semantic.build import sketched
 from flowgraph.semantic.layer import Layer
 from flowgraph.semantic.selection import Choice
-from flowgraph.views.__pycache__.elements.cpython-311.pyc import EDGE_KINDS
+from flowgraph.values.graph_columns import EDGE_KINDS
 from tests.conftest import IDS, JAPAN, LINEAR, LINEAR_REPRESENTATIVES, MARY, REPRESENTATIVES
 
 SOME = ("gpt2", "gpt_neox", "llama", "gemma2", "qwen3", "opt_post_norm", "bert")

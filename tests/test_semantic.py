@@ -16,7 +16,7 @@ from flowgraph.lenses.logit_lens import head_outputs
 from flowgraph.semantic.build import sketched
 from flowgraph.semantic.layer import Layer
 from flowgraph.semantic.selection import MEASURES, Choice
-from flowgraph.views.__pycache__.elements.cpython-311.pyc import EDGE_KINDS
+from flowgraph.values.graph_columns import EDGE_KINDS
 from tests.conftest import IDS, JAPAN, LINEAR, REPRESENTATIVES
 
 FAMILIES = (*REPRESENTATIVES, "qwen3", "bert_headless")
