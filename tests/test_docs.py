@@ -280,4 +280,6 @@ def test_the_site_builds_without_a_warning_and_its_links_lead_somewhere(tmp_path
             assert target.is_file(), f"{path.relative_to(site)} links to {link}"
             if anchor and target in pages:
                 assert anchor in pages[target].anchors, f"{path.relative_to(site)} links to {link}"
-    assert "import flowgraph as fg" in (site / "tutorials" / "2_flow_graphs.html").read_text(encoding="utf-8")
+    notebook = (site / "tutorials" / "2_flow_graphs.html").read_text(encoding="utf-8")
+    assert "import flowgraph as fg" in re.sub(r"<[^>]*>", "", notebook)
+    assert notebook.count("cell_output") > 5, "stored outputs are shown"
