@@ -36,7 +36,9 @@ def blocks(name: str, *languages: str) -> list[tuple[str, str]]:
     return [(language, code) for language, code in BLOCK.findall(TEXT[name]) if language in languages]
 
 
-WITH_CODE = [name for name in TEXT if name != "README.md" and blocks(name, "python", "pycon")]
+ELSEWHERE = ("README.md", "docs/how_to/extend.md")
+"""Pages whose examples are run by test_readme.py and test_extend.py."""
+WITH_CODE = [name for name in TEXT if name not in ELSEWHERE and blocks(name, "python", "pycon")]
 COMMANDS = [
     (name, line.split(" #")[0].strip())
     for name in TEXT
