@@ -62,6 +62,8 @@ def test_a_window_of_layers(tiny, name, window):
     kept = trace(tiny(name), IDS, position=-1, keep=Keep(layers=window))
     for site, value in kept.sites.items():
         assert torch.equal(value, whole.sites[site][window[0] : window[1]]), site
+    for part, bias in kept.biases.items():
+        assert torch.equal(bias, whole.biases[part][window[0] : window[1]]), part
     assert kept.layers == window
     assert trace_size(tiny(name), IDS, keep=Keep(layers=window)) == kept.nbytes - small_sites(kept)
 

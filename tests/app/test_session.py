@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import random
+import re
 import struct
 import zipfile
 
@@ -254,6 +255,14 @@ def test_the_same_member_twice(data):
         file.writestr("session.json", b"{}")
     with pytest.raises(FileFormatError, match=r"'session\.json' twice"):
         read_session(made.getvalue())
+
+
+def test_a_number_that_is_too_large_to_be_one(data):
+    """JSON knows no infinity, and Python's reader makes one of it all the same."""
+    whole = members(data)
+    text = re.sub(rb'"threshold": ?[^,}]+', b'"threshold": 1e999', whole["session.json"], count=1)
+    with pytest.raises(FileFormatError, match=r"recipe\.threshold is inf; expected a finite number"):
+        read_session(zipped(whole | {"session.json": text}))
 
 
 def test_missing_members(data):
