@@ -80,7 +80,7 @@ if TYPE_CHECKING:
         regularization_figure,
         trajectory_figure,
     )  # fmt: skip
-    from .render.plots.heatmaps import head_scores_figure, lens_figure, matrix_figure
+    from .render.plots.grid import head_scores_figure, lens_figure, matrix_figure
     from .render.plots.sankey import sankey
     from .render.print.pictures import render_picture
     from .semantic import semantic_graph, visit_graph
@@ -160,27 +160,26 @@ _WHERE = {
         "edge_tokens_figure", "head_circuit_figure", "norm_filter_figure", "overlap_figure",
         "regularization_figure", "trajectory_figure",
     ),
-    "render.plots.heatmaps": ("head_scores_figure", "lens_figure", "matrix_figure"),
+    "render.plots.grid": ("head_scores_figure", "lens_figure", "matrix_figure"),
     "render.plots.sankey": ("sankey",),
 }  # fmt: skip
 _DRAWN_BY = {
     "html": {
-        "charts.table": "render.page.tables", "lenses.head_scores": "render.of_tensors", "values.flow_graph": "render.notebook.notebook",
-        "values.reading": "render.page.tables", "values.token_matrix": "render.page.tables", "values.trace": "render.of_tensors",
+        "charts.bars": "render.page.tables", "charts.grid": "render.page.tables", "charts.table": "render.page.tables",
+        "lenses.head_scores": "render.of_tensors", "values.flow_graph": "render.notebook.notebook", "values.trace": "render.of_tensors",
     },
-    "text": {"charts.table": "render.page.tables", "values.reading": "render.page.tables"},
+    "text": {"charts.table": "render.page.tables"},
     "figure": {
         **{f"analyses.{name}": "render.plots.figures" for name in (
             "edge_tokens", "head_circuit", "norm_filter", "overlap", "regularization", "trajectory",
         )},
-        "circuits.faithfulness": "render.plots.faithfulness_figure", "lenses.head_scores": "render.plots.heatmaps",
-        "values.reading": "render.plots.heatmaps", "values.token_matrix": "render.plots.heatmaps",
+        "circuits.faithfulness": "render.plots.faithfulness_figure", "charts.bars": "render.plots.grid", "charts.grid": "render.plots.grid",
     },
     "csv": {"charts.table": "files.tables"},
     "npz": {"charts.table": "files.tables"},
     "save": {
-        "charts.table": "files.tables", "values.flow_graph": "files", "values.token_matrix": "render.print.pictures",
-        "values.trace": "files.trace_file",
+        "charts.bars": "render.print.pictures", "charts.grid": "render.print.pictures", "charts.table": "files.tables",
+        "values.flow_graph": "files", "values.trace": "files.trace_file",
     },
     "load": {"values.flow_graph": "files", "values.trace": "files.trace_reader"},
     "show": {"values.flow_graph": "render.notebook.notebook"},

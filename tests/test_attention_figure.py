@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from flowgraph import ArgumentError, attention_figure
-from flowgraph.render.words.text import visible
+from flowgraph.charts.text import visible
 from tests.test_attention_view import TOKENS, attention
 
 

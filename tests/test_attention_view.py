@@ -18,8 +18,8 @@ import torch
 
 import flowgraph
 from flowgraph import ArgumentError, head_view, model_view
+from flowgraph.charts.text import visible
 from flowgraph.render.scene import attention_codes
-from flowgraph.render.words.text import visible
 from tests.conftest import IDS
 from tests.synthetic_graphs import HOSTILE
 from tests.tiny_models import tiny_model

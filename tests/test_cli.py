@@ -23,6 +23,7 @@ from transformers.utils import logging
 import flowgraph
 from flowgraph import atomic_file as files
 from flowgraph import cli
+from flowgraph.charts.text import visible
 from flowgraph.cli.arguments import ENDINGS
 from flowgraph.errors import FetchError
 from flowgraph.files import EXPORTERS
@@ -31,7 +32,6 @@ from flowgraph.methods import EDGE_METHODS
 from flowgraph.models import cache, known
 from flowgraph.render.print import matplotlib_picture
 from flowgraph.render.words.terminal import progress, progress_console
-from flowgraph.render.words.text import visible
 from flowgraph.semantic.selection import MEASURES
 from tests.conftest import JAPAN
 from tests.tiny_models import CONTEXT, tiny_model

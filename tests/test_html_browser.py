@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from flowgraph.algorithms import keep_strongest
+from flowgraph.charts.text import visible
 from flowgraph.render import render_html
 from flowgraph.render.page.document import document
 from flowgraph.render.page.html import page_of
 from flowgraph.render.scene.elements import drawing
 from flowgraph.render.scene.layout import Geometry, extent
-from flowgraph.render.words.text import visible
 from tests.browser import launch
 from tests.paper import printed, whole_on_paper
 from tests.synthetic_graphs import (

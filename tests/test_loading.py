@@ -6,6 +6,7 @@ import dataclasses
 import json
 import shutil
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from transformers.utils import logging
 
 import flowgraph
 from flowgraph.errors import (
@@ -150,6 +152,70 @@ def test_a_folder_is_the_model_that_was_saved_and_needs_no_network(saved, name):
     torch.testing.assert_close(first.resid_post, second.resid_post)
     assert first.fingerprint == second.fingerprint
     assert first.attach(loaded).model is loaded
+
+
+def test_loading_shows_no_bar_and_leaves_the_bars_as_they_were(saved, capfd, monkeypatch):
+    """Bars of transformers that other threads make meanwhile are shown, and what a user sets meanwhile stays set."""
+    monkeypatch.setattr(logging, "_tqdm_active", True)
+    inside, outside = threading.Event(), threading.Event()
+    real = transformers.LlamaForCausalLM.from_pretrained
+
+    def slow(*arguments, **options):
+        inside.set()
+        assert outside.wait(60)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "from_pretrained", slow)
+    loading = threading.Thread(target=flowgraph.load_model, args=(saved("llama"),))
+    loading.start()
+    assert inside.wait(60)
+    list(logging.tqdm([1], desc="of another thread"))
+    outside.set()
+    loading.join()
+    shown = capfd.readouterr().err
+    assert "of another thread" in shown
+    assert "Loading weights" not in shown
+    real(saved("llama"))
+    assert "Loading weights" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_bars_that_a_user_has_set_while_loading_stay_so(saved, enabled, monkeypatch):
+    monkeypatch.setattr(logging, "_tqdm_active", not enabled)
+    real = transformers.LlamaForCausalLM.from_pretrained
+
+    def changing(*arguments, **options):
+        monkeypatch.setattr(logging, "_tqdm_active", enabled)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "from_pretrained", changing)
+    flowgraph.load_model(saved("llama"))
+    assert logging.is_progress_bar_enabled() == enabled
+
+
+def test_a_users_own_bars_are_made_as_ever(saved, monkeypatch):
+    made = []
+
+    def own(make, arguments, options):
+        made.append(options.get("desc"))
+        return make(*arguments, **options, disable=True)
+
+    before = logging.set_tqdm_hook(own)
+    try:
+        flowgraph.load_model(saved("llama"))
+        assert "Loading weights" in made
+        assert logging.set_tqdm_hook(own) is own
+    finally:
+        logging.set_tqdm_hook(before)
+    real = transformers.LlamaForCausalLM.from_pretrained
+
+    def hooking(*arguments, **options):
+        logging.set_tqdm_hook(own)
+        return real(*arguments, **options)
+
+    monkeypatch.setattr(transformers.LlamaForCausalLM, "from_pretrained", hooking)
+    flowgraph.load_model(saved("llama"))
+    assert logging.set_tqdm_hook(before) is own
 
 
 def test_a_folder_without_a_tokenizer(copied):

@@ -27,9 +27,9 @@ from flowgraph.analyses import (
     trajectory,
 )
 from flowgraph.charts.table import columns_of, data_frame
+from flowgraph.charts.text import visible
 from flowgraph.errors import ArgumentError, ModelNeededError, NonFiniteError, UnsupportedReadingError
 from flowgraph.render.page.tables import _wash, table_html, table_text
-from flowgraph.render.words.text import visible
 from tests.conftest import IDS, JAPAN
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&\n=1+1;\ud800"
@@ -268,7 +268,9 @@ def test_the_lens_in_a_notebook(traces):
     assert "layer \\ position" in seen
     assert html.count("<td") == len(named) == 14
     first = named[1, 0]
-    assert f'title="p {first.top[0][1]:.3f}, rank of {in_attribute(lens.target_token)} {first.target_rank:,}"' in html
+    best = f"{in_attribute(first.top[0][0])} {first.top[0][1]:.3f}"
+    rank = f"rank of {in_attribute(lens.target_token)}: {first.target_rank:,}, entropy {first.entropy:.2f} nats"
+    assert re.search(rf'title="layer 6, position 0 [^"]*\n{re.escape(best)}[^"]*\n{re.escape(rank)}"', html)
     frame = named.to_dataframe()
     assert list(frame)[:5] == ["layer", "position", "prompt_token", "order", "token"]
     assert len(frame) == 14 * 3
@@ -316,10 +318,10 @@ def test_the_lens_as_a_figure(traces, theme):
         np.testing.assert_allclose(np.array(grid.z).ravel(), expected)
         assert list(figure.layout.yaxis.ticktext) == ["5", "6"]
         assert len(grid.text) == 2
-        assert grid.customdata[1][6][0].startswith("layer 6, 6 ")
+        assert grid.customdata[1][6].startswith("layer 6, position 6 ")
     with pytest.raises(ArgumentError, match="colour='pink' is not known; expected one of probability, rank, entropy"):
         # The tests check types at run time, which is not what a user meets.
-        getattr(flowgraph.lens_figure, "__wrapped__", flowgraph.lens_figure)(lens, colour="pink")
+        getattr(type(lens).chart, "__wrapped__", type(lens).chart)(lens, colour="pink")
     with pytest.raises(ArgumentError, match="a grid needs two axes"):
         read(trace, trace.resid_post[0], k=2).figure()
 

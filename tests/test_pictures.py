@@ -540,7 +540,7 @@ def test_without_matplotlib_pdf_and_png_say_what_to_install(monkeypatch):
 
 def test_matplotlib_is_imported_for_pdf_and_png_alone():
     code = (
-        "import sys; from tests.synthetic_graphs import token_graph; from flowgraph.files import pictures; "
+        "import sys; from tests.synthetic_graphs import token_graph; from flowgraph.render.print import pictures; "
         "pictures.render_picture(token_graph(layers=2), 'svg'); print('matplotlib' in sys.modules)"
     )
     done = subprocess.run(

@@ -15,6 +15,7 @@ import pytest
 
 import flowgraph
 from flowgraph import Node, semantic_graph
+from flowgraph.charts.text import visible
 from flowgraph.errors import ArgumentError
 from flowgraph.render import render_html
 from flowgraph.render.page.semantic_page import statements
@@ -27,7 +28,6 @@ from flowgraph.render.scene.semantic_plan import plan_of, strengths
 from flowgraph.render.scene.semantic_style import pill_fills, semantic_stylesheet
 from flowgraph.render.scene.style import THEMES, edge_stroke, rank_decade
 from flowgraph.render.words.caption import percent
-from flowgraph.render.words.text import visible
 from flowgraph.values.flow_graph import EDGE_KINDS
 from tests.conftest import IDS, JAPAN
 from tests.paper import printed, whole_on_paper

@@ -15,6 +15,7 @@ import pytest
 
 import flowgraph
 from flowgraph.algorithms import connected_flow, keep_strongest
+from flowgraph.charts.text import picture_label, printable, prompt_line, visible
 from flowgraph.errors import ArgumentError
 from flowgraph.render import caption, render_html
 from flowgraph.render.page.document import embedded_json
@@ -43,7 +44,6 @@ from flowgraph.render.scene.style import (
     stylesheet,
 )  # fmt: skip
 from flowgraph.render.words.caption import percent
-from flowgraph.render.words.text import picture_label, printable, prompt_line, visible
 from flowgraph.values.node import NODE_KINDS, WITHOUT_LAYER, Node
 from tests.graphs import graph_of
 from tests.synthetic_graphs import (

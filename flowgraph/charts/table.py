@@ -49,7 +49,7 @@ class Tabular(ABC):
         """The arrays as a NumPy archive, which ``numpy.load(…, allow_pickle=False)`` reads."""
         return rendering.npz(self)
 
-    def save(self, path: str | Path, *, overwrite: bool = True) -> Path:
+    def save(self, path: str | Path, *, overwrite: bool = True, **options: Any) -> Path:
         """Write the numbers, whole or not at all: ``.csv`` the table, ``.npz`` the arrays of :meth:`arrays`.
 
         Returns
@@ -63,6 +63,8 @@ class Tabular(ABC):
         NonFiniteError
             If a number is NaN or infinite.
         """
+        if options:
+            raise ArgumentError(f"{', '.join(options)}= is for pictures; {Path(path).name!r} holds the numbers")
         return rendering.save.function(Tabular)(self, path, overwrite=overwrite)
 
     def _repr_html_(self) -> str:

@@ -169,7 +169,7 @@ def _may_replace(standing: Collection[str]) -> bool:
     """Ask on a terminal; where nobody can answer, the answer is no."""
     if not (sys.stdin.isatty() and sys.stderr.isatty()):
         return False
-    from ..render.words.text import printable
+    from ..charts.text import printable
 
     names = printable(" and ".join(standing))
     print(f"{names} exist{'s' * (len(standing) == 1)}. Replace? [y/N] ", end="", file=sys.stderr, flush=True)

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from rich.table import Table
 from rich.text import Text
 
+from ..charts.text import visible
 from ..render.page.semantic_page import statements
 from ..render.words.terminal import print_line, report
-from ..render.words.text import visible
 from ..values.node import Node
 
 if TYPE_CHECKING:

@@ -156,7 +156,7 @@ def _prediction_table(trace: Trace) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    from ..render.words.text import visible
+    from ..charts.text import visible
 
     assert trace.logits is not None
     logits = (trace.logits if trace.logits.ndim == 1 else trace.logits[trace.position]).double()
@@ -180,7 +180,7 @@ def _print_paths(out: Console, whole: FlowGraph) -> None:
     from rich.text import Text
 
     from ..algorithms.paths import merge_parallel, strongest_paths
-    from ..render.words.text import printable
+    from ..charts.text import printable
     from ..values.connected_flow import flow_levels
 
     merged = merge_parallel(whole)

@@ -36,8 +36,8 @@ from urllib.parse import quote
 import numpy as np
 
 from ..atomic_file import atomic_write_text, part_beside
+from ..charts.text import printable
 from ..errors import ArgumentError
-from ..render.words.text import printable
 from ..values.flow_graph import FlowGraph
 from .attributes import GENERATOR, about, finite, json_spelled, json_text
 

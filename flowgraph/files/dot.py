@@ -21,7 +21,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from ..render.words.text import printable, visible
+from ..charts.text import printable, visible
 from ..values.flow_graph import FlowGraph
 from ..values.node import label
 from .attributes import about, flat, json_spelled, spelled

@@ -40,8 +40,8 @@ from typing import Any
 import numpy as np
 
 from ..algorithms.influence import influence
+from ..charts.text import printable, visible
 from ..errors import ArgumentError
-from ..render.words.text import printable, visible
 from ..values.connected_flow import start_index
 from ..values.flow_graph import FlowGraph
 from ..values.graph_info import info_dict

@@ -22,8 +22,8 @@ import numpy as np
 from ..atomic_file import atomic_write_bytes
 from ..charts import rendering
 from ..charts.table import Table, Tabular
+from ..charts.text import printable
 from ..errors import ArgumentError
-from ..render.words.text import printable
 from .attributes import finite, json_text
 
 _ENDINGS = (".csv", ".npz")

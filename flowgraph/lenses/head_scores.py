@@ -9,22 +9,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
 from ..charts import rendering
-from ..charts.table import Drawn, Table, ThemeName
+from ..charts.grid import Grid, Places
+from ..charts.result import Result
+from ..charts.table import Table
 from ..errors import ArgumentError, ModelNeededError, NotRecordedError, UnsupportedReadingError
 from ..values.node import Node, label
 from ..values.places import position_of
 from ..values.trace import Trace
 from .direct_attribution import direct_logit_attribution
-
-if TYPE_CHECKING:
-    import plotly.graph_objects
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,7 +61,7 @@ class HeadScore:
 
 
 @dataclass(frozen=True, eq=False)
-class HeadScores(Drawn):
+class HeadScores(Result):
     """Scores of all heads on one prompt; ``scores["induction"]`` is [layer, head].
 
     Attributes
@@ -166,17 +165,33 @@ class HeadScores(Drawn):
             found["strongest_key"] = self.strongest_key
         return found | {"layer": np.arange(*self.layers), "tokens": np.array(self.tokens, dtype=np.str_)}
 
-    def figure(self, score: str | None = None, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
-        """A heatmap of one score over layers and heads.
+    def chart(self, score: str | None = None) -> Grid:
+        """A grid of one score over layers and heads.
 
         Parameters
         ----------
         score
             Which one; default ``"direct_logit"`` where it is defined, otherwise the first.
-        theme
-            ``"light"`` or ``"dark"``.
+
+        Raises
+        ------
+        ArgumentError
+            If the score does not exist or is not defined for this prompt.
         """
-        return rendering.figure(self, score, theme=theme)
+        if score is None:
+            score = "direct_logit" if "direct_logit" in self.scores else next(iter(self.scores), "entropy")
+        found = self.score(score)
+        name = score.replace("_", " ")
+        return Grid(
+            title=f"Heads by {name}",
+            rows=Places("layer", tuple(range(*self.layers)), is_upward=True),
+            columns=Places("head", tuple(range(self._heads))),
+            values=found.values,
+            unit=found.unit,
+            tip=lambda row, head: (label(self._head(row, head)), f"{found.values[row, head]:.4g} {found.unit}"),
+            subtitle=f"{found.description} ({found.unit})",
+            about=f"{name} of {len(found.values)} layers × {self._heads} heads; colour: {found.description} ({found.unit})",
+        )
 
     def _repr_html_(self) -> str:
         return rendering.html(self)

@@ -23,6 +23,7 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
 
 from ..errors import ArchitectureError, ArgumentError, FileFormatError, FlowgraphError, UnknownModelError
+from .bars import no_bars
 from .known import KNOWN_MODELS, fetch
 from .wheel import Progress
 
@@ -231,7 +232,8 @@ def _pretrained(source: str, dtype: torch.dtype | str, **files: Any) -> Any:
     options = {"config": config, "dtype": dtype, "use_safetensors": True, **files}
     kind = _opened_class(_saved_class(source, config), config)
     # Sizes that do not fit are reported, and refused by name.
-    model, report = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+    with no_bars():
+        model, report = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **options)
     _check_report(source, model, report)
     return model
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from .words.caption import caption
 
 if TYPE_CHECKING:
+    from ..charts.text import visible
     from .page.document import page_bundle, page_library, page_styles
     from .page.html import cut_note, page_data, render_html
     from .scene.elements import COLOURED_KINDS, Drawing, drawing, facts
@@ -19,7 +20,6 @@ if TYPE_CHECKING:
     from .scene.roles import roles_text
     from .scene.semantic_style import pill_fills
     from .scene.style import RANK_LABELS, THEMES, Theme, css_variables, rank_decade
-    from .words.text import visible
 
 _WHERE = {
     **dict.fromkeys(("COLOURED_KINDS", "Drawing", "drawing", "facts"), "scene.elements"),
@@ -34,7 +34,7 @@ _WHERE = {
     "pill_fills": "scene.semantic_style",
     "roles_text": "scene.roles",
     **dict.fromkeys(("RANK_LABELS", "THEMES", "Theme", "css_variables", "rank_decade"), "scene.style"),
-    "visible": "words.text",
+    "visible": "charts.text",
 }
 
 __all__ = [

@@ -5,24 +5,24 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from ..charts import rendering
-from ..charts.table import Drawn, Table, ThemeName
+from ..charts.grid import Grid, Places
+from ..charts.result import Result
+from ..charts.table import Table
+from ..charts.text import shortened, visible
 from ..errors import ArgumentError
-
-if TYPE_CHECKING:
-    import plotly.graph_objects
 
 LensColour = Literal["probability", "rank", "entropy"]
 """What colours the cells of a lens: probability of the top token, rank of the target, or entropy of the distribution."""
 
 
 @dataclass(frozen=True, eq=False)
-class Reading(Drawn):
+class Reading(Result):
     """N vectors read in vocabulary.
 
     In a notebook a reading of two axes is a grid of top tokens, the last row on top, and any other one a list.
@@ -216,17 +216,88 @@ class Reading(Drawn):
             found[item.name] = np.asarray(value)
         return found
 
-    def figure(self, *, colour: LensColour = "probability", theme: ThemeName = "light") -> plotly.graph_objects.Figure:
-        """The grid of top tokens of a reading of two axes, see :func:`flowgraph.lens_figure`."""
-        return rendering.figure(self, colour=colour, theme=theme)
+    def chart(self, *, colour: LensColour = "probability") -> Grid:
+        """The grid of top tokens of a reading of two axes, coloured by one number.
+
+        Parameters
+        ----------
+        colour
+            ``"probability"`` of the top token; ``"rank"`` of the target, on a logarithmic scale with rank 1 the strongest;
+            ``"entropy"`` of the distribution over the vocabulary, in nats, 0 the strongest.
+
+        Raises
+        ------
+        ArgumentError
+            If the reading has not two axes, or ``colour`` is another word.
+        """
+        if len(self.shape) != 2 or not len(self):
+            raise ArgumentError(f"reading has shape {self.shape}; a grid needs two axes, such as (layer, position)")
+        if colour not in get_args(LensColour):
+            raise ArgumentError(f"colour={colour!r} is not known; expected one of {', '.join(get_args(LensColour))}")
+        names = " and ".join(self.axis_names)
+        of_target = f", rank of {visible(self.target_token)}" if colour == "rank" else ""
+        values, unit = {
+            "probability": (self.top_probabilities[:, 0], "probability of the top token"),
+            "rank": (self.target_rank, "rank of the target"),
+            "entropy": (self.entropy, "entropy (nats)"),
+        }[colour]
+        rows, columns = self.shape
+        best = [tokens[0] for tokens in self.top_tokens]
+        return Grid(
+            title=f"Top token of every {names}{of_target}",
+            rows=self._places_of(0),
+            columns=self._places_of(1),
+            values=values.astype(np.float64).reshape(self.shape),
+            unit=unit,
+            tip=self._tip,
+            words=tuple(tuple(best[row * columns : (row + 1) * columns]) for row in range(rows)),
+            strongest="high" if colour == "probability" else "low",
+            most=1.0 if colour == "probability" else None,
+            is_logarithmic=colour == "rank",
+            about=f"top tokens of {rows} {self.axis_names[0]}s × {columns} {self.axis_names[1]}s; colour: {unit}",
+        )
+
+    def _places_of(self, axis: int) -> Places:
+        name = self.axis_names[axis]
+        tokens = self.prompt_tokens if name == "position" and self.prompt_tokens else None
+        return Places(name, tuple(self.axis_values(axis).tolist()), tokens, is_upward=axis == 0)
+
+    def _tip(self, row: int, column: int) -> tuple[str, ...]:
+        """Place, best tokens and numbers of a vector."""
+        n = row * self.shape[1] + column
+        names = self.axis_names
+        place = f"{names[0]} {self.axis_values(0)[row]}, {names[1]} {self.axis_values(1)[column]}"
+        if names[1] == "position" and self.prompt_tokens:
+            place += f" {visible(self.prompt_tokens[column])}"
+        best = zip(self.top_tokens[n][:_LISTED], self.top_probabilities[n], strict=False)
+        words = " · ".join(f"{visible(token)} {probability:.3f}" for token, probability in best)
+        rank = f"rank of {visible(self.target_token)}: {self.target_rank[n]:,}"
+        return (place, words, f"{rank}, entropy {self.entropy[n]:.2f} nats")
+
+    def listed(self) -> Table:
+        """One row for each vector with its top tokens on one line, or of a single vector one for each of its top tokens."""
+        if len(self) == 1:
+            table = self.table()
+            vector = self[0]
+            note = f"entropy {vector.entropy:.3g} nats, length {vector.norm:.3g}; rank of the target {vector.target_rank:,}"
+            columns = {name: table.columns[name] for name in ("order", "token", "probability", "logit")}
+            return Table(table.title, columns, note=note)
+        where = np.indices(self.shape).reshape(len(self.shape), len(self))
+        columns = {name: self.axis_values(n)[where[n]] for n, name in enumerate(self.axis_names)}
+        best = [" · ".join(visible(shortened(token)) for token in tokens[:_LISTED]) for tokens in self.top_tokens]
+        columns |= {"top_tokens": best, "probability": self.top_probabilities[:, 0]}
+        columns |= {name: getattr(self, name) for name in ("target_rank", "entropy", "norm")}
+        return Table(repr(self), columns, words=("top_tokens",), note="probability: of the first token")
 
     def _repr_html_(self) -> str:
-        return rendering.html(self)
+        is_grid = len(self.shape) == 2 and len(self)
+        return rendering.html(self.chart() if is_grid else self.listed())
 
     def __str__(self) -> str:
-        return rendering.text(self)
+        return rendering.text(self.listed())
 
 
+_LISTED = 5
 Entry = tuple[str, float, float]
 _ABOUT = ("target", "target_token", "foil", "foil_token", "shape", "axes", "first_layer", "prompt_tokens")
 _NAMED = ("target", "target_token", "foil", "foil_token", "prompt_tokens")

@@ -5,25 +5,24 @@ from __future__ import annotations
 import operator
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from ..charts import rendering
-from ..charts.table import Drawn, Table, ThemeName
+from ..charts.bars import Bars
+from ..charts.grid import Grid, Places
+from ..charts.result import Result
+from ..charts.table import Table
+from ..charts.text import visible
 from ..errors import ArgumentError
-
-if TYPE_CHECKING:
-    import plotly.graph_objects
 
 Axis = Literal["layer", "query_pos", "key_pos"]
 
 
 @dataclass(frozen=True, eq=False)
-class TokenMatrix(NDArrayOperatorsMixin, Drawn):
+class TokenMatrix(NDArrayOperatorsMixin, Result):
     """What tokens have to do with tokens, by one measure.
 
     It is used as the array ``values`` would be: indices, operators, NumPy's functions and the methods of arrays give plain
@@ -183,56 +182,67 @@ class TokenMatrix(NDArrayOperatorsMixin, Drawn):
             found["layer"] = self.places(0)
         return found if self.tokens is None else {**found, "tokens": np.array(self.tokens, dtype=np.str_)}
 
-    def figure(self, *, layer: int = -1, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
-        """A heatmap of one layer, or of the whole where there is one matrix only.
+    def chart(self, *, layer: int = -1) -> Grid | Bars:
+        """A grid of one layer, or of the whole where there is one matrix only; bars where there is one axis.
 
         Parameters
         ----------
         layer
             Which layer of several, as the model counts them; negative counts from the end.
-        theme
-            ``"light"`` or ``"dark"``.
-        """
-        return rendering.figure(self.layer(layer) if self.ndim == 3 else self, theme=theme)
-
-    def save(self, path: str | Path, *, overwrite: bool = True, layer: int = -1, **look: Any) -> Path:
-        """Write the numbers (``.csv``, ``.npz``), or a picture for a paper (``.svg``, ``.pdf``, ``.png``, ``.tex``).
-
-        Parameters
-        ----------
-        path
-            Where to; the ending says what is written. The caption of a picture is written beside it, ``NAME.caption.txt``.
-        overwrite
-            Whether files of these names may be replaced.
-        layer
-            Which layer of several a picture shows, as the model counts them; negative counts from the end.
-        **look
-            Of pictures: ``width``, ``theme``, ``caption`` and ``dpi`` as for :func:`flowgraph.render_picture`.
-
-        Returns
-        -------
-        The path.
 
         Raises
         ------
         ArgumentError
-            If the ending is another one, the matrix has more columns than the width has room for, a file exists and
-            ``overwrite`` is False, or it cannot be written.
-        NonFiniteError
-            If a number is NaN or infinite.
+            If there is no such layer.
         """
-        path = Path(path)
-        if path.suffix.lower() not in (".csv", ".npz"):
-            drawn = self.layer(layer) if self.ndim == 3 else self
-            return rendering.save(drawn, path, overwrite=overwrite, **look)
-        if look:
-            raise ArgumentError(f"{', '.join(look)}= is for pictures; {path.name!r} holds the numbers")
-        return super().save(path, overwrite=overwrite)
+        if self.ndim == 3:
+            # Without layers there is nothing to choose from, and an empty grid to see.
+            none = replace(self, values=np.zeros((0, 0), self.dtype), axes=self.axes[1:], tokens=None)
+            chosen = self.layer(layer) if len(self) else none
+            grid = chosen.chart()
+            number = layer if layer >= 0 else layer + self.first_layer + len(self)
+            note = f"shown: layer {number}; .layer(n) is another"
+            return replace(grid, notes=(note,) * (len(self) > 1)) if isinstance(grid, Grid) else grid
+        axes = [self._places_of(axis) for axis in range(self.ndim)]
+        title = f"{self.measure} ({self.unit})"
+        title = title[:1].upper() + title[1:]
+        if self.ndim == 1:
+            return Bars(title, axes[0], self.values, self.measure, self.unit, self._tip_of_one, self._about())
+        rows, columns = axes
+        return Grid(title, rows, columns, self.values, self.unit, self._tip, about=self._about())
 
-    def _repr_html_(self) -> str:
-        return rendering.html(self)
+    def _places_of(self, axis: int) -> Places:
+        name = self.axes[axis]
+        numbers = tuple(self.places(axis).tolist())
+        short = {"query_pos": "query", "key_pos": "key"}.get(name, name)
+        tokens = None if name == "layer" else self.tokens
+        return Places(short, numbers, tokens, _TITLES[name], is_upward=name == "layer")
+
+    def _place(self, axis: int, n: int) -> str:
+        number = int(self.places(axis)[n])
+        if self.axes[axis] == "layer":
+            return f"layer {number}"
+        return str(number) if self.tokens is None else f"{number} {visible(self.tokens[n])}"
+
+    def _tip(self, row: int, column: int) -> tuple[str, ...]:
+        arrow = "," if self.axes[0] == "layer" else " ←"
+        return (f"{self._place(0, row)}{arrow} {self._place(1, column)}", f"{self.values[row, column]:.6g} {self.unit}")
+
+    def _tip_of_one(self, place: int) -> tuple[str, ...]:
+        return (self._place(0, place), f"{self.values[place]:.6g} {self.unit}")
+
+    def _about(self) -> str:
+        """What a picture shows, and what its colours mean."""
+        axes = " × ".join(
+            f"{size} {_PLURALS[name] if size != 1 else _PLURALS[name].replace('queries', 'query').removesuffix('s')}"
+            for size, name in zip(self.shape, self.axes, strict=True)
+        )
+        held = f", from {self.values.min():.3g} to {self.values.max():.3g}" if self.values.size else ""
+        return f"{self.measure}, {axes}; colour: {self.unit}{held}"
 
 
+_TITLES = {"layer": "layer", "query_pos": "query: token that is written", "key_pos": "key: token that is read"}
+_PLURALS = {"layer": "layers", "query_pos": "queries", "key_pos": "keys"}
 _AXES = (
     ("layer", "query_pos", "key_pos"), ("layer", "query_pos"), ("query_pos", "key_pos"), ("query_pos",), ("key_pos",),
 )  # fmt: skip

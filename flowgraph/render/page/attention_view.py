@@ -13,12 +13,12 @@ from pathlib import Path
 from string import Template
 from typing import Any, Literal
 
+from ...charts.text import visible
 from ...errors import ArgumentError, FlowgraphError
 from ...values.trace import Trace
 from ..scene.attention_codes import Codes, encode
 from ..scene.attention_data import Given, Panel, chosen, given, panel, token_texts, whole
 from ..scene.style import css_variables
-from ..words.text import visible
 from .document import asset, embedded_json, policy
 
 HtmlAction = Literal["view", "return"]

@@ -12,12 +12,12 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
+from ...charts.text import printable, visible
 from ...values.flow_graph import FlowGraph
 from ...values.graph_info import GraphInfo
 from ..scene.semantic_style import semantic_variables
 from ..scene.style import DARK, LIGHT, css_variables
 from ..words.caption import caption, prompt_text
-from ..words.text import printable, visible
 
 LIBRARY = "cytoscape.min.js"
 ROOT = ".flowgraph"

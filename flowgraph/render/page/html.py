@@ -10,6 +10,7 @@ from html import escape
 from string import Template
 from typing import Any
 
+from ...charts.text import printable, visible
 from ...values.flow_graph import FlowGraph
 from ...values.node import Node
 from ..scene.elements import LEVELS, MOST_EDGES, Drawing, drawing, elements, facts
@@ -19,7 +20,6 @@ from ..scene.noted import pinned
 from ..scene.roles import node_roles
 from ..scene.style import THEMES, stylesheet
 from ..words.caption import edges_text, filter_texts, layers_text, mass_of, percent
-from ..words.text import printable, visible
 from .document import Page, asset, document, noted_caption, shell, title
 
 _SEMANTIC = frozenset({"semantic", "visit"})

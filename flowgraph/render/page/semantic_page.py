@@ -10,6 +10,7 @@ from dataclasses import asdict
 from html import escape
 from typing import Any
 
+from ...charts.text import printable, visible
 from ...values.flow_graph import FlowGraph
 from ...values.node import Node
 from ...values.reading import NodeReading
@@ -21,7 +22,6 @@ from ..scene.semantic_plan import plan_of
 from ..scene.semantic_style import semantic_stylesheet
 from ..scene.style import THEMES, Theme
 from ..words.caption import layers_text, percent
-from ..words.text import printable, visible
 from .document import Page, asset, noted_caption, shell, title
 
 MEASURE_NAMES = {

@@ -17,12 +17,12 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ...charts import rendering
+from ...charts.bars import Bars
+from ...charts.grid import Grid, Places
 from ...charts.table import Table
+from ...charts.text import printable, shortened, visible
 from ...values.node import label
-from ...values.reading import Reading
-from ...values.token_matrix import TokenMatrix
 from ..scene.style import LIGHT
-from ..words.text import printable, visible
 
 if TYPE_CHECKING:
     from ...lenses.head_scores import HeadScore, HeadScores
@@ -35,8 +35,6 @@ MOST_LAYERS, MOST_POSITIONS = 32, 14
 
 _RAISES, _LOWERS = (tuple(bytes.fromhex(colour[1:])) for colour in (LIGHT.raises, LIGHT.lowers))
 _STRONGEST = 0.6
-_LONGEST_TOKEN = 14
-_LISTED = 5
 _CELL = "padding:1px 6px;white-space:nowrap"
 _LINE = "border-bottom:1px solid rgba(128,128,128,.45)"
 _TABLE = "border-collapse:collapse;font-size:12px;line-height:1.45;margin:4px 0"
@@ -81,81 +79,35 @@ def table_text(table: Table, *, most: int = MOST_ROWS) -> str:
     return "\n".join([printable(table.title), *lines, *map(printable, _said(table, most))])
 
 
-@rendering.text.register(Reading)
-def reading_text(reading: Reading) -> str:
-    """A reading as lines of text, see :func:`reading_list`."""
-    return table_text(reading_list(reading))
+@rendering.html.register(Grid)
+def grid_html(grid: Grid) -> str:
+    """A grid as a table of washed cells with words, or where there are none with the numbers; each says its tip.
 
-
-def reading_list(reading: Reading) -> Table:
-    """A reading as a list: one row for each vector, or of a single vector one for each of its top tokens."""
-    if len(reading) == 1:
-        table = reading.table()
-        vector = reading[0]
-        note = f"entropy {vector.entropy:.3g} nats, length {vector.norm:.3g}; rank of the target {vector.target_rank:,}"
-        columns = {name: table.columns[name] for name in ("order", "token", "probability", "logit")}
-        return Table(table.title, columns, note=note)
-    where = np.indices(reading.shape).reshape(len(reading.shape), len(reading))
-    columns = {name: reading.axis_values(n)[where[n]] for n, name in enumerate(reading.axis_names)}
-    best = [" · ".join(map(_short, tokens[:_LISTED])) for tokens in reading.top_tokens]
-    columns |= {"top_tokens": best, "probability": reading.top_probabilities[:, 0]}
-    columns |= {name: getattr(reading, name) for name in ("target_rank", "entropy", "norm")}
-    return Table(repr(reading), columns, words=("top_tokens",), note="probability: of the first token")
-
-
-@rendering.html.register(Reading)
-def reading_html(reading: Reading) -> str:
-    """A reading as a grid of top tokens, the last row on top; one that has not two axes as :func:`reading_list`."""
-    if len(reading.shape) != 2 or not len(reading):
-        return table_html(reading_list(reading))
-    rows, columns = reading.shape
-    shown_rows, shown_columns = _spread(rows, MOST_LAYERS), _last(columns, MOST_POSITIONS)
-    names = [str(value) for value in reading.axis_values(1)]
-    if reading.axis_names[1] == "position" and reading.prompt_tokens:
-        names = [f"{n} {_short(token)}" for n, token in zip(names, reading.prompt_tokens, strict=True)]
-    grid = []
-    for row in shown_rows[::-1]:
+    Of many layers some, evenly spaced, of many other places the last are shown, and a line says so.
+    """
+    shown = [_shown(places) for places in (grid.rows, grid.columns)]
+    strength = grid.strength
+    names = [_names(grid.rows), _names(grid.columns)]
+    lines = []
+    for row in shown[0][:: -1 if grid.rows.is_upward else 1]:
         cells = []
-        for column in shown_columns:
-            n = int(row * columns + column)
-            probability = float(reading.top_probabilities[n, 0])
-            hint = f"p {probability:.3f}, rank of {visible(reading.target_token)} {reading.target_rank[n]:,}"
-            cells.append(_cell(_short(reading.top_tokens[n][0]), probability, hint))
-        grid.append((str(reading.axis_values(0)[row]), cells))
-    corner = " \\ ".join(reading.axis_names)
-    notes = ["each cell: the top token, the bluer the more probable; pointed at, its probability and the target's rank"]
-    notes += _left_out(rows, shown_rows, f"{reading.axis_names[0]}s") + _left_out(
-        columns, shown_columns, f"{reading.axis_names[1]}s"
-    )
-    return _framed(repr(reading), _grid(corner, [names[i] for i in shown_columns], grid), notes)
+        for column in shown[1]:
+            value = float(grid.values[row, column])
+            text = _digits(value, grid.end) if grid.words is None else visible(shortened(grid.words[row][column]))
+            cells.append(_cell(text, float(strength[row, column]), "\n".join(grid.tip(int(row), int(column)))))
+        lines.append((names[0][row] if grid.rows.name else grid.unit, cells))
+    corner = " \\ ".join(name for name in (grid.rows.name, grid.columns.name) if name)
+    notes = [*grid.notes, f"each cell: {'its top token, ' if grid.words else ''}{grid.unit}; pointed at, its numbers"]
+    notes += ["empty cells: exactly 0"] * bool(grid.words is None and (grid.values == 0).any())
+    for places, which in zip((grid.rows, grid.columns), shown, strict=True):
+        notes += _left_out(len(places), which, {"query": "queries"}.get(places.name, f"{places.name}s"))
+    return _framed(grid.title, _grid(corner, [names[1][i] for i in shown[1]], lines), notes)
 
 
-@rendering.html.register(TokenMatrix)
-def matrix_html(matrix: TokenMatrix) -> str:
-    """A matrix of tokens as a grid of numbers; of several layers the last."""
-    one, notes = matrix, []
-    if matrix.ndim == 3:
-        if not len(matrix):
-            return _framed(repr(matrix), "", [])
-        one = matrix.layer(-1)
-        notes = [f"shown: layer {matrix.places(0)[-1]}; .layer(n) is another"] * (len(matrix) > 1)
-    values = one.values if one.ndim == 2 else one.values[None]
-    largest = float(np.abs(values).max()) if values.size else 0.0
-    is_layered = one.axes[0] == "layer"
-    shown_rows = _spread(len(values), MOST_LAYERS) if is_layered else _last(len(values), MOST_POSITIONS)
-    shown_columns = _last(values.shape[1], MOST_POSITIONS)
-    row_names = _names(one, 0) if one.ndim == 2 else [one.unit]
-    column_names = _names(one, one.ndim - 1)
-    grid = []
-    for row in shown_rows[:: -1 if is_layered else 1]:
-        cells = [_number_cell(float(values[row, column]), largest) for column in shown_columns]
-        grid.append((row_names[row], cells))
-    corner = " \\ ".join(_AXIS_NAMES[name] for name in one.axes)
-    notes += ["empty cells: exactly 0"] * bool((values == 0).any())
-    if one.ndim == 2:
-        notes += _left_out(len(values), shown_rows, "layers" if is_layered else "queries")
-    notes += _left_out(values.shape[1], shown_columns, "keys" if one.axes[-1] == "key_pos" else "positions")
-    return _framed(repr(matrix), _grid(corner, [column_names[i] for i in shown_columns], grid), notes)
+@rendering.html.register(Bars)
+def bars_html(bars: Bars) -> str:
+    """Bars as a grid of one row."""
+    return grid_html(bars.row())
 
 
 def head_scores_html(scores: HeadScores) -> str:
@@ -210,9 +162,6 @@ def trace_html(trace: Trace, predictions: Table | None) -> str:
     )
 
 
-_AXIS_NAMES = {"layer": "layer", "query_pos": "query", "key_pos": "key"}
-
-
 def _framed(title: str, body: str, notes: Sequence[str]) -> str:
     """A result under its title, in a box that scrolls by itself where it is wide."""
     said = "".join(f'<div style="opacity:.8;font-size:11px">{_escaped(printable(note))}</div>' for note in notes)
@@ -245,9 +194,11 @@ def _cell(text: str, strength: float, hint: str) -> str:
     return f'<td style="{wash}padding:1px 6px;white-space:nowrap;text-align:left" title="{_escaped(hint)}">{_escaped(text)}</td>'
 
 
-def _number_cell(value: float, largest: float) -> str:
-    text = "" if value == 0 else f"{value:.2f}".replace("0.", ".", 1) if 0.1 <= largest < 10 else _number(value)
-    return _cell(text, value / largest if largest else 0.0, f"{value:.6g}")
+def _digits(value: float, largest: float) -> str:
+    """A number in a cell: short, and nothing for 0."""
+    if value == 0:
+        return ""
+    return f"{value:.2f}".replace("0.", ".", 1) if 0.1 <= largest < 10 else _number(value)
 
 
 def _wash(strength: float) -> str:
@@ -286,11 +237,16 @@ def _png(values: Float[np.ndarray, "rows columns"]) -> str:
     return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
 
 
-def _names(matrix: TokenMatrix, axis: int) -> list[str]:
-    numbers = [str(number) for number in matrix.places(axis)]
-    if matrix.axes[axis] == "layer" or matrix.tokens is None:
+def _names(places: Places) -> list[str]:
+    """What stands beside rows and above columns."""
+    numbers = [str(number) for number in places.numbers]
+    if places.tokens is None:
         return numbers
-    return [f"{n} {_short(token)}" for n, token in zip(numbers, matrix.tokens, strict=True)]
+    return [f"{n} {visible(shortened(token))}" for n, token in zip(numbers, places.tokens, strict=True)]
+
+
+def _shown(places: Places) -> Int[np.ndarray, "shown"]:
+    return _spread(len(places), MOST_LAYERS) if places.is_upward else _last(len(places), MOST_POSITIONS)
 
 
 def _size(tensor: Any) -> tuple[str, str, str]:
@@ -324,7 +280,7 @@ def _rows(table: Table, most: int) -> list[list[str]]:
         shown[most // 2 :] = range(len(table) - (most - most // 2), len(table))
     columns = []
     for name, values in table.columns.items():
-        text = printable if name in table.words else _short
+        text = printable if name in table.words else _short_token
         picked = [value.item() if isinstance(value, np.generic) else value for value in (values[i] for i in shown)]
         columns.append(["" if v is None else text(v) if isinstance(v, str) else _number(v) for v in picked])
     rows = [list(row) for row in zip(*columns, strict=True)]
@@ -347,9 +303,8 @@ def _number(value: float | int | bool) -> str:
     return str(value) if isinstance(value, int) else f"{value:.3g}"
 
 
-def _short(token: str) -> str:
-    text = token if len(token) <= _LONGEST_TOKEN else token[: _LONGEST_TOKEN - 1] + "…"
-    return visible(text)
+def _short_token(token: str) -> str:
+    return visible(shortened(token))
 
 
 def _escaped(text: str) -> str:

@@ -9,10 +9,10 @@ import numpy as np
 
 from ...charts import rendering
 from ...charts.table import ThemeName
+from ...charts.text import printable
 from ...circuits.bands import with_band
 from ...circuits.faithfulness import Faithfulness
 from ..scene.style import THEMES, Theme
-from ..words.text import printable
 from .plotting import plotly_module, styled
 
 if TYPE_CHECKING:

@@ -24,10 +24,10 @@ from ...analyses import (
 )
 from ...charts import rendering
 from ...charts.table import ThemeName
+from ...charts.text import printable
 from ...values.node import label
 from ...values.reading import Reading
 from ..scene.style import THEMES
-from ..words.text import printable
 from .plotting import panels, plotly_module, styled
 from .plotting import token_text as _token
 

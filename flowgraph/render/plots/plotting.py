@@ -6,8 +6,8 @@ import importlib
 from html import escape
 from typing import Any
 
+from ...charts.text import visible
 from ..scene.style import FONT, Theme
-from ..words.text import visible
 
 
 def plotly_module(module: str) -> Any:
@@ -47,4 +47,9 @@ def styled(figure: Any, colours: Theme, title: str, *, height: int, subtitle: st
 
 def token_text(token: str) -> str:
     """A token as text of a figure: visible, and without anything that plotly would read as markup or as a formula."""
-    return escape(visible(token), quote=False).replace("$", "&#36;")
+    return plain_text(visible(token))
+
+
+def plain_text(text: str) -> str:
+    """Words as text of a figure, in which plotly reads neither markup nor a formula."""
+    return escape(text, quote=False).replace("$", "&#36;")

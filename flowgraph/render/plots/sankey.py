@@ -5,6 +5,7 @@ from __future__ import annotations
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from ...charts.text import printable, visible
 from ...errors import ArgumentError
 from ...values.flow_graph import EDGE_KINDS, FlowGraph
 from ...values.node import label
@@ -16,7 +17,6 @@ from ..scene.semantic_plan import plan_of
 from ..scene.semantic_style import pill_fills, unit_colours
 from ..scene.style import LIGHT, RANK_LABELS, rank_decade
 from ..words.caption import caption
-from ..words.text import printable, visible
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure

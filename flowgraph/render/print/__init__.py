@@ -8,8 +8,8 @@ given width, text of at least 5 points, no transparency, no text over another, a
 from .build import Look, is_semantic, picture
 from .content import MOST_EDGES
 from .frame import COLUMN_WIDTHS
+from .grid import grid_picture
 from .ink import ThemeName
-from .matrix import matrix_picture
 from .shapes import Picture
 
-__all__ = ["COLUMN_WIDTHS", "MOST_EDGES", "Look", "Picture", "ThemeName", "is_semantic", "matrix_picture", "picture"]
+__all__ = ["COLUMN_WIDTHS", "MOST_EDGES", "Look", "Picture", "ThemeName", "grid_picture", "is_semantic", "picture"]

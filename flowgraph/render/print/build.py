@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ...charts.text import printable
 from ...errors import ArgumentError
 from ...values.flow_graph import FlowGraph
 from ..page.semantic_page import statements
@@ -13,7 +14,6 @@ from ..scene.layout import columns, extent, is_circuit
 from ..scene.legend import own_names
 from ..scene.noted import group_sizes
 from ..words.caption import caption, mass_of, percent, prompt_text
-from ..words.text import printable
 from .axes import layer_ticks, token_ticks
 from .content import Content, Spell, edge_shapes, node_shapes, scaffold, wishes
 from .frame import COLUMN_WIDTHS, PAD, Frame, Needs, frame

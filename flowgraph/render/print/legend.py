@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from ...charts.text import visible
 from ...values.graph_info import GraphInfo
 from ..scene.legend import SQUARES
 from ..scene.style import EFFECT_LABELS, RANK_LABELS, edge_stroke
-from ..words.text import visible
 from .content import Content, edge_line, node_mark
 from .frame import Frame
 from .shapes import Label, Line, Mark, Pill, Shape, baseline, text_width

@@ -9,10 +9,11 @@ from typing import Literal, get_args
 
 from ...atomic_file import atomic_write_bytes, atomic_write_text
 from ...charts import rendering
+from ...charts.bars import Bars
+from ...charts.grid import Grid
 from ...errors import ArgumentError
 from ...values.flow_graph import FlowGraph
-from ...values.token_matrix import TokenMatrix
-from . import MOST_EDGES, Look, Picture, ThemeName, is_semantic, matplotlib_picture, matrix_picture, picture, tikz
+from . import MOST_EDGES, Look, Picture, ThemeName, grid_picture, is_semantic, matplotlib_picture, picture, tikz
 from .content import Spell
 from .svg import to_svg
 
@@ -112,9 +113,9 @@ def save_picture(
     return _write(path, drawn, content, overwrite=overwrite)
 
 
-@rendering.save.register(TokenMatrix)
-def save_matrix(
-    matrix: TokenMatrix,
+@rendering.save.register(Grid, Bars)
+def save_chart(
+    chart: Grid | Bars,
     path: str | Path,
     *,
     width: str | int | float = "two-column",
@@ -123,12 +124,12 @@ def save_matrix(
     dpi: int = 300,
     overwrite: bool = True,
 ) -> Path:
-    """Write a matrix of two axes, or of one, as a picture, and its caption to ``NAME.caption.txt``.
+    """Write a chart as a picture, and its caption beside it as for :func:`save_picture`.
 
     Raises
     ------
     ArgumentError
-        If the ending is not known, or the matrix has three axes or does not fit into the width; otherwise as for
+        If the ending is not known, or the chart does not fit into the width; otherwise as for
         :func:`save_picture`.
     """
     path = Path(path)
@@ -138,7 +139,8 @@ def save_matrix(
             f"path={str(path)!r} has the extension {path.suffix!r}; expected .csv or .npz for the numbers, or {known} for a picture"
         )
     look = Look(width, theme, caption=caption)
-    drawn, content = _made(_format(path), dpi, lambda spell: matrix_picture(matrix, look, spell))
+    grid = chart.row() if isinstance(chart, Bars) else chart
+    drawn, content = _made(_format(path), dpi, lambda spell: grid_picture(grid, look, spell))
     return _write(path, drawn, content, overwrite=overwrite)
 
 

@@ -11,12 +11,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ...charts.text import visible
 from ...errors import ArgumentError
 from ...values.flow_graph import FlowGraph
 from ..scene.semantic_elements import semantic_elements
 from ..scene.semantic_layout import Heading, Plan
 from ..scene.semantic_plan import plan_of
-from ..words.text import visible
 from .content import Spell
 from .frame import PAD, SCALE
 from .ink import ThemeName

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
+from ...charts.text import visible
 from ...values.flow_graph import FlowGraph
 from ..scene.semantic_elements import edge_classes
 from ..scene.semantic_plan import plan_of
 from ..scene.semantic_style import pill_fills, unit_colours
 from ..scene.style import LIGHT, RANK_LABELS, edge_stroke
-from ..words.text import visible
 from .content import Spell
 from .frame import SCALE
 from .ink import NAMES, ThemeName

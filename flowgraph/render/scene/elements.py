@@ -14,13 +14,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
+from ...charts.text import picture_label, visible
 from ...values.connected_flow import flow_levels
 from ...values.flow_graph import EDGE_KINDS, FlowGraph
 from ...values.mass import edge_mass, into_start
 from ...values.node import ERRORS, FEATURES, Node, label
 from ...values.reading import NodeReading
 from ..words.caption import mass_of
-from ..words.text import picture_label, visible
 from .layout import Place, is_circuit, places
 from .noted import note_facts
 from .style import edge_stroke, effect_step, rank_decade, square_size

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from ...charts.text import visible
 from ...errors import ArgumentError
 from ...values.flow_graph import FlowGraph
 from ...values.node import NODE_KINDS, Node
-from ..words.text import visible
 
 Orientation = Literal["columns", "rows"]
 

@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
+from ...charts.text import visible
 from ...values.flow_graph import FlowGraph
-from ..words.text import visible
 from .elements import Drawing, classes_of
 from .layout import is_circuit
 from .style import EFFECT_LABELS, RANK_LABELS, edge_stroke

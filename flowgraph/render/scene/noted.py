@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 
+from ...charts.text import printable
 from ...values.flow_graph import FlowGraph
-from ..words.text import printable
 
 NoteFact = tuple[str, str]
 """What it is, and its value as text, not markup: escape it for the format it goes into."""

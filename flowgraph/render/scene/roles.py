@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from ...charts.text import printable
 from ...values.flow_graph import FlowGraph, Role
-from ..words.text import printable
 
 
 def roles_text(roles: Sequence[Role]) -> str:

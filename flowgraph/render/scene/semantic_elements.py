@@ -9,10 +9,10 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any
 
+from ...charts.text import picture_label, visible
 from ...values.flow_graph import EDGE_KINDS, FlowGraph
 from ...values.node import FEATURES, Node, label
 from ...values.reading import NodeReading
-from ..words.text import picture_label, visible
 from .elements import rank_class
 from .semantic_layout import Plan
 from .semantic_plan import strengths

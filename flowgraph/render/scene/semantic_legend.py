@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
+from ...charts.text import visible
 from ...values.flow_graph import FlowGraph
-from ..words.text import visible
 from .style import RANK_LABELS, edge_stroke
 
 _WIDTH_STEPS = (1.0, 0.3, 0.1, 0.03, 0.01)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ...charts import rendering
+from ...charts.text import printable, prompt_line, visible
 from ...values.flow_graph import FlowGraph
 from ...values.graph_info import GraphInfo
 from ...version import __version__
-from .text import printable, prompt_line, visible
 
 _LONGEST_PROMPT = 80
 _FILTER_NAMES = {

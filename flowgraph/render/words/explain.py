@@ -9,13 +9,13 @@ from dataclasses import replace
 import numpy as np
 
 from ...charts import rendering
+from ...charts.text import printable, prompt_line, visible
 from ...values.explanation import Explanation, Sentence
 from ...values.flow_graph import EDGE_KINDS, FlowGraph
 from ...values.node import Node, label
 from ..scene.layout import is_circuit
 from ..scene.roles import roles_text
 from .caption import edges_text, percent, prompt_text
-from .text import printable, prompt_line, visible
 
 _SHOWN = 3
 _INPUTS = ("embed", "position_embed", "resid_pre")

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
-from .text import printable
+from ...charts.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -51,3 +51,8 @@ def _printable_character(character: str) -> str:
     if character in _NAMED:
         return _NAMED[character]
     return character if character.isprintable() else f"⟨{ord(character):04X}⟩"
+
+
+def shortened(token: str, longest: int = 14) -> str:
+    """A token of at most so many characters, ``…`` at the end of one that was longer."""
+    return token if len(token) <= longest else token[: longest - 1] + "…"

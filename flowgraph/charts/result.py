@@ -1,0 +1,83 @@
+"""A result: numbers that say what is to be seen of them, and are drawn, shown and written by what is registered for that."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from inspect import signature
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import rendering
+from .bars import Bars
+from .grid import Grid
+from .table import Tabular, ThemeName
+
+if TYPE_CHECKING:
+    import plotly.graph_objects
+
+Chart = Grid | Bars
+_NUMBERS = (".csv", ".npz")
+
+
+class Result(Tabular):
+    """A table with a chart. A class says its ``chart``; figure, notebook and picture files follow from it."""
+
+    @abstractmethod
+    def chart(self) -> Chart:
+        """What is to be seen: numbers, words, units and titles. Subclasses may have options."""
+
+    def figure(self, *choice: Any, theme: ThemeName = "light", **options: Any) -> plotly.graph_objects.Figure:
+        """The chart as a plotly figure that can be changed.
+
+        Parameters
+        ----------
+        theme
+            Colours: ``"light"`` or ``"dark"``.
+        *choice, **options
+            As for :meth:`chart`.
+        """
+        return rendering.figure(self.chart(*choice, **options), theme=theme)
+
+    def show(self, *choice: Any, **options: Any) -> None:
+        """Show the figure, as plotly does here: in a notebook below the cell, else in the browser.
+
+        Parameters
+        ----------
+        *choice, **options
+            As for :meth:`figure`.
+        """
+        self.figure(*choice, **options).show()
+
+    def save(self, path: str | Path, *, overwrite: bool = True, **options: Any) -> Path:
+        """Write the numbers (``.csv``, ``.npz``), or the chart as a picture for a paper (``.svg``, ``.pdf``, ``.png``, ``.tex``).
+
+        Parameters
+        ----------
+        path
+            Where to; the ending chooses.
+        overwrite
+            Whether a file of this name may be replaced.
+        **options
+            For pictures: those of :meth:`chart`, and ``width``, ``theme``, ``caption`` and ``dpi`` as for
+            :func:`flowgraph.render_picture`.
+
+        Returns
+        -------
+        The path.
+
+        Raises
+        ------
+        ArgumentError
+            If the ending is another one, the chart does not fit into the width, a file exists and ``overwrite`` is False, or it
+            cannot be written.
+        NonFiniteError
+            If a number is NaN or infinite.
+        """
+        path = Path(path)
+        if path.suffix.lower() in _NUMBERS:
+            return super().save(path, overwrite=overwrite, **options)
+        of_chart = {name: options.pop(name) for name in signature(self.chart).parameters if name in options}
+        return rendering.save(self.chart(**of_chart), path, overwrite=overwrite, **options)
+
+    def _repr_html_(self) -> str:
+        return rendering.html(self.chart())
