@@ -36,4 +36,4 @@ def test_readme_scripts_and_ci_say_the_same():
         assert path.stat().st_mode & 0o111, f"{path} cannot be run"
         assert f"`scripts/{name}`" in contributing
     everything = (ROOT / "scripts" / "test-all").read_text(encoding="utf-8").splitlines()[-1]
-    assert everything == 'exec pytest "$@"'
+    assert everything == 'exec python -m pytest "$@"'
