@@ -37,6 +37,8 @@ nitpicky = False
 
 html_theme = "furo"
 html_title = f"flowgraph {release}"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sphinx = False
 

@@ -230,6 +230,64 @@ def test_what_is_said_of_the_layer(smollm2):
     assert readings["L23H4@7"].contribution == pytest.approx(2.68, abs=0.005)
 
 
+def test_the_limits_in_the_texts_are_those_of_the_code():
+    from flowgraph_webapp import archive, guard, recipe, serving
+    from flowgraph_webapp.present import attention, lens
+    from flowgraph_webapp.service import answers, compute, graphs, messages
+
+    from flowgraph import tracing
+    from flowgraph.methods import build
+    from flowgraph.render.print import MOST_EDGES as MOST_PRINTED
+    from flowgraph.render.scene.elements import MOST_EDGES as MOST_DRAWN
+    from flowgraph.semantic import MAX_NODES
+
+    def holds(page: str, *said: str) -> None:
+        text = " ".join(TEXT[f"docs/{page}.md"].split())
+        for part in said:
+            assert part in text, (page, part)
+
+    mib = 2**20
+    holds(
+        "how_to/long_prompt",
+        f"default {tracing.MAX_BYTES // 2**30} GiB",
+        f"`max_edges={build.MAX_EDGES:_}`",
+        f"| page (`.html`) | {MOST_DRAWN:,} edges",
+        f"| picture for a paper | {MOST_PRINTED:,} edges",
+        f"| app | {messages.MOST_TOKENS} tokens of a prompt, {answers.MOST_EDGES:,} edges",
+        f"lens grid {lens.MOST_COLUMNS} tokens at once, attention {attention.MOST_TOKENS} queries",
+        f"| semantic graph | {MAX_NODES:,} nodes, {compute.MOST_SEMANTIC_NODES:,} in the app",
+        f"from {graphs.ROUTES_THRESHOLD} on".replace("0.", "."),
+        f"more than {graphs.MOST_ROUTES:,} edges the threshold is doubled, up to {graphs.LARGEST_THRESHOLD}".replace(
+            "0.", "."
+        ),
+    )
+    holds(
+        "security",
+        f"at most {archive.LARGEST_FILE // mib} MiB, {archive.LARGEST_TOTAL // mib} MiB unpacked, {archive.MOST_MEMBERS:,} members",
+        f"{archive.MOST_VALUES_IN_ALL // 10**6} million values",
+        f"at most {guard.MOST_VALUES:,} values in {serving.LARGEST_REQUEST // mib} MiB",
+        f"at most {recipe.LONGEST_TEXT:,} characters and {messages.MOST_TOKENS} tokens",
+    )
+    holds("how_to/send_a_session", f"more than {recipe.LONGEST_QUERY:,} bytes")
+
+
+@pytest.mark.real_model
+def test_the_sizes_of_traces_are_those_in_the_table(smollm2):
+    table = re.findall(r"^\| ([\d,]+) \| (.*?) \| (.*?) \| (.*?) \|$", TEXT["docs/how_to/long_prompt.md"], re.MULTILINE)
+    assert len(table) == 5
+    units = {"MiB": 2**20, "GiB": 2**30}
+    sites = set(flowgraph.SITES)
+    for tokens, *said in table:
+        ids = [1] * int(tokens.replace(",", ""))
+        for text, keep in zip(said, (sites, {"pattern"}, sites - {"pattern"}), strict=True):
+            number, unit = text.split()
+            digits = len(number.partition(".")[2])
+            assert round(flowgraph.trace_size(smollm2, ids, keep=keep) / units[unit], digits) == float(number), (
+                tokens,
+                text,
+            )
+
+
 class _Ends(HTMLParser):
     """Addresses and anchors of a page of the site."""
 
