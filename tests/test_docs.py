@@ -211,12 +211,51 @@ def test_the_glossary_says_what_the_tooltips_say():
     for heading, choices in (
         ("Level", words.LEVELS),
         ("Edge width", words.WIDTHS),
-        ("Columns, rows (*Tokens as*)", words.ORIENTATIONS),
+        ("Tokens as", words.ORIENTATIONS),
     ):
         for choice, hint in choices.items():
             assert f"*{choice}*: {hint}" in terms[heading], (heading, choice)
     for unit, _ in words.METHODS.values():
         assert unit in terms, unit
+
+
+def test_the_glossary_holds_the_words_on_the_screen():
+    """Heads of columns, titles of controls, names in legends, scores and roles of heads."""
+    from flowgraph.circuits.roles import THRESHOLDS
+    from flowgraph.lenses import head_scores
+    from flowgraph.render.scene import legend
+
+    terms = glossary()
+    known = {part.lower() for term in terms for part in (term, *term.split(", "))}
+    known |= {word.lower() for text in terms.values() for word in re.findall(r"\*([^*]+)\*", text)}
+    shown = {name: f"in {path.name}" for path in (ROOT / "webapp").rglob("*.py") for name in titles(path)}
+    for names in (legend._EDGE_NAMES, legend.IN_CIRCUITS, legend.IN_ATTRIBUTION_GRAPHS, legend.SQUARES):
+        shown |= dict.fromkeys(names.values(), "in a legend")
+    shown |= dict.fromkeys((name.replace("_", " ") for name in (*THRESHOLDS, *head_scores._OF_ATTENTION)), "a score")
+    assert len(shown) > 60
+    missing = {name: where for name, where in shown.items() if name.lower() not in known}
+    assert not missing
+    for name, about in head_scores._OF_ATTENTION.items():
+        assert about in terms[name.replace("_", " ")]
+    for value in THRESHOLDS.values():
+        assert f"above {value:g}".replace("0.", ".") in terms["role"]
+
+
+def titles(path: Path) -> set[str]:
+    """Heads of columns and titles of controls that a module of the app writes out."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in (
+            "Column",
+            "group",
+            "_field",
+            "html.Label",
+            "html.Summary",
+        ):
+            found |= {word.value for word in ast.walk(node.args[0]) if isinstance(word, ast.Constant)}
+        if isinstance(node, ast.Call) and ast.unparse(node.func) == "test_button":
+            found.add(ast.literal_eval(node.args[1]))
+    return {word for word in found if isinstance(word, str) and word}
 
 
 @pytest.mark.real_model
