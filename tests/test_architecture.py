@@ -148,6 +148,15 @@ def test_the_front_door():
         _ = flowgraph.nothing
 
 
+@pytest.mark.parametrize("name", ["models", "render"])
+def test_a_folder_that_is_loaded_late_has_all_that_it_names(name):
+    door = importlib.import_module(f"flowgraph.{name}")
+    late = getattr(door, "_MODULE_OF", door._WHERE)
+    assert set(late) <= set(door.__all__)
+    for one in late:
+        assert door.__getattr__(one) is not None
+
+
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [

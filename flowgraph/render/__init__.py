@@ -34,7 +34,7 @@ _WHERE = {
     "pill_fills": "scene.semantic_style",
     "roles_text": "scene.roles",
     **dict.fromkeys(("RANK_LABELS", "THEMES", "Theme", "css_variables", "rank_decade"), "scene.style"),
-    "visible": "charts.text",
+    "visible": ".charts.text",
 }
 
 __all__ = [
