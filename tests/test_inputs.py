@@ -7,7 +7,6 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from flowgraph.values.inputs import row_dict, row_of_dict
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
@@ -15,6 +14,7 @@ from tokenizers.pre_tokenizers import Whitespace
 import flowgraph
 from flowgraph import Inputs, Trace, Traces, ablate, edge_scores, head_effects, inputs, load_model, patch, trace
 from flowgraph.errors import ArgumentError, PromptError
+from flowgraph.values.inputs import row_dict, row_of_dict
 from tests.tiny_models import TINY, llama_tokenizer, tiny_model
 
 TEXT = "The cat sat on the mat."
