@@ -171,6 +171,12 @@ def test_every_folder_and_module_that_is_named_exists():
         assert any(any((ROOT / folder).rglob(module)) for folder in ("flowgraph", "webapp", "tests", "docs")), module
 
 
+def test_every_family_is_named():
+    (row,) = re.findall(r"^\| families \| (.*) \|$", TEXT["docs/concepts/models.md"], re.MULTILINE)
+    named = {re.sub(r"\(.*\)|[^\w]", "", name).lower() for name in row.split(", ")}
+    assert named == {name.replace("_", "") for name in flowgraph.FAMILIES}
+
+
 def test_every_public_name_is_in_the_reference_once():
     described = [
         found
