@@ -49,6 +49,7 @@ nb_execution_mode = "off"
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
+python_maximum_signature_line_length = 100
 # Members of a class stand where :members: asks for them, not a second time in a table.
 numpydoc_show_class_members = False
 
