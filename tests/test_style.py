@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+import flowgraph
 
 ROOT = Path(__file__).parent.parent
 _PYTHON = "python -m "
@@ -37,3 +40,15 @@ def test_readme_scripts_and_ci_say_the_same():
         assert f"`scripts/{name}`" in contributing
     everything = (ROOT / "scripts" / "test-all").read_text(encoding="utf-8").splitlines()[-1]
     assert everything == 'exec python -m pytest "$@"'
+
+
+def test_workflows_hooks_and_citation_say_what_the_scripts_say():
+    workflow = (ROOT / ".github" / "workflows" / "checks.yml").read_text(encoding="utf-8")
+    for command in ("scripts/check", "scripts/test", "scripts/test-all", ".ci/lowest"):
+        assert re.search(rf"^ +(?:- )?run: {re.escape(command)}$", workflow, re.MULTILINE), command
+    hooks = (ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8")
+    run = re.findall(r"entry: \.venv/bin/python -m (.*)$", hooks, re.MULTILINE)
+    # A hook formats and is given the files; the script looks, and at everything.
+    assert run == [" ".join(word for word in command if word not in ("--check", ".")) for command in COMMANDS]
+    citation = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {flowgraph.__version__}\n" in citation
