@@ -31,7 +31,7 @@ copyright = author
 version = release = flowgraph.__version__
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.viewcode", "numpydoc"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]  # the second: where myst-nb puts pictures out of notebooks
 root_doc = "index"
 nitpicky = False
 
