@@ -142,3 +142,18 @@ def test_hostile_tokens_stay_on_their_line():
 def test_the_real_model(smollm2):
     graph = build_graph(flowgraph.trace(smollm2, JAPAN), method="proximity")
     assert "In layer 23, position 7 (“␣of”) reads position 3 (“␣Japan”)" in str(graph.explain())
+
+
+def test_a_part_of_a_graph_is_not_said_to_hold_what_raises_the_logit_most(trace):
+    """The strongest edge may be one of those that are not shown, or lie outside the layers that are."""
+    whole = build_graph(trace, method="logits", level="head", readings=False)
+    assert "What raises" in str(whole.explain())
+    into = np.flatnonzero([whole.nodes[n].kind == "logit" for n in whole.target])
+    weak = whole.keep(into[np.argsort(np.abs(whole.weight[into]))[:3]])
+    window = build_graph(trace, method="logits", level="head", layers=(1, 2), readings=False)
+    for graph in (weak, window):
+        text = str(graph.explain())
+        assert "Of the shown edges into the logit, what " in text
+        assert "What raises" not in text
+    others = whole.keep(np.setdiff1d(np.arange(len(whole)), into)[:5])
+    assert "No shown edge leads into the logit." in str(others.explain())

@@ -7,8 +7,10 @@ import dataclasses
 import json
 import re
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
+import jaxtyping
 import numpy as np
 import pytest
 from hypothesis import given
@@ -330,3 +332,58 @@ def test_tables_hold_the_flow_of_each_edge(traces, tmp_path):
     assert sum(float(row["flow"]) for row in rows) / graph.info.total_flow == pytest.approx(graph.kept_mass)
     for end in ("gexf", "gml", "dot", "neuronpedia.json", "graphml"):
         assert graph.save(tmp_path / f"flow.{end}").stat().st_size
+
+
+@pytest.fixture
+def unchecked_types() -> Iterator[None]:
+    """Calls as users make them, without the type checks that tests put before them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("edges", "message"),
+    [
+        ([0, 0, 0], "edges holds edge 0 3 times; expected each edge once"),
+        ([0, -3], "edges holds edge 0 2 times"),
+        ([9999], "edges holds 9999; expected indices of edges: -3…2"),
+        ([-4], "edges holds -4"),
+        ([0.5], "edges holds values of type float64"),
+        (["a"], "edges holds values of type <U1"),
+        ([True], "edges is a mask of 1 booleans; the graph has 3 edges"),
+        (1, "edges is 1; expected a mask of 3 booleans"),
+        ([[0, 1]], "edges is an array of shape (1, 2)"),
+        ([[0], [1, 2]], "edges is no array of one type"),
+    ],
+)
+def test_edges_that_are_none_of_the_graph_are_refused(edges: Any, message: str) -> None:
+    graph = graph_of([Edge(A, B, 1.0), Edge(B, C, 1.0), Edge(C, D, 1.0)])
+    for ask in (lambda: mass(graph, edges), lambda: FlowGraph.keep(graph, edges)):
+        with pytest.raises(ArgumentError, match=re.escape(message)):
+            ask()
+
+
+def test_edges_may_be_counted_from_the_end_or_be_a_mask() -> None:
+    graph = graph_of([Edge(A, B, 1.0), Edge(B, C, 1.0), Edge(C, D, 1.0)])
+    assert mass(graph, [-1]) == mass(graph, [2]) == mass(graph, np.array([False, False, True])) == pytest.approx(1 / 3)
+    assert named(graph.keep([-1, 0])) == [named(graph)[2], named(graph)[0]]
+    assert len(graph.keep([])) == 0
+    assert mass(graph, []) == 0
+
+
+@pytest.mark.usefixtures("unchecked_types")
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda: mass(None), "graph is None; expected a FlowGraph"),
+        (lambda: keep_strongest("a"), "graph is a str; expected a FlowGraph"),
+        (lambda: keep_strongest(token_graph(), mass="a"), "mass='a' must be a number above 0"),
+        (lambda: keep_strongest(token_graph(), max_edges=1.5), "max_edges=1.5 must be 1 or more"),
+        (lambda: build_graph(None), "trace_or_weights is None; expected a trace"),
+    ],
+)
+def test_what_is_no_graph_trace_or_number_is_refused_by_name(ask: Any, message: str) -> None:
+    with pytest.raises(ArgumentError, match=re.escape(message)):
+        ask()

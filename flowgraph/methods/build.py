@@ -209,6 +209,11 @@ def _weights(trace_or_weights: Trace | EdgeWeights, method: str | None, options:
                 f"method={method!r}, but these weights are {trace_or_weights.info.method!r}; leave method out"
             )
         return trace_or_weights
+    if not isinstance(trace_or_weights, Trace):
+        what = "None" if trace_or_weights is None else f"a {type(trace_or_weights).__name__}"
+        raise ArgumentError(
+            f"trace_or_weights is {what}; expected a trace, as flowgraph.trace makes, or weights of flowgraph.edge_weights"
+        )
     return edge_weights(trace_or_weights, method=method or DEFAULT_METHOD, **options)
 
 

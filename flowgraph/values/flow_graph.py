@@ -123,7 +123,13 @@ class FlowGraph(GraphColumns):
         Returns
         -------
         The smaller graph. It carries the flow of its edges along the whole graph, so that its mass can be told.
+
+        Raises
+        ------
+        ArgumentError
+            If ``edges`` holds an edge twice or anything but edges of the graph.
         """
+        edges = self.chosen(edges)
         whole = self if self.flow is not None else carrying(self, self.measured)
         if whole is not self:
             return whole.keep(edges, **filters)

@@ -8,6 +8,7 @@ same target; *structural* edges exist in the model but have no number under the 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -125,6 +126,49 @@ class GraphColumns:
         """Σ|share| of the edges here divided by Σ|share| of all edges of the method; between 0 and 1."""
         total = self.info.total_share
         return float(np.abs(self.share).sum() / total) if total else 0.0
+
+    def chosen(
+        self, edges: Bool[np.ndarray, "E"] | Int[np.ndarray, "e"] | Sequence[int], argument: str = "edges"
+    ) -> Int[np.ndarray, "e"]:
+        """Indices of some edges, in the order that was given; those that count from the end are resolved.
+
+        Raises
+        ------
+        ArgumentError
+            If they are neither a mask of all edges nor indices of some, each once; ``argument`` is what the message calls them.
+        """
+        wanted = f"a mask of {len(self):,} booleans, or indices of edges, each once"
+        try:
+            given = np.asarray(edges)
+        except (TypeError, ValueError) as error:
+            raise ArgumentError(f"{argument} is no array of one type; expected {wanted}") from error
+        if given.ndim != 1:
+            what = f"{edges!r:.60}" if given.ndim == 0 else f"an array of shape {given.shape}"
+            raise ArgumentError(f"{argument} is {what}; expected {wanted}")
+        if not given.size and given.dtype != bool:
+            return np.zeros(0, dtype=np.int64)
+        if given.dtype == bool:
+            if len(given) != len(self):
+                raise ArgumentError(
+                    f"{argument} is a mask of {len(given):,} booleans; the graph has {len(self):,} edges"
+                )
+            return np.flatnonzero(given)
+        if not np.issubdtype(given.dtype, np.integer):
+            raise ArgumentError(
+                f"{argument} holds values of type {given.dtype}, such as {given[0]!r:.40}; expected {wanted}"
+            )
+        outside = given[(given < -len(self)) | (given >= len(self))]
+        if len(outside):
+            within = f"-{len(self)}…{len(self) - 1}" if len(self) else "none, as the graph has no edge"
+            raise ArgumentError(f"{argument} holds {outside[0]}; expected indices of edges: {within}")
+        found = np.where(given < 0, given + len(self), given).astype(np.int64)
+        numbers, counts = np.unique(found, return_counts=True)
+        if (counts > 1).any():
+            twice = int(np.argmax(counts > 1))
+            raise ArgumentError(
+                f"{argument} holds edge {numbers[twice]} {counts[twice]} times; expected each edge once"
+            )
+        return found
 
     def unit_of(self, e: int) -> str:
         """Unit of the weight of edge ``e``."""

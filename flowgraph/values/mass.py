@@ -71,6 +71,11 @@ def mass(
     -------
     Between 0, no edges, and 1, every edge that carries flow.
 
+    Raises
+    ------
+    ArgumentError
+        If ``graph`` is no graph, or ``edges`` holds an edge twice or anything but edges of the graph.
+
     Examples
     --------
     >>> graph = fg.build_graph(trace, method="proximity", readings=False)
@@ -81,7 +86,7 @@ def mass(
     (True, True)
     """
     part = edge_mass(graph)
-    return float(min(1.0, (part if edges is None else part[edges]).sum()))
+    return float(min(1.0, (part if edges is None else part[graph.chosen(edges)]).sum()))
 
 
 def edge_mass(graph: GraphColumns) -> Float[np.ndarray, "E"]:
@@ -93,7 +98,22 @@ def edge_mass(graph: GraphColumns) -> Float[np.ndarray, "E"]:
     >>> fg.edge_mass(graph).shape == (len(graph),), round(float(fg.edge_mass(graph).sum()), 6)
     (True, 1.0)
     """
-    return measured(graph).part
+    return measured(checked_graph(graph)).part
+
+
+def checked_graph(graph: G) -> G:
+    """The graph itself, where it is one.
+
+    Raises
+    ------
+    ArgumentError
+        If it is something else.
+    """
+    if not isinstance(graph, GraphColumns):
+        raise ArgumentError(
+            f"graph is {'None' if graph is None else f'a {type(graph).__name__}'}; expected a FlowGraph, as flowgraph.build_graph makes"
+        )
+    return graph
 
 
 _KNOWN: WeakKeyDictionary[GraphColumns, Measured] = WeakKeyDictionary()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import numpy as np
 from ..errors import ArgumentError
 from .connected_flow import by_level, flow_levels, waves_of
 from .flow_graph import FlowGraph
-from .mass import edge_mass, into_start
+from .mass import checked_graph, edge_mass, into_start
 from .node import Node
 
 
@@ -57,10 +58,13 @@ def keep_strongest(
     >>> len(fg.keep_strongest(graph, mass=None, max_edges=50))
     50
     """
-    if mass is not None and not 0 < mass <= 1:
-        raise ArgumentError(f"mass={mass} must be above 0 and at most 1, or None to keep every edge that has flow")
-    if max_edges is not None and max_edges < 1:
-        raise ArgumentError(f"max_edges={max_edges} must be 1 or more, or None for no limit")
+    checked_graph(graph)
+    if mass is not None and not (isinstance(mass, Real) and 0 < mass <= 1):
+        raise ArgumentError(
+            f"mass={mass!r} must be a number above 0 and at most 1, or None to keep every edge that has flow"
+        )
+    if max_edges is not None and not (isinstance(max_edges, Integral) and max_edges >= 1):
+        raise ArgumentError(f"max_edges={max_edges!r} must be 1 or more, or None for no limit")
     graph = into_start(graph, start)
     waves = waves_of(graph)
     order = by_level(flow_levels(graph, graph.flow, start, waves), waves)

@@ -148,22 +148,22 @@ def _signed_percent(graph: FlowGraph, e: int) -> str:
 def _circuit(graph: FlowGraph) -> Iterator[Sentence]:
     """Which edges support the answer, which work against it, and which heads have the most to do with both."""
     order = np.argsort(-graph.weight, kind="stable")
-    for verb, edges in (("supports the answer", order[:_SHOWN]), ("works against it", order[::-1][:_SHOWN])):
-        chosen = [
-            e
-            for e in edges.tolist()
-            if graph.weight[e] != 0 and (graph.weight[e] < 0) == (verb != "supports the answer")
-        ]
+    for verb, what, edges in (
+        ("supports", "the answer", order[:_SHOWN]),
+        ("works", "against it", order[::-1][:_SHOWN]),
+    ):
+        chosen = [e for e in edges.tolist() if graph.weight[e] != 0 and (graph.weight[e] > 0) == (verb == "supports")]
         if chosen:
             parts = [f"{_ends(graph, e)} ({graph.weight[e]:+.3g} {graph.info.unit})" for e in chosen]
-            yield Sentence(f"What {verb} most: {_listed(parts)}.", edges=tuple(chosen))
+            yield Sentence(_most(graph, verb, what, parts, "edges"), edges=tuple(chosen))
     total = np.zeros(len(graph.nodes))
     np.add.at(total, graph.source, np.abs(graph.weight))
     heads = [n for n in np.argsort(-total, kind="stable").tolist() if graph.nodes[n].kind == "head" and total[n] > 0]
     if heads:
         names = _listed([label(graph.nodes[n]) for n in heads[:_SHOWN]])
         yield Sentence(
-            f"By the effects of the edges out of them, the strongest heads are {names}.", nodes=tuple(heads[:_SHOWN])
+            f"By the effects of the {'' if _is_whole(graph) else 'shown '}edges out of them, the strongest heads are {names}.",
+            nodes=tuple(heads[:_SHOWN]),
         )
 
 
@@ -196,12 +196,27 @@ def _logits(graph: FlowGraph) -> Iterator[Sentence]:
     """What raises and what lowers the logit most."""
     goal = [n for n, node in enumerate(graph.nodes) if node.kind == "logit"]
     into = np.flatnonzero(np.isin(graph.target, goal) & ~graph.structural)
+    if not len(into):
+        yield Sentence("No shown edge leads into the logit.")
     order = into[np.argsort(-graph.weight[into], kind="stable")]
     for verb, edges in (("raises", order[:_SHOWN]), ("lowers", order[::-1][:_SHOWN])):
         chosen = [e for e in edges.tolist() if (graph.weight[e] > 0) == (verb == "raises") and graph.weight[e] != 0]
         if chosen:
             parts = [f"{_part(graph, e)} ({graph.weight[e]:+.3g} logits)" for e in chosen]
-            yield Sentence(f"What {verb} {_goal(graph)} most: {_listed(parts)}.", edges=tuple(chosen))
+            yield Sentence(_most(graph, verb, _goal(graph), parts, "edges into the logit"), edges=tuple(chosen))
+
+
+def _most(graph: FlowGraph, verb: str, what: str, parts: list[str], among: str) -> str:
+    """What does something most; of a part of a graph it is said only of the edges that are shown, as others may do more."""
+    begin = "What" if _is_whole(graph) else f"Of the shown {among}, what"
+    return f"{begin} {verb} {what} most: {_listed(parts)}."
+
+
+def _is_whole(graph: FlowGraph) -> bool:
+    """Whether every edge of the method is here, of every layer of the model."""
+    info = graph.info
+    is_cut = np.count_nonzero(~graph.structural) < info.total_edges
+    return not is_cut and info.layers == (0, info.total_layers)
 
 
 def _semantic(graph: FlowGraph) -> Iterator[Sentence]:
