@@ -637,3 +637,13 @@ def test_built_graphs_read_back(tmp_path: Path) -> None:
     path = tmp_path / "a.graphml"
     path.write_text(to_graphml(graph), encoding="utf-8")
     assert same(load_graphml(path), graph)
+
+
+@pytest.mark.parametrize("ending", ["json", "graphml"])
+def test_a_file_of_this_project_with_a_cycle_is_refused(ending: str, tmp_path: Path) -> None:
+    """Drawing and flow refuse a cycle; a file that has one says so when it is opened."""
+    first, second = Node("neuron", layer=0, index=1), Node("neuron", layer=1, index=2)
+    path = built([Edge(first, second, 1.0), Edge(second, first, 1.0)]).save(tmp_path / f"g.{ending}")
+    for read in (FlowGraph.load, import_graph):
+        with pytest.raises(FileFormatError, match="has a cycle, through L0N1"):
+            read(path)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import networkx
+import numpy as np
 import pytest
 
 from flowgraph.errors import ArgumentError, FileFormatError
@@ -132,6 +133,18 @@ def test_a_graph_of_another_program_is_read() -> None:
     nodes.add_edge(Node("embed", position=0), Node("logit", index=3, token=" x"), weight=2.0)
     graph = FlowGraph.from_networkx(nodes)
     assert (graph.nodes, graph.nodes[1].token) == ((Node("embed", position=0), Node("logit", index=3)), " x")
+
+
+@pytest.mark.parametrize("weight", [np.float64(0.25), np.float32(0.25), np.int64(2)])
+def test_values_of_numpy_are_read(weight: Any) -> None:
+    given = networkx.DiGraph(name=np.str_("mine"), total_layers=np.int64(3))
+    given.add_node(np.int64(7), kind=np.str_("head"), layer=np.int64(0), head=np.int32(1))
+    given.add_node("b", kind="mlp", layer=np.int64(1), known=np.bool_(True))
+    given.add_edge(np.int64(7), "b", weight=weight)
+    graph = FlowGraph.from_networkx(given)
+    assert (graph.info.model, graph.info.total_layers) == ("mine", 3)
+    assert graph.nodes == (Node("head", layer=0, head=1), Node("mlp", layer=1))
+    assert graph.weight.tolist() == [float(weight)]
 
 
 def test_a_cut_plain_graph_is_still_read() -> None:

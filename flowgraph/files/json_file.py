@@ -36,6 +36,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..errors import ArgumentError, FileFormatError, FlowgraphError, GraphTooLargeError, NonFiniteError
+from ..values.connected_flow import waves_of
 from ..values.flow_graph import EDGE_KINDS, UNITS, FlowGraph, Role
 from ..values.graph_info import GraphInfo, Whole, info_dict
 from ..values.node import NODE_KINDS, Node
@@ -174,7 +175,7 @@ def graph_of_data(data: Checked) -> FlowGraph:
     edges = Rows.of(data.field("edges"), MOST_EDGES)
     columns = _columns(edges, len(nodes), info.unit)
     try:
-        return FlowGraph(
+        graph = FlowGraph(
             nodes=nodes,
             **columns,
             info=info,
@@ -184,6 +185,8 @@ def graph_of_data(data: Checked) -> FlowGraph:
             notes=notes if any(note is not None for note in notes) else (),
             flow=None if info.total_flow is None else _flows(edges),
         )
+        waves_of(graph)  # refuses a cycle, and names a node on it
+        return graph
     except ArgumentError as error:
         raise FileFormatError(str(error)) from error
 

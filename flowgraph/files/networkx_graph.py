@@ -13,6 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import networkx
+import numpy as np
 
 from ..errors import ArgumentError, FileFormatError
 from ..values.flow_graph import FlowGraph
@@ -67,7 +68,13 @@ def _link_data(given: Any) -> dict[str, Any]:
             {**about, "source": source, "target": target, **({"key": about["id"]} if "id" in about else {})}
             for source, target, about in given.edges(data=True)
         ]
-    return {"directed": True, "multigraph": True, "graph": dict(given.graph), "nodes": nodes, "edges": edges}
+    rows = {name: [_of_python(row) for row in found] for name, found in (("nodes", nodes), ("edges", edges))}
+    return {"directed": True, "multigraph": True, "graph": _of_python(given.graph), **rows}
+
+
+def _of_python(row: dict[str, Any]) -> dict[str, Any]:
+    """Attributes whose numbers and texts of NumPy are Python's own, which is all that files hold."""
+    return {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
 
 
 def _of_nodes(given: Any, read: Callable[[dict[str, Any]], FlowGraph]) -> FlowGraph:
