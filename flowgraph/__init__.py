@@ -6,11 +6,10 @@ neither torch nor transformers.
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
-from .charts.rendering import at_first_use
-from .moved import install
+from .charts.rendering import at_first_use, late
+from .moved import MOVED, install
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -224,9 +223,11 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name in MOVED:
+        return late(f"{__name__}.{name}")
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'flowgraph' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    value = getattr(late(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 

@@ -222,3 +222,32 @@ def test_no_forbidden_habits():
                 assert called not in ("eval", "exec", "torch.load", "pickle.load", "pickle.loads"), (
                     f"{path}:{node.lineno} calls {called}"
                 )
+
+
+def test_threads_that_come_first_at_once_all_get_in():
+    """In a fresh process each time, since a module is imported once."""
+    code = """
+import threading
+import flowgraph
+from flowgraph.values.flow_graph import FlowGraph
+from tests.synthetic_graphs import token_graph
+import networkx
+graph, plain, faults = token_graph(layers=2), networkx.DiGraph([("a", "b", {"weight": 1.0})]), []
+asked = [
+    lambda: graph.to_networkx(plain=True), lambda: FlowGraph.from_networkx(plain), lambda: flowgraph.import_graph,
+    graph.explain, graph._repr_html_, graph.caption, lambda: repr(graph), lambda: flowgraph.render_picture,
+]
+wait = threading.Barrier(len(asked))
+def ask(one):
+    wait.wait()
+    try:
+        one()
+    except BaseException as error:
+        faults.append(repr(error))
+threads = [threading.Thread(target=ask, args=(one,)) for one in asked]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert not faults, faults
+"""
+    for _ in range(4):
+        subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT.parent)

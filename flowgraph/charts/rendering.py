@@ -9,12 +9,24 @@ from __future__ import annotations
 
 import functools
 import importlib
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+_ONE_AT_A_TIME = threading.RLock()
 F = TypeVar("F", bound=Callable[..., Any])
+
+
+def late(module: str) -> ModuleType:
+    """Import a module that is first needed now; one thread at a time.
+
+    Two threads that import a folder and a file of it at once would wait for each other.
+    """
+    with _ONE_AT_A_TIME:
+        return importlib.import_module(module)
 
 
 class Door(Generic[T]):
@@ -48,7 +60,7 @@ class Door(Generic[T]):
         """What is registered for a class or the nearest of its bases."""
         for base in kind.__mro__:
             if base.__module__ in self._modules:
-                importlib.import_module(self._modules[base.__module__])
+                late(self._modules[base.__module__])
         found: Callable[..., T] = self._of.dispatch(kind)
         return found
 

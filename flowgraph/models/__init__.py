@@ -5,8 +5,9 @@ Loaded when first asked for, so that listing, fetching and removing known models
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
+
+from ..charts.rendering import late
 
 if TYPE_CHECKING:
     from .anatomy import Anatomy, Block, Norm, Projection
@@ -36,7 +37,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _MODULE_OF:
         raise AttributeError(f"module 'flowgraph.models' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_MODULE_OF[name]}", __name__), name)
+    value = getattr(late(f"{__name__}.{_MODULE_OF[name]}"), name)
     globals()[name] = value
     return value
 

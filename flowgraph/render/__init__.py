@@ -5,13 +5,13 @@ All but the caption is loaded when first asked for: a caller that wants the one 
 
 from __future__ import annotations
 
-import importlib
 from typing import TYPE_CHECKING, Any
 
+from ..charts.rendering import late
+from ..charts.text import visible
 from .words.caption import caption
 
 if TYPE_CHECKING:
-    from ..charts.text import visible
     from .page.document import page_bundle, page_library, page_styles
     from .page.html import cut_note, page_data, render_html
     from .scene.elements import COLOURED_KINDS, Drawing, drawing, facts
@@ -34,7 +34,6 @@ _WHERE = {
     "pill_fills": "scene.semantic_style",
     "roles_text": "scene.roles",
     **dict.fromkeys(("RANK_LABELS", "THEMES", "Theme", "css_variables", "rank_decade"), "scene.style"),
-    "visible": ".charts.text",
 }
 
 __all__ = [
@@ -46,7 +45,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'flowgraph.render' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f".{_WHERE[name]}", __name__), name)
+    value = getattr(late(f"{__name__}.{_WHERE[name]}"), name)
     globals()[name] = value
     return value
 
