@@ -101,11 +101,11 @@ def test_what_is_kept_is_what_the_definition_says(
 
 def test_thresholds_alone_leave_the_other_step_out() -> None:
     graph = graph_of(attribution_graph())
-    few, edges = pruned(graph, 0.5), pruned(graph, None, 0.5)
+    few, edges = pruned(graph, 0.8), pruned(graph, None, 0.8)
     assert links_of(few) < links_of(graph)
     assert links_of(edges) < links_of(graph)
-    assert few.info.filters == {"node_threshold": 0.5}
-    assert len(pruned(graph, top=2).nodes) <= 2 + 6 + 3
+    assert few.info.filters == {"node_threshold": 0.8}
+    assert len(pruned(graph, top=5).nodes) <= 5 + 6 + 3
 
 
 def test_graphs_without_probabilities_are_pruned_towards_the_node_that_they_explain() -> None:
@@ -133,3 +133,12 @@ def test_graphs_without_probabilities_are_pruned_towards_the_node_that_they_expl
 def test_wrong_thresholds_are_refused_before_the_file_is_read(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ArgumentError, match=message):
         import_graph("nowhere.json", **options)
+
+
+def test_thresholds_that_leave_nothing_are_refused() -> None:
+    """The strongest edge alone is kept, nothing leaves its target any more, and so it goes too."""
+    embed, one, logit = Node("embed", position=0), Node("neuron", layer=0, index=1), Node("logit", index=1)
+    graph = built([Edge(embed, one, 1.0), Edge(one, logit, 1.0)])
+    assert len(pruned(graph, node_threshold=1.0)) == 2
+    with pytest.raises(ArgumentError, match=r"node_threshold=1.0, edge_threshold=0.5: nothing is left"):
+        pruned(graph, 1.0, 0.5)

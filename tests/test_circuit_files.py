@@ -147,7 +147,10 @@ def test_circuits_of_files_are_drawn_and_written(ending: str, tmp_path: Path) ->
         ("edges", {"a0.h0->logits": "strong"}, "edges.a0.h0->logits is 'strong'"),
         ("edges", {"a0.h0->logits": {"score": float("inf")}}, "score is inf; expected a finite number"),
         ("edges", {"a0.h0->logits": {"score": 1, "in_graph": "yes"}}, "in_graph is 'yes'; expected true or false"),
-        ("edges", {"a1.h0->a0.h0<q>": 1.0, "a0.h0->a1.h0<q>": 1.0}, "lies on a cycle"),
+        ("edges", {"a1.h0->a0.h0<q>": 1.0, "a0.h0->a1.h0<q>": 1.0}, "runs from a1.h0 to a0.h0"),
+        ("edges", {"m1->a0.h0<k>": {"score": 1, "in_graph": True}}, "edges.m1->a0.h0<k> runs from m1 to a0.h0"),
+        ("edges", {"a9.h1->logits": 1.0}, "edges.a9.h1->logits names the node a9.h1, and cfg.n_layers is 3"),
+        ("edges", {"a0.h2->logits": 1.0}, "names the node a0.h2, and cfg.n_heads is 2"),
         ("edges", {"a99999.h0->logits": 1.0}, "names the node"),
         ("cfg", {"n_layers": -1}, "cfg.n_layers is -1"),
         ("cfg", [], "cfg is a list"),
@@ -190,3 +193,23 @@ def test_a_value_replaced_by_anything_is_read_or_refused(data: st.DataObject) ->
         graph_of(plain)
     except FileFormatError:
         return
+
+
+def test_an_edge_of_the_circuit_without_a_score_is_kept_without_a_number() -> None:
+    data = circuit()
+    data["edges"]["m0->logits"] = {"score": None, "in_graph": True}
+    graph = graph_of(data)
+    (e,) = [e for e in range(len(graph)) if graph.nodes[graph.source[e]] == M0]
+    assert graph.structural.tolist() == [n == e for n in range(len(graph))]
+    assert "1 without a number" in graph.caption()
+
+
+def test_what_a_file_does_not_say_of_its_circuit_is_not_said() -> None:
+    data = circuit()
+    del data["cfg"]
+    assert "were found to matter." in str(graph_of(data).explain())
+    for about in data["edges"].values():
+        about["in_graph"] = False
+    text = str(graph_of(data).explain())
+    assert "found to matter" not in text
+    assert "The file marks no circuit" in text

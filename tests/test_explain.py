@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 
+import networkx
 import numpy as np
 import pytest
 
@@ -157,3 +158,13 @@ def test_a_part_of_a_graph_is_not_said_to_hold_what_raises_the_logit_most(trace)
         assert "What raises" not in text
     others = whole.keep(np.setdiff1d(np.arange(len(whole)), into)[:5])
     assert "No shown edge leads into the logit." in str(others.explain())
+
+
+def test_of_a_foreign_graph_nothing_is_said_of_inputs_and_positions_that_it_does_not_name():
+    given = networkx.DiGraph()
+    given.add_weighted_edges_from([("alpha", "beta", 1.0), ("beta", "gamma", 0.5)])
+    text = str(flowgraph.FlowGraph.from_networkx(given).explain())
+    assert "the inputs" not in text
+    assert "position" not in text
+    assert "Of what reaches gamma over" in text
+    assert "nodes that no edge enters: alpha (100 %)" in text

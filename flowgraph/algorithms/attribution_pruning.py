@@ -64,7 +64,7 @@ def pruned(
     Raises
     ------
     ArgumentError
-        If a threshold is out of its range, or the graph has a cycle.
+        If a threshold is out of its range or leaves no edge, or the graph has a cycle.
 
     References
     ----------
@@ -88,9 +88,14 @@ def pruned(
         _, scores = _spread(graph, np.where(edges, strength, 0.0), probability, waves)
         edges &= nucleus_mask(np.zeros(len(scores), dtype=np.int64), scores, edge_threshold)
     asked = {"node_threshold": node_threshold, "edge_threshold": edge_threshold, "top": top}
-    return graph.keep(
-        _connected(graph, edges, always), **{name: value for name, value in asked.items() if value is not None}
-    )
+    filters = {name: value for name, value in asked.items() if value is not None}
+    connected = _connected(graph, edges, always)
+    if len(graph) and not connected.any():
+        said = ", ".join(f"{name}={value}" for name, value in filters.items())
+        raise ArgumentError(
+            f"{said}: nothing is left, as no kept edge leads from an input or an error over kept edges to a logit; take larger ones"
+        )
+    return graph.keep(connected, **filters)
 
 
 def _probability(graph: FlowGraph) -> Float[np.ndarray, "N"]:

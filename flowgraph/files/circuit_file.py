@@ -77,7 +77,8 @@ def node_link_of_circuit(data: Checked) -> dict[str, Any]:
     """
     edges = list(_of_arrays(data) if data.optional("src_nodes") is not None else _of_edges(data.field("edges")))
     scored = [edge for edge in edges if edge.score is not None]
-    kept = [edge for edge in scored if edge.is_kept]
+    # An edge that is in the circuit and has no score is an edge without a number.
+    kept = [edge for edge in edges if edge.is_kept]
     is_part = bool(kept)
     kept = kept or scored
     into: defaultdict[str, list[float]] = defaultdict(list)
@@ -89,10 +90,12 @@ def node_link_of_circuit(data: Checked) -> dict[str, Any]:
         for name in (edge.source, edge.target):
             if name not in places:
                 places[name] = _place(name, edge.place)
+        _refuse_backward(edge, places[edge.source], places[edge.target])
     names = sorted(places, key=lambda name: _depth(places[name]))
     notes = _notes(data.optional("nodes"), places)
     about = data.optional("cfg")
     layers = _layers(about, places)
+    _refuse_outside(about, kept, places)
     return {
         "graph": {
             "method": "circuit: of a file",
@@ -108,16 +111,16 @@ def node_link_of_circuit(data: Checked) -> dict[str, Any]:
             "outside": {} if about is None else {"cfg": about.json()},
         },
         "nodes": [{"id": name, **places[name], **notes.get(name, {})} for name in names],
-        "edges": [_link(edge, places[edge.target], whole[edge.target], n) for n, edge in enumerate(kept)],
+        "edges": [_link(edge, places[edge.target], whole.get(edge.target, 0.0), n) for n, edge in enumerate(kept)],
     }
 
 
 def _link(edge: _Edge, target: dict[str, Any], whole: float, key: int) -> dict[str, Any]:
     kinds = {"mlp": "mlp_in", "logits": "unembed", "head": _INTO.get(edge.into or "", "rest"), "embed": "rest"}
-    score = edge.score or 0.0
+    share = None if edge.score is None else edge.score / whole if whole else 0.0
     return {
-        "source": edge.source, "target": edge.target, "key": key, "kind": kinds[target["kind"]], "weight": score,
-        "share": score / whole if whole else 0.0, "layer": target["layer"], "head": target["head"],
+        "source": edge.source, "target": edge.target, "key": key, "kind": kinds[target["kind"]], "weight": edge.score,
+        "share": share, "layer": target["layer"], "head": target["head"],
     }  # fmt: skip
 
 
@@ -233,10 +236,33 @@ def _notes(nodes: Checked | None, places: dict[str, dict[str, Any]]) -> dict[str
     return found
 
 
+def _refuse_backward(edge: _Edge, source: dict[str, Any], target: dict[str, Any]) -> None:
+    """Refuse an edge that does not lead on in the order of computation."""
+    if _depth(source)[:2] >= _depth(target)[:2]:
+        raise FileFormatError(
+            f"{edge.place} runs from {edge.source} to {edge.target}, which is not after it; expected edges from earlier to later"
+        )
+
+
+def _refuse_outside(about: Checked | None, kept: list[_Edge], places: dict[str, dict[str, Any]]) -> None:
+    """Refuse nodes that a model of the size that the file states does not have."""
+    for field, part in (("n_layers", "layer"), ("n_heads", "head")):
+        stated = None if about is None else about.optional(field)
+        if stated is None:
+            continue
+        count = stated.index(10_000)
+        for edge in kept:
+            for name in (edge.source, edge.target):
+                if (places[name][part] or 0) >= count and places[name][part] is not None:
+                    raise FileFormatError(
+                        f"{edge.place} names the node {name}, and cfg.{field} is {count}; expected {part}s below it"
+                    )
+
+
 def _layers(about: Checked | None, places: dict[str, dict[str, Any]]) -> int:
     deepest = max((place["layer"] + 1 for place in places.values() if place["layer"] is not None), default=0)
     stated = None if about is None else about.optional("n_layers")
-    return deepest if stated is None else max(deepest, stated.index(10_000))
+    return deepest if stated is None else stated.index(10_000)
 
 
 def _model(about: Checked | None) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+from jaxtyping import Float
 
 from ...charts import rendering
 from ...charts.text import printable, prompt_line, visible
@@ -18,6 +19,8 @@ from ..scene.roles import roles_text
 from .caption import edges_text, percent, prompt_text
 
 _SHOWN = 3
+OF_A_FILE = "circuit: of a file"
+"""Method of circuits out of files of other programs, which may give scores and mark no circuit."""
 _INPUTS = ("embed", "position_embed", "resid_pre")
 
 
@@ -67,8 +70,10 @@ def _about(graph: FlowGraph) -> Iterator[Sentence]:
         yield Sentence(
             f"After {prompt}, {model} gives {_token(info.target_token)}{probability} at position {info.position}{against}."
         )
+    elif info.method == OF_A_FILE and "kept" not in info.filters:
+        yield Sentence(f"The file marks no circuit in {model}; these are edges to which it gives a score.")
     elif is_circuit(graph):
-        yield Sentence(f"These parts of {model} were found to matter for {prompt}.")
+        yield Sentence(f"These parts of {model} were found to matter{f' for {prompt}' if prompt else ''}.")
     elif prompt:
         yield Sentence(f"{model} read {prompt}; the graph names no token that is explained.")
     else:
@@ -107,8 +112,10 @@ def _flow(graph: FlowGraph) -> Iterator[Sentence]:
             f"Of {of}, the shown edges bring {percent(min(1.0, sum(by_input.values())))} from the inputs, most from {_listed(parts)}.",
             nodes=tuple(inputs[:_SHOWN]),
         )
-    else:
+    elif any(node.kind in _INPUTS for node in graph.nodes) or _is_of_this_project(graph):
         yield Sentence(f"None of {of} is followed back to the inputs by the shown edges.")
+    elif np.count_nonzero(~graph.structural) == graph.info.total_edges:
+        yield from _beginnings(graph, flow, of)
     crossing = [e for e in np.argsort(-flow, kind="stable").tolist() if _crosses(graph, e)]
     carrying = [e for e in crossing if flow[e] > 0][:_SHOWN]
     for e in carrying:
@@ -116,10 +123,27 @@ def _flow(graph: FlowGraph) -> Iterator[Sentence]:
             f"{_move(graph, e)}: {_signed_percent(graph, e)} of its target, {percent(float(flow[e]))} of {of}.",
             edges=(e,),
         )
-    if not crossing:
+    if not crossing and any(node.position is not None for node in graph.nodes):
         yield Sentence("No shown edge leads from one position to another.")
-    elif not carrying:
+    elif crossing and not carrying:
         yield Sentence(f"Edges lead from one position to another, and none of them carries flow to {goal}.")
+
+
+def _is_of_this_project(graph: FlowGraph) -> bool:
+    """Whether it is known which nodes are inputs; another program's graph need not name any."""
+    return not graph.info.outside and graph.info.method != "imported"
+
+
+def _beginnings(graph: FlowGraph, flow: Float[np.ndarray, "E"], of: str) -> Iterator[Sentence]:
+    """Which nodes that nothing enters the flow comes from, in a graph of another program."""
+    begin = np.setdiff1d(graph.source, graph.target)
+    brought = np.bincount(graph.source, weights=flow, minlength=len(graph.nodes))
+    chosen = [n for n in begin[np.argsort(-brought[begin], kind="stable")].tolist() if brought[n] > 0][:_SHOWN]
+    if chosen:
+        parts = [f"{_named(graph, graph.nodes[n])} ({percent(min(1.0, float(brought[n])))})" for n in chosen]
+        yield Sentence(
+            f"Of {of}, the most comes from nodes that no edge enters: {_listed(parts)}.", nodes=tuple(chosen)
+        )
 
 
 def _crosses(graph: FlowGraph, e: int) -> bool:
@@ -286,12 +310,19 @@ def _goal(graph: FlowGraph) -> str:
     last = Node("resid_post", layer=info.layers[1] - 1, position=info.position) if info.layers[1] else None
     if last is not None and into == label(last):
         return f"the last state of position {info.position}"
-    return printable(into)
+    names = (_own_name(graph, node) for node in graph.nodes if label(node) == into)
+    return next(names, None) or printable(into)
+
+
+def _own_name(graph: FlowGraph, node: Node) -> str | None:
+    """What the file of another program calls a node whose kind this project does not know; None of all others."""
+    is_named = node.kind == "neuron" and node.token and not _is_of_this_project(graph)
+    return printable(node.token) if is_named and node.token else None
 
 
 def _named(graph: FlowGraph, node: Node) -> str:
     """A node by its label and its token."""
-    name = printable(label(node))
+    name = _own_name(graph, node) or printable(label(node))
     position = node.position
     return name if position is None or not _token_at(graph, position) else f"{name} ({_at(graph, position)})"
 
