@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .charts.rendering import at_first_use, late
-from .moved import MOVED, install
+from .charts.rendering import at_first_use
+from .importing import MOVED, install, late, late_names
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -221,15 +221,11 @@ __all__ = [
     "trajectory_figure", "unembed", "visit_graph",
 ]  # fmt: skip
 
+_late = late_names(__name__, _MODULE_OF)
+
 
 def __getattr__(name: str) -> Any:
-    if name in MOVED:
-        return late(f"{__name__}.{name}")
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'flowgraph' has no attribute {name!r}")
-    value = getattr(late(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+    return late(f"{__name__}.{name}") if name in MOVED else _late(name)
 
 
 def __dir__() -> list[str]:

@@ -19,6 +19,8 @@ from flowgraph.charts.grid import Grid, Places
 from flowgraph.charts.result import Result
 from flowgraph.charts.table import Table
 from flowgraph.errors import ArgumentError
+from flowgraph.render.print import Look, grid_picture
+from flowgraph.render.print.shapes import Label, Line, Mark
 from tests.graphs import HOSTILE_TOKENS
 
 
@@ -108,13 +110,15 @@ def test_a_result_without_a_chart_is_none():
 
 @given(st.lists(st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=3), min_size=1, max_size=5), st.booleans())
 def test_strength_is_the_part_of_the_end_of_the_scale(values, low):
-    array = np.array(values)
+    array = np.abs(np.array(values)) if low else np.array(values)
+    values = array.tolist()
     places = Places("row", tuple(range(len(array)))), Places("column", (0, 1, 2))
     grid = Grid("g", *places, array, "u", lambda *_: (), strongest="low" if low else "high")
     largest = np.abs(array).max() or 1.0
     naive = [[(1 - v / largest) if low else v / largest for v in row] for row in values]
     assert np.allclose(grid.strength, naive)
     assert grid.is_signed == (array.min() < 0)
+    assert (np.abs(grid.strength) <= 1).all()
 
 
 def test_a_scale_of_ranks_is_logarithmic_and_low_is_strong():
@@ -128,12 +132,32 @@ def test_a_scale_of_ranks_is_logarithmic_and_low_is_strong():
     assert list(bar.ticktext) == ["1", "10", "100", "1,000"]
 
 
+@pytest.mark.parametrize("columns", [4, 200])
+def test_the_scale_of_a_printed_grid_is_as_deep_as_its_places(columns):
+    """With words or, where there is no room for them, without: the strongest place looks as the end of the scale."""
+    values = np.linspace(0, 1, columns)[None]
+    grid = Grid(
+        "g", Places("row", (0,)), Places("column", tuple(range(columns))), values, "u", lambda *_: (),
+        words=(("word",) * columns,),
+    )  # fmt: skip
+    shapes = grid_picture(grid, Look("two-column", "light")).shapes
+    colour = {Mark: "fill", Line: "colour"}
+    tinted = [shape for shape in shapes if getattr(shape, colour.get(type(shape), ""), None) == "attention"]
+    has_words = any(isinstance(shape, Label) and shape.text == "word" for shape in shapes)
+    assert has_words == (columns == 4)
+    scale = [shape.tint for shape in tinted[-6:]]
+    assert max(shape.tint for shape in tinted[:-6]) == pytest.approx(max(scale))
+    assert max(scale) == pytest.approx(0.45 if has_words else 1.0)
+
+
 def test_shapes_are_checked():
     rows, columns = Places("row", (0, 1)), Places("column", (0,))
     with pytest.raises(ArgumentError, match=r"shape \(1, 2\); rows and columns say \(2, 1\)"):
         Grid("g", rows, columns, np.zeros((1, 2)), "u", lambda *_: ())
     with pytest.raises(ArgumentError, match="2 rows"):
         Grid("g", rows, columns, np.zeros((2, 1)), "u", lambda *_: (), words=(("a",), ("b", "c")))
+    with pytest.raises(ArgumentError, match="strongest='low' is for values from 0 on; the least is -1"):
+        Grid("g", rows, columns, np.array([[1.0], [-1.0]]), "u", lambda *_: (), strongest="low")
     with pytest.raises(ArgumentError, match="1 tokens for 2 numbers"):
         Places("row", (0, 1), ("a",))
     with pytest.raises(ArgumentError, match="there are 2 places"):

@@ -108,6 +108,9 @@ class Grid:
         ):
             raise ArgumentError(f"Grid.words has {len(self.words)} rows; rows and columns say {expected}")
 
+        if self.strongest == "low" and self.values.size and self.values.min() < 0:
+            raise ArgumentError(f"Grid.strongest='low' is for values from 0 on; the least is {self.values.min():.3g}")
+
     @property
     def is_signed(self) -> bool:
         """Whether some values are below zero, so that the scale has two sides."""

@@ -8,25 +8,14 @@ once, by the root of the package (:func:`at_first_use`), and that module is impo
 from __future__ import annotations
 
 import functools
-import importlib
-import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any, Generic, TypeVar
 
+from ..importing import late
+
 T = TypeVar("T")
-_ONE_AT_A_TIME = threading.RLock()
 F = TypeVar("F", bound=Callable[..., Any])
-
-
-def late(module: str) -> ModuleType:
-    """Import a module that is first needed now; one thread at a time.
-
-    Two threads that import a folder and a file of it at once would wait for each other.
-    """
-    with _ONE_AT_A_TIME:
-        return importlib.import_module(module)
 
 
 class Door(Generic[T]):

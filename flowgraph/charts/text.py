@@ -53,6 +53,6 @@ def _printable_character(character: str) -> str:
     return character if character.isprintable() else f"⟨{ord(character):04X}⟩"
 
 
-def shortened(token: str, longest: int = 14) -> str:
+def abbreviated(token: str, longest: int = 14) -> str:
     """A token of at most so many characters, ``…`` at the end of one that was longer."""
     return token if len(token) <= longest else token[: longest - 1] + "…"

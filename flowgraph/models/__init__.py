@@ -5,9 +5,9 @@ Loaded when first asked for, so that listing, fetching and removing known models
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..charts.rendering import late
+from ..importing import late_names
 
 if TYPE_CHECKING:
     from .anatomy import Anatomy, Block, Norm, Projection
@@ -34,12 +34,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _MODULE_OF:
-        raise AttributeError(f"module 'flowgraph.models' has no attribute {name!r}")
-    value = getattr(late(f"{__name__}.{_MODULE_OF[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = late_names(__name__, _MODULE_OF)
 
 
 def __dir__() -> list[str]:

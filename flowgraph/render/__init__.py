@@ -5,10 +5,10 @@ All but the caption is loaded when first asked for: a caller that wants the one 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from ..charts.rendering import late
 from ..charts.text import visible
+from ..importing import late_names
 from .words.caption import caption
 
 if TYPE_CHECKING:
@@ -42,12 +42,7 @@ __all__ = [
 ]  # fmt: skip
 
 
-def __getattr__(name: str) -> Any:
-    if name not in _WHERE:
-        raise AttributeError(f"module 'flowgraph.render' has no attribute {name!r}")
-    value = getattr(late(f"{__name__}.{_WHERE[name]}"), name)
-    globals()[name] = value
-    return value
+__getattr__ = late_names(__name__, _WHERE)
 
 
 def __dir__() -> list[str]:

@@ -14,7 +14,7 @@ from ..charts import rendering
 from ..charts.grid import Grid, Places
 from ..charts.result import Result
 from ..charts.table import Table
-from ..charts.text import shortened, visible
+from ..charts.text import abbreviated, visible
 from ..errors import ArgumentError
 
 LensColour = Literal["probability", "rank", "entropy"]
@@ -284,7 +284,7 @@ class Reading(Result):
             return Table(table.title, columns, note=note)
         where = np.indices(self.shape).reshape(len(self.shape), len(self))
         columns = {name: self.axis_values(n)[where[n]] for n, name in enumerate(self.axis_names)}
-        best = [" · ".join(visible(shortened(token)) for token in tokens[:_LISTED]) for tokens in self.top_tokens]
+        best = [" · ".join(visible(abbreviated(token)) for token in tokens[:_LISTED]) for tokens in self.top_tokens]
         columns |= {"top_tokens": best, "probability": self.top_probabilities[:, 0]}
         columns |= {name: getattr(self, name) for name in ("target_rank", "entropy", "norm")}
         return Table(repr(self), columns, words=("top_tokens",), note="probability: of the first token")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from ..charts.bars import Bars
-from ..charts.grid import Grid, Places
+from ..charts.grid import Grid, Places, Tip
 from ..charts.result import Result
 from ..charts.table import Table
 from ..charts.text import visible
@@ -207,9 +207,9 @@ class TokenMatrix(NDArrayOperatorsMixin, Result):
         title = f"{self.measure} ({self.unit})"
         title = title[:1].upper() + title[1:]
         if self.ndim == 1:
-            return Bars(title, axes[0], self.values, self.measure, self.unit, self._tip_of_one, self._about())
+            return Bars(title, axes[0], self.values, self.measure, self.unit, self._tips_of_bars(), self._about())
         rows, columns = axes
-        return Grid(title, rows, columns, self.values, self.unit, self._tip, about=self._about())
+        return Grid(title, rows, columns, self.values, self.unit, self._tips_of_grid(), about=self._about())
 
     def _places_of(self, axis: int) -> Places:
         name = self.axes[axis]
@@ -218,31 +218,37 @@ class TokenMatrix(NDArrayOperatorsMixin, Result):
         tokens = None if name == "layer" else self.tokens
         return Places(short, numbers, tokens, _TITLES[name], is_upward=name == "layer")
 
-    def _place(self, axis: int, n: int) -> str:
-        number = int(self.places(axis)[n])
+    def _names(self, axis: int) -> list[str]:
+        """What the places of an axis are called in a tip."""
+        numbers = self.places(axis).tolist()
         if self.axes[axis] == "layer":
-            return f"layer {number}"
-        return str(number) if self.tokens is None else f"{number} {visible(self.tokens[n])}"
+            return [f"layer {number}" for number in numbers]
+        return list(map(str, numbers)) if self.tokens is None else [f"{n} {visible(self.tokens[n])}" for n in numbers]
 
-    def _tip(self, row: int, column: int) -> tuple[str, ...]:
+    def _tips_of_grid(self) -> Tip:
+        # Named once: a matrix has far more places than rows and columns.
+        rows, columns = self._names(0), self._names(1)
         arrow = "," if self.axes[0] == "layer" else " ←"
-        return (f"{self._place(0, row)}{arrow} {self._place(1, column)}", f"{self.values[row, column]:.6g} {self.unit}")
+        return lambda row, column: (
+            f"{rows[row]}{arrow} {columns[column]}",
+            f"{self.values[row, column]:.6g} {self.unit}",
+        )
 
-    def _tip_of_one(self, place: int) -> tuple[str, ...]:
-        return (self._place(0, place), f"{self.values[place]:.6g} {self.unit}")
+    def _tips_of_bars(self) -> Callable[[int], tuple[str, ...]]:
+        names = self._names(0)
+        return lambda place: (names[place], f"{self.values[place]:.6g} {self.unit}")
 
     def _about(self) -> str:
         """What a picture shows, and what its colours mean."""
         axes = " × ".join(
-            f"{size} {_PLURALS[name] if size != 1 else _PLURALS[name].replace('queries', 'query').removesuffix('s')}"
-            for size, name in zip(self.shape, self.axes, strict=True)
+            f"{size} {_COUNTED[name][size != 1]}" for size, name in zip(self.shape, self.axes, strict=True)
         )
         held = f", from {self.values.min():.3g} to {self.values.max():.3g}" if self.values.size else ""
         return f"{self.measure}, {axes}; colour: {self.unit}{held}"
 
 
 _TITLES = {"layer": "layer", "query_pos": "query: token that is written", "key_pos": "key: token that is read"}
-_PLURALS = {"layer": "layers", "query_pos": "queries", "key_pos": "keys"}
+_COUNTED = {"layer": ("layer", "layers"), "query_pos": ("query", "queries"), "key_pos": ("key", "keys")}
 _AXES = (
     ("layer", "query_pos", "key_pos"), ("layer", "query_pos"), ("query_pos", "key_pos"), ("query_pos",), ("key_pos",),
 )  # fmt: skip

@@ -20,7 +20,7 @@ from ...charts import rendering
 from ...charts.bars import Bars
 from ...charts.grid import Grid, Places
 from ...charts.table import Table
-from ...charts.text import printable, shortened, visible
+from ...charts.text import abbreviated, printable, visible
 from ...values.node import label
 from ..scene.style import LIGHT
 
@@ -93,7 +93,7 @@ def grid_html(grid: Grid) -> str:
         cells = []
         for column in shown[1]:
             value = float(grid.values[row, column])
-            text = _digits(value, grid.end) if grid.words is None else visible(shortened(grid.words[row][column]))
+            text = _digits(value, grid.end) if grid.words is None else visible(abbreviated(grid.words[row][column]))
             cells.append(_cell(text, float(strength[row, column]), "\n".join(grid.tip(int(row), int(column)))))
         lines.append((names[0][row] if grid.rows.name else grid.unit, cells))
     corner = " \\ ".join(name for name in (grid.rows.name, grid.columns.name) if name)
@@ -242,7 +242,7 @@ def _names(places: Places) -> list[str]:
     numbers = [str(number) for number in places.numbers]
     if places.tokens is None:
         return numbers
-    return [f"{n} {visible(shortened(token))}" for n, token in zip(numbers, places.tokens, strict=True)]
+    return [f"{n} {visible(abbreviated(token))}" for n, token in zip(numbers, places.tokens, strict=True)]
 
 
 def _shown(places: Places) -> Int[np.ndarray, "shown"]:
@@ -304,7 +304,7 @@ def _number(value: float | int | bool) -> str:
 
 
 def _short_token(token: str) -> str:
-    return visible(shortened(token))
+    return visible(abbreviated(token))
 
 
 def _escaped(text: str) -> str:

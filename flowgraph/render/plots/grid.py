@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from ...charts import rendering
 from ...charts.bars import Bars
 from ...charts.grid import Grid, Places
 from ...charts.table import ThemeName
-from ...charts.text import shortened
+from ...charts.text import abbreviated
 from ...errors import ArgumentError
 from ...lenses.head_scores import HeadScores
 from ...values.reading import LensColour, Reading
@@ -40,10 +41,10 @@ def grid_figure(grid: Grid, *, theme: ThemeName = "light") -> plotly.graph_objec
     """
     colours, go = THEMES[theme], plotly_module("graph_objects")
     rows, columns = len(grid.rows), len(grid.columns)
-    tips = [["<br>".join(map(plain_text, grid.tip(row, column))) for column in range(columns)] for row in range(rows)]
+    tips = [_tips([grid.tip(row, column) for column in range(columns)]) for row in range(rows)]
     cells: dict[str, Any] = {"xgap": 1, "ygap": 1}
     if grid.words is not None:
-        words = [[token_text(shortened(word, _LONGEST_WORD)) for word in row] for row in grid.words]
+        words = [[token_text(abbreviated(word, _LONGEST_WORD)) for word in row] for row in grid.words]
         cells |= {"text": words, "textfont": {"color": colours.ink}}
         cells["texttemplate"] = "%{text}" if columns <= _MOST_WITH_TEXT else ""
     figure = go.Figure(
@@ -71,7 +72,7 @@ def bars_figure(bars: Bars, *, theme: ThemeName = "light") -> plotly.graph_objec
     """
     colours, go = THEMES[theme], plotly_module("graph_objects")
     places = range(len(bars.places))
-    tips = ["<br>".join(map(plain_text, bars.tip(n))) for n in places]
+    tips = _tips([bars.tip(n) for n in places])
     fill = [colours.lowers if value < 0 else colours.attention for value in bars.values.tolist()]
     figure = go.Figure(
         go.Bar(
@@ -148,6 +149,14 @@ def head_scores_figure(
     return scores.figure(score=score, theme=theme)
 
 
+def _tips(tips: Sequence[Sequence[str]]) -> list[str]:
+    """Tips as texts of a figure. They are escaped all at once: a grid has hundreds of thousands."""
+    lines = ["\n".join(tip) for tip in tips]
+    escaped = plain_text("\x1f".join(lines)).replace("\n", "<br>").split("\x1f") if lines else []
+    assert len(escaped) == len(lines), "a tip holds a separator; tokens in tips are written visibly"
+    return escaped
+
+
 def _scale(grid: Grid, colours: Theme) -> dict[str, Any]:
     """Colours from nothing to the end of the scale, or from lowering over nothing to raising."""
     bar: dict[str, Any] = {
@@ -176,7 +185,7 @@ def _ticks(update: Any, places: Places, most: int, *, autorange: str | None = No
     """Ticks at the places' numbers, evenly thinned out where there are many."""
     names = [str(number) for number in places.numbers]
     if places.tokens is not None:
-        words = (token_text(shortened(token, _LONGEST_WORD)) for token in places.tokens)
+        words = (token_text(abbreviated(token, _LONGEST_WORD)) for token in places.tokens)
         names = [f"{name} {word}" for name, word in zip(names, words, strict=True)]
     shown = list(range(0, len(names), max(1, -(-len(names) // most))))
     options = {} if autorange is None else {"autorange": autorange}

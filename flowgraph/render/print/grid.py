@@ -72,6 +72,27 @@ def grid_picture(grid: Grid, look: Look, spell: Spell = str) -> Picture:
         ((right, top), (right, bottom)),
     ):
         shapes.append(Line(start, end, "muted", 0.5))
+    labels, lowest = _axes(grid, rows, columns, heights, (left, top, right, bottom))
+    shapes += labels
+    if look.legend:
+        lowest += 1.6 * AXIS_SIZE
+        shapes += _scale(grid, 1.0 if words is None else _WASH, (left, lowest))
+        lowest += _SCALE_SIDE
+    caption = printable(grid.about or grid.title)
+    if look.caption:
+        lines, lowest = caption_lines(spell(caption), look.points, lowest)
+        shapes += lines
+    height = round(max(lowest, _height_of_title(grid.rows, top, bottom)) + 2 * PAD, 2)
+    return Picture(look.points, height, tuple(shapes), palette(THEMES[look.theme]), title, caption)
+
+
+def _axes(
+    grid: Grid, rows: list[str], columns: list[str], heights: list[float], box: tuple[float, float, float, float]
+) -> tuple[list[Shape], float]:
+    """Ticks and titles of both axes, and where the lowest of them ends."""
+    left, top, right, bottom = box
+    side, tall = (right - left) / len(columns), (bottom - top) / len(rows)
+    shapes: list[Shape] = []
     every = max(1, -int(-1.1 * AXIS_SIZE // tall))
     for n in range(0, len(rows), every):
         shapes.append(Label(rows[n], (left - 2, baseline(heights[n], AXIS_SIZE)), AXIS_SIZE, "ink", "end"))
@@ -93,16 +114,7 @@ def grid_picture(grid: Grid, look: Look, spell: Spell = str) -> Picture:
         shapes.append(
             Label(grid.rows.axis_title, (PAD + AXIS_SIZE, (top + bottom) / 2), AXIS_SIZE, "muted", "middle", angle=90.0)
         )
-    if look.legend:
-        lowest += 1.6 * AXIS_SIZE
-        shapes += _scale(grid, (left, lowest))
-        lowest += _SCALE_SIDE
-    caption = printable(grid.about or grid.title)
-    if look.caption:
-        lines, lowest = caption_lines(spell(caption), look.points, lowest)
-        shapes += lines
-    height = round(max(lowest, _height_of_title(grid.rows, top, bottom)) + 2 * PAD, 2)
-    return Picture(look.points, height, tuple(shapes), palette(THEMES[look.theme]), title, caption)
+    return shapes, lowest
 
 
 def _height_of_title(rows: Places, top: float, bottom: float) -> float:
@@ -147,8 +159,8 @@ def _cell(centre: tuple[float, float], side: float, part: float, signed: bool) -
     return Mark("square", centre, side, fill, fill, 0.0, tint=abs(part))
 
 
-def _scale(grid: Grid, at: tuple[float, float]) -> Iterator[Shape]:
-    """Squares from one end of the scale to the other, and what both are."""
+def _scale(grid: Grid, wash: float, at: tuple[float, float]) -> Iterator[Shape]:
+    """Squares from one end of the scale to the other, as deep as the places are, and what both ends are."""
     x, y = at
     signed = grid.is_signed
     ends = [-grid.end if signed else 0.0, grid.end]
@@ -158,9 +170,7 @@ def _scale(grid: Grid, at: tuple[float, float]) -> Iterator[Shape]:
     for n in range(_SCALE_CELLS + signed):
         part = n / (_SCALE_CELLS - 1 + signed) if not signed else 2 * n / _SCALE_CELLS - 1
         shown = 1.0 - part if grid.strongest == "low" else part
-        yield _cell(
-            (x + _SCALE_SIDE * (n + 0.5), y), _SCALE_SIDE, shown * (1.0 if grid.words is None else _WASH), signed
-        )
+        yield _cell((x + _SCALE_SIDE * (n + 0.5), y), _SCALE_SIDE, shown * wash, signed)
     anchor: Anchor = "start"
     x += _SCALE_SIDE * (_SCALE_CELLS + signed) + 3
     yield Label(f"{last} {grid.unit}", (x, baseline(y, AXIS_SIZE)), AXIS_SIZE, "ink", anchor)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from ...charts.text import visible
 from ...values.graph_info import GraphInfo
-from ..scene.legend import SQUARES
+from ..scene.legend import EDGE_NAMES, SQUARES, WIDTH_STEPS
 from ..scene.style import EFFECT_LABELS, RANK_LABELS, edge_stroke
 from .content import Content, edge_line, node_mark
 from .frame import Frame
@@ -18,25 +18,9 @@ _ROW = 9.0
 SWATCH, _GAP, _BETWEEN, _GROUP = 12.0, 2.5, 6.0, 15.0
 # Texts are measured for the widest font; the gaps between entries are wide enough for what that is too much or too little.
 _MEASURE = 0.92
-_WIDTH_STEPS = (0.3, 0.1, 0.03, 0.01)
 _SHOWN_SHARE = 0.3
-_EDGES = {
-    "attention": "attention",
-    "self": "attention to itself",
-    "to-head": "into a head",
-    "from-head": "head output",
-    "residual": "residual stream",
-    "mlp": "MLP",
-    "raises": "raises the logit",
-    "lowers": "lowers the logit",
-    "unembed": "last state to logit",
-    "embed": "embedding",
-    "bias": "bias",
-    "feature": "feature output",
-    "error": "what features leave out",
-    "structural": "without a number",
-}
-"""Class of an edge → what it is called."""
+_EDGES = {**EDGE_NAMES, "to-head": "into a head"}
+"""Class of an edge → what it is called, as short as paper asks for."""
 _NODES = {
     "state": "residual state",
     "junction": "mid-block state",
@@ -137,7 +121,7 @@ def flow_groups(
     )
     if edges - {"structural"}:
         kind = "raises" if "raises" in edges or "lowers" in edges else "attention"
-        bars = [Entry(_sample(content, kind, part), f"{part:g}"[1:]) for part in _WIDTH_STEPS]
+        bars = [Entry(_sample(content, kind, part), f"{part:g}"[1:]) for part in WIDTH_STEPS]
         groups.append((f"Width = {'effect' if circuit else 'flow'}", bars))
     return [(title, entries) for title, entries in groups if entries]
 

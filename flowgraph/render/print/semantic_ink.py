@@ -8,6 +8,7 @@ from typing import NamedTuple
 from ...charts.text import visible
 from ...values.flow_graph import FlowGraph
 from ..scene.semantic_elements import edge_classes
+from ..scene.semantic_legend import WIDTH_STEPS
 from ..scene.semantic_plan import plan_of
 from ..scene.semantic_style import pill_fills, unit_colours
 from ..scene.style import LIGHT, RANK_LABELS, edge_stroke
@@ -34,7 +35,6 @@ _UNITS = {
     "visit": "weight of VISIT",
 }
 _COMPARED = ("contribution", "attention")
-_WIDTH_STEPS = (1.0, 0.3, 0.1, 0.03, 0.01)
 
 
 class PillInk(NamedTuple):
@@ -98,7 +98,7 @@ def semantic_groups(graph: FlowGraph, theme: ThemeName, spell: Spell) -> list[Gr
     groups = [_ranks(graph, theme, spell), ("Edges", _edges(there, theme))]
     compared = [unit for unit in _COMPARED if unit in there]
     if compared:
-        steps = [Entry(_sample({compared[0]}, part, theme), f"{part:g}".removeprefix("0")) for part in _WIDTH_STEPS]
+        steps = [Entry(_sample({compared[0]}, part, theme), f"{part:g}".removeprefix("0")) for part in WIDTH_STEPS]
         what = {"contribution": "|share|", "attention": "the probability"}
         groups.append((f"Width: {' or '.join(what[unit] for unit in compared)}", steps))
     return [(title, entries) for title, entries in groups if entries]

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int
 
-from ...charts.text import picture_label, visible
+from ...charts.text import abbreviated, picture_label, visible
 from ...values.connected_flow import flow_levels
 from ...values.flow_graph import EDGE_KINDS, FlowGraph
 from ...values.mass import edge_mass, into_start
@@ -307,7 +307,7 @@ def _state_labels(drawn: Drawing) -> tuple[list[str], list[list[str]]]:
         elif node.kind == "logit" or (is_circuit(graph) and node.layer is None):
             labels[n], priorities[n] = goal_label(drawn, node, n), ["p3"]
         elif node.kind in FEATURES and node.token:
-            labels[n] = _shortened(picture_label(node.token))
+            labels[n] = abbreviated(picture_label(node.token), _LONGEST_NAME)
             priorities[n] = ["p2" if n in strongest else "p1"]
         reading = graph.readings[n] if graph.readings else None
         if node.kind in COLOURED_KINDS and reading is not None and reading.top:
@@ -320,10 +320,6 @@ def _state_labels(drawn: Drawing) -> tuple[list[str], list[list[str]]]:
             if priority:
                 labels[n], priorities[n] = picture_label(reading.top[0][0]), [priority]
     return labels, priorities
-
-
-def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST_NAME else text[: _LONGEST_NAME - 1] + "…"
 
 
 def goal_label(drawn: Drawing, node: Node, n: int | None = None) -> str:

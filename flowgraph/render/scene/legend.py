@@ -12,8 +12,8 @@ from .elements import Drawing, classes_of
 from .layout import is_circuit
 from .style import EFFECT_LABELS, RANK_LABELS, edge_stroke
 
-_WIDTH_STEPS = (0.3, 0.1, 0.03, 0.01)
-_EDGE_NAMES = {
+WIDTH_STEPS = (0.3, 0.1, 0.03, 0.01)
+EDGE_NAMES = {
     "attention": "attention",
     "self": "attention to itself",
     "to-head": "attention into a head",
@@ -29,6 +29,7 @@ _EDGE_NAMES = {
     "error": "what features leave out",
     "structural": "without a number",
 }
+"""Class of an edge → what it is called."""
 
 IN_CIRCUITS = {
     "state": "embedding",
@@ -144,7 +145,7 @@ def _other_squares(node_classes: Sequence[str]) -> list[tuple[str, str]]:
 def _edge_kinds(edge_classes: Sequence[str], own: Mapping[str, str]) -> str:
     rows = "".join(
         f'<li><i class="line {name}"></i>{own.get(name, text)}</li>'
-        for name, text in _EDGE_NAMES.items()
+        for name, text in EDGE_NAMES.items()
         if name in edge_classes
     )
     return _block("Edges", f'<ul class="marks">{rows}</ul>')
@@ -153,7 +154,7 @@ def _edge_kinds(edge_classes: Sequence[str], own: Mapping[str, str]) -> str:
 def _widths(measure: str) -> str:
     strokes = "".join(
         f'<span class="step"><i class="bar" style="height:{width}px;opacity:{opacity}"></i>{f"{part:g}"[1:]}</span>'
-        for part in _WIDTH_STEPS
+        for part in WIDTH_STEPS
         for width, opacity in (edge_stroke("attention", part),)
     )
     return _block(f'Width = <span class="width-mode">{measure}</span>', f'<div class="steps">{strokes}</div>')

@@ -9,7 +9,7 @@ from ...charts.text import visible
 from ...values.flow_graph import FlowGraph
 from .style import RANK_LABELS, edge_stroke
 
-_WIDTH_STEPS = (1.0, 0.3, 0.1, 0.03, 0.01)
+WIDTH_STEPS = (1.0, 0.3, 0.1, 0.03, 0.01)
 # Unit → class of its line, name, what the number is and what is drawn of it.
 _UNITS = {
     "contribution": ("contribution", "contribution", "part of its target; width: |share|"),
@@ -71,6 +71,6 @@ def _unit_rows(edge_classes: Sequence[str]) -> str:
 def _widths() -> str:
     return "".join(
         f'<span class="step"><i class="bar" style="height:{width}px;opacity:{opacity}"></i>{f"{part:g}".removeprefix("0")}</span>'
-        for part in _WIDTH_STEPS
+        for part in WIDTH_STEPS
         for width, opacity in (edge_stroke("self", part),)
     )

@@ -1,4 +1,4 @@
-"""Old names of modules, which import the new ones with a warning, for one release."""
+"""How modules of this package are imported: late, one thread at a time, and for one release by their old names with a warning."""
 
 from __future__ import annotations
 
@@ -6,8 +6,13 @@ import importlib
 import importlib.abc
 import importlib.machinery
 import sys
+import threading
 import warnings
+from collections.abc import Callable, Mapping
 from types import ModuleType
+from typing import Any
+
+_ONE_AT_A_TIME = threading.RLock()
 
 MOVED = {
     "analyses.places": "values.places", "attribution": "lenses.direct_attribution", "compiling": "kernels.prepare",
@@ -48,6 +53,36 @@ MOVED = {
 }  # fmt: skip
 """Old name → new name, both inside the package."""
 _PACKAGE = __name__.rpartition(".")[0]
+
+
+def late(module: str) -> ModuleType:
+    """Import a module that is first needed now; one thread at a time.
+
+    Two threads that import a folder and a file of it at once would wait for each other.
+    """
+    with _ONE_AT_A_TIME:
+        return importlib.import_module(module)
+
+
+def late_names(package: str, where: Mapping[str, str]) -> Callable[[str], Any]:
+    """The ``__getattr__`` of a package whose names are imported when first asked for.
+
+    Parameters
+    ----------
+    package
+        Name of the package.
+    where
+        Name → module inside the package that has it.
+    """
+
+    def get(name: str) -> Any:
+        if name not in where:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        value = getattr(late(f"{package}.{where[name]}"), name)
+        setattr(sys.modules[package], name, value)
+        return value
+
+    return get
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
