@@ -193,7 +193,7 @@ def test_hostile_tokens_stay_text_in_the_legend():
         (Busy("33 questions are waiting"), "busy", "33 questions are waiting."),
         (TargetError("target=' Tokyo Tower' is two tokens"), "target", "is two tokens."),
         (ArgumentError("method='x' cannot be used; expected one of …"), "cannot be shown", "method='x'"),
-        (FlowgraphError("something else"), "went wrong", "something else."),
+        (FlowgraphError("something else"), "went wrong", "Something else."),
     ],
 )
 def test_errors_say_what_why_and_what_to_do(error, what, why):
