@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from flowgraph_webapp.recipe import Method, Recipe
-from flowgraph_webapp.service.answers import Answer, GraphAnswer, Run
-from flowgraph_webapp.service.compute import COMPUTE
-from flowgraph_webapp.service.questions import (
+from flowgraph_webapp.server.answers import Answer, GraphAnswer, Run
+from flowgraph_webapp.server.compute import COMPUTE
+from flowgraph_webapp.server.questions import (
     Question,
     attention_question,
     bars_question,
@@ -19,8 +19,8 @@ from flowgraph_webapp.service.questions import (
     run_question,
     semantic_question,
 )
-from flowgraph_webapp.service.recorded import EXAMPLES
-from flowgraph_webapp.service.traces import Traces
+from flowgraph_webapp.server.recorded import EXAMPLES
+from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import write_session
 
 MODEL = "smollm2"

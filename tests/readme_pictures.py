@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from flowgraph_webapp.recipe import to_query
-from flowgraph_webapp.service.service import Service
+from flowgraph_webapp.server.service import Service
 from playwright.sync_api import Browser, sync_playwright
 
 from flowgraph.cli import main

@@ -197,7 +197,7 @@ def glossary() -> dict[str, str]:
 
 
 def test_the_glossary_says_what_the_tooltips_say():
-    from flowgraph_webapp.layout import words
+    from flowgraph_webapp.page.layout import words
 
     terms = glossary()
     methods = {"attention": "attention (method)"}
@@ -276,9 +276,10 @@ def test_what_is_said_of_the_layer(smollm2):
 
 
 def test_the_limits_in_the_texts_are_those_of_the_code():
-    from flowgraph_webapp import archive, guard, recipe, serving
-    from flowgraph_webapp.present import attention, lens
-    from flowgraph_webapp.service import answers, compute, graphs, messages
+    from flowgraph_webapp import recipe, serving
+    from flowgraph_webapp.panels import attention, graphs, lens
+    from flowgraph_webapp.server import answers, compute, guard, messages
+    from flowgraph_webapp.session import archive
 
     from flowgraph import tracing
     from flowgraph.methods import build

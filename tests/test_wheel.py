@@ -19,9 +19,9 @@ from pathlib import Path
 import flowgraph_webapp
 from flowgraph.render import page_bundle, page_library, page_styles
 from flowgraph_webapp.app import create_app
-from flowgraph_webapp.layout.header import PANEL_FILES
-from flowgraph_webapp.service.recorded import EXAMPLES
-from flowgraph_webapp.service.service import Service
+from flowgraph_webapp.page.layout.header import PANEL_FILES
+from flowgraph_webapp.server.recorded import EXAMPLES
+from flowgraph_webapp.server.service import Service
 from flowgraph_webapp.session import read_session
 
 installed = Path({target!r})

@@ -13,15 +13,16 @@ from werkzeug.wrappers import Response
 from flowgraph.errors import FlowgraphError
 from flowgraph.render import css_variables, page_bundle, page_library, page_styles
 
-from .callbacks import browser, details, discovery, downloads, drawing, effects, generation, panels, sessions
-from .guard import HEADERS, refused
-from .ids import Id
-from .layout.page import page
+from .page.ids import Id
+from .page.layout.page import page
+from .page.posted import check_posted
+from .page.wires import browser, details, discovery, downloads, drawing, effects, generation, panels, sessions
 from .present.errors import notice
 from .present.palette import panel_variables
+from .server.guard import HEADERS, refused
 
 if TYPE_CHECKING:
-    from .service.service import Service
+    from .server.service import Service
 
 LARGEST_REQUEST = 96 * 2**20
 """Bytes: a session file of the largest size as base64, and room."""
@@ -127,7 +128,7 @@ def _protect(app: Dash) -> None:
 
     @app.server.before_request  # type: ignore[untyped-decorator]
     def refuse() -> flask.Response | None:
-        found = refused(flask.request, app.callback_map)
+        found = refused(flask.request, lambda body: check_posted(body, app.callback_map))
         return None if found is None else flask.Response(f"{found[0]}\n", status=found[1], mimetype="text/plain")
 
     @app.server.after_request  # type: ignore[untyped-decorator]

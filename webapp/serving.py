@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from flowgraph.errors import ArgumentError
 
-from .callbacks.downloads import MOST_WAITING
-from .guard import HEADERS
-from .service.dispatch import MOST_WAITERS
+from .page.wires.downloads import MOST_WAITING
+from .server.dispatch import MOST_WAITERS
+from .server.guard import HEADERS
 
 if TYPE_CHECKING:
-    from .service.service import Service
+    from .server.service import Service
 
 THREADS = MOST_WAITERS + MOST_WAITING + 16
 """Requests at once. One that waits for an answer or a file keeps its thread; the others are left for pages."""

@@ -64,7 +64,7 @@ def _mebibytes(text: str) -> int:
 def _app(options: argparse.Namespace, _console: Console) -> None:
     try:
         from flowgraph_webapp.recipe import to_query
-        from flowgraph_webapp.service.service import Service
+        from flowgraph_webapp.server.service import Service
         from flowgraph_webapp.serving import serve
     except ModuleNotFoundError as error:
         raise _extra_missing(error) from error
@@ -92,8 +92,8 @@ def _app(options: argparse.Namespace, _console: Console) -> None:
 
 def _opened(service: Any, path: Path) -> Any:
     """The session of a file, or the one that a graph file is made into."""
-    from flowgraph_webapp.archive import LARGEST_FILE
-    from flowgraph_webapp.graph_session import session_of_graph
+    from flowgraph_webapp.session.archive import LARGEST_FILE
+    from flowgraph_webapp.session.graph_session import session_of_graph
 
     if not path.is_file():
         raise ArgumentError(f"FILE={str(path)!r} is {'a folder' if path.is_dir() else 'not there'}; name a file")

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flowgraph_webapp.service.questions import Question, RunQuestion
-from flowgraph_webapp.service.service import Service
+from flowgraph_webapp.server.questions import Question, RunQuestion
+from flowgraph_webapp.server.service import Service
 
 from tests.app.tabs import SIZES, Opened
 from tests.browser import launch

@@ -8,13 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.service.compute import COMPUTE
-from flowgraph_webapp.service.dispatch import Stage
-from flowgraph_webapp.service.errors import Cancelled
-from flowgraph_webapp.service.messages import MOST_TOKENS
-from flowgraph_webapp.service.questions import run_of, run_question, whole_question, with_run
-from flowgraph_webapp.service.recorded import Example
-from flowgraph_webapp.service.traces import Traces
+from flowgraph_webapp.server.compute import COMPUTE
+from flowgraph_webapp.server.dispatch import Stage
+from flowgraph_webapp.server.errors import Cancelled
+from flowgraph_webapp.server.messages import MOST_TOKENS
+from flowgraph_webapp.server.questions import run_of, run_question, whole_question, with_run
+from flowgraph_webapp.server.recorded import Example
+from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import Annotations, Session, read_session, write_session
 
 EXAMPLE = "The capital of Japan is the city of"

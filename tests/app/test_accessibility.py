@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 from flowgraph_webapp.recipe import to_query
-from flowgraph_webapp.service.service import Service
+from flowgraph_webapp.server.service import Service
 
 from tests.app.tabs import SIZES, WAIT, Opened, served
 

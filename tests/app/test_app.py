@@ -14,12 +14,12 @@ from urllib.parse import quote
 import flowgraph_webapp
 import pytest
 from flowgraph_webapp.app import LARGEST_REQUEST, create_app
-from flowgraph_webapp.callbacks.downloads import FORMATS
-from flowgraph_webapp.callbacks.drawing import largest_writers
-from flowgraph_webapp.ids import Id
+from flowgraph_webapp.page.ids import Id
+from flowgraph_webapp.page.wires.downloads import FORMATS
+from flowgraph_webapp.page.wires.drawing import largest_writers
 from flowgraph_webapp.recipe import CHOICES, Recipe, from_query
-from flowgraph_webapp.service.errors import Busy
-from flowgraph_webapp.service.questions import (
+from flowgraph_webapp.server.errors import Busy
+from flowgraph_webapp.server.questions import (
     BarsQuestion,
     LensQuestion,
     SketchQuestion,
@@ -389,7 +389,7 @@ def test_a_request_beyond_the_limit_is_not_read(page):
 
 
 def test_callbacks_are_wires_of_at_most_ten_lines():
-    folder = Path(flowgraph_webapp.__file__).parent / "callbacks"
+    folder = Path(flowgraph_webapp.__file__).parent / "page" / "wires"
     for path in folder.glob("*.py"):
         for found in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(found, ast.FunctionDef) and found.name == "register":

@@ -7,7 +7,7 @@ from itertools import pairwise
 from urllib.parse import quote
 
 import pytest
-from flowgraph_webapp.service.errors import Busy
+from flowgraph_webapp.server.errors import Busy
 
 from flowgraph.errors import PromptError
 from tests.app.fake_service import EXAMPLE, FakeService

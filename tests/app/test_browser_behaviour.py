@@ -17,8 +17,8 @@ from xml.etree import ElementTree
 
 import pytest
 from flowgraph_webapp.recipe import LONGEST_TEXT, to_query
-from flowgraph_webapp.service.questions import RunQuestion
-from flowgraph_webapp.service.service import Service
+from flowgraph_webapp.server.questions import RunQuestion
+from flowgraph_webapp.server.service import Service
 
 from tests.app.conftest import Held, alive, until
 from tests.app.tabs import QUERY, Opened, served

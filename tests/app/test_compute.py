@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from flowgraph_webapp.callbacks.drawing import goes_on
-from flowgraph_webapp.service import graphs
-from flowgraph_webapp.service import traces as traces_module
-from flowgraph_webapp.service.answers import MOST_EDGES, GraphAnswer
-from flowgraph_webapp.service.compute import COMPUTE
-from flowgraph_webapp.service.graphs import ROUTES_THRESHOLD
-from flowgraph_webapp.service.questions import (
+from flowgraph_webapp.page.wires.drawing import goes_on
+from flowgraph_webapp.panels import graphs
+from flowgraph_webapp.panels.graphs import ROUTES_THRESHOLD
+from flowgraph_webapp.server import traces as traces_module
+from flowgraph_webapp.server.answers import MOST_EDGES, GraphAnswer
+from flowgraph_webapp.server.compute import COMPUTE
+from flowgraph_webapp.server.questions import (
     AttentionQuestion,
     BarsQuestion,
     GenerateQuestion,
@@ -22,7 +22,7 @@ from flowgraph_webapp.service.questions import (
     RunQuestion,
     SemanticQuestion,
 )
-from flowgraph_webapp.service.traces import Traces
+from flowgraph_webapp.server.traces import Traces
 
 import flowgraph as fg
 from flowgraph.errors import ArgumentError, GraphTooLargeError, PromptError, UnsupportedReadingError
@@ -178,7 +178,7 @@ def test_all_edges(traces, run, trace, method, level):
 
 
 def test_at_most_3000_edges_that_hang_together(traces, run, trace, monkeypatch):
-    monkeypatch.setattr("flowgraph_webapp.service.graphs.MOST_EDGES", 20)
+    monkeypatch.setattr("flowgraph_webapp.panels.graphs.MOST_EDGES", 20)
     answer = ask(traces, GraphQuestion(run, "proximity", "all"))
     assert len(answer.graph) == 20
     whole = fg.build_graph(fg.edge_weights(trace, method="proximity"))
@@ -187,7 +187,7 @@ def test_at_most_3000_edges_that_hang_together(traces, run, trace, monkeypatch):
 
 
 def test_a_graph_too_large_to_list_is_cut_to_the_strongest(traces, run, monkeypatch):
-    monkeypatch.setattr("flowgraph_webapp.service.graphs._MOST_LISTED", 50)
+    monkeypatch.setattr("flowgraph_webapp.panels.graphs._MOST_LISTED", 50)
     answer = ask(traces, GraphQuestion(run, "proximity", "all"))
     assert answer.note.startswith("the 50 edges of the largest share")
     assert 0 < len(answer.graph) <= 50
@@ -285,7 +285,7 @@ def test_the_lens(traces, run, trace):
 
 def test_the_lens_of_many_chunks_is_the_same(traces, run, trace, monkeypatch):
     stages = []
-    monkeypatch.setattr("flowgraph_webapp.service.compute.READ_AT_ONCE", 1)
+    monkeypatch.setattr("flowgraph_webapp.server.compute.READ_AT_ONCE", 1)
     answer = ask(traces, LensQuestion(run), lambda stage, part=None: stages.append((stage, part)))
     np.testing.assert_allclose(answer.target_probability, fg.logit_lens(trace).target_probability, rtol=1e-4)
     assert stages == [("reading states", 0.0), ("reading states", 0.5)]
@@ -482,7 +482,7 @@ def test_what_a_model_cannot_do_is_not_offered(traces, run, encoder):
 @pytest.mark.parametrize("name", ["capital-of-japan", "drink-to-mary", "tower-and-colosseum"])
 def test_graphs_of_the_examples_say_what_made_them(name):
     """What is exported from an example names the model, its weights and the programs, as every other graph file."""
-    from flowgraph_webapp.service.recorded import Examples
+    from flowgraph_webapp.server.recorded import Examples
 
     graphs = [answer.graph for answer in Examples()._sessions[name].answers.values() if isinstance(answer, GraphAnswer)]
     assert graphs
@@ -493,7 +493,7 @@ def test_graphs_of_the_examples_say_what_made_them(name):
 @pytest.mark.real_model
 @pytest.mark.slow
 def test_examples_are_what_is_computed_now(smollm2):
-    from flowgraph_webapp.service.recorded import Examples
+    from flowgraph_webapp.server.recorded import Examples
 
     from tests.app_examples import MODEL, SUBJECTS, record
 

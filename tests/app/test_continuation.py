@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from urllib.parse import parse_qs
 
 import pytest
-from flowgraph_webapp.present.continuation import continuation
+from flowgraph_webapp.panels.continuation import continuation
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.service.answers import Generation
-from flowgraph_webapp.service.questions import GenerateQuestion, RunQuestion, generate_question
+from flowgraph_webapp.server.answers import Generation
+from flowgraph_webapp.server.questions import GenerateQuestion, RunQuestion, generate_question
 
 from tests.app.fake_service import EXAMPLE, FakeService
 from tests.app.tabs import QUERY, Opened, served

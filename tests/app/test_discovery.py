@@ -7,19 +7,20 @@ import json
 import zipfile
 from dataclasses import replace
 
-import flowgraph_webapp.service.dispatch as dispatch
+import flowgraph_webapp.server.dispatch as dispatch
 import numpy as np
 import pytest
-from flowgraph_webapp.layout import words
-from flowgraph_webapp.present import circuit as shown
+from flowgraph_webapp.page.layout import words
+from flowgraph_webapp.panels import circuit as shown
+from flowgraph_webapp.panels.shown import shown_graph
 from flowgraph_webapp.recipe import CHOICES, Recipe, from_query, to_query
-from flowgraph_webapp.service.answers import Circuit, Pair
-from flowgraph_webapp.service.compute import COMPUTE
-from flowgraph_webapp.service.dispatch import PAUSING, Stage
-from flowgraph_webapp.service.errors import Cancelled, TimedOut
-from flowgraph_webapp.service.fitting import refuse_unfit
-from flowgraph_webapp.service.messages import Answered, Begun, Settings, Staged, Stopped
-from flowgraph_webapp.service.questions import (
+from flowgraph_webapp.server.answers import Circuit, Pair
+from flowgraph_webapp.server.compute import COMPUTE
+from flowgraph_webapp.server.dispatch import PAUSING, Stage
+from flowgraph_webapp.server.errors import Cancelled, TimedOut
+from flowgraph_webapp.server.fitting import refuse_unfit
+from flowgraph_webapp.server.messages import Answered, Begun, Settings, Staged, Stopped
+from flowgraph_webapp.server.questions import (
     AblateQuestion,
     CircuitQuestion,
     CircuitTestQuestion,
@@ -30,9 +31,8 @@ from flowgraph_webapp.service.questions import (
     TokenQuestion,
     circuit_question,
 )
-from flowgraph_webapp.service.shown import shown_graph
-from flowgraph_webapp.service.traces import Traces
-from flowgraph_webapp.service.worker import Worker
+from flowgraph_webapp.server.traces import Traces
+from flowgraph_webapp.server.worker import Worker
 from flowgraph_webapp.session import read_session, write_session
 
 import flowgraph as fg

@@ -8,8 +8,8 @@ from urllib.parse import quote
 
 import pytest
 from flowgraph_webapp.recipe import Recipe, to_query
-from flowgraph_webapp.service.questions import RunQuestion, circuit_question
-from flowgraph_webapp.service.service import Service
+from flowgraph_webapp.server.questions import RunQuestion, circuit_question
+from flowgraph_webapp.server.service import Service
 from playwright.sync_api import expect
 
 from tests.app.conftest import TEXT, Held

@@ -6,19 +6,19 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from flowgraph_webapp.present.effects import effect, offer
+from flowgraph_webapp.panels.ablation import shown_graph
+from flowgraph_webapp.panels.effects import effect, offer
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.service.ablation import shown_graph
-from flowgraph_webapp.service.answers import Ablation
-from flowgraph_webapp.service.compute import COMPUTE
-from flowgraph_webapp.service.questions import (
+from flowgraph_webapp.server.answers import Ablation
+from flowgraph_webapp.server.compute import COMPUTE
+from flowgraph_webapp.server.questions import (
     AblateQuestion,
     FaithfulQuestion,
     GraphQuestion,
     RunQuestion,
     faithful_question,
 )
-from flowgraph_webapp.service.traces import Traces
+from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import read_session, write_session
 
 import flowgraph as fg

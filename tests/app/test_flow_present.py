@@ -9,16 +9,16 @@ import numpy as np
 import pytest
 from dash.development.base_component import Component
 from flowgraph_webapp.node_key import parse_node_key, parse_start
+from flowgraph_webapp.panels.ablation import shown_graph
+from flowgraph_webapp.panels.flow import caption, meta, picture, start_chip
+from flowgraph_webapp.panels.prediction import predictions, probability, token_text
 from flowgraph_webapp.present.errors import notice, panel_error
-from flowgraph_webapp.present.flow import caption, meta, picture, start_chip
 from flowgraph_webapp.present.legend import legend_components
-from flowgraph_webapp.present.prediction import predictions, probability, token_text
 from flowgraph_webapp.present.progress import progress_text
 from flowgraph_webapp.present.sheet import csv_of
-from flowgraph_webapp.service.ablation import shown_graph
-from flowgraph_webapp.service.answers import GraphAnswer, Prediction, Run
-from flowgraph_webapp.service.dispatch import Stage
-from flowgraph_webapp.service.errors import Busy, Cancelled
+from flowgraph_webapp.server.answers import GraphAnswer, Prediction, Run
+from flowgraph_webapp.server.dispatch import Stage
+from flowgraph_webapp.server.errors import Busy, Cancelled
 
 from flowgraph.errors import ArgumentError, FlowgraphError, TargetError
 from flowgraph.render import drawing, legend_of, page_data, visible

@@ -7,17 +7,16 @@ import os
 import re
 from dataclasses import replace
 
-import flowgraph_webapp.callbacks.details as details
+import flowgraph_webapp.page.wires.details as details
 import pytest
-from flowgraph_webapp.callbacks.downloads import exported
-from flowgraph_webapp.callbacks.drawing import about_picture, about_run, goes_on
-from flowgraph_webapp.callbacks.offers import offer_tests, offered
-from flowgraph_webapp.graph_session import node_of_graph, session_of_graph
 from flowgraph_webapp.node_key import node_key, parse_node_key
-from flowgraph_webapp.present.details import rows
-from flowgraph_webapp.present.effects import test_button as button_of
+from flowgraph_webapp.page.wires.downloads import exported
+from flowgraph_webapp.page.wires.drawing import about_picture, about_run, goes_on
+from flowgraph_webapp.page.wires.offers import offer_tests, offered
+from flowgraph_webapp.panels.details import rows
+from flowgraph_webapp.panels.effects import test_button as button_of
 from flowgraph_webapp.recipe import to_query
-from flowgraph_webapp.service.questions import (
+from flowgraph_webapp.server.questions import (
     bars_question,
     faithful_question,
     graph_question,
@@ -25,8 +24,9 @@ from flowgraph_webapp.service.questions import (
     lens_question,
     run_question,
 )
-from flowgraph_webapp.service.service import Service
+from flowgraph_webapp.server.service import Service
 from flowgraph_webapp.session import read_session
+from flowgraph_webapp.session.graph_session import node_of_graph, session_of_graph
 
 import flowgraph as fg
 from flowgraph.errors import ModelNeededError

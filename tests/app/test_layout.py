@@ -9,12 +9,12 @@ from dataclasses import fields
 import pytest
 from dash import dcc, html
 from dash.development.base_component import Component
-from flowgraph_webapp.callbacks.downloads import FORMATS
-from flowgraph_webapp.ids import Id
-from flowgraph_webapp.layout import words
-from flowgraph_webapp.layout.examples import Example, example_list
-from flowgraph_webapp.layout.header import first_model
-from flowgraph_webapp.layout.page import SILENT, VIEW, page
+from flowgraph_webapp.page.ids import Id
+from flowgraph_webapp.page.layout import words
+from flowgraph_webapp.page.layout.examples import Example, example_list
+from flowgraph_webapp.page.layout.header import first_model
+from flowgraph_webapp.page.layout.page import SILENT, VIEW, page
+from flowgraph_webapp.page.wires.downloads import FORMATS
 from flowgraph_webapp.recipe import CHOICES, LONGEST_TEXT, Recipe, from_query
 
 EXAMPLES = (Example("<b>Title</b>", "The text", "gpt2", "?text=The%20text&example=one"),)

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from flowgraph_webapp.panels import graphs
+from flowgraph_webapp.panels.mixed import ADDITIVE, mixed_graph
 from flowgraph_webapp.recipe import Recipe, from_query, to_query
-from flowgraph_webapp.service import graphs
-from flowgraph_webapp.service.compute import COMPUTE
-from flowgraph_webapp.service.mixed import ADDITIVE, mixed_graph
-from flowgraph_webapp.service.questions import GraphQuestion, RunQuestion, graph_question
-from flowgraph_webapp.service.traces import Traces
+from flowgraph_webapp.server.compute import COMPUTE
+from flowgraph_webapp.server.questions import GraphQuestion, RunQuestion, graph_question
+from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import read_session, write_session
 
 import flowgraph as fg

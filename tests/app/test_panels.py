@@ -11,16 +11,16 @@ import numpy as np
 import pytest
 from dash.development.base_component import Component
 from flowgraph_webapp.node_key import node_key, parse_node_key
-from flowgraph_webapp.present import attention, bars, details, heads, lens, semantic
+from flowgraph_webapp.panels import attention, bars, details, heads, lens, semantic
+from flowgraph_webapp.panels.edges import edges_at, flows, strongest_moves
+from flowgraph_webapp.panels.prediction import predictions
+from flowgraph_webapp.panels.writers import writers
 from flowgraph_webapp.present.drawn import ATTRIBUTES, TAGS, element, token
-from flowgraph_webapp.present.edges import edges_at, flows, strongest_moves
 from flowgraph_webapp.present.figures import plural, probability, short, signed
 from flowgraph_webapp.present.palette import BOUNDS, EVEN_BOUNDS, colours, contrast, panel_variables, step_of
-from flowgraph_webapp.present.prediction import predictions
 from flowgraph_webapp.present.tables import Cell, Column, table
-from flowgraph_webapp.present.writers import writers
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.service.answers import Attention, Bar, Bars, Heads, NodeAnswer, Run, Semantic
+from flowgraph_webapp.server.answers import Attention, Bar, Bars, Heads, NodeAnswer, Run, Semantic
 
 import flowgraph
 from flowgraph import Node, NodeReading, Reading

@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from dash import Dash, Input, Output, dcc, html
 from flowgraph_webapp.node_key import node_key
-from flowgraph_webapp.present import attention, bars, details, heads, lens, semantic
+from flowgraph_webapp.panels import attention, bars, details, heads, lens, semantic
 from flowgraph_webapp.present.palette import panel_variables
-from flowgraph_webapp.service import compute
-from flowgraph_webapp.service.answers import Attention, Run
-from flowgraph_webapp.service.questions import (
+from flowgraph_webapp.server import compute
+from flowgraph_webapp.server.answers import Attention, Run
+from flowgraph_webapp.server.questions import (
     AttentionQuestion,
     BarsQuestion,
     HeadsQuestion,
@@ -25,7 +25,7 @@ from flowgraph_webapp.service.questions import (
     RunQuestion,
     SemanticQuestion,
 )
-from flowgraph_webapp.service.traces import Traces
+from flowgraph_webapp.server.traces import Traces
 from werkzeug.serving import make_server
 
 import flowgraph

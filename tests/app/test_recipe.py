@@ -7,7 +7,7 @@ import string
 import pytest
 from flowgraph_webapp.node_key import node_key, parse_node_key, parse_start, start_text
 from flowgraph_webapp.recipe import LONGEST_QUERY, Recipe, from_query, to_query
-from flowgraph_webapp.service.questions import (
+from flowgraph_webapp.server.questions import (
     GenerateQuestion,
     GraphQuestion,
     RunQuestion,

@@ -11,14 +11,14 @@ import sys
 import textwrap
 from pathlib import Path
 
-import flowgraph_webapp.service.dispatch as dispatch
+import flowgraph_webapp.server.dispatch as dispatch
 import numpy as np
 import pytest
-from flowgraph_webapp.service.answers import GraphAnswer, Model, Run
-from flowgraph_webapp.service.dispatch import Stage
-from flowgraph_webapp.service.errors import Busy, Cancelled, Closed, InternalError, TimedOut, WorkerDied
-from flowgraph_webapp.service.messages import Answered, Settings, Staged
-from flowgraph_webapp.service.questions import (
+from flowgraph_webapp.server.answers import GraphAnswer, Model, Run
+from flowgraph_webapp.server.dispatch import Stage
+from flowgraph_webapp.server.errors import Busy, Cancelled, Closed, InternalError, TimedOut, WorkerDied
+from flowgraph_webapp.server.messages import Answered, Settings, Staged
+from flowgraph_webapp.server.questions import (
     AttentionQuestion,
     BarsQuestion,
     GenerateQuestion,
@@ -28,9 +28,9 @@ from flowgraph_webapp.service.questions import (
     ModelQuestion,
     RunQuestion,
 )
-from flowgraph_webapp.service.service import Service
-from flowgraph_webapp.service.sizes import Cache, size_of
-from flowgraph_webapp.service.worker import Worker
+from flowgraph_webapp.server.service import Service
+from flowgraph_webapp.server.sizes import Cache, size_of
+from flowgraph_webapp.server.worker import Worker
 
 import flowgraph
 from flowgraph.errors import ArgumentError, FileFormatError, ModelNeededError, PromptError, TargetError
@@ -320,8 +320,8 @@ def test_closing_refuses_what_is_open(folder, asking):
 def test_the_worker_ends_with_its_parent(folder):
     code = f"""
         import time
-        from flowgraph_webapp.service.questions import RunQuestion
-        from flowgraph_webapp.service.service import Service
+        from flowgraph_webapp.server.questions import RunQuestion
+        from flowgraph_webapp.server.service import Service
         if __name__ == "__main__":
             service = Service([{folder!r}], examples=False)
             service.ask(RunQuestion({folder!r}, {TEXT!r}))
@@ -398,8 +398,8 @@ def test_the_server_imports_no_model_and_examples_open_without_a_worker():
     code = """
         import sys
         from flowgraph_webapp.recipe import to_query
-        from flowgraph_webapp.service.questions import *
-        from flowgraph_webapp.service.service import Service
+        from flowgraph_webapp.server.questions import *
+        from flowgraph_webapp.server.service import Service
         service = Service(["smollm2"])
         for example in service.examples:
             recipe = example.recipe

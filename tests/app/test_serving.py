@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.service.errors import Closed
-from flowgraph_webapp.service.questions import ModelQuestion
-from flowgraph_webapp.service.service import Service
+from flowgraph_webapp.server.errors import Closed
+from flowgraph_webapp.server.questions import ModelQuestion
+from flowgraph_webapp.server.service import Service
 from flowgraph_webapp.serving import LocalHosts, is_loopback, serve
 from flowgraph_webapp.session import write_session
 

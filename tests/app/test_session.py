@@ -11,14 +11,13 @@ import re
 import struct
 import zipfile
 
-import flowgraph_webapp.archive as archive
+import flowgraph_webapp.session.archive as archive
 import numpy as np
 import pytest
-from flowgraph_webapp.graph_session import session_of_graph
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.service.answers import MOST_EDGES, GraphAnswer, Run
-from flowgraph_webapp.service.compute import COMPUTE
-from flowgraph_webapp.service.questions import (
+from flowgraph_webapp.server.answers import MOST_EDGES, GraphAnswer, Run
+from flowgraph_webapp.server.compute import COMPUTE
+from flowgraph_webapp.server.questions import (
     AttentionQuestion,
     BarsQuestion,
     GenerateQuestion,
@@ -34,10 +33,11 @@ from flowgraph_webapp.service.questions import (
     run_question,
     semantic_question,
 )
-from flowgraph_webapp.service.recorded import EXAMPLES
-from flowgraph_webapp.service.service import Service
-from flowgraph_webapp.service.traces import Traces
+from flowgraph_webapp.server.recorded import EXAMPLES
+from flowgraph_webapp.server.service import Service
+from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import Annotations, Note, open_recorded, read_session, write_session
+from flowgraph_webapp.session.graph_session import session_of_graph
 
 import flowgraph as fg
 from flowgraph.errors import ArgumentError, FileFormatError, ModelNeededError

@@ -164,8 +164,8 @@ def _start(setup: Setup, browser: Any) -> float:
 def _with_model(setup: Setup, browser: Any) -> Iterator[Row]:
     """An example, which no model is asked for; prompts of 16 tokens and clicks, which a warm model answers."""
     from flowgraph_webapp.recipe import Recipe
-    from flowgraph_webapp.service.questions import ModelQuestion, run_question
-    from flowgraph_webapp.service.service import Service
+    from flowgraph_webapp.server.questions import ModelQuestion, run_question
+    from flowgraph_webapp.server.service import Service
 
     from tests.app.tabs import served
 
@@ -225,9 +225,9 @@ def _clicks(setup: Setup, page: Any) -> list[float]:
 
 def _large_picture(setup: Setup, browser: Any) -> Iterator[Row]:
     """A graph of about 300 nodes and 2,000 edges: its slider, and how it is moved."""
-    from flowgraph_webapp.graph_session import session_of_graph
     from flowgraph_webapp.recipe import to_query
-    from flowgraph_webapp.service.service import Service
+    from flowgraph_webapp.server.service import Service
+    from flowgraph_webapp.session.graph_session import session_of_graph
 
     from tests.app.tabs import served
     from tests.synthetic_graphs import token_graph

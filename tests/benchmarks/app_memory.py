@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.service.questions import (
+from flowgraph_webapp.server.questions import (
     bars_question,
     graph_question,
     heads_question,
@@ -21,7 +21,7 @@ from flowgraph_webapp.service.questions import (
     run_question,
     sketch_question,
 )
-from flowgraph_webapp.service.service import Service
+from flowgraph_webapp.server.service import Service
 
 ASKED = (run_question, sketch_question, graph_question, lens_question, heads_question, bars_question)
 MIB = 2**20

@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from flowgraph_webapp.archive import Archive
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.service.compute import COMPUTE
-from flowgraph_webapp.service.questions import (
+from flowgraph_webapp.server.compute import COMPUTE
+from flowgraph_webapp.server.questions import (
     BarsQuestion,
     GraphQuestion,
     HeadsQuestion,
@@ -23,8 +22,9 @@ from flowgraph_webapp.service.questions import (
     RunQuestion,
     SemanticQuestion,
 )
-from flowgraph_webapp.service.traces import Traces
+from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import read_session, write_session
+from flowgraph_webapp.session.archive import Archive
 from safetensors.torch import load, save
 
 import flowgraph

@@ -7,11 +7,11 @@ import gc
 import pytest
 import torch
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.service import worker
-from flowgraph_webapp.service.compute import COMPUTE
-from flowgraph_webapp.service.questions import BarsQuestion, GraphQuestion, HeadsQuestion, LensQuestion, RunQuestion
-from flowgraph_webapp.service.sizes import Cache, size_of
-from flowgraph_webapp.service.traces import Traces
+from flowgraph_webapp.server import worker
+from flowgraph_webapp.server.compute import COMPUTE
+from flowgraph_webapp.server.questions import BarsQuestion, GraphQuestion, HeadsQuestion, LensQuestion, RunQuestion
+from flowgraph_webapp.server.sizes import Cache, size_of
+from flowgraph_webapp.server.traces import Traces
 
 from flowgraph.cli.app import add_to
 from tests.app.conftest import asking, folder, make_service  # noqa: F401

@@ -14,12 +14,12 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 from flowgraph_webapp.app import create_app
-from flowgraph_webapp.callbacks.downloads import FORMATS
+from flowgraph_webapp.page.wires.downloads import FORMATS
 from flowgraph_webapp.recipe import Recipe, to_query
-from flowgraph_webapp.service import dispatch
-from flowgraph_webapp.service.dispatch import MOST_WAITERS
-from flowgraph_webapp.service.errors import Busy, Cancelled, NotYet
-from flowgraph_webapp.service.questions import (
+from flowgraph_webapp.server import dispatch
+from flowgraph_webapp.server.dispatch import MOST_WAITERS
+from flowgraph_webapp.server.errors import Busy, Cancelled, NotYet
+from flowgraph_webapp.server.questions import (
     CircuitQuestion,
     GenerateQuestion,
     HeadsQuestion,
@@ -28,7 +28,7 @@ from flowgraph_webapp.service.questions import (
     graph_question,
     run_question,
 )
-from flowgraph_webapp.service.service import Service
+from flowgraph_webapp.server.service import Service
 from flowgraph_webapp.serving import THREADS
 
 from tests.app.conftest import (  # noqa: F401

@@ -1,1 +1,1 @@
-"""Answers of the service as what the page shows: pure functions, tested as data."""
+"""What panels are drawn with: elements, tables, numbers in words, colours, errors."""

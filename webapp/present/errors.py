@@ -23,8 +23,8 @@ from flowgraph.errors import (
     UnsupportedReadingError,
 )
 
-from ..attributes import named
-from ..service.errors import Busy, Cancelled, Closed, TimedOut, WorkerDied
+from ..server.errors import Busy, Cancelled, Closed, TimedOut, WorkerDied
+from .attributes import named
 
 
 class _Words(NamedTuple):

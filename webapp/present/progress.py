@@ -8,7 +8,7 @@ from dash import html
 from dash.development.base_component import Component
 
 if TYPE_CHECKING:
-    from ..service.jobs import Stage
+    from ..server.jobs import Stage
 
 
 def progress_text(stage: Stage | None) -> list[Component]:

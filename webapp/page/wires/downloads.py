@@ -1,0 +1,208 @@
+"""What can be taken away: the graph in every format, the numbers of each panel, the whole session."""
+
+from __future__ import annotations
+
+import io
+import re
+import tempfile
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import flask
+from dash import Dash
+
+from flowgraph.errors import ArgumentError, FlowgraphError, ModelNeededError
+
+from ...panels import attention, bars, heads, lens, semantic
+from ...panels.shown import shown_graph
+from ...present.errors import sentence
+from ...present.sheet import Sheet, csv_of
+from ...recipe import Recipe, from_query
+from ...server.errors import Busy, NotYet, TimedOut
+from ...server.questions import (
+    attention_question,
+    bars_question,
+    heads_question,
+    lens_question,
+    run_question,
+    semantic_question,
+)
+from ...server.service import Known
+from ...session import Annotations
+from .asking import ask, shown
+
+if TYPE_CHECKING:
+    from ...server.service import Service
+
+FORMATS = (
+    ".svg", ".pdf", ".png", ".tex", ".html", ".json", ".graphml", ".gexf", ".gml", ".dot", ".csv", ".neuronpedia.json",
+)  # fmt: skip
+"""Endings of the files that a graph is offered as."""
+MOST_WAITING = 8
+"""Files that are asked for at once; they are made one after another."""
+_LONGEST_WAIT = 30.0
+_PLAIN = re.compile(r"[^A-Za-z0-9]+")
+_KINDS = {
+    ".svg": "image/svg+xml", ".pdf": "application/pdf", ".png": "image/png", ".json": "application/json", ".csv": "text/csv",
+}  # fmt: skip
+
+
+class _Turns:
+    """Files are made one after the other, and only so many wait."""
+
+    def __init__(self) -> None:
+        self._slots = threading.BoundedSemaphore(MOST_WAITING)
+        self._making = threading.Lock()
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Wait until no other file is being made.
+
+        Raises
+        ------
+        Busy
+            If too many wait already, or the wait is too long.
+        """
+        if not self._slots.acquire(blocking=False):
+            raise Busy(f"{MOST_WAITING} files are being made, as many as this server lets wait; try again soon")
+        try:
+            if not self._making.acquire(timeout=_LONGEST_WAIT):
+                raise Busy("other files are being made; try again soon")
+            try:
+                yield
+            finally:
+                self._making.release()
+        finally:
+            self._slots.release()
+
+
+def register(app: Dash, service: Service) -> None:
+    """Serve the files under ``export/``, each for the address that its query says; none of them starts a run."""
+    turns = _Turns()
+
+    @app.server.get("/export/<name>")  # type: ignore[untyped-decorator]
+    def export(name: str) -> flask.Response:
+        try:
+            recipe = from_query(flask.request.query_string.decode("ascii", "replace"))
+            with turns.one():
+                data, file = exported(service, recipe, name)
+        except FlowgraphError as error:
+            status = next((number for kind, number in _STATUS.items() if isinstance(error, kind)), 400)
+            return flask.Response(f"{sentence(str(error))}\n", status=status, mimetype="text/plain")
+        kind = _KINDS.get(Path(file).suffix, "application/octet-stream")
+        return flask.send_file(io.BytesIO(data), mimetype=kind, as_attachment=True, download_name=file)
+
+
+def exported(service: Service, recipe: Recipe, name: str) -> tuple[bytes, str]:
+    """Content and name of a file.
+
+    Parameters
+    ----------
+    service
+        What answers.
+    recipe
+        The view that is exported.
+    name
+        ``graph`` with one of :data:`FORMATS`, a panel with ``.csv``, or ``session.flowgraph``.
+
+    Raises
+    ------
+    NotYet
+        If the page has not computed what the file holds; the message says what to do first.
+    FlowgraphError
+        If there is no such file, or its question has no answer.
+    """
+    stem, _, _ = name.partition(".")
+    ending = name.removeprefix(stem)
+    known = Known(service)
+    try:
+        if stem == "graph" and ending in FORMATS:
+            return _graph_file(known, recipe, ending)
+        if name == "session.flowgraph":
+            data = service.session_file(recipe, Annotations(pins=recipe.pins))
+            return data, f"{_file_stem(recipe, 'session')}.flowgraph"
+        if stem in _SHEETS and ending == ".csv":
+            sheet = _SHEETS[stem](known, recipe)
+            return csv_of(sheet).encode("utf-8"), f"{_file_stem(recipe, stem)}.csv"
+    except NotYet as error:
+        raise NotYet(f"{name} cannot be made yet: {error}. {_first(stem, recipe)}.") from error
+    raise ArgumentError(
+        f"{name[:60]!r} is not a file of this page; there are graph{', graph'.join(FORMATS)}, {'.csv, '.join(_SHEETS)}.csv and session.flowgraph"
+    )
+
+
+def _first(stem: str, recipe: Recipe) -> str:
+    """What to do before a file can be made."""
+    if stem in _SHEETS:
+        return f"Open the panel “{stem}” in the page, wait until it is shown, and export again"
+    if recipe.circuit != "none":
+        return "Search the circuit in the page (Find the circuit), and export again"
+    return "Trace the prompt in the page, wait until the picture is drawn, and export again"
+
+
+_STATUS: Mapping[type[FlowgraphError], int] = {NotYet: 409, ModelNeededError: 409, Busy: 503, TimedOut: 503}
+"""Errors whose request is all right, and may be answered later."""
+
+
+def _graph_file(service: Known, recipe: Recipe, ending: str) -> tuple[bytes, str]:
+    answer = shown(service, recipe)
+    with tempfile.TemporaryDirectory(prefix="flowgraph-") as folder:
+        stem = _file_stem(recipe, _method(recipe))
+        shown_graph(answer.graph, recipe.keep).save(Path(folder) / f"{stem}{ending}")
+        files = sorted(Path(folder).iterdir())
+        if len(files) == 1:
+            return files[0].read_bytes(), files[0].name
+        return _zipped(files), f"{stem}{ending.replace('.', '-')}.zip"
+
+
+def _method(recipe: Recipe) -> str:
+    """How the graph was made, for its file's name."""
+    if recipe.circuit == "none":
+        return recipe.method
+    return f"{recipe.circuit}-circuit" if recipe.task == "none" else f"{recipe.task}-{recipe.circuit}-circuit"
+
+
+def _zipped(files: list[Path]) -> bytes:
+    """Several files as one: a table's nodes, edges and metadata, a picture and its caption."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in files:
+            archive.write(file, file.name)
+    return data.getvalue()
+
+
+def _file_stem(recipe: Recipe, what: str) -> str:
+    """``smollm2-the-capital-of-japan-lens``: letters, digits and dashes only."""
+    words = _PLAIN.sub("-", f"{Path(recipe.model).name} {recipe.text[:32]}").strip("-").lower()
+    return f"{words or 'flowgraph'}-{what}"
+
+
+def _lens(service: Known, recipe: Recipe) -> Sheet:
+    return lens.rows(ask(service, lens_question(recipe)), ask(service, run_question(recipe)))
+
+
+def _heads(service: Known, recipe: Recipe) -> Sheet:
+    return heads.rows(ask(service, heads_question(recipe)))
+
+
+def _attention(service: Known, recipe: Recipe) -> Sheet:
+    run = ask(service, run_question(recipe))
+    layer = run.n_layers - 1 if recipe.layer is None else recipe.layer
+    return attention.rows(ask(service, attention_question(recipe, layer)), run)
+
+
+def _bars(service: Known, recipe: Recipe) -> Sheet:
+    return bars.rows(ask(service, bars_question(recipe)))
+
+
+def _semantic(service: Known, recipe: Recipe) -> Sheet:
+    return semantic.rows(ask(service, semantic_question(recipe)))
+
+
+_SHEETS: Mapping[str, Callable[[Known, Recipe], Sheet]] = {
+    "lens": _lens, "heads": _heads, "attention": _attention, "bars": _bars, "semantic": _semantic,
+}  # fmt: skip

@@ -1,0 +1,177 @@
+"""Running the prompt and drawing its graph; progress and cancelling meanwhile."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dash import Dash, Input, Output, State, no_update
+
+from flowgraph.errors import FlowgraphError
+from flowgraph.render import drawing, legend_of, page_data
+
+from ...panels import circuit
+from ...panels.flow import caption, mass_hint, meta, picture, readings, start_chip
+from ...panels.prediction import predictions
+from ...panels.writers import writers
+from ...present.legend import legend_components
+from ...present.progress import progress_text
+from ...recipe import Recipe, from_query
+from ...server.answers import Bars, Circuit, GraphAnswer, Run
+from ...server.errors import Cancelled
+from ...server.questions import bars_question, graph_question, run_question
+from ..ids import Id
+from .asking import ask, shown
+from .offers import offered
+
+if TYPE_CHECKING:
+    from ...server.service import Service
+
+_OUTPUTS = {
+    "strip": Output(Id.STRIP, "children"),
+    "start": Output(Id.START, "children"),
+    "picture": Output(Id.PICTURE, "children"),
+    "meta": Output(Id.META, "data"),
+    "legend": Output(Id.LEGEND, "children"),
+    "caption": Output(Id.CAPTION, "children"),
+    "mass": Output(Id.COUNTER, "title"),
+    "layer_count": Output(Id.LAYERS, "max"),
+    "layers": Output(Id.LAYERS, "value"),
+    "semantic_count": Output(Id.SEMANTIC_LAYERS, "max"),
+    "semantic_layers": Output(Id.SEMANTIC_LAYERS, "value"),
+    "layer_options": Output(Id.LAYER, "options"),
+    "layer": Output(Id.LAYER, "value"),
+    "run": Output(Id.RUN, "data"),
+    "notice": Output(Id.NOTICE, "children"),
+}
+_RUNNING = [(Output(Id.PROGRESS, "className"), "running", "idle"), (Output(Id.POLL, "disabled"), False, True)]
+
+
+def register(app: Dash, service: Service) -> None:
+    """Connect the callbacks."""
+
+    @app.callback(_OUTPUTS, Input(Id.TICKET, "data"), running=_RUNNING, prevent_initial_call=True)
+    def draw(ticket: dict[str, Any] | None) -> dict[str, Any]:
+        if ticket is None:
+            return dict.fromkeys(_OUTPUTS, no_update)
+        if ticket["previous"]:
+            service.cancel(ticket["previous"])
+        recipe = from_query(ticket["search"])
+        run = ask(service, run_question(recipe), ticket["id"])
+        answer = shown(service, recipe, ticket["id"], sketch=True)
+        said = about_picture(recipe, answer, ticket, run)
+        said["run"] |= offered(service, recipe, run)
+        return {**about_run(recipe, run), **said, "notice": None}
+
+    @app.callback(
+        Output(Id.READINGS, "data"), Input(Id.DRAWN, "data"), State(Id.TICKET, "data"), prevent_initial_call=True
+    )
+    def read(drawn: str, ticket: dict[str, Any] | None) -> Any:
+        if ticket is None or drawn != picture_name(ticket):
+            return no_update
+        try:
+            answer = shown(service, from_query(ticket["search"]), ticket["id"])
+        except Cancelled:  # the page went on to another picture
+            return no_update
+        return readings(answer.graph, drawn)
+
+    @app.callback(
+        Output(Id.WRITERS, "data"), Input(Id.DRAWN, "data"), State(Id.TICKET, "data"), prevent_initial_call=True
+    )
+    def hold_against(drawn: str, ticket: dict[str, Any] | None) -> Any:
+        if ticket is None or drawn != picture_name(ticket):
+            return no_update
+        try:
+            return {"picture": drawn, **largest_writers(service, from_query(ticket["search"]), ticket["id"])}
+        except Cancelled:  # the page went on to another picture
+            return no_update
+        except FlowgraphError as error:
+            return {"picture": drawn, "about": "", "parts": [], "failed": str(error)}
+
+    @app.callback(Output(Id.PROGRESS, "children"), Input(Id.POLL, "n_intervals"), State(Id.TICKET, "data"))
+    def watch(_polls: int, ticket: dict[str, Any] | None) -> Any:
+        return progress_text(service.progress(ticket["id"]) if ticket else None)
+
+    @app.callback(Input(Id.CANCEL, "n_clicks"), State(Id.TICKET, "data"), prevent_initial_call=True)
+    def cancel(_clicks: int, ticket: dict[str, Any] | None) -> None:
+        if ticket:
+            service.cancel(ticket["id"])
+
+
+def largest_writers(service: Service, recipe: Recipe, ticket: str) -> dict[str, Any]:
+    """What wrote most of the answer, and whether the picture shows it; no parts where that has no meaning.
+
+    Opening a session runs nothing: of one that does not hold the sum, nothing is said.
+    """
+    run = ask(service, run_question(recipe))
+    if not has_parts(recipe, run):
+        return {"about": "", "parts": []}
+    question = bars_question(recipe)
+    bars = ask(service, question, ticket) if recipe.session is None else service.known(question)
+    if not isinstance(bars, Bars):
+        return {"about": "", "parts": [], "failed": "the sum was not recorded in this session"}
+    return writers(bars, run, recipe, shown(service, recipe, ticket, sketch=True).graph)
+
+
+def about_run(recipe: Recipe, run: Run) -> dict[str, Any]:
+    """Strip of predictions, and how far the layers go."""
+    layer = run.n_layers - 1 if recipe.layer is None else recipe.layer
+    return {
+        "strip": predictions(run),
+        "layer_count": run.n_layers,
+        "layers": list(recipe.layers or (0, run.n_layers)),
+        "semantic_count": run.n_layers,
+        "semantic_layers": list(recipe.semantic_layers or (layer, layer + 1)),
+        "layer_options": [{"label": f"L{number}", "value": number} for number in range(run.n_layers)],
+        "layer": layer,
+    }
+
+
+def picture_name(ticket: dict[str, Any]) -> str:
+    """Id of the picture that a ticket asks for."""
+    return f"flow-{ticket['id']}"
+
+
+def goes_on(run: Run) -> bool:
+    """Whether the model of a run can go on with a text, and its circuits can be searched."""
+    return run.has_head and run.causal and bool(run.token_ids)
+
+
+def has_parts(recipe: Recipe, run: Run) -> bool:
+    """Whether a picture is of the answer and of parts of it, so that it can be held against the sum."""
+    is_of_answer = recipe.circuit == "none" and recipe.start is None and recipe.show in ("all", "routes")
+    return run.has_attribution and is_of_answer
+
+
+def about_picture(recipe: Recipe, answer: GraphAnswer | Circuit, ticket: dict[str, Any], run: Run) -> dict[str, Any]:
+    """The picture and all that is said about it; ``run`` tells the panels that they can ask."""
+    data, drawn, name = page_data(answer.graph), drawing(answer.graph), picture_name(ticket)
+    said = _of_circuit(answer) if isinstance(answer, Circuit) else _of_graph(recipe, answer)
+    return said | {
+        "picture": picture(data, name),
+        "meta": meta(data, drawn, name),
+        "legend": legend_components(legend_of(drawn, data)),
+        "run": {
+            "key": ticket["run"],
+            "picture": name,
+            "goes_on": goes_on(run),
+            "parts": has_parts(recipe, run),
+            "search": ticket["search"],
+        },
+    }
+
+
+def _of_graph(recipe: Recipe, answer: GraphAnswer) -> dict[str, Any]:
+    start = graph_question(recipe).start
+    return {
+        "start": start_chip(start, answer.graph),
+        "caption": caption(answer),
+        "mass": mass_hint(drawing(answer.graph)),
+    }
+
+
+def _of_circuit(answer: Circuit) -> dict[str, Any]:
+    return {
+        "start": circuit.chip(answer),
+        "caption": circuit.caption(answer),
+        "mass": circuit.mass_hint(answer.graph),
+    }

@@ -1,0 +1,64 @@
+"""Tests by intervention, beside the details of what is tested."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dash import Dash, Input, Output, State
+from dash.development.base_component import Component
+
+from flowgraph.errors import FlowgraphError
+
+from ...panels.circuit import circuit_effect
+from ...panels.effects import effect
+from ...present.errors import panel_error
+from ...present.progress import progress_text
+from ...recipe import from_query
+from ...server.errors import Cancelled
+from ...server.questions import CircuitTestQuestion, FaithfulQuestion
+from ..ids import Id
+from .asking import ask
+from .offers import test_of
+
+if TYPE_CHECKING:
+    from ...server.service import Service
+
+_RUNNING = [
+    (Output(Id.EFFECT, "className"), "effects loading", "effects"),
+    (Output(Id.TEST_PROGRESS, "className"), "growing", "idle"),
+    (Output(Id.TEST_POLL, "disabled"), False, True),
+]
+
+
+def register(app: Dash, service: Service) -> None:
+    """Connect the callbacks."""
+
+    @app.callback(Output(Id.EFFECT, "children"), Input(Id.TEST, "data"), running=_RUNNING, prevent_initial_call=True)
+    def test(ticket: dict[str, Any] | None) -> Component | None:
+        return None if ticket is None else tested(service, ticket)
+
+    @app.callback(Output(Id.TEST_PROGRESS, "children"), Input(Id.TEST_POLL, "n_intervals"), State(Id.TEST, "data"))
+    def watch(_polls: int, ticket: dict[str, Any] | None) -> Any:
+        return progress_text(service.progress(ticket["id"]) if ticket and ticket["id"] else None)
+
+    @app.callback(Input(Id.TEST_CANCEL, "n_clicks"), State(Id.TEST, "data"), prevent_initial_call=True)
+    def cancel(_clicks: int, ticket: dict[str, Any] | None) -> None:
+        if ticket and ticket["id"]:
+            service.cancel(ticket["id"])
+
+
+def tested(service: Service, ticket: dict[str, Any]) -> Component | None:
+    """What a test gave, or why it gave nothing; nothing where it was taken back."""
+    if ticket["previous"]:
+        service.cancel(ticket["previous"])
+    if ticket["what"] is None:
+        return None
+    try:
+        question = test_of(service, from_query(ticket["search"]), ticket["what"])
+        if isinstance(question, CircuitTestQuestion):
+            return circuit_effect(ask(service, question, ticket["id"]))
+        return effect(ask(service, question, ticket["id"]), whole=isinstance(question, FaithfulQuestion))
+    except Cancelled:
+        return None
+    except FlowgraphError as error:
+        return panel_error(error)

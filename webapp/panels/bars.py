@@ -1,0 +1,172 @@
+"""Logit bars: a logit (minus the foil's) as a sum, by layer, head, neuron or source token; each grouping adds up to all of it.
+
+``panel(bars, run, *, selected=None) -> Component``: ``selected`` is a node key. The four groupings are all in the component; the
+switch between them is in the browser.
+``rows(bars) -> (header, rows)``: every component and the total.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from dash.development.base_component import Component
+
+from flowgraph import Node
+from flowgraph.render import visible
+
+from ..present.drawn import Element, drawn, element, link, token
+from ..present.figures import plural, short, signed
+from ..present.tables import Cell, Column, table
+from ..server.answers import Bar, Bars, Run
+
+_SHOWN = 16
+_BIASES = frozenset({"attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
+_EMBEDDINGS = ("embed", "position_embed")
+
+
+class Part(NamedTuple):
+    """One bar: its name, its value in logits, and its node where it is one."""
+
+    name: Element | str
+    value: float
+    node: Node | None = None
+
+
+def panel(bars: Bars, run: Run, *, selected: str | None = None) -> Component:
+    """The four groupings of the sum.
+
+    Parameters
+    ----------
+    bars
+        The sum.
+    run
+        The pass it belongs to.
+    selected
+        Key of the node that is marked.
+    """
+    found = groupings(bars, run)
+    switch = [
+        element("button", f"by {name}", type="button", data_switch=name, aria_pressed=str(not n).lower())
+        for n, name in enumerate(found)
+    ]
+    groups = [_group(bars, name, parts, hidden=bool(n)) for n, (name, parts) in enumerate(found.items())]
+    tree = element(
+        "div",
+        element(
+            "div",
+            element("div", *switch, role="group", aria_label="Parts of the sum", cls="switch-row"),
+            _equation(bars),
+            cls="panel-head",
+        ),
+        *groups,
+        cls="bars",
+    )
+    return drawn(tree, name="bars", label="Logit bars: the logit as a sum of what wrote it", selected=selected)
+
+
+def groupings(bars: Bars, run: Run) -> dict[str, list[Part]]:
+    """Name → parts, the strongest first, then what is left of their kind, then the other kinds whole."""
+    at, first = run.position, run.layers[0]
+    layers = range(len(bars.mlps))
+    attention = [
+        Part(f"L{first + n} attention", float(bars.heads[n].sum()), Node("attn", first + n, position=at))
+        for n in layers
+    ]
+    mlp = [Part(f"L{first + n} MLP", float(bars.mlps[n]), Node("mlp", first + n, position=at)) for n in layers]
+    heads = [_part(bar) for bar in bars.rows if bar.kind == "head"]
+    neurons = [_part(bar) for bar in bars.neurons]
+    sources = [
+        Part(element("span", token(run.tokens[t]), element("span", f" {t}", cls="note")), float(value), Node("embed", position=t))
+        for t, value in enumerate(bars.sources)
+    ]  # fmt: skip
+    every_head = Part(f"all {plural(bars.heads.size, 'head')}", float(bars.heads.sum()))
+    every_mlp = Part(f"all {plural(len(bars.mlps), 'MLP')}", float(bars.mlps.sum()))
+    fixed = _fixed(bars)
+    return {
+        "layer": [*_strongest(attention + mlp, "attentions and MLPs"), *fixed],
+        "head": [*_strongest(heads, "heads"), every_mlp, *fixed],
+        "neuron": [*_strongest(neurons, "neurons", bars.neurons_rest), every_head, *fixed],
+        "source token": [*_strongest(sources, "source tokens"), every_mlp, *fixed],
+    }
+
+
+def rows(bars: Bars) -> tuple[tuple[str, ...], list[tuple[str | int | float, ...]]]:
+    """Every component, their sum, and the model's own logit."""
+    header = ("component", "kind", "layer", "head", "position", f"value_{bars.unit}")
+    found: list[tuple[str | int | float, ...]] = [
+        (bar.label, bar.kind, *("" if n is None else n for n in (bar.layer, bar.head, bar.position)), bar.value)
+        for bar in bars.rows
+    ]
+    ends = (("sum of components", bars.total), ("logit of the model", bars.logit))
+    return header, [*found, *((name, "", "", "", "", value) for name, value in ends)]
+
+
+def _part(bar: Bar) -> Part:
+    return Part(bar.label, bar.value, Node(bar.kind, bar.layer, bar.head, bar.position, bar.index))  # type: ignore[arg-type]
+
+
+def _strongest(parts: list[Part], noun: str, beyond: float | None = None) -> list[Part]:
+    """The strongest parts, and the others as one; ``beyond`` is the sum of those that are not among the parts."""
+    ranked = sorted(parts, key=lambda part: -abs(part.value))
+    left = ranked[_SHOWN:]
+    if not left and beyond is None:
+        return ranked
+    name = f"rest: {len(left):,} {noun}" if beyond is None else f"rest: all other {noun}"
+    return [*ranked[:_SHOWN], Part(name, sum(part.value for part in left) + (beyond or 0.0))]
+
+
+def _fixed(bars: Bars) -> list[Part]:
+    """Embeddings one by one, biases together."""
+    found = [_part(bar) for bar in bars.rows if bar.kind in _EMBEDDINGS]
+    biases = [bar.value for bar in bars.rows if bar.kind in _BIASES]
+    return [*found, Part(f"{len(biases):,} bias vectors", sum(biases))] if biases else found
+
+
+def _group(bars: Bars, name: str, parts: Sequence[Part], *, hidden: bool) -> Element:
+    low = min(0.0, *(part.value for part in parts))
+    high = max(0.0, *(part.value for part in parts))
+    span = (high - low) or 1.0
+    lines = [
+        [Cell(_name(part)), Cell(_bar(part.value, low, span)), Cell(signed(part.value), part.value)] for part in parts
+    ]
+    columns = (Column(name), Column("bar", kind="plot"), Column("adds", "logits", "number"))
+    caption = f"{_aim(bars)} by {name}, the strongest first; bars end at {signed(low)} and {signed(high)} logits"
+    made = table(caption, columns, lines, nodes=[part.node for part in parts])
+    return element("div", made, data_group=name, hidden=hidden, cls="group")
+
+
+def _name(part: Part) -> Element:
+    if part.node is not None:
+        return link(part.node, part.name)
+    return element("span", part.name, cls="note")
+
+
+def _bar(value: float, low: float, span: float) -> Element:
+    zero = -low / span
+    start = zero + min(0.0, value) / span
+    side = "up" if value >= 0 else "down"
+    bar = element("i", cls=f"measure {side}", v_from=f"{start:.4f}", v_size=f"{abs(value) / span:.4f}")
+    return element("span", bar, cls="track", v_zero=f"{zero:.4f}")
+
+
+def _aim(bars: Bars) -> str:
+    target = f"logit of {visible(bars.target_token)}"
+    return target if bars.foil_token is None else f"{target} minus that of {visible(bars.foil_token)}"
+
+
+def _equation(bars: Bars) -> Element:
+    """The sum in words, and how far it is from the model's own logit."""
+    off = f"{short(bars.error)} of the logit is lost to rounding" if bars.error else "nothing is lost to rounding"
+    away = float(np.abs(bars.total - bars.logit))
+    return element(
+        "p",
+        "all parts together ",
+        element("b", signed(bars.total)),
+        f" = {_aim(bars)} ",
+        element("b", signed(bars.logit)),
+        f" logits; {off}.",
+        cls="about",
+        title=f"|sum − logit| = {away:.3g}; relative to max(1, |logit|): {bars.error:.3g}",
+    )

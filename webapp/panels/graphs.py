@@ -1,0 +1,149 @@
+"""Flow graphs for the page: which edges of a method are drawn, and in words which those are."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+
+import flowgraph
+from flowgraph import EdgeWeights, FlowGraph, Node
+from flowgraph.errors import ArgumentError, GraphTooLargeError
+from flowgraph.render import COLOURED_KINDS
+
+from ..server.answers import MOST_EDGES, GraphAnswer
+from ..server.questions import GraphQuestion, SketchQuestion
+from ..server.traces import Check, Traces
+from .mixed import mixed_graph, refuse_mixture
+
+Asked = GraphQuestion | SketchQuestion
+ROUTES_THRESHOLD = 0.01
+"""Smallest share that routes follow unless another is asked for; doubled until a picture holds them."""
+LARGEST_THRESHOLD = 0.04
+MOST_ROUTES = 1_000
+"""Edges of a picture that is there at once; its slider opens on the strongest 300 of them."""
+_MOST_LISTED = 2_000_000
+_TOGETHER = ("ff",)
+"""Methods that take heads together."""
+_INTO_LOGIT = ("logits",)
+"""Methods whose edges end in the logit, so that nothing flows from state to state."""
+
+
+def graph(traces: Traces, question: Asked, check: Check) -> GraphAnswer:
+    """The flow graph of a run."""
+    _refuse_combination(question)
+    weights = traces.weights(question.run, question.method, check)
+    if question.layers is not None:
+        weights = weights.window(*question.layers)
+    check("drawing the graph", None)
+    drawn, note = (_mixed if question.heads_in else _SHOW[question.show])(weights, question)
+    drawn, note = _strongest(drawn, note, question.start)
+    wanted = [n for n in drawn.nodes if isinstance(question, GraphQuestion) or n.kind in COLOURED_KINDS]
+    readings = dict(zip(wanted, traces.readings(question.run, wanted, check), strict=True))
+    return GraphAnswer(drawn.with_readings(tuple(readings.get(node) for node in drawn.nodes)), note)
+
+
+def _refuse_combination(question: Asked) -> None:
+    """Say what to choose where a method does not have what is asked for."""
+    method, show = question.method, question.show
+    if show in ("rollout", "flow"):
+        if method in _INTO_LOGIT:
+            raise ArgumentError(
+                f"{show} follows edges from state to state, and those of {method!r} all end in the logit; choose the method "
+                "attention, norms or proximity, or show routes or all edges"
+            )
+        if question.level == "head" or question.heads_in:
+            raise ArgumentError(f"{show} is between tokens, heads together; choose level token, or show routes")
+    if question.heads_in:
+        refuse_mixture(method, question.heads_in)
+    if question.level == "head" and method in _TOGETHER:
+        raise ArgumentError(f"{method!r} takes heads together; choose level token, or the method norms or proximity")
+
+
+def _all(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
+    """Every edge, or above a size that still fits into memory the strongest."""
+    threshold, note = question.threshold, "all edges"
+    if threshold:
+        note = f"all edges of share ≥ {_number(threshold)}"
+    try:
+        return flowgraph.build_graph(
+            weights,
+            level=question.level,
+            threshold=threshold,
+            start=question.start,
+            max_edges=_MOST_LISTED,
+            readings=False,
+        ), note
+    except GraphTooLargeError:
+        drawn = flowgraph.build_graph(
+            weights,
+            level=question.level,
+            threshold=threshold,
+            start=question.start,
+            top_k=_MOST_LISTED,
+            max_edges=_MOST_LISTED,
+            readings=False,
+        )
+        return drawn, f"the {_MOST_LISTED:,} edges of the largest share"
+
+
+def _routes(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
+    drawn, threshold = _followed(weights, question)
+    return drawn, f"routes over edges of share ≥ {_number(threshold)}"
+
+
+def _followed(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, float]:
+    """Routes over the edges that reach a threshold, and which one: the one that was asked for, or the least that a picture holds."""
+    threshold = question.threshold or ROUTES_THRESHOLD
+    drawn = _routes_from(threshold, weights, question)
+    while not question.threshold and len(drawn) > MOST_ROUTES and threshold < LARGEST_THRESHOLD:
+        threshold *= 2
+        drawn = _routes_from(threshold, weights, question)
+    return drawn, threshold
+
+
+def _routes_from(threshold: float, weights: EdgeWeights, question: Asked) -> FlowGraph:
+    return flowgraph.routes(weights, question.start, threshold=threshold, level=question.level, max_edges=_MOST_LISTED)
+
+
+def _mixed(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
+    """Some layers as their heads; routes are what is strong enough, of which only what leads to the start is kept."""
+    whole = mixed_graph(weights, question.heads_in, max_edges=_MOST_LISTED).measured_into(question.start)
+    heads = f"heads of L{', L'.join(map(str, question.heads_in))} one by one"
+    # Opening a layer changes nothing about the others: routes keep the threshold that they have while it is closed.
+    threshold = _followed(weights, question)[1] if question.show == "routes" else question.threshold
+    if not threshold:
+        return whole, f"all edges, {heads}"
+    kept = whole.keep(~whole.structural & (np.abs(whole.share) >= threshold), threshold=threshold)
+    said = "routes over" if question.show == "routes" else "all"
+    return kept, f"{said} edges of share ≥ {_number(threshold)}, {heads}"
+
+
+def _rollout(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
+    return flowgraph.rollout_graph(weights, question.start), "rollout"
+
+
+def _flow(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
+    return flowgraph.flow_graph(weights, question.start), "maximum flow"
+
+
+_SHOW: Mapping[str, Callable[[EdgeWeights, Asked], tuple[FlowGraph, str]]] = {
+    "all": _all, "routes": _routes, "rollout": _rollout, "flow": _flow,
+}  # fmt: skip
+
+
+def _strongest(drawn: FlowGraph, note: str, start: Node | None) -> tuple[FlowGraph, str]:
+    """The strongest connected edges, as many as a page can draw."""
+    if not len(drawn):
+        return drawn, f"{note}: none"
+    count = len(drawn)
+    kept = flowgraph.keep_strongest(drawn, mass=None, max_edges=MOST_EDGES, start=start)
+    if len(kept) == count:
+        return kept, note
+    if len(kept) < MOST_EDGES:
+        return kept, f"{note}; {len(kept):,} of {count:,} lead to {'the logit' if start is None else start}"
+    return kept, f"{note}; the strongest {len(kept):,} of {count:,} that hang together"
+
+
+def _number(share: float) -> str:
+    return f"{share:g}".replace("0.", ".", 1) if share < 1 else f"{share:g}"

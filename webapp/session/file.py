@@ -1,0 +1,357 @@
+"""Session files: a recipe, the answers that were recorded for it, and what a reader noted, in one file that runs nothing.
+
+A session is a zip of JSON, of graphs in flowgraph's own format and of numpy arrays. It is opened as if an enemy had made it:
+sizes are bounded before anything is unpacked (:mod:`flowgraph_webapp.session.archive`), and every value is checked against the type of
+its field (:mod:`flowgraph_webapp.session.codec`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from typing import Any, get_type_hints
+
+from flowgraph import NodeReading, Reading
+from flowgraph.errors import ArgumentError, FileFormatError
+
+from ..node_key import parse_node_key
+from ..recipe import MOST_PINS, Recipe
+from ..server.answers import (
+    Ablation,
+    Answer,
+    Attention,
+    Bars,
+    Circuit,
+    CircuitTest,
+    Counterpart,
+    Generation,
+    GraphAnswer,
+    Heads,
+    NodeAnswer,
+    Run,
+    Semantic,
+    Token,
+)
+from ..server.fitting import refuse_unfit
+from ..server.questions import (
+    AblateQuestion,
+    AttentionQuestion,
+    BarsQuestion,
+    CircuitQuestion,
+    CircuitTestQuestion,
+    CorruptQuestion,
+    FaithfulQuestion,
+    GenerateQuestion,
+    GraphQuestion,
+    HeadsQuestion,
+    LensQuestion,
+    NodeQuestion,
+    Question,
+    RunQuestion,
+    SemanticQuestion,
+    TokenQuestion,
+    run_of,
+)
+from .archive import Archive, packed
+from .codec import Reader, Writer, completed, refuse, strict_json
+
+FORMAT = "flowgraph-session"
+VERSION = 1
+LONGEST_NOTE = 5_000
+MOST_NOTES = 500
+MOST_ANSWERS = 20_000
+MOST_RUNS = 100
+_ANSWER_OF: Mapping[type, Any] = {
+    RunQuestion: Run, GraphQuestion: GraphAnswer, LensQuestion: Reading, HeadsQuestion: Heads, AttentionQuestion: Attention,
+    BarsQuestion: Bars, NodeQuestion: NodeAnswer, SemanticQuestion: Semantic, GenerateQuestion: Generation,
+    AblateQuestion: Ablation, FaithfulQuestion: Ablation, CircuitQuestion: Circuit,
+    CircuitTestQuestion: CircuitTest, CorruptQuestion: Counterpart, TokenQuestion: Token,
+}  # fmt: skip
+"""Kind of question → kind of answer; no others are recorded."""
+_KINDS = {kind.__name__: kind for kind in _ANSWER_OF}
+
+
+@dataclass(frozen=True)
+class Note:
+    """What somebody wrote about a node, or about the whole (``node`` is then None)."""
+
+    node: str | None
+    text: str
+
+    def __post_init__(self) -> None:
+        if self.node is not None:
+            parse_node_key(self.node)
+        if len(self.text) > LONGEST_NOTE:
+            raise ArgumentError(f"a note has {len(self.text):,} characters; at most {LONGEST_NOTE:,} are kept")
+
+
+@dataclass(frozen=True)
+class Annotations:
+    """Pinned nodes as keys, and notes."""
+
+    pins: tuple[str, ...] = ()
+    notes: tuple[Note, ...] = ()
+
+    def __post_init__(self) -> None:
+        for key in self.pins:
+            parse_node_key(key)
+        if len(self.pins) > MOST_PINS or len(self.notes) > MOST_NOTES:
+            raise ArgumentError(f"at most {MOST_PINS} pins and {MOST_NOTES} notes are kept")
+
+
+@dataclass(frozen=True, eq=False)
+class Session:
+    """What a session file holds.
+
+    Attributes
+    ----------
+    title
+        What to call it.
+    recipe
+        What was looked at.
+    annotations
+        What was pinned and noted.
+    answers
+        Question → answer. Of a bundled example each is unpacked when it is asked for.
+    id
+        Under which the service has opened it; empty before.
+    """
+
+    title: str
+    recipe: Recipe
+    annotations: Annotations
+    answers: Mapping[Question, Answer] = field(repr=False)
+    id: str = ""
+
+    @property
+    def is_graph_file(self) -> bool:
+        """Whether it is a graph out of a file, with no pass of a model behind it."""
+        runs = [self.answers[question] for question in self.answers if isinstance(question, RunQuestion)]
+        return bool(runs) and not any(isinstance(run, Run) and run.token_ids for run in runs)
+
+
+def write_session(
+    recipe: Recipe,
+    answers: Mapping[Question, Answer],
+    annotations: Annotations | None = None,
+    title: str = "",
+) -> bytes:
+    """The bytes of a session file.
+
+    Parameters
+    ----------
+    recipe
+        What was looked at.
+    answers
+        What was recorded: question → answer. Whatever is recorded about a run, the run itself must be among them.
+    annotations
+        Pins and notes.
+    title
+        What to call it.
+
+    Raises
+    ------
+    ArgumentError
+        If an answer holds numbers that are not finite, or its run is missing.
+    FileFormatError
+        If the file would be too large to be opened again.
+    """
+    writer = Writer()
+    runs: dict[RunQuestion, int] = {}
+    groups: dict[tuple[int, type], list[Any]] = {}
+    listed: list[dict[str, Any]] = []
+    for question, answer in answers.items():
+        run = _run(question)
+        kind: Any = type(question)
+        number = runs.setdefault(run, len(runs))
+        if run not in answers or run.session is not None:
+            raise ArgumentError("answers are recorded about a run that is not recorded itself; record the run too")
+        group = groups.setdefault((number, kind), [])
+        member = f"answers/{list(groups).index((number, kind))}.json"
+        about = {name: writer.plain(getattr(question, name)) for name in _about(kind)}
+        listed.append({"kind": kind.__name__, "run": number, "about": about, "member": member, "entry": len(group)})
+        group.append(writer.plain(answer))
+    manifest = {
+        "format": FORMAT, "version": VERSION, "title": title,
+        "recipe": writer.plain(replace(recipe, session=None, example=None)),
+        "annotations": writer.plain(annotations or Annotations()),
+        "runs": [writer.plain(run) for run in runs],
+        "answers": listed,
+    }  # fmt: skip
+    members = {"session.json": _dump(manifest)}
+    members |= {f"answers/{n}.json": _dump(group) for n, group in enumerate(groups.values())}
+    members["readings.json"] = _dump([writer.plain(reading) for reading in writer.readings])
+    return packed(members | writer.members)
+
+
+def read_session(data: bytes) -> Session:
+    """Open a session file that may come from anywhere; everything in it is read and checked.
+
+    Raises
+    ------
+    FileFormatError
+        If it is too large, damaged, of another version, or anything in it is not what it should be.
+    """
+    session = open_recorded(data)
+    answers = dict(session.answers)
+    for question, answer in answers.items():
+        run = answers[_run(question)]
+        assert isinstance(run, Run)
+        refuse_unfit(run, question, answer)
+    return replace(session, answers=answers)
+
+
+def open_recorded(data: bytes) -> Session:
+    """Open a session file, its answers to be unpacked when they are asked for."""
+    archive = Archive(data)
+    manifest = strict_json(archive.member("session.json"), "session.json")
+    reader = Reader(archive.member)
+    if not isinstance(manifest, dict):
+        refuse("session.json", manifest, "an object")
+    if manifest.get("format") != FORMAT:
+        refuse("session.json: format", manifest.get("format"), repr(FORMAT))
+    if manifest.get("version") != VERSION:
+        refuse("session.json: version", manifest.get("version"), f"{VERSION}, the only one this release reads")
+    about = reader.record(_Manifest, manifest, "session.json")
+    return Session(about.title[:200], about.recipe, about.annotations, _Answers(archive, about))
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """Where the answer of a question is; ``about`` are the fields of its kind."""
+
+    kind: str
+    run: int
+    about: Any
+    member: str
+    entry: int
+
+
+@dataclass(frozen=True)
+class _Manifest:
+    """What the first member of a session says."""
+
+    format: str
+    version: int
+    title: str
+    recipe: Recipe
+    annotations: Annotations
+    runs: tuple[RunQuestion, ...]
+    answers: tuple[_Entry, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.answers) > MOST_ANSWERS or len(self.runs) > MOST_RUNS:
+            raise ArgumentError(f"at most {MOST_ANSWERS:,} answers about {MOST_RUNS} runs are read")
+        if any(run.session is not None for run in self.runs):
+            raise ArgumentError("a run names a session; a session file holds runs of no other")
+
+
+class _Answers(Mapping[Question, Answer]):
+    """The answers of a session, each unpacked when it is asked for."""
+
+    def __init__(self, archive: Archive, about: _Manifest) -> None:
+        self._archive = archive
+        self._reader = Reader(archive.member, _Readings(archive))
+        self._entries: dict[Question, tuple[Any, str, int]] = {}
+        self._parsed: dict[str, list[Any]] = {}
+        for n, entry in enumerate(about.answers):
+            question = _question(about.runs, entry, f"session.json.answers[{n}]")
+            if question in self._entries:
+                raise FileFormatError(f"session.json.answers[{n}] is recorded twice")
+            self._entries[question] = _ANSWER_OF[type(question)], entry.member, entry.entry
+        for question in self._entries:
+            if _run(question) not in self._entries:
+                raise FileFormatError("session.json records answers about a run that it does not hold")
+
+    def __getitem__(self, question: Question) -> Answer:
+        kind, member, n = self._entries[question]
+        rows = self._rows(member)
+        if not 0 <= n < len(rows):
+            refuse(f"{member}[{n}]", None, f"one of {len(rows)} answers")
+        answer: Answer = self._reader.record(kind, rows[n], f"{member}[{n}]")
+        return answer
+
+    def __iter__(self) -> Iterator[Question]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def _rows(self, member: str) -> list[Any]:
+        """The answers of one kind as they stand; parsed once, since nodes are asked for one by one."""
+        if member not in self._parsed:
+            self._parsed[member] = _list(self._archive, member)
+        return self._parsed[member]
+
+
+class _Readings(Sequence[NodeReading]):
+    """Readings that graphs of a session share, each unpacked when it is asked for."""
+
+    def __init__(self, archive: Archive) -> None:
+        self._reader = Reader(archive.member)
+        self._rows = _list(archive, "readings.json") if "readings.json" in archive.names else []
+        self._made: dict[int, NodeReading] = {}
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, n: Any) -> Any:
+        if n not in self._made:
+            self._made[n] = self._reader.record(NodeReading, self._rows[n], f"readings.json[{n}]")
+        return self._made[n]
+
+
+def _list(archive: Archive, member: str) -> list[Any]:
+    rows = strict_json(archive.member(member), member)
+    if not isinstance(rows, list):
+        refuse(member, rows, "a list")
+    return rows
+
+
+def _question(runs: tuple[RunQuestion, ...], entry: _Entry, place: str) -> Question:
+    if entry.kind not in _KINDS:
+        refuse(f"{place}.kind", entry.kind, f"one of {', '.join(_KINDS)}")
+    if not 0 <= entry.run < len(runs):
+        refuse(f"{place}.run", entry.run, f"0…{len(runs) - 1}")
+    kind, run = _KINDS[entry.kind], runs[entry.run]
+    declared = _about(kind)
+    about = completed(entry.about, declared) if isinstance(entry.about, dict) else {}
+    if not isinstance(entry.about, dict) or set(about) != set(declared):
+        refuse(f"{place}.about", entry.about, f"the fields {', '.join(declared) or '(none)'}")
+    if kind is RunQuestion:
+        return run
+    reader = Reader(_no_member)
+    values = {name: reader.value(hint, about[name], f"{place}.{name}") for name, hint in declared.items()}
+    try:
+        question: Question = kind(run=run, **values)
+    except ArgumentError as error:
+        raise FileFormatError(f"{place}: {error}") from error
+    return question
+
+
+@cache
+def _about(kind: Any) -> dict[str, Any]:
+    """Fields of a kind of question besides its run, and their types."""
+    if kind is RunQuestion:
+        return {}
+    hints = get_type_hints(kind)
+    return {item.name: hints[item.name] for item in dataclasses.fields(kind) if item.name != "run"}
+
+
+def _run(question: Question) -> RunQuestion:
+    run = run_of(question)
+    if run is None:
+        raise ArgumentError(f"a {type(question).__name__} is about no run and is not recorded")
+    return run
+
+
+def _no_member(name: str) -> bytes:
+    raise FileFormatError(f"a question refers to the member {name[:60]!r}")
+
+
+def _dump(data: Any) -> bytes:
+    # Plain ASCII, so that half a surrogate pair in a token is written and read back as it is.
+    return json.dumps(data, allow_nan=False, separators=(",", ":")).encode("ascii")
