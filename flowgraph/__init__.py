@@ -64,7 +64,7 @@ if TYPE_CHECKING:
     from .lenses.direct_attribution import DirectLogitAttribution, direct_logit_attribution
     from .lenses.head_scores import HeadScore, HeadScores, head_scores
     from .lenses.logit_lens import logit_lens, read, unembed
-    from .methods import EDGE_METHODS, EdgeWeights, build_graph, edge_weights
+    from .methods import EDGE_METHODS, EdgeMethod, EdgeWeights, build_graph, edge_weights, register_method
     from .methods.node_readings import node_readings
     from .methods.norm_map import mixing_ratio, norm_map
     from .models import FAMILIES, KNOWN_MODELS, Family, LoadedModel, load_model, register_family
@@ -140,7 +140,7 @@ _WHERE = {
     "values.mass": ("edge_mass", "mass"),
     "lenses.logit_lens": ("logit_lens", "read", "unembed"),
     "values.token_matrix": ("TokenMatrix",),
-    "methods": ("EDGE_METHODS", "EdgeWeights", "build_graph", "edge_weights"),
+    "methods": ("EDGE_METHODS", "EdgeMethod", "EdgeWeights", "build_graph", "edge_weights", "register_method"),
     "methods.node_readings": ("node_readings",),
     "methods.norm_map": ("mixing_ratio", "norm_map"),
     "models": ("FAMILIES", "KNOWN_MODELS", "Family", "LoadedModel", "load_model", "register_family"),
@@ -200,7 +200,7 @@ _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names
 __all__ = [
     "DEFAULT_METHOD", "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "AltiLogit", "ArchitectureError", "ArgumentError",
     "AttentionView", "CancelledError", "CircuitOverlap", "Completeness", "DeviceError", "DirectLogitAttribution",
-    "Edge", "EdgeEffects", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Faithfulness",
+    "Edge", "EdgeEffects", "EdgeMethod", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Faithfulness",
     "Family", "FetchError", "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients",
     "GraphInfo", "GraphTooLargeError", "HeadCircuit", "HeadEffects", "HeadRoles", "HeadScore", "HeadScores",
     "Inputs", "Keep", "LayerOverlap", "LoadedModel", "Metric", "Minimality", "ModelMismatchError", "ModelNeededError",
@@ -216,7 +216,7 @@ __all__ = [
     "log_probability", "logit_difference", "logit_lens", "mass", "matrix_figure", "merge_parallel", "minimality",
     "minimum_cut", "mixing_ratio", "model_view", "node_readings", "norm_filter", "norm_filter_figure", "norm_map",
     "overlap", "overlap_by_layer", "overlap_figure", "patch", "prune", "read", "register_family",
-    "regularization_figure", "regularization_neurons", "render_picture", "rollout_graph", "routes", "sankey",
+    "register_method", "regularization_figure", "regularization_neurons", "render_picture", "rollout_graph", "routes", "sankey",
     "scores_size", "semantic_graph", "strongest_paths", "sweep_size", "target_rank", "task", "trace", "trace_size", "trajectory",
     "trajectory_figure", "unembed", "visit_graph",
 ]  # fmt: skip

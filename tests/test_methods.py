@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
+import sys
 from collections import defaultdict
 
 import networkx
@@ -14,7 +16,7 @@ from hypothesis import strategies as st
 import flowgraph
 from flowgraph import Node, build_graph, edge_weights
 from flowgraph.errors import ArgumentError, GraphTooLargeError, NotRecordedError
-from flowgraph.methods import EDGE_METHODS
+from flowgraph.methods import EDGE_METHODS, register_method
 from flowgraph.methods.build import check_filters
 from flowgraph.methods.logits import total
 from flowgraph.values.flow_graph import EDGE_KINDS
@@ -354,3 +356,47 @@ def _edge_set(graph) -> set[tuple]:
         (graph.nodes[graph.source[e]], graph.nodes[graph.target[e]], int(graph.kind[e]), int(graph.head[e]), float(graph.weight[e]))
         for e in range(len(graph))
     }  # fmt: skip
+
+
+def test_a_registered_method(traces):
+    trace = traces("llama")
+
+    def doubled(trace, *, times: float = 2.0):
+        weights = edge_weights(trace, method="attention")
+        return dataclasses.replace(
+            weights,
+            info=dataclasses.replace(weights.info, method="doubled"),
+            attention_summed=weights.attention_summed * times,
+        )
+
+    try:
+        register_method("doubled", doubled, unit="share", meaning="Attention, twice.")
+        row = EDGE_METHODS["doubled"]
+        assert (row.unit, row.meaning, row.function) == ("share", "Attention, twice.", doubled)
+        single, double = (build_graph(trace, method=name, readings=False) for name in ("attention", "doubled"))
+        attended = single.kind == EDGE_KINDS.index("attention")
+        np.testing.assert_allclose(double.weight[attended], 2 * single.weight[attended])
+        assert build_graph(trace, method="doubled", times=1.0, readings=False).weight.sum() == pytest.approx(
+            single.weight.sum()
+        )
+        with pytest.raises(ArgumentError, match=r"many= is not an option of method='doubled', which has times"):
+            build_graph(trace, method="doubled", many=1)
+        with pytest.raises(ArgumentError, match="name='doubled' is taken"):
+            register_method("doubled", doubled, unit="share", meaning="")
+    finally:
+        EDGE_METHODS.pop("doubled", None)
+    with pytest.raises(ArgumentError, match="name='Two words' is no name of a method"):
+        register_method("Two words", doubled, unit="share", meaning="")
+
+
+def test_the_table_says_the_unit_that_the_weights_say(traces):
+    for name, method in EDGE_METHODS.items():
+        weights = edge_weights(traces("llama"), method=name)
+        assert (weights.info.method, weights.info.unit) == (name, method.unit) == (method.name, method.unit)
+        assert method.meaning.endswith(".")
+
+
+def test_naming_the_methods_is_light():
+    code = "import sys\nimport flowgraph\nprint(list(flowgraph.EDGE_METHODS), 'torch' in sys.modules, 'numpy' in sys.modules)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert said == "['attention', 'norms', 'proximity', 'logits', 'ff'] False False\n"

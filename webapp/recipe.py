@@ -7,12 +7,13 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, NoReturn, get_args
 from urllib.parse import parse_qsl, quote
 
-from flowgraph import DEFAULT_METHOD
+from flowgraph import DEFAULT_METHOD, EDGE_METHODS
 from flowgraph.errors import ArgumentError
 
 from .node_key import EDGE_MARK, check_edge_key, parse_node_key, parse_start
 
-Method = Literal["attention", "norms", "proximity", "logits", "ff"]
+Method = str
+"""One of :data:`flowgraph.EDGE_METHODS`."""
 Show = Literal["all", "routes", "rollout", "flow"]
 Level = Literal["token", "head"]
 Width = Literal["flow", "share"]
@@ -132,8 +133,10 @@ class Recipe:
         check_effort(self.prompts, self.budget)
         if type(self.chat) is not bool:
             _refuse("chat", self.chat, "true or false")
+        check_method(self.method)
         for name, choices in CHOICES.items():
-            check_choice(name, getattr(self, name), choices)
+            if name != "method":
+                check_choice(name, getattr(self, name), choices)
         for name in ("position", "target", "foil", "layer"):
             check_index(name, getattr(self, name))
         check_index("keep", self.keep, LARGEST_LEVEL)
@@ -168,10 +171,10 @@ class Recipe:
         return None if self.selected is None or EDGE_MARK in self.selected else self.selected
 
 
-CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[str, ...]] = {"method": tuple(EDGE_METHODS)} | {
     name: get_args(kind)
     for name, kind in (
-        ("method", Method), ("show", Show), ("level", Level), ("width", Width), ("orientation", Orientation),
+        ("show", Show), ("level", Level), ("width", Width), ("orientation", Orientation),
         ("tab", Tab), ("fill", Fill), ("circuit", Circuit), ("task", Task),
     )
 }  # fmt: skip
@@ -314,6 +317,11 @@ def check_choice(name: str, value: object, choices: tuple[str, ...]) -> None:
     """Refuse a value that is not one of those offered."""
     if not isinstance(value, str) or value not in choices:
         _refuse(name, value, f"one of {', '.join(choices)}")
+
+
+def check_method(name: object) -> None:
+    """Refuse what is not the name of an edge method; a method that was registered since is one."""
+    check_choice("method", name, tuple(EDGE_METHODS))
 
 
 def check_index(name: str, value: object, largest: int = _LARGEST) -> None:

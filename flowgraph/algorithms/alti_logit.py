@@ -15,7 +15,7 @@ from jaxtyping import Float
 from ..charts.table import Table, Tabular
 from ..errors import ArgumentError
 from ..lenses.direct_attribution import direct_logit_attribution
-from ..methods import edge_weights
+from ..methods.weigh import edge_weights
 from ..values.trace import Trace
 from .rollout import attention_rollout
 

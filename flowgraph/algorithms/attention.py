@@ -119,7 +119,7 @@ def present_tokens(mask: Any, count: int) -> Bool[np.ndarray, "position"]:
 def _of_trace(trace: Any, method: str) -> tuple[Blocks, bool]:
     if method == "attention":
         return list(_array(trace.pattern, "trace.pattern").mean(1, dtype=np.float64)), False
-    from ..methods import edge_weights
+    from ..methods.weigh import edge_weights
 
     return _of_weights(edge_weights(trace, method=method)), True
 

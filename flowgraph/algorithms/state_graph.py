@@ -14,10 +14,11 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError, GraphTooLargeError
-from ..methods import EdgeWeights, edge_weights
 from ..methods.build import check_filters
 from ..methods.node_readings import READ_AT_MOST, node_readings
 from ..methods.origin import called, origin
+from ..methods.weigh import edge_weights
+from ..values.edge_weights import EdgeWeights
 from ..values.flow_graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
 from ..values.graph_info import GraphInfo
 from ..values.node import Node, label

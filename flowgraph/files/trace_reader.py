@@ -61,6 +61,8 @@ _WEIGHTS = {
     "rest": 2,
 }
 """Array of edge weights → number of its axes."""
+_ADDITIVE = ("attention", "proximity", "logits")
+"""Methods whose numbers for heads add up, in files that do not say so."""
 _NEEDED_WEIGHTS = ("attention", "attention_summed", "head")
 _TOP = tuple(f"{end}_{what}" for end in ("top", "bottom") for what in ("token_ids", "logits", "probabilities"))
 _OF_TARGET = ("logit", "probability", "log_probability", "rank")
@@ -308,11 +310,13 @@ class _Reader:
         numbers: dict[str, Any] = {
             what: entry.field(what).or_none(Checked.number) for what in ("unembed", "embedding", "position_embedding")
         }
+        additive = entry.optional("additive")
         return EdgeWeights(
             info=info,
             parallel=entry.field("parallel").flag(),
             query_positions=positions,
             ends_in_logit=entry.field("ends_in_logit").flag(),
+            additive=name in _ADDITIVE if additive is None else additive.flag(),
             biases={what: number.number() for what, number in entry.field("biases").entries()},
             undefined=tuple(self._state(state, plain) for state in entry.field("undefined").items()),
             **numbers,

@@ -29,6 +29,7 @@ def attention(trace: Trace) -> EdgeWeights:
         parallel=parallel,
         query_positions=tuple(range(t)),
         attention=pattern,
+        additive=True,
         attention_summed=pattern.mean(1, dtype=np.float64),
         head=np.full((n, h, t), 1.0 / h),
         residual=ones,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -17,11 +17,12 @@ from ..values.node import Node, label
 from ..values.nucleus import nucleus_mask
 from ..values.strongest import keep_strongest
 from ..values.trace import Trace
-from .edge_methods import edge_weights
+from .mixed_levels import layers_opened
 from .node_readings import READ_AT_MOST, node_readings
 from .origin import called
 from .schema import Codes, Columns, edge_parts, joined, no_edges, unlisted_share
 from .thresholds import ThresholdRule, by_rule
+from .weigh import edge_weights
 from .whole import WholeFlow, whole_flow
 
 MAX_EDGES = 200_000
@@ -35,6 +36,7 @@ def build_graph(
     *,
     method: str | None = None,
     level: Literal["token", "head"] = "token",
+    heads_in: Sequence[int] = (),
     threshold: float = 0.0,
     nucleus: float | None = None,
     top_k: int | None = None,
@@ -68,6 +70,9 @@ def build_graph(
         Edge method for a trace; default ``"proximity"``.
     level
         ``"token"``: heads taken together. ``"head"``: a node for every head.
+    heads_in
+        Layers whose heads are shown one by one at token level while those of the others are taken together; for methods whose
+        numbers for heads add up to those for the heads together (``EdgeWeights.additive``).
     threshold
         Keep edges with |share| at or above this. At token level an edge is what all heads bring together.
     nucleus
@@ -107,6 +112,9 @@ def build_graph(
     ('proximity', 'share')
     >>> len(graph) < graph.info.total_edges
     True
+    >>> graph = fg.build_graph(trace, heads_in=[23], threshold=0.05)
+    >>> {node.layer for node in graph.nodes if node.kind == "head"}
+    {23}
     """
     check_filters(level, threshold, nucleus, top_k, max_edges, mass)
     if mass is not None:
@@ -114,14 +122,16 @@ def build_graph(
     weights = _weights(trace_or_weights, method, options)
     if layers is not None:
         weights = weights.window(*layers)
+    heads_in = layers_opened(weights, level, heads_in)
     # Shares may be normalised again below; a mass is of what the method gives.
     given = weights
     if threshold_rule != "edge":
         weights = by_rule(weights, threshold, threshold_rule)
     collected = _Collected(threshold if threshold_rule == "edge" else 0.0, nucleus, top_k, mass, max_edges)
-    whole = whole_flow(given, level, start)
-    collected.read(edge_parts(weights, level), whole)
-    filters: dict[str, float | int | str] = {"threshold": threshold} if threshold else {}
+    whole = whole_flow(given, level, start, heads_in)
+    collected.read(edge_parts(weights, level, heads_in), whole)
+    filters: dict[str, float | int | str] = {"heads_in": ", ".join(map(str, heads_in))} if heads_in else {}
+    filters |= {"threshold": threshold} if threshold else {}
     filters |= {} if threshold_rule == "edge" else {"threshold_rule": threshold_rule}
     filters |= {name: value for name, value in (("nucleus", nucleus), ("top_k", top_k)) if value is not None}
     info = replace(
@@ -139,6 +149,7 @@ def build_graph(
                     dict(weights.info.options)
                     | {
                         "level": level,
+                        "heads_in": heads_in or None,
                         "threshold": threshold or None,
                         "nucleus": nucleus,
                         "top_k": top_k,

@@ -1,89 +1,106 @@
-"""The table of edge methods, and the weights that one of them gives."""
+"""The table of edge methods. What a method is computed with is imported when it first weighs: the table itself is light."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from inspect import signature
-from typing import Any, Literal
+from dataclasses import dataclass
+from inspect import Signature, signature
+from typing import Any
 
-from ..errors import ArgumentError, ModelNeededError
-from ..values.edge_weights import EdgeWeights
-from ..values.graph_info import DEFAULT_METHOD
-from ..values.trace import Trace
-from .attention import attention
-from .ff import ff
-from .logits import logits
-from .norms import norms
+from ..errors import ArgumentError
+from ..importing import late
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_FOLDER = __name__.rpartition(".")[0]
 
 
-def _proximity(trace: Trace, *, parts: Literal["head", "token"] = "head") -> EdgeWeights:
-    # The compiler is imported with the method that needs it: it takes longer than all the others together.
-    from .proximity import proximity
+@dataclass(frozen=True)
+class EdgeMethod:
+    """One edge method; called with a trace it gives the weights.
 
-    return proximity(trace, parts=parts)
+    Attributes
+    ----------
+    name
+        What it is called by.
+    unit
+        Unit of its weights.
+    meaning
+        What a weight says, in one sentence.
+    registered
+        The function of a method from outside; None: a function of the method's name stands in the module of its name, beside this
+        one.
+    """
+
+    name: str
+    unit: str
+    meaning: str
+    registered: Callable[..., Any] | None = None
+
+    @property
+    def function(self) -> Callable[..., Any]:
+        """The function of a trace that gives :class:`flowgraph.EdgeWeights`; its keyword arguments are the method's options."""
+        if self.registered is not None:
+            return self.registered
+        found: Callable[..., Any] = getattr(late(f"{_FOLDER}.{self.name}"), self.name)
+        return found
+
+    @property
+    def __signature__(self) -> Signature:
+        return signature(self.function)
+
+    def __call__(self, trace: Any, **options: Any) -> Any:
+        """Weights of a trace."""
+        return self.function(trace, **options)
 
 
-EDGE_METHODS: dict[str, Callable[..., EdgeWeights]] = {
-    "attention": attention,
-    "norms": norms,
-    "proximity": _proximity,
-    "logits": logits,
-    "ff": ff,
-}
+EDGE_METHODS: dict[str, Callable[..., Any]] = {
+    method.name: method
+    for method in (
+        EdgeMethod("attention", "share", "Attention probabilities, heads averaged; half of a state is attention, half its own residual."),
+        EdgeMethod("norms", "norm", "Length of the vectors that are added up: attention weight times transformed value."),
+        EdgeMethod("proximity", "share", "How much nearer a part brings the sum of the others to the whole: information flow routes."),
+        EdgeMethod("logits", "logits", "What each part wrote in the direction of the target, minus the foil."),
+        EdgeMethod("ff", "norm", "Length of what comes from a token through attention and the feed-forward block together."),
+    )
+}  # fmt: skip
 """Method → function of a trace; its keyword arguments are the method's options."""
 
 
-def edge_weights(trace: Trace, *, method: str = DEFAULT_METHOD, **options: Any) -> EdgeWeights:
-    """Dense weights of all edges of a trace.
+def register_method(name: str, function: Callable[..., Any], *, unit: str, meaning: str) -> None:
+    """Add an edge method of your own, for Python, the command line and the app of this process.
 
     Parameters
     ----------
-    trace
-        A trace that holds what the method needs.
-    method
-        ``"proximity"`` (default): how much nearer each part brings the sum of the others to the whole; information flow routes.
-        ``"attention"``: the pattern, heads averaged, half attention and half residual. ``"logits"``: what each part wrote in
-        the direction of the target, in logits. ``"norms"``: how long the vectors are that are added. ``"ff"``: how long each
-        part is after attention and the feed-forward block.
-    **options
-        Options of the method. ``"proximity"``: ``parts="head"`` (default) or ``parts="token"``, which is ALTI. ``"ff"``:
-        ``sources=16``, how many sources of each target go through the feed-forward block one by one; None for all.
+    name
+        What it is called by.
+    function
+        Function of a trace that gives :class:`flowgraph.EdgeWeights`; its keyword arguments are the method's options.
+    unit
+        Unit of its weights, as ``"share"``.
+    meaning
+        What a weight says, in one sentence.
 
     Raises
     ------
     ArgumentError
-        If the method is not known, or has no such option or value.
-    NotRecordedError
-        If the trace does not hold a site that the method needs.
-    ModelNeededError
-        If the trace has no model, the method needs one and was not recorded.
+        If the name is taken, is no name in small letters, or no function is given.
 
     Examples
     --------
-    >>> weights = fg.edge_weights(trace, method="proximity")
-    >>> weights
-    EdgeWeights('proximity', 30 layers × 9 heads × 8 queries × 8 keys, unit 'share')
-    >>> weights.attention_summed.shape  # layer, query position, key position
-    (30, 8, 8)
+    >>> def twice(trace):
+    ...     return fg.edge_weights(trace, method="attention")
+    >>> fg.register_method("twice", twice, unit="share", meaning="The attention method under another name.")
+    >>> len(fg.build_graph(trace, method="twice", threshold=0.1)) > 0
+    True
+    >>> del fg.EDGE_METHODS["twice"]
     """
-    if method not in EDGE_METHODS:
-        raise ArgumentError(f"method={method!r} is not known; expected one of {', '.join(EDGE_METHODS)}")
-    known = [name for name in signature(EDGE_METHODS[method]).parameters if name != "trace"]
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        has = f"has {', '.join(known)}" if known else "has no options"
-        raise ArgumentError(f"{unknown[0]}= is not an option of method={method!r}, which {has}")
-    # What is recorded was computed without options.
-    recorded = None if options else trace.recorded_weights.get(method)
-    if recorded is not None:
-        return recorded
-    try:
-        return EDGE_METHODS[method](trace, **options)
-    except ModelNeededError as error:
-        if not trace.recorded_weights:
-            raise
-        names = ", ".join(map(repr, trace.recorded_weights))
-        raise ModelNeededError(
-            f"this trace holds no model, and method={method!r} needs one; recorded with it were {names}. Say one of these, or "
-            f"trace.attach(load_model({trace.model_name!r}))"
-        ) from error
+    if not (isinstance(name, str) and _NAME.fullmatch(name)):
+        raise ArgumentError(f"name={name!r} is no name of a method; expected up to 64 small letters, digits, - or _")
+    if name in EDGE_METHODS:
+        raise ArgumentError(f"name={name!r} is taken; the methods are {', '.join(EDGE_METHODS)}")
+    if not callable(function):
+        raise ArgumentError(
+            f"function is a {type(function).__name__}; expected a function of a trace that gives EdgeWeights"
+        )
+    EDGE_METHODS[name] = EdgeMethod(name, unit, meaning, function)

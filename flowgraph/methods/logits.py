@@ -33,6 +33,7 @@ def logits(trace: Trace) -> EdgeWeights:
         head=parts.heads[:, :, None],
         mlp=parts.mlps[:, None],
         ends_in_logit=True,
+        additive=True,
         embedding=parts.embedding,
         position_embedding=parts.position_embedding if trace.position_embedding is not None else None,
         biases=dict(parts.biases),

@@ -73,6 +73,7 @@ def proximity(trace: Trace, *, parts: Literal["head", "token"] = "head") -> Edge
         parallel=parallel,
         query_positions=tuple(range(count)),
         attention=attention,
+        additive=parts == "head",
         attention_summed=summed,
         head=attention.sum(-1, dtype=np.float64),
         residual=np.stack([step.residual for step in steps]),

@@ -8,7 +8,7 @@ from dataclasses import replace
 from ..charts import rendering
 from ..lenses.logit_lens import read_site
 from ..values.trace import Trace
-from .edge_methods import edge_weights
+from .weigh import edge_weights
 
 
 @rendering.record.register(Trace)

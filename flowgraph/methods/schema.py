@@ -14,7 +14,7 @@ into the logit, or into the head.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -28,22 +28,29 @@ Columns = dict[str, Any]
 """Columns of edges by name, with node codes as source and target; see :data:`flowgraph.values.flow_graph.EDGE_COLUMNS`."""
 
 
-def edge_parts(weights: EdgeWeights, level: str) -> Iterator[Columns]:
+def edge_parts(weights: EdgeWeights, level: str, heads_in: Collection[int] = ()) -> Iterator[Columns]:
     """All edges of the weights at a level, in parts that each hold everything that enters their targets.
+
+    At token level the layers ``heads_in`` are laid out as their heads all the same; see :mod:`.mixed_levels`.
 
     Raises
     ------
     ArgumentError
         If the level is that of heads, and the method takes them together.
     """
-    if level == "head" and not weights.attention.shape[1]:
+    if level == "head" and weights.heads_together:
         raise ArgumentError(
             f"level='head', but the method ({weights.info.method_text}) takes heads together; use level='token'"
         )
     if weights.ends_in_logit:
-        yield _logit_part(weights, level)
+        yield _logit_part(weights, opened(weights, level, heads_in))
     else:
-        yield from _state_parts(weights, level)
+        yield from _state_parts(weights, opened(weights, level, heads_in))
+
+
+def opened(weights: EdgeWeights, level: str, heads_in: Collection[int]) -> Collection[int]:
+    """Layers that are laid out as their heads."""
+    return range(*weights.info.layers) if level == "head" else heads_in
 
 
 def no_edges() -> Columns:
@@ -107,12 +114,12 @@ def _edges(
     return {name: a.astype(types.get(name, np.int64)) for name, a in zip(values, arrays, strict=True)}
 
 
-def _state_parts(weights: EdgeWeights, level: str) -> Iterator[Columns]:
+def _state_parts(weights: EdgeWeights, heads_in: Collection[int]) -> Iterator[Columns]:
     """Edges of each layer, of methods whose edges run from state to state."""
     codes = Codes(weights)
     first, stop = weights.info.layers
     for row, layer in enumerate(range(first, stop)):
-        pieces = _attention_edges(weights, codes, row, layer, level)
+        pieces = _attention_edges(weights, codes, row, layer, layer in heads_in)
         pieces += _residual_and_mlp_edges(weights, codes, row, layer)
         columns = joined(pieces)
         if weights.rest is None:
@@ -150,11 +157,11 @@ def unlisted_share(weights: EdgeWeights) -> float:
     return float(np.divide(weights.rest, whole, out=np.zeros_like(whole), where=whole > 0).sum())
 
 
-def _attention_edges(weights: EdgeWeights, codes: Codes, row: int, layer: int, level: str) -> list[Columns]:
-    """Attention into the state (token level), or into heads and from there into the state."""
+def _attention_edges(weights: EdgeWeights, codes: Codes, row: int, layer: int, by_head: bool) -> list[Columns]:
+    """Attention into the state (heads together), or into heads and from there into the state."""
     at = np.asarray(weights.query_positions)
     into = _entry(weights)
-    if level == "token":
+    if not by_head:
         q, s = np.nonzero(weights.attention_summed[row])
         target = codes.of(into, layer, -1, at[q])
         weight = weights.attention_summed[row][q, s]
@@ -193,7 +200,7 @@ def _entry(weights: EdgeWeights) -> str:
     return "resid_post" if weights.parallel else "resid_mid"
 
 
-def _logit_part(weights: EdgeWeights, level: str) -> Columns:
+def _logit_part(weights: EdgeWeights, heads_in: Collection[int]) -> Columns:
     """All edges of methods whose edges end in the logit; they share one target."""
     codes = Codes(weights)
     at = weights.query_positions[0]
@@ -201,7 +208,7 @@ def _logit_part(weights: EdgeWeights, level: str) -> Columns:
     pieces = []
     for row, layer in enumerate(range(*weights.info.layers)):
         place: dict[str, Any] = {"layer": layer, "query": at}
-        if level == "token":
+        if layer not in heads_in:
             s = np.flatnonzero(weights.attention_summed[row, 0])
             w = weights.attention_summed[row, 0, s]
             pieces.append(_edges("attention", codes.state(layer, s), logit, w, key=s, **place))

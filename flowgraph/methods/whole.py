@@ -18,7 +18,7 @@ from ..errors import ArgumentError
 from ..values.edge_weights import EdgeWeights
 from ..values.flow_graph import EDGE_KINDS
 from ..values.node import NODE_KINDS, Node, label
-from .schema import Codes, Columns, edge_parts
+from .schema import Codes, Columns, edge_parts, opened
 
 _ATTENTION, _HEAD, _RESIDUAL, _MLP_IN, _MLP, _UNEMBED = (
     EDGE_KINDS.index(kind) for kind in ("attention", "head", "residual", "mlp_in", "mlp", "unembed")
@@ -26,22 +26,27 @@ _ATTENTION, _HEAD, _RESIDUAL, _MLP_IN, _MLP, _UNEMBED = (
 
 
 _KEPT = 8
-_KNOWN: WeakKeyDictionary[EdgeWeights, dict[tuple[str, Node], WholeFlow]] = WeakKeyDictionary()
+_KNOWN: WeakKeyDictionary[EdgeWeights, dict[tuple[frozenset[int], Node], WholeFlow]] = WeakKeyDictionary()
 
 
-def whole_flow(weights: EdgeWeights, level: str, start: Node | None = None) -> WholeFlow:
+def whole_flow(
+    weights: EdgeWeights, level: str, start: Node | None = None, heads_in: Collection[int] = ()
+) -> WholeFlow:
     """The whole flow into a start, see :func:`start_of`; for the last few starts it is kept as long as the weights are."""
-    start = start_of(weights, start, level)
+    start = start_of(weights, start, level, heads_in)
     known = _KNOWN.setdefault(weights, {})
-    found = known.pop((level, start), None)
-    known[level, start] = WholeFlow(weights, level, start) if found is None else found
+    key = frozenset(opened(weights, level, heads_in)), start
+    found = known.pop(key, None)
+    known[key] = WholeFlow(weights, key[0], start) if found is None else found
     if len(known) > _KEPT:
         del known[next(iter(known))]
-    return known[level, start]
+    return known[key]
 
 
-def start_of(weights: EdgeWeights, start: Node | None, level: str) -> Node:
+def start_of(weights: EdgeWeights, start: Node | None, level: str, heads_in: Collection[int] = ()) -> Node:
     """The start if the weights have such a node at this level; if none is given, the logit, or the last state of the position.
+
+    At token level, heads of the layers ``heads_in`` are nodes too.
 
     Raises
     ------
@@ -56,7 +61,7 @@ def start_of(weights: EdgeWeights, start: Node | None, level: str) -> Node:
         return logit
     if start is None:
         return Node("resid_post", layer=stop - 1, position=info.position)
-    places = _places(weights, level)
+    places = _places(weights, opened(weights, level, heads_in))
     fields = (start.layer, start.head, start.position, start.index)
     if all(one in allowed for one, allowed in zip(fields, places.get(start.kind, _NOWHERE), strict=True)):
         return start
@@ -71,7 +76,7 @@ _Places = tuple[Collection[int | None], Collection[int | None], Collection[int |
 _NOWHERE: _Places = ((), (), (), ())
 
 
-def _places(weights: EdgeWeights, level: str) -> dict[str, _Places]:
+def _places(weights: EdgeWeights, heads_in: Collection[int]) -> dict[str, _Places]:
     """Layers, heads, positions and indices of the nodes that routes may start at, besides the logit."""
     first, stop = weights.info.layers
     layers, everywhere, none = range(first, stop), range(len(weights.info.tokens)), (None,)
@@ -80,7 +85,7 @@ def _places(weights: EdgeWeights, level: str) -> dict[str, _Places]:
     )
     middle: dict[str, _Places] = {} if weights.parallel else {"resid_mid": (layers, none, everywhere, none)}
     heads = range(weights.attention.shape[1])
-    by_head: dict[str, _Places] = {"head": (layers, heads, weights.query_positions, none)} if level == "head" else {}
+    by_head: dict[str, _Places] = {"head": (heads_in, heads, weights.query_positions, none)} if heads_in else {}
     return {
         **lowest,
         **middle,
@@ -91,7 +96,7 @@ def _places(weights: EdgeWeights, level: str) -> dict[str, _Places]:
 
 
 class WholeFlow:
-    """Flow of every edge of some weights into a start, at a level.
+    """Flow of every edge of some weights into a start.
 
     Attributes
     ----------
@@ -106,18 +111,18 @@ class WholeFlow:
     ----------
     weights
         Dense weights, as the method gives them.
-    level
-        ``"token"`` or ``"head"``.
+    heads_in
+        Layers that are laid out as their heads: all at head level, none or some at token level.
     start
         A node of these weights.
     """
 
-    def __init__(self, weights: EdgeWeights, level: str, start: Node) -> None:
+    def __init__(self, weights: EdgeWeights, heads_in: frozenset[int], start: Node) -> None:
         # Kept beside the weights, and must not keep them alive.
-        self._weights, self.by_head, self.start = ref(weights), level == "head", start
+        self._weights, self.heads_in, self.start = ref(weights), heads_in, start
         self.total, self.edges = 0.0, 0
         if weights.ends_in_logit:
-            self._of_logit(level)
+            self._of_logit()
         else:
             self._of_states()
 
@@ -136,9 +141,9 @@ class WholeFlow:
             return flow
         return self._of_places(columns)
 
-    def _of_logit(self, level: str) -> None:
+    def _of_logit(self) -> None:
         """Edges that end in the logit, or in heads that go on to it: one part, held anyway."""
-        (part,) = edge_parts(self.weights, level)
+        (part,) = edge_parts(self.weights, "token", self.heads_in)
         codes, node = Codes(self.weights), self.start
         at = (-1 if place is None else place for place in (node.layer, node.head, node.position))
         start = int(codes.of(node.kind, *at))
@@ -164,7 +169,7 @@ class WholeFlow:
         assert w.residual is not None
         # What a target passes on to the start, per |weight| that enters it; 0 where it is not reached.
         self.entry, self.after, self.into_mlp = np.zeros((n, q)), np.zeros((n, q)), np.zeros((n, q))
-        self.into_head = np.zeros((n, h, q)) if self.by_head else None
+        self.into_head = np.zeros((n, h, q)) if self.heads_in else None
         self.unembed = 0.0
         if start.kind == "logit":
             self.unembed = float(bool(w.unembed))
@@ -204,17 +209,20 @@ class WholeFlow:
                 self.entry[row] = _per(entry, whole)
             before[at] += along * self.entry[row]
             self.total += float((along * self.entry[row]).sum()) + float((into.sum(-1) * self.entry[row]).sum())
-            if self.into_head is None:
+            if not self._is_opened(row):
                 before += self.entry[row] @ into
             else:
                 before += self._through_heads(row, into, top)
             state = before
         self.edges = self._count(has_mlp)
 
+    def _is_opened(self, row: int) -> bool:
+        return row + self.weights.info.layers[0] in self.heads_in
+
     def _into_entry(self, row: int) -> Float[np.ndarray, "query_pos source"]:
-        """|weight| of what attention brings into the state: by source, or at head level by head."""
+        """|weight| of what attention brings into the state: by source, or of an opened layer by head."""
         w = self.weights
-        found = w.head[row].swapaxes(0, 1) if self.by_head else w.attention_summed[row]
+        found = w.head[row].swapaxes(0, 1) if self._is_opened(row) else w.attention_summed[row]
         size: np.ndarray = np.abs(found).astype(np.float64)
         return size
 
@@ -236,9 +244,15 @@ class WholeFlow:
     def _count(self, has_mlp: bool) -> int:
         w = self.weights
         n, _, q, _ = w.attention.shape
-        sparse = [w.attention, w.head] if self.by_head else [w.attention_summed]
+        of_row = [
+            [w.attention[row], w.head[row]] if self._is_opened(row) else [w.attention_summed[row]] for row in range(n)
+        ]
         full = 1 + (2 if has_mlp else 0) + (not w.parallel)
-        listed: int = sum(map(int, map(np.count_nonzero, sparse))) + full * n * q + (w.unembed is not None)
+        listed: int = (
+            sum(int(np.count_nonzero(one)) for parts in of_row for one in parts)
+            + full * n * q
+            + (w.unembed is not None)
+        )
         return listed
 
     def _of_places(self, columns: Columns) -> Float[np.ndarray, "e"]:
@@ -257,10 +271,11 @@ class WholeFlow:
         # Past the MLP, an edge ends in resid_post and does not stand for what attention is added to.
         past = (kind == _RESIDUAL) & (self._kind_of(columns["target"]) == "resid_post") & (not w.parallel)
         entry, after, into_head = self.entry, self.after, self.into_head
-        if into_head is None:
-            add(kind == _ATTENTION, w.attention_summed, lambda r, q, _: entry[r, q], row, query, key)
-        else:
-            add(kind == _ATTENTION, w.attention, lambda r, h, q, _: into_head[r, h, q], row, head, query, key)
+        together = (kind == _ATTENTION) & (head < 0)
+        add(together, w.attention_summed, lambda r, q, _: entry[r, q], row, query, key)
+        if into_head is not None:
+            by_head = (kind == _ATTENTION) & (head >= 0)
+            add(by_head, w.attention, lambda r, h, q, _: into_head[r, h, q], row, head, query, key)
             add(kind == _HEAD, w.head, lambda r, _, q: entry[r, q], row, head, query)
         add((kind == _RESIDUAL) & ~past, w.residual, lambda r, q: entry[r, q], row, query)
         add(past, w.residual_mlp, lambda r, q: after[r, q], row, query)

@@ -50,6 +50,10 @@ class EdgeWeights:
         Weight of last state → logit; None where there is no such edge.
     ends_in_logit
         True for methods whose every edge ends in the logit node.
+    additive
+        True for methods whose numbers for the heads of a layer add up to those for the heads together: what all heads carry from
+        a token into a state, in parts of what enters it, is the same whether they are shown one by one or as one. Only then can
+        a graph show some layers as their heads beside others.
     embedding, position_embedding, biases
         The further parts that end in the logit, in the method's unit.
     undefined
@@ -69,6 +73,7 @@ class EdgeWeights:
     rest: Float[np.ndarray, "layer query_pos"] | None = None
     unembed: float | None = None
     ends_in_logit: bool = False
+    additive: bool = False
     embedding: float | None = None
     position_embedding: float | None = None
     biases: Mapping[str, float] = field(default_factory=dict)
@@ -94,6 +99,11 @@ class EdgeWeights:
             )
         if self.info.layers[1] - self.info.layers[0] != n:
             raise ArgumentError(f"EdgeWeights.attention has {n} layers; info.layers is {self.info.layers}")
+
+    @property
+    def heads_together(self) -> bool:
+        """Whether the method does not tell heads apart, so that its graphs have no level of heads."""
+        return int(self.attention.shape[1]) == 0
 
     def window(self, first: int, stop: int) -> EdgeWeights:
         """The weights of layers ``first`` … ``stop`` − 1.
@@ -124,7 +134,7 @@ class EdgeWeights:
 
     def __repr__(self) -> str:
         n, h, q, t = self.attention.shape
-        heads = f"{h} heads" if h else "heads together"
+        heads = "heads together" if self.heads_together else f"{h} heads"
         return (
             f"EdgeWeights({self.info.method!r}, {n} layers × {heads} × {q} queries × {t} keys, unit {self.info.unit!r})"
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
+from urllib.parse import quote
 
 import numpy as np
 import pytest
 from flowgraph_webapp.panels import graphs
-from flowgraph_webapp.panels.mixed import ADDITIVE, mixed_graph
 from flowgraph_webapp.recipe import Recipe, from_query, to_query
 from flowgraph_webapp.server.compute import COMPUTE
 from flowgraph_webapp.server.questions import GraphQuestion, RunQuestion, graph_question
@@ -40,10 +40,6 @@ def run(folder) -> RunQuestion:
     return RunQuestion(folder, TEXT)
 
 
-def weights_of(traces, run, method) -> fg.EdgeWeights:
-    return traces.weights(run, method, unheard)
-
-
 def named(graph: fg.FlowGraph, number: str) -> dict:
     values = getattr(graph, number)
     return {
@@ -52,65 +48,24 @@ def named(graph: fg.FlowGraph, number: str) -> dict:
     }
 
 
-def carried(graph: fg.FlowGraph, layer: int, values: np.ndarray) -> Counter:
-    """What attention of a layer carries from each token into each state, heads taken together."""
-    found: Counter = Counter()
-    for e in np.flatnonzero(graph.layer == layer):
-        if graph.edge_dict(int(e))["kind"] == "attention":
-            found[int(graph.key_pos[e]), int(graph.query_pos[e])] += float(values[e])
-    return found
+def test_a_registered_method_is_drawn_without_a_word_about_it_in_the_app(traces, run):
+    def doubled(trace):
+        weights = fg.edge_weights(trace, method="proximity")
+        return replace(weights, info=replace(weights.info, method="doubled"))
 
-
-@pytest.mark.parametrize("method", ADDITIVE)
-def test_all_layers_opened_are_the_graph_of_heads_and_none_that_of_tokens(traces, run, method):
-    weights = weights_of(traces, run, method)
-    every = tuple(range(*weights.info.layers))
-    for layers, level in ((every, "head"), ((), "token")):
-        mixed = mixed_graph(weights, layers, max_edges=10**6)
-        expected = fg.build_graph(weights, level=level, readings=False)
-        for number in ("weight", "share"):
-            assert named(mixed, number) == pytest.approx(named(expected, number), abs=1e-12)
-
-
-@pytest.mark.parametrize("method", ["attention", "proximity"])
-def test_heads_carry_what_the_layer_carried_together(traces, run, method):
-    weights = weights_of(traces, run, method)
-    together = fg.build_graph(weights, readings=False)
-    opened = mixed_graph(weights, (1,), max_edges=10**6)
-    for layer in range(*weights.info.layers):
-        before = carried(together, layer, fg.connected_flow(together))
-        assert sum(before.values()) > 0.001
-        after = carried(opened, layer, fg.connected_flow(opened))
-        assert dict(after) == pytest.approx(dict(before), abs=1e-7)
-
-
-@pytest.mark.parametrize("method", ["attention", "proximity"])
-def test_shares_of_heads_into_a_state_sum_to_that_of_the_edges_they_stand_for(traces, run, method):
-    weights = weights_of(traces, run, method)
-    together, opened = fg.build_graph(weights, readings=False), mixed_graph(weights, (1,), max_edges=10**6)
-    sums = []
-    for graph, kind in ((together, "attention"), (opened, "head")):
-        found: Counter = Counter()
-        for e in np.flatnonzero(graph.layer == 1):
-            if graph.edge_dict(int(e))["kind"] == kind:
-                found[graph.nodes[graph.target[e]]] += abs(float(graph.share[e]))
-        sums.append(dict(found))
-    assert sums[1] == pytest.approx(sums[0], abs=1e-7)
-
-
-def test_logits_of_heads_sum_to_those_of_the_edges_they_stand_for(traces, run):
-    weights = weights_of(traces, run, "logits")
-    opened = mixed_graph(weights, (1,), max_edges=10**6)
-    heads = sum(float(opened.weight[e]) for e in range(len(opened)) if opened.edge_dict(e)["kind"] == "head")
-    assert heads == pytest.approx(float(weights.attention_summed[1].sum()), abs=1e-9)
-
-
-def test_an_opened_layer_in_a_window_joins_the_layer_below(traces, run):
-    weights = weights_of(traces, run, "proximity").window(1, 2)
-    graph = mixed_graph(weights, (1,), max_edges=10**6)
-    states = {node for node in graph.nodes if node.kind == "resid_pre"}
-    assert {node.layer for node in states} == {1}
-    assert named(graph, "share") == pytest.approx(named(fg.build_graph(weights, level="head", readings=False), "share"))
+    with pytest.raises(ArgumentError, match="method='doubled' cannot be used"):
+        Recipe(text="a", method="doubled")
+    fg.register_method("doubled", doubled, unit="share", meaning="Proximity by another name.")
+    try:
+        recipe = from_query(f"?text={quote(run.text)}&model={quote(run.model)}&method=doubled&heads_in=1")
+        answer = COMPUTE[GraphQuestion](traces, graph_question(recipe), unheard)
+        like = COMPUTE[GraphQuestion](traces, graph_question(replace(recipe, method="proximity")), unheard)
+        assert named(answer.graph, "weight") == named(like.graph, "weight")
+        assert (answer.graph.info.method, answer.note) == ("doubled", like.note)
+        shown = COMPUTE[GraphQuestion](traces, graph_question(replace(recipe, heads_in=(), show="rollout")), unheard)
+        assert shown.graph.info.method == "rollout of doubled"
+    finally:
+        del fg.EDGE_METHODS["doubled"]
 
 
 def test_routes_of_opened_layers_hang_together(traces, run):
@@ -132,7 +87,7 @@ def test_opening_a_layer_keeps_the_threshold_of_the_others(traces, run, monkeypa
 @pytest.mark.parametrize(
     ("question", "words"),
     [
-        ({"method": "norms"}, "lengths of what the heads bring do not add up"),
+        ({"method": "norms"}, "do not add up to those for the heads together"),
         ({"method": "ff"}, "takes heads together"),
         ({"show": "rollout"}, "between tokens"),
         ({"heads_in": (99,)}, "heads_in=99 is not among the layers"),

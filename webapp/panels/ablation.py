@@ -34,7 +34,7 @@ def ablate(traces: Traces, question: AblateQuestion, check: Check) -> Ablation:
 
 def faithful(traces: Traces, question: FaithfulQuestion, check: Check) -> Ablation:
     """The answer with nothing left but what the graph shows, and the residual stream."""
-    if question.show not in ("all", "routes") or question.method == "logits":
+    if question.show not in ("all", "routes") or traces.weights(question.run, question.method, check).ends_in_logit:
         raise ArgumentError(
             "what can be tested are edges from state to state: choose the method attention, norms, proximity or ff, and show "
             "routes or all edges"

@@ -14,7 +14,6 @@ from flowgraph.render import COLOURED_KINDS
 from ..server.answers import MOST_EDGES, GraphAnswer
 from ..server.questions import GraphQuestion, SketchQuestion
 from ..server.traces import Check, Traces
-from .mixed import mixed_graph, refuse_mixture
 
 Asked = GraphQuestion | SketchQuestion
 ROUTES_THRESHOLD = 0.01
@@ -23,16 +22,12 @@ LARGEST_THRESHOLD = 0.04
 MOST_ROUTES = 1_000
 """Edges of a picture that is there at once; its slider opens on the strongest 300 of them."""
 _MOST_LISTED = 2_000_000
-_TOGETHER = ("ff",)
-"""Methods that take heads together."""
-_INTO_LOGIT = ("logits",)
-"""Methods whose edges end in the logit, so that nothing flows from state to state."""
 
 
 def graph(traces: Traces, question: Asked, check: Check) -> GraphAnswer:
     """The flow graph of a run."""
-    _refuse_combination(question)
     weights = traces.weights(question.run, question.method, check)
+    _refuse_combination(question, weights)
     if question.layers is not None:
         weights = weights.window(*question.layers)
     check("drawing the graph", None)
@@ -43,20 +38,18 @@ def graph(traces: Traces, question: Asked, check: Check) -> GraphAnswer:
     return GraphAnswer(drawn.with_readings(tuple(readings.get(node) for node in drawn.nodes)), note)
 
 
-def _refuse_combination(question: Asked) -> None:
-    """Say what to choose where a method does not have what is asked for."""
+def _refuse_combination(question: Asked, weights: EdgeWeights) -> None:
+    """Say what to choose where the weights of a method do not have what is asked for."""
     method, show = question.method, question.show
     if show in ("rollout", "flow"):
-        if method in _INTO_LOGIT:
+        if weights.ends_in_logit:
             raise ArgumentError(
                 f"{show} follows edges from state to state, and those of {method!r} all end in the logit; choose the method "
                 "attention, norms or proximity, or show routes or all edges"
             )
         if question.level == "head" or question.heads_in:
             raise ArgumentError(f"{show} is between tokens, heads together; choose level token, or show routes")
-    if question.heads_in:
-        refuse_mixture(method, question.heads_in)
-    if question.level == "head" and method in _TOGETHER:
+    if question.level == "head" and weights.heads_together:
         raise ArgumentError(f"{method!r} takes heads together; choose level token, or the method norms or proximity")
 
 
@@ -108,7 +101,9 @@ def _routes_from(threshold: float, weights: EdgeWeights, question: Asked) -> Flo
 
 def _mixed(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
     """Some layers as their heads; routes are what is strong enough, of which only what leads to the start is kept."""
-    whole = mixed_graph(weights, question.heads_in, max_edges=_MOST_LISTED).measured_into(question.start)
+    whole = flowgraph.build_graph(
+        weights, heads_in=question.heads_in, start=question.start, max_edges=_MOST_LISTED, readings=False
+    )
     heads = f"heads of L{', L'.join(map(str, question.heads_in))} one by one"
     # Opening a layer changes nothing about the others: routes keep the threshold that they have while it is closed.
     threshold = _followed(weights, question)[1] if question.show == "routes" else question.threshold

@@ -24,6 +24,7 @@ from ..recipe import (
     check_choice,
     check_index,
     check_layers,
+    check_method,
     check_share,
     check_window,
 )
@@ -68,7 +69,8 @@ class _OfGraph:
 
     def __post_init__(self) -> None:
         check_layers("heads_in", self.heads_in)
-        for name in ("method", "show", "level"):
+        check_method(self.method)
+        for name in ("show", "level"):
             check_choice(name, getattr(self, name), CHOICES[name])
         check_share("threshold", self.threshold)
         check_window("layers", self.layers)

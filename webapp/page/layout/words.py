@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
+from flowgraph import EDGE_METHODS, EdgeMethod
+
 METHODS = {
-    "attention": ("share", "Attention probabilities, heads averaged; half of a state is attention, half its own residual."),
-    "norms": ("norm", "Length of the vectors that are added up: attention weight times transformed value."),
-    "proximity": ("share", "How much nearer a part brings the sum of the others to the whole: information flow routes."),
-    "logits": ("logits", "What each part wrote in the direction of the target, minus the foil."),
-    "ff": ("norm", "Length of what comes from a token through attention and the feed-forward block together."),
-}  # fmt: skip
+    name: (method.unit, method.meaning) for name, method in EDGE_METHODS.items() if isinstance(method, EdgeMethod)
+}
 """Method → unit of its numbers, and its meaning."""
 
 SHOWS = {
