@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import get_args
 
-from flowgraph_webapp.recipe import Method, Recipe
+from flowgraph_webapp.recipe import Recipe
 from flowgraph_webapp.server.answers import Answer, GraphAnswer, Run
 from flowgraph_webapp.server.compute import COMPUTE
 from flowgraph_webapp.server.questions import (
@@ -22,6 +21,8 @@ from flowgraph_webapp.server.questions import (
 from flowgraph_webapp.server.recorded import EXAMPLES
 from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import write_session
+
+from flowgraph import EDGE_METHODS
 
 MODEL = "smollm2"
 LARGEST = 3 * 2**20
@@ -65,7 +66,7 @@ def record(traces: Traces, subject: Subject) -> tuple[Recipe, dict[Question, Ans
     run = COMPUTE[type(run_question(recipe))](traces, run_question(recipe), unheard)
     assert isinstance(run, Run)
     questions: list[Question] = [run_question(recipe)]
-    questions += [graph_question(replace(recipe, method=method)) for method in get_args(Method)]
+    questions += [graph_question(replace(recipe, method=method)) for method in EDGE_METHODS]
     questions += [graph_question(replace(recipe, show=show)) for show in ("all", "rollout", "flow")]
     questions += [graph_question(replace(recipe, level="head"))]
     questions += [lens_question(recipe), heads_question(recipe), bars_question(recipe), semantic_question(recipe)]
