@@ -27,6 +27,20 @@ _ADVICE = {
 }
 
 
+def as_path(path: str | Path, argument: str = "path") -> Path:
+    """A path that was given.
+
+    Raises
+    ------
+    ArgumentError
+        If it is nothing that names a file.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        was = "None" if path is None else f"a {type(path).__name__}"
+        raise ArgumentError(f"{argument} is {was}; expected the name of a file, as a text or a pathlib.Path")
+    return Path(path)
+
+
 def atomic_write_text(path: str | Path, text: str, *, overwrite: bool = True) -> Path:
     """Write ``text`` as UTF-8; see :func:`atomic_write_bytes`."""
     return atomic_write_bytes(path, text.encode("utf-8"), overwrite=overwrite)
@@ -49,7 +63,7 @@ def atomic_write_bytes(path: str | Path, data: bytes, *, overwrite: bool = True)
         If ``path`` exists and ``overwrite`` is False, its folder does not exist or may not be written to, it
         is something other than a file, or the disk is full.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         place = Path(os.path.realpath(path))
         _check_place(path, place, overwrite)

@@ -147,7 +147,7 @@ def trace(
         If the prompt is empty, longer than the model's context, nothing that can be a prompt, or has no mask token where one is
         needed.
     TargetError
-        If target or foil is not one token.
+        If target or foil is not one token, or both are the same.
     NoPatternError
         If patterns are wanted and the model gives none.
     NonFiniteError
@@ -174,6 +174,7 @@ def trace(
     window = _window(loaded, what)
     places = [explained_position(loaded, row.token_ids, position) for row in given.rows]
     aims = {name: _aim(loaded, value, name) for name, value in (("target", target), ("foil", foil))}
+    loaded.vocabulary.refuse_same(aims["target"], aims["foil"])
     size = sum(_size(loaded, len(row.token_ids), what.sites, window) for row in given.rows)
     logger.info("the trace will keep %.1f MB (%s bytes)", size / 2**20, f"{size:,}")
     if size > max_bytes:
@@ -201,6 +202,7 @@ def _traced(
 ) -> Trace:
     """The trace of one prompt."""
     loaded.check_hooks()
+    loaded.check_attention()
     feed = row.feed(loaded)
     with loaded.running(len(row.token_ids)):
         result = run(loaded.anatomy, feed, sites=sites, layers=window, logits_at=None if everywhere else at)
@@ -209,6 +211,7 @@ def _traced(
     if aims["target"] is None and result.logits is not None:
         best = int((result.logits if result.logits.ndim == 1 else result.logits[at]).argmax())
         aims = {**aims, "target": best}
+    loaded.vocabulary.refuse_same(aims["target"], aims["foil"])
     return _frozen(loaded, row, result, window, at, aims)
 
 

@@ -16,6 +16,7 @@ from ..charts.table import Table, Tabular
 from ..errors import ArgumentError
 from ..lenses.direct_attribution import direct_logit_attribution
 from ..methods.weigh import edge_weights
+from ..values.arguments import takes
 from ..values.trace import Trace
 from .rollout import attention_rollout
 
@@ -85,6 +86,7 @@ class AltiLogit(Tabular):
         return {**super().arrays(), "biases": np.asarray(self.biases), "logit": np.asarray(self.logit)}
 
 
+@takes(Trace)
 def alti_logit(trace: Trace, target: str | int | None = None, foil: str | int | None = None) -> AltiLogit:
     """Share the logit at the trace's position out among the input tokens.
 

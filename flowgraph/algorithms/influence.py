@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError
+from ..values.arguments import takes
 from ..values.connected_flow import Waves, start_index, strength_of, waves_of
 from ..values.flow_graph import FlowGraph
 from ..values.node import Node
@@ -20,6 +21,7 @@ _BEGINNINGS = ("embed", "position_embed", "resid_pre")
 """Kinds of states that the forward pass begins with, within the layers of the graph."""
 
 
+@takes(FlowGraph)
 def influence(graph: FlowGraph, start: Node | None = None) -> Float[np.ndarray, "N"]:
     """Sum what each node contributes to ``start``, directly and over other nodes.
 
@@ -64,6 +66,7 @@ def influence(graph: FlowGraph, start: Node | None = None) -> Float[np.ndarray, 
     return _influence_and_scores(graph, strength_of(graph), start_index(graph, start, "start"), waves)[0]
 
 
+@takes(FlowGraph)
 def prune(graph: FlowGraph, node_mass: float = 0.8, edge_mass: float = 0.98, *, start: Node | None = None) -> FlowGraph:
     """Keep the nodes with the most influence on ``start``, the strongest edges between them, and of both what is connected.
 

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError
+from ..values.arguments import takes
 from ..values.connected_flow import Waves, critical_levels, index_of, start_index, strength_of, waves_of
 from ..values.flow_graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
 from ..values.mass import carrying
@@ -68,6 +69,7 @@ class Path:
         return " → ".join(label(node) for node in (self.nodes[0], *middle))
 
 
+@takes(FlowGraph)
 def strongest_paths(
     graph: FlowGraph,
     source: Node | None = None,
@@ -131,6 +133,7 @@ def strongest_paths(
     return [_trace_back(graph, best, rank, end) for rank in range(len(best.get(end, ())))]
 
 
+@takes(FlowGraph)
 def merge_parallel(graph: FlowGraph) -> FlowGraph:
     """Take edges between the same two nodes together.
 

@@ -19,6 +19,7 @@ from ..methods.origin import called
 from ..methods.schema import Codes, Columns, no_edges
 from ..methods.thresholds import ThresholdRule, by_rule
 from ..methods.whole import start_of, whole_flow
+from ..values.arguments import takes
 from ..values.edge_weights import EdgeWeights
 from ..values.flow_graph import EDGE_KINDS, FlowGraph
 from ..values.graph_info import GraphInfo
@@ -40,6 +41,7 @@ from .incoming import (
 )
 
 
+@takes(EdgeWeights)
 def routes(
     weights: EdgeWeights,
     start: Node | None = None,

@@ -9,6 +9,7 @@ from ..charts import rendering
 from ..charts.table import Drawn, Table, ThemeName
 from ..errors import ArgumentError
 from ..lenses.logit_lens import read
+from ..values.arguments import takes
 from ..values.flow_graph import EDGE_KINDS, FlowGraph
 from ..values.node import Node, label
 from ..values.reading import Entry, Reading
@@ -72,6 +73,7 @@ class EdgeTokens(Drawn):
         return rendering.figure(self, theme=theme)
 
 
+@takes(Trace, FlowGraph)
 def edge_tokens(trace: Trace, graph: FlowGraph, edge: int, k: int = 10) -> EdgeTokens:
     """Read the vector that travels along an edge of a graph.
 

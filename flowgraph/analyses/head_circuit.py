@@ -19,6 +19,7 @@ from ..lenses.query_key import attention_input, key_directions, query_directions
 from ..models.anatomy import wide
 from ..semantic.layer import Layer
 from ..semantic.selection import coverage, made_up, measured, strongest
+from ..values.arguments import takes
 from ..values.places import position_of
 from ..values.reading import Reading
 from ..values.trace import Trace
@@ -107,6 +108,7 @@ class HeadCircuit(Drawn):
         return rendering.figure(self, theme=theme)
 
 
+@takes(Trace)
 def head_circuit(
     trace: Trace, *, layer: int, head: int, position: int | None = None, k: int = 10, sources: int = 5
 ) -> HeadCircuit:

@@ -16,6 +16,7 @@ from ..errors import ArgumentError
 from ..lenses.logit_lens import read, unembed
 from ..lenses.query_key import row_of
 from ..models.anatomy import Norm, wide
+from ..values.arguments import takes
 from ..values.places import position_of
 from ..values.reading import Reading
 from ..values.trace import Trace
@@ -134,6 +135,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+@takes(Trace)
 def norm_filter(
     trace: Trace, *, layer: int | None = None, part: Part = "attention", position: int | None = None, k: int = 10
 ) -> NormFilter:

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from ..charts import rendering
 from ..charts.table import Drawn, Table, ThemeName
 from ..errors import ArgumentError
+from ..values.arguments import takes
 from ..values.reading import Reading
 
 if TYPE_CHECKING:
@@ -59,6 +60,7 @@ class LayerOverlap(Drawn):
         return rendering.figure(self, theme=theme)
 
 
+@takes(Reading, Reading)
 def overlap(one: Reading, other: Reading, k: int = 10) -> Float[np.ndarray, "N"]:
     """[N] top-k overlap of each vector of one reading with the same vector of another: I_k = |top_k ∩ top_k| / k.
 
@@ -102,6 +104,7 @@ def overlap(one: Reading, other: Reading, k: int = 10) -> Float[np.ndarray, "N"]
     return found
 
 
+@takes(Reading, Reading)
 def overlap_by_layer(one: Reading, other: Reading, k: int = 10, *, first_layer: int = 0) -> LayerOverlap:
     """Top-k overlap of two readings whose first axis is the layer, such as those of :func:`flowgraph.logit_lens`.
 

@@ -14,6 +14,7 @@ from ..charts import rendering
 from ..charts.table import Drawn, Table, ThemeName
 from ..lenses.logit_lens import read
 from ..models.anatomy import wide
+from ..values.arguments import takes
 from ..values.node import Node, label
 from ..values.places import position_of
 from ..values.reading import Reading
@@ -108,6 +109,7 @@ _COLUMNS = (
 )  # fmt: skip
 
 
+@takes(Trace)
 def trajectory(
     trace: Trace, *, position: int | None = None, target: str | int | None = None, foil: str | int | None = None
 ) -> Trajectory:

@@ -7,6 +7,7 @@ from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..atomic_file import as_path
 from . import rendering
 from .bars import Bars
 from .grid import Grid
@@ -73,7 +74,7 @@ class Result(Tabular):
         NonFiniteError
             If a number is NaN or infinite.
         """
-        path = Path(path)
+        path = as_path(path)
         if path.suffix.lower() in _NUMBERS:
             return super().save(path, overwrite=overwrite, **options)
         of_chart = {name: options.pop(name) for name in signature(self.chart).parameters if name in options}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from ..atomic_file import as_path
 from ..errors import ArgumentError
 from . import rendering
 
@@ -64,7 +65,7 @@ class Tabular(ABC):
             If a number is NaN or infinite.
         """
         if options:
-            raise ArgumentError(f"{', '.join(options)}= is for pictures; {Path(path).name!r} holds the numbers")
+            raise ArgumentError(f"{', '.join(options)}= is for pictures; {as_path(path).name!r} holds the numbers")
         return rendering.save.function(Tabular)(self, path, overwrite=overwrite)
 
     def _repr_html_(self) -> str:

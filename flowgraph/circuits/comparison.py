@@ -10,6 +10,7 @@ from ..charts.table import Table, Tabular
 from ..errors import ArgumentError, ModelMismatchError
 from ..interventions.edges import Edge
 from ..interventions.plan import circuit_edges
+from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
 from ..values.node import Node
 
@@ -80,6 +81,7 @@ class CircuitOverlap(Tabular):
         return Table(repr(self), columns, words=("source", "target", "into"))
 
 
+@takes(FlowGraph, FlowGraph)
 def compare(circuit_a: FlowGraph, circuit_b: FlowGraph) -> CircuitOverlap:
     """Compare the heads and edges of two circuits, of two tasks, methods or seeds.
 

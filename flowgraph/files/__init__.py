@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ..atomic_file import atomic_write_bytes, atomic_write_text
+from ..atomic_file import as_path, atomic_write_bytes, atomic_write_text
 from ..charts import rendering
 from ..errors import ArgumentError
 from ..values.flow_graph import FlowGraph
@@ -100,7 +100,7 @@ def save_graph(graph: FlowGraph, path: str | Path, *, overwrite: bool = True, **
         If the ending is not known or has no such option, the file exists and ``overwrite`` is False, or the file cannot be
         written.
     """
-    path = Path(path)
+    path = as_path(path)
     end = ending(path)
     if end is None:
         raise ArgumentError(
@@ -124,7 +124,7 @@ def load_graph(path: str | Path) -> FlowGraph:
         If the file is not a flowgraph file, is of a version this release cannot read, or any value in it is missing or
         impossible; the message names the place.
     """
-    path = Path(path)
+    path = as_path(path)
     if path.suffix.lower() == ".graphml":
         return load_graphml(path)
     if path.suffix.lower() != ".json":

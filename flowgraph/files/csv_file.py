@@ -35,7 +35,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from ..atomic_file import atomic_write_text, part_beside
+from ..atomic_file import as_path, atomic_write_text, part_beside
 from ..charts.text import printable
 from ..errors import ArgumentError
 from ..values.flow_graph import FlowGraph
@@ -115,7 +115,7 @@ def save_csv(graph: FlowGraph, path: str | Path, *, overwrite: bool = True) -> t
     NonFiniteError
         As for :func:`to_csv`.
     """
-    path = Path(path)
+    path = as_path(path)
     files = csv_files(path)
     rows = _rows(graph)
     texts = (*map(_table, rows, _PARTS), _metadata(graph, path.stem, *rows))

@@ -25,6 +25,7 @@ from typing import Any
 
 import networkx
 
+from ..atomic_file import as_path
 from ..charts import rendering
 from ..errors import ArgumentError, FileFormatError
 from ..values.flow_graph import UNITS, FlowGraph
@@ -83,7 +84,7 @@ def load_graphml(path: str | Path) -> FlowGraph:
         If it is not GraphML of this project and of a version this release can read, or any value in it is missing or
         impossible; the message names the place.
     """
-    path = Path(path)
+    path = as_path(path)
     if not path.is_file():
         raise ArgumentError(f"path={str(path)!r} is {'a folder' if path.is_dir() else 'not there'}; name a file")
     try:

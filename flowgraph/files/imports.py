@@ -48,6 +48,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..algorithms.attribution_pruning import check_thresholds, pruned
+from ..atomic_file import as_path
 from ..charts import rendering
 from ..errors import ArgumentError, FileFormatError
 from ..values.flow_graph import EDGE_KINDS, UNITS, FlowGraph
@@ -116,7 +117,7 @@ def import_graph(
     True
     """
     check_thresholds(node_threshold, edge_threshold, top)
-    graph = _read(Path(path))
+    graph = _read(as_path(path))
     if node_threshold is None and edge_threshold is None and top is None:
         return graph
     return pruned(graph, node_threshold, edge_threshold, top)

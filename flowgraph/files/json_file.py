@@ -35,6 +35,7 @@ from typing import Any, TypeVar, cast, get_args
 import numpy as np
 from jaxtyping import Float, Int
 
+from ..atomic_file import as_path
 from ..errors import ArgumentError, FileFormatError, FlowgraphError, GraphTooLargeError, NonFiniteError
 from ..values.connected_flow import waves_of
 from ..values.flow_graph import EDGE_KINDS, UNITS, FlowGraph, Role
@@ -99,7 +100,7 @@ def load_json(path: str | Path) -> FlowGraph:
         If the file is not a flowgraph file, is of a version this release cannot read, or any value in it is
         missing or impossible; the message names the place.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         return graph_of_data(Checked(parsed_json(file_bytes(path))))
     except FileFormatError as error:

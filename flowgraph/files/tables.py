@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ..atomic_file import atomic_write_bytes
+from ..atomic_file import as_path, atomic_write_bytes
 from ..charts import rendering
 from ..charts.table import Table, Tabular
 from ..charts.text import printable
@@ -84,7 +84,7 @@ def save_table(result: Tabular, path: str | Path, *, overwrite: bool = True) -> 
     NonFiniteError
         If a number is NaN or infinite.
     """
-    path = Path(path)
+    path = as_path(path)
     end = path.suffix.lower()
     if end not in _ENDINGS:
         raise ArgumentError(

@@ -17,6 +17,7 @@ from jaxtyping import Bool, Float, Int
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from ..atomic_file import as_path
 from ..charts import rendering
 from ..errors import FileFormatError, FlowgraphError
 from ..models.families import Wiring
@@ -78,7 +79,7 @@ def load_trace(path: str | Path) -> Trace:
         If the file is missing, damaged, not a trace, of a version this release does not read, or anything in it is not what
         it should be; the message names the place.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         _refuse_header(path)
         with safe_open(path, framework="pt") as file:

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, TargetError
 from ..models import LoadedModel, load_model
 from ..models.wheel import Progress
 from .changes import Reference, changed, recorded
@@ -222,9 +222,22 @@ def patch(
 
 
 def aims_of(batch: Batch, clean_logits: Tensor) -> Aims:
-    """The answers of a batch; where none was said, the clean run's best token."""
-    best = clean_logits.argmax(-1)
-    return Aims(torch.where(batch.targets >= 0, batch.targets, best), batch.foils, clean_logits)
+    """The answers of a batch; where none was said, the clean run's best token.
+
+    Raises
+    ------
+    TargetError
+        If the best token of a prompt is its foil.
+    """
+    targets = torch.where(batch.targets >= 0, batch.targets, clean_logits.argmax(-1))
+    same = (targets == batch.foils).nonzero()
+    if len(same):
+        row = int(same[0])
+        raise TargetError(
+            f"the foil of prompt {row} (token {int(targets[row])}) is the model's best token, which is the target where none is "
+            "given, so the difference between the two would be 0; say target=, or choose another foil"
+        )
+    return Aims(targets, batch.foils, clean_logits)
 
 
 def answer_logits(loaded: LoadedModel, states: Tensor, positions: Tensor) -> Tensor:

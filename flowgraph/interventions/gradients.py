@@ -103,7 +103,7 @@ def gradients(
     Raises
     ------
     ArgumentError
-        If the metric has no gradient.
+        If the metric has no gradient, or the model was made in inference mode.
     UnsupportedReadingError
         If the model has no head.
     """
@@ -128,8 +128,19 @@ class Forward:
 def backward(
     loaded: LoadedModel, batch: Batch, metric: Metric, *, extra: tuple[str, ...] = ()
 ) -> tuple[Gradients, Forward]:
-    """Gradients, and the forward pass they come from, which keeps ``extra`` sites of every layer as well."""
+    """Gradients, and the forward pass they come from, which keeps ``extra`` sites of every layer as well.
+
+    Raises
+    ------
+    ArgumentError
+        If the model was made in inference mode, or the metric has no gradient.
+    """
     anatomy = loaded.anatomy
+    if any(parameter.is_inference() for parameter in anatomy.model.parameters()):
+        raise ArgumentError(
+            f"the weights of {loaded.name!r} were made inside torch.inference_mode, and torch takes no gradients through such tensors; "
+            "load the model outside of that block (torch.no_grad() would do)"
+        )
     run = Pass(loaded, len(batch), gradients=True)
     run.edit("resid_pre", 0, lambda x: x.detach().requires_grad_())
     run.keep(("resid_pre",), [0], graph=True)

@@ -121,7 +121,7 @@ def prompts_of(
     PromptError
         If there is none, or one is empty or too long.
     TargetError
-        If an answer is not one token.
+        If an answer is not one token, or is its own foil.
     ModelMismatchError
         If a trace is of another model.
     ArgumentError
@@ -136,7 +136,9 @@ def prompts_of(
         # A foil belongs to the target it came with.
         kept_foil = prompt.foil if own_target is None else None
         answer = prompt.target if own_target is None else own_target
-        aimed.append(Prompt(prompt.row, prompt.position, answer, kept_foil if own_foil is None else own_foil))
+        compared = kept_foil if own_foil is None else own_foil
+        loaded.vocabulary.refuse_same(answer, compared)
+        aimed.append(Prompt(prompt.row, prompt.position, answer, compared))
     return aimed
 
 
@@ -243,7 +245,7 @@ def _prompt(loaded: LoadedModel, one: Trace | Row) -> Prompt:
     if not isinstance(one, Trace):
         row = row_of(loaded, Inputs((one,)), "prompts")
         return Prompt(row, explained_position(loaded, row.token_ids))
-    if one.loaded is not loaded and one.differences(loaded):
+    if one.differences(loaded):
         raise ModelMismatchError(
             f"the trace is of {one.model_name!r}, whose config or weights differ from {loaded.name!r}; trace the prompt with "
             "the model that is to be changed"

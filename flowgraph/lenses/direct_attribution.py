@@ -15,6 +15,7 @@ from ..charts.table import Table, Tabular, columns_of
 from ..errors import ArgumentError, NotRecordedError, UnsupportedReadingError
 from ..models import LoadedModel
 from ..models.anatomy import Norm, wide
+from ..values.arguments import takes
 from ..values.node import Node, label
 from ..values.trace import Trace
 from .logit_lens import logits_of_rows, target_id_of
@@ -107,6 +108,7 @@ _EMBEDDINGS = ("embedding", "position_embedding")
 _COLUMNS = ("part", "kind", "layer", "head", "logits")
 
 
+@takes(Trace)
 def direct_logit_attribution(
     trace: Trace, target: str | int | None = None, foil: str | int | None = None, *, position: int = -1
 ) -> DirectLogitAttribution:
@@ -158,9 +160,12 @@ def direct_logit_attribution(
 
 def aims(trace: Trace, target: str | int | None, foil: str | int | None) -> tuple[int, int | None]:
     """Ids of target and foil: those that are given, or the trace's own; its foil belongs to its own target."""
-    if foil is not None:
-        return target_id_of(trace, target), trace.model.vocabulary.target_id(foil, "foil")
-    return target_id_of(trace, target), trace.foil if target is None else None
+    target_id, vocabulary = target_id_of(trace, target), trace.model.vocabulary
+    if foil is None:
+        return target_id, trace.foil if target is None else None
+    foil_id = vocabulary.target_id(foil, "foil")
+    vocabulary.refuse_same(target_id, foil_id)
+    return target_id, foil_id
 
 
 def logit_direction(

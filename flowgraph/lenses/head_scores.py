@@ -20,6 +20,7 @@ from ..charts.grid import Grid, Places
 from ..charts.result import Result
 from ..charts.table import Table
 from ..errors import ArgumentError, ModelNeededError, NotRecordedError, UnsupportedReadingError
+from ..values.arguments import takes
 from ..values.node import Node, label
 from ..values.places import position_of
 from ..values.trace import Trace
@@ -219,6 +220,7 @@ _WHY_NOT = {
 }
 
 
+@takes(Trace)
 def head_scores(trace: Trace, *, position: int | None = None) -> HeadScores:
     """Score every head on this prompt.
 

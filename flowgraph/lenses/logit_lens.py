@@ -13,6 +13,7 @@ from ..errors import ArgumentError
 from ..models import LoadedModel
 from ..models.anatomy import wide
 from ..models.memory import room
+from ..values.arguments import takes
 from ..values.reading import Reading
 from ..values.trace import Trace
 
@@ -24,6 +25,7 @@ _CACHE_ROWS = 4
 _BLOCK = 64
 
 
+@takes(Trace)
 def read(
     trace: Trace,
     vectors: Float[Tensor, "*N d_model"],
@@ -77,6 +79,7 @@ def read(
     foil_id = trace.foil if foil is None and target is None else None
     if foil is not None:
         foil_id = loaded.vocabulary.target_id(foil, "foil")
+        loaded.vocabulary.refuse_same(target_id, foil_id)
     aims = {"target": target_id} if foil_id is None else {"target": target_id, "foil": foil_id}
     flat = vectors.detach().reshape(-1, d_model).to(loaded.device)
     parts = [_statistics(logits, k, aims) for logits in _project(loaded, flat)] or [
@@ -96,6 +99,7 @@ def read(
     )
 
 
+@takes(Trace)
 def logit_lens(trace: Trace, *, site: str = "resid_post", k: int = 10, target: str | int | None = None) -> Reading:
     """Read the residual stream at every layer and position.
 
@@ -161,6 +165,7 @@ def head_outputs(trace: Trace) -> Float[Tensor, "layer head position d_model"]:
     return torch.stack(rows)
 
 
+@takes(Trace)
 def unembed(trace: Trace, vectors: Float[Tensor, "*N d_model"]) -> Float[Tensor, "*N d_vocab"]:
     """[..., d_vocab] logits of vectors read by themselves; at the last layer these are the model's own logits.
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import ArgumentError, GraphTooLargeError
+from ..values.arguments import takes
 from ..values.edge_weights import EdgeWeights
 from ..values.flow_graph import FlowGraph
 from ..values.graph_info import DEFAULT_METHOD
@@ -31,6 +32,7 @@ MOST_LISTED = 5_000_000
 """Edges that are held while a mass is looked for; of more, those of the largest flow."""
 
 
+@takes((Trace, EdgeWeights))
 def build_graph(
     trace_or_weights: Trace | EdgeWeights,
     *,
@@ -220,11 +222,6 @@ def _weights(trace_or_weights: Trace | EdgeWeights, method: str | None, options:
                 f"method={method!r}, but these weights are {trace_or_weights.info.method!r}; leave method out"
             )
         return trace_or_weights
-    if not isinstance(trace_or_weights, Trace):
-        what = "None" if trace_or_weights is None else f"a {type(trace_or_weights).__name__}"
-        raise ArgumentError(
-            f"trace_or_weights is {what}; expected a trace, as flowgraph.trace makes, or weights of flowgraph.edge_weights"
-        )
     return edge_weights(trace_or_weights, method=method or DEFAULT_METHOD, **options)
 
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import NotRecordedError
 from ..lenses.logit_lens import head_outputs, read
+from ..values.arguments import takes
 from ..values.node import Node
 from ..values.reading import NodeReading
 from ..values.trace import Trace
@@ -22,6 +23,7 @@ _SITE = {
 }  # fmt: skip
 
 
+@takes(Trace)
 def node_readings(trace: Trace, nodes: Sequence[Node], *, k: int = 5) -> tuple[NodeReading | None, ...]:
     """Readings of nodes: [N], None for kinds that have no vector of their own (logits, biases).
 

@@ -10,12 +10,14 @@ import numpy as np
 from jaxtyping import Float
 
 from ..errors import ArgumentError
+from ..values.arguments import takes
 from ..values.token_matrix import TokenMatrix, origin_of
 from ..values.trace import Trace
 from .norms import norm_of_sum
 from .parts import AttentionParts, attention_parts
 
 
+@takes(Trace)
 def norm_map(trace: Trace, *, residual: bool = True, layer_norm: bool = False) -> TokenMatrix:
     """Lengths ‖Σ_h A^h_ts u^h_s‖₂ of what token t gets from token s in each layer.
 
@@ -53,6 +55,7 @@ def norm_map(trace: Trace, *, residual: bool = True, layer_norm: bool = False) -
     return TokenMatrix(np.stack(found), ("layer", "query_pos", "key_pos"), measure, "norm", **origin_of(trace))
 
 
+@takes(Trace)
 def mixing_ratio(trace: Trace, *, residual: bool = True, layer_norm: bool = False) -> TokenMatrix:
     """Share of a token's new vector that comes from other tokens: ‖others‖ / (‖others‖ + ‖itself‖).
 

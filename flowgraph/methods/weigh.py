@@ -6,12 +6,14 @@ from inspect import signature
 from typing import Any
 
 from ..errors import ArgumentError, ModelNeededError
+from ..values.arguments import takes
 from ..values.edge_weights import EdgeWeights
 from ..values.graph_info import DEFAULT_METHOD
 from ..values.trace import Trace
 from .edge_methods import EDGE_METHODS
 
 
+@takes(Trace)
 def edge_weights(trace: Trace, *, method: str = DEFAULT_METHOD, **options: Any) -> EdgeWeights:
     """Dense weights of all edges of a trace.
 
@@ -47,13 +49,14 @@ def edge_weights(trace: Trace, *, method: str = DEFAULT_METHOD, **options: Any) 
     """
     if method not in EDGE_METHODS:
         raise ArgumentError(f"method={method!r} is not known; expected one of {', '.join(EDGE_METHODS)}")
-    known = [name for name in signature(EDGE_METHODS[method]).parameters if name != "trace"]
+    known = {name: one.default for name, one in signature(EDGE_METHODS[method]).parameters.items() if name != "trace"}
     unknown = sorted(set(options) - set(known))
     if unknown:
         has = f"has {', '.join(known)}" if known else "has no options"
         raise ArgumentError(f"{unknown[0]}= is not an option of method={method!r}, which {has}")
-    # What is recorded was computed without options.
-    recorded = None if options else trace.recorded_weights.get(method)
+    # What is recorded was computed without options, which an option's default says again.
+    chosen = any(value != known[name] for name, value in options.items())
+    recorded = None if chosen else trace.recorded_weights.get(method)
     if recorded is not None:
         return recorded
     try:

@@ -1,11 +1,12 @@
-"""transformers' progress bar over the weights, kept off the screen while a model is loaded here.
+"""transformers' progress bar over the weights and its report of them, kept off the screen while a model is loaded here.
 
 A hook of the library's own decides bar by bar, so that no setting is changed: bars that are on stay on for everybody else, and
-what a user sets meanwhile stays set.
+what a user sets meanwhile stays set. What the report says is checked here and told in our own words.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,11 +19,16 @@ _loading: list[int] = []
 """Threads in :func:`no_bars`, one once for each time."""
 _installed: list[tuple[Hook, Hook | None]] = []
 """Our hook and the one that was set before it, while any thread is in :func:`no_bars`."""
+_REPORTING = logging.getLogger("transformers.modeling_utils")
+
+
+def _is_shown(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage() or record.thread not in _loading
 
 
 @contextmanager
 def no_bars() -> Iterator[None]:
-    """Show no bar of transformers that this thread makes; a hook that a user has set gets them all as ever."""
+    """Show no bar and no report of transformers that this thread makes; a hook that a user has set gets all bars as ever."""
     thread = threading.get_ident()
     with _lock:
         if not _loading:
@@ -38,7 +44,7 @@ def no_bars() -> Iterator[None]:
 
 
 def _install() -> None:
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
     before: Hook | None = None
 
@@ -49,14 +55,16 @@ def _install() -> None:
         hidden = {"disable": True} if threading.get_ident() in _loading else {}
         return make(*arguments, **{**options, **hidden})
 
-    before = logging.set_tqdm_hook(ours)
+    before = transformers_logging.set_tqdm_hook(ours)
     _installed.append((ours, before))
+    _REPORTING.addFilter(_is_shown)
 
 
 def _take_out() -> None:
-    from transformers.utils import logging
+    from transformers.utils import logging as transformers_logging
 
+    _REPORTING.removeFilter(_is_shown)
     ours, before = _installed.pop()
-    now = logging.set_tqdm_hook(before)
+    now = transformers_logging.set_tqdm_hook(before)
     if now is not ours:  # somebody has set another one meanwhile, which stays
-        logging.set_tqdm_hook(now)
+        transformers_logging.set_tqdm_hook(now)

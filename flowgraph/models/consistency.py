@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import ArchitectureError
 from .anatomy import Anatomy, Norm, Projection, wide
 from .forward import Feed, Pass
+from .weights import version
 
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 """Largest relative error on a prompt. Rounding grows with the size of scores and the length, a wrong row fails by a factor."""
@@ -180,7 +181,7 @@ def _projected(anatomy: Anatomy, output: Projection, norm: Norm | None) -> Float
     parameters = [output.module.weight, getattr(output.module, "bias", None)]
     if norm is not None:
         parameters.append(norm.module.weight)
-    key = tuple((p.data_ptr(), p._version) for p in parameters if p is not None)
+    key = tuple((p.data_ptr(), version(p)) for p in parameters if p is not None)
     if key not in kept:
         weight, bias = output.weight, output.bias
         direction = _direction(anatomy, weight)

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -31,16 +31,16 @@ from .eager import lock_of
 from .families import FAMILIES
 from .hooks import hooks_on
 from .kinds import kind_of, quantised, task_of
-from .proof import TOLERANCE, OwnAttention, own_attention, prove
+from .proof import TOLERANCE, OwnAttention, own_attention, own_name, prove
 from .sources import first_line, open_model
 from .vocabulary import Vocabulary
+from .weights import Weights, sample, version
 from .wheel import Progress
 
 _VOLATILE = (
     "_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "_attn_implementation", "use_cache",
 )  # fmt: skip
 """Config entries that saving, loading or running a model may set, and that say nothing about what it computes."""
-_SAMPLES = 64
 _FOREIGN = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
@@ -80,7 +80,7 @@ class LoadedModel:
     revision: str | None = None
     own_attention: OwnAttention | None = None
     _proved_hooks: list[frozenset[tuple[str, int]]] = field(default_factory=list, repr=False)
-    _wide: dict[tuple[int, int], Tensor] = field(default_factory=dict, repr=False)
+    _wide: dict[tuple[int, int, bytes], Tensor] = field(default_factory=dict, repr=False)
     _digests: dict[tuple[int, int, bytes], bytes] = field(default_factory=dict, repr=False)
 
     def __repr__(self) -> str:
@@ -119,6 +119,27 @@ class LoadedModel:
                     "flowgraph.patch"
                 ) from error
             self._proved_hooks.append(now)
+
+    def check_attention(self) -> None:
+        """Compare the model's own attention with eager attention again where it was switched since the last comparison.
+
+        Warns
+        -----
+        UserWarning
+            If the answers differ under it, or it does not run here.
+        """
+        with self.lock:
+            if self.own_attention is None or self.own_attention.name == own_name(self.model):
+                return
+            found = own_attention(self.anatomy)
+            # The one field that follows the model: what else was proved does not depend on it.
+            object.__setattr__(self, "own_attention", found)
+        _warn_of(self.name, found, stacklevel=5)
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The weights as they are now; its digest changes when they do."""
+        return Weights(self.model)
 
     @property
     def lock(self) -> threading.RLock:
@@ -176,7 +197,7 @@ class LoadedModel:
         """The weight in at least float32; the wide copy of a half-precision weight is kept for the next call."""
         if weight.dtype in (torch.float32, torch.float64):
             return weight
-        key = (weight.data_ptr(), weight._version)
+        key = (weight.data_ptr(), version(weight), sample(weight))
         if key not in self._wide:
             self._wide.clear()
             self._wide[key] = weight.detach().float()
@@ -189,18 +210,14 @@ class LoadedModel:
         adapters and fine-tuned copies differ.
         """
         config = {key: value for key, value in self.model.config.to_dict().items() if key not in _VOLATILE}
-        weights = hashlib.blake2b(digest_size=16)
-        for name, parameter in self.model.named_parameters():
-            weights.update(f"{name}{tuple(parameter.shape)}".encode())
-            weights.update(_sample(parameter))
         digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
         revision = {} if self.revision is None else {"revision": self.revision}
-        return {"config": digest.hexdigest(), "weights": weights.hexdigest(), **revision}
+        return {"config": digest.hexdigest(), "weights": self.weights.digest(), **revision}
 
     def digest(self, parameter: Tensor) -> bytes:
         """SHA-256 of all numbers of a parameter, kept while neither it nor a sample of its numbers changes."""
         # The version misses changes through .data; the sample sees those.
-        key = (parameter.data_ptr(), parameter._version, _sample(parameter))
+        key = (parameter.data_ptr(), version(parameter), sample(parameter))
         if key not in self._digests:
             digest = hashlib.sha256(f"{tuple(parameter.shape)}{parameter.dtype}".encode())
             numbers: Any = parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
@@ -224,7 +241,8 @@ def load_model(
     ----------
     name_or_path_or_model
         ``"smollm2"`` or another known name (``flowgraph models`` lists them); a local folder in Hugging Face's layout;
-        a name on the Hugging Face hub, the only case in which the hub is asked; a model in memory; a
+        a name on the Hugging Face hub, the only case in which the hub is asked; a model in memory (of one that torch.compile
+        made, the module that it was made of); a
         ``(model, tokenizer)`` pair; or a :class:`LoadedModel`, which is returned as it is.
     tokenizer
         For a model in memory; a tokenizer of transformers, or a ``tokenizers.Tokenizer``, which is wrapped. Without one,
@@ -303,7 +321,8 @@ def load_model(
             f"load_model got {type(name_or_path_or_model).__name__}; expected a name, a folder, a Hugging Face model or a "
             "(model, tokenizer) pair"
         )
-    model = name_or_path_or_model
+    # A compiled model runs the module that it was made of, whose parts have names.
+    model = getattr(name_or_path_or_model, "_orig_mod", name_or_path_or_model)
     _check_weights(model)
     place = None if device == "auto" else _device(device)
     model = _converted(model, place, number_type if isinstance(number_type, torch.dtype) else None)
@@ -324,20 +343,25 @@ def _attach(name: str, model: Any, tokenizer: Any, revision: str | None = None) 
         tokenizer = tokenizer.wrapped(model.config)
     if anatomy.unread_head:
         warnings.warn(f"{_unread(model, anatomy)}: traces explain its states and attention only", stacklevel=3)
+    _warn_of(name, own, stacklevel=4)
+    vocabulary = Vocabulary(tokenizer, rows)
+    return LoadedModel(name, model, tokenizer, anatomy, vocabulary, proof, revision, own, [hooks])
+
+
+def _warn_of(name: str, own: OwnAttention, stacklevel: int) -> None:
+    """Say where the model's own attention does not answer as eager attention does."""
     if own.fault:
         warnings.warn(
             f"{name!r}: its own attention {own.name!r} does not run here ({own.fault}), so its answers could not be held against "
             "those of eager attention, which is traced",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
     elif own.differs:
         warnings.warn(
             f"{name!r} answers differently under its own attention {own.name!r} and under eager attention: by {own.gap:.2g} of "
             "the logits' length on a short prompt. Eager attention is what is traced and shown",
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
-    vocabulary = Vocabulary(tokenizer, rows)
-    return LoadedModel(name, model, tokenizer, anatomy, vocabulary, proof, revision, own, [hooks])
 
 
 def _check_weights(model: Any) -> None:
@@ -483,19 +507,6 @@ def _tokenizer(tokenizer: Any) -> Any:
             "transformers.AutoTokenizer.from_pretrained(name), or a tokenizers.Tokenizer"
         )
     return tokenizer
-
-
-def _sample(parameter: Tensor) -> bytes:
-    """64 numbers spread over a parameter."""
-    flat = parameter.detach().reshape(-1)
-    return flat.index_select(0, _spread(flat.numel(), flat.device)).float().cpu().numpy().tobytes()
-
-
-@lru_cache(maxsize=256)
-def _spread(size: int, device: torch.device) -> Tensor:
-    """Up to 64 indices, spread evenly over ``size`` numbers. Kept, because every trace takes a fingerprint."""
-    count = min(_SAMPLES, size)
-    return torch.arange(count, device=device) * (size - 1) // max(1, count - 1)
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | str | None:

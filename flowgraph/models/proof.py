@@ -60,14 +60,18 @@ class OwnAttention:
         return f"eager attention traced, answers of its own {self.name!r} differ by {self.gap:.2g}"
 
 
+def own_name(model: Any) -> str:
+    """Attention implementation that the model's config names."""
+    return str(model.config._attn_implementation or "eager")
+
+
 def own_attention(anatomy: Anatomy) -> OwnAttention:
     """Run the proof's prompt under the model's own attention and under eager attention, and compare the answers."""
     model, feed = anatomy.model, {"input_ids": _probe(anatomy)}
     options: dict[str, Any] = {"use_cache": False} if anatomy.causal else {}
-    own_name = str(model.config._attn_implementation or "eager")
-    tolerance = TOLERANCE[anatomy.embedding.weight.dtype]
-    if own_name == "eager":
-        return OwnAttention(own_name, 0.0, tolerance)
+    name, tolerance = own_name(model), TOLERANCE[anatomy.embedding.weight.dtype]
+    if name == "eager":
+        return OwnAttention(name, 0.0, tolerance)
 
     def answer() -> Tensor:
         output = model(**feed, **options)
@@ -84,8 +88,8 @@ def own_attention(anatomy: Anatomy) -> OwnAttention:
                 RuntimeError,
                 ValueError,
             ) as error:  # an implementation for other devices or number types
-                return OwnAttention(own_name, float("nan"), tolerance, str(error).strip().partition("\n")[0])
-    return OwnAttention(own_name, float((own - eager).norm() / eager.norm()), tolerance)
+                return OwnAttention(name, float("nan"), tolerance, str(error).strip().partition("\n")[0])
+    return OwnAttention(name, float((own - eager).norm() / eager.norm()), tolerance)
 
 
 def _probe(anatomy: Anatomy) -> Int[Tensor, "1 position"]:

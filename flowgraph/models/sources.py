@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from ..errors import ArchitectureError, ArgumentError, FileFormatError, FlowgraphError, UnknownModelError
 from .bars import no_bars
@@ -281,7 +282,12 @@ def _saved_class(source: str, config: Any) -> Any:
             'hold a head; add for example "architectures": ["LlamaForCausalLM"] to its config.json'
         )
     kind: Any = getattr(transformers, named[0], None)
-    is_model = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+    # A base class that runs nothing, such as PreTrainedModel itself, holds no weights.
+    is_model = (
+        isinstance(kind, type)
+        and issubclass(kind, transformers.PreTrainedModel)
+        and kind.forward is not nn.Module.forward
+    )
     if not is_model:
         raise ArchitectureError(
             f"{source!r} was saved as {named[0]!r} (architectures in its config), which is no model class of transformers "

@@ -102,6 +102,20 @@ class Vocabulary:
             )
         return token_id
 
+    def refuse_same(self, target: int | None, foil: int | None) -> None:
+        """Refuse a foil that is the target: what compares the two would be 0 everywhere.
+
+        Raises
+        ------
+        TargetError
+            If both are one token.
+        """
+        if foil is not None and target == foil:
+            raise TargetError(
+                f"foil={self.string(foil)!r} is the target itself (token {foil}), so every difference between the two would be 0; "
+                "choose another foil, or say which target= is meant: without it the model's best token is taken"
+            )
+
     def _id_of(self, text: str, argument: str) -> int:
         ids = self._encoded(text)
         if len(ids) == 1 and ids[0] < self.size and self.string(ids[0]) == text:

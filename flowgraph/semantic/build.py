@@ -18,6 +18,7 @@ from ..errors import ArgumentError, NotRecordedError, UnsupportedReadingError
 from ..lenses.direct_attribution import aims, logit_direction
 from ..methods.origin import origin
 from ..models.anatomy import wide
+from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
 from ..values.node import Node
 from ..values.trace import Trace
@@ -32,6 +33,7 @@ from .visit import visit_graph
 Style = Literal["flow", "visit"]
 
 
+@takes(Trace)
 def semantic_graph(
     trace: Trace,
     *,

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ..errors import ArgumentError, PromptError
-from ..models import LoadedModel
+from ..models import LoadedModel, load_model
 from ..values.inputs import Inputs, Row, row_of
 from . import words
 from .examples import Prompt, prompt_ids
@@ -18,7 +18,7 @@ _CANDIDATES = 2_000
 
 
 def corrupt(
-    model: LoadedModel,
+    model: Any,
     prompt: Prompt,
     how: Corruption = "names",
     *,
@@ -64,6 +64,7 @@ def corrupt(
     >>> fg.corrupt(trace.model, "When Mary and John went to the store, John gave a drink to")
     'When Tom and Daniel went to the store, Simon gave a drink to'
     """
+    model = load_model(model)
     if how not in get_args(Corruption):
         raise ArgumentError(f"how={how!r} is not known; expected one of {', '.join(get_args(Corruption))}")
     if model.tokenizer is None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..atomic_file import as_path
 from ..errors import ArgumentError, FileFormatError, TargetError
 from ..models import LoadedModel
 from ..values.inputs import Inputs, row_of
@@ -107,7 +108,7 @@ class TaskData:
         writer = csv.writer(table)
         writer.writerow(_COLUMNS)
         writer.writerows([getattr(example, name) for name in _COLUMNS] for example in self.examples)
-        return atomic_write_text(Path(path), table.getvalue(), overwrite=overwrite)
+        return atomic_write_text(as_path(path), table.getvalue(), overwrite=overwrite)
 
     @classmethod
     def load(cls, path: str | Path) -> TaskData:
@@ -120,7 +121,7 @@ class TaskData:
         FileFormatError
             If it is not UTF-8, too large, or a column or a value is missing; the message names the row.
         """
-        path = Path(path)
+        path = as_path(path)
         try:
             if path.stat().st_size > _MOST_BYTES:
                 raise FileFormatError(f"{path} is larger than {_MOST_BYTES // 2**20} MB; give fewer examples")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ..errors import ArgumentError, TargetError
-from ..models import LoadedModel
+from ..models import LoadedModel, load_model
 from . import words
 from .examples import Example, TaskData, prompt_ids
 
@@ -59,7 +59,7 @@ class Draw:
         return self.random.sample(pool, count)
 
 
-def task(model: LoadedModel, name: str, *, count: int = 32, seed: int = 0) -> TaskData:
+def task(model: Any, name: str, *, count: int = 32, seed: int = 0) -> TaskData:
     """Draw examples of a standard task for a model.
 
     Parameters
@@ -100,6 +100,7 @@ def task(model: LoadedModel, name: str, *, count: int = 32, seed: int = 0) -> Ta
         raise ArgumentError(f"name={name!r} is not a task; known are {', '.join(TASKS)}, or give a CSV file")
     if count < 1:
         raise ArgumentError(f"count={count} must be at least 1")
+    model = load_model(model)
     if not model.anatomy.causal or model.tokenizer is None:
         raise ArgumentError(
             f"{model.name!r} cannot do {name!r}: tasks ask for the next token of a text, which needs a causal model with a tokenizer"

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from ..errors import ArgumentError
+from .arguments import takes
 from .graph_columns import GraphColumns
 from .node import Node, label
 
@@ -24,6 +25,7 @@ Waves = list[Int[np.ndarray, "_"]]
 """Indices of edges, wave by wave."""
 
 
+@takes(GraphColumns)
 def connected_flow(graph: GraphColumns, start: Node | None = None) -> Float[np.ndarray, "E"]:
     """Follow the shares against the arrows: the part of ``start`` that each edge carries.
 
@@ -60,6 +62,7 @@ def connected_flow(graph: GraphColumns, start: Node | None = None) -> Float[np.n
     return _flow_of(graph, start, waves_of(graph))
 
 
+@takes(GraphColumns)
 def critical_levels(graph: GraphColumns, start: Node | None = None) -> Float[np.ndarray, "E"]:
     """Find the smallest flow on the best way from each edge to ``start``.
 

@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from ..errors import ArgumentError
+from .arguments import takes
 from .connected_flow import connected_flow, start_index
 from .graph_columns import GraphColumns
 from .graph_info import Whole
@@ -53,6 +54,7 @@ class Measured:
     whole: Whole = "method"
 
 
+@takes(GraphColumns)
 def mass(
     graph: GraphColumns, edges: Bool[np.ndarray, "E"] | Int[np.ndarray, "e"] | Sequence[int] | None = None
 ) -> float:
@@ -89,6 +91,7 @@ def mass(
     return float(min(1.0, (part if edges is None else part[graph.chosen(edges)]).sum()))
 
 
+@takes(GraphColumns)
 def edge_mass(graph: GraphColumns) -> Float[np.ndarray, "E"]:
     """[E] part of the whole that each edge holds; :func:`mass` is a sum of these.
 
@@ -98,22 +101,7 @@ def edge_mass(graph: GraphColumns) -> Float[np.ndarray, "E"]:
     >>> fg.edge_mass(graph).shape == (len(graph),), round(float(fg.edge_mass(graph).sum()), 6)
     (True, 1.0)
     """
-    return measured(checked_graph(graph)).part
-
-
-def checked_graph(graph: G) -> G:
-    """The graph itself, where it is one.
-
-    Raises
-    ------
-    ArgumentError
-        If it is something else.
-    """
-    if not isinstance(graph, GraphColumns):
-        raise ArgumentError(
-            f"graph is {'None' if graph is None else f'a {type(graph).__name__}'}; expected a FlowGraph, as flowgraph.build_graph makes"
-        )
-    return graph
+    return measured(graph).part
 
 
 _KNOWN: WeakKeyDictionary[GraphColumns, Measured] = WeakKeyDictionary()

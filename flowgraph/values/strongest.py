@@ -9,12 +9,14 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError
+from .arguments import takes
 from .connected_flow import by_level, flow_levels, waves_of
 from .flow_graph import FlowGraph
-from .mass import checked_graph, edge_mass, into_start
+from .mass import edge_mass, into_start
 from .node import Node
 
 
+@takes(FlowGraph)
 def keep_strongest(
     graph: FlowGraph,
     *,
@@ -58,7 +60,6 @@ def keep_strongest(
     >>> len(fg.keep_strongest(graph, mass=None, max_edges=50))
     50
     """
-    checked_graph(graph)
     if mass is not None and not (isinstance(mass, Real) and 0 < mass <= 1):
         raise ArgumentError(
             f"mass={mass!r} must be a number above 0 and at most 1, or None to keep every edge that has flow"

@@ -362,6 +362,8 @@ class Trace:
             If the trace was loaded from a file and no model is attached.
         ArgumentError
             If torch.autocast is on, so that what is computed with its weights would be in other number types.
+        ModelMismatchError
+            If its weights were changed after the trace was made: what they give would be of two models.
         """
         if self.loaded is None:
             raise ModelNeededError(
@@ -369,6 +371,12 @@ class Trace:
                 f"needs trace.attach(load_model({self.model_name!r}))"
             )
         refuse_autocast(self.loaded.device.type)
+        traced = self.fingerprint.get("weights")
+        if traced is not None and traced != self.loaded.weights.digest():
+            raise ModelMismatchError(
+                f"the weights of {self.loaded.name!r} were changed after this trace was made, so the trace and the model no longer "
+                "belong together; trace the prompt again, or put the weights back"
+            )
         return self.loaded
 
     def differences(self, loaded: LoadedModel) -> list[str]:

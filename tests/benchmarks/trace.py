@@ -1,4 +1,4 @@
-"""What recording a pass costs on top of the pass, and what holding it against the identities costs."""
+"""What recording a pass costs on top of the pass, and what it costs to hold it against the identities and its weights."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ def rows(setup: Setup) -> Iterator[Row]:
                     pairs=setup.pairs,
                 )
         yield _identities(setup, ids)
+        yield timed(
+            f"weights looked at again, as each use of a trace does, T = {n_tokens}",
+            loaded.weights.digest,
+            "forward, last logits",
+            lambda ids=ids: bare_forward(loaded, ids, last_only=True),  # type: ignore[misc]
+            pairs=setup.pairs,
+        )
 
 
 def _identities(setup: Setup, ids: list[int]) -> Row:

@@ -167,4 +167,5 @@ def _aimed(trace: Trace, target: int | None, foil: int | None) -> Trace:
         if value is not None:
             aims[name] = vocabulary.target_id(value, name)
             aims[f"{name}_token"] = vocabulary.string(aims[name])
+    vocabulary.refuse_same(aims.get("target", trace.target), aims.get("foil", trace.foil))
     return replace(trace, **aims)

@@ -13,6 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import Any, Literal
 
+from ...atomic_file import as_path
 from ...charts.text import visible
 from ...errors import ArgumentError, FlowgraphError
 from ...values.trace import Trace
@@ -91,7 +92,7 @@ class AttentionView:
         ArgumentError
             If the name does not end in ``.html`` or the file cannot be written.
         """
-        path = Path(path)
+        path = as_path(path)
         if path.suffix.lower() not in (".html", ".htm"):
             raise ArgumentError(f"path={str(path)!r} does not end in .html, and this is an HTML document")
         try:

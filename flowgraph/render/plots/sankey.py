@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...charts.text import printable, visible
 from ...errors import ArgumentError
+from ...values.arguments import takes
 from ...values.flow_graph import EDGE_KINDS, FlowGraph
 from ...values.node import label
 from ...values.reading import NodeReading
@@ -37,6 +38,7 @@ def escape(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
+@takes(FlowGraph)
 def sankey(graph: FlowGraph) -> Figure:
     """Draw a semantic graph as a Sankey figure.
 

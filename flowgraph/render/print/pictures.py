@@ -7,11 +7,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
-from ...atomic_file import atomic_write_bytes, atomic_write_text
+from ...atomic_file import as_path, atomic_write_bytes, atomic_write_text
 from ...charts import rendering
 from ...charts.bars import Bars
 from ...charts.grid import Grid
 from ...errors import ArgumentError
+from ...values.arguments import takes
 from ...values.flow_graph import FlowGraph
 from . import MOST_EDGES, Look, Picture, ThemeName, grid_picture, is_semantic, matplotlib_picture, picture, tikz
 from .content import Spell
@@ -24,6 +25,7 @@ PAGE_HEIGHT = 648.0
 _LEAST_DPI, _MOST_DPI = 50, 2400
 
 
+@takes(FlowGraph)
 def render_picture(
     graph: FlowGraph,
     format: PictureFormat = "svg",
@@ -108,7 +110,7 @@ def save_picture(
     ArgumentError
         As for :func:`render_picture`; or if a file exists and ``overwrite`` is False, or cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
     drawn, content = _drawn(graph, _format(path), dpi, Look(width, theme, legend, caption))
     return _write(path, drawn, content, overwrite=overwrite)
 
@@ -132,7 +134,7 @@ def save_chart(
         If the ending is not known, or the chart does not fit into the width; otherwise as for
         :func:`save_picture`.
     """
-    path = Path(path)
+    path = as_path(path)
     if _format(path) not in FORMATS:
         known = ", ".join(f".{name}" for name in FORMATS)
         raise ArgumentError(

@@ -13,6 +13,7 @@ from ...errors import UnsupportedReadingError
 from ...lenses.direct_attribution import aims
 from ...lenses.logit_lens import read, unembed
 from ...methods.origin import origin
+from ...values.arguments import takes
 from ...values.flow_graph import FlowGraph
 from ...values.reading import Entry, NodeReading
 from ...values.trace import Trace
@@ -25,6 +26,7 @@ from .drawing import Drawing
 _ROWS_AT_ONCE = 64
 
 
+@takes(Trace)
 def visit_graph(
     trace: Trace,
     *,

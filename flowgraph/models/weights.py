@@ -1,0 +1,79 @@
+"""Digests of a model's weights: whether they are the ones that a trace was made with."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+_SAMPLES = 64
+
+
+class Weights:
+    """The weights of a model, looked at through 64 numbers of each parameter.
+
+    torch counts changes of a parameter, but not those through ``.data``; the numbers show both.
+
+    Parameters
+    ----------
+    model
+        The model.
+    """
+
+    def __init__(self, model: Any) -> None:
+        self._model = model
+        self._kept: tuple[tuple[Any, ...], list[_View]] = ((), [])
+
+    def digest(self) -> str:
+        """Digest of name, shape and 64 numbers of every parameter, spread over each."""
+        views = self._views()
+        samples = [view.parameter.take(view.places) for view in views]
+        if len({sample.device for sample in samples}) > 1:
+            samples = [sample.cpu() for sample in samples]
+        numbers = torch.cat(samples).float().cpu().numpy().tobytes() if samples else b""
+        weights, start = hashlib.blake2b(digest_size=16), 0
+        for view in views:
+            stop = start + 4 * len(view.places)
+            weights.update(view.name)
+            weights.update(numbers[start:stop])
+            start = stop
+        return weights.hexdigest()
+
+    def _views(self) -> list[_View]:
+        """Where to look; kept, because making them takes as long as looking, and every use of a trace looks."""
+        parameters = list(self._model.named_parameters())
+        key = tuple((name, p.data_ptr(), p.dtype, p.shape, p.stride()) for name, p in parameters)
+        kept, views = self._kept
+        if key != kept:
+            views = [
+                _View(f"{name}{tuple(p.shape)}".encode(), p.detach(), spread(p.numel(), p.device))
+                for name, p in parameters
+            ]
+            self._kept = (key, views)
+        return views
+
+
+class _View(NamedTuple):
+    name: bytes
+    parameter: Tensor
+    places: Tensor
+
+
+def sample(parameter: Tensor) -> bytes:
+    """64 numbers spread over a parameter, as float32."""
+    return parameter.detach().take(spread(parameter.numel(), parameter.device)).float().cpu().numpy().tobytes()
+
+
+def version(parameter: Tensor) -> int:
+    """How often torch saw the parameter change; 0 for one made in inference mode, of which torch does not count."""
+    return 0 if parameter.is_inference() else parameter._version
+
+
+@lru_cache(maxsize=256)
+def spread(size: int, device: torch.device) -> Tensor:
+    """Up to 64 indices, spread evenly over ``size`` numbers. Kept, because every trace takes a digest."""
+    count = min(_SAMPLES, size)
+    return torch.arange(count, device=device) * (size - 1) // max(1, count - 1)
