@@ -207,9 +207,11 @@ def test_an_edge_of_the_circuit_without_a_score_is_kept_without_a_number() -> No
 def test_what_a_file_does_not_say_of_its_circuit_is_not_said() -> None:
     data = circuit()
     del data["cfg"]
-    assert "were found to matter." in str(graph_of(data).explain())
+    assert "These parts of an unnamed model were found to matter." in str(graph_of(data).explain())
+    assert graph_of(data).caption().startswith("an unnamed model · ")
+    assert "unknown" not in render_html(graph_of(data))
     for about in data["edges"].values():
         about["in_graph"] = False
     text = str(graph_of(data).explain())
     assert "found to matter" not in text
-    assert "The file marks no circuit" in text
+    assert "The file marks no circuit in an unnamed model" in text

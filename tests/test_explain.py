@@ -124,7 +124,7 @@ def test_a_graph_without_layers_prompt_or_edges_is_not_given_any(tmp_path):
     graph = flowgraph.import_graph(file)
     assert graph.info.layers == (0, 0)
     assert str(graph.explain()).splitlines() == [
-        "The graph (model unknown) names neither a prompt nor a token that is explained.",
+        "The graph names no model, no prompt and no token that is explained.",
         "It has no nodes.",
         "By the method imported (weight), the graph, which spans no layer, shows 0 of 0 edges, 0 % of the mass.",
         "There is no edge to show.",

@@ -422,6 +422,20 @@ def test_a_pretraining_class_without_a_head_over_the_vocabulary_opens_as_itself(
         assert type(flowgraph.load_model(saved(model, tmp_path)).model) is type(model)
 
 
+def test_a_folder_that_opens_as_another_class_says_which(tmp_path):
+    """ALBERT's layers are not read; what is said of its folder names the class that it was opened as, and its config's."""
+    model = built("AlbertForPreTraining", **PLAIN, embedding_size=16, max_position_embeddings=40)
+    saved(model, tmp_path)
+    with (
+        pytest.warns(UserWarning, match=r"opened as AlbertForMaskedLM.*sop_classifier"),
+        pytest.raises(ArchitectureError, match="no architecture row fits AlbertForMaskedLM"),
+    ):
+        flowgraph.load_model(tmp_path)
+    edit(tmp_path, architectures=["BertForPreTraining"], model_type="bert")
+    with pytest.raises(FileFormatError, match="lacks weights that BertForMaskedLM needs"):
+        flowgraph.load_model(tmp_path)
+
+
 # Tokenizers and models in memory
 
 

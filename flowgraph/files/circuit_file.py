@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import FileFormatError
+from ..values.graph_info import UNNAMED
 from .checked import Checked
 from .json_file import MOST_EDGES, MOST_NODES
 
@@ -267,4 +268,4 @@ def _layers(about: Checked | None, places: dict[str, dict[str, Any]]) -> int:
 
 def _model(about: Checked | None) -> str:
     name = None if about is None else about.optional("model_name")
-    return "unknown" if name is None or type(name.value) is not str else name.text()
+    return UNNAMED if name is None or type(name.value) is not str else name.text()

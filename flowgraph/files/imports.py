@@ -52,7 +52,7 @@ from ..atomic_file import as_path
 from ..charts import rendering
 from ..errors import ArgumentError, FileFormatError
 from ..values.flow_graph import EDGE_KINDS, UNITS, FlowGraph
-from ..values.graph_info import GraphInfo
+from ..values.graph_info import UNNAMED, GraphInfo
 from ..values.node import FEATURES, NODE_KINDS, WITHOUT_LAYER
 from .checked import LARGEST_FEATURE, Checked, Rows, parsed_json
 from .circuit_file import is_circuit_file, node_link_of_circuit
@@ -196,7 +196,7 @@ def _own(data: Checked) -> dict[str, Any]:
     else:
         given = {name: value for name, value in given.items() if name not in _OF_FLOW}
     graph = _defaults(nodes, flows) | {name: given[name] for name in _INFO if name in given}
-    graph |= {"unit": unit, "model": given.get("model", given.get("name", "unknown"))}
+    graph |= {"unit": unit, "model": given.get("model", given.get("name", UNNAMED))}
     graph["tokens"] = _tokens(about, rows, nodes)
     return {"directed": True, "multigraph": True, "graph": graph, "nodes": nodes, "edges": flows}
 

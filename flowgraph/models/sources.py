@@ -39,9 +39,9 @@ _UNREADABLE = (
 _EIGHT_BITS = ("I8", "U8", "F8_E4M3", "F8_E5M2")
 _MASK = re.compile(r"(^|\.)(attn|attention)\.(attention\.)?(masked_)?bias$")
 """Causal masks that GPTs used to save as a bias of the attention itself, beside the biases of its linear layers."""
-_BESIDE = re.compile(r"(^|\.)(pooler|cls\.seq_relationship)\.")
+_BESIDE = re.compile(r"(^|\.)(pooler|cls\.seq_relationship|sop_classifier)\.")
 """What reads the last state beside a language model's head, and changes nothing before it: BERT's pooler and the classifier
-of next sentences on top of it."""
+of next sentences, or of their order, on top of it."""
 
 
 def open_model(
@@ -283,11 +283,8 @@ def _saved_class(source: str, config: Any) -> Any:
         )
     kind: Any = getattr(transformers, named[0], None)
     # A base class that runs nothing, such as PreTrainedModel itself, holds no weights.
-    is_model = (
-        isinstance(kind, type)
-        and issubclass(kind, transformers.PreTrainedModel)
-        and kind.forward is not nn.Module.forward
-    )
+    is_class = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
+    is_model = is_class and getattr(kind, "forward", None) is not nn.Module.forward
     if not is_model:
         raise ArchitectureError(
             f"{source!r} was saved as {named[0]!r} (architectures in its config), which is no model class of transformers "
@@ -340,6 +337,7 @@ def _absent(report: Mapping[str, Any]) -> list[str]:
 def _check_report(source: str, model: Any, report: Mapping[str, Any]) -> None:
     """Refuse a folder that is not the model, whole: by the names of what is missing, of another size, or left over."""
     kind = type(model).__name__
+    named = "the class its config names" if kind in (model.config.architectures or ()) else "the class it is opened as"
     left = sorted(str(key) for key in report["unexpected_keys"])
     own = {name for name, _ in model.named_buffers()}
     # What the class makes itself, and once saved, is no weight: masks, position ids, rotary angles.
@@ -358,7 +356,7 @@ def _check_report(source: str, model: Any, report: Mapping[str, Any]) -> None:
         ),
         (
             unused,
-            f"holds weights that {kind}, the class its config names, does not use, so it would be another model than was saved",
+            f"holds weights that {kind}, {named}, does not use, so it would be another model than was saved",
         ),
     ):
         if keys:

@@ -66,4 +66,6 @@ def _message(function: str, name: str, given: Any, classes: tuple[type, ...]) ->
 
 
 def _a(kind: type) -> str:
-    return f"{'an' if kind.__name__[0] in 'AEIOaeio' else 'a'} {kind.__name__}"
+    """The class with its article; the columns that functions work on are those of a graph."""
+    name = "FlowGraph" if kind.__name__ == "GraphColumns" else kind.__name__
+    return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"

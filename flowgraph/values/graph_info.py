@@ -9,6 +9,9 @@ from typing import Any, Final, Literal
 DEFAULT_METHOD: Final = "proximity"
 """The edge method of Python, the command line and the app, unless another is asked for."""
 
+UNNAMED: Final = "unknown"
+"""``GraphInfo.model`` of a file that names no model."""
+
 Whole = Literal["method", "file", "shares"]
 
 

@@ -12,12 +12,12 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from ...charts.text import printable, visible
+from ...charts.text import visible
 from ...values.flow_graph import FlowGraph
 from ...values.graph_info import GraphInfo
 from ..scene.semantic_style import semantic_variables
 from ..scene.style import DARK, LIGHT, css_variables
-from ..words.caption import caption, prompt_text
+from ..words.caption import caption, model_text, prompt_text
 
 LIBRARY = "cytoscape.min.js"
 ROOT = ".flowgraph"
@@ -156,7 +156,7 @@ def noted_caption(graph: FlowGraph, note: str = "") -> str:
 
 def title(info: GraphInfo) -> str:
     """Model and prompt on one line."""
-    return f"{printable(info.model)}: {prompt_text(info, 60)}"
+    return f"{model_text(info)}: {prompt_text(info, 60)}"
 
 
 def packed(edges: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from html import escape
 from string import Template
 from typing import Any
 
-from ...charts.text import printable, visible
+from ...charts.text import visible
 from ...values.flow_graph import FlowGraph
 from ...values.node import Node
 from ..scene.elements import LEVELS, MOST_EDGES, Drawing, drawing, elements, facts
@@ -19,7 +19,7 @@ from ..scene.legend import legend_of
 from ..scene.noted import pinned
 from ..scene.roles import node_roles
 from ..scene.style import THEMES, stylesheet
-from ..words.caption import edges_text, filter_texts, layers_text, mass_of, percent
+from ..words.caption import edges_text, filter_texts, layers_text, mass_of, model_text, percent
 from .document import Page, asset, document, noted_caption, shell, title
 
 _SEMANTIC = frozenset({"semantic", "visit"})
@@ -115,7 +115,7 @@ def _shell(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str, Any
     return shell(
         graph,
         origin=[
-            ("model", escape(printable(info.model))),
+            ("model", escape(model_text(info))),
             ("method", f'{escape(info.method)} <span class="note">in {escape(info.unit)}</span>'),
             ("level", escape(info.level)),
             ("size", layers_text(graph)) if circuit else ("prompt", escape(size)),

@@ -13,7 +13,7 @@ from ..scene.elements import Drawing, drawing
 from ..scene.layout import columns, extent, is_circuit
 from ..scene.legend import own_names
 from ..scene.noted import group_sizes
-from ..words.caption import caption, mass_of, percent, prompt_text
+from ..words.caption import caption, mass_of, model_text, percent, prompt_text
 from .axes import layer_ticks, token_ticks
 from .content import Content, Spell, edge_shapes, node_shapes, scaffold, wishes
 from .frame import COLUMN_WIDTHS, PAD, Frame, Needs, frame
@@ -98,7 +98,7 @@ def picture(graph: FlowGraph, look: Look = Look(), spell: Spell = str) -> Pictur
     if look.caption:
         lines, bottom = caption_lines(spell(text), points, bottom)
         shapes += lines
-    title = f"{printable(graph.info.model)}: {prompt_text(graph.info, 60)}"
+    title = f"{model_text(graph.info)}: {prompt_text(graph.info, 60)}"
     colours = palette(THEMES[look.theme]) | pill_palette(look.theme)
     return Picture(
         points, round(bottom + PAD, 2), tuple(shapes), colours, title, text, printable(graph.info.provenance_text)

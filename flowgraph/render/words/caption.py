@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...charts import rendering
 from ...charts.text import printable, prompt_line, visible
 from ...values.flow_graph import FlowGraph
-from ...values.graph_info import GraphInfo
+from ...values.graph_info import UNNAMED, GraphInfo
 from ...version import __version__
 
 _LONGEST_PROMPT = 80
@@ -21,7 +21,7 @@ _UNSAID = frozenset({"kept_flow"})
 def caption(graph: FlowGraph) -> str:
     """One line: model, prompt, prediction, method and unit, level, layers, filters, edges and mass, version."""
     parts = [
-        printable(graph.info.model),
+        model_text(graph.info),
         f"“{prompt_text(graph.info, _LONGEST_PROMPT)}”" if graph.info.tokens else prompt_text(graph.info),
         *_prediction(graph),
         f"{graph.info.method_text} ({graph.info.unit}), {graph.info.level} level, {layers_text(graph)}",
@@ -41,6 +41,11 @@ def summary(graph: FlowGraph) -> str:
     )
 
 
+def model_text(info: GraphInfo) -> str:
+    """The model on one line; a file may name none."""
+    return "an unnamed model" if info.model == UNNAMED else printable(info.model)
+
+
 def prompt_text(info: GraphInfo, longest: int | None = None) -> str:
     """The prompt on one line; of a graph of several prompts, such as a circuit, their number."""
     if not info.tokens and info.outside:
@@ -55,7 +60,7 @@ def layers_text(graph: FlowGraph) -> str:
     """Which layers the graph spans, and of how many, where that differs."""
     first, end = graph.info.layers
     if end - first == graph.info.total_layers:
-        return f"{end} layers"
+        return f"{end} layer{'s' if end != 1 else ''}"
     which = f"layer {first}" if end - first == 1 else f"layers {first}–{end - 1}"
     return f"{which} of {graph.info.total_layers}"
 

@@ -13,10 +13,11 @@ from ...charts import rendering
 from ...charts.text import printable, prompt_line, visible
 from ...values.explanation import Explanation, Sentence
 from ...values.flow_graph import EDGE_KINDS, FlowGraph
+from ...values.graph_info import UNNAMED
 from ...values.node import Node, label
 from ..scene.layout import is_circuit
 from ..scene.roles import roles_text
-from .caption import edges_text, percent, prompt_text
+from .caption import edges_text, model_text, percent, prompt_text
 
 _SHOWN = 3
 OF_A_FILE = "circuit: of a file"
@@ -62,7 +63,7 @@ def explain(graph: FlowGraph) -> Explanation:
 
 def _about(graph: FlowGraph) -> Iterator[Sentence]:
     info = graph.info
-    model = printable(info.model)
+    model = model_text(info)
     prompt = f"“{prompt_line(info.tokens, 80)}”" if info.tokens else prompt_text(info)
     if info.target_token is not None:
         probability = "" if info.target_probability is None else f" a probability of {info.target_probability:.2g}"
@@ -76,6 +77,8 @@ def _about(graph: FlowGraph) -> Iterator[Sentence]:
         yield Sentence(f"These parts of {model} were found to matter{f' for {prompt}' if prompt else ''}.")
     elif prompt:
         yield Sentence(f"{model} read {prompt}; the graph names no token that is explained.")
+    elif info.model == UNNAMED:
+        yield Sentence("The graph names no model, no prompt and no token that is explained.")
     else:
         yield Sentence(f"The graph (model {model}) names neither a prompt nor a token that is explained.")
     if not graph.nodes:
