@@ -377,11 +377,11 @@ def test_edges_may_be_counted_from_the_end_or_be_a_mask() -> None:
 @pytest.mark.parametrize(
     ("ask", "message"),
     [
-        (lambda: mass(None), "graph is None; expected a FlowGraph"),
-        (lambda: keep_strongest("a"), "graph is a str; expected a FlowGraph"),
+        (lambda: mass(None), "mass(graph=…) expects a FlowGraph, and got None"),
+        (lambda: keep_strongest("a"), "keep_strongest(graph=…) expects a FlowGraph, and got a str"),
         (lambda: keep_strongest(token_graph(), mass="a"), "mass='a' must be a number above 0"),
         (lambda: keep_strongest(token_graph(), max_edges=1.5), "max_edges=1.5 must be 1 or more"),
-        (lambda: build_graph(None), "trace_or_weights is None; expected a trace"),
+        (lambda: build_graph(None), "expects a Trace or an EdgeWeights, and got None"),
     ],
 )
 def test_what_is_no_graph_trace_or_number_is_refused_by_name(ask: Any, message: str) -> None:
