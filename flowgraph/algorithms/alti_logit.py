@@ -1,7 +1,7 @@
 """ALTI-Logit: which input tokens a logit comes from, through every layer.
 
-Direct logit attribution says what each part wrote in the direction of the target, and from which position it read. What stood
-at that position is a mixture of input tokens by then; the rollout of ALTI's shares says of which.
+Direct logit attribution says how much each part wrote in the direction of the target, and from which position it read. By then
+the state at that position is a mixture of input tokens; the rollout of ALTI's shares gives the mixture.
 """
 
 from __future__ import annotations
@@ -90,9 +90,9 @@ class AltiLogit(Tabular):
 def alti_logit(trace: Trace, target: str | int | None = None, foil: str | int | None = None) -> AltiLogit:
     """Share the logit at the trace's position out among the input tokens.
 
-    What head h of layer l wrote having read position s goes to the input tokens as state s before layer l is made of them; what
-    an MLP wrote, as the state is that it read. The published attribution is ``attention + embedding``; with the MLPs and the
-    biases the parts sum to the logit.
+    Head h of layer l reads position s. What it writes is shared out over the input tokens as the state at s before layer l is
+    made of them. What an MLP writes is shared out as the state that it reads. The published attribution is
+    ``attention + embedding``; with the MLPs and the biases the parts sum to the logit.
 
     Parameters
     ----------
@@ -120,8 +120,11 @@ def alti_logit(trace: Trace, target: str | int | None = None, foil: str | int | 
     written = direct_logit_attribution(trace, target, foil, position=at)
     rolled = attention_rollout(edge_weights(trace, method="proximity", parts="token"))
     count = len(trace.tokens)
+    # made_of[l] is the make-up of the states before block l; before the first each token is itself.
     made_of = np.concatenate([np.eye(count)[None], rolled])
     by_source = written.heads_by_source.sum(1, dtype=np.float64)
+    # A parallel MLP reads the state before its block, a sequential one the state after attention. An MLP moves nothing
+    # between positions, so the rollout after the block is the same.
     read = made_of[:-1] if trace.wiring == "parallel" else made_of[1:]
     embedding = np.zeros(count)
     embedding[at] = written.embedding + written.position_embedding

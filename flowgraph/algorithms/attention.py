@@ -119,13 +119,14 @@ def present_tokens(mask: Any, count: int) -> Bool[np.ndarray, "position"]:
 def _of_trace(trace: Any, method: str) -> tuple[Blocks, bool]:
     if method == "attention":
         return list(_array(trace.pattern, "trace.pattern").mean(1, dtype=np.float64)), False
+    # Attention given as arrays needs none of the edge methods, so they are loaded only for a trace.
     from ..methods.weigh import edge_weights
 
     return _of_weights(edge_weights(trace, method=method)), True
 
 
 def _tolerance(given: Any) -> float:
-    """By how much a row may miss 1 and still be taken for rounding: more where numbers have 16 bits."""
+    """How far the sum of a row may be from 1 and still count as rounding: more where numbers have 16 bits."""
     given = getattr(given, "pattern", given)
     items = (
         [part for item in given for part in (item if isinstance(item, Sequence) else [item])]
@@ -188,6 +189,7 @@ def _of_weights(weights: Any) -> Blocks:
     positions = np.arange(blocks.shape[1])
     blocks[:, positions, positions] += along
     whole = blocks.sum(-1, keepdims=True)
+    # The remainder enters the state over no edge. It counts in the whole, so rows then sum to less than 1.
     if weights.rest is not None:
         whole += weights.rest[..., None]
     return list(np.divide(blocks, whole, out=np.zeros_like(blocks), where=whole > 0))
@@ -203,6 +205,7 @@ def _of_arrays(attention: Any) -> Blocks:
             return [_block(item, layer) for layer, item in enumerate(_whole_text(attention))]
         return [_block(item, layer) for layer, item in enumerate(attention)]
     values = _array(attention, "attention")
+    # A stack of `outputs.attentions` still has the batch axis.
     if values.ndim == 5 and values.shape[1] == 1:
         values = values[:, 0]
     if values.ndim == 4:
@@ -245,6 +248,7 @@ def _array(item: Any, name: str) -> Float[np.ndarray, "..."]:
     """A tensor of any device and precision, or anything numpy understands, as an array of real numbers."""
     if hasattr(item, "detach"):
         tensor = item.detach().cpu()
+        # numpy has no bfloat16.
         item = tensor.numpy() if tensor.element_size() > 2 else tensor.float().numpy()
     try:
         values = np.asarray(item)

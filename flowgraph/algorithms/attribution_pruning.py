@@ -1,6 +1,6 @@
 """Pruning of attribution graphs by cumulative influence, as circuit-tracer defines it.
 
-It differs from :func:`flowgraph.prune` in where influence goes to: here to every logit by its probability, there to one node.
+Influence here goes to every logit by its probability; in :func:`flowgraph.prune` it goes to one node.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from ..values.flow_graph import FlowGraph
 from ..values.nucleus import nucleus_mask
 
 _INPUTS = frozenset({"embed", "position_embed"})
+# An error stands for all that the replacement model does not explain, so no edge enters it.
 _WITHOUT_INPUTS = _INPUTS | {"mlp_error", "attn_error"}
 
 
 def check_thresholds(node_threshold: float | None, edge_threshold: float | None, top: int | None) -> None:
-    """Refuse what is no threshold.
+    """Refuse thresholds out of their range.
 
     Raises
     ------
@@ -35,7 +36,7 @@ def check_thresholds(node_threshold: float | None, edge_threshold: float | None,
 def pruned(
     graph: FlowGraph, node_threshold: float | None = None, edge_threshold: float | None = None, top: int | None = None
 ) -> FlowGraph:
-    """Keep the nodes and then the edges of the most influence on the logits, and of these what is connected.
+    """Keep the nodes and then the edges with the most influence on the logits, as far as they are connected.
 
     With Â[target, source] = Σ|weight| of the edges between two nodes / Σ|weight| of all edges into the target, and p the
     probability of each logit (where none is known: 1 at the node that the graph explains), the influence of nodes is
@@ -45,8 +46,8 @@ def pruned(
        Embeddings and logits are always kept and do not count for ``top``.
     2. Of the edges between them, normalised anew, the fewest whose scores together reach ``edge_threshold`` of the sum; the score
        of an edge is Â × (influence of its target + p there).
-    3. Again and again, nodes that nothing leaves any more, and all but errors that nothing enters any more, go with their edges;
-       embeddings and logits stay.
+    3. Nodes without an edge out go with their edges, and so do nodes without an edge in, except errors. This repeats until no
+       such node is left; embeddings and logits stay.
 
     Parameters
     ----------
@@ -59,7 +60,7 @@ def pruned(
 
     Returns
     -------
-    The graph of the kept edges and the nodes that they touch, with what was asked for in ``info.filters``.
+    The graph of the kept edges and the nodes that they touch, with the thresholds in ``info.filters``.
 
     Raises
     ------
@@ -99,7 +100,7 @@ def pruned(
 
 
 def _probability(graph: FlowGraph) -> Float[np.ndarray, "N"]:
-    """[N] where influence goes to: the logits by their probabilities, or the one node that the graph explains."""
+    """[N] weights of the nodes that influence goes to: the logits by probability, or the one node that the graph explains."""
     found = np.zeros(len(graph.nodes))
     for n, note in enumerate(graph.notes):
         if note is not None and graph.nodes[n].kind == "logit":
@@ -112,19 +113,21 @@ def _probability(graph: FlowGraph) -> Float[np.ndarray, "N"]:
 def _spread(
     graph: FlowGraph, strength: Float[np.ndarray, "E"], probability: Float[np.ndarray, "N"], waves: Waves
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "E"]]:
-    """Influence of nodes, without what they begin with, and scores of edges."""
+    """Influence of nodes, without their own entry in ``probability``, and scores of edges."""
     whole = np.bincount(graph.target, weights=strength, minlength=len(graph.nodes))[graph.target]
     part = np.divide(strength, whole, out=np.zeros_like(strength), where=whole > 0)
     nodes, scores = probability.copy(), np.zeros(len(graph))
     for edges in waves:
         scores[edges] = part[edges] * nodes[graph.target[edges]]
+        # `nodes[source] += …` would count a source once, however many edges of the wave leave it.
         np.add.at(nodes, graph.source[edges], scores[edges])
     return nodes - probability, scores
 
 
 def _connected(graph: FlowGraph, edges: Bool[np.ndarray, "E"], always: Bool[np.ndarray, "N"]) -> Bool[np.ndarray, "E"]:
-    """Those of the edges that are left when all nodes are gone that nothing enters or nothing leaves."""
+    """The edges that are left without nodes that no edge enters or no edge leaves."""
     is_fed = always | np.array([node.kind in _WITHOUT_INPUTS for node in graph.nodes], dtype=bool)
+    # To drop a node may cut the last edge of another, so the loop runs until nothing changes.
     while True:
         leaves = always.copy()
         leaves[graph.source[edges]] = True

@@ -86,7 +86,7 @@ def flow_graph(
 
 
 def _carried(chain: Chain, source: int | None) -> Float[np.ndarray, "layer query_pos key_pos"]:
-    """What each edge of the blocks carries."""
+    """The flow over each edge of the blocks."""
     blocks, below = chain.blocks, 0
     if source is None:
         # One more block below leads from every input to one token, wider than all that the start can take.
@@ -95,6 +95,7 @@ def _carried(chain: Chain, source: int | None) -> Float[np.ndarray, "layer query
         blocks, below, source = [gate, *blocks], 1, 0
     found = flow_edges(blocks, source=chain.token, target=source, residual=False)
     of_model = found.layer >= below
+    # The block that was put in front is no block of the model, so its edges are left out.
     carried = np.zeros((len(chain.blocks), *chain.blocks[0].shape))
     carried[found.layer[of_model] - below, found.query_pos[of_model], found.key_pos[of_model]] = found.weight[of_model]
     return carried

@@ -1,6 +1,6 @@
-"""What enters each target of dense weights: the sums that shares are parts of, worked out once and kept with the weights.
+"""Sums over the edges into each target of dense weights, computed once and kept with the weights.
 
-A share is weight / Σ|weight| into the same target. Sums run in the order in which a graph lists its edges, so that shares are
+A share is weight / Σ|weight| into the same target. The sums run in the order in which a graph lists its edges, so the shares are
 those of the graph digit for digit.
 """
 
@@ -23,16 +23,16 @@ ATTENTION, HEAD, RESIDUAL, MLP_IN, MLP, PAST_MLP, UNEMBED = range(len(KINDS))
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Everything that enters some targets: a row per target, a column per source.
+    """All edges into some targets: a row per target, a column per source.
 
     Attributes
     ----------
     weight
         [*target, source] weights.
     whole
-        [*target] what a share is a part of.
+        [*target] Σ|weight| into the target, the denominator of a share.
     kinds
-        Kinds of the last columns, which are edges whatever their weight; columns before them are edges where they have weight.
+        Kinds of the last columns. These are edges whatever their weight; columns before them are edges where they have weight.
     """
 
     weight: Float[np.ndarray, "*target source"]
@@ -48,20 +48,20 @@ class Table:
 
 @dataclass(frozen=True, eq=False)
 class Incoming:
-    """What neither a threshold nor a start changes.
+    """The part of the routes that depends on neither threshold nor start.
 
     Attributes
     ----------
     edges, targets
         Number of edges that have a number, and of targets that have weight.
     into_logit
-        All edges, of a method whose edges end in the logit; such a method has nothing of what follows.
+        All edges of a method whose edges end in the logit; such a method has none of the fields below.
     entry, head
         [layer, query_pos], [layer, head, query_pos] sums into the state that attention enters, and into heads at head level.
     small
-        What enters resid_post in sequential blocks, and what enters MLPs that have a number.
+        The edges into resid_post in sequential blocks, and those into MLPs that have a number.
     nodes
-        Nodes made so far, by their code: making them anew would take longer than everything else.
+        Nodes made so far, by their code: to make them again would take longer than everything else.
     """
 
     edges: int
@@ -73,11 +73,13 @@ class Incoming:
     nodes: dict[int, Node] = field(default_factory=dict)
 
 
+# Weights are compared by identity and do not change, so they are the key; weak, so that the sums go when the weights
+# go.
 _KNOWN: WeakKeyDictionary[EdgeWeights, dict[str, Incoming]] = WeakKeyDictionary()
 
 
 def incoming(weights: EdgeWeights, level: str) -> Incoming:
-    """What enters the targets of these weights at a level; worked out at the first call, and kept as long as the weights are."""
+    """The edges into the targets of these weights at a level; computed at the first call, and kept as long as the weights are."""
     known = _KNOWN.setdefault(weights, {})
     if level not in known:
         known[level] = _of_logit(weights, level) if weights.ends_in_logit else _of_states(weights, level == "head")
@@ -85,7 +87,7 @@ def incoming(weights: EdgeWeights, level: str) -> Incoming:
 
 
 def besides_attention(weights: EdgeWeights) -> dict[int, np.ndarray]:
-    """[layer, query_pos] what enters the same state as attention, by kind."""
+    """[layer, query_pos] weights into the same state as attention, by kind."""
     assert weights.residual is not None
     return {RESIDUAL: weights.residual} | (_from_mlp(weights) if weights.parallel else {})
 
@@ -129,11 +131,12 @@ def _small_tables(weights: EdgeWeights) -> tuple[Table, ...]:
 
 
 def _from_mlp(weights: EdgeWeights) -> dict[int, np.ndarray]:
-    """[layer, query_pos] what MLPs write, of methods that give them a number."""
+    """[layer, query_pos] weights of MLPs, if the method gives them a number."""
     return {} if weights.mlp is None or weights.mlp_in is None else {MLP: weights.mlp}
 
 
 def _sum(weight: Float[np.ndarray, "*target source"]) -> Float[np.ndarray, "*target"]:
     """Σ|weight| per target, one source after the other."""
+    # np.sum adds in pairs; cumsum adds from left to right, as the graph does.
     found: np.ndarray = np.cumsum(np.abs(weight), axis=-1, dtype=np.float64)[..., -1]
     return found

@@ -1,7 +1,7 @@
 """Influence of nodes on one node of a graph, and pruning by it.
 
-The algebra of attribution graphs: |share| as a matrix Â whose incoming edges sum to 1 at every node, the powers of Â as indirect
-influence. It is computed wave by wave, as flow is; the sum over all powers is then exact after one pass.
+The algebra is that of attribution graphs: Â is the matrix of |share|, normalised so that the edges into every node sum to 1, and
+powers of Â are indirect influence. One pass, level by level as for flow, gives the exact sum over all powers.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ def influence(graph: FlowGraph, start: Node | None = None) -> Float[np.ndarray, 
     target, influence is p Σ_k Âᵏ = p (I − Â)⁻¹, where p is 1 at the start and 0 elsewhere. So the start has influence 1, and
     each node passes all that it has on to the nodes that enter it.
 
-    This is not :func:`connected_flow`, which takes shares as they are: there, what a filter has cut away is missing from the
-    flow; here, what is left stands for all of it. On a whole graph, where shares into a node sum to 1, both agree.
+    :func:`connected_flow` differs: it takes shares as they are, so edges that a filter has cut away are missing from the flow.
+    Here the edges that are left stand for all of them. On a whole graph, where shares into a node sum to 1, both agree.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def influence(graph: FlowGraph, start: Node | None = None) -> Float[np.ndarray, 
 
 @takes(FlowGraph)
 def prune(graph: FlowGraph, node_mass: float = 0.8, edge_mass: float = 0.98, *, start: Node | None = None) -> FlowGraph:
-    """Keep the nodes with the most influence on ``start``, the strongest edges between them, and of both what is connected.
+    """Keep the nodes with the most influence on ``start`` and the strongest edges between them, as far as they are connected.
 
     1. The fewest nodes whose summed :func:`influence` reaches ``node_mass`` of that of all nodes but the start. The start is
        always kept, and so are the states that the graph begins with (embeddings, position embeddings, resid_pre of a window).
@@ -134,6 +134,7 @@ def _influence_and_scores(
     nodes[start] = 1.0
     for edges in waves:
         scores[edges] = part[edges] * nodes[graph.target[edges]]
+        # `nodes[source] += …` would count a source once, however many edges of the wave leave it.
         np.add.at(nodes, graph.source[edges], scores[edges])
     return nodes, scores
 
@@ -141,6 +142,7 @@ def _influence_and_scores(
 def _strong_nodes(graph: FlowGraph, start: int, waves: Waves, mass: float) -> Bool[np.ndarray, "N"]:
     """The fewest nodes that reach the mass, besides the start, and the states that the graph begins with."""
     found, _ = _influence_and_scores(graph, strength_of(graph), start, waves)
+    # The start has influence 1 and is kept anyway: in the sum it would use up the mass.
     found[start] = 0.0
     strong = nucleus_mask(np.zeros(len(found), dtype=np.int64), found, mass)
     strong[start] = True
@@ -160,7 +162,7 @@ def _strong_edges(
 def _between_inputs_and(
     graph: FlowGraph, edges: Bool[np.ndarray, "E"], start: int, waves: Waves
 ) -> Bool[np.ndarray, "E"]:
-    """Those of the edges that lie on a path over them from an input of the graph to the start."""
+    """The edges that lie on a path of ``edges`` from an input of the graph to the start."""
     leads = np.zeros(len(graph.nodes), dtype=bool)
     leads[start] = True
     for wave in waves:

@@ -1,4 +1,4 @@
-"""Attention flow: attention as capacities of pipes, and the most that they carry from a token down to an input token.
+"""Attention flow: attention as the capacities of pipes, and the largest flow from a token down to an input token.
 
 The blocks make a layered graph. Node (k, i) is token i after k blocks, and block l has an edge from (l + 1, i) down to (l, j)
 of capacity Ã^l_ij. Flow runs from an upper token, the source, against the direction of the forward pass to an input token.
@@ -200,6 +200,7 @@ def minimum_cut(
     blocks = _blocks(attention_or_trace, layer, residual, mask)
     _, reached, unit = _pair(blocks, source, target)
     capacities, _ = _stacked(blocks)
+    # An edge crosses the cut if its upper end lies on the source's side and its lower end does not.
     cut = reached[1:, :, None] & ~reached[:-1, None, :] & (capacities > 0)
     return _edges(capacities, cut, float(capacities[cut].sum()), unit)
 
@@ -260,8 +261,8 @@ def _matrix(
 def _merge_plans(blocks: int, causal: bool) -> Int[np.ndarray, "plans 8"]:
     """Ways to merge the blocks between the first and the last, the coarsest first, as the kernel takes them.
 
-    A row is the number of merged blocks and their borders. In deep models a few blocks at both ends stay out, to spread what
-    the source gives and gather what the sink takes. The ways were chosen by how many pairs they settle, and how soon; in
+    A row is the number of merged blocks and their borders. In deep models a few blocks at both ends stay out: they spread the
+    flow of the source and gather that of the sink. Measurements chose these ways: they settle the most pairs, soonest. In
     causal models of few blocks none settles enough.
     """
 

@@ -1,6 +1,6 @@
 """The strongest paths of a flow graph.
 
-The strength of a path is the product of |share| along it: what of its end came this way.
+The strength of a path is the product of |share| along it: the part of its end that came this way.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from ..values.flow_graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
 from ..values.mass import carrying
 from ..values.node import Node, label
 
+# A graph with fewer edges is searched whole: the critical levels would take longer than they save.
 _TRIED_FIRST = 20_000
 
 
@@ -122,10 +123,12 @@ def strongest_paths(
         return []
     share = strength_of(graph)
     best: dict[int, list[_Entry]] = {}
+    # A share above 1 could make a path stronger than its weakest edge; 1e-9 lets rounding pass.
     if len(graph) > _TRIED_FIRST and share.max() <= 1 + 1e-9:
         levels = critical_levels(graph, graph.nodes[end])
         cutoff = np.partition(levels, -_TRIED_FIRST)[-_TRIED_FIRST]
         best = _k_best(graph, origins, end, waves, k, np.where(levels >= cutoff, share, 0.0))
+        # Too few paths, or a last one that an edge left out could beat: search all edges.
         if len(best.get(end, ())) < k or best[end][-1][0] < cutoff:
             best = {}
     if not best:
@@ -173,6 +176,7 @@ def _k_best(
     """Find the k best paths from any origin into each node that leads to ``end``, best first."""
     leads = _leads_to(graph, end, share, waves)
     best: dict[int, list[_Entry]] = {n: [(1.0, -1, 0)] for n in origins}
+    # Waves run from the end back. Reversed, all paths into a source are known before an edge leaves it.
     for wave in reversed(waves):
         edges = wave[leads[graph.target[wave]] & (share[wave] > 0)]
         by_target: dict[int, list[tuple[int, int, float]]] = {}
@@ -190,6 +194,7 @@ def _merge(incoming: Sequence[tuple[int, int, float]], best: dict[int, list[_Ent
     heap = [(-best[before][0][0] * share, e, 0, before, share) for e, before, share in incoming]
     heapq.heapify(heap)
     merged: list[_Entry] = []
+    # A product that has underflowed to 0 is no path.
     while heap and len(merged) < k and heap[0][0] < 0:
         negative, e, rank, before, share = heap[0]
         merged.append((-negative, e, rank))

@@ -98,8 +98,8 @@ def attention_rollout(
 def _product(blocks: Blocks) -> Callable[[np.ndarray, np.ndarray, np.ndarray], object]:
     """The quickest product for these blocks, as a function of both factors and of the array for the result.
 
-    Both ways differ in the last digits at most. Compiled loops are only taken where the compiler is there already: to import
-    it takes a third of a second and more, in which numpy multiplies a dozen blocks of a thousand tokens.
+    The two ways differ in the last digits at most. Compiled loops are used only if the compiler is already imported: its import
+    takes a third of a second or more, and in that time numpy multiplies a dozen blocks of a thousand tokens.
     """
     if "numba" in sys.modules and len(blocks) * len(blocks[0]) ** 3 >= _WORTH_LOADING:
         import numba
@@ -108,6 +108,7 @@ def _product(blocks: Blocks) -> Callable[[np.ndarray, np.ndarray, np.ndarray], o
 
         # One layout for all: for any other the loops would be compiled again.
         blocks = [np.require(block, requirements=("C", "W")) for block in blocks]
+        # With the compiler switched off the loops would be plain Python.
         if not numba.config.DISABLE_JIT and all(is_lower_triangular(block) for block in blocks):
             chunks = numba.get_num_threads()
             return lambda upper, lower, result: triangular_product(

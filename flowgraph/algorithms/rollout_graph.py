@@ -1,4 +1,4 @@
-"""Attention rollout as a graph: which edges the shares of one token pass on their way through the blocks."""
+"""Attention rollout as a graph: the edges that one token's shares pass on their way through the blocks."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def rollout_graph(
 ) -> FlowGraph:
     """Build the graph that one row of attention rollout runs through.
 
-    The start holds 1. Against the arrows every state hands on what it holds, each edge by its part of Ã = (A + I) / row sum: an
-    edge's ``weight`` is what runs over it, its ``share`` the entry of Ã, split into ``attention`` and ``residual`` on the
-    diagonal. What arrives at the inputs is the start's row of :func:`flowgraph.attention_rollout`.
+    The start holds 1. Against the arrows every state hands on all that it holds, each edge by its part of Ã = (A + I) / row sum.
+    An edge's ``share`` is the entry of Ã, split into ``attention`` and ``residual`` on the diagonal; its ``weight`` is the amount
+    that runs over it. The amounts at the inputs are the start's row of :func:`flowgraph.attention_rollout`.
 
     Parameters
     ----------
@@ -82,6 +82,7 @@ def rollout_graph(
     held = np.zeros((len(chain.blocks), count))
     held[-1, chain.token] = 1.0
     for layer in range(len(chain.blocks) - 1, 0, -1):
+        # Row s of a block says where the state at s comes from, so a row vector on the left goes one block down.
         held[layer - 1] = held[layer] @ chain.blocks[layer]
     carried = held[:, :, None] * np.stack(chain.blocks)
     graph = graph_of(

@@ -1,7 +1,7 @@
-"""Information flow routes: what is reached from one node, against the arrows, over the strong edges of dense weights.
+"""Information flow routes: the nodes that one node reaches, against the arrows, over the strong edges of dense weights.
 
-A walk goes down the layers with the set of reached states, heads and MLPs, and looks only at what enters these; so another
-threshold or another start costs milliseconds, and the weights are never computed again. Until the graph is made an edge is one
+A walk goes down the layers with the set of reached states, heads and MLPs, and looks only at the edges into these. Another
+threshold or another start therefore costs milliseconds, and no weight is computed again. Until the graph is made an edge is one
 integer, its place in the order of the graph: layer, kind, head, query position, key position.
 """
 
@@ -122,6 +122,7 @@ def routes(
     filters: dict[str, float | int | str] = {} if threshold is None else {"threshold": threshold}
     given = weights
     if threshold_rule != "edge":
+        # The rule turns weights and threshold into weights of which every nonzero one passes.
         weights, threshold = by_rule(weights, threshold or 0.0, threshold_rule), 0.0
         filters["threshold_rule"] = threshold_rule
     start = start_of(weights, start, level)
@@ -180,6 +181,8 @@ class _Strength:
         """Which edges of a table are strong enough, and the shares of all."""
         share = table.share
         strong = np.abs(share) >= self.threshold
+        # At threshold 0 every number passes. An attention entry of weight 0 is no edge; other kinds are edges whatever
+        # their weight.
         if not self.threshold:
             free = share.shape[-1] - len(table.kinds)
             strong[..., :free] = table.weight[..., :free] != 0
@@ -191,11 +194,12 @@ class _Strength:
 
 
 def _into_logit(codes: Codes, part: Columns, start: Node, strength: _Strength) -> Columns:
-    """Routes of a method whose edges end in the logit, or in a head that they go on from."""
+    """Routes of a method whose edges end in the logit, or in a head that has an edge to the logit."""
     part = taken(part, np.abs(part["share"]) >= strength.threshold)
     if strength.nucleus is not None:
         part = taken(part, nucleus_mask(part["target"], part["share"], strength.nucleus))
     at = (-1 if place is None else place for place in (start.layer, start.head, start.position))
+    # Such a method has edges head → logit and source → head, so two steps reach all that there is.
     first = part["target"] == codes.of(start.kind, *at)
     return taken(part, first | np.isin(part["target"], part["source"][first]))
 
@@ -221,6 +225,7 @@ class _Walk:
         self.at, self.by_head = np.asarray(weights.query_positions), known.head is not None
         self.sizes = (n, len(KINDS), max(h, 1), q, t)
         self.after, self.mlp, self.heads = np.zeros((n, q), bool), np.zeros((n, q), bool), np.zeros((n, h, q), bool)
+        # In a parallel block attention writes into the state after the block: both names stand for one array.
         self.entry = self.after if weights.parallel else np.zeros((n, q), bool)
         self.strong = dict.fromkeys((MLP_IN, MLP, PAST_MLP), np.zeros((n, q), bool))
         for table in known.small:
@@ -248,6 +253,8 @@ class _Walk:
                 reached[top] = self.at == start.position
         for row in range(top, -1, -1):
             self._block(row)
+        # By now all that is reached is known, so the small tables are read once for all layers instead of block by
+        # block.
         place = self._place(np.arange(len(self.after))[:, None], query=np.arange(len(self.at)))
         for table in self.known.small:
             hit = self.mlp if table.kinds == (MLP_IN,) else self.after
@@ -255,9 +262,10 @@ class _Walk:
             self._keep(into, place[hit], self._place(kind=np.array(table.kinds)))
 
     def _block(self, row: int) -> None:
-        """From what is reached of a block to what that reaches in it, and in the state before it."""
+        """Follow the strong edges from the reached nodes of a block to others of it, and to the states before it."""
         before = np.zeros(self.sizes[-1], bool)
         if not self.weights.parallel:
+            # The MLP comes first: if it is reached, it reads the state in the middle of its block.
             self.mlp[row] |= self.after[row] & self.strong[MLP][row]
             self.entry[row] |= self.after[row] & self.strong[PAST_MLP][row]
             self.entry[row] |= self.mlp[row] & self.strong[MLP_IN][row]
@@ -269,6 +277,7 @@ class _Walk:
             table = Table(self.weights.attention[row][h, q], self.known.head[row][h, q], ())
             _, s = self._keep(table, self._place(row, ATTENTION, h, q), np.arange(self.sizes[-1]))
             before[s] = True
+        # A parallel MLP reads the state before the block, as the heads do.
         if self.weights.parallel:
             before[self.at[self.mlp[row] & self.strong[MLP_IN][row]]] = True
         if row:
@@ -303,7 +312,7 @@ class _Walk:
     def _keep(
         self, table: Table, target: Int[np.ndarray, "target"], source: Int[np.ndarray, "source"]
     ) -> tuple[Int[np.ndarray, "e"], Int[np.ndarray, "e"]]:
-        """Keep what is strong in a table with these places; returns row and column of each edge."""
+        """Keep the strong edges of a table with these places; returns row and column of each edge."""
         strong, share = self.strength.of(table)
         r, c = np.nonzero(strong)
         self.count += len(r)

@@ -1,7 +1,7 @@
-"""A chain of matrices between states as a flow graph: what rollout and attention flow have in common.
+"""A chain of matrices between states as a flow graph: the common part of rollout and attention flow.
 
-State (k, t) is token t after k blocks. Block l has two edges at the most from (l, s) to (l + 1, t): ``attention``, and where s is
-t also ``residual``, which stands for all that stays at its position.
+State (k, t) is token t after k blocks. Block l has at most two edges from (l, s) to (l + 1, t): ``attention``, and for s = t also
+``residual``, which stands for all that stays at its position.
 """
 
 from __future__ import annotations
@@ -88,6 +88,7 @@ def chain_to(
         info = origin(weights_or_trace, "attention", "share")
         info = info if residual is None else replace(info, options={"residual": str(residual).lower()})
         sums = np.stack([block.sum(1) for block in layer_matrices(weights_or_trace, residual=False)])
+        # On the diagonal of (A + I) / row sum the identity has 1 / row sum.
         stays = np.zeros(sums.shape) if residual is False else 1.0 / (sums + 1.0)
     else:
         is_trace = isinstance(weights_or_trace, Trace)
@@ -101,7 +102,7 @@ def chain_to(
 
 
 def _stays(weights: EdgeWeights) -> Float[np.ndarray, "layer position"]:
-    """What stays at its position without attention, as a part of all that enters a state."""
+    """The part of a state that stays at its position without attention, of all that enters the state."""
     assert weights.residual is not None
     along = np.abs(weights.residual).astype(np.float64)
     if weights.parallel and weights.mlp is not None:
@@ -114,7 +115,7 @@ def _stays(weights: EdgeWeights) -> Float[np.ndarray, "layer position"]:
 
 
 def _start(info: GraphInfo, start: Node | None, position: SupportsIndex | None) -> Node:
-    """The start state; without one, the last at a position, or at the one that is explained."""
+    """The start state. None is the last state at ``position``; without a position too, at the explained one."""
     (first, stop), count = info.layers, len(info.tokens)
     if start is None:
         index = info.position if position is None else operator.index(position)
@@ -132,7 +133,7 @@ def _start(info: GraphInfo, start: Node | None, position: SupportsIndex | None) 
 
 
 def _at(info: GraphInfo, weights_or_trace: Any, start: Node) -> GraphInfo:
-    """The origin of a graph that ends in a state: elsewhere than at the explained position, what is predicted there."""
+    """The origin of a graph that ends in a state. At another position than the explained one, it holds the prediction there."""
     assert start.layer is not None
     assert start.position is not None
     info = replace(info, layers=(info.layers[0], start.layer + 1))
@@ -161,16 +162,16 @@ def graph_of(
     max_edges: int,
     **options: float | int | str,
 ) -> FlowGraph:
-    """The graph of what each edge carries, strong enough edges alone.
+    """The graph of the flow over each edge; only edges that are strong enough.
 
     Parameters
     ----------
     chain
-        What it was worked out from.
+        The blocks and where they come from.
     carried
-        What runs over each edge of the blocks, both kinds together.
+        Flow over each edge of the blocks, both kinds together.
     entered
-        What each state above a block receives; a share is a part of it.
+        Flow into each state above a block; a share is a part of it.
     method, **options
         Name and options of the method.
     threshold, top_k, max_edges
@@ -188,6 +189,7 @@ def graph_of(
     amounts = np.concatenate([part[part > 0] for part in by_kind.values()])
     keep = {kind: (part > 0) & (part >= threshold) for kind, part in by_kind.items()}
     count = sum(int(mask.sum()) for mask in keep.values())
+    # Edges as large as the smallest of the first k all stay for now; the columns settle the ties by position.
     if top_k is not None and count > top_k:
         least = np.partition(amounts, len(amounts) - top_k)[len(amounts) - top_k]
         keep = {kind: mask & (by_kind[kind] >= least) for kind, mask in keep.items()}
@@ -222,11 +224,13 @@ def graph_of(
 def _by_kind(
     chain: Chain, carried: Float[np.ndarray, "layer query_pos key_pos"]
 ) -> dict[str, Float[np.ndarray, "layer query_pos key_pos"]]:
-    """What runs over each kind of edge: on the diagonal each has its part of the capacity."""
+    """Flow over each kind of edge: on the diagonal each kind has its part of the capacity."""
     diagonal = np.stack([np.diagonal(block) for block in chain.blocks])
+    # The diagonal is attention to oneself and the residual stream; flow splits over both in proportion.
     part = np.divide(chain.stays, diagonal, out=np.zeros_like(diagonal), where=diagonal > 0)
     at = np.arange(carried.shape[-1])
     residual = np.zeros_like(carried)
+    # Rounding may put the part a digit above 1.
     residual[:, at, at] = carried[:, at, at] * np.minimum(part, 1.0)
     return {"attention": carried - residual, "residual": residual}
 
@@ -248,6 +252,7 @@ def _columns(
     layer, number, query, key, weight, share = (np.concatenate(part) for part in zip(*pieces, strict=True))
     order = np.lexsort((key, query, number, layer))
     if top_k is not None:
+        # A stable sort of edges in graph order: of ties the earlier ones stay.
         order = np.sort(order[np.argsort(-weight[order], kind="stable")[:top_k]])
         order = order[np.lexsort((key[order], query[order], number[order], layer[order]))]
     layer, number, query, key = layer[order], number[order], query[order], key[order]
@@ -260,6 +265,7 @@ def _columns(
 
 
 def _assembled(columns: dict[str, Any], chain: Chain, info: GraphInfo) -> FlowGraph:
+    # The start is a node even if no edge reaches it.
     start = len(chain.blocks) * len(info.tokens) + chain.token
     used, numbered = np.unique(np.concatenate([columns["source"], columns["target"], [start]]), return_inverse=True)
     source, target = numbered[:-1].reshape(2, -1)

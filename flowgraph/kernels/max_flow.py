@@ -5,22 +5,23 @@ filled up with zeros. The source is one token above the last block, the sink one
 lies between block k and block k − 1, 1 ≤ k < L. ``causal`` says that nothing lies above a diagonal, so that only the tokens
 from the sink's position to the source's take part.
 
-A flow is found by Dinic's algorithm on the dense blocks. It ends as soon as it reaches the value of a cut that was found
-beforehand, since no flow is larger; most pairs therefore need no search that fails. What is left of a capacity is neglected
-below a share of the flow already found, never of the capacities, which may span many orders of magnitude. Sets of tokens
-are bits of words, so that the next edge that is worth a look costs a few instructions however many are not.
+Dinic's algorithm finds a flow on the dense blocks. It stops when the flow reaches the value of a cut that is known beforehand,
+since no flow is larger; most pairs therefore need no search that fails. A capacity counts as used up when its rest is below a
+share of the flow already found. A share of the capacities would not do, since they may span many orders of magnitude. A set of
+tokens is bits of integer words: the next useful edge then costs a few instructions, however many useless ones lie before it.
 
-Two shortcuts settle most pairs before that, each with a flow that is checked to be possible and reaches the bound:
+Two shortcuts settle most pairs before the search. Each makes a flow, checks that it is possible and that it reaches the bound:
 
-- *A middle.* One flow from each source to a fixed share of every token half way down, and one from there to each sink, are
-  2·W flows of half the depth. What both ends of a pair have in common is a flow of the pair.
-- *Merged blocks.* Neighbouring blocks are added up to one, in which flow changes its token at most once. A flow through a few
-  merged blocks can run through the real ones if what is in a column, comes and goes, fits through its narrowest diagonal.
+- *A middle.* One flow runs from each source to a fixed share of every token half way down, and one from there to each sink:
+  2·W flows of half the depth. At each token of the middle the smaller of the two amounts is a flow of the pair.
+- *Merged blocks.* Neighbouring blocks are added up to one, in which flow changes its token at most once. A flow through the
+  merged blocks can run through the real ones if each column holds, with all that comes and goes, no more than its narrowest
+  diagonal.
 
-Rows of the matrix (all sinks of a source) do not depend on one another, and each is written by one thread.
+Rows of the matrix (all sinks of a source) do not depend on one another, and one thread writes each.
 
-The smallest functions have one way out and do without branches around arrays: otherwise the compiler counts references to
-each array at every call, which costs more than the work.
+The smallest functions have one way out and no branches around arrays. Otherwise the compiler counts references to each array
+at every call, which costs more than the work.
 """
 
 from __future__ import annotations
@@ -35,9 +36,12 @@ from .prepare import prepare
 
 prepare()
 
+# "nnan" and "ninf" are left out: the cuts start from infinity, and the compiler must keep it.
 _FLAGS = {"nsz", "arcp", "contract", "afn", "reassoc"}
+# A few roundings of a double: a rest of this size comes from the subtraction, not from the graph.
 _NEGLIGIBLE = 1e-15
 """Capacity left over, as a share of the flow found so far, that counts as used up."""
+# A sum of some thousand terms is off by about 1e-13 of itself; this lies above it and below any digit that is shown.
 _REACHED = 1e-12
 """How near, as a share of it, a flow must come to the value of a cut to have reached it."""
 
@@ -75,6 +79,8 @@ def cut_bounds(caps: Any, causal: bool) -> Any:
     alone, none = np.zeros((width, width)), np.full((width, width), np.inf)
     rest, every = np.full((width, width), np.inf), np.full((width, width), np.inf)
     out, into = np.zeros(width), np.zeros(width)
+    # A dynamic program from the source down: each array holds, for every pair, the cheapest cut so far whose source
+    # side is this set in the layer just reached.
     for block in range(blocks - 1, -1, -1):
         into[:] = 0.0
         if not causal:
@@ -84,15 +90,21 @@ def cut_bounds(caps: Any, causal: bool) -> Any:
         for s in range(width):
             stop = s + 1 if causal else width
             leaving = 0.0
+            # Only tokens from t on lead to t in a causal graph, so a sum from the right gives what leaves s for every t
+            # at once.
             for j in range(stop - 1, -1, -1):
                 leaving += 0.0 if j == s else caps[block, s, j]
                 out[j] = leaving
             for t in range(stop):
                 if causal:
+                    # Rows come in rising order: the column holds the tokens up to s, which are all that lie between t
+                    # and s.
                     into[t] += 0.0 if t == s else caps[block, s, t]
                 else:
                     out[t] = leaving
             for t in range(stop):
+                # All four read the layer above, so the order of the assignments matters: `alone` is read by every other
+                # one and changes last.
                 by_rest = min(rest[s, t] + into[t], every[s, t] + (into[t] + caps[block, t, t]))
                 none[s, t] = min(none[s, t], alone[s, t] + (out[t] + caps[block, s, s]))
                 every[s, t] = min(alone[s, t], min(rest[s, t], every[s, t]))
@@ -103,11 +115,13 @@ def cut_bounds(caps: Any, causal: bool) -> Any:
         for t in range(width):
             if causal and t > s:
                 bounds[s, t] = 0.0
+            # For s = t the set "s alone" holds the sink, so it cuts nothing.
             elif s != t:
                 bounds[s, t] = min(bounds[s, t], alone[s, t])
     return bounds
 
 
+# This is the plain Python twin, for runs without the compiler; the overload below is one instruction.
 def _lowest(word: Any) -> int:
     """Number of the lowest bit of a word other than 0."""
     return (int(word) & -int(word)).bit_length() - 1
@@ -116,6 +130,7 @@ def _lowest(word: Any) -> int:
 @intrinsic
 def _trailing_zeros(_: Any, word: Any) -> Any:
     def instruction(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:  # noqa: ARG001
+        # The word is never 0, and True tells the instruction so: it then needs no branch for that case.
         return builder.cttz(arguments[0], context.get_constant(types.boolean, True))
 
     return types.int64(word), instruction
@@ -132,6 +147,7 @@ def _lowest_compiled(word: Any) -> Any:  # noqa: ARG001
 @njit(cache=True, nogil=True, forceinline=True)
 def _bit(v: int, present: bool = True) -> Any:
     """Word in which only the bit of token v is set, if it is ``present``."""
+    # A shift of a truth value sets or clears a bit without a branch.
     return np.uint64(present) << np.uint64(v & 63)
 
 
@@ -165,13 +181,16 @@ def _reached_below(
     """Number the nodes that token i of layer k still has capacity to; returns whether there are any."""
     found = False
     for word in range(unused.shape[2]):
+        # Each bit is an edge with capacity left to a node without a number: 64 edges cost one test where there is none.
         rest = unused[k - 1, i, word] & unseen[k - 1, word]
         while rest:
             j = 64 * word + _lowest(rest)
+            # x & (x - 1) clears the lowest bit.
             rest &= rest - np.uint64(1)
             open_ = caps[k - 1, i, j] - flow[k - 1, i, j] > negligible
             front[d, k - 1, word] |= _bit(j, open_)
             unseen[k - 1, word] &= ~_bit(j, open_)
+            # A full edge leaves the set, so no later search looks at it until flow is taken back.
             unused[k - 1, i, word] &= ~_bit(j, not open_)
             found = found or open_
     return found
@@ -219,6 +238,7 @@ def _distances(
         if unseen[0].any():
             front[d] = 0
             front[d, 1] = unseen[0]
+            # Only layer 2 leads into layer 1: other nodes of the distance before lie on no shortest path.
             front[d - 1, 1], front[d - 1, 3:] = 0, 0
             return d
         d += 1
@@ -229,6 +249,7 @@ def _distances(
                 while rest:
                     i = 64 * word + _lowest(rest)
                     rest &= rest - np.uint64(1)
+                    # Edges of layer 1 go down to the sink alone; `sink` and `served` stand for them.
                     if k > 1 and _reached_below(caps, k, i, d, negligible, flow, unused, unseen, front):
                         found = True
                     if k < top and _reached_above(k, i, d, negligible, flow, carrying, unseen, front):
@@ -259,6 +280,7 @@ def _send(
 ) -> None:
     """Add to the flow of an edge of block k."""
     carried, capacity = flow[k, i, j], caps[k, i, j]
+    # A filled edge takes its capacity itself: the sum of parts could end a rounding above it.
     carried = capacity if amount >= capacity - carried else carried + amount
     flow[k, i, j] = carried
     carrying[k, j, i >> 6] |= _bit(i)
@@ -269,6 +291,7 @@ def _send(
 def _take_back(amount: float, k: int, i: int, j: int, flow: Any, unused: Any, carrying: Any) -> None:
     """Lessen the flow of an edge of block k."""
     carried = flow[k, i, j]
+    # An emptied edge takes 0 itself, for the same reason.
     carried = 0.0 if amount >= carried else carried - amount
     flow[k, i, j] = carried
     carrying[k, j, i >> 6] &= ~_bit(i, carried == 0.0)
@@ -301,6 +324,7 @@ def _way_down(caps: Any, t: int, k: int, i: int, d: int, negligible: float, flow
     while searching:
         j = _common(unused, k - 1, i, front, d, t)
         searching = j >= 0 and caps[k - 1, i, j] - flow[k - 1, i, j] <= negligible
+        # j is −1 where nothing is found; token 0 then serves as an index, and no bit changes.
         unused[k - 1, i, max(j, 0) >> 6] &= ~_bit(j, searching)
     return j
 
@@ -320,7 +344,8 @@ def _way_up(top: int, k: int, i: int, d: int, negligible: float, flow: Any, carr
 
 @njit(cache=True, nogil=True)
 def _take_out_column(caps: Any, t: int, unused: Any, column: Any) -> None:
-    """Keep flow and capacity of the sink's column, straight down, in ``column`` [2, L] instead."""
+    """Move flow and capacity of the sink's column, straight down, into ``column`` [2, L]."""
+    # Most flow ends straight above the sink. Kept apart it goes down in one step instead of one per layer.
     for k in range(1, caps.shape[0] - 1):
         column[0, k], column[1, k] = 0.0, caps[k, t, t]
         unused[k, t, t >> 6] &= ~_bit(t)
@@ -328,7 +353,7 @@ def _take_out_column(caps: Any, t: int, unused: Any, column: Any) -> None:
 
 @njit(cache=True, nogil=True)
 def _put_back_column(caps: Any, t: int, flow: Any, unused: Any, carrying: Any, column: Any) -> None:
-    """Let the flow of the sink's column be an ordinary one again."""
+    """Move the flow of the sink's column back among the others."""
     for k in range(1, caps.shape[0] - 1):
         flow[k, t, t] = column[0, k]
         carrying[k, t, t >> 6] |= _bit(t, column[0, k] > 0.0)
@@ -354,14 +379,15 @@ def _block_paths(
 ) -> float:  # fmt: skip
     """Send flow along shortest paths until each of them is used up; returns the new total.
 
-    A node that is entered gets a limit and hands on as much of it as it can; the edge into it is charged once, when the node
-    is left. A node that cannot hand on all is taken off ``front`` and not entered again. As long as the sink's column is kept
-    ``apart``, what reaches it goes down in one step; the column is put back when it is full.
+    The search gives each node that it enters a limit, and the node hands on as much of it as it can. The edge into the node is
+    charged once, when the search leaves it. A node that cannot hand on all of its limit leaves ``front`` and is not entered
+    again. While the sink's column is ``apart``, flow that reaches it goes down in one step; a full column is put back.
     """
     top, goal = caps.shape[0] - 1, bound * (1.0 - _REACHED)
     for start in range(lo, hi):
         if left[start] <= _NEGLIGIBLE * total or not front[0, top, start >> 6] & _bit(start):
             continue
+        # `path`, `limit` and `sent` are the stack of a depth-first search; it allocates nothing.
         d, path[0, 0], path[0, 1], limit[0], sent[0] = 0, top, start, left[start], 0.0
         while True:
             k, i = path[d, 0], path[d, 1]
@@ -370,6 +396,8 @@ def _block_paths(
                 passed = _down_column(sink, t, k, room, served, column)
                 total += passed
                 sent[d] += passed
+                # The column or the sink is full: from here on its edges are searched like all others, and flow may be
+                # taken back from them.
                 if passed < room:
                     apart = False
                     _put_back_column(caps, t, flow, unused, carrying, column)
@@ -383,6 +411,7 @@ def _block_paths(
                     sent[d] += passed
                     front[d, k, i >> 6] &= ~_bit(i, room - passed > negligible)
                 else:
+                    # Free capacity comes first; flow is taken back only where no way down is left.
                     layer, j = k - 1, _way_down(caps, t, k, i, d + 1, negligible, flow, unused, front)
                     if j >= 0:
                         room = min(room, caps[layer, i, j] - flow[layer, i, j])
@@ -442,15 +471,18 @@ def _max_flow(
     flow, unused, carrying, left, served, front, unseen, path, limit, sent, column = work
     top, total = caps.shape[0] - 1, 0.0
     for i in range(lo, hi):
+        # With one inner layer supply and sink meet token by token, and there is nothing to search.
         served[i] = min(supply[i], sink[i]) if top == 1 else 0.0
         left[i] = supply[i] - served[i]
         total += served[i]
+    # A copy, since the search strikes full edges from it.
     unused[1:top, lo:hi] = used[1:top, lo:hi]
     _take_out_column(caps, t, unused, column)
     # All layers are used in order at first, as if a search had numbered them.
     _window(unseen, lo, hi)
     for d in range(top):
         front[d, top - d] = unseen[0]
+        # `_way_up` would look at this layer: emptied, it lets the first phase only go down.
         if d > 1:
             front[d, top - d + 2] = 0
     deepest, apart = top - 1, True
@@ -465,6 +497,7 @@ def _max_flow(
         apart = False
         phases -= 1
         if total >= bound * (1.0 - _REACHED):
+            # The bound itself, not the sum that came near it: callers compare with ==.
             return bound
         if phases == 0:
             return total
@@ -500,8 +533,8 @@ def _from_middle(
 ) -> Any:
     """Settle pairs by flows to and from the shares ``middle`` [W] of inner layer ``half``.
 
-    Writes the pairs that reach their bound into ``values`` [W, W], where those that are open are negative; returns how many
-    stay open.
+    ``values`` [W, W] is negative where a pair is open. Pairs that reach their bound are written there; returns how many stay
+    open.
     """
     blocks, width, _ = caps.shape
     above, below, size = caps[half - 1 :], caps[: half + 1], middle.sum()
@@ -510,9 +543,11 @@ def _from_middle(
     for v in range(width):
         supply, sink = caps[blocks - 1, v], last_hop[v]
         _max_flow(above, used_above, supply, middle, v, 0, width, min(size, supply.sum()), -1, work)
+        # Field 4 of the scratch is what each token of the middle has received.
         arriving[v] = work[4]
         _clear(blocks, 0, width, work[0], work[2])
         _max_flow(below, used_below, middle, sink, v, 0, width, min(size, sink.sum()), -1, work)
+        # Field 3 is what was not sent, so this is what each token of the middle gave.
         leaving[v] = middle - work[3]
         _clear(blocks, 0, width, work[0], work[2])
     still = 0
@@ -542,6 +577,7 @@ def _settle_by_middles(caps: Any, used: Any, last_hop: Any, bounds: Any, values:
     blocks, width, _ = caps.shape
     half = blocks // 2
     work = _scratch(blocks, width)
+    # The middle holds what an average source gives.
     size = caps[blocks - 1].sum() / width
     middle = np.full(width, size / width)
     if size <= 0.0 or _from_middle(caps, used, last_hop, bounds, middle, half, values, work) == 0:
@@ -551,6 +587,7 @@ def _settle_by_middles(caps: Any, used: Any, last_hop: Any, bounds: Any, values:
         reach = np.full(width, 1.0 / width)
         for block in range(blocks - 1, layer - 1, -1):
             reach = _handed_down(reach, caps[block])
+        # The root is the geometric mean of the even middle and of what the capacities hand down, up to a factor.
         reach = np.sqrt(reach)
         if reach.sum() > 0.0:
             middle = reach * (size / reach.sum())
@@ -568,6 +605,8 @@ def _merged(caps: Any, borders: Any, count: int) -> Any:
         merged[:] = caps[borders[g]]
         for block in range(borders[g] + 1, borders[g + 1]):
             for i in range(width):
+                # A flow that stays in its column passes all blocks, so the narrowest limits it. A flow that changes its
+                # token does so in one of them, so capacities add.
                 narrow = min(merged[i, i], caps[block, i, i])
                 for j in range(width):
                     merged[i, j] += caps[block, i, j]
@@ -584,7 +623,7 @@ def _carried_out(caps: Any, plan: Any) -> Any:
 
 @njit(cache=True, nogil=True, fastmath=_FLAGS)
 def _relieve(amounts: Any, own: int, edges: Any, straight: Any, low: float, lo: int, hi: int) -> None:
-    """Spread what is in column ``own`` beyond ``low`` over one block's ``edges`` [W], while the rest goes straight on."""
+    """Spread the part of column ``own`` above ``low`` over one block's ``edges`` [W]; the rest goes straight on."""
     width = 0.0
     for j in range(lo, hi):
         width += 0.0 if j == own else edges[j]
@@ -601,6 +640,7 @@ def _source_column_fits(
 ) -> Any:
     """Whether column s can carry its load if it hands on what it sends (``sent`` [W]) as early as it can."""
     for block in range(stop - 1, first - 1, -1):
+        # What fits through the narrowest diagonal fits through all that follow.
         if load <= narrow + slack:
             return True
         stays = load
@@ -621,9 +661,9 @@ def _source_column_fits(
 def _sink_column_fits(
     caps: Any, narrow: float, first: int, stop: int, flow: Any, s: int, t: int, lo: int, hi: int, load: float, slack: float
 ) -> Any:  # fmt: skip
-    """Whether column t can carry its load if it takes what the others send as late as it can.
+    """Whether column t can carry its load if it receives the others' flow as late as it can.
 
-    What the source sends counts as taken at once, since the source hands it on as early as it can.
+    The source's flow counts as received at once, since the source hands it on as early as it can.
     """
     for block in range(first, stop):
         if load <= narrow + slack:
@@ -648,8 +688,8 @@ def _fits(
 ) -> Any:
     """Whether the real blocks can carry the flow in ``work`` through the merged ones.
 
-    A column holds at most what stays, leaves and arrives in it during a merged block, whenever that happens; the columns of
-    source and sink get a timetable instead.
+    A column holds at most the sum of all that stays, leaves and arrives during a merged block, whatever the order. For the
+    columns of source and sink this is too strict: there the order is worked out block by block.
     """
     flow, carrying = work[0], work[2]
     for g in range(1, merged.shape[0] - 1):
@@ -695,6 +735,8 @@ def _settles(
     enough = bound * (1.0 - _REACHED)
     if supply[lo:hi].sum() < enough or sink[lo:hi].sum() < enough:
         return False
+    # Two phases at the most: a plan is a guess, and an exact search follows where it fails. The slack is far below the
+    # tolerance of the bound, so it decides nothing.
     reached = _max_flow(merged, used, supply, sink, t, lo, hi, bound, 2, work) == bound and _fits(
         caps, merged, borders, s, t, lo, hi, bound * _REACHED * 1e-2, load, work
     )
@@ -765,17 +807,23 @@ def flow_matrix(caps: Any, sources: Any, targets: Any, causal: bool, plans: Any,
     [S, T] flow.
     """
     blocks, width, _ = caps.shape
+    # The last hop is read sink by sink: in the transpose a sink is one stretch of memory.
     last_hop = np.ascontiguousarray(caps[0].T)
     bounds = cut_bounds(caps, causal)
     straight = _diagonals(caps)
     used = _used_edges(caps)
     merged = [_carried_out(caps, plan) for plan in plans]
     values = np.full((len(sources), len(targets)), -1.0)
+    # 2·W flows through a middle serve W² pairs, which pays if all pairs are asked for. In a causal graph pairs use
+    # different tokens, and no middle serves them all.
     if not causal and blocks >= 4 and len(sources) == width and len(targets) == width:
         _settle_by_middles(caps, used, last_hop, bounds, values)
     for chunk in prange(chunks):
+        # One thread keeps its scratch for all its rows: to zero L·W² numbers for each pair would cost more than most
+        # searches.
         work = _scratch(blocks, width)
         amounts = np.zeros((3, width))
+        # Rows are dealt out in turn, since later rows of a causal graph have more tokens to search.
         for n in range(chunk, len(sources), chunks):
             s = sources[n]
             _row(caps, used, last_hop, straight, merged, s, targets, causal, bounds[s], amounts, work, values[n])
@@ -817,6 +865,8 @@ def flow_of_pair(caps: Any, s: int, t: int, causal: bool) -> Any:
         return carried, reached
     work = _scratch(blocks, width)
     supply, sink = caps[blocks - 1, s], np.ascontiguousarray(caps[0, :, t])
+    # Without a bound the search ends only when nothing gets through, and only then are the nodes that it saw a minimum
+    # cut.
     _max_flow(caps, _used_edges(caps), supply, sink, t, lo, hi, np.inf, -1, work)
     carried[1 : blocks - 1] = work[0][1 : blocks - 1]
     for i in range(lo, hi):
@@ -825,5 +875,6 @@ def flow_of_pair(caps: Any, s: int, t: int, causal: bool) -> Any:
         sent = work[4][i] if blocks == 2 else work[0][blocks - 2, i].sum()
         carried[blocks - 1, s, i] = min(supply[i], sent)
         for k in range(1, blocks):
+            # Field 6 marks the nodes that the last search did not see.
             reached[k, i] = not work[6][k, i >> 6] & _bit(i)
     return carried, reached

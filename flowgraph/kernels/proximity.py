@@ -1,7 +1,7 @@
-"""Every compiled loop of the package: arrays in, arrays out, each with a naive twin in the tests.
+"""Compiled loops of proximity: arrays in, arrays out, each with a naive twin in the tests.
 
-Loops run in parallel over targets, each of which is written by one thread alone, so results do not depend on the number of
-threads. The flags allow sums to be reordered (and so vectorised) but leave NaN and infinity what they are.
+Loops run in parallel over targets. One thread writes a target, so results do not depend on the number of threads. The flags let
+the compiler reorder (and so vectorise) sums, but keep NaN and infinity.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from .prepare import prepare
 
 prepare()
 
+# "nnan" and "ninf" are left out, so a NaN in the activations shows in the result.
 _FLAGS = {"nsz", "arcp", "contract", "afn", "reassoc"}
 
 
 @njit(cache=True, parallel=True, fastmath=_FLAGS)
 def proximity_of_parts(y: Any, coefficient: Any, vectors: Any) -> Any:
-    """Compare what is left of y without each part with y itself: Σ_d (|y_d| − |y_d − c·v_d|), or 0 if that is negative.
+    """Compare y without each part with y itself: Σ_d (|y_d| − |y_d − c·v_d|), or 0 if that is negative.
 
     Parameters
     ----------
@@ -38,11 +39,13 @@ def proximity_of_parts(y: Any, coefficient: Any, vectors: Any) -> Any:
     heads, targets, sources = coefficient.shape
     size = y.shape[1]
     result = np.zeros((heads, targets, sources), dtype=y.dtype)
+    # Targets are the outer loop: a thread writes its own rows, and y[t] stays in the cache for all parts.
     for t in prange(targets):
         row = y[t]
         for h in range(heads):
             for s in range(sources):
                 c = coefficient[h, t, s]
+                # Causal attention has zeros above the diagonal: half of the parts need no loop over d.
                 if c != 0:
                     vector = vectors[h, s]
                     gained = y.dtype.type(0)
@@ -54,7 +57,7 @@ def proximity_of_parts(y: Any, coefficient: Any, vectors: Any) -> Any:
 
 @njit(cache=True, parallel=True, fastmath=_FLAGS)
 def proximity_of_sums(y: Any, coefficient: Any, vectors: Any, own: Any) -> Any:
-    """Compare what is left of y without each source's sum over heads with y itself, as :func:`proximity_of_parts`.
+    """Compare y without each source's sum over heads with y itself, as :func:`proximity_of_parts`.
 
     Parameters
     ----------
@@ -75,6 +78,7 @@ def proximity_of_sums(y: Any, coefficient: Any, vectors: Any, own: Any) -> Any:
     size = y.shape[1]
     result = np.zeros((targets, sources), dtype=y.dtype)
     for t in prange(targets):
+        # One buffer per target: the sum over heads of one source never exists for all sources at once.
         row, part = y[t], np.empty(size, dtype=y.dtype)
         for s in range(sources):
             for d in range(size):
