@@ -20,7 +20,7 @@ from ..values.flow_graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
 from ..values.mass import carrying
 from ..values.node import Node, label
 
-# A graph with fewer edges is searched whole: the critical levels would take longer than they save.
+# Number of strongest edges that are tried first; a graph with fewer edges is searched whole at once.
 _TRIED_FIRST = 20_000
 
 

@@ -73,6 +73,7 @@ def _of_part(
     embed = run.kept["resid_pre", 0] - start
     # Scores are linear in the gradients: these are summed, and multiplied once.
     summed = [gradients_into(grads, layer) for layer in range(len(anatomy.blocks) + 1)] if steps > 1 else []
+    # Step 0 is the clean run, whose gradients are there already.
     for step in range(1, steps):
         tell(step / steps)
         with _entering(anatomy.blocks[0].module, start + (step / steps) * embed):
@@ -105,6 +106,7 @@ def _entering(block: nn.Module, states: Float[Tensor, "prompt position d_model"]
     """The first block reads these states in place of the embeddings."""
 
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        # Families differ in whether a block takes its states by position or by name.
         if args:
             return (states.to(args[0].dtype), *args[1:]), kwargs
         name = next(iter(kwargs))

@@ -1,8 +1,8 @@
-"""Backward discovery: from the logits down, edges are shortlisted by estimates and confirmed by exact patching.
+"""Backward discovery: from the logits down, estimates shortlist edges and exact patching confirms them.
 
-First-order scores begin it, those of edges into queries and keys with the QK fix. Once edges out of a sender are confirmed, its
-inputs are estimated anew from what they really make it write (:mod:`flowgraph.circuits.responses`). Only what exact patching
-confirms is in the result.
+The search begins with first-order scores, with the QK fix for edges into queries and keys. Once edges out of a sender are
+confirmed, real runs of its layer give new estimates for its inputs (:mod:`flowgraph.circuits.responses`). The result holds only
+edges that exact patching has confirmed.
 """
 
 from __future__ import annotations
@@ -21,19 +21,20 @@ from .memory import FOLLOWED
 from .pairs import Search
 from .responses import Responses
 
+# The first round takes only the surest estimates: edges confirmed there guide the search further down.
 _FIRST_LEVEL = 32
 _MARGIN = 0.5
-"""An estimate is a guess: edges are tested from this part of the threshold on."""
+"""An estimate is a guess, so edges are tested if their estimate reaches this part of the threshold."""
 _FAINT = 0.25
-"""They are followed from this part of the threshold on."""
+"""The change of a source is followed to the readers behind if it may reach this part of the threshold there."""
 _MOVERS = 32
-"""Sources that change most what an MLP reads: of these its response is run, of the others it is taken for nothing."""
+"""The MLP is run for this many sources, those that change its input most; the response to any other source counts as 0."""
 _SOFTMAX: tuple[Into, ...] = ("q", "k")
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
-    """What a search knows.
+    """The result of a search.
 
     Attributes
     ----------
@@ -42,7 +43,7 @@ class Found:
     chosen
         [source, receiver] True for the edges of the circuit.
     notes
-        What goes into the options of the result.
+        Entries for the options of the result.
     """
 
     effects: Float[np.ndarray, "source receiver"]
@@ -53,24 +54,26 @@ class Found:
 def backward_discovery(search: Search, least: float) -> Found:
     """Find the edges whose exact effect is at least ``least`` in size.
 
-    Edges are tested in rounds, the strongest estimates first, each round from the logits down, so that what a round confirms
-    guides it further down. Where the budget does not suffice for a round, the round begins at stronger estimates.
+    The search tests edges in rounds, the strongest estimates first. Each round goes from the logits down, so the edges that it
+    confirms guide it further down. If the budget does not suffice for a round, the round takes only stronger estimates.
     """
     state = _State(search, least)
     level, lowest = _FIRST_LEVEL * least, _MARGIN * least
     while True:
+        # The last round starts at the margin itself, however the halving falls.
         level = max(level, lowest)
         bound = state.affordable(level)
         for layer, intos in state.order():
             state.refine(layer, intos)
             state.test(layer, intos, bound)
+        # A round that the budget cut short is the last: estimates below its bound are never reached.
         if bound <= lowest or search.spending.left < search.count:
             return state.found()
         level /= 2
 
 
 class _State:
-    """Estimates, what was tested, and what was confirmed."""
+    """Estimates, tested edges and confirmed edges."""
 
     def __init__(self, search: Search, least: float) -> None:
         self.search, self.least, self.anatomy = search, least, search.loaded.anatomy
@@ -84,7 +87,7 @@ class _State:
         self._score()
 
     def _score(self) -> None:
-        """First-order scores of every edge, and for edges into heads what their sources really make of them."""
+        """First-order scores of every edge; for edges into heads also the heads' real responses to each source."""
         search, layers = self.search, len(self.anatomy.blocks)
         with torch.no_grad():
             for runs in search.runs:
@@ -95,6 +98,8 @@ class _State:
                 self.known[layer, "heads"] = _joined([one.recall for one in found])
                 for into in _SOFTMAX:
                     effect = np.sum([one.effect[into].double().cpu().numpy() for one in found], axis=0)
+                    # A first-order score sees nothing behind a saturated softmax, so for queries and keys the run of
+                    # the layer replaces it.
                     self.first[: len(effect), _columns(self.anatomy, layer, into)] = effect / search.count
 
     def order(self) -> Iterator[tuple[int, tuple[Into, ...]]]:
@@ -106,13 +111,14 @@ class _State:
             yield layer, ("q", "k", "v")
 
     def affordable(self, bound: float) -> float:
-        """The bound, or a higher one that only so many edges of the model reach as the budget can test."""
+        """The bound, or a higher one if more edges reach the bound than the budget can test."""
         sizes = np.sort(np.abs(self.estimates()[self._waiting()]))[::-1]
         count = self.search.spending.left // self.search.count
+        # Equal estimates may still be more than the budget holds; the test takes the first of them.
         return max(bound, float(sizes[count - 1])) if 0 < count <= len(sizes) else bound
 
     def test(self, layer: int, intos: tuple[Into, ...], bound: float) -> None:
-        """Cut the edges into some readers whose estimate is large enough, as far as the budget goes."""
+        """Cut those edges into some readers whose estimate is large enough, as far as the budget goes."""
         columns = np.concatenate([np.arange(*_columns(self.anatomy, layer, into).indices(10**9)) for into in intos])
         estimate = np.abs(self.estimates()[:, columns])
         wanted = np.argwhere(self._waiting()[:, columns] & (estimate >= bound))
@@ -130,13 +136,14 @@ class _State:
 
     def estimates(self) -> Float[np.ndarray, "source receiver"]:
         """The largest of the estimates of each edge."""
+        # Each estimate is blind in its own way and gives too little there, so the largest counts.
         several = np.stack([self.first, self.recall, self.through])
         largest = np.abs(several).argmax(0)[None]
         chosen: np.ndarray = np.take_along_axis(several, largest, axis=0)[0]
         return chosen
 
     def refine(self, layer: int, intos: tuple[Into, ...]) -> None:
-        """Estimate the inputs of a layer's confirmed senders anew, where edges out of them were confirmed since."""
+        """Estimate the inputs of a layer's senders again, if edges out of them were confirmed since the last estimate."""
         if layer == len(self.anatomy.blocks):
             return
         first = 1 + layer * (self.anatomy.n_heads + 1)
@@ -148,6 +155,8 @@ class _State:
             return
         self.search.tell("running readers anew", self._done())
         with torch.no_grad():
+            # The new edges alone, for the estimate that adds up; `seen` then holds all of them, for the estimate by
+            # recall.
             news = {source: self._outs(source) - self.seen.get(source, frozenset()) for source in changed}
             for source in changed:
                 self.seen[source] = self._outs(source)
@@ -157,7 +166,7 @@ class _State:
                     self._refine_through(layer, into, source, news[source])
 
     def found(self) -> Found:
-        """Everything that was tested, and what of it is large enough."""
+        """All tested edges, and those of them that are large enough."""
         chosen = np.abs(np.nan_to_num(self.effects)) >= self.least
         waiting = self._waiting() & (np.abs(self.estimates()) >= _MARGIN * self.least)
         notes: dict[str, float | int | str] = {"tested": len(self.by_prompt), "untested": int(waiting.sum())}
@@ -172,15 +181,19 @@ class _State:
         return frozenset(np.flatnonzero(np.abs(np.nan_to_num(self.effects[source])) >= self.least).tolist())
 
     def _refine_recall(self, layer: int, into: Into) -> None:
-        """Recall × exact effects of the edges out of a sender."""
+        """Estimate edges into a layer: recall × exact effects of the edges out of each sender."""
         recall = self._recall(layer, into)
         columns = _columns(self.anatomy, layer, into)
         group = self.anatomy.n_heads // self.anatomy.n_kv_heads if into in ("k", "v") else 1
         before = len(recall)
+        # Recall is worked out over all confirmed edges anew, so it starts from nothing; the other estimate only adds
+        # the new ones.
         self.recall[:before, columns] = 0.0
         for n in range(recall.shape[1]):
             source = self._source(layer, into, n)
             outs = self.seen.get(source, frozenset())
+            # Recall is a part of each prompt's change and goes with that prompt's effect: a product of means would lose
+            # how they go together.
             effect = sum((self.by_prompt[source, out] for out in outs), np.zeros(self.search.count))
             self.recall[:before, columns.start + n // group] += (recall[:, n] * effect).mean(1)
 
@@ -198,11 +211,14 @@ class _State:
         return self.known[layer, "mlp"][into]
 
     def _refine_through(self, layer: int, into: Into, source: int, news: frozenset[int]) -> None:
-        """Add what the inputs of a sender do through it to the readers of edges that were confirmed since."""
+        """Add the effect that a sender's inputs have through it on the readers of the newly confirmed edges."""
         head = 0 if into == "mlp" else source - self._source(layer, "q", 0)
         carried = sum(abs(float(self.effects[source, out])) for out in self.seen[source])
         recall = np.abs(self._recall(layer, into)[:, head]).mean(1)
+        # A run for every source of every reader would cost more than the exact tests it saves. Recall tells which
+        # sources matter.
         likely = np.argsort(-recall, kind="stable")[:FOLLOWED]
+        # Recall times all confirmed effects of the sender estimates the most that a source can carry through it.
         likely = likely[recall[likely] * carried >= _FAINT * self.least]
         if not news or not len(likely):
             return
@@ -216,7 +232,7 @@ class _State:
         self.through[likely, column] += total / self.search.count
 
     def _readers(self, outs: frozenset[int]) -> dict[tuple[int | None, Into], list[int]]:
-        """The heads that edges end in, those of one layer that read alike together; 0 for MLP and logits."""
+        """(layer, what reads) → the heads that edges end in; head 0 stands for MLP and logits."""
         readers: dict[tuple[int | None, Into], list[int]] = {}
         for out in sorted(outs):
             node, reads = self.search.receivers[out]
@@ -229,5 +245,5 @@ class _State:
 
 
 def _joined(parts: Sequence[Mapping[Into, Tensor]]) -> dict[Into, np.ndarray]:
-    """By what is read: the prompts of all parts, one after the other."""
+    """One array for each kind of input: the prompts of all parts, one after the other."""
     return {name: torch.cat([part[name] for part in parts], -1).double().cpu().numpy() for name in parts[0]}

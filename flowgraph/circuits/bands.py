@@ -1,4 +1,4 @@
-"""How sure a number over prompts is: bootstrap bands, from prompts drawn anew out of the prompts."""
+"""Bootstrap bands: how sure a mean over prompts is, from prompts drawn again out of the prompts."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from jaxtyping import Float, Int
 from ..errors import ArgumentError
 
 Band = tuple[float, float] | None
-"""Where a number lies in 95 % of the draws; None where nothing was drawn."""
+"""Interval that holds a number in 95 % of the draws; None without draws."""
 
 
 def draws_of(prompts: int, bootstrap: int, seed: int) -> Int[np.ndarray, "draw prompt"] | None:
-    """[draw, prompt] how often each prompt is drawn, as many as there are, with replacement; None for no bands.
+    """[draw, prompt] how often each draw holds each prompt; a draw has as many as there are, with replacement. None for no bands.
 
     Raises
     ------
@@ -21,6 +21,7 @@ def draws_of(prompts: int, bootstrap: int, seed: int) -> Int[np.ndarray, "draw p
     """
     if bootstrap < 0:
         raise ArgumentError(f"bootstrap={bootstrap} must be 0 (no bands) or more")
+    # One prompt drawn from one prompt is always the same: the band would claim certainty.
     if not bootstrap or prompts < 2:
         return None
     return np.random.default_rng(seed).multinomial(prompts, np.full(prompts, 1 / prompts), size=bootstrap)

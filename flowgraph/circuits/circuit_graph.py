@@ -1,4 +1,4 @@
-"""A circuit as a graph: nodes without positions, edges that say what they end in and what they contribute."""
+"""A circuit as a graph: nodes without positions, edges with the input that they end in and their contribution."""
 
 from __future__ import annotations
 
@@ -44,6 +44,7 @@ def circuit_graph(
         head=np.array([_or_none(node.head) for node, _ in ends]),
         query_pos=nowhere,
         key_pos=nowhere.copy(),
+        # An effect is the change when the edge is cut; a contribution is its negative.
         weight=-found.effects[sources, receivers],
         share=shares[sources, receivers],
         structural=np.zeros(len(order), dtype=bool),
@@ -65,10 +66,11 @@ def _nodes(search: Search, sources: np.ndarray, receivers: np.ndarray) -> tuple[
 
 
 def _shares(search: Search, effects: Float[np.ndarray, "source receiver"]) -> Float[np.ndarray, "source receiver"]:
-    """What an edge contributes, as a part of Σ|contribution| of all edges into the same node whose effect is known."""
+    """Contribution of an edge as a part of Σ|contribution| of all edges into the same node whose effect is known."""
     known = -np.nan_to_num(effects)
     nodes = {node: n for n, node in enumerate(dict.fromkeys(node for node, _ in search.receivers))}
     owner = np.array([nodes[node] for node, _ in search.receivers])
+    # All receivers of a node together: its queries, keys and values share one whole.
     into = np.bincount(owner, weights=np.abs(known).sum(0), minlength=len(nodes))[owner]
     shares: np.ndarray = np.divide(known, into, out=np.zeros_like(known), where=into > 0)
     return shares

@@ -1,4 +1,4 @@
-"""How much two circuits have in common: heads and edges, counted and by weight."""
+"""Comparison of two circuits: the heads and edges that they share, by number and by weight."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ T = TypeVar("T", bound=Hashable)
 
 @dataclass(frozen=True)
 class Common(Generic[T]):
-    """What two circuits share of one kind of thing.
+    """Heads or edges that two circuits share.
 
     Attributes
     ----------
     shared, only_a, only_b
-        In both, in the first alone, in the second alone; the heaviest first.
+        Items of both, of the first alone and of the second alone; the heaviest first.
     jaccard
         |shared| / |in either|, between 0 and 1.
     weighted
@@ -128,6 +128,7 @@ def _weights(circuit: FlowGraph, argument: str) -> dict[Edge, float]:
 def _heads(weights: Mapping[Edge, float]) -> dict[Node, float]:
     found: dict[Node, float] = {}
     for edge, weight in weights.items():
+        # A set, so that an edge from a head into itself would count once.
         for node in {edge.source, edge.target}:
             if node.kind == "head":
                 found[node] = found.get(node, 0.0) + abs(weight)
@@ -149,6 +150,7 @@ def _common(a: Mapping[T, float], b: Mapping[T, float]) -> Common[T]:
     )
 
 
+# Weights of two circuits may have different units; parts of each circuit's sum can be compared.
 def _parts(weights: Mapping[T, float]) -> dict[T, float]:
     total = sum(weights.values())
     return {one: weight / total if total else 0.0 for one, weight in weights.items()}

@@ -1,9 +1,9 @@
-"""Whether a circuit's heads are all that matter, and whether each of them does.
+"""Completeness and minimality: whether a circuit has all heads that matter, and only those.
 
-Heads are taken out of the circuit (all heads outside it ablated) and out of the whole model. F is the mean metric over the
+The test takes heads out of the circuit (all heads outside it ablated) and out of the whole model. F is the mean metric over the
 prompts, C the circuit's heads, M all heads; MLPs stay as they are. A circuit is *complete* if taking the same heads K out of it and
-out of the model does the same: |F(C∖K) − F(M∖K)| is small, whatever K. It is *minimal* if for each of its heads v there are heads
-K without which v is missed: F(C∖(K∪{v})) − F(C∖K) is large for some K. Nobody can try every K; the sets tried are part of the result.
+out of the model does the same: |F(C∖K) − F(M∖K)| is small for every K. It is *minimal* if each of its heads v is missed once some
+heads K are gone: F(C∖(K∪{v})) − F(C∖K) is large for some K. Nobody can try every K; the sets tried are part of the result.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _DEEPEST = 10
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class _HeadsTakenOut(Tabular):
-    """What was asked.
+    """The question: heads, ablation, metric and draws.
 
     Attributes
     ----------
     heads
         The circuit's heads C.
     how, metric, unit
-        Ablation, and what was measured.
+        Ablation, and the metric with its unit.
     draws
         [draw, prompt] how often each prompt was drawn, for the bands; None without.
     seed
@@ -62,7 +62,7 @@ class _HeadsTakenOut(Tabular):
 
 @dataclass(frozen=True, eq=False)
 class Completeness(_HeadsTakenOut):
-    """What taking sets of heads out of the circuit does, and out of the whole model.
+    """The metric after sets of heads are taken out of the circuit, and out of the whole model.
 
     Attributes
     ----------
@@ -197,8 +197,8 @@ def completeness(
     random
         How many sets hold each head with probability ½.
     greedy
-        How many sets are grown: again and again, of ``candidates`` heads drawn from those still in the circuit, the one that makes
-        the difference largest is taken out, until 10 heads are out. Each set on the way counts.
+        How many sets are grown. Each step draws ``candidates`` heads from those still in the circuit and takes out the one that
+        makes the difference largest, until 10 heads are out. Each set on the way counts.
     candidates
         See ``greedy``.
     seed
@@ -230,9 +230,11 @@ def completeness(
     wanted += [("random", draw.random(count) < 0.5) for _ in range(random)]
     depth = min(_DEEPEST, count)
     sides.expect(2 * (len(wanted) + greedy * sum(min(candidates, count - n) for n in range(depth))))
+    # Reversed, so that of equal sets the first kind stays: a random set without heads is the set "none".
     found = {out.tobytes(): (kind, out, *sides.both(out)) for kind, out in reversed(wanted)}
     for _ in range(greedy):
         for out in _grown(sides, draw, depth, candidates):
+            # A greedy set may repeat a random one, which keeps its name.
             found.setdefault(out.tobytes(), ("greedy", out, *sides.both(out)))
     kinds, outs, circuit, whole = zip(*sorted(found.values(), key=lambda one: _KINDS.index(one[0])), strict=True)
     return Completeness(
@@ -255,7 +257,7 @@ def minimality(
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> Minimality:
-    """Take each head out of a circuit from which others are out already, and keep the largest change.
+    """Take each head out of a circuit that already lacks other heads, and keep the largest change.
 
     Parameters
     ----------
@@ -278,8 +280,8 @@ def minimality(
 
     Notes
     -----
-    The largest of several changes is never 0 by chance alone: a head that is not needed shows by a change that its band does not
-    tell from 0, and the more sets, the larger that is.
+    The largest of several changes is hardly ever exactly 0. A head that is not needed has a change whose band includes 0; the
+    more sets are tried, the larger that change is.
 
     References
     ----------
@@ -295,6 +297,7 @@ def minimality(
     sets, changes = [], []
     for head in range(count):
         own = np.arange(count) == head
+        # The head itself is taken out of K first, so K holds other heads only.
         tried = [(out & ~own, sides.circuit(out | own) - sides.circuit(out & ~own)) for out in drawn]
         out, change = max(tried, key=lambda one: abs(float(one[1].mean())))
         sets.append(sides.named(out))
@@ -307,7 +310,7 @@ _KINDS = ("none", "all", "random", "greedy")
 
 
 class _Sides:
-    """A circuit's heads, the prompts, and the two things that heads are taken out of."""
+    """A circuit's heads, the prompts, and the two sides: the circuit and the whole model."""
 
     def __init__(
         self, model: Any, data: Data, graph: FlowGraph, how: Ablation, reference: Prompts | None, metric: Any,
@@ -332,7 +335,7 @@ class _Sides:
         self._tick = ticking(_STAGE, runs * len(self.runs.full), *self._watch, unit="runs of a prompt")
 
     def finished(self, how: str, bootstrap: int, seed: int) -> dict[str, Any]:
-        """Say that nothing is left to run, and what was asked."""
+        """Report that all runs are done; returns the fields that describe the question."""
         if (progress := self._watch[0]) is not None:
             progress(_STAGE, 1.0)
         return {
@@ -357,6 +360,7 @@ class _Sides:
         return tuple(node for node, is_out in zip(self.heads, out, strict=True) if is_out)
 
     def _without(self, ablated: Bool[np.ndarray, "layer head"]) -> np.ndarray:
+        # Different sets often leave the same heads ablated, and a run takes far longer than its key.
         key = ablated.tobytes()
         if key not in self._seen:
             self._tick(len(self.runs.full))

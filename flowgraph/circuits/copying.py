@@ -1,4 +1,4 @@
-"""Whether a head, where it looks at a token, raises that token: through its values, its output and the unembedding."""
+"""Copying: whether a head that looks at a token raises that token, through its values, its output and the unembedding."""
 
 from __future__ import annotations
 
@@ -17,14 +17,16 @@ from ..models.attention_weights import attention_weights
 
 COPY_SCORES = ("copying", "copying_eigenvalues")
 _NOTHING = 1e-6
-"""Below this part of what weights of their size could write, what is written is rounding."""
+"""An output below this part of the largest that weights of that size could write is rounding."""
 
 
 def copy_scores(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> tuple[dict[str, HeadScore], dict[str, str]]:
-    """Copy scores on some sequences, or why the model has none."""
+    """Copy scores on some sequences, and for scores that the model does not have the reason."""
     anatomy = loaded.anatomy
     if not anatomy.has_head:
         return {}, dict.fromkeys(COPY_SCORES, "the model has no head over a vocabulary")
+    # A masked head transforms states after the blocks, and post-norm blocks normalise the stream: neither leaves a
+    # head's output a term of the logits.
     if anatomy.family.head_kind == "masked" or anatomy.wiring == "post_norm":
         return {}, dict.fromkeys(COPY_SCORES, "what a head writes is no term of a logit in this model")
     scores = {"copying": _on_sequences(loaded, ids)}
@@ -34,11 +36,13 @@ def copy_scores(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> tuple[
 
 
 def _on_sequences(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> HeadScore:
-    """By how many standard deviations a token's own logit stands out of all that its value vector writes, mean over tokens."""
+    """Mean over tokens of a token's own logit, in standard deviations of all logits that its value vector writes."""
     anatomy = loaded.anatomy
     unembedding = _unembedding(anatomy)
+    # A logit that is the same for all tokens changes no probability, so the mean row goes.
     unembedding = unembedding - unembedding.mean(0)
     own, covariance = unembedding[ids], unembedding.T @ unembedding / len(unembedding)
+    # The norm is linear but for its scale, and the score is a ratio: as a matrix it is worked out once for all heads.
     reads = _before(anatomy.final_norm, torch.eye(anatomy.d_model, device="cpu").to(covariance))
     values = np.empty((len(anatomy.blocks), anatomy.n_heads))
 
@@ -46,6 +50,8 @@ def _on_sequences(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> Head
         through = _before(anatomy.blocks[layer].attention_post_norm, reads)
         by_head = anatomy.per_query_head(wide(v).movedim(2, 0))
         written = torch.einsum("hrtk,hkd->hrtd", by_head, anatomy.W_O(layer)) @ through
+        # Variance over the vocabulary as a quadratic form: no [token, vocabulary] logits are made. Rounding may put it
+        # below 0.
         spread = torch.einsum("hrtd,de,hrte->hrt", written, covariance, written).clamp(min=0).sqrt()
         least = _NOTHING * by_head.norm(dim=-1) * anatomy.W_O(layer).norm() * covariance.trace().sqrt()
         above = torch.einsum("hrtd,rtd->hrt", written, own)
@@ -73,6 +79,7 @@ def _of_weights(anatomy: Anatomy) -> HeadScore:
     tokens = min(len(embedding), len(unembedding))
     # A logit that is the same for all tokens changes nothing, and what all tokens have in common is no token.
     centred = embedding[:tokens] - embedding[:tokens].mean(0)
+    # In double precision: eigenvalues of products of four matrices lose digits.
     between = _before(anatomy.final_norm, (unembedding[:tokens].T @ centred).double())
     values = np.empty((len(anatomy.blocks), anatomy.n_heads))
     for layer, block in enumerate(anatomy.blocks):
@@ -98,10 +105,11 @@ def _balance(
 
 
 def _before(norm: Norm | None, weight: Float[Tensor, "*n d_model out"]) -> Float[Tensor, "*n d_model out"]:
-    """Weights that read what has gone through a norm, as weights that read what enters it, but for the norm's scale."""
+    """Turn weights that read the output of a norm into weights that read its input, but for the norm's scale."""
     if norm is None:
         return weight
     scaled = norm.gain(weight.shape[-2]).to(weight)[:, None] * weight
+    # A LayerNorm also takes the mean out of its input; to the weights that is the same as taking the mean out of them.
     return scaled - scaled.mean(-2, keepdim=True) if norm.kind == "layer" else scaled
 
 

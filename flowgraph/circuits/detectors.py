@@ -1,4 +1,4 @@
-"""Where heads look on random tokens that repeat, so that neither meaning nor position can stand in for the pattern."""
+"""Scores of where heads look, on random tokens that repeat: neither meaning nor position can take the place of the pattern."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ def attention_scores(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> d
 
 
 def repeating(loaded: LoadedModel, sequences: int, seed: int) -> Int[Tensor, "row position"]:
-    """[row, position] a token that does not come again, then different random tokens, again and again with a random period.
+    """[row, position] one token that does not come again, then different random tokens that repeat with a random period.
 
-    A random period, since with a fixed one a position tells as much as the token before; different tokens, so that what followed
-    a token is one token. The first token is the model's own start where it has one; special tokens are not drawn.
+    The period is random: with a fixed one a position would tell as much as the token before. The tokens of a period differ, so
+    each has one successor. The first token is the model's own start if it has one; special tokens are not drawn.
 
     Raises
     ------
@@ -78,6 +78,7 @@ def repeating(loaded: LoadedModel, sequences: int, seed: int) -> Int[Tensor, "ro
     for _ in range(sequences):
         period = int(draw.integers(max(_SHORTEST_PERIOD, longest // 2), longest + 1))
         first, *tokens = draw.choice(pool, period + 1, replace=False)
+        # All rows have one length, whatever their period, so that they run as one batch.
         again = np.resize(tokens, 2 * longest)
         rows.append([first if start is None or not 0 <= start < len(loaded.vocabulary) else start, *again])
     return torch.tensor(np.array(rows), device=loaded.device)

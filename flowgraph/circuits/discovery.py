@@ -1,4 +1,4 @@
-"""Find the circuit of a task: the edges by which a model does it, as a graph without positions."""
+"""Circuit discovery: find the edges by which a model does a task, as a graph without positions."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ FORWARDS = 500
 """Forwards for each prompt that a search may run, unless ``budget`` says otherwise."""
 
 
+# A caller may be in inference mode, whose tensors autograd cannot use.
 @torch.inference_mode(mode=False)
 def discover(
     model: Any,
@@ -131,6 +132,7 @@ def discover(
         _check_averages(parts)
     lengths = [pairs.clean.n_tokens for pairs in parts for _ in range(len(pairs))]
     size = search_size(loaded, lengths, method, how, steps, max_bytes)
+    # Prompts run in parts that fit; the search asks each part in turn, so the result does not depend on the sizes.
     parts = [part for pairs in parts for part in pairs.split(size.at_once[pairs.clean.n_tokens])]
     count = len(lengths)
     most = (ALL_BELOW if method == "acdc" else FORWARDS) * count if budget is None else budget
@@ -196,7 +198,7 @@ def discovery_size(
 
 
 def least_budget(search: Search, method: str, steps: int) -> None:
-    """Refuse a budget that does not suffice for the runs a method cannot do without."""
+    """Refuse a budget that does not suffice for the runs that a method always needs."""
     runs = {"backward": 3, "acdc": 6, "eap-ig": 1 + steps}.get(method, 2)
     needed = (runs + (search.how == "mean")) * search.count
     if search.spending.budget < needed:
@@ -231,6 +233,7 @@ def _search(search: Search, method: str, threshold: float, steps: int, shortlist
 
 def _least(threshold: float, gap: float) -> float:
     """Smallest |effect| of an edge of the circuit; no effect at all is never enough."""
+    # The smallest positive number: with threshold 0 an edge of effect 0 is still no edge of the circuit.
     return max(threshold * abs(gap), float(np.finfo(np.float64).tiny))
 
 

@@ -1,9 +1,9 @@
-"""How much of what a model does on a task is left when all but a circuit is ablated.
+"""Faithfulness: how much of a model's behaviour on a task is left when all but a circuit is ablated.
 
 f(C) = (m(C) − m(∅)) / (m(M) − m(∅)), with m the mean of a metric over the prompts, C the edges that are kept, ∅ none of them and
-M all. It is 1 where the circuit does what the model does, above 1 where what was left out works against the answer, and below 0
-where the circuit does worse than nothing; it is never clipped. What stands for an edge that is left out is part of the question:
-a number without its ablation and metric says nothing.
+M all. f is 1 if the circuit does what the model does, above 1 if the ablated edges work against the answer, and below 0 if the
+circuit does worse than no edge; it is never clipped. The value that replaces an ablated edge is part of the question: a number
+without its ablation and metric says nothing.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class Faithfulness(Drawn):
 
     @property
     def bands(self) -> Float[np.ndarray, "size 2"] | None:
-        """[size, end] where f lies in 95 % of the draws; None where there are none."""
+        """[size, end] the interval that holds f in 95 % of the draws; None without draws."""
         if self.draws is None:
             return None
         bands: np.ndarray = np.percentile(self._of(self.draws), (2.5, 97.5), axis=0).T
@@ -172,7 +172,7 @@ class Faithfulness(Drawn):
         return rendering.figure(self, theme=theme)
 
     def _of(self, draws: np.ndarray) -> Float[np.ndarray, "draw size"]:
-        """[draw, size] f of prompts drawn so often."""
+        """[draw, size] f of each draw of prompts."""
         # Prompt by prompt and not as a product of matrices, which sums equal rows in different orders.
         measured = (draws[:, None] * self.by_prompt).sum(-1)
         full, empty = (draws * self.full).sum(-1), measured[:, :1]
@@ -206,7 +206,7 @@ def faithfulness(
     progress: Progress | None = None,
     cancel: Cancel | None = None,
 ) -> Faithfulness:
-    """Ablate everything but the strongest edges of a circuit, for several numbers of edges, and measure what is left.
+    """Ablate all but the strongest edges of a circuit, for several numbers of edges, and measure the metric that is left.
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""What memory a search takes: known before it runs, and kept by running as many prompts together as fit.
+"""Memory of a search: an upper bound before it runs, and the number of prompts that run together within it.
 
-Searching backward needs every prompt's runs at hand until its end, and pruning what senders wrote for every corrupted prompt.
-First-order scores are sums over prompts, of which nothing is held.
+A backward search holds every prompt's runs until its end. Pruning holds what senders wrote in every corrupted prompt.
+First-order scores are sums over prompts and hold nothing of a prompt.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ..models import LoadedModel
 MAX_BYTES = 2**32
 """Memory that a search works in, unless ``max_bytes`` says otherwise."""
 RESPONSE_TOKENS = 2048
-"""Tokens whose attention or MLP is run anew at a time, or those of all prompts that run together."""
+"""Tokens whose attention or MLP runs again at a time; at least those of all prompts that run together."""
 FOLLOWED = 16
 """Sources of one reader whose change is followed to the readers behind it."""
 _MATRICES = 8
-"""Numbers for each edge that a search holds: estimates, effects, and what is made of them."""
+"""Numbers for each edge that a search holds: estimates, effects, and arrays made of them."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def _too_large(method: str, prompts: int, needed: int, max_bytes: int) -> str:
 
 
 def _held(loaded: LoadedModel, n_tokens: int, count: int, method: str, how: str) -> int:
-    """Bytes that are there from beginning to end."""
+    """Bytes that a search holds from beginning to end."""
     of, anatomy = pass_numbers(loaded, n_tokens), loaded.anatomy
     layers, senders = len(anatomy.blocks), 1 + len(anatomy.blocks) * (anatomy.n_heads + 1)
     numbers = _MATRICES * of.scores
@@ -81,7 +81,7 @@ def _held(loaded: LoadedModel, n_tokens: int, count: int, method: str, how: str)
 
 
 def _work(loaded: LoadedModel, n_tokens: int, method: str, steps: int) -> Callable[[int], int]:
-    """Number of prompts that run together → bytes that come and go."""
+    """A function: number of prompts that run together → bytes that come and go."""
     of = pass_numbers(loaded, n_tokens)
     scored = scoring_bytes(loaded, n_tokens, method in ("eap-qk", "acdc"))
 
@@ -103,6 +103,7 @@ def _work(loaded: LoadedModel, n_tokens: int, method: str, steps: int) -> Callab
 def _phases(of: PassNumbers, loaded: LoadedModel, n_tokens: int, prompts: int) -> tuple[int, ...]:
     """Numbers of each phase of a backward search, for prompts that run together."""
     anatomy, tokens = loaded.anatomy, prompts * n_tokens
+    # All prompts of at least one sender run together, and never more than those of all senders.
     anew = min(max(RESPONSE_TOKENS, tokens), tokens * (1 + len(anatomy.blocks) * (anatomy.n_heads + 1)))
     cut = max(CUT_TOKENS, tokens)
     whole = anatomy.n_heads * (anatomy.d_model + anatomy.d_head) + of.pattern

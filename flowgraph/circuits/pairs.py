@@ -27,6 +27,7 @@ from ..values.inputs import inputs
 from ..values.node import Node
 from .runs import all_edges, written_on_average
 
+# A gap below this part of the clean metric is rounding of 32-bit logits.
 _SMALLEST_GAP = 1e-6
 
 
@@ -41,7 +42,7 @@ class Pairs:
         return len(self.clean)
 
     def split(self, at_once: int) -> Iterator[Pairs]:
-        """So many of them at a time."""
+        """Parts of at most ``at_once`` pairs."""
         for start in range(0, len(self), at_once):
             rows = slice(start, start + at_once)
             yield Pairs(self.clean.part(rows), self.corrupted.part(rows))
@@ -49,7 +50,7 @@ class Pairs:
 
 @dataclass
 class Spending:
-    """What was run, counted for each prompt by itself.
+    """Number of runs so far; a run of a batch counts once for each prompt.
 
     Attributes
     ----------
@@ -76,7 +77,7 @@ class Spending:
 
 @dataclass(eq=False)
 class Search:
-    """A model, its prompts and the question: everything that the methods of discovery share.
+    """A model, its prompts and the question: the common part of all discovery methods.
 
     Attributes
     ----------
@@ -122,7 +123,8 @@ class Search:
             self.progress(stage, done)
 
     def average(self, n_tokens: int) -> Float[Tensor, "source 1 position d_model"]:
-        """What sources write in the corrupted runs of a length; only that of one length is at hand at a time."""
+        """Mean output of the sources over the corrupted runs of a length. The average of one length is held at a time."""
+        # Averages of all lengths at once would not fit; prompts come by length, so each is made about once.
         if self._average is None or self._average.shape[2] != n_tokens:
             self._average = None
             batches = [pairs.corrupted for pairs in self.parts if pairs.clean.n_tokens == n_tokens]
@@ -131,7 +133,7 @@ class Search:
         return self._average
 
     def changes(self, clean: Kept, corrupted: Kept) -> Float[Tensor, "source prompt position d_model"]:
-        """What cutting a source's edges puts in place of what it wrote, less that."""
+        """Change of each source's output, as readers see it, when the source's edges are cut."""
         if self.how == "resample":
             return written_change(self.loaded.anatomy, clean, corrupted)
         negative = emptied(self.loaded.anatomy, clean)
@@ -164,11 +166,12 @@ class Search:
 
 
 class Runs:
-    """The clean and the corrupted run of some prompts: what senders wrote in them, gradients, exact effects of edges."""
+    """The clean and the corrupted run of some prompts: the senders' outputs, gradients, exact effects of edges."""
 
     def __init__(self, search: Search, pairs: Pairs) -> None:
         self.search, self.pairs = search, pairs
         with torch.no_grad():
+            # One pass for both runs: equal rows then round alike, and their difference is exact where nothing changes.
             both = pairs.clean.with_others(pairs.corrupted)
             self.cuts = _Cuts(search.loaded, pairs.clean, both, search.changes, search.metric)
         search.spending.forwards += 2 * len(pairs)
@@ -178,6 +181,7 @@ class Runs:
         """As of :meth:`Search.changes`."""
         return self.cuts.changes
 
+    # Made when first asked for: methods that never take gradients then pay for none.
     @cached_property
     def backward(self) -> tuple[Gradients, Forward]:
         """Gradients of the clean run, and what it kept: patterns and values as well."""

@@ -22,8 +22,8 @@ ALL_BELOW = 5000
 def prune_greedily(search: Search, scores: Float[np.ndarray, "source receiver"], least: float, shortlist: int) -> Found:
     """Keep the edges of a shortlist that change the metric by at least ``least`` when they are taken away as well.
 
-    What is not on the shortlist is taken away at the start. Readers come from the logits down, and of each reader the edge with
-    the smallest score first. Edges into what no longer leads to the logits go without a run.
+    Edges off the shortlist are taken away at the start. The pruning goes through the readers from the logits down, and through
+    the edges into a reader from the smallest score up. Edges into a node that no longer leads to the logits go without a run.
     """
     pruning = _Pruning(search)
     listed = _shortlist(search, scores, shortlist)
@@ -35,6 +35,7 @@ def prune_greedily(search: Search, scores: Float[np.ndarray, "source receiver"],
         for source in np.argsort(np.abs(scores[:, receiver]), kind="stable").tolist():
             if not kept[source, receiver]:
                 continue
+            # No run is needed: what nobody reads changes nothing.
             if not pruning.leads_on(receiver, kept):
                 kept[source, receiver] = False
                 continue
@@ -45,6 +46,7 @@ def prune_greedily(search: Search, scores: Float[np.ndarray, "source receiver"],
             if abs(without - now) >= least:
                 kept[source, receiver] = True
             else:
+                # The circuit without the edge is the new one, and the next edge is compared with it.
                 now = without
     notes: dict[str, float | int | str] = {
         "tested": int((~np.isnan(effects)).sum()),
@@ -57,6 +59,7 @@ def prune_greedily(search: Search, scores: Float[np.ndarray, "source receiver"],
 
 def _shortlist(search: Search, scores: np.ndarray, most: int) -> Bool[np.ndarray, "source receiver"]:
     """Every edge of a small model, else those with the largest scores; never more than the budget can test."""
+    # One run is needed before the first edge is taken away.
     affordable = search.spending.left // search.count - 1
     if affordable < 1:
         raise ArgumentError(
@@ -81,6 +84,7 @@ class _Pruning:
 
     def measure(self, kept: Bool[np.ndarray, "source receiver"]) -> float:
         """Mean metric with all other edges cut."""
+        # As rows of receivers, the order that the edits take.
         mask, total = torch.from_numpy(kept.T.copy()), 0.0
         for pairs, aims, reference in self.parts:
             self.search.spending.forwards += len(pairs)
@@ -93,7 +97,7 @@ class _Pruning:
         return total / self.search.count
 
     def leads_on(self, receiver: int, kept: Bool[np.ndarray, "source receiver"]) -> bool:
-        """Whether something that is left reads what a reader's node writes."""
+        """Whether an edge that is left reads the output of a reader's node."""
         node, into = self.search.receivers[receiver]
         if into == "logits":
             return True
@@ -106,7 +110,7 @@ class _Pruning:
         return bool(kept[first + node.head * size : first + (node.head + 1) * size].any())
 
     def _recorded(self, pairs: Pairs) -> tuple[Any, Any]:
-        """Answers of the clean run, and what senders wrote in the corrupted one."""
+        """Answers of the clean run, and the senders' outputs in the corrupted one."""
         loaded = self.search.loaded
         states = Pass(loaded, len(pairs)).run(pairs.clean.feed)
         self.search.spending.forwards += len(pairs)

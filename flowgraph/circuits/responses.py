@@ -1,12 +1,12 @@
-"""What a head or an MLP writes when one of its inputs alone is corrupted: by real runs of its layer, not by gradients.
+"""Responses of a head or an MLP to one corrupted input: by real runs of its layer, not by gradients.
 
-Through a saturated softmax no gradient passes, so what lies upstream of one cannot be seen by gradients at all. Two estimates
-of an edge s → (u, c) see it, once the exact effects of edges out of u are known. Both run u's layer with s corrupted in c:
+No gradient passes through a saturated softmax, so gradients see nothing upstream of one. Two estimates of an edge s → (u, c) do,
+once the exact effects of edges out of u are known. Both run u's layer with s corrupted in c:
 
-- *recall*: the part of u's whole change (what it writes in the corrupted run less what it writes now) that s alone brings about,
-  times the exact effects of the edges out of u. It passes through any number of saturated softmaxes.
-- *through*: what that change of u does to the readers of the edges out of u: attentions run anew for queries and keys, the
-  gradient behind them. It sees changes that are small beside u's whole change.
+- *recall*: the part of u's whole change (its output in the corrupted run less its output now) that s alone brings about, times
+  the exact effects of the edges out of u. It passes through any number of saturated softmaxes.
+- *through*: the effect of that change of u on the readers of the edges out of u. Attention runs again for queries and keys, and
+  the gradient gives the rest. It sees changes that are small beside u's whole change.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ _HEAD_INPUTS: tuple[Into, ...] = ("q", "k", "v")
 
 @dataclass(frozen=True, eq=False)
 class HeadResponses:
-    """What sources make of the heads of a layer, each by itself.
+    """Responses of the heads of a layer to each source by itself.
 
     Attributes
     ----------
     recall
-        By what is read (q, k, v): [source, head, prompt] the part of each head's whole change that a source brings about.
+        For each input (q, k, v): [source, head, prompt] the part of each head's whole change that a source brings about.
     effect
         Of q and k: [source, receiver] first-order effect behind the softmax, summed over prompts: the score with the QK fix.
     """
@@ -56,10 +56,11 @@ class Responses:
         self.prompts, self.n_tokens = len(runs.pairs), runs.pairs.clean.n_tokens
 
     def of_heads(self, layer: int) -> HeadResponses:
-        """What each source alone makes of every head of a layer, by what of it reads the source."""
+        """Responses of every head of a layer to each source alone, for each input of the head."""
         whole = self._whole(layer)
         size = whole.flatten(2).square().sum(-1)
-        # Against what the whole change is in the space of z: projections there are the same.
+        # The output projection is linear: a projection onto the whole change can be taken at z, which has d_head
+        # numbers instead of d_model.
         seen = torch.einsum("hptd,hkd->hptk", self._past_norm(layer, whole), self.anatomy.W_O(layer).to(whole))
         worth = self.grads.z[layer].permute(2, 0, 1, 3)
         senders = torch.arange(senders_before(self.anatomy, layer, "q"), device="cpu")
@@ -75,7 +76,7 @@ class Responses:
         return HeadResponses(recall, effect)
 
     def moved_of_mlp(self, layer: int) -> Float[Tensor, "source"]:
-        """Σ over prompts and positions of how far each source alone moves what an MLP reads, squared."""
+        """Σ over prompts and positions of the squared distance by which each source alone moves the input of an MLP."""
         state = self.runs.cuts.kept[self.runs.cuts.reads_mlp, layer]
         senders = torch.arange(senders_before(self.anatomy, layer, "mlp"), device="cpu")
         parts = [
@@ -95,7 +96,7 @@ class Responses:
     def head(
         self, layer: int, head: int, into: Into, senders: Int[Tensor, "u"]
     ) -> Float[Tensor, "u prompt position d_model"]:
-        """What a head writes with each source alone corrupted in its query, key or value, less what it writes."""
+        """Change of a head's output when each source alone is corrupted in its query, key or value."""
         parts = []
         for some in self._chunks(senders):
             change = self._heads(layer, into, some)[:, head] @ self.anatomy.W_O(layer)[head].to(self.grads.z)
@@ -105,22 +106,23 @@ class Responses:
         return written if post is None else post.linear(written, post.scale(self.runs.cuts.kept["attn_sum", layer]))
 
     def mlp(self, layer: int, senders: Int[Tensor, "u"]) -> Float[Tensor, "u prompt position d_model"]:
-        """What an MLP writes with each source alone corrupted, less what it writes."""
+        """Change of an MLP's output when each source alone is corrupted."""
         norm = self.anatomy.blocks[layer].mlp_norm.module
         state = self.runs.cuts.kept[self.runs.cuts.reads_mlp, layer]
         parts = []
         for some in self._chunks(senders):
             moved = (wide(state) + self.runs.changes[some]).to(state.dtype)
             parts.append(wide(_mlp(self.anatomy, layer, norm(moved)) - _mlp(self.anatomy, layer, norm(state))[None]))
+            # One row more for the clean state, which every chunk runs anew.
             self._ran(len(some) + 1)
         return torch.cat(parts)
 
     def through(
         self, change: Float[Tensor, "u prompt position d_model"], layer: int | None, into: Into, heads: Sequence[int]
     ) -> Float[Tensor, "u"]:
-        """Σ over prompts of what changes of a sender do to the metric through each of some heads, groups for keys and values.
+        """Σ over prompts of the effect that changes of a sender have on the metric through some heads together.
 
-        MLP and logits are head 0 of their layer.
+        For keys and values ``heads`` are groups; MLP and logits are head 0 of their layer.
         """
         if into not in ("q", "k"):
             worth = self.grads.into(layer, into)[list(heads)].sum(0)
@@ -128,6 +130,7 @@ class Responses:
         assert layer is not None
         size = self.group if into == "k" else 1
         chosen = [head * size + n for head in heads for n in range(size)]
+        # Gradient with respect to each attention probability: what the value at that place is worth.
         values = self.forward.kept["v", layer].repeat_interleave(self.group, 2)[:, :, chosen]
         worth = torch.einsum("pthk,pshk->phts", self.grads.z[layer][:, :, chosen], values.to(self.grads.z))
         pattern = self.forward.kept["pattern", layer][:, chosen]
@@ -146,6 +149,7 @@ class Responses:
         pattern, values = wide(self.forward.kept["pattern", layer]), self.forward.kept["v", layer]
         if into == "v":
             weight, _ = attention_weights(self.anatomy, layer, "value")
+            # Values do not go through a softmax: their change follows from the weights, without a run.
             shift = torch.einsum("uptd,gdk->ugptk", moved.to(weight), weight).repeat_interleave(self.group, 1)
             return torch.einsum("phts,uhpsk->uhptk", pattern, shift.to(pattern))
         assert into in ("q", "k")
@@ -164,6 +168,7 @@ class Responses:
         return change if post is None else post.linear(change, post.scale(self.runs.cuts.kept["attn_sum", layer]))
 
     def _chunks(self, senders: Tensor) -> tuple[Tensor, ...]:
+        # At least one sender at a time, however long the prompts.
         chunks: tuple[Tensor, ...] = senders.split(max(1, RESPONSE_TOKENS // (self.prompts * self.n_tokens)))
         return chunks
 
@@ -172,5 +177,6 @@ class Responses:
 
 
 def _part(along: Float[Tensor, "u n prompt"], size: Float[Tensor, "n prompt"]) -> Float[Tensor, "u n prompt"]:
-    """Length along the whole change, in units of it; 0 where nothing changes."""
+    # A division by the smallest number gives 0 / tiny = 0 in the branch that is not taken, so no NaN arises.
+    """Projection onto the whole change, as a part of its length; 0 where nothing changes."""
     return torch.where(size > 0, along / size.clamp(min=torch.finfo(size.dtype).tiny), 0.0)

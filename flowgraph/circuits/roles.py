@@ -1,7 +1,7 @@
-"""What each head of a model is for: scores that detect known kinds of heads, and names for those that pass a stated threshold.
+"""Roles of heads: scores that detect known kinds of heads, and a role for each head above a stated threshold.
 
-Where heads look is measured on random tokens that repeat, so that neither meaning nor position can stand in for the pattern; what
-they write is read from the weights; what a task makes of them is measured on its examples.
+Scores of attention come from random tokens that repeat, so neither meaning nor position can take the place of the pattern. Scores
+of output come from the weights; scores on a task come from its examples.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ THRESHOLDS: Mapping[str, float] = MappingProxyType(
         "previous_token": 0.5, "duplicate_token": 0.5, "induction": 0.5, "sink": 0.3, "copying": 2.0, "answer": 0.5,
     }
 )  # fmt: skip
-"""Score → what a head has to exceed for the role of that name; for roles of two scores, in both."""
+"""Score → the value that a head has to exceed for the role of that name; a role of two scores needs both."""
 
 _NEEDS: Mapping[str, tuple[tuple[str, float], ...]] = {
     **{name: ((name, 1.0),) for name in ATTENTION_SCORES},
@@ -44,6 +44,7 @@ _NEEDS: Mapping[str, tuple[tuple[str, float], ...]] = {
 """Role → scores that have to exceed their thresholds, each times its sign; the first one ranks the role's heads."""
 _SCORE = {"negative_copying": "copying", "name_mover": "answer", "negative_mover": "answer"}
 _SHOWN = 3
+# Columns of the table come in this order, whatever a model or task lacks.
 _ORDER = (*ATTENTION_SCORES, *COPY_SCORES, *TASK_SCORES)
 
 

@@ -1,7 +1,7 @@
 """Runs in which all but some edges, or some heads, are ablated: prompts of one length together, references made once.
 
-With everything but a circuit ablated, a receiver sees the reference of every sender whose edge to it is not in the circuit, and
-what a sender of the circuit writes now.
+When all but a circuit is ablated, a receiver sees two things: the current output of each sender with an edge in the circuit, and
+the reference of every other sender.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Data = TaskData | Sequence[Example]
 Cancel = Callable[[], bool]
 
 _BYTES = 2**28
-"""Memory for what senders wrote; more prompts run one part after the other."""
+"""Memory for the senders' outputs; prompts that need more run in parts, one after the other."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Part:
     clean
         The prompts, with their answers.
     others
-        What the reference is made of: a corrupted prompt for each, or the prompts to average; None for zero ablation.
+        Prompts of the reference: a corrupted prompt for each, or the prompts to average; None for zero ablation.
     """
 
     rows: tuple[int, ...]
@@ -81,7 +81,7 @@ def task_of(loaded: LoadedModel, data: Data) -> TaskData:
 def parts_of(
     loaded: LoadedModel, task: TaskData, how: Ablation, reference: Prompts | None, *, bytes_of_token: int
 ) -> list[Part]:
-    """The examples of a task by length, and as many at once as fit into memory.
+    """Sort the examples of a task by length, and split each length into parts that fit into memory.
 
     Raises
     ------
@@ -260,6 +260,7 @@ class _KeptEdges:
                 self.run.edit(into, layer, partial(self._into_heads, layer, into, rows))
 
     def _into_heads(self, layer: int, into: Into, rows: list[int], heads: Tensor) -> Tensor:
+        # Heads whose edges are cut alike read the same change, so the norm runs once for all of them.
         cuts, alike = torch.unique(self.cut[rows], dim=0, return_inverse=True)
         result = heads.clone()
         for n, cut in enumerate(cuts):
@@ -276,9 +277,11 @@ class _KeptEdges:
         return (wide(state) + self._change(self.cut[rows[0]])).to(state.dtype)
 
     def _through_norm(self, layer: int, norm: Literal["attention", "mlp"], site: str, cut: Tensor) -> Tensor:
-        """What a receiver reads through its norm less what it would read; alike for all whose edges are cut alike."""
+        """Change of a receiver's input after its norm. Receivers of a layer whose cut edges are equal share one change."""
+        # The key holds layer, norm and cut senders: all that the change depends on within one pass.
         key = (layer, norm + "".join(map(str, cut.int().tolist())))
         if key not in self.moved:
+            # Layers run in order, so changes of an earlier layer are never read again and free their memory.
             if self.moved and next(iter(self.moved))[0] != layer:
                 self.moved.clear()
             self.moved[key] = read_through_norm(
@@ -288,6 +291,7 @@ class _KeptEdges:
 
     def _change(self, cut: Bool[Tensor, "sender"]) -> Float[Tensor, "row position d_model"]:
         """Σ over the cut senders of their reference less what they write now."""
+        # Later senders have not written yet when this reader runs.
         last = int(cut.nonzero()[-1, 0]) + 1
         changes = self.changes.upto(last)
         summed: Tensor = (cut[:last].to(changes) @ changes.flatten(1)).view(changes.shape[1:])
@@ -319,19 +323,20 @@ def _written(loaded: LoadedModel, part: Part, how: Ablation) -> Tensor | None:
     if part.others is None:
         return None
     if how == "mean":
+        # As many prompts at a time as run together anyway, so a large set to average needs no more memory.
         return written_on_average(loaded, part.others.split(len(part.clean)))
     return written_in(loaded, part.others)
 
 
 def written_on_average(loaded: LoadedModel, batches: Sequence[Batch]) -> Float[Tensor, "sender 1 position d_model"]:
-    """What senders write in all prompts of some batches, on average."""
+    """Mean output of every sender over all prompts of some batches."""
     total = sum(written_in(loaded, batch).sum(1, keepdim=True) for batch in batches)
     assert isinstance(total, Tensor)
     return total / sum(map(len, batches))
 
 
 def written_in(loaded: LoadedModel, batch: Batch) -> Float[Tensor, "sender row position d_model"]:
-    """What senders write in these prompts."""
+    """Output of every sender in these prompts."""
     run = Pass(loaded, len(batch))
     keep_senders(run)
     run.run(batch.feed)
@@ -339,7 +344,7 @@ def written_in(loaded: LoadedModel, batch: Batch) -> Float[Tensor, "sender row p
 
 
 def _heads_of(loaded: LoadedModel, part: Part, how: Ablation) -> Reference:
-    """What heads hand on (z), of every layer in the reference, averaged already."""
+    """Outputs z of the heads of every layer in the reference; averaged if ``how`` is ``"mean"``."""
     places = range(part.clean.n_tokens)
     if part.others is None:
         return Reference(None, False, places)

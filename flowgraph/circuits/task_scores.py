@@ -1,4 +1,4 @@
-"""Scores of heads on a task: where they look for the answer, how much hangs on them, and what is lost without them."""
+"""Scores of heads on a task: their attention to the answer, their first-order importance, and the exact effect of ablation."""
 
 from __future__ import annotations
 
@@ -67,6 +67,7 @@ def _importance(loaded: LoadedModel, batch: Batch, metric: Metric) -> np.ndarray
     anatomy = loaded.anatomy
     outputs = torch.stack([wide(forward.kept["z", layer]) for layer in range(len(anatomy.blocks))])
     outputs = outputs.unflatten(-1, (anatomy.n_heads, anatomy.d_head))
+    # The sum over positions comes before the absolute value: a head counts by its net effect on a prompt.
     summed: np.ndarray = torch.einsum("lpthd,lpthd->lph", outputs, found.z).abs().sum(1).double().cpu().numpy()
     return summed
 
@@ -76,6 +77,7 @@ def _looked_at(loaded: LoadedModel, batch: Batch) -> tuple[np.ndarray, int]:
     anatomy = loaded.anatomy
     sums = np.zeros((len(anatomy.blocks), anatomy.n_heads))
     rows = torch.arange(len(batch), device=batch.ids.device)
+    # Tokens after the explained position cannot be looked at from there.
     seen = torch.arange(batch.n_tokens, device=batch.ids.device) <= batch.positions[:, None]
     keys = (batch.ids == batch.targets[:, None]) & seen
 

@@ -1,8 +1,8 @@
-"""Ablation and patching: change something of a run, and say what it does to the answer.
+"""Ablation and patching: change a part of a run, and measure the effect on the answer.
 
-An *edge effect* is m(edge corrupted) − m(clean), negative where the edge supports the answer. The sender keeps what it wrote
-for everybody else: its receiver alone sees LN(x + Σ Δ) in place of LN(x), where Δ is what the sender wrote in the other run
-less what it writes now.
+An *edge effect* is m(edge corrupted) − m(clean), negative where the edge supports the answer. Only the receiver of the edge sees
+a changed sender: it reads LN(x + Σ Δ) in place of LN(x), where Δ is the sender's output in the other run less its output now. All
+other receivers see the sender as it is.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ class _Question:
         return plan_of(self.loaded.anatomy, self.what, n_tokens, outside=self.outside, parts=self.parts)
 
     def ticking(self, passes: int) -> Tick:
-        """What so many passes of a batch call before each block."""
+        """A function that ``passes`` passes of a batch call before each block."""
         return ticking(
             "measuring the change", passes * len(self.loaded.anatomy.blocks), self.progress, self.cancel, unit="blocks"
         )
@@ -144,6 +144,7 @@ def ablate(
         others = _one_for_each(found, others)
     pairs = others if how == "resample" else None
     groups = groups_of(found, pairs, align)
+    # Two passes of each batch, three with a reference: each runs every block once.
     tick = asked.ticking((2 if others is None else 3) * len(groups))
     with loaded.lock, torch.no_grad():
         return _gathered(
@@ -287,6 +288,7 @@ def _gathered(found: Sequence[tuple[Effect, list[int]]], tick: Tick) -> Effect:
     first = found[0][0]
     if len(found) == 1:
         return first
+    # Groups were gathered by length; the order of the prompts comes back here.
     order = torch.tensor([i for _, group in found for i in group], device="cpu").argsort().numpy()
 
     def joined(name: str) -> Any:
@@ -305,7 +307,7 @@ def _chosen(prompts: Sequence[Prompt], group: Sequence[int]) -> list[Prompt]:
 
 
 def _one_for_each(prompts: Sequence[Prompt], others: Sequence[Prompt], name: str = "reference") -> list[Prompt]:
-    """The counterpart of every prompt, explained where the prompt itself is: of two prompts of one length a place is the same in both."""
+    """The counterpart of every prompt. If both have one length, the counterpart is explained at the prompt's own position."""
     if len(others) not in (1, len(prompts)):
         raise ArgumentError(
             f"{name}= has {len(others)} prompts for {len(prompts)}; give one for each, in the same order, or one for all"

@@ -1,4 +1,4 @@
-"""A block in two halves, by its own modules: for rows whose z is known, and for those that go on at one position alone."""
+"""A block in two halves, by its own modules: up to z, and from z on. Rows can enter at z, or go on at one position alone."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from .passes import Call
 def mixed(
     anatomy: Anatomy, layer: int, states: Float[Tensor, "row position d_model"], call: Call
 ) -> Float[Tensor, "row position width"]:
-    """[row, position, width] what the heads of a layer hand on, heads side by side."""
+    """[row, position, width] outputs z of a layer's heads, heads side by side."""
     block = anatomy.blocks[layer]
+    # Post-norm blocks normalise behind attention, so attention reads the state itself.
     reads = states if anatomy.wiring == "post_norm" else block.attention_norm.module(states)
     seen: list[Tensor] = []
     handle = before(block.attention_output.module, seen.append)
@@ -32,9 +33,9 @@ def mixed(
 def after_attention(
     anatomy: Anatomy, layer: int, states: Float[Tensor, "*row d_model"], z: Float[Tensor, "*row width"]
 ) -> Float[Tensor, "*row d_model"]:
-    """[…, d_model] the state that leaves a block, from the one that entered it and what its heads hand on.
+    """[…, d_model] the state that leaves a block, from the state that entered it and its heads' outputs z.
 
-    Every position by itself: only attention mixes them.
+    Each position is computed by itself: only attention mixes positions.
     """
     block = anatomy.blocks[layer]
     added = _normed(block.attention_post_norm, block.attention_output.module(z))
@@ -50,6 +51,7 @@ def after_attention(
 
 def _mlp(anatomy: Anatomy, layer: int, reads: Tensor) -> Tensor:
     block = anatomy.blocks[layer]
+    # One module may hold gate and input side by side; it then runs once for both.
     fused = block.mlp_gate is not None and block.mlp_gate.module is block.mlp_input.module
     up = block.mlp_input.module(reads)
     gate = None if block.mlp_gate is None else up if fused else block.mlp_gate.module(reads)

@@ -24,7 +24,7 @@ from .ticks import Tick
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What is put in place of what is changed: nothing, another run's values, or their mean over a set of runs.
+    """The values that replace changed ones: zeros, another run's values, or their mean over a set of runs.
 
     Attributes
     ----------
@@ -33,7 +33,7 @@ class Reference:
     mean
         Whether its rows are averaged.
     places
-        [position] the position of the other run that stands for each; −1 where there is none, which then stays as it is.
+        [position] the position of the other run that replaces each; −1 where there is none: that position does not change.
     """
 
     kept: Kept | None
@@ -55,7 +55,7 @@ class Reference:
         return outputs[:, :, self._index(outputs.device)]
 
     def averaged(self, x: Tensor) -> Tensor:
-        """The values, over rows averaged in at least float32 if they are to be."""
+        """The values; if ``mean`` is set, their average over rows in at least float32."""
         return wide(x).mean(0, keepdim=True).to(x.dtype) if self.mean else x
 
     def valid(self, device: torch.device) -> Tensor:
@@ -67,7 +67,7 @@ class Reference:
 
 
 def recorded(loaded: LoadedModel, feed: Feed, plan: Plan, *, tick: Tick | None = None) -> tuple[Kept, Tensor]:
-    """Run prompts and keep what the plan needs of them; their last states as well."""
+    """Run prompts; returns the sites that the plan needs, and the last states."""
     run = Pass(loaded, len(feed["input_ids"]), tick=tick)
     for site, layers in plan.sites().items():
         run.keep((site,), sorted(layers))
@@ -78,7 +78,7 @@ def recorded(loaded: LoadedModel, feed: Feed, plan: Plan, *, tick: Tick | None =
 
 
 def changed(loaded: LoadedModel, feed: Feed, plan: Plan, reference: Reference, *, tick: Tick | None = None) -> Tensor:
-    """The last states of a run in which the plan is put into effect."""
+    """The last states of a run with the changes of a plan."""
     run = Pass(loaded, len(feed["input_ids"]), tick=tick)
     install(run, plan, reference)
     return run.run(feed)
@@ -98,7 +98,10 @@ def install(run: Pass, plan: Plan, reference: Reference) -> None:
             raise ArgumentError(
                 f"the other prompt has no position that stands for {position}; align otherwise, or take another position"
             )
+    # Edits of one site run in the order in which they are added, so this order matters.
     for layer, edits in plan.patterns.items():
+        # A pattern exists only after z, so the layer's attention runs once before; z is then shifted by what the edited
+        # pattern adds.
         run.probe(layer)
         run.edit("z", layer, partial(_pattern_edited, run, layer, edits, reference))
     for layer, terms in plan.terms.items():
@@ -136,6 +139,7 @@ def _node_replaced(reference: Reference, node: Node, valid: Tensor, x: Tensor) -
 
 
 def _terms_replaced(run: Pass, layer: int, terms: Tensor, reference: Reference, z: Tensor) -> Tensor:
+    # z is shifted, not made anew: terms that stay keep the digits of the model's own attention.
     change = -_mixed(run.anatomy, run.kept["pattern", layer] * terms, run.kept["v", layer])
     if reference.kept is not None:
         theirs = _mixed(run.anatomy, reference.kept["pattern", layer] * terms, reference.kept["v", layer])
@@ -162,15 +166,17 @@ def _pattern_edited(run: Pass, layer: int, edits: list[PatternEdit], reference: 
 
 
 def _renormalised(edit: PatternEdit, before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
-    """Rows with their sum from before: what was put in stays, the rest is scaled."""
+    """Scale each row back to its earlier sum: new entries stay, the others are scaled."""
     changed = torch.where(mask, after, 0.0).sum(-1, keepdim=True)
     rest = torch.where(mask, 0.0, after).sum(-1, keepdim=True)
     wanted = before.sum(-1, keepdim=True) - changed
     touched = mask.any(-1, keepdim=True)
+    # 1e-6: the row sums to 1 up to rounding of 32 bits.
     if bool((touched & (rest <= 0) & (wanted.abs() > 1e-6)).any()):
         raise ArgumentError(
             f"{edit}: nothing else is attended to in one of its rows, so the row cannot keep its sum; say renormalise=False"
         )
+    # Where the rest is 0 the factor is not used; the smallest number keeps the division from giving NaN there.
     factor = torch.where(rest > 0, wanted.clamp(min=0) / rest.clamp(min=torch.finfo(rest.dtype).tiny), 1.0)
     return torch.where(mask | ~touched, after, after * factor)
 

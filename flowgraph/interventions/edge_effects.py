@@ -1,4 +1,4 @@
-"""Exact effects of many edges, each cut by itself: rows of one batch that enter the model at the layer of their receiver."""
+"""Exact effects of many edges, each cut by itself. An edge is a row of a batch that enters the model at its receiver's layer."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ from .senders import Kept, emptied, head_shift, keep_senders, read_through_norm,
 from .ticks import ticking
 
 CUT_TOKENS = 512
-"""Tokens that run at a time, or those of all prompts."""
+"""Tokens that run at a time; at least those of all prompts."""
 
 
 @dataclass(frozen=True, eq=False)
 class EdgeEffects(Tabular):
-    """What cutting each of some edges by itself does to the metric.
+    """Change of the metric when each of some edges is cut by itself.
 
     Attributes
     ----------
@@ -139,7 +139,7 @@ def edge_effects(
 
 
 class _Cuts:
-    """The clean run, and how what each sender wrote differs in the other."""
+    """The clean run, and the difference of each sender's output to the other run."""
 
     def __init__(
         self, loaded: LoadedModel, batch: Batch, both: Batch, change: Callable[[Kept, Kept], Tensor], metric: Metric
@@ -147,6 +147,7 @@ class _Cuts:
         self.loaded, self.anatomy, self.metric, self.batch = loaded, loaded.anatomy, metric, batch
         count = len(batch)
         halves = slice(count), slice(count, None)
+        # Both runs in one batch: rows of equal input then round alike, so an edge that changes nothing has effect 0.
         run = Pass(loaded, len(both))
         keep_senders(run)
         self.reads_mlp = "resid_pre" if self.anatomy.wiring == "parallel" else "resid_mid"
@@ -197,6 +198,7 @@ class _Cuts:
                 run.edit("mlp_in", layer, moved.flatten(0, 1).add)
             else:
                 run.edit(into, layer, partial(self._shifted, layer, edges, moved))
+            # Nothing below the receiver changes, so each row starts from the clean state at its layer.
             entering = self.kept["resid_pre", layer].repeat(times, 1, 1)
             states = run.resume(entering, layer, self.calls)
         logits = answer_logits(self.loaded, states, self.batch.positions.repeat(times))
@@ -204,6 +206,7 @@ class _Cuts:
         return measured.reshape(times, len(self.batch))
 
     def _shifted(self, layer: int, edges: Sequence[Edge], moved: Tensor, heads: Tensor) -> Tensor:
+        # A copy: the output of the projection belongs to the model's pass.
         result: Tensor = heads.clone().unflatten(0, (len(edges), -1))
         for n, edge in enumerate(edges):
             head = edge.target.head or 0

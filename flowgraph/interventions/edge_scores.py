@@ -1,9 +1,9 @@
 """Edge attribution patching: a first-order score of every edge from two forwards and one backward.
 
 score(u → (v, c)) = Σ_t (out_u corrupted − out_u clean) · LN-vjp(W_c g_c): the effect of the edge if everything between the
-receiver's input and the answer were linear. A softmax that is saturated is not: there the score of an edge into a query or key
-is nothing, whatever its effect. The QK fix runs the softmax anew with the query or key that the edge would make, and takes only
-what follows as linear.
+receiver's input and the answer were linear. A saturated softmax is not linear: there the score of an edge into a query or key is
+about 0, whatever its effect. The QK fix runs the softmax again with the query or key that the edge would make, and takes only the
+rest of the way as linear.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from .prompts import Answers, Batch, Prompts, batch_of, prompts_of
 from .senders import keep_senders, read_through_norm, written_change
 
 MAX_BYTES = 2**30
-"""Memory that scores are made in, unless ``max_bytes`` says otherwise."""
+"""Memory to compute scores in, unless ``max_bytes`` says otherwise."""
 _TOKENS = 2048
 
 
@@ -170,6 +170,7 @@ def edge_scores(
     require_sum(loaded.anatomy)
     found = prompts_of(loaded, clean, "clean", target=target, foil=foil)
     others = _one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
+    # Refuses prompts of different lengths before anything runs; the batches are made part by part below.
     batch_of(loaded, [*found, *others], "clean and corrupted")
     chosen, at_once = metric_of(metric), _fitting(loaded, len(found), len(found[0].ids), qk_fix, max_bytes)[0]
     parts = []
@@ -217,7 +218,7 @@ def scores_size(model: Any, clean: Prompts, *, qk_fix: bool = False, max_bytes: 
 
 
 def scoring_bytes(loaded: LoadedModel, n_tokens: int, qk_fix: bool) -> Callable[[int], int]:
-    """Number of prompts of one length → bytes that scores of all edges are made in."""
+    """A function: number of prompts of one length → bytes that the scores of all edges need."""
     of, senders = pass_numbers(loaded, n_tokens), len(sender_nodes(loaded.anatomy))
     row = n_tokens * (of.graph + of.kept + of.gradients + of.changes + of.making + of.into) + of.logits
 
@@ -298,6 +299,7 @@ def products(
         upto, done = int(before[columns][-1]), columns.stop
         scores[:upto, columns] = flat[:upto] @ gradient.T
     late: Tensor = torch.arange(len(changes), device="cpu")[:, None] >= before
+    # Where a receiver reads before a sender writes there is no edge, and the product above is noise.
     return scores.masked_fill_(late.to(scores.device), 0.0)
 
 
@@ -309,9 +311,10 @@ def _fix_softmax(
     scores: Float[Tensor, "source receiver"],
     tell: Callable[[float], None] | None = None,
 ) -> None:
-    """Put scores by a softmax run anew in place of the first-order ones of queries and keys; ``tell`` hears how far it is."""
+    """Replace the first-order scores of queries and keys by scores of a softmax that runs again; ``tell`` gets the part done."""
     anatomy = loaded.anatomy
     group = anatomy.n_heads // anatomy.n_kv_heads
+    # The patterns of every sender at a time would take senders × T² numbers a head.
     step = max(1, _TOKENS // (changes.shape[1] * changes.shape[2]))
     for layer in range(len(anatomy.blocks)):
         if tell is not None:
@@ -327,6 +330,7 @@ def _fix_softmax(
                 patched = _patterns(loaded, forward, layer, into, moved)
                 by_head = torch.einsum("uphts,phts->uh", (patched - pattern).to(worth), worth)
                 if into == "k":
+                    # Heads of a group share a key, so its score is the sum over them.
                     by_head = by_head.unflatten(1, (-1, group)).sum(2)
                 scores[senders, _columns(anatomy, layer, into)] = by_head
 
@@ -338,13 +342,14 @@ def _patterns(
     into: Literal["q", "k"],
     moved: Float[Tensor, "source prompt position d_model"],
 ) -> Float[Tensor, "source prompt head query_pos key_pos"]:
-    """Patterns of a layer by its own attention, when what queries or keys read is moved."""
+    """Patterns of a layer by its own attention, with the input of queries or keys moved."""
     anatomy, block = loaded.anatomy, loaded.anatomy.blocks[layer]
     weight, _ = attention_weights(anatomy, layer, ROLES[into])
     shift = torch.einsum("uptd,hdk->upthk", moved.to(weight), weight).flatten(0, 1)
     run = Pass(loaded, len(shift))
     run.edit(into, layer, lambda heads: heads + shift.to(heads))
     run.keep(("pattern",), [layer])
+    # Only the attention runs again, on the clean states; the hook shifts its queries or keys.
     reads = block.attention_norm.module(forward.kept["resid_pre", layer]).repeat(len(moved), 1, 1)
     call = forward.calls[layer]
     with run.hooked():

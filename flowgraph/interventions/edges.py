@@ -1,4 +1,4 @@
-"""What can be changed besides a node: an edge from what wrote to what reads, and entries of an attention pattern."""
+"""Edges and pattern edits: the parts of a run, besides nodes, that an intervention can change."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ SENDERS = ("embed", "head", "mlp")
 
 @dataclass(frozen=True)
 class Edge:
-    """What one node reads from another over the residual stream, and nothing that lies between.
+    """A direct connection over the residual stream: one node reads another's output, with no node between.
 
     Attributes
     ----------
     source
-        What wrote: ``embed`` (the state that enters the first block), ``head`` or ``mlp``.
+        The writer: ``embed`` (the state that enters the first block), ``head`` or ``mlp``.
     target
-        What reads: a ``head`` or, for keys and values of a model with grouped heads, a ``kv_group``; ``mlp``; ``logits``.
+        The reader: a ``head`` or, for keys and values of a model with grouped heads, a ``kv_group``; ``mlp``; ``logits``.
     into
-        What of the target reads: ``"q"``, ``"k"``, ``"v"``, ``"mlp"`` or ``"logits"``.
+        The input of the target: ``"q"``, ``"k"``, ``"v"``, ``"mlp"`` or ``"logits"``.
 
     A position on either node restricts the edge to it; without one it is all positions.
     """
@@ -75,7 +75,7 @@ class PatternEdit:
     query_pos, key_pos
         Row and column; all of them where one is None.
     value
-        The probability that is put there; None: what the ablation or the other run says.
+        The new probability; None: the value of the ablation or of the other run.
     renormalise
         Scale the rest of each row so that the row keeps its sum.
     """
@@ -139,6 +139,8 @@ def senders_before(anatomy: Anatomy, layer: int | None, into: Into) -> int:
     width = anatomy.n_heads + 1
     if layer is None:
         return 1 + len(anatomy.blocks) * width
+    # In a parallel block attention and MLP read the same state, so heads of a layer send to its MLP only in sequential
+    # blocks.
     own = anatomy.n_heads if into == "mlp" and anatomy.wiring != "parallel" else 0
     return 1 + layer * width + own
 
@@ -149,7 +151,7 @@ def check_edge(anatomy: Anatomy, edge: Edge) -> None:
     Raises
     ------
     UnsupportedReadingError
-        If the model's blocks normalise the stream itself, so that nothing that was written is in what is read later.
+        If the model's blocks normalise the stream itself: no node then reads another's output as it was written.
     ArgumentError
         If a node does not exist, keys and values are not those of a group, or the target reads before the source writes.
     """
@@ -192,13 +194,15 @@ def check_node(anatomy: Anatomy, node: Node) -> None:
 
 
 def require_sum(anatomy: Anatomy) -> None:
-    """Refuse models whose residual stream is not the sum of what was written.
+    """Refuse models whose residual stream is not the sum of all that nodes write.
 
     Raises
     ------
     UnsupportedReadingError
         If blocks normalise the stream itself.
     """
+    # After a norm of the whole stream, what one part wrote is scaled by all others: its difference is no longer what a
+    # reader sees.
     if anatomy.wiring == "post_norm":
         raise UnsupportedReadingError(
             f"blocks of {type(anatomy.model).__name__} normalise the residual stream itself (post-norm), so what one part "

@@ -1,4 +1,4 @@
-"""What an intervention did: the metric before and after, for each prompt."""
+"""Effect of an intervention: the metric before and after, for each prompt."""
 
 from __future__ import annotations
 
@@ -83,6 +83,7 @@ class Effect:
             raise ArgumentError(
                 f"{self.how!r} ablation has no corrupted run, so there is no score; read mean_effect, or use patch()"
             )
+        # Means first: a mean of the prompts' own scores would blow up where a prompt's two runs nearly agree.
         clean, corrupted = float(self.clean.mean()), float(self.corrupted.mean())
         if clean == corrupted:
             raise ArgumentError(

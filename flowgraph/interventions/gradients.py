@@ -1,4 +1,4 @@
-"""Gradients of a metric with respect to what is written and what is read, from one backward pass through hooks."""
+"""Gradients of a metric with respect to the outputs and inputs of heads and MLPs, from one backward pass through hooks."""
 
 from __future__ import annotations
 
@@ -84,6 +84,7 @@ class Gradients:
         return norm_vjp(block.attention_norm, self.states["resid_pre", layer], reads)
 
 
+# A caller may be in inference mode, whose tensors autograd cannot use.
 @torch.inference_mode(mode=False)
 def gradients(
     model: Any,
@@ -116,7 +117,7 @@ def gradients(
 
 @dataclass(frozen=True, eq=False)
 class Forward:
-    """What a pass with gradients keeps besides: what senders wrote, what attention was called with, logits and answers."""
+    """Further results of a pass with gradients: senders' outputs, the arguments of attention, logits and answers."""
 
     kept: Kept
     calls: dict[int, Call]
@@ -124,11 +125,12 @@ class Forward:
     aims: Aims
 
 
+# And in no_grad, which the passes of other interventions run in.
 @torch.enable_grad()
 def backward(
     loaded: LoadedModel, batch: Batch, metric: Metric, *, extra: tuple[str, ...] = ()
 ) -> tuple[Gradients, Forward]:
-    """Gradients, and the forward pass they come from, which keeps ``extra`` sites of every layer as well.
+    """Gradients and their forward pass, which also keeps the ``extra`` sites of every layer.
 
     Raises
     ------
@@ -142,8 +144,11 @@ def backward(
             "load the model outside of that block (torch.no_grad() would do)"
         )
     run = Pass(loaded, len(batch), gradients=True)
+    # Autograd needs one leaf: no weight asks for a gradient, so the graph begins at the state that enters the first
+    # block.
     run.edit("resid_pre", 0, lambda x: x.detach().requires_grad_())
     run.keep(("resid_pre",), [0], graph=True)
+    # An MLP with a gate reads its input twice, by two modules; both gradients add up.
     run.keep(("q", "k", "v", "z", "attn_out", "mlp_in0", "mlp_in1", "mlp_out"), graph=True)
     run.keep(("final",), [len(anatomy.blocks) - 1], graph=True)
     # What is kept from here on stands beside the graph.
@@ -162,6 +167,7 @@ def backward(
             f"metric {metric.name!r} has no gradient; take one that is differentiable, such as logit_difference or "
             "log_probability"
         )
+    # The metric of a prompt depends on its own row, so the gradient of the sum holds each prompt's own gradient.
     found = torch.autograd.grad(values.sum(), list(wanted.values()))
     grads = {key: wide(gradient) for key, gradient in zip(wanted, found, strict=True)}
     forward = Forward(run.kept, run.attention_calls, logits.detach(), aims)
@@ -191,7 +197,7 @@ def _gradients(anatomy: Anatomy, grads: dict[tuple[str, int], Tensor], values: T
 
 
 def _into_mlp(grads: dict[tuple[str, int], Tensor], layer: int) -> Tensor:
-    """Gradient with respect to what the MLP reads: of one module, or of input and gate together."""
+    """Gradient with respect to the MLP's input: of one module, or of input and gate together."""
     first, second = grads["mlp_in0", layer], grads.get(("mlp_in1", layer))
     return first if second is None else first + second
 
@@ -205,6 +211,7 @@ def norm_vjp(norm: Norm, x: Float[Tensor, "*n d"], gradient: Float[Tensor, "*m d
     # In place: there is a gradient for each receiver, and each pass over them takes as long as a part of the model.
     result = gradient * (norm.gain(x.shape[-1]).to(gradient) / scale)
     if norm.kind == "layer":
+        # The scale moves with the input: the part along the normalised direction drops out.
         along = (result * direction).mean(-1, keepdim=True)
         return result.sub_(result.mean(-1, keepdim=True)).addcmul_(direction, along, value=-1)
     return result.addcmul_(direction, (result * direction).mean(-1, keepdim=True), value=-1)

@@ -26,7 +26,7 @@ MAX_BYTES = 2**30
 
 @dataclass(frozen=True, eq=False)
 class HeadEffects(Tabular):
-    """What changing each head by itself does to the metric.
+    """Change of the metric when each head is changed by itself.
 
     Attributes
     ----------
@@ -141,6 +141,7 @@ def head_effects(
     if corrupted is not None:
         theirs = prompts_of(loaded, corrupted, "corrupted")
         others = batch_of(loaded, theirs if how == "mean" else _one_for_each(found, theirs, "corrupted"), "corrupted")
+        # The lengths differ: batching both together raises the error that names them.
         if others.n_tokens != batch.n_tokens:
             batch_of(loaded, [*found, *theirs], "clean and corrupted")
     size = size_of(loaded, batch, others, max_bytes)

@@ -1,4 +1,4 @@
-"""A metric of last states: through all logits, or past them where metric and unembedding are both linear."""
+"""A metric of last states: from all logits, or without them if metric and unembedding are both linear."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Measure = Callable[[Tensor, Tensor], Tensor]
 
 
 def measure_of(loaded: LoadedModel, metric: Metric, aims: Aims) -> Measure:
-    """What gives the metric of last states; ``aims`` are those of the prompts.
+    """A function that gives the metric of last states; ``aims`` are those of the prompts.
 
     Raises
     ------
@@ -31,6 +31,7 @@ def measure_of(loaded: LoadedModel, metric: Metric, aims: Aims) -> Measure:
         metric.linear and isinstance(last, nn.Linear) and last.weight.dtype.itemsize >= 4 and anatomy.softcap is None
     ):
         return lambda states, prompt: metric(logits_of_states(loaded, states), aims.of(prompt))
+    # A sweep measures thousands of rows: one sum over d_model then takes the place of the whole vocabulary.
     # Linear: the metric of what the unembedding makes of a unit vector is the weight of that coordinate.
     units = [
         Aims(target.expand(last.in_features), foil.expand(last.in_features), clean.expand(last.in_features, -1))

@@ -1,4 +1,4 @@
-"""What is measured of a run: one number for each prompt, from the logits at the position that is explained."""
+"""Metrics: one number for each prompt, from the logits at the position that is explained."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ..models.anatomy import wide
 
 @dataclass(frozen=True, eq=False)
 class Aims:
-    """What a metric may compare with.
+    """Answers, foils and clean logits that a metric may compare with.
 
     Attributes
     ----------
@@ -48,7 +48,7 @@ class Metric:
     Attributes
     ----------
     name, unit
-        What captions say.
+        Name and unit for captions.
     measure
         (logits [prompt, d_vocab], :class:`Aims`) → [prompt].
     linear
@@ -81,6 +81,7 @@ class Metric:
                 f"metric {self.name!r} gave {got} for logits of {count} prompts; expected one number for each: a "
                 f"tensor of shape ({count},)"
             )
+        # A NaN would pass silently through every mean that follows.
         bad = (~torch.isfinite(values.detach())).nonzero()
         if len(bad):
             row = int(bad[0])
@@ -113,6 +114,7 @@ def metric_of(metric: Any) -> Metric:
 
 def _logit_difference(logits: Tensor, aims: Aims) -> Tensor:
     target = logits.gather(1, aims.targets[:, None])[:, 0]
+    # Row 0 stands in where there is no foil; the next line puts the mean logit in its place.
     foil = logits.gather(1, aims.foils.clamp(min=0)[:, None])[:, 0]
     return target - torch.where(aims.foils >= 0, foil, logits.mean(-1))
 

@@ -1,4 +1,4 @@
-"""How many numbers passes hold for each token of a prompt, at most: what memory is stated by before anything runs, and kept."""
+"""Upper bounds of the numbers that passes hold for each token of a prompt. Memory is estimated from them before anything runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from ..models import LoadedModel
 
 LAYERS_AT_ONCE = 5
-"""Layers whose receivers share a product: what senders changed is then read a fifth as often."""
+"""Layers whose receivers share a product: the senders' changes are then read from memory a fifth as often."""
+# Upper bounds: tests compare them with the memory that passes really take.
 _SAVED = (16, 6, 5, 4)
-"""What a block's pass with gradients holds at most: so many states, queries with keys and values, MLP inputs, and patterns."""
+"""Most tensors that a block's pass with gradients holds: states, queries with keys and values, MLP inputs, and patterns."""
 _WORKING = (8, 6, 5, 4)
-"""The same of a block that works without them."""
+"""The same for a block without gradients."""
 
 
 @dataclass(frozen=True)
@@ -24,19 +25,19 @@ class PassNumbers:
     width
         Bytes of a number.
     graph
-        What autograd keeps of a pass.
+        Autograd's graph of a pass.
     block
-        What one block works with.
+        Work of one block.
     attention
-        What one attention works with, run anew for one sender.
+        Work of one attention that runs again for one sender.
     kept
-        What is kept of a pass for senders and receivers.
+        Sites of a pass that senders and receivers need.
     gradients
-        Gradients with respect to what is written and read.
+        Gradients with respect to outputs and inputs.
     changes
         A vector for every sender.
     making
-        What making these takes besides.
+        Further work to make these vectors.
     into
         Gradients into the receivers that share a product.
     all_into
@@ -44,7 +45,7 @@ class PassNumbers:
     pattern
         Patterns of a layer.
     logits
-        Not of a token but of a prompt: logits, and what a metric makes of them.
+        Not of a token but of a prompt: logits, and the work of a metric on them.
     scores
         Not of a token but of all: a number for every sender and receiver.
     """
@@ -65,7 +66,7 @@ class PassNumbers:
 
 
 def pass_numbers(loaded: LoadedModel, n_tokens: int) -> PassNumbers:
-    """What passes of a prompt of so many tokens hold."""
+    """Numbers that passes of a prompt of ``n_tokens`` tokens hold for each token."""
     anatomy = loaded.anatomy
     layers, d_model, pattern = len(anatomy.blocks), anatomy.d_model, anatomy.n_heads * n_tokens
     readers = anatomy.n_heads + 2 * anatomy.n_kv_heads
@@ -76,6 +77,7 @@ def pass_numbers(loaded: LoadedModel, n_tokens: int) -> PassNumbers:
         return sum(count * width for count, width in zip(counts, widths, strict=True))
 
     return PassNumbers(
+        # Numbers are computed in 32 bits at least, whatever the weights are stored in.
         width=max(4, loaded.dtype.itemsize),
         graph=layers * together(_SAVED),
         block=together(_WORKING),
@@ -95,4 +97,5 @@ def pass_numbers(loaded: LoadedModel, n_tokens: int) -> PassNumbers:
 
 def fitting(count: int, size: Callable[[int], int], max_bytes: int) -> int:
     """How many prompts can be run together, so that their size stays within the bytes; 0 if not even one can."""
+    # From the largest down: the size need not rise evenly, since work on a few tokens at a time has a floor.
     return next((prompts for prompts in range(count, 0, -1) if size(prompts) <= max_bytes), 0)

@@ -1,9 +1,9 @@
-"""A forward pass of a batch in which tensors are changed or kept as they pass by, through plain hooks.
+"""A forward pass of a batch whose hooks change or keep tensors.
 
-Heads are changed at z, the input of the attention's output projection; neurons at the input of the MLP's; what attention and
-MLP add to the stream where it is added, after a second norm; states at the block's input and output. resid_mid, which no
-module of a sequential block hands on, is changed through what attention adds. Patterns exist only after the projection has
-run, so a layer whose pattern is wanted at z runs its attention once before.
+Hooks sit at these places: heads at z, the input of the attention's output projection; neurons at the input of the MLP's output
+projection; outputs of attention and MLP where they join the stream, after a second norm if there is one; states at the block's
+input and output. No module of a sequential block hands on resid_mid, so a change of it is made through attention's output. A
+pattern exists only after the projection has run: a layer whose edit at z needs the pattern runs its attention once before.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from ..models.hooks import on_call, on_result
 from .ticks import Tick
 
 Edit = Callable[[Tensor], Tensor]
-"""What is done to a tensor [row, position, …]: it gives another, or the same if it only looks."""
+"""A function of a tensor [row, position, …]. It returns the new tensor, or the same object if it changes nothing."""
 
 ROLES: dict[str, Role] = {"q": "query", "k": "key", "v": "value"}
 
 
 @dataclass(frozen=True, eq=False)
 class Call:
-    """What a module was called with besides hidden states: masks, position embeddings, …; for one row, which fits any batch."""
+    """Arguments of a module besides hidden states: masks, position embeddings, …; of one row, which fits any batch."""
 
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
@@ -83,20 +83,22 @@ class Pass:
                 self.edit(site, layer, _Keeper(self.kept, (site, layer), graph))
 
     def keep_calls(self) -> None:
-        """Keep what blocks and attentions are called with."""
+        """Keep the arguments of blocks and attentions."""
         self._keeps_calls = True
 
     def probe(self, layer: int) -> None:
-        """Have the pattern and the values of a layer in ``kept`` when its z is edited."""
+        """Put the pattern and the values of a layer into ``kept`` before its z is edited."""
         self.probed.add(layer)
 
     def run(self, feed: Feed) -> Float[Tensor, "row position d_model"]:
         """The last states of a pass from tokens on; the edits of ``final`` are applied to them."""
         model = self.anatomy.model
         base = getattr(model, "base_model", model)
+        # Nothing is read from a cache here, and filling it would take memory.
         options: dict[str, Any] = {"use_cache": False} if self.anatomy.causal else {}
         last: dict[tuple[str, int], Tensor] = {}
         end = len(self.anatomy.blocks) - 1
+        # The last block's output is taken by a hook: a model's own last state may have gone through the final norm.
         with self.hooked(_Keeper(last, ("resid_post", end), self.gradients)):
             base(**feed, **options)
         return self._edited("final", end, last["resid_post", end])
@@ -120,6 +122,7 @@ class Pass:
         """A context in which the model runs with the edits, in evaluation mode and with eager attention."""
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(self.gradients))
+            # Fused attention kernels return no pattern and would bypass some hooks.
             stack.enter_context(eager_attention(self.anatomy.model))
             for handle in self._handles(last):
                 stack.callback(handle.remove)
@@ -139,6 +142,8 @@ class Pass:
                 yield self._on_output(block.module, *_LAST)
 
     def _attention_handles(self, layer: int, block: Block) -> Iterator[Any]:
+        # No module hands the state between attention and MLP on, so it is edited through what attention adds, which
+        # needs the state that entered.
         middle = ("resid_mid", layer) in self.edits and self.anatomy.wiring not in ("parallel", "post_norm")
         if ("resid_pre", layer) in self.edits or middle:
             yield self._on_input(block.module, "resid_pre", layer)
@@ -167,6 +172,7 @@ class Pass:
             yield self._on_heads(getattr(block, ROLES[site]), [site], layer)
 
     def _mlp_handles(self, layer: int, block: Block) -> Iterator[Any]:
+        # A gate and an input in one module are hooked once.
         modules = {id(p.module): p.module for p in (block.mlp_input, block.mlp_gate) if p is not None}
         for n, module in enumerate(modules.values()):
             if ("mlp_in", layer) in self.edits:
@@ -183,9 +189,12 @@ class Pass:
                 yield hook(module, site, layer)
 
     def _edited(self, site: str, layer: int, x: Tensor) -> Tensor:
-        """The tensor after the edits of a site; the very same where nothing changed."""
+        """The tensor after the edits of a site; the same object if nothing changed."""
+        # While a layer is probed only queries, keys and values are edited: all else is edited in the run itself that
+        # follows.
         if self._probing and site not in ROLES:
             return x
+        # Some families flatten rows and positions before a projection; edits always see rows.
         y = rows = x if x.ndim != 2 else x.view(self.rows, -1, x.shape[-1])
         for edit in self.edits.get((site, layer), ()):
             y = edit(y)
@@ -193,10 +202,11 @@ class Pass:
             self._entering[layer] = y
         if site == "attn_out" and self.anatomy.wiring not in ("parallel", "post_norm"):
             y = self._middle(layer, y)
+        # The same object tells the hook that nothing changed, and the model goes on with its own tensor.
         return x if y is rows else y.view(x.shape)
 
     def _middle(self, layer: int, added: Tensor) -> Tensor:
-        """What attention has to add so that the state after it is the edited one."""
+        """The output that attention has to add so that the state after it is the edited one."""
         edits = self.edits.get(("resid_mid", layer))
         if not edits:
             return added
@@ -231,12 +241,14 @@ class Pass:
 
         def hook(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor | None:
             heads = output.view(self.rows, -1, output.shape[-1] // self.anatomy.d_head, self.anatomy.d_head)
+            # One fused projection gives all three, so edits of a site see a slice of it.
             new = heads
             for site in sites:
                 part = heads_of(self.anatomy, site)
                 before = new[:, :, part]
                 after = self._edited(site, layer, before)
                 if after is not before:
+                    # Cloned at the first change: the projection's own output may be a view that autograd holds.
                     new = new.clone() if new is heads else new
                     new[:, :, part] = after
                 if site == "v" and layer in self.probed:
@@ -268,14 +280,14 @@ _LAST = ("resid_post", -1)
 
 
 def logits_of_states(loaded: LoadedModel, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
-    """[row, d_vocab] what the model's own final norm and head make of last states, at least in float32."""
+    """[row, d_vocab] logits of last states by the model's own final norm and head, at least in float32."""
     anatomy = loaded.anatomy
     logits = wide(anatomy.head[-1](read_by_head(loaded, states)))
     return logits if anatomy.softcap is None else anatomy.softcap * torch.tanh(logits / anatomy.softcap)
 
 
 def read_by_head(loaded: LoadedModel, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row width"]:
-    """[row, width] what the unembedding reads of last states."""
+    """[row, width] input of the unembedding for last states."""
     anatomy = loaded.anatomy
     if anatomy.final_norm is not None:
         states = anatomy.final_norm.module(states)
@@ -296,7 +308,7 @@ def heads_of(anatomy: Anatomy, site: str) -> slice:
 
 
 class _Keeper:
-    """An edit that changes nothing and remembers what it saw."""
+    """An edit that changes nothing and stores the tensor."""
 
     def __init__(self, kept: dict[tuple[str, int], Tensor], key: tuple[str, int], gradients: bool) -> None:
         self.kept, self.key, self.gradients = kept, key, gradients
@@ -319,6 +331,7 @@ def _call_hook(module: nn.Module, calls: dict[int, Call], layer: int) -> Any:
         name = None if args else next(iter(kwargs))
         states = args[0] if name is None else kwargs[name]
         rest = {key: _first_row(value, len(states)) for key, value in kwargs.items() if key != name}
+        # A block resumed later has another number of rows; one row fits by broadcasting.
         calls[layer] = Call(tuple(_first_row(value, len(states)) for value in args[1:]), rest)
 
     return on_call(module, hook)

@@ -1,4 +1,4 @@
-"""What an intervention changes, sorted by where it is changed: masks of heads, MLPs and terms, edges, patterns, other nodes."""
+"""Plan of an intervention: its changes sorted by place: masks of heads, MLPs and terms, edges, patterns, other nodes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ _FLOW = frozenset({"attention", "head", "mlp", "mlp_in", "residual", "unembed", 
 
 @dataclass(eq=False)
 class Plan:
-    """Everything that is changed in one pass over prompts of ``n_tokens``.
+    """All changes of one pass over prompts of ``n_tokens``.
 
     Attributes
     ----------
     heads, mlps
-        [layer, head, position] and [layer, position] True where what is written is replaced.
+        [layer, head, position] and [layer, position] True where the output is replaced.
     terms
         Layer → [head, query_pos, key_pos] True where the term pattern · value of a head is replaced.
     cuts
@@ -44,7 +44,7 @@ class Plan:
     named
         Positions that were asked for by number.
     text
-        What is changed, in words.
+        The changes in words.
     """
 
     anatomy: Anatomy
@@ -75,7 +75,7 @@ class Plan:
 
 
 def plan_of(anatomy: Anatomy, what: What, n_tokens: int, *, outside: bool, parts: GraphParts) -> Plan:
-    """Sort what is to be changed.
+    """Sort the changes by place.
 
     Raises
     ------
@@ -141,6 +141,7 @@ def _add_parts(plan: Plan, parts: Sequence[Part], outside: bool) -> None:
             f"{strange[0]!r} ({type(strange[0]).__name__}) cannot be changed; give a Node, an Edge, a PatternEdit, several of "
             "these, or a FlowGraph"
         )
+    # The complement of a pattern or a state means nothing: only heads with MLPs, or edges, make up a whole.
     if outside and len(parts) not in (len(nodes), len(edges)):
         raise ArgumentError(
             "outside=True needs heads and MLPs alone, edges alone, or a graph: of others there is no rest"
@@ -188,6 +189,7 @@ def _add_edge(plan: Plan, edge: Edge) -> None:
         plan.cuts[key] = torch.zeros(
             1 + len(plan.anatomy.blocks) * (plan.anatomy.n_heads + 1), plan.n_tokens, device="cpu"
         )
+    # A number and not a truth value: the changes are multiplied by it.
     plan.cuts[key][sender_index(plan.anatomy, edge.source), at] = 1.0
 
 
@@ -199,6 +201,7 @@ def _complement(plan: Plan, *, edges: bool) -> None:
     senders = 1 + len(plan.anatomy.blocks) * (plan.anatomy.n_heads + 1)
     for node, into in receivers(plan.anatomy):
         key = (node.layer, into, node.head or 0)
+        # Senders that write too late are cut too; whoever installs the edges reads only those before the receiver.
         everything = torch.ones(senders, plan.n_tokens, device="cpu")
         plan.cuts[key] = everything - kept[key] if key in kept else everything
 
@@ -241,7 +244,7 @@ def _add_graph(plan: Plan, graph: FlowGraph, outside: bool, parts: GraphParts) -
 
 
 def _add_flow(plan: Plan, graph: FlowGraph, outside: bool) -> None:
-    """Terms of heads and outputs of heads and MLPs that a graph of flow between states shows, or all that it does not."""
+    """Add the terms of heads and the outputs of heads and MLPs that a graph of flow shows; with ``outside`` all others."""
     kinds = {EDGE_KINDS[kind] for kind in graph.kind}
     ends = {
         graph.nodes[n].kind for n, kind in zip(graph.target, graph.kind, strict=True) if EDGE_KINDS[kind] != "unembed"
@@ -265,6 +268,7 @@ def _add_flow(plan: Plan, graph: FlowGraph, outside: bool) -> None:
         elif kind == "mlp":
             mlps[layer, query] = True
     if outside:
+        # A term reaches the stream only if the graph also shows what its head writes.
         shown = terms & writes[..., None] if graph.info.level == "head" else terms
         window = slice(*graph.info.layers)
         plan.mlps[window] = ~mlps[window]

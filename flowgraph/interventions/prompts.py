@@ -18,14 +18,14 @@ from ..values.inputs import Inputs, Row, feed_of, inputs, row_of, types_are_zero
 from ..values.trace import Trace
 
 Prompts = Trace | str | Tensor | Inputs | Mapping[str, Any] | Sequence[Any]
-"""One prompt or several: traces, or whatever can be traced, such as texts, token ids, messages and :class:`Inputs`."""
+"""One prompt or several: traces, or inputs that can be traced, such as texts, token ids, messages and :class:`Inputs`."""
 Align = Literal["start", "end"]
 Answers = str | int | Sequence[str | int] | None
 
 
 @dataclass(frozen=True, eq=False)
 class Prompt:
-    """One prompt: what goes in, the position that is explained, and what it is explained for (None: not said)."""
+    """One prompt: its input, the position that is explained, and the target and foil (None: not said)."""
 
     row: Row
     position: int
@@ -73,21 +73,22 @@ class Batch:
 
     @property
     def feed(self) -> Feed:
-        """What the model is called with."""
+        """Arguments of the model."""
         feed = {"input_ids": self.ids}
         if self.token_types is not None:
             feed["token_type_ids"] = self.token_types
         if self.position_ids is not None:
+            # Positions are the same for all prompts, so one row stands for them; the model wants one for each.
             feed["position_ids"] = self.position_ids.expand_as(self.ids)
         return feed_of(feed)
 
     def split(self, size: int) -> list[Batch]:
-        """So many of the prompts at a time."""
+        """Batches of at most ``size`` of the prompts."""
         return [self.part(slice(start, start + size)) for start in range(0, len(self), size)]
 
     @property
     def inputs(self) -> Inputs:
-        """The prompts as what can be traced."""
+        """The prompts as inputs that can be traced."""
         types = [None] * len(self) if self.token_types is None else [tuple(row) for row in self.token_types.tolist()]
         places = None if self.position_ids is None else tuple(self.position_ids.tolist())
         ids = self.ids.tolist()
@@ -184,6 +185,7 @@ def _types(loaded: LoadedModel, prompts: Sequence[Prompt], argument: str) -> Ten
     if all(types is None for types in given):
         return None
     if not types_are_zero_by_default(loaded) and None in given:
+        # Models whose default type is not 0 would read a prompt without types otherwise than one with zeros.
         raise PromptError(
             f"{argument} has prompts with token types and prompts without, which {loaded.name!r} does not read alike; give "
             "token types to all or to none"
@@ -205,7 +207,7 @@ def groups_of(prompts: Sequence[Prompt], others: Sequence[Prompt] | None, align:
 
 
 def counterparts(n_tokens: int, other: int, align: Align | None) -> list[int]:
-    """[position] the position of the other prompt that stands for each of this one's; −1 where there is none.
+    """[position] the other prompt's position for each position of this one; −1 where there is none.
 
     Raises
     ------
@@ -219,6 +221,7 @@ def counterparts(n_tokens: int, other: int, align: Align | None) -> list[int]:
             f"the prompts differ in length ({n_tokens} and {other} tokens), so a position is not the same place in both; "
             "make them equally long (swap words of equally many tokens), or say align='start' or align='end'"
         )
+    # From the end, position p of this prompt stands at p + (difference in length) of the other.
     shift = other - n_tokens if align == "end" else 0
     return [p + shift if 0 <= p + shift < other else -1 for p in range(n_tokens)]
 

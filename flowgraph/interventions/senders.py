@@ -1,6 +1,6 @@
-"""What each sender wrote to the residual stream, and the change of a receiver's input that follows from changed senders.
+"""Outputs of senders to the residual stream, and the change of a receiver's input when senders change.
 
-A head writes z W_O, in sandwich blocks through the second norm frozen at its actual scale; biases belong to no sender.
+A head writes z W_O. In sandwich blocks the second norm, frozen at its actual scale, is applied to it. Biases belong to no sender.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ def sender_sites(anatomy: Anatomy) -> tuple[str, ...]:
 
 
 def keep_senders(run: Pass, layers: Iterable[int] | None = None) -> None:
-    """Have a pass keep what :func:`written` needs."""
+    """Make a pass keep the sites that :func:`written` needs."""
     run.keep(sender_sites(run.anatomy), layers)
     run.keep(("resid_pre",), [0])
 
 
 def written(anatomy: Anatomy, kept: Kept) -> Float[Tensor, "sender row position d_model"]:
-    """[sender, row, position, d_model] what every sender wrote in a pass, in the order of computation."""
+    """[sender, row, position, d_model] output of every sender in a pass, in the order of computation."""
     embed = wide(kept["resid_pre", 0])
     width = anatomy.n_heads + 1
     outputs = embed.new_empty(1 + len(anatomy.blocks) * width, *embed.shape)
@@ -46,23 +46,26 @@ def written(anatomy: Anatomy, kept: Kept) -> Float[Tensor, "sender row position 
 
 
 def written_change(anatomy: Anatomy, kept: Kept, other: Kept) -> Float[Tensor, "sender row position d_model"]:
-    """[sender, row, position, d_model] what every sender wrote in the other pass less what it wrote in this one."""
+    """[sender, row, position, d_model] output of every sender in the other pass less its output in this one."""
     if anatomy.wiring == "sandwich":
+        # The second norm's scale differs between the runs, so outputs are subtracted behind it.
         return written(anatomy, other).sub_(written(anatomy, kept))
     sites = sender_sites(anatomy)
     needed = [key for key in other if key[0] in sites or key == ("resid_pre", 0)]
+    # All else is linear: to subtract first makes the outputs once instead of twice.
     return written(anatomy, {key: wide(other[key]) - wide(kept[key]) for key in needed})
 
 
 def emptied(anatomy: Anatomy, kept: Kept) -> Float[Tensor, "sender row position d_model"]:
-    """[sender, row, position, d_model] nothing, less what every sender wrote in a pass."""
+    """[sender, row, position, d_model] the negative of every sender's output in a pass: the change to zero."""
     return written(anatomy, kept).neg_()
 
 
 def written_by_heads(anatomy: Anatomy, layer: int, kept: Kept) -> Float[Tensor, "head row position d_model"]:
-    """[head, row, position, d_model] what the heads of a layer wrote."""
+    """[head, row, position, d_model] outputs of a layer's heads."""
     z = wide(kept["z", layer])
     rows, n_tokens, _ = z.shape
+    # One product per head over all rows and positions: heads × d_head instead of one large product with zeros.
     by_head = z.reshape(rows * n_tokens, anatomy.n_heads, anatomy.d_head).transpose(0, 1)
     outputs = torch.bmm(by_head, anatomy.W_O(layer)).view(anatomy.n_heads, rows, n_tokens, -1)
     post = anatomy.blocks[layer].attention_post_norm
@@ -76,9 +79,10 @@ def read_through_norm(
     state: Float[Tensor, "*row position d_model"],
     change: Float[Tensor, "*rows position d_model"],
 ) -> Float[Tensor, "*rows position d_model"]:
-    """LN(x + Δ) − LN(x): how what a layer's attention or MLP reads changes when the state changes by Δ."""
+    """LN(x + Δ) − LN(x): change of the input of a layer's attention or MLP when the state changes by Δ."""
     block = anatomy.blocks[layer]
     module = (block.attention_norm if norm == "attention" else block.mlp_norm).module
+    # The sum is made in 32 bits at least, and the norm reads the type that the model gives it.
     moved: Tensor = module((wide(state) + change).to(state.dtype)) - module(state)
     return moved
 
@@ -86,20 +90,20 @@ def read_through_norm(
 def head_shift(
     anatomy: Anatomy, layer: int, into: Into, head: int, moved: Float[Tensor, "*rows position d_model"]
 ) -> Float[Tensor, "*rows position d_head"]:
-    """Change of a projection's output for one head, from the change of what attention reads."""
+    """Change of a projection's output for one head, from the change of attention's input."""
     weight, _ = attention_weights(anatomy, layer, ROLES[into])
     return (wide(moved) @ weight[head]).to(moved.dtype)
 
 
 class Changes:
-    """What receivers see of the senders less what these write in a pass, filled as the pass goes on.
+    """Reference of every sender less its output in a pass, filled as the pass goes on.
 
     Parameters
     ----------
     run
-        The pass, which :func:`keep_senders` has to know.
+        The pass; :func:`keep_senders` has to be called with it.
     reference
-        [sender, row or 1, position, d_model] what the receivers see; None for nothing, as in zero ablation.
+        [sender, row or 1, position, d_model] the output that receivers see instead; None for zero ablation.
     """
 
     def __init__(self, run: Pass, reference: Float[Tensor, "sender #row position d_model"] | None) -> None:
@@ -114,6 +118,7 @@ class Changes:
             embed = wide(kept["resid_pre", 0])
             self.values = embed.new_empty(1 + len(self.anatomy.blocks) * width, *embed.shape)
             self._set(self.values, embed[None])
+        # A sender is read once, when the first receiver after it runs: by then the pass has kept its output.
         while self.filled < before:
             layer, place = divmod(self.filled - 1, width)
             of_mlp = place == width - 1
@@ -130,7 +135,7 @@ class Changes:
 
 
 class Paths:
-    """Edges cut, or patched, in one pass: receivers see the reference of some senders in place of what these write.
+    """Edges cut, or patched, in one pass: receivers see the reference of some senders in place of their output.
 
     Parameters
     ----------
@@ -184,12 +189,14 @@ class Paths:
         return (wide(state) + self._change(self.cuts[None, "logits"][0])[0]).to(state.dtype)
 
     def _change(self, *senders: Float[Tensor, "sender position"]) -> Float[Tensor, "receiver row position d_model"]:
-        """Σ over the cut senders of what each receiver sees of them, less what they write; receivers read one product."""
+        """Σ over the cut senders of reference less output, for each receiver; one product serves all receivers."""
         cut = torch.stack(senders)
         some = cut.any(2).any(0).nonzero()[:, 0]
         # Nothing times what is not cut is faster than a copy of what is.
         used = some if 4 * len(some) < cut.shape[1] else slice(None)
         changes, weights = self.changes.upto(cut.shape[1])[used], cut[:, used]
+        # A cut at all positions alike is a plain product, which is much faster than a sum with a weight at each
+        # position.
         if bool((weights == weights[..., :1]).all()):
             summed: Tensor = (weights[..., 0].to(changes) @ changes.flatten(1)).unflatten(1, changes.shape[1:])
         else:

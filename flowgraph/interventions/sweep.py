@@ -1,8 +1,9 @@
 """All heads in one climb through the layers, each changed by itself in a row of its own.
 
-Below a head nothing changes when the head does. So the rows of a layer's heads join the climb behind that layer's attention,
-whose result is known but for the one head. All rows pass a layer before any passes the next, as many at once as keep a processor
-busy and its caches warm. In the last block only the explained position goes through the MLP, and only it through the unembedding.
+A change of a head changes nothing below it. So the rows of a layer's heads join the climb behind that layer's attention, whose
+result is known except for the one head. All rows pass a layer before any row passes the next. They go through a layer in parts
+that keep the processor busy and fit its caches. In the last block only the explained position goes through the MLP and the
+unembedding.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from .prompts import Batch
 from .ticks import Tick, ticking
 
 _WIDEST = 11 * 2**18
-"""Bytes of the widest tensor in a block: below it products are as fast as they get, above it memory is fetched anew for each."""
+"""Bytes of the widest tensor in a block. Products of this size run at full speed; larger ones fetch memory again for each."""
 _LOGIT_ROWS = 64
 
 
@@ -55,10 +56,11 @@ class Size:
 
 
 class Sweep:
-    """The unchanged run of the prompts, what heads are replaced by, and the metric."""
+    """The unchanged run of the prompts, the values that replace heads, and the metric."""
 
     def __init__(self, loaded: LoadedModel, clean: Batch, others: Batch | None, how: str, metric: Metric) -> None:
         self.loaded, self.anatomy, self.how, self.metric = loaded, loaded.anatomy, how, metric
+        # Clean and other prompts run once; every changed row starts from the states that are kept here.
         runs = {name: self._run(one) for name, one in (("clean", clean), ("others", others)) if one is not None}
         base, self.base = (others, "others") if how == "denoise" and others is not None else (clean, "clean")
         self.positions = base.positions
@@ -83,6 +85,7 @@ class Sweep:
         )
         tick = ticking("changing each head", int((layers - every[:, 0]).sum()), progress, cancel, unit="blocks")
         effects = np.empty((prompts, layers, self.anatomy.n_heads))
+        # Rows of several layers share a climb, so early layers do not run almost empty.
         for rows in every.split(size.rows):
             layer, head, prompt = rows.numpy().T
             last = self._climbed(rows, size.in_block, tick)
@@ -91,16 +94,20 @@ class Sweep:
         return effects
 
     def _climbed(self, rows: Int[Tensor, "row 3"], at_once: int, tick: Tick) -> Float[Tensor, "row d_model"]:
-        """Last states, where they are explained, of rows (layer, head, prompt) in the order of their layers."""
+        """Last states at the explained positions, of rows (layer, head, prompt) in the order of their layers."""
         run, end = Pass(self.loaded, 0), len(self.anatomy.blocks) - 1
         like = self.states["resid_pre", 0]
         states, last = like.new_empty(len(rows), *like.shape[1:]), like.new_empty(len(rows), like.shape[-1])
         with run.hooked():
             for layer in range(int(rows[0, 0]), end + 1):
+                # Rows come in the order of their layers: those before `below` are climbing already, the next ones join
+                # here.
                 below, joined = (int((rows[:, 0] < above).sum()) for above in (layer, layer + 1))
                 for part in (*_parts(0, below, at_once), *_parts(below, joined, at_once)):
                     tick(part.stop - part.start)
                     joins, entering = part.start >= below, states[part]
+                    # In the last block a row goes through attention whole and through the MLP at one position, so it is
+                    # not run as one module.
                     if not joins and layer < end:
                         states[part] = run.block(layer, entering, self.block_calls[layer])
                         continue
@@ -148,7 +155,7 @@ class Sweep:
 
 
 def size_of(loaded: LoadedModel, batch: Batch, others: Batch | None, max_bytes: int) -> Size:
-    """As much at once as fits; beyond what keeps a processor busy more of it is no faster.
+    """Find the largest batches that fit, up to the size beyond which larger ones are no faster.
 
     Raises
     ------
@@ -182,7 +189,7 @@ def _parts(start: int, stop: int, at_once: int) -> Iterator[slice]:
 
 
 def _base_bytes(loaded: LoadedModel, batch: Batch, others: Batch | None) -> int:
-    """What the unchanged runs keep: states and z of every layer, and logits."""
+    """Bytes that the unchanged runs keep: states and z of every layer, and logits."""
     anatomy = loaded.anatomy
     rows = len(batch) + (0 if others is None else len(others))
     kept = len(anatomy.blocks) * batch.n_tokens * (anatomy.d_model + anatomy.n_heads * anatomy.d_head)

@@ -1,4 +1,4 @@
-"""Saying how far long work is, and stopping it."""
+"""Progress and cancellation of long work."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Tick = Callable[[int], None]
 
 
 def ticking(stage: str, total: int, progress: Progress | None, cancel: Callable[[], bool] | None, *, unit: str) -> Tick:
-    """What work calls before each of its pieces: it reports the part done, and stops when ``cancel`` says so.
+    """A function that work calls before each piece: it reports the part done, and stops the work if ``cancel`` says so.
 
     Parameters
     ----------
@@ -34,6 +34,7 @@ def ticking(stage: str, total: int, progress: Progress | None, cancel: Callable[
 
     def tick(size: int) -> None:
         nonlocal done
+        # A call with 0 says that all is done: there is nothing left to cancel.
         if cancel is not None and size and cancel():
             raise CancelledError(f"{stage} was cancelled after {done:,} of {total:,} {unit}")
         if progress is not None:

@@ -345,7 +345,7 @@ def _way_up(top: int, k: int, i: int, d: int, negligible: float, flow: Any, carr
 @njit(cache=True, nogil=True)
 def _take_out_column(caps: Any, t: int, unused: Any, column: Any) -> None:
     """Move flow and capacity of the sink's column, straight down, into ``column`` [2, L]."""
-    # Most flow ends straight above the sink. Kept apart it goes down in one step instead of one per layer.
+    # Kept apart, the column passes flow down in one step instead of one per layer.
     for k in range(1, caps.shape[0] - 1):
         column[0, k], column[1, k] = 0.0, caps[k, t, t]
         unused[k, t, t >> 6] &= ~_bit(t)
