@@ -1,6 +1,6 @@
 """Models: from a name, a folder or an object in memory to parts that are found by data and proved by identities.
 
-Loaded when first asked for, so that listing, fetching and removing known models does not wait for torch.
+Each name is imported at its first use, so listing, fetching and removing known models does not wait for torch.
 """
 
 from __future__ import annotations

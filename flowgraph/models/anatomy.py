@@ -20,7 +20,7 @@ _FAR = 6
 
 @dataclass(frozen=True)
 class Norm:
-    """One normalisation layer, with its scale apart from its gain.
+    """One normalisation layer; its scale and its gain are separate.
 
     ``module(x) = (x − mean)/scale(x) · gain + bias`` for LayerNorm; without mean and bias for RMSNorm.
     """
@@ -67,6 +67,7 @@ class Norm:
 
     def transposed(self, direction: Float[Tensor, "d"], scale: Float[Tensor, ""]) -> Float[Tensor, "d"]:
         """[d] the vector g with ``linear(x, scale) · direction = x · g`` for every x."""
+        # For LayerNorm the mean leaves x before the product; the same as taking it out of g.
         g = direction * self.gain(len(direction)).to(direction) / scale
         return g - g.mean() if self.kind == "layer" else g
 
@@ -79,7 +80,7 @@ def scale_of_size(size: Float[Tensor, "layer *n"], norms: Sequence[Norm], d: int
 
 @dataclass(frozen=True)
 class Projection:
-    """A linear layer read as ``x @ weight + bias``, whatever way the module stores it; or some of its outputs."""
+    """A linear layer, or some of its outputs, as ``x @ weight + bias``, whatever the layout of the module."""
 
     module: Any
     columns: tuple[int | None, int | None] = (None, None)
@@ -136,7 +137,7 @@ class Block:
     def neurons(
         self, gate: Float[Tensor, "*n d_mlp"] | None, up: Float[Tensor, "*n d_mlp"]
     ) -> Float[Tensor, "*n d_mlp"]:
-        """[…, d_mlp] what the MLP's output projection reads, from :meth:`Anatomy.mlp_pre`."""
+        """[…, d_mlp] input of the MLP's output projection, from the values of :meth:`Anatomy.mlp_pre`."""
         return self.activation(up) if gate is None else self.activation(gate) * up
 
 
@@ -203,7 +204,7 @@ class Anatomy:
     def mlp_pre(
         self, layer: int, x: Float[Tensor, "*n d_model"]
     ) -> tuple[Float[Tensor, "*n d_mlp"] | None, Float[Tensor, "*n d_mlp"]]:
-        """Gate (None without one) and input of a layer's neurons before the activation, for what its MLP reads."""
+        """Gate (None without one) and input of a layer's neurons before the activation, from the MLP's input x."""
         block = self.blocks[layer]
         return None if block.mlp_gate is None else block.mlp_gate(x), block.mlp_input(x)
 
@@ -229,6 +230,7 @@ def resolve(model: Any) -> Anatomy:
         raise ArchitectureError(no_row(model, model_type))
     named = [row for row in FAMILIES.values() if model_type in row.model_types]
     failures: dict[str, list[str]] = {}
+    # A row that names the type is the only candidate: its failure is then said, and no other row is tried in its place.
     for row in named or FAMILIES.values():
         missing = _missing(model, row)
         if not missing:
@@ -238,7 +240,7 @@ def resolve(model: Any) -> Anatomy:
 
 
 def no_row(model: Any, model_type: str, failures: dict[str, list[str]] | None = None) -> str:
-    """Why a model is not traced: its kind, or else the row that is nearest and what that row misses."""
+    """The reason why a model is not traced: its kind, or else the nearest row and the paths that are missing."""
     kind = type(model).__name__
     known = f"Known families: {', '.join(FAMILIES)}."
     found = kind_of(model)
@@ -262,11 +264,12 @@ def no_row(model: Any, model_type: str, failures: dict[str, list[str]] | None = 
 
 
 def _missing(model: Any, row: Family) -> list[str]:
-    """Paths of the row that the model does not have, or that lead to something without the weights it must have."""
+    """Paths of the row that the model does not have, or that lead to a module without the weights that the row needs."""
     base = getattr(model, "base_model", model)
     missing = []
     for stack in row.stacks:
         root = _find(base, stack.root) if stack.root else base
+        # An optional root that is missing is the base model itself.
         root = base if root is None and stack.root.endswith("?") else root
         if root is None:
             missing += [stack.root, *_required_paths(stack)]
@@ -285,13 +288,14 @@ def _missing(model: Any, row: Family) -> list[str]:
             missing += [] if hasattr(found, "scale_attn") else [f"{where}.scaling or {where}.scale_attn"]
         matrices = _matrix_paths(stack)
         for path in filter(None, _block_paths(stack)):
+            # Every block is looked at: mixtures of experts may have a first block of another make.
             faults = {i: _fault(block, path, matrix=path in matrices) for i, block in enumerate(blocks)}
             missing += _of_blocks({i: fault for i, fault in faults.items() if fault is not None}, len(blocks))
     return missing
 
 
 def _fault(start: Any, path: str, *, matrix: bool) -> str | None:
-    """What is wrong with a path: itself where nothing is found, with a remark where that has no weight matrix."""
+    """The fault of a path: the path if it leads nowhere, with a remark if its module has no weight matrix; None without one."""
     found = _find(start, path)
     if found is None:
         return None if path.endswith("?") else path
@@ -306,7 +310,7 @@ def _is_matrix(module: Any) -> bool:
 
 
 def _of_blocks(faults: dict[int, str], n_blocks: int) -> list[str]:
-    """The faults of one path in the blocks, said once: a mixture of experts may begin with a block of another make."""
+    """The faults of one path in all blocks, each named once with its blocks."""
     if len(faults) == n_blocks:
         return [faults[0]]
     where: dict[str, list[int]] = {}
@@ -323,7 +327,7 @@ def _matrix_paths(stack: Stack) -> set[str]:
 
 
 def _required_paths(stack: Stack) -> list[str]:
-    """Paths that cannot be looked for where there are no blocks; such a row is farther away than one with blocks."""
+    """Paths within a block. They all count as missing if there are no blocks, so a row with blocks is nearer."""
     return [path for path in _block_paths(stack) if path and not path.endswith("?")]
 
 
@@ -353,6 +357,7 @@ def _build(model: Any, row: Family) -> Anatomy:
     config = model.config.get_text_config()
     stack = row.stacks[-1]
     root = (_find(base, stack.root) if stack.root else None) or base
+    # Chunks run the MLP's modules several times on parts of the positions.
     if getattr(config, "chunk_size_feed_forward", 0):
         raise ArchitectureError(
             f"{type(model).__name__} computes its MLPs in chunks of positions (chunk_size_feed_forward="
@@ -393,10 +398,10 @@ def without_head(anatomy: Anatomy) -> Anatomy:
 
 
 def _head(model: Any, row: Family) -> tuple[Family, tuple[Any, ...]]:
-    """The row with the head that the model has, and the head's modules: none for a bare model, or for a head of another kind.
+    """The row with the model's own head, and the head's modules; none for a bare model or a head of another kind.
 
-    A model that fits a row by its blocks may name its head otherwise (CamemBERT is BERT with RoBERTa's head). Where
-    transformers knows its output embeddings, the head is what stands beside the base model; the proof then decides.
+    A model that fits a row by its blocks may have another head (CamemBERT is BERT with RoBERTa's head). If transformers knows
+    its output embeddings, the modules beside the base model are taken as the head; the proof then decides.
     """
     found = [(path, _find(model, path)) for path in row.head]
     complete = all(module is not None or path.endswith("?") for path, module in found)
@@ -438,7 +443,8 @@ def _wiring(stack: Stack, config: Any) -> Wiring:
 
 
 def _context(row: Family, config: Any, positions: Any) -> int | None:
-    """The longest input: what the config says, and no more than there are learned positions after the padding's."""
+    """The longest input: the config's number, but at most the learned positions after the padding's."""
+    # Some configs name a longer input than their table of positions holds.
     said = next((int(value) for name in row.context if (value := getattr(config, name, None))), None)
     # Positions are counted from the padding's on where the table has one, as RoBERTa and its kin do; others skip a fixed
     # number of rows, as OPT does.
@@ -495,6 +501,7 @@ def _block(index: int, block: nn.Module, row: Family, stack: Stack) -> Block:
 
 def _mlp_inputs(block: nn.Module, stack: Stack, d_mlp: int) -> tuple[Projection, Projection | None]:
     """The MLP's input projection and its gate."""
+    # One module holds [gate; input]: the first d_mlp outputs are the gate.
     if stack.mlp_gate_up:
         fused = _find(block, stack.mlp_gate_up)
         return Projection(fused, (d_mlp, None)), Projection(fused, (None, d_mlp))

@@ -1,4 +1,4 @@
-"""Query, key and value projections as one matrix per head, however the module holds them."""
+"""Query, key and value projections as one matrix per head, for every layout of the modules."""
 
 from __future__ import annotations
 
@@ -42,6 +42,8 @@ def attention_weights(
     projection = Projection(block.fused)
     weight, bias = projection.weight, projection.bias
     n, g, d = anatomy.n_heads, anatomy.n_kv_heads, anatomy.d_head
+    # Interleaved weights hold q, k and v of a head side by side, head after head; concatenated ones hold all queries,
+    # all keys, all values.
     if anatomy.stack.attention.fused_layout == "interleaved":
         part = ("query", "key", "value").index(role)
         apart = weight.reshape(len(weight), n, 3, d)[:, :, part]

@@ -1,7 +1,7 @@
-"""transformers' progress bar over the weights and its report of them, kept off the screen while a model is loaded here.
+"""Hide transformers' progress bar and its report of the weights while a model is loaded here.
 
-A hook of the library's own decides bar by bar, so that no setting is changed: bars that are on stay on for everybody else, and
-what a user sets meanwhile stays set. What the report says is checked here and told in our own words.
+The library has a hook that decides bar by bar. No setting changes: bars stay on for all other code, and a setting that a user
+makes meanwhile stays. This package checks the facts of the report itself and words its own messages.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ Hook = Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
 
 _lock = threading.Lock()
 _loading: list[int] = []
-"""Threads in :func:`no_bars`, one once for each time."""
+"""Threads in :func:`no_bars`; a thread that is in it twice stands here twice."""
 _installed: list[tuple[Hook, Hook | None]] = []
 """Our hook and the one that was set before it, while any thread is in :func:`no_bars`."""
 _REPORTING = logging.getLogger("transformers.modeling_utils")
@@ -28,8 +28,9 @@ def _is_shown(record: logging.LogRecord) -> bool:
 
 @contextmanager
 def no_bars() -> Iterator[None]:
-    """Show no bar and no report of transformers that this thread makes; a hook that a user has set gets all bars as ever."""
+    """Hide the bars and the report that transformers makes in this thread; a hook that a user has set still gets all bars."""
     thread = threading.get_ident()
+    # One install serves all threads that load at the same time: the first puts the hook in, the last takes it out.
     with _lock:
         if not _loading:
             _install()

@@ -1,4 +1,4 @@
-"""Where the known models lie after they were fetched once, and how they get there whole or not at all.
+"""The cache of the known models: its layout, and how a model gets there whole or not at all.
 
 Layout of the cache folder::
 
@@ -12,10 +12,10 @@ A model is made in a partial folder, flushed to the disk and renamed into place,
 plain name is always whole. Whoever holds the lock may delete every partial folder of that model: its maker is
 dead.
 
-A folder is looked at each time before it is used: every size, and the digest of every file. The digest of a
-file above 16 MiB covers its first and last MiB only. That finds truncated files, ends that a crash left empty
-and a damaged safetensors header, in a few milliseconds; hashing all weights would take as long as loading
-them. It does not find a flipped bit in the middle of the weights.
+A folder is checked each time before it is used: the size and the digest of every file. The digest of a file
+above 16 MiB covers its first and last MiB only. This finds truncated files, ends that a crash left empty and a
+damaged safetensors header, in a few milliseconds; hashing all weights would take as long as loading them. It
+does not find a flipped bit in the middle of the weights.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def cached_models() -> dict[str, int]:
 
 
 def remove(name: str) -> int:
-    """Delete a cached model and whatever an interrupted fetch of it left; return the bytes freed.
+    """Delete a cached model and all that an interrupted fetch of it left; return the bytes freed.
 
     Raises
     ------
@@ -89,6 +89,7 @@ def locked(name: str, report: Progress | None = None) -> Iterator[None]:
     cache_folder().mkdir(parents=True, exist_ok=True)
     lock = FileLock(cache_folder() / f".{name}.lock")
     try:
+        # A first try without waiting, so that the wait of the second can be reported.
         lock.acquire(timeout=0)
     except Timeout:
         if report:
@@ -141,6 +142,7 @@ def publish(made: Path, name: str, origin: Mapping[str, str]) -> Path:
     contents = {path.name: {"bytes": path.stat().st_size, "digest": _digest(path)} for path in sorted(made.iterdir())}
     manifest = {"format": _FORMAT, "origin": dict(origin), "files": contents}
     (made / _MANIFEST).write_text(json.dumps(manifest, indent=2) + "\n", encoding="utf-8")
+    # The rename may reach the disk before the files do; after a crash the plain name would then hold empty ones.
     for path in [*made.iterdir(), made]:
         _flush(path)
     folder = cache_folder() / name
@@ -148,6 +150,7 @@ def publish(made: Path, name: str, origin: Mapping[str, str]) -> Path:
         _set_aside(name)
     made.rename(folder)
     _flush(cache_folder())
+    # Deleting takes longer than renaming, so the replaced folder goes only when the new one is in place.
     discard_partials(name, but=made.parent)
     return folder
 
@@ -173,7 +176,8 @@ def fault(name: str, origin: Mapping[str, str]) -> str | None:
 
 
 def _set_aside(name: str) -> None:
-    """Take a model out of sight in one step; what is left is a partial folder."""
+    """Take a model out of sight in one step: it becomes a partial folder."""
+    # A folder that is being deleted is never visible under the model's name, so nobody reads half of it.
     (cache_folder() / name).rename(_partial_path(name))
 
 
@@ -186,6 +190,7 @@ def _digest(path: Path) -> str:
     with path.open("rb") as file:
         if path.stat().st_size <= _WHOLLY_HASHED:
             return hashlib.file_digest(file, "sha256").hexdigest()
+        # Truncation, an end lost in a crash and a damaged header all show at the two ends of the file.
         digest = hashlib.sha256(file.read(_MIB))
         file.seek(-_MIB, os.SEEK_END)
         digest.update(file.read(_MIB))

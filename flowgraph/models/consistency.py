@@ -1,8 +1,8 @@
-"""What every trace is held against, beside the proof at loading: the identities of what it kept, in a form that is cheap.
+"""Checks of every trace, beside the proof at loading: the identities of its sites, in a cheap form.
 
-The proof sees five tokens; what depends on the length or on the tokens shows only in the pass itself. Positions are a sample
-that always holds the explained and the last one. Products with large weights are compared along one direction (Freivalds
-1979), which a wrong product misses by chance only.
+The proof sees five tokens; a fault that depends on the length or on the tokens shows only in the pass itself. The checks look at
+a sample of positions that always holds the explained and the last one. They compare products with large weights along one
+random direction (Freivalds 1979): a wrong product agrees along it only by chance.
 """
 
 from __future__ import annotations
@@ -23,20 +23,23 @@ from .weights import version
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 """Largest relative error on a prompt. Rounding grows with the size of scores and the length, a wrong row fails by a factor."""
 
+# The cost of a check stays small beside the pass, whatever the length of the prompt.
 _MOST_POSITIONS = 32
 _MOST_TOKENS = 64
 
 _Errors = dict[str, Float[Tensor, "layer"]]
+# Weak, so that a model that is gone takes its products along; the key of each product says which weights it was made
+# of.
 _along: WeakKeyDictionary[Any, dict[tuple[Any, ...], Tensor]] = WeakKeyDictionary()
 
 
 def check_trace(anatomy: Anatomy, feed: Feed, record: Pass, layers: range, at: int) -> None:
-    """Hold a pass against every identity of the sites that it kept.
+    """Check every identity of the sites that a pass kept.
 
     Parameters
     ----------
     anatomy, feed
-        The model's parts, and what it was called with.
+        The model's parts and arguments.
     record, layers
         The pass, and the layers that it kept.
     at
@@ -88,11 +91,12 @@ def trace_errors(anatomy: Anatomy, feed: Feed, record: Pass, layers: range, at: 
 def _fault(
     anatomy: Anatomy, feed: Feed, record: Pass, layers: range, at: int
 ) -> tuple[str, int | None, float, float] | None:
-    """The identity that fails most, its layer (None for one of the whole model), its error and what would be rounding."""
+    """The identity that fails most, its layer (None for one of the whole model), its error and the tolerance."""
     errors = trace_errors(anatomy, feed, record, layers, at)
     if not errors:
         return None
     tolerance = TOLERANCE[anatomy.embedding.weight.dtype]
+    # NaN counts as the worst error: as itself it would pass every comparison.
     worst = {name: float(torch.nan_to_num(error, nan=torch.inf).max()) for name, error in errors.items()}
     name = max(worst, key=worst.__getitem__)
     if worst[name] <= tolerance:
@@ -115,6 +119,7 @@ def _attention_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: ran
     errors: _Errors = {"pattern rows sum to 1": (wide_pattern.sum(-1) - 1).abs().flatten(1).amax(1)}
     if anatomy.causal:
         later = torch.arange(pattern.shape[-1], device=rows.device) > rows[:, None]
+        # A wrong mask would also give later tokens weight, which no sum shows.
         errors["a causal pattern is lower-triangular"] = (wide_pattern * later).flatten(1).amax(1)
     if {"q", "k"} <= sites.keys():
         scale = pattern.new_tensor([anatomy.blocks[layer].scale for layer in layers]).view(-1, 1, 1, 1)
@@ -135,7 +140,7 @@ def _attention_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: ran
 def _by_group(
     anatomy: Anatomy, x: Float[Tensor, "layer head row n"], y: Float[Tensor, "layer kv_head n m"]
 ) -> Float[Tensor, "layer head row m"]:
-    """[layer, head, row, m] x · y of each head with its key/value head, which is not repeated for it."""
+    """[layer, head, row, m] x · y of each head with its key/value head, without a repeated copy of the latter."""
     layers, heads, rows, _ = x.shape
     groups = x.reshape(layers, anatomy.n_kv_heads, heads // anatomy.n_kv_heads * rows, -1)
     return (groups @ y).reshape(layers, heads, rows, -1)
@@ -159,7 +164,9 @@ def _written_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range
         x = sites[read]
         x = wide(x.transpose(1, 2)[:, rows].flatten(2) if read == "z" else x[:, rows])
         along = torch.stack([_projected(anatomy, *output) for output in outputs]).to(x)
+        # The last entry of each row is the bias along the same direction.
         made = torch.einsum("lri,li->lr", x, along[:, :-1]) + along[:, -1:]
+        # The scale of a second norm differs from row to row; its gain and mean are in the cached product.
         if has_post and scales is not None:
             made = made / scales[:, rows]
         whole = wide(sites[written][:, rows])
@@ -173,14 +180,15 @@ def _written_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range
 
 
 def _projected(anatomy: Anatomy, output: Projection, norm: Norm | None) -> Float[Tensor, "d_in_and_bias"]:
-    """The projection's weights along the direction, then its bias; kept as long as torch knows of no change to them.
+    """The projection's weights along the direction, then its bias. Both are kept until torch counts a change to the weights.
 
-    Through a second norm where there is one, before the division by its scale.
+    If there is a second norm, its linear part without the division by the scale is included.
     """
     kept = _along.setdefault(anatomy.model, {})
     parameters = [output.module.weight, getattr(output.module, "bias", None)]
     if norm is not None:
         parameters.append(norm.module.weight)
+    # Address and version name the weights: both stay while torch sees no change.
     key = tuple((p.data_ptr(), version(p)) for p in parameters if p is not None)
     if key not in kept:
         weight, bias = output.weight, output.bias
@@ -193,13 +201,15 @@ def _projected(anatomy: Anatomy, output: Projection, norm: Norm | None) -> Float
 
 
 def _constant(norm: Norm | None, direction: Tensor) -> Tensor:
-    """What a second norm's own bias adds along the direction."""
+    """The second norm's own bias along the direction."""
     bias = None if norm is None else norm.bias
     return direction.new_zeros(()) if bias is None else bias.to(direction) @ direction
 
 
 def _direction(anatomy: Anatomy, like: Tensor) -> Float[Tensor, "d_model"]:
-    """A fixed direction that no weight knows of, whatever device and number type torch takes by default."""
+    """A fixed random direction, the same for every default device and number type of torch."""
+    # Made on the CPU with a seed of its own, so every device checks along the same direction and no random state is
+    # touched.
     generator = torch.Generator("cpu").manual_seed(20)
     return torch.randn(anatomy.d_model, generator=generator, dtype=torch.float32, device="cpu").to(like)
 
@@ -233,6 +243,7 @@ def _normed(norm: Norm, x: Tensor) -> Tensor:
 
 def _embedding_error(anatomy: Anatomy, feed: Feed, record: Pass, rows: Tensor) -> _Errors:
     weight = anatomy.embedding.weight.detach()
+    # With another width a projection lies between embedding and state, which the proof at loading covers.
     if weight.shape[1] != anatomy.d_model:
         return {}
     embedded = wide(weight[feed["input_ids"][0, rows]]) * anatomy.embedding_scale
@@ -255,7 +266,9 @@ def _logits_error(anatomy: Anatomy, record: Pass, at: int) -> _Errors:
         x = Projection(module)(x)
     logits = record.logits if record.logits.ndim == 1 else record.logits[at]
     count = min(_MOST_TOKENS, len(logits))
+    # Tokens spread over the vocabulary, since all logits would cost as much as the head itself.
     tokens = torch.linspace(0, len(logits) - 1, count, dtype=torch.float64, device=logits.device).long()
+    # The best token is always among them: the largest logits are the ones that are shown.
     tokens = torch.cat([tokens, logits.argmax()[None]])
     last = anatomy.head[-1]
     made = x @ wide(last.weight.detach()[tokens]).T

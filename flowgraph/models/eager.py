@@ -1,9 +1,9 @@
 """Eager attention for the length of a pass: the one implementation that gives patterns, and queries and keys as they enter.
 
-Models of the library ask it for an attention function by the name in their config. For a pass the name of a function of ours
-stands there. In the thread of the pass it calls the eager function of the model's own file, and shows what went in and came
-out; in any other thread it does what the model's own implementation does, so that a forward of the user's own beside a pass is
-neither recorded nor changed. Passes of one model come one after the other: the lock belongs to the model.
+Models of transformers ask the library for an attention function by the name in their config. For a pass this module puts the name
+of its own function there. In the thread of the pass, that function calls the eager function of the model's own file and shows its
+input and output. In any other thread it calls the model's own implementation, so a forward that the user runs beside a pass is
+neither recorded nor changed. Passes of one model run one after the other: the lock belongs to the model.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ from torch import Tensor, nn
 from ..errors import ArgumentError, NoPatternError
 
 NAME = "flowgraph_eager"
-"""Name of our attention function in the library's registry, for the length of a pass also in the model's config."""
+"""Name of our attention function in the library's registry; during a pass it also stands in the model's config."""
 
 Watch = Callable[[Tensor, Tensor, Tensor | None], None]
-"""Told queries [1, head, position, d_head], keys [1, kv_head, position, d_head] and pattern [1, head, query_pos, key_pos]."""
+"""Called with queries [1, head, position, d_head], keys [1, kv_head, position, d_head], pattern [1, head, query_pos, key_pos]."""
 
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
+# Two threads that ask for the lock of one model at once must get the same one.
 _MAKING = threading.Lock()
 
 
 class _Here(threading.local):
-    """What this thread is doing: how many passes it is inside of, and who is told of which attention."""
+    """State of this thread: the number of passes that it is inside of, and the watches on attention modules."""
 
     def __init__(self) -> None:
         self.passes = 0
@@ -45,10 +46,11 @@ _OWN: dict[int, str | None] = {}
 
 
 def lock_of(model: nn.Module) -> threading.RLock:
-    """The lock of a model: whoever runs or changes it under hooks holds it, however often the model was loaded."""
+    """The lock of a model. Code that runs or changes the model under hooks holds it; loading a model twice gives one lock."""
     with _MAKING:
         lock = _LOCKS.get(model)
         if lock is None:
+            # Reentrant: a pass may run inside code of the same thread that holds the lock.
             _LOCKS[model] = lock = threading.RLock()
         return lock
 
@@ -71,9 +73,9 @@ def refuse_autocast(device: str) -> None:
 
 @contextmanager
 def eager_attention(model: Any) -> Iterator[None]:
-    """Hold the model's lock, switch it to eager attention and evaluation mode, and put all back on leaving.
+    """Hold the model's lock, switch the model to eager attention and evaluation mode, and restore both on leaving.
 
-    A training step that another thread runs on the same model meanwhile sees evaluation mode too: the mode is the model's.
+    The mode belongs to the model: a training step that another thread runs on it meanwhile sees evaluation mode too.
 
     Raises
     ------
@@ -85,6 +87,7 @@ def eager_attention(model: Any) -> Iterator[None]:
     with evaluating(model):
         previous = [(config, config._attn_implementation) for config in _configs(model)]
         outermost = [config for config, name in previous if name != NAME]
+        # Counted, since a pass may run inside another: only the outermost puts the model's own name back.
         _here.passes += 1
         try:
             _OWN.update({id(config): name for config, name in previous if name != NAME})
@@ -102,15 +105,17 @@ def eager_attention(model: Any) -> Iterator[None]:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Hold the model's lock, switch it to evaluation mode, and back on leaving."""
+    """Hold the model's lock, switch the model to evaluation mode, and back on leaving."""
     with lock_of(model):
         in_training = [module for module in model.modules() if module.training]
         try:
+            # The flag itself, not `eval()`: a class may do more when its mode is switched.
             for module in in_training:
                 module.training = False
             yield
         finally:
             for module in in_training:
+                # Only modules that were in training go back: a user may have frozen others in evaluation mode.
                 module.training = True
 
 
@@ -121,7 +126,7 @@ def asks_for_attention(module: nn.Module) -> bool:
 
 @contextmanager
 def watching(watches: Mapping[nn.Module, Watch]) -> Iterator[None]:
-    """Have the attention modules' calls of this thread shown to those who watch them."""
+    """Show this thread's calls of attention modules to their watches."""
     before, _here.watches = _here.watches, watches
     try:
         yield
@@ -160,7 +165,8 @@ def _attention(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """In the thread of a pass eager attention that is watched; in any other the model's own."""
+    """Eager attention with its watches in the thread of a pass; the model's own attention in any other."""
+    # Another thread runs the same model while its config names our function.
     if not _here.passes:
         return _own_function(module)(module, query, key, value, attention_mask, *args, **kwargs)
     output, pattern = _eager_function(module)(module, query, key, value, attention_mask, *args, **kwargs)
@@ -171,7 +177,7 @@ def _attention(
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:
-    """In the thread of a pass the mask that eager attention needs; in any other what the model's own attention takes."""
+    """The mask of eager attention in the thread of a pass; the mask of the model's own attention in any other."""
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 
     # A mask does not say which model it is for; eager's, a tensor added to the scores, suits sdpa as well.
@@ -181,8 +187,9 @@ def _mask(*args: Any, **kwargs: Any) -> Any:
 
 
 def _own_function(module: nn.Module) -> Callable[..., Any]:
-    """The attention function that the module would have asked for outside of another thread's pass."""
+    """The attention function that the module asks for outside of another thread's pass."""
     config: Any = module.config
+    # Another thread's pass may have put our name into the config meanwhile; `_OWN` remembers the user's.
     name = _OWN.get(id(config), config._attn_implementation)
     eager = _eager_function(module)
     if name in (None, "eager", NAME):

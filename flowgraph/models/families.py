@@ -175,6 +175,7 @@ class Family:
             )
         for stack in self.stacks:
             split = (stack.attention.query, stack.attention.key, stack.attention.value)
+            # Half of the three names would leave a projection unread, and the proof would say so less clearly.
             if bool(stack.attention.fused) == any(split) or (any(split) and not all(split)):
                 raise ArgumentError(
                     f"family {self.name!r}: give either query=, key= and value= or fused=, got {split} "
@@ -201,6 +202,7 @@ def _check_types(row: Any) -> None:
         Naming the field.
     """
     for name, hint in _hints(row.__class__).items():
+        # Rows are written by hand: a misspelt value would otherwise match no branch and be taken for the default.
         value = getattr(row, name)
         if not _fits(value, hint):
             expected = hint.__name__ if isinstance(hint, type) else re.sub(r"(\w+\.)+(?=\w)", "", str(hint))

@@ -1,9 +1,9 @@
 """One forward pass through plain hooks: the tensors of every site, copied once into their final place.
 
-One rule serves every family: the input of the attention's output projection is z, and the input of the MLP's output
-projection are the neurons. Queries and keys are taken where they enter the attention function of the library, and the pattern
-where it leaves it; where a module computes attention by code of its own, the pattern is what the module returns, and queries
-and keys are its projections, rotated as the row says.
+One rule serves every family: z is the input of the attention's output projection, and the neurons are the input of the MLP's
+output projection. Queries and keys are taken where they enter the library's attention function, the pattern where it leaves it.
+If a module computes attention by its own code, the pattern is the module's output, and queries and keys are its projections,
+rotated as the row says.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SITES: tuple[str, ...] = (
     "resid_pre", "resid_mid", "resid_post", "pattern", "q", "k", "q_proj", "k_proj", "v", "z",
     "attn_out", "mlp_out", "neurons", "norm_scales", "rotary",
 )  # fmt: skip
-"""Names of what a trace can keep, per layer."""
+"""Names of the sites that a trace can keep, per layer."""
 
 Feed = Mapping[str, Tensor]
 """Name of an argument of the model → tensor: ``input_ids`` [row, position], and where there are any ``token_type_ids`` and
@@ -40,7 +40,7 @@ _BY_HEAD = ("q", "k", "q_proj", "k_proj", "v", "z", "norm_scales.query", "norm_s
 
 @dataclass
 class Pass:
-    """What one forward pass left behind.
+    """Results of one forward pass.
 
     Attributes
     ----------
@@ -116,7 +116,7 @@ def run(
     anatomy
         The model's parts.
     feed
-        What the model is called with, a batch of one.
+        The model's arguments, a batch of one.
     sites, layers
         Names from :data:`SITES`, and the window of layers they are kept of.
     logits_at
@@ -134,6 +134,7 @@ def run(
         # The head of a decoder is then applied to one row only.
         options["logits_to_keep"] = 1
     # A trace made in inference mode can be used outside of it as well.
+    # Tensors made in inference mode could not be used in later computations outside of it.
     with torch.inference_mode(mode=False), torch.no_grad(), eager_attention(anatomy.model), ExitStack() as hooks:
         for handle in recorder.hooks():
             hooks.callback(handle.remove)
@@ -141,16 +142,17 @@ def run(
             output = anatomy.model(**feed, **options)
     if anatomy.has_head:
         rows = output.logits[0].detach()
+        # A copy of one row: a view would keep the logits of all positions alive.
         recorder.result.logits = rows if logits_at is None else rows[-1 if len(rows) == 1 else logits_at].clone()
     return recorder.finished()
 
 
 class _Recorder:
-    """Hooks that copy what passes by into preallocated tensors, one per site.
+    """Hooks that copy tensors of a pass into preallocated ones, one per site.
 
-    A hook does as little as it can, because each operation in it runs on a cold cache: rows of heads are copied as they
-    pass by, [position, head, …], and of a norm only the size of its input is taken. :meth:`finished` does the rest for many
-    layers at once.
+    A hook does as little as it can, because each operation in it runs on a cold cache. It copies rows of heads in the order
+    that the model has, [position, head, …], and takes only the size of a norm's input. :meth:`finished` does the rest for
+    many layers at once.
     """
 
     def __init__(self, anatomy: Anatomy, sites: frozenset[str], layers: range) -> None:
@@ -165,7 +167,7 @@ class _Recorder:
         self.angles = HandedAngles(interleaved=anatomy.stack.attention.rotary == "interleaved")
 
     def watches(self) -> dict[nn.Module, Watch]:
-        """Whom the calls of the library's attention function are shown to."""
+        """Watches on the calls of the library's attention function, by attention module."""
         if not (self.is_given and self.sites & {"q", "k", "pattern", "rotary"}):
             return {}
         blocks = self.anatomy.blocks
@@ -192,6 +194,7 @@ class _Recorder:
                 f"{type(self.anatomy.blocks[0].attention).__name__} did not ask for an attention function in this pass, so "
                 "its patterns, queries and keys were not seen; leave them out of keep="
             )
+        # A trace keeps sizes while the model runs; roots of all layers are taken at once here.
         for name, norms in self.norms.items():
             width = self.anatomy.d_head if name in _BY_HEAD else self.anatomy.d_model
             sites[name] = scale_of_size(sites[name], norms, width)
@@ -242,6 +245,7 @@ class _Recorder:
 
     def _store_state(self, site: str, row: int, x: Tensor, shared: bool) -> None:
         """Keep a state; resid_post of a block and resid_pre of the next are the same rows of one tensor."""
+        # One tensor with one state more than layers: each state is copied once instead of twice.
         if shared:
             self._store("resid", row + (site == "resid_post"), _rows(x), len(self.layers) + 1)
         else:
@@ -282,7 +286,7 @@ class _Recorder:
             self._store("v", row, value)
 
     def _store_projected(self, site: str, row: int, block: Block, heads: Float[Tensor, "position head d_head"]) -> None:
-        """Keep queries or keys as projected, and what is needed of them to understand what enters the dot product."""
+        """Keep queries or keys as projected, and the values that link them to the input of the dot product."""
         norm = block.query_norm if site == "q" else block.key_norm
         if f"{site}_proj" in self.sites:
             self._store(f"{site}_proj", row, heads)
@@ -291,11 +295,12 @@ class _Recorder:
         if not self.is_given and site in self.sites and self._is_apart(site, norm):
             self._store(site, row, heads if norm is None else norm.module(heads))
         if self.is_given and self.has_rotary and "rotary" in self.sites:
+            # One head is enough to recognise the angles by.
             one = heads[:, :1]
             self.angles.before(site, row, one.clone() if norm is None else norm.module(one))
 
     def _store_call(self, row: int, query: Tensor, key: Tensor, pattern: Tensor | None) -> None:
-        """Keep what entered a block's attention function, and the pattern that left it."""
+        """Keep the input of a block's attention function and the pattern that it gives."""
         self.result.was_watched = True
         block = self.anatomy.blocks[self.layers[row]]
         if "pattern" in self.sites:
@@ -308,17 +313,17 @@ class _Recorder:
                 self.angles.after(site, row, rows[:, :1].clone())
 
     def _is_apart(self, site: str, norm: Norm | None) -> bool:
-        """Whether queries or keys are kept as tensors of their own, not as those that were projected."""
+        """Whether queries or keys need tensors of their own beside the projected ones."""
         return f"{site}_proj" not in self.sites or _is_transformed(self.anatomy, norm)
 
     def _angles(self) -> list[Angles]:
-        """Angles of each layer of the window; empty where they are not wanted or nothing handed on explains what entered."""
+        """Angles of each layer of the window; empty if they are not wanted, or if no angles explain the input of attention."""
         if not self.has_rotary or not self.sites & ({"rotary"} if self.is_given else {"q", "k", "rotary"}):
             return []
         return self.angles.recognised() if self.is_given else self.angles.taken()
 
     def _rotate(self, site: str, angles: list[Angles]) -> None:
-        """Queries or keys as they enter the dot product, from their projections, where a module computes attention itself."""
+        """Compute queries or keys as they enter the dot product, for a module that computes attention itself."""
         sites = self.result.sites
         source = sites[site]
         # Projections that are kept under their own name stay as they are.
@@ -365,9 +370,10 @@ class _Recorder:
         self._place(site, row, value, rows).copy_(value)
 
     def _place(self, site: str, row: int, value: Tensor, rows: int | None = None) -> Tensor:
-        """Where a value goes; the tensor of the site is made when its first row arrives."""
+        """The place of a value; the tensor of the site is made when its first row arrives."""
         places = self.places.get(site)
         if places is None:
+            # Only now are the value's size and type known, so no site is allocated that no module gives.
             tensor = room((rows or len(self.layers), *value.shape), value)
             self.result.sites[site] = tensor
             self.places[site] = places = tensor.unbind(0)

@@ -1,13 +1,13 @@
 """GGUF to a plain Hugging Face folder, without loading the model.
 
-Only what the known model needs is handled: the Llama architecture with a byte-level BPE vocabulary of the
-``smollm`` kind. Anything else in the file is refused by name, because a converter that guesses gives a model
-that runs and says the wrong things.
+The converter handles what the known model needs: the Llama architecture with a byte-level BPE vocabulary of
+the ``smollm`` kind. It refuses anything else by name, because a converter that guesses gives a model that
+runs and says the wrong things.
 
 The weights are dequantised one tensor at a time and written straight into ``model.safetensors`` as float16:
 no two tensors are in memory together, and a full disk is an ordinary ``OSError``.
 
-Two things differ from a mere change of container:
+Two things differ beside the container:
 
 - llama.cpp stores the rows of the query and key projections with the two halves of every rotary pair
   interleaved; Hugging Face keeps the halves apart. The rows are put back.
@@ -137,10 +137,12 @@ def write_tokenizer(facts: Mapping[str, Any], folder: Path) -> None:
     merges = [tuple(merge.split(" ")) for merge in facts["tokenizer.ggml.merges"]]
     tokenizer = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        # The order matters: digits are split before bytes are mapped to characters.
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     tokenizer.decoder = decoders.ByteLevel()
     control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == _CONTROL_TOKEN]
+    # Control tokens are special, so no text of a prompt is ever read as one.
     tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in control])
     tokenizer.save(str(folder / "tokenizer.json"))
 
@@ -210,6 +212,7 @@ def write_safetensors(path: Path, shapes: Mapping[str, tuple[int, ...]], arrays:
         start, end = end, end + 2 * int(np.prod(shape))
         header[name] = {"dtype": "F16", "shape": list(shape), "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
+    # The format wants the data to begin at a multiple of eight bytes.
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
@@ -238,6 +241,7 @@ def _check_kind(facts: Mapping[str, Any]) -> None:
 def _write_weights(tensors: list[Any], config: Mapping[str, Any], path: Path, report: Progress) -> None:
     from gguf.quants import dequantize
 
+    # GGUF names the fastest axis first, numpy the slowest.
     shapes = {hugging_face_name(t.name): tuple(int(size) for size in reversed(t.shape)) for t in tensors}
     heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
 
@@ -245,6 +249,7 @@ def _write_weights(tensors: list[Any], config: Mapping[str, Any], path: Path, re
         total, done = sum(int(tensor.n_elements) for tensor in tensors), 0
         for name, tensor in zip(shapes, tensors, strict=True):
             values = dequantize(tensor.data, tensor.tensor_type)
+            # The two that llama.cpp reorders; every other tensor is taken as it is.
             projection = name.split(".")[-2]
             if projection in heads:
                 values = rotary_halves_apart(values, heads[projection])

@@ -1,7 +1,7 @@
-"""Hooks that act in the thread that set them, and in no other.
+"""Hooks that act only in the thread that set them.
 
-A model in memory can be run by the user in another thread while a pass has its hooks on it. Those forwards are not ours:
-nothing of them is recorded or changed.
+The user may run a model in another thread while a pass has its hooks on it. Those forwards do not belong to the pass: the hooks
+neither record nor change them.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 def before(module: nn.Module, use: Callable[[Tensor], object]) -> Any:
-    """Hook on a module's first input, which it looks at."""
+    """Call ``use`` with a module's first input."""
 
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         use(args[0] if args else next(iter(kwargs.values())))
@@ -23,7 +23,7 @@ def before(module: nn.Module, use: Callable[[Tensor], object]) -> Any:
 
 
 def after(module: nn.Module, use: Callable[[Tensor], object]) -> Any:
-    """Hook on a module's output, the first of several, which it looks at."""
+    """Call ``use`` with a module's output, the first of several."""
 
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
         use(output[0] if isinstance(output, tuple) else output)
@@ -32,17 +32,17 @@ def after(module: nn.Module, use: Callable[[Tensor], object]) -> Any:
 
 
 def on_call(module: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...], dict[str, Any]], Any]) -> Any:
-    """``hook(module, args, kwargs)`` before the module runs in this thread; what it gives replaces arguments."""
+    """Call ``hook(module, args, kwargs)`` before the module runs in this thread; its result, if any, replaces the arguments."""
     return module.register_forward_pre_hook(_of_this_thread(hook), with_kwargs=True)
 
 
 def on_result(module: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...], Any], Any]) -> Any:
-    """``hook(module, args, output)`` after the module has run in this thread; what it gives replaces the output."""
+    """Call ``hook(module, args, output)`` after the module has run in this thread; its result, if any, replaces the output."""
     return module.register_forward_hook(_of_this_thread(hook))
 
 
 def hooks_on(model: nn.Module) -> frozenset[tuple[str, int]]:
-    """Every hook on a forward pass of the model, as its module and number: what changes when one is added or taken away."""
+    """Every hook on a forward pass of the model, as its module and number; the set changes when one is added or removed."""
     return frozenset(
         (f"{name}:{place}", number)
         for name, module in model.named_modules()

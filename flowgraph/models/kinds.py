@@ -1,7 +1,7 @@
-"""What kind of model it is, in words: for refusals that say why a model is not traced and what can be done.
+"""Kinds of models in words, for refusals that say why a model is not traced and what the user can do.
 
-The kind is read from the model itself: its modules, its config, what its class takes as input, and the tasks that
-transformers lists its class under. A kind never decides alone that a model opens; that is for its row and its proof.
+The kind comes from the model itself: its modules, its config, the inputs of its class, and the tasks that transformers lists the
+class under. A kind alone never lets a model open; its row and its proof decide that.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ _TASKS = {
     "QUESTION_ANSWERING": "a model for question answering",
     "PRETRAINING": "a pretraining model",
 }
+# Mixers whose class names contain "Attention" and that have no attention pattern.
 _OTHER_MIXING = re.compile(r"Linear|Lightning|Rwkv|Delta|Conv(?!Bert)|Mamba|Recurrent|Retention")
 _EXPERTS = re.compile(r"(^|\.)experts$")
 
@@ -48,9 +49,9 @@ class Kind:
     name
         With its article: ``"an encoder–decoder"``.
     why
-        What about this model makes it one.
+        The reason, from this model.
     advice
-        What one can do.
+        A way out for the user.
     """
 
     name: str
@@ -82,6 +83,7 @@ def quantised(model: Any) -> Kind | None:
 
 def _is_packed(module: nn.Module) -> bool:
     own = [*module.parameters(recurse=False), *module.buffers(recurse=False)]
+    # Packed tensors may look like plain ones in shape and type; the class that holds them tells.
     if any(type(tensor.data).__module__.partition(".")[0] in _QUANTISERS for tensor in own):
         return True
     # In any module, GPT-2's Conv1D and embeddings too: one byte is no number type that a forward pass calculates in.
@@ -109,11 +111,12 @@ def is_encoder_decoder(model: Any) -> bool:
 
 def reads_choices(model: Any) -> bool:
     """Whether the model takes several texts at once, [row, choice, position], and answers with one of them."""
+    # By the name, since such classes of different families have no base class in common.
     return any(base.__name__.endswith("ForMultipleChoice") for base in type(model).__mro__)
 
 
 def kind_of(model: Any) -> Kind | None:
-    """The kind of a model that no row describes; None where nothing more is known than that."""
+    """The kind of a model that no row describes; None if it is not known."""
     if is_encoder_decoder(model):
         return Kind(
             "an encoder–decoder",
@@ -143,7 +146,7 @@ def kind_of(model: Any) -> Kind | None:
 
 
 def input_kinds(kind: type) -> tuple[str, ...]:
-    """What a class of transformers takes: ``"text"``, ``"image"``, ``"audio"``, ``"video"``, ``"time"``."""
+    """Inputs of a class of transformers: ``"text"``, ``"image"``, ``"audio"``, ``"video"``, ``"time"``."""
     given = getattr(kind, "input_modalities", None) or ("text",)
     inputs = (given,) if isinstance(given, str) else tuple(given)
     # "text" is also what a class says that says nothing.
@@ -151,7 +154,7 @@ def input_kinds(kind: type) -> tuple[str, ...]:
 
 
 def unread_head(model: Any) -> tuple[str, ...]:
-    """Names of the modules beside the base model, which make something else of its states than logits over a vocabulary."""
+    """Names of the modules beside the base model: heads that give something else than logits over a vocabulary."""
     base = getattr(model, "base_model", model)
     if base is model:
         return ()
@@ -163,7 +166,7 @@ def unread_head(model: Any) -> tuple[str, ...]:
 
 
 def task_of(model: Any) -> str:
-    """What the class of a model with a head of its own is for, with its article."""
+    """The task of a model with a head of its own, in words with an article."""
     from transformers.models.auto import modeling_auto
 
     kind = type(model).__name__
@@ -175,11 +178,12 @@ def task_of(model: Any) -> str:
 
 
 def _differing(model: Any) -> Kind | None:
-    """The kind of a model whose config has no one size for all layers, and says so when it is asked."""
+    """The kind of a model whose layers differ in size; its config raises an error when asked for one size."""
     config = model.config.get_text_config()
     for name in ("num_attention_heads", "head_dim", "hidden_size"):
         try:
             getattr(config, name, None)
+        # transformers raises this where the sizes differ from layer to layer.
         except RuntimeError:
             return Kind(
                 "a model whose layers differ in size",
@@ -234,11 +238,12 @@ def _is_attention(module: nn.Module) -> bool:
 
 
 def _blocks(model: Any) -> nn.ModuleList:
-    """The stack of blocks: of the text part's lists of modules, the one with the most parameters."""
+    """The stack of blocks: the list of modules with the most parameters in the text part."""
     lists = [
         module
         for name, module in model.named_modules()
         if isinstance(module, nn.ModuleList)
+        # Towers for images and audio have lists of blocks as well.
         and not re.search(r"vision|visual|image|audio|encoder\.(image|audio)|experts", name)
     ]
     return max(lists, key=_size, default=nn.ModuleList())

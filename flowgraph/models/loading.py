@@ -1,4 +1,4 @@
-"""From a name, a folder or a model in memory to a :class:`LoadedModel` whose parts are found and proved."""
+"""Loading: from a name, a folder or a model in memory to a :class:`LoadedModel` whose parts are found and proved."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from .wheel import Progress
 _VOLATILE = (
     "_name_or_path", "architectures", "transformers_version", "dtype", "torch_dtype", "_attn_implementation", "use_cache",
 )  # fmt: skip
-"""Config entries that saving, loading or running a model may set, and that say nothing about what it computes."""
+"""Config entries that saving, loading or running a model may set; they do not change its computation."""
 _FOREIGN = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
-"""What the library's code says of a model that is not built as it is looked at, or not given what it asks for."""
+"""Errors that the library's code raises for a model of another structure, or for arguments that it cannot take."""
 _TOKENIZER = ("encode", "decode", "convert_ids_to_tokens", "vocab_size", "all_special_ids", "added_tokens_decoder")
-"""What is used of a tokenizer besides calling it."""
+"""Methods and attributes that this package uses of a tokenizer, besides calling it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,9 +66,9 @@ class LoadedModel:
     proof
         Identity → largest relative error seen when the model was attached.
     revision
-        Branch, tag or commit of the hub's repository that was asked for; None where none was.
+        Branch, tag or commit of the hub's repository, as given by the caller; None without one.
     own_attention
-        How far the answers under the model's own attention are from those under eager attention, which are traced.
+        Difference between the answers under the model's own attention and those under eager attention, which is traced.
     """
 
     name: str
@@ -97,7 +97,7 @@ class LoadedModel:
         return f", {own.text}" if own is not None and own.differs else ""
 
     def check_hooks(self) -> None:
-        """Prove the model again where hooks were added or taken away since the last proof.
+        """Prove the model again if hooks were added or removed since the last proof.
 
         Raises
         ------
@@ -106,10 +106,12 @@ class LoadedModel:
         """
         with self.lock:
             now = hooks_on(self.model)
+            # A set of hooks that was proved once needs no second proof when it comes back.
             if now in self._proved_hooks:
                 return
             try:
                 prove(self.anatomy)
+            # These say more by themselves, and neither is a fault of a hook.
             except (NonFiniteError, torch.cuda.OutOfMemoryError):
                 raise
             except _FOREIGN as error:  # an identity that fails, or what a hook itself fails with
@@ -121,7 +123,7 @@ class LoadedModel:
             self._proved_hooks.append(now)
 
     def check_attention(self) -> None:
-        """Compare the model's own attention with eager attention again where it was switched since the last comparison.
+        """Compare the model's own attention with eager attention again if it was switched since the last comparison.
 
         Warns
         -----
@@ -143,12 +145,12 @@ class LoadedModel:
 
     @property
     def lock(self) -> threading.RLock:
-        """The lock that everybody holds who runs or changes the model, whatever loaded it."""
+        """The lock for running or changing the model; two loads of one model share it."""
         return lock_of(self.model)
 
     @property
     def device(self) -> torch.device:
-        """Where the token embedding lives."""
+        """Device of the token embedding."""
         device: torch.device = self.anatomy.embedding.weight.device
         return device
 
@@ -159,7 +161,7 @@ class LoadedModel:
         return dtype
 
     def require_head(self, wanted: str) -> None:
-        """Refuse what needs a vocabulary.
+        """Refuse a model without a head over a vocabulary; ``wanted`` is the thing that needs one, in words.
 
         Raises
         ------
@@ -176,7 +178,7 @@ class LoadedModel:
 
     @contextmanager
     def running(self, n_tokens: int) -> Iterator[None]:
-        """What the model's own code fails with in a pass, told as ours.
+        """Turn errors of the model's own code in a pass into errors of this package.
 
         Raises
         ------
@@ -199,6 +201,7 @@ class LoadedModel:
             return weight
         key = (weight.data_ptr(), version(weight), sample(weight))
         if key not in self._wide:
+            # One wide copy at a time: it is as large as the embedding, and readings use one after the other.
             self._wide.clear()
             self._wide[key] = weight.detach().float()
         return self._wide[key]
@@ -331,9 +334,11 @@ def load_model(
 
 def _attach(name: str, model: Any, tokenizer: Any, revision: str | None = None) -> LoadedModel:
     with lock_of(model), _understood(model):
+        # Proof and comparison run the model under hooks, so they hold its lock.
         anatomy, proof = _proved(resolve(model))
         own, hooks = own_attention(anatomy), hooks_on(model)
         rows = int(anatomy.embedding.weight.shape[0])
+    # More tokens than rows are another model's; fewer are padding of the embedding.
     if tokenizer is not None and tokenizer.vocab_size > rows:
         raise ArgumentError(
             f"the tokenizer ({type(tokenizer).__name__}) has {tokenizer.vocab_size:,} tokens and {name!r} embeds {rows:,}: "
@@ -349,7 +354,7 @@ def _attach(name: str, model: Any, tokenizer: Any, revision: str | None = None) 
 
 
 def _warn_of(name: str, own: OwnAttention, stacklevel: int) -> None:
-    """Say where the model's own attention does not answer as eager attention does."""
+    """Warn if the model's own attention does not answer as eager attention does."""
     if own.fault:
         warnings.warn(
             f"{name!r}: its own attention {own.name!r} does not run here ({own.fault}), so its answers could not be held against "
@@ -365,7 +370,7 @@ def _warn_of(name: str, own: OwnAttention, stacklevel: int) -> None:
 
 
 def _check_weights(model: Any) -> None:
-    """Refuse weights that are not there, or not as plain numbers."""
+    """Refuse weights that are missing, or packed."""
     kind = type(model).__name__
     # Merging takes the adapters' layers out again, whatever attributes it leaves on the model.
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
@@ -383,12 +388,13 @@ def _check_weights(model: Any) -> None:
 
 
 def _converted(model: Any, device: torch.device | None, dtype: torch.dtype | None) -> Any:
-    """The model itself where it is as asked for; otherwise a copy, because the user goes on with theirs."""
+    """The model itself if it has the device and number type; otherwise a copy, because the user keeps theirs."""
     wrong_place = device is not None and any(p.device != device for p in model.parameters())
     wrong_type = dtype is not None and any(p.is_floating_point() and p.dtype != dtype for p in model.parameters())
     if not wrong_place and not wrong_type:
         return model
     try:
+        # A deep copy, since .to() would move the user's own parameters.
         return copy.deepcopy(model).to(device=device, dtype=dtype)
     except torch.cuda.OutOfMemoryError:
         raise
@@ -401,7 +407,7 @@ def _converted(model: Any, device: torch.device | None, dtype: torch.dtype | Non
 
 @contextmanager
 def _understood(model: Any) -> Iterator[None]:
-    """What breaks while the parts of a model are looked for and proved: it is built otherwise than any row says."""
+    """Turn errors during search and proof of a model's parts into one: no row describes the model."""
     try:
         yield
     except (FlowgraphError, torch.cuda.OutOfMemoryError):
@@ -421,9 +427,9 @@ def _understood(model: Any) -> Iterator[None]:
 
 
 def _proved(anatomy: Anatomy) -> tuple[Anatomy, dict[str, float]]:
-    """The parts with their proof: without the head where only the head is of another make than its row says.
+    """The parts with their proof; without the head if only the head is of another make than its row says.
 
-    A row that fits by its paths may still name modules of another make, which break in the proof's hands.
+    A row that fits by its paths may still name modules of another make, and these fail in the proof.
     """
     from_row = anatomy.family in FAMILIES.values()
     try:
@@ -451,7 +457,7 @@ def _proof(anatomy: Anatomy) -> dict[str, float]:
 
 
 def _unread(model: Any, anatomy: Anatomy) -> str:
-    """What is known of a head that is not read."""
+    """A description of a head that is not read."""
     labels = getattr(model.config, "num_labels", None)
     task = task_of(model)
     classes = f" over {labels} classes" if "classifier" in task and labels else ""
@@ -527,6 +533,7 @@ def _device(device: str | torch.device) -> torch.device:
     """The device, proved by putting one number on it."""
     try:
         found = torch.device(device)
+        # A device that parses may still be missing; only a tensor on it shows that.
         torch.zeros(1, device=found).tolist()
     except (RuntimeError, AssertionError) as error:
         here = "cpu" if not torch.cuda.is_available() else f"cpu, cuda ({torch.cuda.device_count()})"

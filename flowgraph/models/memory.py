@@ -1,4 +1,4 @@
-"""Memory for what a trace keeps."""
+"""Memory for the sites that a trace keeps."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _HUGE_PAGE = 2 * 2**20
 def room(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """An empty tensor of this shape, in huge pages where the system has them.
 
-    Most of the cost of keeping a large site is the system's: it hands out fresh memory in pages of 4 KB, each on its first
-    touch. Asked for pages of 2 MB it does so 512 times less often. The last page is a huge one only where at least half of
-    it is used.
+    The system causes most of the cost of a large site: it hands out fresh memory in pages of 4 KB, each at its first touch.
+    With pages of 2 MB it does so 512 times less often. The last page is a huge one only if at least half of it is used.
     """
     count = torch.Size(shape).numel()
     size = count * like.element_size()
     pages, rest = divmod(size, _HUGE_PAGE)
+    # A huge page that is less than half used would waste more memory than it saves time.
     pages += 2 * rest >= _HUGE_PAGE
     if like.device.type != "cpu" or pages < 2 or not hasattr(mmap, "MADV_HUGEPAGE"):
         return like.new_empty(shape)

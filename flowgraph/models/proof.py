@@ -1,7 +1,7 @@
 """The identities that prove an architecture's row on a model, from a pass that kept every site.
 
-Each is written twice over: once by the model's own modules, once from the parts that this package works with. A wrong row
-fails by a factor, not by rounding.
+Each side of an identity is computed in its own way: once by the model's own modules, once from the parts that this package works
+with. A wrong row fails by a factor, not by rounding.
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from .rotary import rotate
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 """Largest relative error at attach. Float64 models keep some Hugging Face norms in float32, hence the same bound."""
 
+# Five tokens: a wrong row fails on any prompt, and the proof runs at every load.
 _PROBE_TOKENS = 5
 
 
 @dataclass(frozen=True)
 class OwnAttention:
-    """A model's answers under its own attention, held against those under eager attention, which are traced.
+    """Comparison of a model's answers under its own attention with those under eager attention, which is traced.
 
     Attributes
     ----------
@@ -37,9 +38,9 @@ class OwnAttention:
         Largest relative difference of logits (last states without a head) on the short prompt of the proof; NaN where the
         implementation does not run here.
     tolerance
-        What would be rounding.
+        Largest difference that counts as rounding.
     fault
-        Why it does not run here.
+        The reason why it does not run here.
     """
 
     name: str
@@ -54,7 +55,7 @@ class OwnAttention:
 
     @property
     def text(self) -> str:
-        """Which attention is traced, and how far the model's own answers are from it."""
+        """The traced attention, and the difference of the model's own answers, in words."""
         if self.fault:
             return f"eager attention traced, its own {self.name!r} does not run here"
         return f"eager attention traced, answers of its own {self.name!r} differ by {self.gap:.2g}"
@@ -80,6 +81,7 @@ def own_attention(anatomy: Anatomy) -> OwnAttention:
     with torch.inference_mode(mode=False), torch.no_grad():
         with eager_attention(model):
             eager = answer()
+        # In its own attention the model runs as the user's code would run it: evaluation mode alone is set.
         with evaluating(model):
             try:
                 own = answer()
@@ -141,6 +143,7 @@ def check_finite(anatomy: Anatomy, states: Float[Tensor, "layer position d_model
     NonFiniteError
         Naming the first layer whose output is not finite, and its parameters that are not.
     """
+    # A NaN of any layer reaches the last state, so the common case costs one look.
     if bool(torch.isfinite(states[-1]).all()) and (logits is None or bool(torch.isfinite(logits).all())):
         return
     layer = next((i for i, state in enumerate(states) if not bool(torch.isfinite(state).all())), None)
@@ -178,6 +181,7 @@ def identity_errors(
         if record.position_embedding is not None:
             embedded = embedded + wide(record.position_embedding)
         errors["embedding = first residual"] = _error(embedded, sites["resid_pre"][0])[None]
+    # Only where nothing is normalised on the way is the last state the sum of all that was written.
     if anatomy.wiring != "post_norm":
         written = (wide(sites["attn_out"]) + wide(sites["mlp_out"])).sum(0)
         errors["embedding + everything written = last residual"] = _error(
@@ -218,7 +222,7 @@ def _pattern_of_scores(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
 
 
 def _entering(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
-    """Projections, through the norms of single heads and the rotary embedding that the row says, are what enters."""
+    """Projections, with the row's norms of single heads and rotary embedding, give queries and keys of the dot product."""
     block, sites = anatomy.blocks[i], record.sites
     kind = anatomy.stack.attention.rotary
     errors = [record.sites["q"].new_zeros(())]
@@ -229,6 +233,7 @@ def _entering(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
                 x = norm.module(x)
         if kind != "none":
             if "rotary.cos" not in sites:
+                # Angles that explain nothing mean that the row is wrong, so the identity fails.
                 return x.new_full((), torch.inf)
             x = x.transpose(0, 1)
             made = torch.empty_like(x)
@@ -297,7 +302,7 @@ def _mlp_input(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
 
 
 def _input_to_neurons(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
-    """The MLP's projections and activation, on what it reads, give the neurons."""
+    """The MLP's projections and activation, applied to its input, give the neurons."""
     block = anatomy.blocks[i]
     x = wide(record.sites["resid_pre" if anatomy.wiring == "parallel" else "resid_mid"][i])
     if anatomy.wiring != "post_norm":
@@ -306,7 +311,7 @@ def _input_to_neurons(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
 
 
 def _norm_formula(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
-    """Scale, gain and bias, put together, are what the norm's own module gives."""
+    """Scale, gain and bias together give the output of the norm's own module."""
     block: Block = anatomy.blocks[i]
     x = record.sites["resid_pre"][i]
     norm = block.attention_norm

@@ -13,6 +13,7 @@ from .anatomy import wide
 
 Angles = tuple[Tensor, Tensor]
 """cos and sin, each [position, 1, rotated dimensions]."""
+# Wide enough for the model's own rounding; a wrong form is off by far more.
 _ROUNDING = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 2e-2}
 
 
@@ -31,6 +32,7 @@ def rotate(
     n = cos.shape[-1]
     cos, sin = cos.to(x.dtype), sin.to(x.dtype)
     first, second = (slice(0, n, 2), slice(1, n, 2)) if interleaved else (slice(0, n // 2), slice(n // 2, n))
+    # Written into `out` part by part, so no copy of the queries or keys is made.
     torch.mul(x[..., :n], cos, out=out[..., :n])
     out[..., first].addcmul_(x[..., second], sin[..., first], value=-1)
     out[..., second].addcmul_(x[..., first], sin[..., second])
@@ -39,11 +41,11 @@ def rotate(
 
 
 class HandedAngles:
-    """Angles that attention modules were handed, recognised by what they do.
+    """Angles that attention modules were called with, recognised by their effect.
 
-    Releases and families differ in what they hand on: (cos, sin) or (sin, cos), each angle once or twice. The pair in the
-    form that turns the projections of one head into what entered the dot product is the right one. Where none does, a layer
-    does more than its row says, and no angles are given.
+    Releases and families differ in the form: (cos, sin) or (sin, cos), each angle once or twice. The right form turns the
+    projections of one head into the input of the dot product. If no form does, a layer does more than its row says, and
+    there are no angles.
 
     Parameters
     ----------
@@ -58,12 +60,13 @@ class HandedAngles:
         self._after: dict[tuple[str, int], Tensor] = {}
 
     def handed(self, row: int, module: nn.Module, kwargs: dict[str, Any]) -> None:
-        """Note what the attention of a row is called with."""
+        """Note the arguments of the attention of a row."""
         if "position_embeddings" in kwargs:
             self._pairs[row] = kwargs["position_embeddings"]
         elif hasattr(module, "embed_positions"):
             table: Any = module.embed_positions
             positions = kwargs["position_ids"]
+            # GPT-J keeps one table of sines and cosines side by side.
             sin, cos = table.to(positions.device)[positions].chunk(2, dim=-1)
             self._pairs[row] = (cos, sin)
 
@@ -76,11 +79,11 @@ class HandedAngles:
         self._after[site, row] = head
 
     def taken(self) -> list[Angles]:
-        """Angles of modules that take them from a table of their own, which holds each once."""
+        """Angles of modules that have a table of their own; the table holds each angle once."""
         return [self._full(pair, twice=True) for _, pair in sorted(self._pairs.items())]
 
     def recognised(self) -> list[Angles]:
-        """Angles of each row, or none at all."""
+        """Angles of each row; empty if those of one row are not recognised."""
         groups: dict[int, list[int]] = {}
         for row, pair in sorted(self._pairs.items()):  # most models hand the same pair to every layer
             groups.setdefault(id(pair), []).append(row)

@@ -1,6 +1,6 @@
-"""Models from a known name, a folder or the hub: files are read as data, and no code that comes with them is run.
+"""Models from a known name, a folder or the hub. Files are read as data; code that comes with them never runs.
 
-The hub is asked only for a name that could be one of its own and is neither a known name nor a path.
+The hub is asked only for a name that could be one of its own, and is neither a known name nor a path.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ _EIGHT_BITS = ("I8", "U8", "F8_E4M3", "F8_E5M2")
 _MASK = re.compile(r"(^|\.)(attn|attention)\.(attention\.)?(masked_)?bias$")
 """Causal masks that GPTs used to save as a bias of the attention itself, beside the biases of its linear layers."""
 _BESIDE = re.compile(r"(^|\.)(pooler|cls\.seq_relationship|sop_classifier)\.")
-"""What reads the last state beside a language model's head, and changes nothing before it: BERT's pooler and the classifier
-of next sentences, or of their order, on top of it."""
+"""Modules that read the last state beside a language model's head: BERT's pooler, and on top of it the classifier of next
+sentences or of their order. They change nothing before the last state."""
 
 
 def open_model(
@@ -111,13 +111,13 @@ def nearest(text: str) -> str:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first; the line after it too, where the first only announces it."""
+    """First line of an error's text; with the second line if the first only announces it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
     return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
 
 
 def _existing(text: str) -> Path | None:
-    """What lies at a path; None where nothing does, or where the text cannot be a path."""
+    """The path if something exists there; None otherwise, or if the text cannot be a path."""
     try:
         place = Path(text).expanduser()
         return place if text.strip() and place.exists() else None
@@ -126,7 +126,7 @@ def _existing(text: str) -> Path | None:
 
 
 def _is_path(text: str) -> bool:
-    """Whether a text that names nothing here is a path all the same, and so is nothing to ask the hub for."""
+    """Whether a text that names nothing here is still a path; the hub is then not asked."""
     folder, slash, _ = text.rpartition("/")
     return not _HUB_NAME.fullmatch(text) or (bool(slash) and _existing(folder) is not None)
 
@@ -143,7 +143,7 @@ def _read_folder(folder: Path, dtype: torch.dtype | str, tokenizer: Any) -> tupl
 
 
 def _check_folder(folder: Path) -> None:
-    """Refuse what the library would misread, ask the hub or the user about, or unpickle."""
+    """Refuse a folder that the library would misread, unpickle, or ask the hub or the user about."""
     if (folder / "adapter_config.json").is_file():
         raise ArchitectureError(
             f"the folder {str(folder)!r} holds an adapter (adapter_config.json), not a whole model: merge it into its base "
@@ -213,6 +213,7 @@ def _hub_answers() -> bool:
 
     if constants.HF_HUB_OFFLINE:
         return False
+    # A proxy answers for the hub: the host itself may be out of reach.
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
         return True
     address = urlsplit(constants.ENDPOINT)
@@ -252,10 +253,11 @@ def _refuse_quantised(source: str, config: Any) -> None:
 
 
 def _refuse_packed(folder: Path) -> None:
-    """Refuse weights of eight bits that no config speaks of: the library takes them for plain numbers, without their scales."""
+    """Refuse weights of eight bits without a config for them: the library would read them as plain numbers, without scales."""
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             for key in tensors.keys():  # noqa: SIM118
+                # The type is in the header, so no tensor is read.
                 kind = tensors.get_slice(key).get_dtype()
                 if key.endswith((".weight", ".bias")) and not _MASK.search(key) and kind in _EIGHT_BITS:
                     raise ArchitectureError(
@@ -314,9 +316,10 @@ def _go_together(config: Any, kind: Any) -> bool:
 
 
 def _opened_class(kind: Any, config: Any) -> Any:
-    """The class itself; of a pretraining class with a head over the vocabulary and another beside it the masked model.
+    """The class itself; the masked model for a pretraining class with a second head beside the one over the vocabulary.
 
-    BERT's pretraining class answers its two heads apart: the one over the vocabulary is read, the other is named as unused.
+    BERT's pretraining class has two heads with separate outputs: the one over the vocabulary is read, the other is named as
+    unused.
     """
     import transformers
 
@@ -335,7 +338,7 @@ def _absent(report: Mapping[str, Any]) -> list[str]:
 
 
 def _check_report(source: str, model: Any, report: Mapping[str, Any]) -> None:
-    """Refuse a folder that is not the model, whole: by the names of what is missing, of another size, or left over."""
+    """Refuse a folder that does not hold the whole model; name the weights that are missing, of another size, or left over."""
     kind = type(model).__name__
     named = "the class its config names" if kind in (model.config.architectures or ()) else "the class it is opened as"
     left = sorted(str(key) for key in report["unexpected_keys"])

