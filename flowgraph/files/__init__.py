@@ -70,7 +70,9 @@ EXPORTERS: Mapping[str, Exporter] = MappingProxyType(
 def ending(path: Path) -> str | None:
     """The longest of the known endings that a name has; None if it has none."""
     name = path.name.lower()
+    # A file called ".json" has a name and no ending.
     known = [end for end in EXPORTERS if name.endswith(end) and name != end]
+    # ".neuronpedia.json" also ends in ".json", so the longest ending decides.
     return max(known, key=len, default=None)
 
 

@@ -1,8 +1,8 @@
-r"""Attributes for formats that hold one value of a simple type at a time, and the texts in them.
+r"""Attributes and texts for formats that hold one value of a simple type at a time.
 
 In all of these formats
 
-- what is None or an empty text is left out;
+- None and empty texts are left out;
 - lists and tables (``top_tokens``, ``roles``, ``tokens``, ``filters`` …) are JSON texts;
 - a character that the format cannot hold is written by its number: ``⟨000B⟩`` for a vertical tab, and inside a JSON
   text as JSON's own ``\u000b``, which reads back.
@@ -29,7 +29,7 @@ GENERATOR = f"flowgraph {__version__}"
 
 
 def about(graph: FlowGraph) -> dict[str, Any]:
-    """What a file says of the whole graph: who wrote it, the caption, and the fields of ``graph.info``."""
+    """A file's facts about the whole graph: the program, the caption, and the fields of ``graph.info``."""
     return {"generator": GENERATOR, "caption": graph.caption(), **info_dict(graph.info)}
 
 
@@ -83,6 +83,7 @@ def json_text(value: Any, place: str) -> str:
         If a number in it is NaN or infinite.
     """
     try:
+        # NaN is no JSON; a file with it would be refused by every strict reader.
         return json.dumps(value, ensure_ascii=False, allow_nan=False, default=plain)
     except ValueError as error:
         raise _not_finite(place) from error
@@ -106,6 +107,7 @@ def types_of(rows: Iterable[Mapping[str, Simple]]) -> dict[str, type]:
     types: dict[str, type] = {}
     for row in rows:
         for name, value in row.items():
+            # A column with one fraction is a column of fractions.
             known = types.setdefault(name, type(value))
             if known is int and isinstance(value, float):
                 types[name] = float

@@ -1,6 +1,6 @@
-"""Values out of a file that somebody else may have made, each with the place it was found at.
+"""Checked values of a file that somebody else may have made, each with its place.
 
-Nothing is believed: every read states the type it needs, and what does not fit is a
+The reader trusts nothing: every read states the type that it needs, and a value of another type raises a
 :class:`~flowgraph.errors.FileFormatError` that names the place, such as ``nodes[3].layer``.
 """
 
@@ -25,12 +25,14 @@ LARGEST_INDEX = 2**31 - 1
 LARGEST_COUNT = 2**63 - 1
 # Numbers of features, some of which hold two numbers in one; every JSON reader holds them exactly.
 LARGEST_FEATURE = 2**53 - 1
+# No graph nests deeper; a deeper object would only exhaust whoever walks through it.
 _DEEPEST = 32
 
 # Lists, objects and their entries in the text of one file: three million edges have as many.
 MOST_VALUES = 40_000_000
 # A long text that is nothing but brackets and commas, which grows thirtyfold when it is parsed, is no file of anybody's.
 _BYTES_TO_A_VALUE = 2
+# Small files may be dense: they cannot grow to more than a few hundred megabytes.
 _SMALL = 1_000_000
 
 _MISSING = object()
@@ -75,7 +77,7 @@ class Checked:
         return ((name, Checked(value, _join(self.place, name))) for name, value in self._of(dict).items())
 
     def or_none(self, read: Callable[[Checked], T]) -> T | None:
-        """None where the value is null; otherwise what ``read`` makes of it."""
+        """None if the value is null; otherwise the result of ``read``."""
         return None if self.value is None else read(self)
 
     def text(self) -> str:
@@ -132,6 +134,7 @@ class Checked:
     def json(self) -> dict[str, Any]:
         """Read an object of anything that JSON holds: finite numbers, and nested no deeper than 32 times."""
         found: dict[str, Any] = self._of(dict)
+        # A loop and no recursion: a file may nest deeper than Python calls may.
         left = [(self, 0)]
         while left:
             entry, depth = left.pop()
@@ -175,6 +178,7 @@ class Rows:
     def column(self, name: str, read: Callable[[Checked], T], *types: type) -> list[Any]:
         """Values of one field, which every row must have. ``read`` raises on any that is not of ``types``."""
         values = [row.get(name, _MISSING) for row in self.rows]
+        # The common case is one pass over the types of the whole column; only a wrong column is read value by value.
         if not set(map(type, values)) <= set(types):
             self._read_each(name, read)
         return values
@@ -213,7 +217,7 @@ class Rows:
 
 
 def parsed_json(data: bytes, most: int = MOST_VALUES) -> Any:
-    """Parse strict JSON, in which NaN and Infinity are no numbers; what holds too many values is refused before.
+    """Parse strict JSON, in which NaN and Infinity are no numbers; a text of too many values is refused before parsing.
 
     Parameters
     ----------
@@ -227,12 +231,14 @@ def parsed_json(data: bytes, most: int = MOST_VALUES) -> Any:
     FileFormatError
         If it is not JSON, nests too deeply, or holds too many values.
     """
+    # json calls this for NaN and Infinity, which Python would otherwise accept.
     constants: list[str] = []
 
     def constant(name: str) -> float:
         constants.append(name)
         return float(name)
 
+    # Counted before parsing, since the parser would already have used the memory.
     refuse_many_values(data, most)
     try:
         parsed = json.loads(data.decode("utf-8"), parse_constant=constant)
@@ -249,9 +255,9 @@ def parsed_json(data: bytes, most: int = MOST_VALUES) -> Any:
 
 
 def refuse_many_values(data: bytes, most: int) -> None:
-    """Refuse the text of more lists, objects and entries than are parsed, counted by the characters that begin them.
+    """Refuse a text with too many lists, objects and entries, counted by the characters that begin them.
 
-    Those within texts count too, which real files have few of.
+    Such characters within strings count too; real files have few of them.
 
     Raises
     ------
@@ -289,6 +295,7 @@ def _short(value: Any) -> str:
         return "null"
     if isinstance(value, dict | list):
         return f"{_NAMES[type(value)]} of {len(value)}"
+    # To print a number of a million digits would take minutes.
     if isinstance(value, int) and not isinstance(value, bool) and value.bit_length() > 64:
         return "an integer of more than 64 bits"
     text = repr(value)

@@ -1,19 +1,19 @@
-"""Circuits that programs of edge attribution patching wrote, as plain node-link data.
+"""Circuits of programs for edge attribution patching, as plain node-link data.
 
-Read are the files of EAP-IG and of the MIB benchmark, and others that name edges in the same way:
+This module reads the files of EAP-IG and of the MIB benchmark, and others that name edges in the same way:
 
-- ``edges``, an object of names and what is said of each: ``{"a0.h0->a1.h1<k>": {"score": 0.2, "in_graph": true}}``, or its score
-  alone. A list will do too: objects with ``edge`` (or ``source``, ``target`` and ``qkv``), ``score`` and ``in_graph``, or lists of
-  name and score.
-- Or arrays: ``src_nodes`` and ``dst_nodes`` name the rows and columns of ``edges_scores`` (or ``edges``), and ``edges_in_graph``
-  says of each whether it is in the circuit.
-- ``nodes``, an object of names, and ``cfg`` with ``n_layers`` and ``model_name``, are used where they are there.
+- ``edges`` is an object: the name of an edge → its entries, ``{"a0.h0->a1.h1<k>": {"score": 0.2, "in_graph": true}}``, or its score
+  alone. It may also be a list: of objects with ``edge`` (or ``source``, ``target`` and ``qkv``), ``score`` and ``in_graph``, or of
+  lists of name and score.
+- Or the file holds arrays: ``src_nodes`` and ``dst_nodes`` name the rows and columns of ``edges_scores`` (or ``edges``), and
+  ``edges_in_graph`` says for each edge whether it is in the circuit.
+- ``nodes``, an object of names, and ``cfg`` with ``n_layers`` and ``model_name``, are used if they are there.
 
-Nodes are ``input``, ``a0.h1``, ``m0``, ``logits``, or auto-circuit's ``Resid Start``, ``A0.1``, ``MLP 0``, ``Resid End``; into
-which input of a head an edge leads is written ``<q>``, ``<k>``, ``<v>`` or ``.Q``, ``.K``, ``.V``.
+Nodes are ``input``, ``a0.h1``, ``m0``, ``logits``, or auto-circuit's ``Resid Start``, ``A0.1``, ``MLP 0``, ``Resid End``. The
+input of a head that an edge leads into is written ``<q>``, ``<k>``, ``<v>`` or ``.Q``, ``.K``, ``.V``.
 
-The graph is of the edges that the file has in its circuit; where it marks none, of all that have a score. An edge's weight is its
-score, and its share the part of Σ|score| of *all* scored edges into the same node, so that the caption says what the circuit is of.
+The graph has the edges that the file marks as its circuit; if it marks none, all edges with a score. An edge's weight is its
+score. Its share is the part of Σ|score| of *all* scored edges into the same node, so the caption can name the whole.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ _SCORES = ("edges_scores", "edge_scores", "scores", "edges")
 
 @dataclass(frozen=True, slots=True)
 class _Edge:
-    """One edge: the names of its ends, which input it leads into, its score, and whether it is in the circuit."""
+    """One edge: the names of its ends, the input that it leads into, its score, and whether it is in the circuit."""
 
     source: str
     target: str
@@ -76,6 +76,7 @@ def node_link_of_circuit(data: Checked) -> dict[str, Any]:
     FileFormatError
         If a name is no node's, a score no number, or there are too many edges; the message names the place.
     """
+    # Arrays name each edge by its place, lists and objects by its name.
     edges = list(_of_arrays(data) if data.optional("src_nodes") is not None else _of_edges(data.field("edges")))
     scored = [edge for edge in edges if edge.score is not None]
     # An edge that is in the circuit and has no score is an edge without a number.
@@ -92,6 +93,7 @@ def node_link_of_circuit(data: Checked) -> dict[str, Any]:
             if name not in places:
                 places[name] = _place(name, edge.place)
         _refuse_backward(edge, places[edge.source], places[edge.target])
+    # Node lists of such files have no fixed order; a flow graph lists nodes in the order of computation.
     names = sorted(places, key=lambda name: _depth(places[name]))
     notes = _notes(data.optional("nodes"), places)
     about = data.optional("cfg")
@@ -187,10 +189,12 @@ def _of_arrays(data: Checked) -> Iterator[_Edge]:
     depths = [[_depth(_place(_end(name), data.place or "src_nodes")) for name in side] for side in names]
     for s, source in enumerate(names[0]):
         for t, target in enumerate(names[1]):
+            # Layer and kind decide; heads of one layer run side by side.
             if depths[0][s][:2] < depths[1][t][:2]:
                 entry = scores[s][t]
                 is_kept = kept is not None and kept[s][t].value in (True, 1)
                 edge = _edge(f"{source}->{target}", entry, entry)
+                # A matrix has a number for every pair, and most of them mean no edge.
                 if edge.score or is_kept:
                     yield _Edge(edge.source, edge.target, edge.into, edge.score, is_kept, entry.place)
 
@@ -223,13 +227,13 @@ def _place(name: str, place: str) -> dict[str, Any]:
 
 
 def _depth(place: dict[str, Any]) -> tuple[float, int, int]:
-    """Where a node stands in the order of computation."""
+    """Place of a node in the order of computation."""
     layer = {"embed": -1.0, "logits": math.inf}.get(place["kind"], place["layer"])
     return float(layer), _ORDER.index(place["kind"]), place["head"] or 0
 
 
 def _notes(nodes: Checked | None, places: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """What the file says of nodes beside their being in the circuit."""
+    """The file's entries of nodes, without the mark of the circuit."""
     found = {}
     for name, about in nodes.entries() if nodes is not None and type(nodes.value) is dict else ():
         if name in places and type(about.value) is dict and about.value.keys() - {"in_graph"}:

@@ -12,8 +12,8 @@ fields quoted where they need it.
   programs that take it as the end of a field. All other texts begin with a letter.
 - Edges of a graph that knows the flow of the whole have their ``flow`` in a last column.
 - Each edge says its unit, and repeats ``model``, ``method``, ``filters`` and ``generator``.
-- What there is to say of the graph as a whole stands in the metadata: generator, caption and all of ``graph.info``, with
-  the tokens of the prompt and the provenance. A comment in the tables themselves would be read as data.
+- The metadata hold the facts about the whole graph: generator, caption and all of ``graph.info``, with the tokens of the
+  prompt and the provenance. A comment in the tables themselves would be read as data.
 
 The metadata are those of the W3C's "CSV on the Web": a group of the two tables with their columns and types (``json`` for a
 JSON text), keys from the edges to the nodes, and the graph as the one note of the group.
@@ -67,7 +67,7 @@ def to_csv(graph: FlowGraph) -> tuple[str, str]:
 
 
 def to_csv_metadata(graph: FlowGraph, name: str) -> str:
-    """Write what both tables of a graph have in common, as "CSV on the Web" has it.
+    """Write the common metadata of both tables of a graph in the form of "CSV on the Web".
 
     Parameters
     ----------
@@ -119,6 +119,7 @@ def save_csv(graph: FlowGraph, path: str | Path, *, overwrite: bool = True) -> t
     files = csv_files(path)
     rows = _rows(graph)
     texts = (*map(_table, rows, _PARTS), _metadata(graph, path.stem, *rows))
+    # All names are looked at before anything is written, so that a refusal leaves no half of a set.
     standing = [] if overwrite else [str(file) for file in files if file.exists()]
     if standing:
         raise ArgumentError(f"path={standing[0]!r} exists; pass overwrite=True to replace it, or choose another name")
@@ -131,7 +132,8 @@ def save_csv(graph: FlowGraph, path: str | Path, *, overwrite: bool = True) -> t
 
 @contextmanager
 def _put_back_on_failure(path: Path) -> Iterator[None]:
-    """Give ``path`` back what it holds now, or nothing, if what follows fails."""
+    """Restore the present file at ``path``, or its absence, if the code in this context fails."""
+    # A link is followed, so that the file behind it is saved and put back, and the link stays.
     place = Path(os.path.realpath(path))
     before = part_beside(place)
     done, existed = False, place.is_file()
@@ -179,6 +181,7 @@ def _rows(graph: FlowGraph) -> tuple[dict[str, list[Any]], dict[str, list[Any]]]
 
 
 def _metadata(graph: FlowGraph, name: str, nodes: Mapping[str, list[Any]], edges: Mapping[str, list[Any]]) -> str:
+    # A file's name may hold characters that a URL does not.
     of_nodes, of_edges = (quote(f"{name}.{part}.csv") for part in _PARTS)
     reads = {"resource": of_nodes, "columnReference": "id"}
     metadata = {
@@ -225,6 +228,7 @@ def _cell(name: str, value: Any, place: str) -> str:
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
+    # A word of our own begins with a letter, so no spreadsheet takes it for a formula.
     if isinstance(value, str) and name in (*_WORDS, *_IDS) and value[:1].isalpha():
         return printable(value).replace(";", "⟨003B⟩")
     if isinstance(value, str | list | dict):

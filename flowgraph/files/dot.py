@@ -1,16 +1,16 @@
-"""DOT, for Graphviz: a picture whose text a person can edit, with all attributes beside what is drawn.
+"""DOT, for Graphviz: a picture as text that a person can edit, with all attributes of the graph.
 
-Nodes are called ``n0``, ``n1`` …, in the graph's order, and stand on one rank with those of the same kind and layer. A
-line is as wide as its |share|; dashed, it is structural and has no number; with a bar for a head, its share is
-negative.
+Nodes are called ``n0``, ``n1`` …, in the graph's order, and stand on one rank with those of the same kind and layer. The
+width of a line is its |share|. A dashed line is structural and has no number; a bar in place of an arrow head means a
+negative share.
 
-Attributes of this project begin with ``flow_``, since Graphviz knows a ``layer``, a ``model``, a ``target`` and a
-``weight`` of its own, which mean other things. What is None or empty is left out, lists and tables are JSON texts.
+Attributes of this project begin with ``flow_``: Graphviz has a ``layer``, a ``model``, a ``target`` and a ``weight`` of
+its own, which mean other things. None and empty texts are left out; lists and tables are JSON texts.
 
-- Labels and tooltips are written for people, as pictures of this project write them.
-- Elsewhere what DOT cannot hold is written by its number, as ``⟨005C⟩``, and in JSON texts with JSON's own escapes: NUL
-  and halves of characters, a backslash before a quotation mark, a backslash or the end of a text, and line feeds and
-  carriage returns, of which Graphviz drops some.
+- Labels and tooltips are written for people, as in pictures of this project.
+- In other texts a character that DOT cannot hold is written by its number, as ``⟨005C⟩``, and in JSON texts with JSON's own
+  escapes. Such characters are NUL and halves of characters, a backslash before a quotation mark, a backslash or the end of
+  a text, and line feeds and carriage returns, some of which Graphviz drops.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def to_dot(graph: FlowGraph) -> str:
     caption = own.pop("caption")
     lines = [
         "digraph flowgraph {",
+        # From bottom to top, the direction in which a model is drawn.
         f"  graph [rankdir=BT, label={_shown([caption])}{_flow(own, 'graph')}];",
         '  node [shape=box, style=rounded, fontname="sans-serif"];',
         *(f"  n{n} [{_node(graph, n)}];" for n in range(len(graph.nodes))),
@@ -76,13 +77,14 @@ def _edge(graph: FlowGraph, e: int) -> str:
     if share is not None:
         says = f"{data['weight']:.4g} {printable(data['unit'])}, share {share:.4g}"
         drawn = "arrowhead=tee, " if share < 0 else ""
+    # A share above 1 would hide its neighbours.
     width = _THINNEST + (_WIDEST - _THINNEST) * min(1.0, abs(share or 0.0))
     tooltip = _shown([f"{data['kind']}: {says}"])
     return f"{drawn}penwidth={width:.6g}, tooltip={tooltip}{_flow(data, f'edges[{e}]')}"
 
 
 def _shown(lines: list[str]) -> str:
-    """Quote lines of a label, in which Graphviz reads backslashes as escapes, and references as HTML has them."""
+    """Quote the lines of a label. Graphviz reads backslashes in it as escapes, and references as in HTML."""
     escaped = (line.replace("\\", "\\\\").replace(_QUOTE, _ESCAPED_QUOTE).replace("&", "&amp;") for line in lines)
     return '"' + "\\n".join(escaped) + '"'
 
@@ -96,6 +98,7 @@ def _own_attributes(data: dict[str, Any], place: str) -> Iterator[str]:
     for name, value in flat(data, place).items():
         text = repr(value)
         if isinstance(value, str):
+            # A plain text is spelled for DOT; JSON keeps its own escapes.
             text = spelled(value, _ILLEGAL) if isinstance(data[name], str) else _json(value)
         # Numbers too: without quotes, DOT has none with an exponent. Inside, only the quotation mark has an escape.
         yield f', flow_{name}="{text.replace(_QUOTE, _ESCAPED_QUOTE)}"'

@@ -1,8 +1,8 @@
 """GEXF 1.2, for Gephi and networkx.
 
 Nodes are called ``n0``, ``n1`` … and edges ``e0``, ``e1`` …, in the graph's order. Every attribute of a node and an edge
-has a declared type. What GEXF has a place of its own for is there: a node's ``label``, an edge's ``weight``, and its
-thickness, which grows with |share|.
+has a declared type. GEXF has its own places for a node's ``label``, an edge's ``weight`` and its thickness, which grows
+with |share|.
 
 - An edge without a weight counts as 1 in GEXF. So a structural edge has the weight 0, no ``share``, and ``structural``
   is true.
@@ -38,6 +38,7 @@ def to_gexf(graph: FlowGraph) -> str:
         If a reading or a number of ``graph.info`` is NaN or infinite.
     """
     nodes = [flat(graph.node_dict(n), f"nodes[{n}]", _ILLEGAL) for n in range(len(graph.nodes))]
+    # GEXF has its own place for label and weight, so they leave the attributes.
     labels = [str(node.pop("label")) for node in nodes]
     edges = [flat(graph.edge_dict(e), f"edges[{e}]", _ILLEGAL) for e in range(len(graph))]
     weights = [edge.pop("weight", 0.0) for edge in edges]
@@ -85,6 +86,7 @@ def _values(row: dict[str, Simple]) -> str:
 
 
 def _quoted(value: Simple) -> str:
+    # bool is an int to Python, and prints as True.
     if isinstance(value, bool):
         return '"true"' if value else '"false"'
     return quoteattr(value if isinstance(value, str) else repr(value))

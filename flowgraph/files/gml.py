@@ -6,10 +6,10 @@ their names in this project, with the ``_`` that common readers know and the old
 
 - Nodes are numbered from 0, in the graph's order. GML readers take labels as names, so a label that occurs again gets
   a number: ``logit[ Tokyo] (2)``.
-- Edges between the same two nodes are told apart by ``key``, which is the edge's place in the graph.
+- Edges between the same two nodes have different ``key`` attributes, their places in the graph.
 - A structural edge has no ``weight`` and no ``share``, and ``structural`` is 1.
 - The graph carries ``generator``, ``caption`` and the fields of ``graph.info``.
-- What is None or empty is left out, and lists and tables are JSON texts. (networkx itself takes a text ``[]`` or ``()``
+- None and empty texts are left out, and lists and tables are JSON texts. (networkx itself takes a text ``[]`` or ``()``
   for an empty list.)
 """
 
@@ -37,12 +37,14 @@ def to_gml(graph: FlowGraph) -> str:
     labels: set[Simple] = set()
     for n in range(len(graph.nodes)):
         node = flat(graph.node_dict(n), f"nodes[{n}]")
+        # networkx names nodes by their labels, and refuses two with the same.
         node["label"] = _unused(str(node["label"]), labels)
         lines += ["  node [", f"    id {n}", *_pairs(node, "    "), "  ]"]
     for e in range(len(graph)):
         edge = flat(graph.edge_dict(e), f"edges[{e}]")
         if graph.structural[e]:
             edge["structural"] = 1
+        # A multigraph needs a key that is unique between two nodes; the place of the edge is.
         ends = (f"    source {graph.source[e]}", f"    target {graph.target[e]}", f"    key {e}")
         lines += ["  edge [", *ends, *_pairs(edge, "    "), "  ]"]
     return "\n".join([*lines, "]"]) + "\n"

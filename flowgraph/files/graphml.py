@@ -4,14 +4,14 @@ GraphML holds flat attributes of one simple type each, in XML. So
 
 - nodes are called ``n0``, ``n1`` … and edges ``e0``, ``e1`` …, in the graph's order; a node's label is its attribute
   ``label``;
-- what is None or an empty text is left out, so a structural edge has no ``weight`` and no ``share``;
+- None and empty texts are left out, so a structural edge has no ``weight`` and no ``share``;
 - lists and tables (``top_tokens``, ``roles``, ``tokens``, ``filters`` …) are JSON texts;
 - a character that XML cannot hold, or that its readers change, is written visibly by its number: ``⟨000B⟩`` for a
   vertical tab. Line feeds and tabs stay.
 
-Text treated this way cannot be turned back with certainty. The attribute ``exact`` of the graph therefore repeats, as
-JSON in plain ASCII, every text that came out changed, and what nodes and edges do not say: ``undefined`` nodes, and
-tokens that belong to a node's label. With it a graph reads back exactly, as long as no program changed the file.
+A changed text does not give back the original with certainty. The attribute ``exact`` of the graph therefore repeats every
+changed text, as JSON in plain ASCII. It also holds two facts that nodes and edges have no attribute for: the ``undefined``
+nodes, and tokens that belong to a node's label. With it a graph reads back exactly, if no program changed the file.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ def plain_graph(graph: FlowGraph) -> networkx.MultiDiGraph:
     NonFiniteError
         If a reading or a number of ``graph.info`` is NaN or infinite.
     """
+    # `exact` holds what the flat texts lose; it is plain ASCII, so every XML reader gives it back unchanged.
     own = {"format": FORMAT, "version": VERSION, **about(graph), "exact": json.dumps(_exact(graph), default=plain)}
     bare = networkx.MultiDiGraph(**_attributes(own, "graph"))
     for n in range(len(graph.nodes)):
@@ -118,6 +119,7 @@ def own_data(data: dict[str, Any]) -> dict[str, Any]:
         If ``exact`` is damaged, or an edge joins what is no node.
     """
     exact = Checked(parsed_json(data["graph"]["exact"].encode("utf-8")), "graph.exact")
+    # Fields that the file left out are None; those of `exact` come last, since they are the original texts.
     about = {**dict.fromkeys(GraphInfo.__dataclass_fields__), **data["graph"], **_values(exact.field("graph"))}
     about["undefined"] = exact.field("undefined").value
     nodes: list[dict[str, Any]] = [{}] * len(data["nodes"])
@@ -156,6 +158,7 @@ def _own_edges(rows: list[dict[str, Any]], nodes: list[dict[str, Any]], unit: An
                 Checked(row[name], f"edges[{e}].{name}").refuse("the id of a node")
             ends[name] = number[row[name]]
         pair = ends["source"], ends["target"]
+        # A unit that this project does not know is the graph's own.
         known = row["unit"] if row.get("unit") in UNITS else unit
         edges.append({**_EDGE, **row, **ends, "key": keys[pair], "unit": known})
         keys[pair] += 1
@@ -178,7 +181,7 @@ def _exact(graph: FlowGraph) -> dict[str, Any]:
 
 
 def _said(graph: FlowGraph, n: int) -> dict[str, Any]:
-    """What a node says beside what it is: its reading, its roles and its note."""
+    """Entries of a node beside its identity: its reading, its roles and its note."""
     reading = graph.readings[n] if graph.readings else None
     note = graph.notes[n] if graph.notes else None
     said = {} if reading is None else reading.to_dict()
@@ -187,7 +190,7 @@ def _said(graph: FlowGraph, n: int) -> dict[str, Any]:
 
 
 def _changed(data: dict[str, Any], place: str) -> dict[str, Any]:
-    """Those of the attributes that are not what the file says."""
+    """The attributes whose text in the file differs from the original."""
     return {
         name: value
         for name, value in data.items()

@@ -1,7 +1,7 @@
-"""GraphML as plain node-link data, out of a file that somebody else may have made.
+"""GraphML as plain node-link data, from a file that somebody else may have made.
 
-The XML parser is told to take UTF-8 and nothing else, and refuses a document type: without one, XML has no entities
-that could grow without bound or name other files. The file is read in one pass, and nothing in it is executed.
+The XML parser takes UTF-8 and nothing else, and refuses a document type: without one, XML has no entities that could grow
+without bound or name other files. The parser reads the file in one pass, and executes nothing in it.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from ..errors import FileFormatError
 from .checked import parsed_json
 from .json_file import MOST_EDGES, MOST_NODES
 
+# GraphML needs four levels; a deep file would grow the list of open elements without bound.
 _DEEPEST = 64
 _OF_THE_FORMAT = {"graph": (), "node": ("id",), "edge": ("source", "target", "key")}
 _TRUE_OR_FALSE = {"true": True, "1": True, "false": False, "0": False}
@@ -40,7 +41,9 @@ def read_graphml(data: bytes) -> dict[str, Any]:
         If it is not XML, declares a document type, is not GraphML with exactly one flat graph, or an attribute is not
         of its declared type.
     """
+    # The namespace comes before the name with a space between, which no name holds.
     parser = expat.ParserCreate("utf-8", " ")
+    # Otherwise one text comes in pieces, as many as the buffer cuts it into.
     parser.buffer_text = True
     found = _Graph()
 
@@ -66,7 +69,7 @@ def read_graphml(data: bytes) -> dict[str, Any]:
 
 
 class _Graph:
-    """What was read so far, and where in the file the parser is."""
+    """The graph read so far, and the parser's place in the file."""
 
     def __init__(self) -> None:
         self.directed: bool | None = None
@@ -165,6 +168,7 @@ def _value(text: str, kind: str, name: str) -> Any:
         return int(text)
     if kind in ("float", "double") and _REAL.fullmatch(text):
         try:
+            # The pattern also takes texts such as "1.2.3", which are no numbers and are refused below.
             return float(text)
         except ValueError:
             pass

@@ -1,31 +1,31 @@
-"""Graphs that other programs wrote, as flow graphs.
+"""Import of graphs of other programs.
 
 :func:`import_graph` reads these formats:
 
-**Node-link JSON**, as ``networkx.node_link_data`` writes it, the same attributes in **GraphML**, and what ``cytoscape_data`` and
-``adjacency_data`` of networkx write. What is needed:
+**Node-link JSON**, as ``networkx.node_link_data`` writes it, the same attributes in **GraphML**, and the output of networkx'
+``cytoscape_data`` and ``adjacency_data``. Needed are:
 
 - ``nodes``: each with an ``id``, a text or an integer, once.
 - ``edges`` (or ``links``): each with ``source`` and ``target``, ids of nodes, and ``weight``, a finite number or null
   for an edge that has none. Edges run from earlier to later: no cycle, and not ``"directed": false``. Two edges between
-  the same nodes are told apart by ``key``.
+  the same nodes have different ``key`` attributes.
 
-What is used where it is there, in the words of :meth:`FlowGraph.to_networkx`:
+These fields are used if they are there, in the words of :meth:`FlowGraph.to_networkx`:
 
 - of nodes: ``kind``, ``layer``, ``head``, ``position``, ``index``, ``label``, ``token``, with ``norm`` the fields of a
   reading, and of heads ``roles``;
 - of edges: ``kind``, ``layer``, ``head``, ``query_pos``, ``key_pos``, ``share``, ``unit``;
 - of the graph: the fields of :class:`~flowgraph.values.graph_info.GraphInfo`, and ``name`` for the model.
 
-What is missing is filled in, and never from outside the file:
+Missing fields are filled in from the file itself:
 
 - A node without a ``kind`` that this project knows becomes a ``neuron``: its ``index`` or its place in the list, its
   ``layer`` or the number of edges on the longest way to it, and its ``label`` or id as its token.
-- An edge without a kind has that of its source, without ``key_pos`` and ``query_pos`` the positions of its ends. Shares are computed if one is missing: the weight divided by the sum of
-  all |weight| into the same target in the same unit.
-- Missing tokens of the prompt are those that nodes have at their positions, and empty where no node is.
+- An edge without a kind gets the kind of its source; without ``key_pos`` and ``query_pos`` it gets the positions of its ends. If
+  one share is missing, all are computed: the weight divided by the sum of all |weight| into the same target in the same unit.
+- Missing tokens of the prompt come from the nodes at their positions; a position without a node has an empty token.
 
-Everything else is left out.
+All other fields are left out.
 
 **Attribution graphs** of Neuronpedia and circuit-tracer, as
 :func:`~flowgraph.files.neuronpedia.node_link_of_neuronpedia` says.
@@ -73,7 +73,7 @@ MOST_LAYERS = 10_000
 MOST_TOKENS = 1_000_000
 _INFO = tuple(GraphInfo.__dataclass_fields__)
 _OF_FLOW = ("flow_into", "total_flow")
-"""What is said of the flow of the edges, and holds only with it."""
+"""Fields about the flow of the edges; they mean nothing without it."""
 _PLACES = ("layer", "head", "query_pos", "key_pos")
 _KIND_AFTER = {
     "embed": "embed", "position_embed": "embed", "head": "head", "kv_group": "head", "mlp": "mlp", "neuron": "neuron",
@@ -140,7 +140,7 @@ def _read(path: Path) -> FlowGraph:
 
 @rendering.from_networkx.register(FlowGraph)
 def graph_of_networkx(given: Any) -> FlowGraph:
-    """The flow graph that a networkx graph is, of this project or of another program.
+    """Turn a networkx graph, of this project or of another program, into a flow graph.
 
     Raises
     ------
@@ -164,6 +164,7 @@ def graph_of(data: Any) -> FlowGraph:
         data = node_link_of_adjacency(Checked(data))
     about = data.get("graph") if isinstance(data, dict) else None
     if isinstance(about, dict) and about.get("format") == FORMAT:
+        # `exact` marks the flat form for other programs; without it the file is the project's own JSON.
         if "exact" not in about:
             return graph_of_data(Checked(data))
         if is_plain(data):
@@ -182,6 +183,7 @@ def _own(data: Checked) -> dict[str, Any]:
     if directed is not None and directed.value is not True:
         directed.refuse("true: an edge of a flow graph runs from its source to its target")
     rows = list(data.field("nodes").items(MOST_NODES))
+    # Older releases of networkx write "links", newer ones "edges".
     links = data.optional("edges") or data.field("links")
     edges = Rows.of(links, MOST_EDGES)
     number = _numbers(rows)
@@ -191,6 +193,7 @@ def _own(data: Checked) -> dict[str, Any]:
     given = {name: entry.value for name, entry in about.entries() if entry.value is not None}
     unit = about.field("unit").text() if given.get("unit") else _common_unit(edges)
     flows = _edges(edges, ends, nodes, unit)
+    # A part of the whole flow means something only if every edge has it and the whole is named.
     if "total_flow" in given and all(type(row.get("flow")) in (int, float) for row in edges.rows):
         flows = [flow | {"flow": float(row["flow"])} for flow, row in zip(flows, edges.rows, strict=True)]
     else:
@@ -227,6 +230,7 @@ def _ends(edge: Checked, number: dict[str | int, int]) -> tuple[int, int]:
 def _depths(rows: list[Checked], ends: list[tuple[int, int]]) -> list[int]:
     """Number of edges on the longest way to each node."""
     after: defaultdict[int, list[int]] = defaultdict(list)
+    # Nodes are taken when the last edge into them is done (Kahn's algorithm); a node on a cycle never is.
     waiting = Counter(target for _, target in ends)
     for source, target in ends:
         after[source].append(target)
@@ -253,6 +257,7 @@ def _nodes(rows: list[Checked], depths: list[int]) -> list[dict[str, Any]]:
     for n, row in enumerate(rows):
         node = _node(row, n)
         if _kind(row) is None and without_layer:
+            # Layers of some nodes and depths of others would mix two scales.
             if node["layer"] is not None:
                 row.field("layer").refuse(f"no layer, as {without_layer[0].place} has none, or one at every node")
             node["layer"] = depths[n]
@@ -270,6 +275,7 @@ def _node(row: Checked, n: int) -> dict[str, Any]:
     kind = _kind(row)
     limits = {"layer": MOST_LAYERS, "head": MOST_TOKENS, "position": MOST_TOKENS, "index": LARGEST_FEATURE}
     numbers = {name: _index(row, name, limit) for name, limit in limits.items()}
+    # A row without `norm` has no reading, and its other fields are not this project's.
     node: dict[str, Any] = {**(row.value if "norm" in row.value else {}), "id": n, "kind": kind, **numbers}
     for name in ("label_token", "roles"):
         node.pop(name, None)
@@ -302,7 +308,7 @@ def _index(row: Checked, name: str, below: int | None) -> int | None:
 
 
 def _defaults(nodes: list[dict[str, Any]], edges: list[dict[str, Any]]) -> dict[str, Any]:
-    """What is said of a graph whose file does not say it."""
+    """Values for the fields of a graph that its file lacks."""
     end = max((node["layer"] + 1 for node in nodes if node["layer"] is not None), default=0)
     shares = [abs(edge["share"]) for edge in edges if edge["share"] is not None]
     unsaid = dict.fromkeys(("target", "target_token", "target_probability", "foil", "foil_token"))
@@ -364,6 +370,7 @@ def _edges(edges: Rows, ends: list[tuple[int, int]], nodes: list[dict[str, Any]]
             )
         kind = row.get("kind")
         places = {name: _index(edge, name, None) for name in _PLACES}
+        # An edge reads at the position of its source and ends at that of its target.
         for name, n in (("key_pos", ends[e][0]), ("query_pos", ends[e][1])):
             if name not in row:
                 places[name] = nodes[n]["position"]

@@ -8,20 +8,19 @@ The file is one JSON object that ``networkx.node_link_graph(data, edges="edges")
      …], "edges": [{"source": 0, "target": 1, "key": 0, "kind", "layer", "head", "query_pos", "key_pos",
                 "weight", "share", "unit", "flow"}, …]}
 
-- ``id`` is the node's place in the list, from 0; ``key`` numbers the edges between the same two nodes, from
-0. - ``weight`` and ``share`` are null on structural edges. - A node has reading fields, ``norm`` first, if it
-was read (:meth:`NodeReading.to_dict`). A graph of nodes of which
-  none was read is read back with empty ``readings``.
-- What the file of another program said of a node is its ``note``; what it said of the whole graph is ``outside``.
-- ``flow`` of edges, ``total_flow`` and ``flow_into`` say what part of the whole the edges hold (:mod:`flowgraph.values.mass`). Where
-  a file has none and fewer edges than ``total_edges``, the whole is what the file holds.
-- Where roles of heads were asked for, a head has ``roles``, an object of each role's score, empty if it has none.
-- ``label`` and ``token`` are for other programs. A token that belongs to the node itself, as a logit's does,
-is in
+- ``id`` is the node's place in the list, counted from 0; ``key`` counts the edges between the same two nodes, also from 0.
+- ``weight`` and ``share`` are null on structural edges.
+- A node that was read has reading fields, ``norm`` first (:meth:`NodeReading.to_dict`). If no node was read, the graph comes
+  back with empty ``readings``.
+- ``note`` of a node and ``outside`` of the graph hold the entries of another program's file.
+- ``flow`` of edges, ``total_flow`` and ``flow_into`` give the part of the whole flow that the edges hold
+  (:mod:`flowgraph.values.mass`). A file without them and with fewer edges than ``total_edges`` is its own whole.
+- If the graph has roles of heads, a head has ``roles``, an object of each role's score, empty if it has no role.
+- ``label`` and ``token`` are for other programs. A token that belongs to the node itself, such as a logit's, is in
   ``label_token``.
 - Numbers are written with as many digits as give back the same float64.
 
-Reading trusts nothing: a file is data, never code, of bounded size, and each value is checked at its place.
+The reader trusts nothing: a file is data, never code, of bounded size, and each value is checked at its place.
 """
 
 from __future__ import annotations
@@ -49,6 +48,7 @@ T = TypeVar("T")
 
 FORMAT = "flowgraph"
 VERSION = 1
+# Larger files would need several gigabytes once they are parsed.
 LARGEST_FILE = 512 * 2**20
 MOST_EDGES = 5_000_000
 MOST_NODES = 5_000_000
@@ -74,6 +74,7 @@ def to_json(graph: FlowGraph) -> str:
         _list_of("edges", _edges_data(graph)) + "}",
     )
     text = "\n".join(lines) + "\n"
+    # A file that could not be read back would be lost work, so it is refused when it is written.
     if len(text) > LARGEST_FILE or len(graph) > MOST_EDGES:
         raise GraphTooLargeError(
             f"{len(graph):,} edges make a file of {len(text) / 2**20:,.0f} MiB; at most {MOST_EDGES:,} edges "
@@ -147,6 +148,7 @@ def file_bytes(path: Path) -> bytes:
         raise ArgumentError(f"path={str(path)!r} is {'a folder' if path.is_dir() else 'not there'}; name a graph file")
     try:
         with path.open("rb") as file:
+            # One byte more than is allowed shows that there is more, whatever size the system states.
             data = file.read(LARGEST_FILE + 1)
     except OSError as error:
         raise ArgumentError(f"path={str(path)!r} could not be read: {error.strerror}") from error
@@ -193,7 +195,7 @@ def graph_of_data(data: Checked) -> FlowGraph:
 
 
 def info_of(about: Checked) -> GraphInfo:
-    """Where a graph comes from, as :func:`flowgraph.values.graph_info.info_dict` wrote it."""
+    """The origin of a graph, from the data of :func:`flowgraph.values.graph_info.info_dict`."""
     layers = [entry.index() for entry in about.field("layers").items()]
     if len(layers) != 2:
         about.field("layers").refuse("two integers, the first layer and one past the last")
@@ -225,7 +227,7 @@ def info_of(about: Checked) -> GraphInfo:
 
 
 def _outside(about: Checked) -> dict[str, Any]:
-    """What the file of another program said of the whole graph."""
+    """Another program's entries about the whole graph."""
     found = about.json()
     for name in ("metadata", "qParams", "more"):
         entry = about.optional(name)
@@ -241,7 +243,7 @@ def _outside(about: Checked) -> dict[str, Any]:
 
 
 def _optional(about: Checked, name: str, read: Callable[[Checked], T]) -> T | None:
-    """What files of earlier releases do not say."""
+    """A field that files of earlier releases do not have."""
     entry = about.optional(name)
     return None if entry is None else entry.or_none(read)
 
@@ -284,13 +286,13 @@ def _node(row: Checked, n: int) -> Node:
 
 
 def _roles(row: Checked) -> tuple[Role, ...] | None:
-    """Roles of a node; None where nothing is said of them."""
+    """Roles of a node; None if the file has no such field."""
     roles = row.optional("roles")
     return None if roles is None else tuple((name, entry.number()) for name, entry in roles.entries())
 
 
 def note_of(row: Checked) -> NodeNote:
-    """The note that an object is.
+    """The note of a node, from its object in the file.
 
     Raises
     ------
@@ -348,6 +350,7 @@ def _columns(rows: Rows, nodes: int, unit: str) -> dict[str, Any]:
     number_of = {kind: n for n, kind in enumerate(EDGE_KINDS)}
     kinds = rows.column("kind", Checked.text, str)
     columns["kind"] = np.array([number_of.get(kind, -1) for kind in kinds], dtype=np.int64)
+    # A kind that is not known gets −1, so that the error can name its place.
     _refuse_where(rows, "kind", columns["kind"] < 0, f"one of {', '.join(EDGE_KINDS)}")
     for name in ("layer", "head", "query_pos", "key_pos"):
         columns[name] = rows.indices_or_none(name)

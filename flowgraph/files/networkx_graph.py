@@ -1,10 +1,10 @@
-"""Graphs as networkx has them: in keys and values that every writer of networkx takes, and back.
+"""Graphs of networkx, with keys and values that every writer of networkx takes, and back.
 
-A *plain* graph is called ``n0``, ``n1`` … and ``e0``, ``e1`` … and holds texts and numbers only, as
-:mod:`~flowgraph.files.attributes` says; what that changes is repeated in its attribute ``exact`` (:mod:`~flowgraph.files.graphml`).
-So ``networkx.write_graphml``, ``write_gexf``, ``write_gml``, ``write_pajek``, ``node_link_data``, ``cytoscape_data``,
-``adjacency_data`` and pydot write it, and it reads back exactly, itself and out of those that keep the attributes of a graph:
-GraphML, node-link, Cytoscape and adjacency data.
+A *plain* graph names its nodes ``n0``, ``n1`` … and its edges ``e0``, ``e1`` …, and holds texts and numbers only, as
+:mod:`~flowgraph.files.attributes` says. Its attribute ``exact`` repeats every text that this changes
+(:mod:`~flowgraph.files.graphml`). So ``networkx.write_graphml``, ``write_gexf``, ``write_gml``, ``write_pajek``, ``node_link_data``,
+``cytoscape_data``, ``adjacency_data`` and pydot write it. It reads back exactly, itself and from the formats that keep the
+attributes of a graph: GraphML, node-link, Cytoscape and adjacency data.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from .json_file import FORMAT, MOST_EDGES, MOST_NODES, VERSION, graph_of_data
 
 
 def graph_from_networkx(given: Any, read: Callable[[dict[str, Any]], FlowGraph]) -> FlowGraph:
-    """The flow graph that a networkx graph is.
+    """Turn a networkx graph into a flow graph.
 
     Parameters
     ----------
     given
         A ``MultiDiGraph`` or ``DiGraph``.
     read
-        What makes a graph of the node-link data of another program.
+        A function from node-link data of another program to a graph.
 
     Raises
     ------
@@ -47,6 +47,7 @@ def graph_from_networkx(given: Any, read: Callable[[dict[str, Any]], FlowGraph])
             "graph is undirected, and an edge of a flow graph runs from its source to its target; pass a networkx.DiGraph"
         )
     try:
+        # Keys that are nodes come from `to_networkx`, in this process: no text has to be read back.
         if given and all(isinstance(key, Node) for key in given):
             return _of_nodes(given, read)
         data = _link_data(given)
@@ -56,7 +57,7 @@ def graph_from_networkx(given: Any, read: Callable[[dict[str, Any]], FlowGraph])
 
 
 def _link_data(given: Any) -> dict[str, Any]:
-    """Node-link data of a graph: a key of an edge is its key, or its ``id``, which readers of GraphML make of it."""
+    """Node-link data of a graph. The key of an edge is its key, or its ``id``, as readers of GraphML keep it."""
     nodes = [{**attributes, "id": key} for key, attributes in given.nodes(data=True)]
     if given.is_multigraph():
         edges = [
@@ -64,6 +65,7 @@ def _link_data(given: Any) -> dict[str, Any]:
             for source, target, key, about in given.edges(keys=True, data=True)
         ]
     else:
+        # Readers of GraphML without multigraphs keep the key of an edge as its `id`.
         edges = [
             {**about, "source": source, "target": target, **({"key": about["id"]} if "id" in about else {})}
             for source, target, about in given.edges(data=True)
@@ -73,12 +75,12 @@ def _link_data(given: Any) -> dict[str, Any]:
 
 
 def _of_python(row: dict[str, Any]) -> dict[str, Any]:
-    """Attributes whose numbers and texts of NumPy are Python's own, which is all that files hold."""
+    """Attributes with NumPy's numbers and texts as Python's own, since files hold only those."""
     return {name: value.item() if isinstance(value, np.generic) else value for name, value in row.items()}
 
 
 def _of_nodes(given: Any, read: Callable[[dict[str, Any]], FlowGraph]) -> FlowGraph:
-    """A graph whose keys are nodes: whole, as ``to_networkx`` made it, or put together by somebody."""
+    """A graph whose keys are nodes: whole, as ``to_networkx`` makes it, or built by a user."""
     number = {node: n for n, node in enumerate(given)}
     data = _link_data(given)
     for n, (node, row) in enumerate(zip(given, data["nodes"], strict=True)):
@@ -92,18 +94,20 @@ def _of_nodes(given: Any, read: Callable[[dict[str, Any]], FlowGraph]) -> FlowGr
         row |= {"source": ends[0], "target": ends[1], "key": seen[ends]}
     needed = GraphInfo.__dataclass_fields__.keys() - {"options", "outside"}
     about = data["graph"]
+    # Somebody's own graph of nodes lacks the fields of this project; the reader fills them in.
     if not needed <= about.keys():
         return read(data)
     undefined = [n for n, row in enumerate(data["nodes"]) if row.pop("undefined", False)]
     numbers = [row.pop("number", None) for row in data["edges"]]
     if all(type(place) is int for place in numbers):
+        # networkx lists edges by their source; `number` is their place in the graph.
         data["edges"] = [data["edges"][e] for e in sorted(range(len(numbers)), key=lambda e: numbers[e])]
     data["graph"] = {"format": FORMAT, "version": VERSION, "undefined": undefined} | about
     return graph_of_data(Checked(data))
 
 
 def is_plain(data: dict[str, Any]) -> bool:
-    """Whether node-link data is that of a plain graph of this project, none of its nodes and edges taken away or added."""
+    """Whether node-link data is a whole plain graph of this project: no node or edge was added or removed."""
     about, rows = data.get("graph"), [data.get("nodes"), data.get("edges", data.get("links"))]
     if not isinstance(about, dict) or not all(isinstance(row, list) for row in rows):
         return False
@@ -132,7 +136,7 @@ def graph_of_plain(data: dict[str, Any]) -> FlowGraph:
 
 
 def unfolded(data: dict[str, Any]) -> dict[str, Any]:
-    """Node-link data whose lists and tables are themselves again, where a part of a plain graph holds them as JSON texts.
+    """Node-link data of a part of a plain graph, with its JSON texts turned back into lists and tables.
 
     Raises
     ------
@@ -149,8 +153,9 @@ def unfolded(data: dict[str, Any]) -> dict[str, Any]:
 
 
 def _unfolded(row: dict[str, Any]) -> dict[str, Any]:
-    """A row whose lists and tables, which are JSON texts in it, are themselves again."""
+    """A row with its JSON texts turned back into lists and tables."""
     return {
+        # Half a surrogate pair in a token is no UTF-8, and has to pass through.
         name: parsed_json(value.encode("utf-8", "surrogatepass"))
         if isinstance(value, str) and AS_JSON.fullmatch(name) and value[:1] in ("[", "{")
         else value
@@ -159,7 +164,7 @@ def _unfolded(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def node_link_of_cytoscape(data: Checked) -> dict[str, Any]:
-    """Node-link data of what ``networkx.cytoscape_data`` writes.
+    """Node-link data from the output of ``networkx.cytoscape_data``.
 
     Raises
     ------
@@ -179,7 +184,7 @@ def node_link_of_cytoscape(data: Checked) -> dict[str, Any]:
 
 
 def node_link_of_adjacency(data: Checked) -> dict[str, Any]:
-    """Node-link data of what ``networkx.adjacency_data`` writes.
+    """Node-link data from the output of ``networkx.adjacency_data``.
 
     Raises
     ------

@@ -1,6 +1,6 @@
-"""Attribution graphs as JSON, for Neuronpedia and circuit-tracer; and theirs as plain node-link data.
+"""Attribution graphs as JSON for Neuronpedia and circuit-tracer, and their graphs as plain node-link data.
 
-What a graph of this project becomes:
+Nodes of this project get these types:
 
 ===================================================  ===========================================================
 nodes                                                ``feature_type``
@@ -18,15 +18,15 @@ MLPs, neurons, residual states, norms, features      ``cross layer transcoder``
 - ``feature`` is the node's place in the graph. There are no features behind it, so no source of their dashboards is
   named, and no ``schema_version``.
 - ``influence`` is cumulative, as theirs: the share of all influence that this node and all stronger ones have
-  together, so *small is important*. It is null for logits, and for all where the graph has no one node that it flows
-  to, or a cycle.
-- A link has the weights of all edges between two nodes, summed; in a graph whose edges differ in unit, their shares.
-  Where there is no such number, or it is 0, there is no link.
-- The probability in a logit's label is that of the target; of other logits none is known, and ``(p=?)`` says so.
-- Of a graph that came in their format, nodes, links, metadata, pins and groups are written as they were read: the same ids,
-  the same numbers, what this project does not know too. Of a graph that was cut, pins and groups keep what is left.
-- Nodes, links and ``metadata`` of all other graphs carry under ``flowgraph`` what their format has no place for, in the words of
-  :meth:`FlowGraph.to_networkx`: a link all edges that it stands for.
+  together, so *small is important*. It is null for logits; it is null for all nodes if the graph has a cycle, or no one
+  node that it flows to.
+- A link has the sum of the weights of all edges between two nodes; in a graph whose edges differ in unit, the sum of their
+  shares. Without such a number, or if it is 0, there is no link.
+- The probability in a logit's label is that of the target; for other logits none is known, and ``(p=?)`` says so.
+- A graph that came in their format is written as it was read: nodes, links, metadata, pins and groups have the same ids and
+  numbers, and fields that this project does not know. If the graph was cut, pins and groups keep the nodes that are left.
+- Nodes, links and ``metadata`` of all other graphs have a field ``flowgraph`` with all that their format has no place for, in
+  the words of :meth:`FlowGraph.to_networkx`; that of a link lists all its edges.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ def to_neuronpedia(graph: FlowGraph) -> str:
     """
     kept = [_as_read(graph, n) for n in range(len(graph.nodes))]
     is_whole = bool(kept) and all(row is not None for row in kept)
+    # A graph that came in their format and lost nothing keeps its layers and influences; nothing is worked out again.
     layers = [""] * len(kept) if is_whole else _layers(graph)
     influences = [None] * len(kept) if is_whole else _cumulative_influence(graph)
     nodes = [_node(graph, n, layers[n], influences[n]) if row is None else dict(row) for n, row in enumerate(kept)]
@@ -106,13 +107,13 @@ def is_read(graph: FlowGraph) -> bool:
 
 
 def _as_read(graph: FlowGraph, n: int) -> Mapping[str, Any] | None:
-    """The node as it was read; None where it did not come in this format."""
+    """The node as it was read; None if it did not come in this format."""
     note = graph.notes[n] if graph.notes and is_read(graph) else None
     return None if note is None or note.id is None else note.fields
 
 
 def _question(graph: FlowGraph) -> Mapping[str, Any]:
-    """What is pinned, grouped and clicked, of the nodes that are still there."""
+    """Pins, groups and the clicked node, limited to nodes that are still in the graph."""
     outside = graph.info.outside
     question: Mapping[str, Any] = outside.get("qParams") or _QUESTION
     if outside.get("count") == len(graph.nodes):
@@ -152,7 +153,8 @@ def _layers(graph: FlowGraph) -> list[str]:
 
 
 def _cumulative_influence(graph: FlowGraph) -> list[float | None]:
-    """Share of all influence that a node and all stronger ones have; None where there is none to speak of."""
+    """Share of all influence that a node and all stronger ones have together; None if the graph has no influence."""
+    # Without a node that the graph flows to there is no influence, and the file says null.
     try:
         found = influence(graph)
         start = start_index(graph, None, "start")
@@ -259,6 +261,7 @@ _KINDS = {
     "logit": "logit",
     "lorsa": "attn_feature",
     "lorsa error": "attn_error",
+    # Names of several releases and programs; spelling differs in spaces, dashes and underlines.
     "attention error": "attn_error",
     "attention reconstruction error": "attn_error",
     "attn reconstruction error": "attn_error",
@@ -295,10 +298,10 @@ def node_link_of_neuronpedia(data: Checked) -> dict[str, Any]:
     ``logit``                                       ``logit``, with the token between quotation marks in ``clerp``
     ==============================================  ==============================================================
 
-    A feature's own number stands in the middle of a ``node_id`` of the form ``layer_number_position``; elsewhere it is
-    ``feature``. What it was called (``clerp``) stands in its label. Everything that the file says of a node is its ``note``, and
-    what it says of the graph is ``outside``. The target is the logit that the file marks, or the most probable one where it marks
-    none. What this project wrote under ``flowgraph`` is taken instead, where it is there.
+    A feature's own number is the middle of a ``node_id`` of the form ``layer_number_position``; for other ids it is ``feature``.
+    Its name (``clerp``) becomes its label. All entries of a node become its ``note``, and those of the graph ``outside``. The
+    target is the logit that the file marks; if it marks none, the most probable one. If there is a field ``flowgraph``, which
+    this project writes, it is taken instead.
 
     Raises
     ------
@@ -313,6 +316,7 @@ def node_link_of_neuronpedia(data: Checked) -> dict[str, Any]:
     own, is_foreign = about.optional("flowgraph"), any(row.optional("flowgraph") is None for row in rows)
     outside = {"outside": _outside(data, link_rows)} if is_foreign else {}
     if own is not None:
+        # The file was written by this project, which left its own fields beside theirs.
         return {"graph": _values(own) | outside, "nodes": nodes, "links": links}
     tokens = [token.text() for token in about.field("prompt_tokens").items()]
     graph = {
@@ -327,7 +331,7 @@ def node_link_of_neuronpedia(data: Checked) -> dict[str, Any]:
 
 
 def _outside(data: Checked, links: Sequence[Checked]) -> dict[str, Any]:
-    """What the file says of the whole graph, and of links beside their weight."""
+    """The file's entries about the whole graph, and those of links beside their weight."""
     values = _values(data)
     found: dict[str, Any] = {"count": len(values["nodes"])}
     found["metadata"] = {name: value for name, value in data.field("metadata").json().items() if name != "flowgraph"}
@@ -340,7 +344,7 @@ def _outside(data: Checked, links: Sequence[Checked]) -> dict[str, Any]:
 
 
 def _thresholds(about: Checked) -> dict[str, float]:
-    """Thresholds that the file says it was pruned by."""
+    """Thresholds of the pruning, as the file states them."""
     pruned = about.optional("pruning_settings")
     places = [about] if pruned is None or type(pruned.value) is not dict else [pruned, about]
     found = {}
@@ -365,6 +369,7 @@ def _read_node(row: Checked) -> dict[str, Any]:
         node["layer"] = _number(layer) if type(layer.value) is str else layer.index()
     if kind in ("feature", "attn_feature", "logit"):
         parts = _NUMBERED.fullmatch(name)
+        # Only if layer and position agree is the middle number really the feature.
         agrees = parts and parts[1] == str(layer.value) and int(parts[3]) == node["position"]
         node["index"] = int(parts[2]) if parts and agrees else row.field("feature").index(LARGEST_FEATURE)
     clerp = row.optional("clerp")
@@ -381,7 +386,7 @@ def _plain_type(text: str) -> str:
 
 
 def _token(row: Checked, said: str) -> str:
-    """The token of a logit: between quotation marks, or all that stands before its probability."""
+    """The token of a logit: the text between quotation marks, or the text before its probability."""
     output, token = _OUTPUT.match(said), row.optional("token")
     if output is not None:
         return output[1] or output[2] or ""
@@ -405,11 +410,12 @@ def _read_link(row: Checked) -> Iterator[dict[str, Any]]:
 
 
 def _target(rows: Sequence[Checked], nodes: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The token that the graph explains: the logit that is marked, else the most probable one; nothing where neither is said."""
+    """The token that the graph explains: the marked logit, else the most probable one; empty if the file has neither."""
     logits = [(row, node) for row, node in zip(rows, nodes, strict=True) if node["kind"] == "logit"]
     chances = [_chance(row) for row, _ in logits]
     marked = [n for n, (row, _) in enumerate(logits) if row.value.get("is_target_logit") is True]
     known = sorted((n for n, chance in enumerate(chances) if chance is not None), key=lambda n: -(chances[n] or 0.0))
+    # Of equal probabilities none is the target.
     if not marked and (len(known) == 1 or (known and chances[known[0]] != chances[known[1]])):
         marked = known
     if not marked:

@@ -4,8 +4,8 @@ CSV is UTF-8 without a byte order mark, with lines as in RFC 4180. Texts that co
 the tables of a graph (:mod:`flowgraph.files.csv_file`): ``" Tokyo"`` with its quotation marks shows where a token begins, reads
 back exactly, and is no formula. The project's own words are written as they are; a value that does not exist is an empty field.
 
-An archive ends in ``.npz`` and holds arrays only, none of them of Python objects. Texts are arrays of unicode; NumPy drops NUL
-characters at their end, so what has to be exact is found by the token ids beside them.
+An archive ends in ``.npz`` and holds arrays only, none of Python objects. Texts are arrays of unicode. NumPy drops NUL characters
+at their end; the token ids beside them are exact.
 """
 
 from __future__ import annotations
@@ -69,6 +69,7 @@ def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
                 f"{name} holds Python objects, which an archive of arrays does not; expected numbers or texts"
             )
     file = io.BytesIO()
+    # allow_pickle=False: whoever opens the archive runs no code of it.
     np.savez_compressed(file, allow_pickle=False, **arrays)
     return file.getvalue()
 

@@ -1,7 +1,7 @@
 """A trace as one ``.safetensors`` file: tensors as they are, everything else as JSON in the header.
 
-Tensors that share memory in the trace are written once. :mod:`flowgraph.files.trace_reader` reads such a file, and believes
-nothing in it.
+Tensors that share memory in the trace are written once. :mod:`flowgraph.files.trace_reader` reads such a file and checks every
+value in it.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ def save_trace(trace: Trace, path: str | Path) -> Path:
     tensors |= {name: getattr(trace, name) for name in _SINGLE if getattr(trace, name) is not None}
     header["weights"] = {name: _put_weights(name, w, tensors) for name, w in trace.recorded_weights.items()}
     header["readings"] = {name: _put_reading(name, r, tensors) for name, r in trace.recorded_readings.items()}
+    # The file holds plain memory, whatever device and strides the trace has.
     contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
     return atomic_write_bytes(path, save(contiguous, {KEY: json.dumps(header)}))
 
@@ -64,13 +65,16 @@ def _put_sites(trace: Trace, tensors: dict[str, Tensor]) -> dict[str, str]:
     seen: dict[int, str] = {}
     sites = dict(trace.sites)
     shared = [sites[name] for name in _STATES if name in sites]
+    # Both names share one tensor with one state more than layers, as they do in the trace.
     if len(shared) == 2 and shared[0].untyped_storage().data_ptr() == shared[1].untyped_storage().data_ptr():
         tensors["sites.resid"] = torch.cat((shared[0], shared[1][-1:]))
         for name in _STATES:
             del sites[name]
     for name, value in sites.items():
+        # Angles that are the same in all layers are a view with stride 0: one of them is enough.
         if name in SHARED_BY_LAYERS and value.stride(0) == 0:
             value = value[:1]
+        # Queries without rotary embedding are the projections themselves, under two names.
         first = seen.setdefault(value.data_ptr(), name)
         if first == name:
             tensors[f"sites.{name}"] = value
@@ -95,7 +99,7 @@ def _put_weights(name: str, weights: EdgeWeights, tensors: dict[str, Tensor]) ->
 
 
 def _put_reading(name: str, reading: Reading, tensors: dict[str, Tensor]) -> dict[str, Any]:
-    """Numbers become tensors; of the tokens only each id's string is written."""
+    """Turn the numbers of a reading into tensors; each token id's string is written once."""
     strings: dict[int, str] = {}
     plain: dict[str, Any] = {name: getattr(reading, name) for name in (*_ABOUT_READINGS, *_NAMES_OF_READINGS)}
     for item in fields(reading):

@@ -1,6 +1,6 @@
-"""A trace out of a file that somebody else may have made: every number, length, number type and index is checked.
+"""Read a trace from a file that somebody else may have made: every number, length, number type and index is checked.
 
-The header is bounded before it is parsed, and nothing in the file is executed.
+The length of the header is checked before it is parsed, and nothing in the file is executed.
 """
 
 from __future__ import annotations
@@ -32,10 +32,11 @@ from .json_file import info_of
 VERSION = 1
 KEY = "flowgraph"
 SHARED_BY_LAYERS = ("rotary.cos", "rotary.sin")
-"""Sites that are the same in all layers of most models, and then written once."""
+"""Sites that are the same in all layers of most models; they are then written once."""
+# safetensors would parse a header of any length before this project could look at it.
 LARGEST_HEADER = 64 * 2**20
 MOST_VALUES = 3_000_000
-"""Lists, objects and their entries in a header: those of a recorded reading are its strings."""
+"""Most lists, objects and entries in a header; most of those of a recorded reading are its strings."""
 MOST_LAYERS = 10_000
 MOST_HEADS = 100_000
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -94,7 +95,7 @@ def load_trace(path: str | Path) -> Trace:
 
 
 def _refuse_header(path: Path) -> None:
-    """Look how long the header is before it is read."""
+    """Refuse a header that is too long, before it is read."""
     with path.open("rb") as file:
         size = int.from_bytes(file.read(8), "little")
     if size > LARGEST_HEADER:
@@ -144,6 +145,7 @@ class _Reader:
             *((f"sites.{name}", v) for name, v in sites.items()),
             *((f"biases.{name}", v) for name, v in biases.items()),
         ]:
+            # The first tensor with an axis sets its length, and every later one has to agree.
             self._check_axes(name, value, ("rows", *self._axes(name)))
         self._check_heads()
         if "pattern" in sites and not bool(((sites["pattern"] >= 0) & (sites["pattern"] <= _ROUNDED)).all()):
@@ -152,6 +154,7 @@ class _Reader:
         self._check_aims(plain, single["logits"])
         readings = {name: self._reading(name, entry, plain) for name, entry in self.header.field("readings").entries()}
         weights = {name: self._weights(name, entry, plain) for name, entry in self.header.field("weights").entries()}
+        # Each check takes its tensors out, so a tensor that is left belongs to nothing.
         if self.tensors:
             raise FileFormatError(f"the tensor {min(self.tensors)[:60]!r} is none of a trace")
         fed = self.header.optional("fed")
@@ -162,7 +165,7 @@ class _Reader:
         )
 
     def _plain(self) -> dict[str, Any]:
-        """What the header says, each value of its type, and the lengths of the axes that follow from it."""
+        """The values of the header, each of its type; they also set the lengths of some axes."""
         about = self.header.field("trace")
         tokens = about.field("tokens").texts()
         if not tokens:
@@ -205,6 +208,7 @@ class _Reader:
                 raise FileFormatError(f"sites.{twice[0]} is there beside sites.resid, which holds it")
             sites |= {"resid_pre": states[:-1], "resid_post": states[1:]}
         for name, other in self.header.field("aliases").entries():
+            # An alias may only stand in for a tensor that the file holds.
             if name in sites or other.text() not in sites:
                 other.refuse("the name of a tensor, for one that is not there itself")
             sites[name] = sites[other.text()]
@@ -227,7 +231,7 @@ class _Reader:
         return found
 
     def _group(self, prefix: str) -> dict[str, Tensor]:
-        """The tensors whose names begin so; they are then used."""
+        """Take out the tensors whose names begin with ``prefix``."""
         names = [name for name in self.tensors if name.startswith(prefix)]
         return {name.removeprefix(prefix): self.tensors.pop(name) for name in names}
 
@@ -237,7 +241,8 @@ class _Reader:
         return _AXES[name]
 
     def _check_axes(self, name: str, value: Tensor, axes: tuple[str, ...], rows: int = 0) -> None:
-        """Refuse a tensor that has not these axes, or whose numbers are none."""
+        """Refuse a tensor with other axes, or with entries that are no finite numbers."""
+        # The states have one row more than layers.
         known = self.sizes | {"rows + 1": self.sizes["rows"] + rows}
         shape = tuple(value.shape)
         expected = tuple(known.get(axis, size) for axis, size in zip(axes, shape, strict=False))
@@ -271,7 +276,7 @@ class _Reader:
                 entry.index(self.sizes["V"])
 
     def _arrays(self, prefix: str, axes: Mapping[str, int], needed: tuple[str, ...]) -> dict[str, Any]:
-        """Arrays of a record by their names, each with so many axes."""
+        """Take out the arrays of a record, by name; ``axes`` gives their numbers of axes."""
         found = self._group(prefix)
         missing = [name for name in needed if name not in found]
         if missing:
@@ -296,6 +301,7 @@ class _Reader:
         arrays = self._arrays(f"weights.{name}.", _WEIGHTS, _NEEDED_WEIGHTS)
         info = info_of(entry.field("info"))
         about = entry.field("info")
+        # Recorded weights must be those of the trace in this file.
         for what, said, right in (
             ("method", info.method, name), ("tokens", info.tokens, plain["tokens"]), ("layers", info.layers, plain["layers"]),
             ("total_layers", info.total_layers, plain["n_layers"]), ("position", info.position, plain["position"]),
@@ -307,6 +313,7 @@ class _Reader:
             raise FileFormatError(f"weights.{name}.attention has {heads} heads; the trace has {plain['n_heads']}")
         positions = entry.field("query_positions").indices(len(plain["tokens"]))
         if len(set(positions)) != len(positions) or plain["position"] not in positions:
+            # The explained position has to be among them: readings and graphs start there.
             entry.field("query_positions").refuse("different positions, among them that of the trace")
         numbers: dict[str, Any] = {
             what: entry.field(what).or_none(Checked.number) for what in ("unembed", "embedding", "position_embedding")
@@ -343,6 +350,7 @@ class _Reader:
         if shape != ((rows, plain["n_heads"], count) if name == "head_out" else (rows, count)):
             entry.field("shape").refuse("the layers and tokens of the trace, with its heads between them for head_out")
         for what, value in arrays.items():
+            # The number of listed tokens is the file's own, the same in ids, logits and probabilities.
             k = arrays["top_logits" if what.startswith("top") else "bottom_logits"].shape[1]
             expected = (math.prod(shape), k)[: value.ndim]
             if value.shape != expected or 0 in value.shape:
@@ -390,6 +398,7 @@ def _strings(entry: Checked) -> dict[int, str]:
     found = {}
     for name, text in entry.entries():
         if not (name.isascii() and name.isdecimal() and len(name) <= 10):
+            # No more than ten digits, so that no name costs time to parse.
             text.refuse("to be named by a token id")
         found[int(name)] = text.text()
     return found

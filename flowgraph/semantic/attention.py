@@ -1,4 +1,4 @@
-"""Attention in the semantic graph: queries, keys and values of the sources that matter, heads, rows of the output projection."""
+"""Attention in the semantic graph: queries, keys and values of the strongest sources, heads, rows of the output projection."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class AttentionNodes:
         self.sources: list[int] = []
 
     def add(self, t: int, before: Node, direction: Tensor | None) -> Node:
-        """Add all that leads from the states to what attention adds at a position; returns the node of that."""
+        """Add all nodes from the states to attention's output at a position; returns the node of the output."""
         rows, amounts = self.layer.source_rows, self.layer.source_amounts(t)
         outputs = (amounts[..., None] * rows).sum(1)
         whole = wide(self.trace.attn_out[self.layer.row, t])
@@ -52,7 +52,7 @@ class AttentionNodes:
         return attn
 
     def _add_norm(self, t: int, before: Node) -> Node:
-        """What attention reads: the state after its norm, or in post-norm blocks the state."""
+        """The input of attention: the state after its norm, or in post-norm blocks the state."""
         if self.trace.wiring == "post_norm":
             return before
         state = self.sketch.vectors[before]
@@ -61,7 +61,8 @@ class AttentionNodes:
         return node
 
     def _heads(self, outputs: Tensor, whole: Tensor, direction: Tensor | None) -> tuple[list[int], float]:
-        """Heads that are shown, the strongest first, and how much of the measure they hold."""
+        """The shown heads, the strongest first, and the part of the measure that they hold."""
+        # A head has no attention weight of its own, so it is chosen by its length.
         select = "norm" if self.choice.select == "attention" else self.choice.select
         measure = measured(select, outputs, torch.ones_like(outputs[:, 0]), whole=whole, direction=direction)
         which = self.choice.heads
@@ -71,7 +72,7 @@ class AttentionNodes:
         return shown.tolist(), coverage(measure, shown)
 
     def _add_head(self, t: int, h: int, output: Tensor, normed: Node, direction: Tensor | None) -> None:
-        """Add a head: its query, the sources that matter with key and value, what it writes, the rest of its sources."""
+        """Add a head: its query, the strongest sources with key and value, its output, the rest of its sources."""
         rows, amounts = self.layer.source_rows[h], self.layer.source_amounts(t)[h]
         pattern = wide(self.trace.pattern[self.layer.row, h, t])
         by_pattern = self.choice.select == "attention"
@@ -86,6 +87,7 @@ class AttentionNodes:
         self._add_sources(t, h, shown.tolist(), self._add_query(t, h, shown, normed), head, direction)
         left = torch.ones_like(amounts, dtype=torch.bool)
         left[shown] = False
+        # Sources of weight 0 add nothing, so they do not count as left out.
         if bool((amounts[left] != 0).any()):
             vector = (amounts[left, None] * rows[left]).sum(0)
             rest = self.sketch.node(
@@ -96,6 +98,7 @@ class AttentionNodes:
 
     def _add_query(self, t: int, h: int, shown: Tensor, normed: Node) -> Node:
         """The query, read as the key of the strongest source sees it."""
+        # Without a source attention sees nothing; the query is then read as its own position's key sees it.
         strongest_source = shown[:1] if len(shown) else torch.tensor([t], device="cpu")
         vector = query_directions(
             self.trace,
@@ -137,12 +140,13 @@ class AttentionNodes:
         """State of a source, which is a node of its own."""
         if position not in self.sources:
             self.sources.append(position)
+        # Other states are added only if a head reads them, so the graph holds no state without an edge.
         return self.sketch.node(
             state_node(self.at, position, self.first), wide(self.trace.resid_pre[self.layer.row, position])
         )
 
     def _add_heads_to(self, t: int, heads: list[int], outputs: Tensor, attn: Node) -> None:
-        """Heads lead to what attention adds, those that are not shown as one rest."""
+        """Add edges from heads to attention's output; heads that are not shown are one rest."""
         whole = self.sketch.vectors[attn]
         for h in heads:
             head = Node("head", layer=self.at, head=h, position=t)
@@ -151,7 +155,7 @@ class AttentionNodes:
             self._add_rest(t, outputs.sum(0) - outputs[heads].sum(0), attn, len(outputs) - len(heads))
 
     def _add_rows(self, t: int, heads: list[int], outputs: Tensor, attn: Node, direction: Tensor | None) -> None:
-        """Heads lead to the rows of W_O that matter, and these to what attention adds; other rows are one rest."""
+        """Add edges from heads to the strongest rows of W_O, and from these to attention's output; other rows are one rest."""
         rows, amounts = self.layer.output_rows, self.layer.output_amounts(t)
         z = wide(self.trace.z[self.layer.row, :, t]).reshape(-1)
         whole = self.sketch.vectors[attn]
@@ -159,6 +163,7 @@ class AttentionNodes:
         shown = strongest(measure, self.choice.rows)
         self.sketch.node(attn, coverage=coverage(measure, shown))
         remains = outputs.clone()
+        # What is left of each head once its shown rows are taken off it; together it is the rest of the sum.
         for n in shown.tolist():
             h, written = n // self.trace.model.anatomy.d_head, amounts[n] * rows[n]
             remains[h] -= written
@@ -167,6 +172,7 @@ class AttentionNodes:
                 contribution=along(written, direction),
             )  # fmt: skip
             if h in heads:
+                # A head that is not shown has no node to come from: its row stands alone.
                 head = Node("head", layer=self.at, head=h, position=t)
                 self.sketch.edge(head, node, "head", "activation", z[n], **self._place(t, h))
             self.sketch.edge(node, attn, "head", "contribution", part_of(written, whole), **self._place(t, h))

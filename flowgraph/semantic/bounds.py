@@ -1,4 +1,4 @@
-"""What may be asked of a semantic graph: layers and positions within the trace, and a size that can still be looked at."""
+"""Limits of a semantic graph: layers and positions within the trace, and a size that a person can look at."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def aimed(trace: Trace, target: int, foil: int | None) -> Trace:
 
 
 def layers_of(trace: Trace, layers: int | tuple[int, int] | None) -> tuple[int, int]:
-    """First and one-past-last layer; all that the trace keeps for None."""
+    """First and one-past-last layer; for None all layers that the trace keeps."""
     first, stop = trace.layers
     if layers is None:
         return first, stop

@@ -1,9 +1,9 @@
 """The graph of a prompt in which every vector is a node that reads in vocabulary.
 
-At each position and layer: the state, its norm, the query of each head, the keys and values of the sources that matter, the
-head, rows of the output projection, what attention adds; the state between, its norm, the neurons that matter with what they
-read and write, what the MLP adds, the state after. What is left out of a sum is one *rest* node, so that the parts of every node
-sum to the node: their edges carry the part of it that they make up, ⟨part, whole⟩ / ⟨whole, whole⟩.
+Each position and layer has these nodes: the state, its norm, the query of each head, the keys and values of the strongest
+sources, the head, rows of the output projection, attention's output; the state between, its norm, the strongest neurons with
+their input and output weights, the MLP's output, the state after. One *rest* node stands for all that is left out of a sum, so
+the parts of every node sum to the node. An edge carries its part of the node, ⟨part, whole⟩ / ⟨whole, whole⟩.
 """
 
 from __future__ import annotations
@@ -165,6 +165,7 @@ def _add_layer(
         direction = directions[t]
         before = _add_state(sketch, layer, t, first, direction)
         attn = attention.add(t, before, direction)
+        # Only at the first layer are embeddings the states that sources read.
         if layer.layer == 0:
             for source in attention.sources:
                 _add_embedding(sketch, trace, source, state_node(0, source, first), directions.get(source))
@@ -204,6 +205,7 @@ def _add_embedding(sketch: Sketch, trace: Trace, position: int, state: Node, dir
     parts = {"embed": whole if place is None else whole - place, "position_embed": place}
     for kind, part in parts.items():
         node = Node(kind, position=position)  # type: ignore[arg-type]
+        # A position may be a source of several queries; its embedding is added once.
         if part is not None and node not in sketch.facts:
             sketch.node(node, part, contribution=along(part, direction))
             sketch.edge(
@@ -227,6 +229,7 @@ def _add_sum(sketch: Sketch, layer: Layer, step: str, t: int, whole: Node, parts
 def _add_end(sketch: Sketch, trace: Trace, stop: int, positions: Sequence[int]) -> None:
     """Final norm and logits, where the graph reaches them."""
     t = trace.position
+    # The trace holds the answer of one position, so the graph ends there.
     if stop != trace.n_layers or t not in positions or trace.target is None or trace.logits is None:
         return
     last, place = Node("resid_post", layer=stop - 1, position=t), {"query_pos": t, "key_pos": t}
@@ -307,6 +310,8 @@ def _check_size(trace: Trace, blocks: int, choice: Choice, max_nodes: int) -> No
     heads = choice.heads if isinstance(choice.heads, int) else len(choice.heads or range(trace.n_heads))
     gated = trace.model.anatomy.blocks[0].mlp_gate is not None
     sources = min(choice.sources, len(trace.tokens))
+    # 11 nodes of a block are states, norms, sums, rests and biases; a head has query, rest and itself, and two nodes a
+    # source.
     each = 11 + heads * (3 + 2 * sources) + choice.rows + choice.neurons * (3 if gated else 2)
     refuse_above(
         max_nodes,

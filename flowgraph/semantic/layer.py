@@ -1,8 +1,8 @@
-"""The parts of one layer: rows that are multiplied by amounts, and what they add up to.
+"""The parts of one layer: rows, amounts that multiply them, and their sums.
 
-Everything that a block adds up has one form, Σ amount · row: of a head over its sources (pattern · value W_O), of the attention
-over the rows of W_O (z · row), of the MLP over its neurons (activation · row of W_out). Rows do not depend on the query; a norm
-after the block (sandwich), frozen at its scale, goes into them but for its scale, which goes into the amounts.
+Every sum of a block has one form, Σ amount · row: of a head over its sources (pattern · value W_O), of the attention over the rows
+of W_O (z · row), of the MLP over its neurons (activation · row of W_out). Rows do not depend on the query. A norm after the block
+(sandwich) is frozen at its scale: its linear part goes into the rows, its scale into the amounts.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Vector = Float[Tensor, "d_model"]
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a trace, with what its nodes are made of."""
+    """One layer of a trace, with the vectors of its nodes."""
 
     trace: Trace
     layer: int
@@ -38,6 +38,7 @@ class Layer:
         """[head, key_pos, d_model] value · W_O of each source."""
         anatomy = self.trace.model.anatomy
         values = anatomy.per_query_head(wide(self.trace.v[self.row]))
+        # Key and value heads are repeated here once, so that every later sum has one row for each query head.
         return _gained(self._post_norm("attention"), values @ anatomy.W_O(self.layer))
 
     @cached_property
@@ -64,7 +65,7 @@ class Layer:
         return wide(self.trace.neurons[self.row, position]) / self._scale("mlp", position)
 
     def bias(self, part: str, position: int) -> Vector | None:
-        """[d_model] what the bias of ``"attention"`` or ``"mlp"``, and of a norm after it, adds; None where there is none."""
+        """[d_model] contribution of the bias of ``"attention"`` or ``"mlp"`` and of a norm after it; None without a bias."""
         projection: Projection = self._block.attention_output if part == "attention" else self._block.mlp_output
         norm = self._post_norm(part)
         bias = projection.bias

@@ -1,4 +1,4 @@
-"""The MLP in the semantic graph: what the neurons that matter read, and what they write."""
+"""The MLP in the semantic graph: inputs and outputs of the strongest neurons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class MlpNodes:
         self.trace, self.at = layer.trace, layer.layer
 
     def add(self, t: int, before: Node, state: Tensor, direction: Tensor | None) -> Node:
-        """Add all that leads from a state to what the MLP adds at a position; returns the node of that."""
+        """Add all nodes from a state to the MLP's output at a position; returns the node of the output."""
         rows, amounts = self.layer.neuron_rows, self.layer.neuron_amounts(t)
         whole = wide(self.trace.mlp_out[self.layer.row, t])
         measure = measured(self.choice.select, rows, amounts, whole=whole, direction=direction)
@@ -45,7 +45,7 @@ class MlpNodes:
         return mlp
 
     def _add_norm(self, t: int, before: Node, state: Tensor) -> Node:
-        """What the MLP reads: the state after its norm, or in post-norm blocks the state."""
+        """The input of the MLP: the state after its norm, or in post-norm blocks the state."""
         if self.trace.wiring == "post_norm":
             return before
         node = self.sketch.node(Node("mlp_norm", layer=self.at, position=t), self.layer.normed("mlp", t, state))
@@ -53,7 +53,7 @@ class MlpNodes:
         return node
 
     def _add_neurons(self, t: int, shown: Tensor, read: Node, direction: Tensor | None) -> None:
-        """Neurons with what they read (gate and input) and what they write."""
+        """Add neurons with their input weights (gate and input) and their output."""
         block = self.trace.model.anatomy.blocks[self.at]
         place, rows, amounts = self._place(t), self.layer.neuron_rows, self.layer.neuron_amounts(t)
         activations, x = wide(self.trace.neurons[self.layer.row, t]), self.sketch.vectors[read]
@@ -66,18 +66,22 @@ class MlpNodes:
                 Node("neuron", layer=self.at, position=t, index=n), written, activation=float(activations[n]),
                 contribution=along(written, direction),
             )  # fmt: skip
+            # Without a gate the activation acts on the input; with one it acts on the gate, and the input is multiplied
+            # in.
             reads = [("neuron_in", into, up[n], up[n] if gate is not None else activations[n])]
             if gates is not None and gate is not None:
                 reads.append(("gate", gates, gate[n], block.activation(gate[n])))
             for kind, weights, before, after in reads:
                 node = Node(kind, layer=self.at, position=t, index=n)  # type: ignore[arg-type]
                 self.sketch.node(node, weights[place_in_shown], activation=float(before))
+                # Such a vector is the same for every prompt, so its reading may come from the disk.
                 self.sketch.weights.add(node)
                 self.sketch.edge(read, node, "mlp_in", "activation", x @ weights[place_in_shown], **place)
                 self.sketch.edge(node, neuron, "neuron", "activation", after, **place)
 
     def _add_rest(self, t: int, shown: Tensor, read: Node, mlp: Node, direction: Tensor | None) -> None:
         rows, amounts = self.layer.neuron_rows, self.layer.neuron_amounts(t).clone()
+        # The rest is the sum of all other neurons, made in one product.
         amounts[shown] = 0
         vector = amounts @ rows
         rest = self.sketch.node(

@@ -1,4 +1,4 @@
-"""Which parts of a sum are shown: four measures of how much a part matters, and the parts with the most."""
+"""Selection of the shown parts of a sum: four measures of strength, and the strongest parts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEASURES: tuple[str, ...] = get_args(Measure)
 
 @dataclass(frozen=True)
 class Choice:
-    """What is shown of a layer at a position.
+    """The shown parts of a layer at a position.
 
     Attributes
     ----------
@@ -24,7 +24,7 @@ class Choice:
     sources, rows, neurons
         Sources of each head, rows of the output projection and neurons of each block.
     select
-        Measure that they are chosen by.
+        Measure that chooses them.
     """
 
     heads: int | tuple[int, ...] | None
@@ -51,7 +51,7 @@ def measured(
     whole: Float[Tensor, "d_model"],
     direction: Float[Tensor, "d_model"] | None,
 ) -> Float[Tensor, "*n"]:
-    """[…] how much each part ``amount · row`` matters, at least 0.
+    """[…] strength of each part ``amount · row``, at least 0.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def measured(
     rows, amounts
         The parts.
     whole
-        [d_model] what they sum to.
+        [d_model] their sum.
     direction
         [d_model] direction of the target's logit; needed for ``"target"``.
     """
@@ -79,12 +79,14 @@ def measured(
 
 
 def strongest(measure: Float[Tensor, "n"], count: int) -> Int[Tensor, "k"]:
-    """Indices of the ``count`` parts that matter most, the most first; parts that are nothing are never among them."""
+    """Indices of the ``count`` strongest parts, the strongest first; parts of strength 0 are never among them."""
     order = torch.argsort(measure, descending=True, stable=True)[:count]
+    # A part of measure 0 would only fill a place.
     return order[measure[order] > 0]
 
 
 def coverage(measure: Float[Tensor, "n"], shown: Int[Tensor, "k"]) -> float:
-    """Part of Σ measure that the shown ones hold, between 0 and 1."""
+    """Part of Σ measure that the shown parts hold, between 0 and 1."""
+    # In double precision: a layer has thousands of neurons.
     total = float(measure.double().sum())
     return float(measure[shown].double().sum()) / total if total else 1.0

@@ -1,4 +1,4 @@
-"""A graph while it is being drawn up: nodes with their vectors, and edges, each said once."""
+"""A semantic graph in the making: nodes with their vectors, and edges, each added once."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from .stored import read_weights
 
 @dataclass
 class Sketch:
-    """Nodes and edges in the order they are said.
+    """Nodes and edges in the order in which they are added.
 
     Attributes
     ----------
     vectors
         Node → its vector [d_model]; nodes without one (logits) are missing.
     facts
-        Node → what its reading says besides: ``activation``, ``contribution``, ``coverage``, ``left_out``.
+        Node → further entries of its reading: ``activation``, ``contribution``, ``coverage``, ``left_out``.
     weights
-        Nodes whose vector is a piece of a weight matrix as it is, the same for every prompt.
+        Nodes whose vector is an unchanged piece of a weight matrix, the same for every prompt.
     edges
         One row for each edge, as columns of :class:`flowgraph.FlowGraph`; ends are nodes.
     """
@@ -52,7 +52,7 @@ class Sketch:
         self.edges.append((source, target, kind, unit, float(weight), place))
 
     def graph(self, info: GraphInfo, readings: tuple[NodeReading | None, ...]) -> FlowGraph:
-        """The flow graph, with shares of what enters the same node in the same unit."""
+        """The flow graph; shares are parts of all edges into the same node in the same unit."""
         nodes = tuple(self.facts)
         number = {node: n for n, node in enumerate(nodes)}
         source = np.array([number[edge[0]] for edge in self.edges], dtype=np.int64)
@@ -60,6 +60,7 @@ class Sketch:
         kind = np.array([EDGE_KINDS.index(edge[2]) for edge in self.edges], dtype=np.int64)
         unit = np.array([UNITS.index(edge[3]) for edge in self.edges], dtype=np.int64)
         weight = np.array([edge[4] for edge in self.edges], dtype=np.float64)
+        # Edges of different units into one node are not comparable, so each unit has its own whole.
         share = _shares(target * len(UNITS) + unit, weight)
         places: dict[str, Any] = {
             name: np.array([edge[5].get(name, -1) for edge in self.edges], dtype=np.int64)
@@ -72,10 +73,11 @@ class Sketch:
         )  # fmt: skip
 
     def read(self, trace: Trace, k: int) -> tuple[NodeReading | None, ...]:
-        """Readings of all nodes: weights from the disk where known, the rest from one projection; without a head lengths."""
+        """Readings of all nodes: weights from the disk if known, others from one projection; without a head only lengths."""
         k = min(k, trace.model.anatomy.d_vocab)
         fixed = [node for node in self.vectors if node in self.weights]
         moving = [node for node in self.vectors if node not in self.weights]
+        # All moving vectors in one product: the unembedding is the largest matrix, and is read once.
         if trace.model.anatomy.has_head:
             by_node = dict(zip(fixed, read_weights(trace, self._stacked(fixed, trace), k), strict=True))
             aim = {"target": trace.target, "foil": trace.foil}

@@ -1,8 +1,8 @@
-"""Readings of weights, kept on the disk: what a neuron reads is the same for every prompt.
+"""Readings of weights, kept on the disk: the input weights of a neuron are the same for every prompt.
 
-A reading is a function of the vector and of the head that reads it. Both are known by a digest of all their numbers, so a
-fine-tuned copy or a merged adapter never meets the readings of another model. The file is a cache and nothing else: a damaged
-one is made again, and deleting it costs only time.
+A reading is a function of the vector and of the model's head. The key is a digest of all numbers of both, so a fine-tuned copy or
+a merged adapter never gets the readings of another model. The file is only a cache: a damaged one is made again, and deleting it
+costs only time.
 """
 
 from __future__ import annotations
@@ -28,20 +28,21 @@ from ..values.trace import Trace
 logger = logging.getLogger(__name__)
 
 MOST_READINGS = 100_000
-"""Readings kept of one head, some 100 MB; beyond, those that were kept first go."""
+"""Readings kept for one head, some 100 MB; beyond this number the oldest are deleted."""
 
 WORTHWHILE = 2**22
 """Numbers in the head's matrix above which looking a reading up is quicker than reading again."""
 
 _FORMAT = 1
+# If another process holds the store for longer, the readings are made again instead.
 _WAIT_S = 5.0
 _AT_ONCE = 500  # SQLite takes so many values in one statement
 
 
 def read_weights(trace: Trace, vectors: Float[Tensor, "N d_model"], k: int) -> list[NodeReading]:
-    """[N] readings of weights, from the disk where they were made before under the same target and foil.
+    """[N] readings of weights, from the disk if they were made before under the same target and foil.
 
-    The numbers are those of the run that made them: another batch of the same product rounds differently in the last place.
+    The numbers are those of the run that made them: the same product in another batch may round differently in the last place.
     """
     aim = {"target": trace.target, "foil": trace.foil}
     loaded = trace.model
@@ -61,9 +62,10 @@ def read_weights(trace: Trace, vectors: Float[Tensor, "N d_model"], k: int) -> l
 
 
 def store_of(loaded: LoadedModel) -> Path:
-    """File with the readings of a model's head: named by every number that a reading depends on besides its vector."""
+    """File with the readings of a model's head. Its name is a digest of all numbers that a reading depends on, but the vector."""
     anatomy = loaded.anatomy
     modules = (*([] if anatomy.final_norm is None else [anatomy.final_norm.module]), *anatomy.head)
+    # Number of the format, device and head: any change of them gives another file.
     about = (_FORMAT, anatomy.family.name, str(loaded.device), anatomy.softcap, [str(module) for module in modules])
     digest = hashlib.sha256(repr(about).encode())
     for module in modules:
@@ -73,13 +75,14 @@ def store_of(loaded: LoadedModel) -> Path:
 
 
 def _key(vector: Float[Tensor, "d_model"], k: int, trace: Trace) -> bytes:
+    # k, target and foil change what a reading holds, so they are part of its key.
     digest = hashlib.sha256(repr((k, trace.target, trace.foil, str(vector.dtype))).encode())
     digest.update(vector.detach().cpu().contiguous().float().numpy().tobytes())
     return digest.digest()
 
 
 def _row(reading: NodeReading, top: Sequence[int], bottom: Sequence[int]) -> str:
-    """Tokens are kept as ids: how they are written is the tokenizer's matter."""
+    """JSON of a reading. Tokens are kept as ids, since their spelling belongs to the tokenizer."""
     return json.dumps(reading.to_dict() | {"top_tokens": top, "bottom_tokens": bottom})
 
 
@@ -90,7 +93,7 @@ def _reading(row: str, loaded: LoadedModel) -> NodeReading:
 
 
 def _look_up(path: Path, keys: Sequence[bytes]) -> dict[bytes, str]:
-    """Rows of those keys that the file has."""
+    """Rows of the keys that are in the file."""
     if not path.is_file():
         return {}
     found: dict[bytes, str] = {}
@@ -112,9 +115,11 @@ def _look_up(path: Path, keys: Sequence[bytes]) -> dict[bytes, str]:
 def _keep(path: Path, rows: Mapping[bytes, str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        # The outer `store` is a transaction: other processes see all of these rows, or none.
         with closing(sqlite3.connect(path, timeout=_WAIT_S)) as store, store:
             store.execute("CREATE TABLE IF NOT EXISTS readings (key BLOB PRIMARY KEY, reading TEXT NOT NULL)")
             store.executemany("INSERT OR REPLACE INTO readings VALUES (?, ?)", rows.items())
+            # Row ids grow with each insertion, so the smallest are the oldest.
             store.execute("DELETE FROM readings WHERE rowid <= (SELECT max(rowid) FROM readings) - ?", (MOST_READINGS,))
     except (OSError, sqlite3.Error) as error:  # a full or read-only disk: the readings are made all the same
         logger.warning("readings could not be stored in %s: %s", path, error)

@@ -1,4 +1,4 @@
-"""Tasks with known answers: pairs of prompts that differ in what decides the answer, for interventions and circuits."""
+"""Tasks with known answers, for interventions and circuits: in each pair of prompts one fact differs, which decides the answer."""
 
 from .corruption import corrupt
 from .examples import Example, TaskData

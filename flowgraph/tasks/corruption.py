@@ -1,4 +1,4 @@
-"""A prompt's counterpart: as many tokens, without the information that decides."""
+"""Corrupted prompts: the counterpart of a prompt has as many tokens, without the information that decides the answer."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .examples import Prompt, prompt_ids
 
 Corruption = Literal["names", "tokens"]
 
+# A sample of the vocabulary holds enough words, and is much faster to spell out than all of it.
 _CANDIDATES = 2_000
 
 
@@ -81,6 +82,7 @@ def corrupt(
     if isinstance(prompt, Inputs):
         return Inputs((Row("tokenizer", ids=tuple(made), token_types=row.token_types, position_ids=row.position_ids),))
     text = str(model.tokenizer.decode(made, skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    # The text of some tokens may be cut otherwise when it is read again; the ids then stand for it.
     return text if isinstance(prompt, str) and prompt_ids(model, text) == made else tuple(made)
 
 
@@ -96,9 +98,11 @@ def _places(positions: Sequence[int] | None, count: int) -> list[int]:
 def _other_names(model: LoadedModel, ids: list[int], places: list[int], draw: random.Random) -> list[int]:
     forms = {prefix: _single(model, [prefix + name for name in words.NAMES]) for prefix in (" ", "")}
     here = {model.vocabulary.string(token_id).strip() for token_id in ids}
+    # A name that the prompt has would name somebody twice.
     names = [name for name in words.NAMES if name not in here]
     draw.shuffle(names)
     made = list(ids)
+    # One name for each occurrence, so that a repeated name leaves no trace.
     for position in places:
         string = model.vocabulary.string(ids[position])
         prefix = " " if string.startswith(" ") else ""
@@ -113,7 +117,7 @@ def _other_names(model: LoadedModel, ids: list[int], places: list[int], draw: ra
 
 
 def _single(model: LoadedModel, texts: Sequence[str]) -> dict[str, int]:
-    """Those texts that are one token, with it."""
+    """The texts that are one token, each with its id."""
     encoded = {text: model.tokenizer.encode(text, add_special_tokens=False) for text in texts}
     return {text: ids[0] for text, ids in encoded.items() if len(ids) == 1 and model.vocabulary.string(ids[0]) == text}
 
@@ -123,6 +127,7 @@ def _other_tokens(model: LoadedModel, ids: list[int], places: list[int], draw: r
     strings = {token_id: model.vocabulary.string(token_id) for token_id in some}
     special = set(model.tokenizer.all_special_ids)
     kinds: dict[bool, list[int]] = {
+        # A word that begins with a space and a piece that continues one are each replaced by their own kind.
         starts: [
             i for i, text in strings.items() if _is_word(text) and text.startswith(" ") == starts and i not in special
         ]

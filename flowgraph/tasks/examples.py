@@ -23,7 +23,7 @@ _MOST_ROWS = 10_000
 
 @dataclass(frozen=True)
 class Example:
-    """One prompt, its counterpart, and what should and should not follow.
+    """One prompt, its counterpart, the right answer and a wrong one.
 
     Attributes
     ----------
@@ -85,7 +85,7 @@ class TaskData:
         return self
 
     def of_length(self, model: LoadedModel) -> dict[int, tuple[Example, ...]]:
-        """Examples by the number of their tokens, the shortest first: what can run in one batch."""
+        """Examples by the number of their tokens, the shortest first; those of one length can run in one batch."""
         found: dict[int, list[Example]] = {}
         for example in self.examples:
             found.setdefault(len(prompt_ids(model, example.clean)), []).append(example)
@@ -125,6 +125,7 @@ class TaskData:
         try:
             if path.stat().st_size > _MOST_BYTES:
                 raise FileFormatError(f"{path} is larger than {_MOST_BYTES // 2**20} MB; give fewer examples")
+            # Spreadsheets begin a file with a byte order mark, which is no part of the first column's name.
             text = path.read_text(encoding="utf-8-sig")
         except OSError as error:
             raise ArgumentError(f"the task file {path} could not be read: {error.strerror}") from error
@@ -162,6 +163,7 @@ def prompt_ids(model: LoadedModel, prompt: Prompt) -> list[int]:
 
 def _check(model: LoadedModel, example: Example, where: str) -> None:
     clean, corrupted = prompt_ids(model, example.clean), prompt_ids(model, example.corrupted)
+    # Patching puts one position in place of another, which needs equal lengths.
     if len(clean) != len(corrupted):
         shown = " | ".join(model.vocabulary.strings(clean)), " | ".join(model.vocabulary.strings(corrupted))
         raise ArgumentError(

@@ -13,11 +13,12 @@ from . import words
 from .examples import Example, TaskData, prompt_ids
 
 _LEAST_WORDS = 4
+# Draws per example: pairs of unequal length and repeated ones are dropped.
 _TRIES = 50
 
 
 class Draw:
-    """Random choices among words that are one token each.
+    """Seeded random choices among words that are one token each.
 
     Attributes
     ----------
@@ -107,10 +108,12 @@ def task(model: Any, name: str, *, count: int = 32, seed: int = 0) -> TaskData:
         )
     kind = TASKS[name]
     make = kind.prepare(Draw(model, seed))
+    # A dict keeps the order of the draws and drops repeated examples.
     examples: dict[Example, None] = {}
     for _ in range(_TRIES * count):
         example = make()
         if len(prompt_ids(model, example.clean)) == len(prompt_ids(model, example.corrupted)):
+            # Pairs of unequal length are dropped, since they cannot be patched.
             examples.setdefault(example)
         if len(examples) == count:
             break
@@ -127,8 +130,10 @@ def _ioi(draw: Draw) -> Callable[[], Example]:
     def make() -> Example:
         giver, receiver, *others = draw.some(names, 5)
         place, thing, pattern = (draw.random.choice(pool) for pool in (words.PLACES, words.THINGS, words.IOI))
+        # Both orders of the names come up, so that position alone does not tell the answer.
         first, second = draw.random.sample([giver, receiver], 2)
         clean = pattern.format(A=first, B=second, S=giver, place=place, thing=thing)
+        # Three other people, so that the corrupted prompt names nobody twice and has no answer.
         corrupted = pattern.format(A=others[0], B=others[1], S=others[2], place=place, thing=thing)
         return Example(clean, corrupted, f" {receiver}", f" {giver}")
 
@@ -136,8 +141,10 @@ def _ioi(draw: Draw) -> Callable[[], Example]:
 
 
 def _greater_than(draw: Draw) -> Callable[[], Example]:
-    """The end of a span of years, as its decade's digit, or both digits where the tokenizer has them as one token."""
+    """The end of a span of years: the digit of its decade, or both digits if they are one token."""
+    # A tokenizer either has two-digit years as tokens or splits them into digits.
     both = all(draw.is_single(f"{year:02}") for year in range(2, 99))
+    # There is a later and an earlier year of the same century for each of these.
     years = range(2, 98) if both else range(1, 8)
 
     def make() -> Example:
@@ -148,6 +155,7 @@ def _greater_than(draw: Draw) -> Callable[[], Example]:
         least, most = (0, 99) if both else (0, 9)
         pattern = "The {noun} lasted from the year {century}{start}{rest} to the year {century}"
         clean = pattern.format(noun=noun, century=century, start=write(start), rest=rest)
+        # A start that every end is later than: it rules nothing out.
         corrupted = pattern.format(noun=noun, century=century, start=write(1 if both else 0), rest=rest)
         later, earlier = draw.random.randint(start + 1, most), draw.random.randint(least, start - 1)
         return Example(clean, corrupted, write(later), write(earlier))
@@ -165,6 +173,7 @@ def _induction(draw: Draw) -> Callable[[], Example]:
         first, other = sequence[:period], sequence[period:]
         at = draw.random.randint(1, period - 1)
         write = " ".join
+        # The end is the same in both, so only the first part can tell what follows.
         clean, corrupted = write([*first, *first[:at]]), write([*other, *first[:at]])
         foil = draw.random.choice([word for word in first if word != first[at]])
         return Example(f" {clean}", f" {corrupted}", f" {first[at]}", f" {foil}")
@@ -183,6 +192,7 @@ def _agreement(draw: Draw) -> Callable[[], Example]:
         noun, attractor = draw.random.sample(pairs, 2)
         verb = draw.random.choice(verbs)
         pattern = draw.random.choice(words.AGREEMENT)
+        # The noun between has the other number than the subject, so that the nearest noun misleads.
         clean, corrupted = (pattern.format(noun=noun[n], other=attractor[1 - number]) for n in (number, 1 - number))
         return Example(clean, corrupted, f" {verb[number]}", f" {verb[1 - number]}")
 
@@ -224,7 +234,7 @@ def _capitals(draw: Draw) -> Callable[[], Example]:
 
 
 class TaskKind(NamedTuple):
-    """How a task's examples are drawn, and what it is."""
+    """A task: its draws of examples, and its description."""
 
     prepare: Callable[[Draw], Callable[[], Example]]
     description: str
@@ -240,4 +250,4 @@ TASKS: Mapping[str, TaskKind] = MappingProxyType(
         "capitals": TaskKind(_capitals, "the capital of a country; corrupted by another country"),
     }
 )  # fmt: skip
-"""Name of a task → how it is made."""
+"""Name of a task → its kind."""

@@ -1,4 +1,4 @@
-"""From a trace to the graph that VISIT draws of it: what may be asked for, and what each node reads."""
+"""From a trace to its graph in VISIT's style: the arguments, and the readings of the nodes."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from ..sketch import Sketch
 from .choice import Selection, Version, selected
 from .drawing import Drawing
 
+# Each row gives a row of logits over the vocabulary, so few at a time.
 _ROWS_AT_ONCE = 64
 
 
@@ -108,7 +109,7 @@ def visit_graph(
 
 
 def _readings(sketch: Sketch, trace: Trace, k: int) -> tuple[NodeReading | None, ...]:
-    """Readings of all nodes; what has a negative activation is read as what it writes."""
+    """Readings of all nodes; a node with a negative activation is read as minus its weights, which is its output."""
     found = list(sketch.read(trace, k))
     negative: list[tuple[int, Tensor, float]] = []
     for n, (node, facts) in enumerate(sketch.facts.items()):
@@ -125,10 +126,10 @@ def _readings(sketch: Sketch, trace: Trace, k: int) -> tuple[NodeReading | None,
 
 
 def _negative(trace: Trace, rows: Float[Tensor, "n d_model"], k: int) -> list[NodeReading]:
-    """Readings of minus each row, whose lists are those of the row itself, the lowest first.
+    """Readings of minus each row; the lists hold the tokens of the row itself, the lowest first.
 
-    With a bias in the final norm the lowest tokens of a row are not quite the highest of minus the row. The tokens are the
-    original's; their probabilities and logits are those of minus the row.
+    With a bias in the final norm the lowest tokens of a row are not quite the highest of minus the row. The tokens are those
+    of VISIT; their probabilities and logits are those of minus the row.
     """
     plus, minus = read(trace, rows, min(k, trace.model.anatomy.d_vocab)), read(trace, -rows, 1)
     logits = unembed(trace, -rows)
@@ -169,5 +170,7 @@ def _check_size(trace: Trace, layers: int, selection: Selection, max_nodes: int)
     biases = (block.attention_output.bias, block.mlp_input.bias, block.mlp_output.bias)
     states = (7 if trace.wiring == "parallel" else 8) + sum(bias is not None for bias in biases)
     sources = min(selection.sources, len(trace.tokens))
+    # One state at the bottom; a head has query and output, a source key and value; a row of W_O is one node, a neuron
+    # two.
     count = 1 + layers * (states + heads * (2 + 2 * sources) + 3 * (selection.top + selection.bottom))
     refuse_above(max_nodes, count, "layers=, heads=, sources_per_head=, top_neurons= or bottom_neurons=")

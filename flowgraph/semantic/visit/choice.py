@@ -1,4 +1,4 @@
-"""What VISIT shows of each layer, and the defaults of its two versions."""
+"""Selection of VISIT: the shown parts of each layer, and the defaults of its two versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Version = Literal[1, 2]
 
 @dataclass(frozen=True)
 class Selection:
-    """What is shown of each layer.
+    """The shown parts of each layer.
 
     Attributes
     ----------
@@ -49,11 +49,12 @@ def selected(
     top: int | None,
     bottom: int | None,
 ) -> Selection:
-    """What is shown, with the defaults of the version."""
+    """The selection, with the defaults of the version."""
     if version not in (1, 2):
         raise ArgumentError(f"version={version!r} is not a version of VISIT; expected 1 or 2")
     anatomy = trace.model.anatomy
     rotary = anatomy.stack.attention.rotary != "none"
+    # Defaults of the published versions; the first has its own for GPT-J.
     many, few = (18, 7) if version == 2 else (10, 5) if trace.family == "gptj" else (20, 10)
     most_heads = trace.n_heads if version == 1 else min(10, trace.n_heads)
     selection = Selection(

@@ -27,7 +27,7 @@ PER_QUERY, PER_HEAD, PER_ACTIVATION = 0.2, 1.8, 1.5
 
 
 def projected(trace: Trace, layer: int, position: int) -> dict[str, Float[Tensor, "head d_model"]]:
-    """What the queries, keys and values of one position are in the residual stream, for each head.
+    """Queries, keys and values of one position as vectors of the residual stream, for each head.
 
     Parameters
     ----------
@@ -68,6 +68,7 @@ class Drawing:
         before = self.sketch.node(state_node(self.layer.layer, t, self.first), wide(trace.resid_pre[row, t]))
         after = self._node("resid_post", wide(trace.resid_post[row, t]))
         attn = self._add_attention(before)
+        # A parallel block has no state between, so both outputs join the state after it.
         if trace.resid_mid is None:
             between, joint = before, after
         else:
@@ -79,7 +80,7 @@ class Drawing:
         self._edge(mlp, after, "mlp", self._length(mlp))
 
     def _add_attention(self, before: Node) -> Node:
-        """Add all that leads from the state to what attention adds; returns the node of that."""
+        """Add all nodes from the state to attention's output; returns the node of the output."""
         normed = self._add_norm("attn_norm", before)
         attn = self._node("attn", wide(self.trace.attn_out[self.row, self.t]))
         queries = projected(self.trace, self.layer.layer, self.t)["query"]
@@ -102,7 +103,7 @@ class Drawing:
         return sorted(strongest(z.norm(dim=-1), heads).tolist()) if isinstance(heads, int) else list(heads)
 
     def _add_head(self, h: int, query: Float[Tensor, "d_model"], *, together: Node, joined: Node) -> None:
-        """Add the query of a head, the sources it attends to most, with key and value, and what it writes."""
+        """Add the query of a head, the sources with the most attention, with key and value, and the head's output."""
         anatomy, t = self.trace.model.anatomy, self.t
         W_O = anatomy.W_O(self.layer.layer)[h]
         asks = self._node("query", query, head=h)
@@ -110,6 +111,7 @@ class Drawing:
         head = self._node("head", wide(self.trace.z[self.row, h, t]) @ W_O, head=h)
         self._edge(head, joined, "head", PER_HEAD * self._length(head), head=h)
         pattern = wide(self.trace.pattern[self.row, h, t])
+        # VISIT chooses by attention alone, whatever the values.
         shown = strongest(pattern, self.selection.sources)
         keys, _ = key_directions(
             self.trace, self.layer.layer, torch.full_like(shown, h), query_pos=torch.full_like(shown, t), key_pos=shown
@@ -136,7 +138,7 @@ class Drawing:
             self._edge(row, attn, "head", abs(rounded(measure[n])), head=n // d_head)
 
     def _add_mlp(self, before: Node) -> Node:
-        """Add all that leads from a state to what the MLP adds; returns the node of that."""
+        """Add all nodes from a state to the MLP's output; returns the node of the output."""
         normed = self._add_norm("mlp_norm", before)
         mlp = self._node("mlp", wide(self.trace.mlp_out[self.row, self.t]))
         rows, amounts = self.layer.neuron_rows, self.layer.neuron_amounts(self.t)
@@ -154,12 +156,14 @@ class Drawing:
         """Add the bias of the neurons' input, as if they were linear, and that of the output."""
         before, after = self.block.mlp_input.bias, self.block.mlp_output.bias
         if before is not None:
+            # The original multiplies the bias by the output weights, as if no activation lay between.
             reads = self._node("mlp_bias_in", before @ self.block.mlp_output.weight)
             self._edge(normed, reads, "bias", self._length(normed) if self.selection.version == 1 else FIXED)
         if after is not None:
             adds = self._node("mlp_bias", after)
             self._edge(adds, mlp, "bias", self._length(adds))
         if before is not None and after is not None:
+            # The original joins both biases by an edge that is hardly seen.
             self._edge(reads, adds, "bias", HIDDEN)
 
     def _add_norm(self, kind: Literal["attn_norm", "mlp_norm"], before: Node) -> Node:
