@@ -1,1 +1,1 @@
-"""The nouns: traces, readings, nodes, graphs, matrices and edge weights, as frozen values."""
+"""Values: traces, readings, nodes, graphs, matrices and edge weights, all frozen."""

@@ -1,4 +1,4 @@
-"""What a function is about: its first arguments are held against their classes, so that a wrong one is named."""
+"""Check of a function's first arguments against their classes, so that an error names the wrong one."""
 
 from __future__ import annotations
 
@@ -29,16 +29,17 @@ def takes(*kinds: type | tuple[type, ...]) -> Callable[[Callable[P, R]], Callabl
     Parameters
     ----------
     *kinds
-        Class, or several, of the first argument, of the second, and so on.
+        Class of the first argument, of the second, and so on; a tuple allows several.
 
     Raises
     ------
     ArgumentError
-        From the function, naming the argument, what it was and what makes the right thing.
+        From the function; it names the argument, the given value and the function that makes the right one.
     """
     wanted = tuple(kind if isinstance(kind, tuple) else (kind,) for kind in kinds)
 
     def of(function: Callable[P, R]) -> Callable[P, R]:
+        # The signature is read once, when the function is defined.
         names = tuple(signature(function).parameters)[: len(wanted)]
 
         @wraps(function)
@@ -60,12 +61,13 @@ def _message(function: str, name: str, given: Any, classes: tuple[type, ...]) ->
     expected = " or ".join(_a(kind) for kind in classes)
     was = "None" if given is None else _a(type(given))
     advice = "; ".join(_MADE_BY[kind.__name__] for kind in classes if kind.__name__ in _MADE_BY)
+    # A batch is the usual reason for a wrong trace, so it has advice of its own.
     if type(given).__name__ == "Traces" and any(kind.__name__ == "Trace" for kind in classes):
         was, advice = f"the traces of a batch of {len(given)} prompts", f"take one of them: {function}(traces[0])"
     return f"{function}({name}=…) expects {expected}, and got {was}" + (f"; {advice}" if advice else "")
 
 
 def _a(kind: type) -> str:
-    """The class with its article; the columns that functions work on are those of a graph."""
+    """The class with its article; ``GraphColumns`` is called a FlowGraph, as users know it."""
     name = "FlowGraph" if kind.__name__ == "GraphColumns" else kind.__name__
     return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"

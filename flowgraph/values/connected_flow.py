@@ -1,11 +1,11 @@
 """Flow into one node: what each edge contributes to it.
 
-Shares say what a node's inputs contribute to it. Followed against the arrows from a start node, as a rule the logit, their
-products say what each edge contributes to the start. All numbers here are of |share|; the sign of a signed method stays on the
-graph.
+A share is the contribution of an input to its node. Products of shares, against the arrows from a start node, give the
+contribution of each edge to the start; the start is usually the logit. All numbers here are of |share|; the sign of a signed
+method stays on the graph.
 
-Edges are handled in *waves*: the edges into nodes whose every outgoing edge was handled before. A transformer has few waves
-(some per layer) and many edges in each, so a wave is one vectorised step.
+The functions handle edges in *waves*, which are topological levels: a wave holds the edges into all nodes whose outgoing edges are
+done. A transformer has few waves (some per layer) and many edges in each, so a wave is one vectorised step.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ def connected_flow(graph: GraphColumns, start: Node | None = None) -> Float[np.n
     graph
         An acyclic graph.
     start
-        Node whose inputs are followed. None: the one that ``info.flow_into`` names, else the logit node (of ``info.target``, if there are several), or in
-        a graph without one the node that everything leads to, if that is a single one, as in the routes into a chosen
-        node; otherwise the last residual state of ``info.position``.
+        Node whose inputs are followed. None: the node that ``info.flow_into`` names, else the logit node (of ``info.target``, if
+        there are several). A graph without a logit starts at its only end, as in the routes into a chosen node; with several
+        ends it starts at the last residual state of ``info.position``.
 
     Returns
     -------
@@ -66,10 +66,10 @@ def connected_flow(graph: GraphColumns, start: Node | None = None) -> Float[np.n
 def critical_levels(graph: GraphColumns, start: Node | None = None) -> Float[np.ndarray, "E"]:
     """Find the smallest flow on the best way from each edge to ``start``.
 
-    The level of an edge is the largest value, over all its routes to the start, of the smallest
-    :func:`connected_flow` on the route, the edge included (the widest path). It is at most the edge's own
-    flow, and never larger than the level of some edge that leads on to the start; so the edges above any
-    level hang together with the start.
+    Each route from an edge to the start has a smallest :func:`connected_flow`, the edge included. The level of
+    the edge is the largest of these numbers over all its routes (the widest path). It is at most the edge's own
+    flow, and at most the level of an edge that leads on to the start; so the edges above any level are connected
+    to the start.
 
     Parameters
     ----------
@@ -99,6 +99,7 @@ def waves_of(graph: GraphColumns) -> Waves:
     """Split all edges into waves, last nodes first: an edge comes after every edge that leaves its target."""
     by_target = np.argsort(graph.target, kind="stable")
     degree = np.bincount(graph.target, minlength=len(graph.nodes))
+    # Edges sorted by target, with the first of each node, so that all edges into a set of nodes are one slice each.
     first = np.cumsum(degree) - degree
     waiting = np.bincount(graph.source, minlength=len(graph.nodes))
     ready = np.flatnonzero(waiting == 0)
@@ -107,13 +108,16 @@ def waves_of(graph: GraphColumns) -> Waves:
     while len(ready):
         handled += len(ready)
         counts = degree[ready]
+        # Places within each node's slice, for all ready nodes at once.
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         edges = by_target[np.repeat(first[ready], counts) + within]
         if len(edges):
             waves.append(edges)
         sources = graph.source[edges]
+        # `waiting[sources] -= 1` would count a source once, however many of its edges are handled.
         np.subtract.at(waiting, sources, 1)
         ready = np.unique(sources[waiting[sources] == 0])
+    # A node on a cycle waits for itself forever.
     if handled < len(graph.nodes):
         stuck = graph.nodes[int(np.flatnonzero(waiting)[0])]
         raise ArgumentError(
@@ -129,6 +133,7 @@ def _flow_of(graph: GraphColumns, start: Node | None, waves: Waves) -> Float[np.
         node_flow[start_index(graph, start, "start")] = 1.0
     for edges in waves:
         flow[edges] = share[edges] * node_flow[graph.target[edges]]
+        # `node_flow[source] += …` would count a node once, however many edges of the wave leave it.
         np.add.at(node_flow, graph.source[edges], flow[edges])
     return flow
 
@@ -138,15 +143,17 @@ def flow_levels(
 ) -> Float[np.ndarray, "E"]:
     """[E] smallest flow on the best way from each edge to the start over edges of this graph; 0 without such a way.
 
-    ``flow`` may be that of a larger graph; None: :func:`connected_flow` along this one. A graph that carries its flow along may
-    have been cut so that no edge touches the start any more: then none has a way.
+    ``flow`` may be that of a larger graph; None: :func:`connected_flow` along this one. A cut graph may carry the flow of the
+    whole and have no edge that touches the start any more: then no edge has a way.
     """
+    # A graph that lost its start has no ways left, but its flow of the whole graph still stands.
     if flow is not None and start is None and _is_cut_from_its_start(graph):
         return np.zeros(len(graph))
     waves = waves_of(graph) if waves is None else waves
     flow = _flow_of(graph, start, waves) if flow is None else flow
     node_level, levels = np.zeros(len(graph.nodes)), np.zeros(len(graph))
     if graph.nodes or start is not None:
+        # The way from the start to itself has no edge that could limit it.
         node_level[start_index(graph, start, "start")] = np.inf
     for edges in waves:
         levels[edges] = np.minimum(flow[edges], node_level[graph.target[edges]])
@@ -169,11 +176,11 @@ def strength_of(graph: GraphColumns) -> Float[np.ndarray, "E"]:
 
 
 def start_index(graph: GraphColumns, node: Node | None, argument: str) -> int:
-    """Index of a node that is given, or of the one that flow runs to.
+    """Index of ``node``; for None, of the node that flow runs to.
 
-    That is the node that the graph's flow was worked out for; where that is not said or not in the graph, the logit, the only
-    end, or the last residual state. In a graph of another program that has none of these, or several logits and no target, it is
-    the end that most |weight| enters.
+    This is the node that ``info.flow_into`` names. Without it, it is the logit, the only end, or the last residual state. In a
+    graph of another program that has none of these, or several logits and no target, it is the end with the most |weight| into
+    it.
     """
     if node is not None:
         return index_of(graph, node, argument)
@@ -188,6 +195,7 @@ def start_index(graph: GraphColumns, node: Node | None, argument: str) -> int:
         )
     logits = [n for n, other in enumerate(graph.nodes) if other.kind in ("logit", "logits")]
     if len(logits) > 1:
+        # Attribution graphs have several logits; the target's is the one that the graph explains.
         logits = [n for n in logits if graph.nodes[n].index == graph.info.target] or logits
     if len(logits) > 1:
         logits = [n for n in logits if graph.nodes[n].position == graph.info.position] or logits
@@ -198,6 +206,7 @@ def start_index(graph: GraphColumns, node: Node | None, argument: str) -> int:
         raise ArgumentError(f"{argument}=None, and the graph has {len(logits)} logit nodes ({names}); name one")
     if logits:
         return logits[0]
+    # Routes into a chosen node have no logit: their only end is that node.
     ends = np.setdiff1d(graph.target, graph.source)
     if len(ends) == 1:
         return int(ends[0])
@@ -214,7 +223,7 @@ def start_index(graph: GraphColumns, node: Node | None, argument: str) -> int:
 
 
 def _is_cut_from_its_start(graph: GraphColumns) -> bool:
-    """Whether the flow that edges carry was worked out for a node that is not in the graph."""
+    """Whether the edges carry a flow into a node that is no longer in the graph."""
     into = graph.info.flow_into
     return graph.flow is not None and into is not None and all(label(node) != into for node in graph.nodes)
 
@@ -224,7 +233,7 @@ def _is_of_another_program(graph: GraphColumns) -> bool:
 
 
 def _fed_most(graph: GraphColumns, candidates: Sequence[int]) -> int:
-    """Of some nodes the one that most |weight| enters, the first of equal ones."""
+    """The candidate with the most |weight| into it; the first of equal ones."""
     into = np.bincount(graph.target, weights=np.abs(graph.weight), minlength=len(graph.nodes))
     return max(candidates, key=lambda n: into[n])
 

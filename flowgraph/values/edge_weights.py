@@ -1,4 +1,4 @@
-"""Dense edge weights: what every method returns, computed once per trace and sparsified as often as wanted."""
+"""Dense edge weights: the result of every method, computed once per trace and sparsified as often as needed."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from .node import Node
 class EdgeWeights:
     """Weights of all edges of one method, dense. Q query positions are covered: all T, or only the explained one.
 
-    Whatever the method, the share of an edge is its signed part of Σ|weights| of what enters the same target, at the chosen
-    level; it is worked out when a graph is built.
+    For every method, the share of an edge is its weight divided by Σ|weights| of all edges into the same target, at the chosen
+    level. Shares are computed when a graph is built.
 
     Attributes
     ----------
@@ -51,9 +51,9 @@ class EdgeWeights:
     ends_in_logit
         True for methods whose every edge ends in the logit node.
     additive
-        True for methods whose numbers for the heads of a layer add up to those for the heads together: what all heads carry from
-        a token into a state, in parts of what enters it, is the same whether they are shown one by one or as one. Only then can
-        a graph show some layers as their heads beside others.
+        True for methods whose numbers for the heads of a layer add up to those for the heads together: all heads carry the same
+        share from a token into a state, whether they are shown one by one or as one. Only then can a graph show single heads in
+        some of its layers.
     embedding, position_embedding, biases
         The further parts that end in the logit, in the method's unit.
     undefined
@@ -118,6 +118,7 @@ class EdgeWeights:
             raise ArgumentError(f"layers={(first, stop)} is not a window within {begin}…{end} (first, one past last)")
         rows = slice(first - begin, stop - begin)
         cut: dict[str, Any] = {name: value[rows] for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        # The edge into the logit belongs to the last layer, so an earlier window has none.
         ends = self.ends_in_logit or stop == self.info.total_layers
         info = replace(self.info, layers=(first, stop))
         return replace(self, **cut, info=info, unembed=self.unembed if ends else None)

@@ -1,4 +1,4 @@
-"""A graph in sentences, each with the numbers that it stands on."""
+"""Explanations: a graph in sentences, each with the edges and nodes whose numbers it gives."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Sentence:
-    """One sentence and what it stands on.
+    """One sentence, with its edges and nodes.
 
     Attributes
     ----------

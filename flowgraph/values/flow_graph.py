@@ -83,7 +83,7 @@ class FlowGraph(GraphColumns):
         [N] roles of each node, each with the score behind it, as :meth:`with_roles` sets them; only heads have any. Empty
         when none were asked for.
     notes
-        [N] what the file of another program says of each node, None where it says nothing; empty for graphs of this project.
+        [N] another program's entries about each node, None without any; empty for graphs of this project.
     flow
         [E] flow of each edge into ``info.flow_into`` along the whole graph that this one is cut from, which ``info.total_flow``
         sums up; 0 on structural edges. None: not cut yet, and not asked for. See :func:`flowgraph.mass`.
@@ -100,7 +100,7 @@ class FlowGraph(GraphColumns):
 
     @property
     def measured(self) -> Measured:
-        """How the mass of the edges is measured, worked out once."""
+        """The measure of the edges' mass, computed once."""
         return measured(self)
 
     @property
@@ -131,6 +131,7 @@ class FlowGraph(GraphColumns):
         """
         edges = self.chosen(edges)
         whole = self if self.flow is not None else carrying(self, self.measured)
+        # Cutting loses edges, so the flow along the whole graph is put into the columns before the first cut.
         if whole is not self:
             return whole.keep(edges, **filters)
         columns = {name: getattr(self, name)[edges].copy() for name in EDGE_COLUMNS}
@@ -175,7 +176,7 @@ class FlowGraph(GraphColumns):
         Parameters
         ----------
         roles
-            What :func:`flowgraph.head_roles` found in the graph's model.
+            Result of :func:`flowgraph.head_roles` for the graph's model.
 
         Raises
         ------
@@ -187,6 +188,7 @@ class FlowGraph(GraphColumns):
                 f"the roles are of heads of {roles.model!r}, and the graph is of {self.info.model!r}; "
                 "find the roles of the graph's model"
             )
+        # A head has one role for the whole model: positions of one head share one look-up.
         heads = {(node.layer, node.head): node for node in self.nodes if node.kind == "head"}
         found = {place: tuple(roles.of(node).items()) for place, node in heads.items()}
         return replace(
@@ -205,7 +207,7 @@ class FlowGraph(GraphColumns):
         return rendering.caption(self)
 
     def explain(self) -> Explanation:
-        """What the graph shows in plain sentences, each with the edges and nodes whose numbers it gives.
+        """Explain the graph in plain sentences, each with the edges and nodes whose numbers it gives.
 
         Examples
         --------
@@ -284,9 +286,9 @@ class FlowGraph(GraphColumns):
 
     @classmethod
     def from_networkx(cls, graph: Any) -> FlowGraph:
-        """The flow graph that a networkx graph is.
+        """Turn a networkx graph into a flow graph.
 
-        What :meth:`to_networkx` gave comes back exactly, plain or not, also after networkx wrote it as GraphML or node-link data
+        A result of :meth:`to_networkx` comes back exactly, plain or not, also after networkx wrote it as GraphML or node-link data
         and read it again. Any other directed graph is read as :func:`flowgraph.import_graph` reads files: edges need a ``weight``.
 
         Parameters

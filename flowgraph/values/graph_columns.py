@@ -1,7 +1,7 @@
-"""The columns of a flow graph, checked, and what one of its nodes or edges holds as plain data.
+"""The checked columns of a flow graph, and its nodes and edges as plain data.
 
 Edges are columns of frozen arrays, so a filter is an index and nothing is copied twice. Direction is source → target,
-earlier → later. ``weight`` is a method's number in its unit; ``share`` is the weight normalised over what enters the
+earlier → later. ``weight`` is a method's number in its unit; ``share`` is the weight normalised over all edges into the
 same target; *structural* edges exist in the model but have no number under the chosen method.
 """
 
@@ -28,9 +28,9 @@ EdgeKind = Literal[
 EDGE_KINDS: tuple[str, ...] = get_args(EdgeKind)
 Unit = Literal["share", "norm", "logits", "attention", "activation", "contribution", "visit"]
 UNITS: tuple[str, ...] = get_args(Unit)
-"""What an edge's weight can be: a share of its target; a length; logits; an attention probability; an activation; the part of
-its target that a vector makes up, ⟨part, whole⟩ / ⟨whole, whole⟩, which sums to 1 over all parts; a width as VISIT draws it,
-whose scale differs from one kind of edge to another (:mod:`flowgraph.semantic.visit`)."""
+"""Units of an edge's weight: a share of its target; a length; logits; an attention probability; an activation; the part of its
+target that a vector makes up, ⟨part, whole⟩ / ⟨whole, whole⟩, which sums to 1 over all parts; a width as VISIT draws it, whose
+scale differs from one kind of edge to another (:mod:`flowgraph.semantic.visit`)."""
 
 Role = tuple[str, float]
 """Name of a role that a head has, and the score behind it."""
@@ -71,6 +71,7 @@ class GraphColumns:
             column = getattr(self, name)
             if column.shape != self.source.shape:
                 raise ArgumentError(f"FlowGraph.{name} has shape {column.shape}; source has {self.source.shape}")
+            # Filters share columns between graphs, so a write to one would change others.
             column.setflags(write=False)
         if len(set(self.nodes)) != len(self.nodes):
             raise ArgumentError("FlowGraph.nodes holds the same node twice")
@@ -100,6 +101,7 @@ class GraphColumns:
         if not (np.isfinite(flow).all() and (flow >= 0).all()):
             raise ArgumentError("FlowGraph.flow holds numbers that are not finite or below 0")
         total = self.info.total_flow
+        # The sum of the flow may differ from the whole in its last digits.
         if total is None or not math.isfinite(total) or flow.sum() > total * (1 + 1e-6) + 1e-300:
             raise ArgumentError(
                 f"FlowGraph.flow sums to {flow.sum():.6g}, more than info.total_flow={total}, the whole"
@@ -135,7 +137,7 @@ class GraphColumns:
         Raises
         ------
         ArgumentError
-            If they are neither a mask of all edges nor indices of some, each once; ``argument`` is what the message calls them.
+            If they are neither a mask of all edges nor indices of some, each once; the message calls them ``argument``.
         """
         wanted = f"a mask of {len(self):,} booleans, or indices of edges, each once"
         try:
@@ -145,6 +147,7 @@ class GraphColumns:
         if given.ndim != 1:
             what = f"{edges!r:.60}" if given.ndim == 0 else f"an array of shape {given.shape}"
             raise ArgumentError(f"{argument} is {what}; expected {wanted}")
+        # An empty list is an array of floats to NumPy.
         if not given.size and given.dtype != bool:
             return np.zeros(0, dtype=np.int64)
         if given.dtype == bool:
@@ -196,6 +199,7 @@ class GraphColumns:
             data["roles"] = dict(self.roles[n])
         note = self.notes[n] if self.notes else None
         if note is not None:
+            # A field of the file never overwrites a fact of the node.
             data = {**data, **{name: value for name, value in note.shown().items() if name not in data}}
             data["note"] = dict(note.fields)
         return data

@@ -1,4 +1,4 @@
-"""Where a graph comes from: model, prompt, method, filters."""
+"""The origin of a graph: model, prompt, method, filters."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Whole = Literal["method", "file", "shares"]
 
 @dataclass(frozen=True)
 class GraphInfo:
-    """Where a graph comes from: everything a caption has to say.
+    """The origin of a graph, with all facts for its caption.
 
     Attributes
     ----------
@@ -42,21 +42,21 @@ class GraphInfo:
     total_edges, total_share
         Number of weighted edges before filtering, and Σ|share| of them.
     filters
-        What was asked for: ``threshold``, ``nucleus``, ``path_mass``, ``max_edges`` …, in the order of application.
+        Filters of the graph: ``threshold``, ``nucleus``, ``path_mass``, ``max_edges`` …, in the order of application.
     outside
-        What the file of another program said of the whole graph, plain JSON as it was read; empty for graphs of this project. Of an
-        attribution graph ``metadata`` and ``qParams``, with its pins and groups of nodes (``supernodes``).
+        Another program's entries about the whole graph, plain JSON as it was read; empty for graphs of this project. Those of an
+        attribution graph are ``metadata`` and ``qParams``, with its pins and groups of nodes (``supernodes``).
     provenance
-        What makes the graph again: ``config`` and ``weights``, digests of the model's, its ``revision`` where one was asked for,
-        ``dtype``, ``token_ids`` of the prompt, versions of ``flowgraph``, ``torch`` and ``transformers``, and ``made_by``, the call
-        or the command line. Empty where it is not known, as of files of earlier releases.
+        All that is needed to make the graph again: ``config`` and ``weights``, digests of the model's, its ``revision`` if one was
+        given, ``dtype``, ``token_ids`` of the prompt, versions of ``flowgraph``, ``torch`` and ``transformers``, and ``made_by``,
+        the call or the command line. Empty if it is not known, as for files of earlier releases.
     flow_into, total_flow
-        Label of the node that ``FlowGraph.flow`` runs into, and the sum of that flow over every edge of the whole graph, those
-        that a filter took away included; None while no edge was taken away and nothing was summed.
+        Label of the node that ``FlowGraph.flow`` runs into, and the sum of that flow over every edge of the whole graph, with the
+        edges that a filter took away. None while no edge was taken away and nothing was summed.
     whole
-        What ``total_flow`` is summed over: ``"method"``, every edge that the method gives within ``layers``; ``"file"``, the
-        edges that a file held when it was opened, where nothing is known of more. ``"shares"``: a file whose edges do not all
-        flow into one node, so that ``total_share`` takes its place.
+        The edges that ``total_flow`` sums over. ``"method"``: every edge that the method gives within ``layers``. ``"file"``: the
+        edges of the file that the graph was read from, if no more are known. ``"shares"``: the edges of the file do not all flow
+        into one node, so ``total_share`` takes the place of the flow.
     """
 
     method: str
@@ -107,6 +107,7 @@ def info_dict(info: GraphInfo) -> dict[str, Any]:
         filters=dict(info.filters),
         options=dict(info.options),
     )
+    # Graphs of this project have nothing outside; files then stay as other programs expect them.
     if info.outside:
         return data | {"outside": dict(info.outside)}
     del data["outside"]

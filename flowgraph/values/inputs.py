@@ -1,7 +1,7 @@
-"""What goes into a model: a text, a pair of texts, messages of a chat or token ids, checked once and brought to one form.
+"""Inputs of a model: a text, a pair of texts, messages of a chat or token ids, checked once and brought to one form.
 
-``inputs(text="a b", pair="c d")`` says it in full. Wherever a prompt is asked for, a text, token ids, messages or what a
-tokenizer returned can be given alone: :func:`inputs` then sees what it is.
+``inputs(text="a b", pair="c d")`` is the full form. Every argument for a prompt also takes a bare text, token ids, messages or the
+output of a tokenizer: :func:`inputs` then recognises which it is.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ _KINDS = (
 _OF_TOKENIZERS = {
     "input_ids": "ids", "attention_mask": "mask", "token_type_ids": "token_types", "position_ids": "position_ids",
 }  # fmt: skip
-"""Name in what a tokenizer returns → name of the argument here."""
+"""Name in the output of a tokenizer → name of the argument here."""
 _BESIDE = {"special_tokens_mask", "offset_mapping", "overflow_to_sample_mapping", "length", "labels"}
-"""What tokenizers return as well, and no model's hidden states depend on."""
+"""Further outputs of tokenizers; no model's hidden states depend on them."""
 
 
 @dataclass(frozen=True)
@@ -48,23 +48,22 @@ class Row:
     Attributes
     ----------
     source
-        What it was given as: ``"tokenizer"`` is what a tokenizer of transformers returned, ``"encoding"`` an ``Encoding`` of
-        the library tokenizers.
+        The form of the prompt as given: ``"tokenizer"`` is the output of a tokenizer of transformers, ``"encoding"`` an
+        ``Encoding`` of the library tokenizers.
     text, pair
-        The text and the second text of a pair; of messages the text that the chat template makes of them, once there is a
-        model. None for ids.
+        The text and the second text of a pair; for messages the text of the chat template, once there is a model. None for ids.
     messages
         The turns of a chat, or None.
     ids
         [position] token ids without padding; None until there is a model whose tokenizer makes them.
     token_types, position_ids
-        [position] or None: then what the model takes by itself.
+        [position]; None is the model's own default.
     offsets
         [position] first and one-past-last character of each token in ``text``, or in ``pair`` for the tokens of that; (0, 0)
-        for tokens that stand in neither. None where the tokenizer does not say.
+        for tokens that stand in neither. None if the tokenizer does not give them.
     words
-        [position] number of the word a token belongs to: words are what spaces divide, and a special token is one by itself.
-        None where offsets are not known.
+        [position] number of the word that a token belongs to. Spaces separate words, and a special token is a word by itself.
+        None if offsets are not known.
     """
 
     source: _Source
@@ -79,7 +78,7 @@ class Row:
 
     @property
     def prompt(self) -> str | None:
-        """The text as it was asked for: a single message of a user without what the chat template puts around it."""
+        """The text as the user gave it; for a single message, its content without the chat template around it."""
         said = self.messages[0].get("content") if self.messages is not None and len(self.messages) == 1 else None
         return said if isinstance(said, str) else self.text
 
@@ -97,7 +96,7 @@ class Row:
         return self.ids
 
     def feed(self, loaded: LoadedModel) -> Feed:
-        """What the model is called with, each [1, position]."""
+        """Arguments of the model, each [1, position]."""
         given = {"input_ids": self.token_ids, "token_type_ids": self.token_types, "position_ids": self.position_ids}
         return feed_of(
             {name: torch.tensor([value], device=loaded.device) for name, value in given.items() if value is not None}
@@ -141,7 +140,7 @@ class Inputs:
         return replace(self, rows=tuple(_fitting(loaded, row) for row in self.rows))
 
     def tokenized(self, model: Any) -> Inputs:
-        """The same with its token ids, not yet held against what the model takes: how long a prompt is, however long.
+        """The same with its token ids, not yet checked against the model's limits: it tells the length of any prompt.
 
         Parameters
         ----------
@@ -217,13 +216,13 @@ def inputs(
     position_ids: Any = None,
     chat: bool = False,
 ) -> Inputs:
-    """Say what goes into a model. Whatever takes a prompt takes this.
+    """Describe the input of a model. Every function that takes a prompt takes this.
 
     Parameters
     ----------
     prompt
-        Any of the following without its name, as it is seen at once which it is: a text, messages, ids, or what a tokenizer
-        returned (ids, mask and token types together).
+        Any of the following without its name, since its form tells which it is: a text, messages, ids, or the output of a
+        tokenizer (ids, mask and token types together).
     text
         A text, tokenized with the special tokens that the model expects; one that begins with them already gets no second
         ones. A list of texts is a batch.
@@ -276,6 +275,7 @@ def inputs(
             if given or chat:
                 raise ArgumentError(f"{', '.join(given) or 'chat'}= cannot be added to inputs that are made already")
             return prompt
+        # Several results of a tokenizer are a batch of prompts, each with its own mask and types.
         if _is_list(prompt) and prompt and all(_is_encoding(one) for one in prompt) and not (given or chat):
             return Inputs(tuple(row for one in prompt for row in inputs(one).rows), batch=True)
         seen = _seen(prompt)
@@ -312,9 +312,9 @@ def row_of(loaded: LoadedModel, prompt: Any, argument: str, *, chat: bool = Fals
 
 
 def feed_of(given: Feed) -> Feed:
-    """What the model is called with; positions of its own only together with a mask.
+    """Arguments of the model; given positions always come with a mask.
 
-    Without one, and without a cache, transformers takes a jump of the positions for the start of another text.
+    Without a mask and without a cache, transformers takes a jump of the positions for the start of another text.
     """
     return {**given, "attention_mask": torch.ones_like(given["input_ids"])} if "position_ids" in given else given
 
@@ -325,13 +325,14 @@ def row_dict(row: Row) -> dict[str, Any]:
 
 
 def row_of_dict(plain: Any, ids: tuple[int, ...]) -> Row:
-    """The row of which :func:`row_dict` is the plain data.
+    """The row from the plain data of :func:`row_dict`.
 
     Raises
     ------
     ArgumentError
         If a value is of another kind than it should be, or speaks of another number of tokens.
     """
+    # A file may come from anybody: each value is checked as if a user had given it.
     if not isinstance(plain, Mapping) or set(plain) != {item.name for item in fields(Row)} - {"ids"}:
         raise ArgumentError("what went in is not described by the fields of a row")
     if plain["source"] not in get_args(_Source):
@@ -363,7 +364,7 @@ def row_of_dict(plain: Any, ids: tuple[int, ...]) -> Row:
 
 
 def _seen(prompt: Any) -> dict[str, Any]:
-    """What a prompt that was given without a name is."""
+    """The arguments that a prompt without a name stands for."""
     if isinstance(prompt, str):
         return {"text": prompt}
     if isinstance(prompt, Mapping):
@@ -381,6 +382,7 @@ def _seen(prompt: Any) -> dict[str, Any]:
     items = list(prompt)
     if items and all(isinstance(one, str) for one in items):
         return {"text": items}
+    # A list may hold single messages, or conversations; both are seen as lists of messages here.
     chats = [[one] if isinstance(one, Mapping) else one for one in items]
     if items and all(_is_list(one) and one and all(_is_message(turn) for turn in one) for one in chats):
         return {"messages": items}
@@ -392,7 +394,7 @@ def _seen(prompt: Any) -> dict[str, Any]:
 
 
 def _of_mapping(prompt: Mapping[str, Any]) -> dict[str, Any]:
-    """What a tokenizer returned, under the names of the arguments."""
+    """The output of a tokenizer, under the names of the arguments."""
     strange = sorted(set(prompt) - set(_OF_TOKENIZERS) - _BESIDE)
     if strange:
         raise PromptError(
@@ -403,14 +405,14 @@ def _of_mapping(prompt: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _is_encoding(value: Any) -> bool:
-    """Whether it is what a tokenizer returned: of transformers, or of the library tokenizers."""
+    """Whether a value is the output of a tokenizer, of transformers or of the library tokenizers."""
     if isinstance(value, Mapping):
         return "input_ids" in value
     return all(hasattr(value, name) for name in ("ids", "type_ids", "attention_mask"))
 
 
 def _source_of(prompt: Any) -> _Source:
-    """What a prompt with ids was given as."""
+    """The form in which a prompt with ids was given."""
     if not _is_encoding(prompt):
         return "ids"
     return "tokenizer" if isinstance(prompt, Mapping) else "encoding"
@@ -489,6 +491,7 @@ def _turns(chat: Any) -> tuple[Message, ...]:
         for part in parts or ():
             valid_text(part if isinstance(part, str) else part["text"])
         try:
+            # A template may put any part of a turn into the prompt, and a file has to hold it.
             json.dumps(dict(turn))
         except (TypeError, ValueError) as error:
             raise PromptError(f"messages[{number}] holds what is no plain data: {error}") from error
@@ -516,6 +519,7 @@ def _of_ids(given: Mapping[str, Any], source: _Source) -> Inputs:
         kept = _unpadded(columns["mask"][number]) if "mask" in columns else slice(None)
         extra: dict[str, Any] = {name: tuple(columns[name][number][kept]) for name in columns if name != "mask"}
         made.append(replace(Row(source, ids=tuple(row[kept])), **extra))
+    # One row in two dimensions is still one prompt: tokenizers return [1, position].
     return Inputs(tuple(made), batch=len(made) > 1)
 
 
@@ -524,7 +528,7 @@ def _sizes(rows: Sequence[Sequence[int]]) -> str:
 
 
 def _unpadded(mask: Sequence[int]) -> slice:
-    """Where there are tokens.
+    """The range of tokens, without padding at the ends.
 
     Raises
     ------
@@ -534,6 +538,7 @@ def _unpadded(mask: Sequence[int]) -> slice:
     there = [n for n, value in enumerate(mask) if value]
     if not there:
         raise PromptError("mask= is 0 everywhere: there is no token left")
+    # Padding at an end changes nothing for the tokens; between tokens it would move positions.
     kept = slice(there[0], there[-1] + 1)
     if len(there) != kept.stop - kept.start:
         hole = next(n for n in range(kept.start, kept.stop) if not mask[n])
@@ -577,6 +582,7 @@ def _numbers(value: Any, argument: str, number: Callable[[Any, str], int]) -> li
 
 def _whole(value: Any, argument: str) -> int:
     try:
+        # True and 1.0 are refused: neither is meant as a token id.
         if not isinstance(value, (bool, np.bool_)):
             return operator.index(value)
     except TypeError:
@@ -591,6 +597,7 @@ def _zero_or_one(value: Any, argument: str) -> int:
     if isinstance(value, (str, bytes)) or not hasattr(value, "__float__"):
         raise ArgumentError(f"{argument}= holds {_shown(value)}; expected 1 for tokens and 0 for padding")
     found = float(value)
+    # NaN is neither 0 nor 1, and compares unequal to both.
     if math.isnan(found) or found not in (0.0, 1.0):
         raise ArgumentError(f"{argument}= holds {found:g}; expected 1 for tokens and 0 for padding, and nothing else")
     return int(found)
@@ -638,7 +645,7 @@ def _takes(loaded: LoadedModel, name: str) -> bool:
 
 
 def _types(loaded: LoadedModel, row: Row) -> tuple[int, ...] | None:
-    """Token types as the model is given them: none where they are what it takes by itself, or what it does not know."""
+    """Token types for the model; None if they are the model's own default, or if it has no token types."""
     types = row.token_types
     if types is None:
         return None
@@ -653,6 +660,7 @@ def _types(loaded: LoadedModel, row: Row) -> tuple[int, ...] | None:
     beyond = [value for value in types if not 0 <= value < count]
     if beyond:
         raise PromptError(f"token_types= holds {beyond[0]}; {loaded.name!r} knows the types 0 to {count - 1}")
+    # All zeros are the model's own choice, so nothing is passed and the trace stays comparable.
     return None if by_default and not any(types) else types
 
 
@@ -663,6 +671,7 @@ def _places(loaded: LoadedModel, row: Row) -> tuple[int, ...] | None:
     if not _takes(loaded, "position_ids"):
         raise PromptError(f"position_ids= is given, but {loaded.name!r} takes none; leave it out")
     table = loaded.anatomy.position_embedding
+    # OPT's table begins with rows for padding, which count as no positions.
     stop = math.inf if not isinstance(table, nn.Embedding) else table.num_embeddings - int(getattr(table, "offset", 0))
     beyond = [place for place in places if not 0 <= place < stop]
     if beyond:
@@ -736,11 +745,14 @@ def _encoded(tokenizer: Any, text: str, pair: str | None, **options: Any) -> Any
 
 
 def _once(tokenizer: Any, text: str, ids: Sequence[int]) -> slice:
-    """What is left where the tokenizer puts special tokens before a text that begins with them already."""
+    """The range of ids without a second set of special tokens, for a text that begins with them already."""
+    # Only a text that begins with a special token can have it twice, and then its id comes again.
     if not ids or ids[0] not in ids[1:]:
         return slice(None)
     bare = list(_encoded(tokenizer, text, None, add_special_tokens=False)["input_ids"])
     places = range(1, len(ids) - len(bare) + 1)
+    # The tokens of the bare text are looked for inside; those before must repeat its beginning, and so be the same
+    # special tokens.
     before = next((n for n in places if list(ids[n : n + len(bare)]) == bare and list(ids[:n]) == bare[:n]), 0)
     if not before:
         return slice(None)

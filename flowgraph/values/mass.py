@@ -1,13 +1,13 @@
-"""Mass: how much of a method's whole flow into the explained position a set of edges holds.
+"""Mass: the part of a method's whole flow into the explained position that a set of edges holds.
 
-The whole graph is everything that the method gives at one level within ``info.layers``. Along it every edge has a flow into one
-node, ``info.flow_into``, as a rule the logit: |share| × the flow of its target, and 1 at that node
+The whole graph has all edges that the method gives at one level within ``info.layers``. Along it every edge has a flow into one
+node, ``info.flow_into``, usually the logit: |share| × the flow of its target, with 1 at that node
 (:func:`flowgraph.connected_flow`). The mass of a set of edges is the sum of their flow divided by the sum over the whole graph.
 So it is 0 without edges, 1 for the whole, never smaller with more edges, and the same for the same edges however they were
-chosen. Signed methods are measured by |share|. A graph that was cut carries the flow of its edges and the whole sum along.
+chosen. Signed methods are measured by |share|. A cut graph carries the flow of its edges and the sum over the whole along.
 
-Circuits and semantic graphs have no single node that everything flows into. There the same number is taken of Σ|share|, and the
-texts say so. Where it is not known what a file left out, the whole is the file, and the texts say that.
+Circuits and semantic graphs have no single node that everything flows into. Their mass is a part of Σ|share| instead, and the
+texts say so. If nothing is known of the edges that a file left out, the file is the whole, and the texts say that.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _WITHOUT_FLOW = ("semantic", "visit")
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """How the mass of a graph's edges is measured.
+    """The measure of the mass of a graph's edges.
 
     Attributes
     ----------
@@ -44,7 +44,7 @@ class Measured:
     into, total
         Label of the start, and the sum of the flow over the whole graph.
     whole
-        What the whole is: all that the method gives, or what a file held.
+        The whole: all edges of the method, or those of a file.
     """
 
     part: Float[np.ndarray, "E"]
@@ -58,9 +58,9 @@ class Measured:
 def mass(
     graph: GraphColumns, edges: Bool[np.ndarray, "E"] | Int[np.ndarray, "e"] | Sequence[int] | None = None
 ) -> float:
-    """How much of the method's whole flow into the explained position some edges hold.
+    """Compute the part of the method's whole flow into the explained position that some edges hold.
 
-    This is the number behind every "% of the mass", and what ``mass=`` asks for. Module :mod:`flowgraph.values.mass` defines it.
+    Every "% of the mass" is this number, and so is every argument ``mass=``. Module :mod:`flowgraph.values.mass` defines it.
 
     Parameters
     ----------
@@ -88,6 +88,7 @@ def mass(
     (True, True)
     """
     part = edge_mass(graph)
+    # A sum of many parts may end a digit above the whole.
     return float(min(1.0, (part if edges is None else part[graph.chosen(edges)]).sum()))
 
 
@@ -104,12 +105,15 @@ def edge_mass(graph: GraphColumns) -> Float[np.ndarray, "E"]:
     return measured(graph).part
 
 
+# Graphs are frozen and compared by identity, so one measurement serves as long as the graph lives; weak, so that it
+# goes with it.
 _KNOWN: WeakKeyDictionary[GraphColumns, Measured] = WeakKeyDictionary()
 
 
 def measured(graph: GraphColumns) -> Measured:
-    """Measure the edges of a graph, by the flow that it carries along or, while it is whole, along its own edges."""
+    """Measure the edges of a graph: by the flow that it carries, or, while it is whole, by the flow along its own edges."""
     found = _KNOWN.get(graph)
+    # setdefault: two threads that measure at once give one answer.
     return _KNOWN.setdefault(graph, _measure(graph)) if found is None else found
 
 
@@ -117,6 +121,7 @@ def _measure(graph: GraphColumns) -> Measured:
     info = graph.info
     if graph.flow is not None:
         return Measured(_parts(graph.flow, info.total_flow), graph.flow, info.flow_into, info.total_flow, info.whole)
+    # A graph that once had more edges and carries no flow is a file of another program, or of an earlier release.
     is_cut = np.count_nonzero(~graph.structural) < info.total_edges
     whole: Whole = "file" if is_cut and has_flow(graph) and info.whole == "method" else info.whole
     if has_flow(graph) and whole != "shares":
@@ -129,21 +134,21 @@ def _measure(graph: GraphColumns) -> Measured:
 
 
 def has_flow(graph: GraphColumns) -> bool:
-    """Whether a graph is one of flow into a node, rather than a circuit of measured effects or vectors and their readings."""
+    """Whether a graph shows flow into a node; circuits show measured effects, semantic graphs vectors and their readings."""
     return graph.info.method not in _WITHOUT_FLOW and not graph.info.method.startswith("circuit")
 
 
 def into_start(graph: G, start: Node | None = None) -> G:
-    """The graph carrying the flow of its edges into ``start``.
+    """The graph with the flow of its edges into ``start`` in its columns.
 
-    Of a graph that was cut before, the flow into another start than its own is known along its own edges only: these are the
-    whole then.
+    For a cut graph the flow into another start than its own is known only along its own edges; these are then the whole.
 
     Raises
     ------
     ArgumentError
         As for :func:`flowgraph.connected_flow`.
     """
+    # A graph that carries its flow already has its start.
     if not has_flow(graph) or (start is None and graph.flow is not None):
         return graph
     if start is not None and graph.flow is not None and label(start) == graph.info.flow_into:
@@ -155,7 +160,7 @@ def into_start(graph: G, start: Node | None = None) -> G:
 
 
 def carrying(graph: G, found: Measured) -> G:
-    """The graph with the flow that was measured in its columns; without one, at least saying what the whole is."""
+    """The graph with the measured flow in its columns; without a flow, with the right ``info.whole``."""
     if found.flow is None:
         is_said = found.whole == graph.info.whole
         return graph if is_said else replace(graph, info=replace(graph.info, whole=found.whole))

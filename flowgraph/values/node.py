@@ -1,6 +1,6 @@
-"""What a node of a flow graph is, and the one label grammar.
+"""Nodes of a flow graph, and the one grammar of their labels.
 
-Identity is a :class:`Node`, never a string: :func:`label` writes labels and nothing parses them.
+A :class:`Node` is the identity, never a string: :func:`label` writes labels and nothing parses them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ WITH_INDEX = frozenset({"key", "value", "row", "gate", "neuron_in", "neuron", "l
 FEATURES = frozenset({"feature", "attn_feature"})
 """Features of sparse dictionaries that stand for MLPs (transcoders) and for attention: no neurons and no heads of the model."""
 ERRORS = frozenset({"mlp_error", "attn_error"})
-"""What such dictionaries leave out of the output of a layer's MLP or attention."""
+"""Parts of the output of a layer's MLP or attention that such dictionaries leave out."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,15 +38,15 @@ class Node:
     Attributes
     ----------
     kind
-        One of :data:`NODE_KINDS`; ``logit`` is that of one token, ``logits`` what the final norm and the head read. ``feature``
-        and ``attn_feature`` are features of sparse dictionaries, ``mlp_error`` and ``attn_error`` what these leave out.
+        One of :data:`NODE_KINDS`. ``logit`` is that of one token, ``logits`` the final norm and the head as readers. ``feature`` and
+        ``attn_feature`` are features of sparse dictionaries, ``mlp_error`` and ``attn_error`` the parts that these leave out.
     layer, head, position, index
         Counted from 0; None where the kind has none. ``position`` is the query's; ``index`` is the source position of a
         ``key`` or ``value``, the neuron of a ``neuron``, ``neuron_in`` (its row of W_in) or ``gate``, the row of W_O of a
         ``row``, the number of a feature in its dictionary, and the token id of a ``logit``. For a ``kv_group``, ``head`` is
         the key/value head.
     token
-        The text of a logit's token, or what somebody called a feature, for the label only: it is not part of the identity.
+        The text of a logit's token, or the name of a feature; for the label only, not part of the identity.
 
     Raises
     ------
@@ -59,6 +59,7 @@ class Node:
     head: int | None = None
     position: int | None = None
     index: int | None = None
+    # compare=False: the same node may be named with and without its text.
     token: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
@@ -74,6 +75,7 @@ class Node:
                 raise ArgumentError(f"a node of kind {self.kind!r} needs {name}=, got None")
         for name in ("layer", "head", "position", "index"):
             value = getattr(self, name)
+            # A negative number would not fail, but count from the end.
             if value is not None and value < 0:
                 raise ArgumentError(f"{name}={value} of a {self.kind!r} node must be 0 or more")
 
@@ -84,9 +86,8 @@ class Node:
 def label(node: Node) -> str:
     """Label of a node: ``embed@3``, ``L3H7@5``, ``L3.mlp@5``, ``L3.resid_post@5``, ``L3N1460@5``, ``logit[ Tokyo]``.
 
-    What belongs to a head or a neuron follows it: ``L3H7.query@5``, ``L3H7.key[2]@5`` (of source 2), ``L3N1460.gate@5``.
-    What a feature was called stands behind it: ``L3.feature[253]@5 say a city``.
-    Without a position the ``@…`` is left out.
+    A part of a head or a neuron follows it: ``L3H7.query@5``, ``L3H7.key[2]@5`` (of source 2), ``L3N1460.gate@5``. The name of a
+    feature stands behind it: ``L3.feature[253]@5 say a city``. Without a position the ``@…`` is left out.
     """
     at = "" if node.position is None else f"@{node.position}"
     match node.kind:

@@ -1,7 +1,7 @@
-"""What the file of another program says of a node beside what the node is.
+"""Notes: entries of another program's file about a node, beside the node's identity.
 
-An attribution graph says of every feature what somebody called it, how active it was and how much it matters. flowgraph computes
-none of these: they are kept as they were read, shown, and written again.
+An attribution graph gives every feature a name, an activation and an influence. flowgraph computes none of these: it keeps them as
+they were read, shows them, and writes them again.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from typing import Any
 
 TEXTS = ("node_id", "feature_type", "clerp")
 NUMBERS = ("activation", "influence", "token_prob", "score")
-"""Fields of a note that become attributes of the node, in the words of the file: what it was called is ``clerp``."""
+"""Fields of a note that become attributes of the node, under their names in the file; ``clerp`` is the node's name."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeNote:
-    """Everything that a file of another program says of one node.
+    """All entries of another program's file about one node.
 
     Attributes
     ----------
@@ -35,17 +35,17 @@ class NodeNote:
 
     @property
     def label(self) -> str | None:
-        """What somebody called the node; None where nobody did."""
+        """The name that somebody gave the node; None without a name."""
         return self._text("clerp") or None
 
     @property
     def activation(self) -> float | None:
-        """How active the feature was, in the unit of its dictionary."""
+        """Activation of the feature, in the unit of its dictionary."""
         return self._number("activation")
 
     @property
     def influence(self) -> float | None:
-        """The file's own number for how much the node matters; in circuit-tracer's files cumulative, small is important."""
+        """The file's own number for the node's importance; in circuit-tracer's files it is cumulative, and small is important."""
         return self._number("influence")
 
     @property
@@ -54,7 +54,7 @@ class NodeNote:
         return self._number("token_prob")
 
     def shown(self) -> dict[str, str | float]:
-        """Those of :data:`TEXTS` and :data:`NUMBERS` that are there."""
+        """The fields of :data:`TEXTS` and :data:`NUMBERS` that the note has."""
         texts = {name: text for name in TEXTS if (text := self._text(name)) is not None}
         return texts | {name: number for name in NUMBERS if (number := self._number(name)) is not None}
 
@@ -64,4 +64,5 @@ class NodeNote:
 
     def _number(self, name: str) -> float | None:
         value = self.fields.get(name)
+        # A truth value is a number to Python, and would be shown as 1.
         return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None

@@ -1,4 +1,4 @@
-"""Which edges a nucleus keeps: one rule for graphs, routes and pruning."""
+"""The nucleus of a set of edges: one rule for graphs, routes and pruning."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 def nucleus_mask(target: np.ndarray, share: np.ndarray, nucleus: float) -> np.ndarray:
     """Per target, the fewest edges whose Σ|share| reaches ``nucleus`` of that target's Σ|share|."""
     size = np.abs(share)
+    # A nucleus of 1 keeps every edge with a share: rounding of the sums must not drop the last one.
     if nucleus == 1.0 or not len(size):
         positive: np.ndarray = size > 0
         return positive

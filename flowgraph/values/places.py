@@ -1,4 +1,4 @@
-"""Positions of the prompt that analyses are asked about."""
+"""Positions of the prompt as arguments of analyses."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from .trace import Trace
 
 
 def position_of(trace: Trace, position: int | None) -> int:
-    """A position counted from the start; None is the one that the trace explains, negative ones count from the end.
+    """Resolve a position: None is the one that the trace explains, negative ones count from the end.
 
     Raises
     ------

@@ -1,4 +1,4 @@
-"""What vectors say in vocabulary: the value object that :func:`flowgraph.read` returns."""
+"""Readings of vectors in vocabulary: the value object that :func:`flowgraph.read` returns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ..charts.text import abbreviated, visible
 from ..errors import ArgumentError
 
 LensColour = Literal["probability", "rank", "entropy"]
-"""What colours the cells of a lens: probability of the top token, rank of the target, or entropy of the distribution."""
+"""Colour of a lens's cells: probability of the top token, rank of the target, or entropy of the distribution."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +97,7 @@ class Reading(Result):
 
     def __getitem__(self, index: int | tuple[int, ...]) -> NodeReading:
         """Reading of one vector: ``reading[n]``, or ``reading[layer, position]`` along :attr:`shape`."""
+        # ravel_multi_index takes no negative numbers.
         n = index if isinstance(index, int) else int(np.ravel_multi_index(_from_start(index, self.shape), self.shape))
         if not -len(self) <= n < len(self):
             raise IndexError(f"reading {index} of {len(self)}")
@@ -154,6 +155,7 @@ class Reading(Result):
             ("first_layer", first_layer),
             ("prompt_tokens", tuple(prompt_tokens)),
         ):
+            # The dataclass is frozen, and a copy is new to everybody: nobody has seen it without its names.
             object.__setattr__(found, name, value)
         return found
 
@@ -166,7 +168,7 @@ class Reading(Result):
         return unknown.get(len(self.shape), tuple(f"axis{n}" for n in range(len(self.shape))))
 
     def axis_values(self, axis: int) -> Int[np.ndarray, "size"]:
-        """[size] what the places of an axis are called: layers as the model counts them, otherwise from 0."""
+        """[size] numbers of the places of an axis: layers as the model counts them, all others from 0."""
         start = self.first_layer if self.axis_names[axis] == "layer" else 0
         found: np.ndarray = np.arange(start, start + self.shape[axis])
         return found
@@ -323,13 +325,13 @@ class NodeReading:
     target_logit, target_probability, target_log_probability, target_rank, entropy, foil_logit, foil_probability, foil_rank
         As in :class:`Reading`.
     activation
-        Of a neuron or a row of W_O, what it is multiplied by; of a key or value the attention probability.
+        Factor of a neuron or a row of W_O; attention probability of a key or value.
     contribution
-        What the node writes in the direction of the target (minus the foil) at its own position, in logits.
+        Logits that the node writes in the direction of the target (minus the foil) at its own position.
     coverage
-        Part of the node that its shown parts make up together, by the measure they were selected by; between 0 and 1.
+        Part of the node that its shown parts make up together, by the measure that selected them; between 0 and 1.
     left_out
-        Of a rest, how many parts it stands for.
+        Number of parts that a rest stands for.
     """
 
     norm: float

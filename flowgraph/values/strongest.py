@@ -1,4 +1,4 @@
-"""The strongest part of a graph that hangs together."""
+"""The strongest connected part of a graph."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ def keep_strongest(
     max_edges: int | None = 300,
     start: Node | None = None,
 ) -> FlowGraph:
-    """Keep the strongest part of a graph that hangs together with ``start``.
+    """Keep the strongest part of a graph that is connected to ``start``.
 
     Edges are taken by decreasing level (ties: the edge nearer to the start first, then the order of the graph), until they hold
     ``mass`` of the whole, see :func:`flowgraph.mass`, or are ``max_edges``. The level of an edge is the smallest flow on the
-    best way from it to the start over edges of ``graph``, as for :func:`critical_levels`; the flow is that of the whole graph,
-    so that a graph which was cut before is cut on in the same order. Every such prefix is connected: each edge has a way to the
-    start over edges taken before it. Edges without such a way, and so structural edges, are never taken.
+    best way from it to the start over edges of ``graph``, as for :func:`critical_levels`. The flow is that of the whole graph,
+    so a second cut takes edges in the same order as the first. Every such prefix is connected: each edge has a way to the start
+    over edges taken before it. Edges without such a way, among them structural edges, are never taken.
 
     Parameters
     ----------
     graph
         An acyclic graph.
     mass
-        Part of the whole flow into the start to keep, above 0 and at most 1, also where the graph was cut before: what it does
-        not hold cannot be kept. None keeps every edge that has a way to the start.
+        Part of the whole flow into the start to keep, above 0 and at most 1. It refers to the whole even if the graph was cut
+        before. None keeps every edge that has a way to the start.
     max_edges
         Largest number of edges; None for no limit.
     start
@@ -68,7 +68,9 @@ def keep_strongest(
         raise ArgumentError(f"max_edges={max_edges!r} must be 1 or more, or None for no limit")
     graph = into_start(graph, start)
     waves = waves_of(graph)
+    # The flow of the whole graph, so that a graph cut twice keeps the same edges as one cut once.
     order = by_level(flow_levels(graph, graph.flow, start, waves), waves)
+    # Edges come in the order in which they are taken, so the running sum is the mass of each prefix.
     reached = np.cumsum(edge_mass(graph)[order])
     # Rounding must not ask for one more edge.
     wanted = len(order) if mass is None else min(int(np.searchsorted(reached, mass * (1 - 1e-12))) + 1, len(order))
@@ -82,7 +84,7 @@ def keep_strongest(
 
 
 def made_by(graph: FlowGraph, function: str, **arguments: Any) -> FlowGraph:
-    """The graph saying that one more call made it; nothing where it does not say what the others were."""
+    """Add one more call to ``made_by`` in the graph's provenance; a graph without earlier calls stays as it is."""
     before = graph.info.provenance.get("made_by")
     if before is None:
         return graph

@@ -1,4 +1,4 @@
-"""Numbers between tokens, layer by layer: an array that knows which tokens and layers its rows and columns are."""
+"""Token matrices: numbers between tokens, layer by layer, as an array with the tokens and layers of its rows and columns."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ Axis = Literal["layer", "query_pos", "key_pos"]
 
 @dataclass(frozen=True, eq=False)
 class TokenMatrix(NDArrayOperatorsMixin, Result):
-    """What tokens have to do with tokens, by one measure.
+    """Numbers between tokens by one measure, such as attention rollout.
 
-    It is used as the array ``values`` would be: indices, operators, NumPy's functions and the methods of arrays give plain
-    arrays. ``values`` cannot be written to; ``matrix.copy()`` can.
+    A matrix behaves as its array ``values``: indices, operators, NumPy's functions and the methods of arrays give plain arrays.
+    ``values`` cannot be written to; ``matrix.copy()`` can.
 
     Attributes
     ----------
@@ -35,7 +35,7 @@ class TokenMatrix(NDArrayOperatorsMixin, Result):
     axes
         Names of the axes.
     measure
-        What is measured: ``"attention rollout"``.
+        Name of the measure: ``"attention rollout"``.
     unit
         Unit of the values.
     tokens
@@ -67,9 +67,11 @@ class TokenMatrix(NDArrayOperatorsMixin, Result):
         object.__setattr__(self, "values", values)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        # NumPy calls this for every conversion; without it an array of one object would come out.
         return np.array(self.values, dtype=dtype, copy=copy)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> Any:
+        # Results are plain arrays: a sum of two matrices has no one measure or unit.
         plain = [value.values if isinstance(value, TokenMatrix) else value for value in inputs]
         return getattr(ufunc, method)(*plain, **options)
 
@@ -148,13 +150,14 @@ class TokenMatrix(NDArrayOperatorsMixin, Result):
         for axis, name in enumerate(self.axes):
             if name != "layer":
                 parts = [values.take(group, axis) for group in places]
+                # Columns are added and rows averaged, so that a row of probabilities stays one.
                 merged = [part.sum(axis) if name == "key_pos" else part.mean(axis) for part in parts]
                 values = np.stack(merged, axis)
         tokens = None if self.tokens is None else tuple("".join(self.tokens[n] for n in group) for group in places)
         return replace(self, values=values, tokens=tokens)
 
     def places(self, axis: int) -> Int[np.ndarray, "size"]:
-        """[size] what the rows along an axis are called: layers as the model counts them, positions from 0."""
+        """[size] numbers of the places along an axis: layers as the model counts them, positions from 0."""
         start = self.first_layer if self.axes[axis] == "layer" else 0
         found: np.ndarray = np.arange(start, start + self.values.shape[axis])
         return found
@@ -219,7 +222,7 @@ class TokenMatrix(NDArrayOperatorsMixin, Result):
         return Places(short, numbers, tokens, _TITLES[name], is_upward=name == "layer")
 
     def _names(self, axis: int) -> list[str]:
-        """What the places of an axis are called in a tip."""
+        """Names of the places of an axis in a tip."""
         numbers = self.places(axis).tolist()
         if self.axes[axis] == "layer":
             return [f"layer {number}" for number in numbers]
@@ -239,7 +242,7 @@ class TokenMatrix(NDArrayOperatorsMixin, Result):
         return lambda place: (names[place], f"{self.values[place]:.6g} {self.unit}")
 
     def _about(self) -> str:
-        """What a picture shows, and what its colours mean."""
+        """Description of a picture, with the meaning of its colours."""
         axes = " × ".join(
             f"{size} {_COUNTED[name][size != 1]}" for size, name in zip(self.shape, self.axes, strict=True)
         )
@@ -255,7 +258,7 @@ _AXES = (
 
 
 def checked_groups(groups: Any, count: int) -> list[list[int]]:
-    """Groups of positions as lists, once they hold each of ``count`` positions exactly once.
+    """Check that groups hold each of ``count`` positions exactly once; returns them as lists.
 
     Raises
     ------
@@ -285,10 +288,11 @@ def checked_groups(groups: Any, count: int) -> list[list[int]]:
 
 
 def rows_of_one(pattern: Float[np.ndarray, "..."], itemsize: int) -> Float[np.ndarray, "..."]:
-    """A pattern whose numbers had ``itemsize`` bytes: of 16-bit floats its rows divided by their sums, any other as it is.
+    """Divide the rows of a pattern by their sums if its numbers had 16 bits; others stay as they are.
 
-    Rounding takes the sums of 16-bit floats off 1 by up to .008.
+    ``itemsize`` is the number of bytes of the original numbers. Rounding to 16 bits moves row sums away from 1 by up to .008.
     """
+    # Rows that were rounded apart are brought back to sum 1; a row of zeros stays zero.
     if itemsize > 2:
         return pattern
     whole = pattern.sum(-1, keepdims=True)
@@ -302,7 +306,7 @@ def origin_of(attention_or_trace: Any) -> dict[str, Any]:
     Parameters
     ----------
     attention_or_trace
-        Whatever :func:`flowgraph.algorithms.attention.layer_matrices` takes.
+        Any input of :func:`flowgraph.algorithms.attention.layer_matrices`.
     """
     about = getattr(attention_or_trace, "info", attention_or_trace)
     if not hasattr(about, "tokens") or not hasattr(about, "layers"):

@@ -58,8 +58,8 @@ class Trace:
     causal
         Whether a token sees earlier tokens only.
     biases
-        ``"attn"`` and ``"mlp"`` → [layer, d_model] what the output projections' biases add before a post-norm; a key is
-        missing where there is no bias.
+        ``"attn"`` and ``"mlp"`` → [layer, d_model] contribution of the output projections' biases before a post-norm; without
+        a bias its key is missing.
     position_embedding
         [position, d_model] learned position vectors; None where there are none.
     final_scale
@@ -69,12 +69,12 @@ class Trace:
     stacks
         Traces of other towers of the same pass (the encoder of an encoder–decoder) by role; empty for a single tower.
     recorded_weights, recorded_readings
-        What :meth:`record` added.
+        Results that :meth:`record` added.
     loaded
         The model, as long as it is attached.
     fed
-        What went in as one row of :class:`flowgraph.Inputs`: token types, position ids, messages and where in the text the
-        tokens stand. None in files of earlier releases.
+        The input as one row of :class:`flowgraph.Inputs`: token types, position ids, messages and the places of the tokens in the
+        text. None in files of earlier releases.
     """
 
     model_name: str
@@ -128,7 +128,7 @@ class Trace:
     def to_dataframe(self) -> pandas.DataFrame:
         """The prompt as a ``pandas.DataFrame``: ``position``, ``token``, ``token_id``, ``explained`` (True for one of them).
 
-        What the model says next is in :meth:`predictions`.
+        :meth:`predictions` gives the model's next tokens.
 
         Raises
         ------
@@ -162,6 +162,7 @@ class Trace:
         if self.logits is None:
             raise UnsupportedReadingError(f"{self.model_name!r} has no head over a vocabulary, so it predicts no token")
         vocabulary = self.model.vocabulary
+        # In double precision: log-probabilities of tokens far down need its digits.
         row = (self.logits if self.logits.ndim == 1 else self.logits[self.position]).detach().cpu().double()
         if not 1 <= k <= len(row):
             raise ArgumentError(f"k={k} must be between 1 and {len(row)}, the size of the vocabulary")
@@ -240,17 +241,17 @@ class Trace:
 
     @property
     def z(self) -> Float[Tensor, "layer head position d_head"]:
-        """[layer, head, position, d_head] pattern · v, what each head hands to the output projection."""
+        """[layer, head, position, d_head] pattern · v, the input of the output projection by head."""
         return self.site("z")
 
     @property
     def attn_out(self) -> Float[Tensor, "layer position d_model"]:
-        """[layer, position, d_model] what attention adds to the residual stream."""
+        """[layer, position, d_model] output of attention as it is added to the residual stream."""
         return self.site("attn_out")
 
     @property
     def mlp_out(self) -> Float[Tensor, "layer position d_model"]:
-        """[layer, position, d_model] what the MLP adds to the residual stream."""
+        """[layer, position, d_model] output of the MLP as it is added to the residual stream."""
         return self.site("mlp_out")
 
     @property
@@ -285,7 +286,7 @@ class Trace:
     def grouped(self, groups: Any = "words", *, head: int | None = None) -> TokenMatrix:
         """Attention between words, or between any groups of tokens, in every kept layer.
 
-        What goes to the tokens of a group is added, and its tokens' rows are averaged, so that rows still sum to 1.
+        Attention to the tokens of a group is added, and its tokens' rows are averaged, so rows still sum to 1.
 
         Parameters
         ----------
@@ -318,6 +319,7 @@ class Trace:
         pattern = self.pattern.detach().cpu()
         if head is not None and not -self.n_heads <= head < self.n_heads:
             raise ArgumentError(f"head={head} is not one of 0…{self.n_heads - 1}")
+        # Probabilities of 16 bits no longer sum to 1.
         found = rows_of_one(pattern.to(torch.float64).numpy(), pattern.dtype.itemsize)
         values, which = (
             (found.mean(1), "heads averaged") if head is None else (found[:, head], f"head {head % self.n_heads}")
@@ -342,13 +344,14 @@ class Trace:
 
     @property
     def inputs(self) -> Inputs:
-        """What went in: ``trace(model, trace.inputs)`` runs the same pass again."""
+        """The input: ``trace(model, trace.inputs)`` runs the same pass again."""
         return Inputs((Row("ids", text=self.prompt, ids=self.token_ids) if self.fed is None else self.fed,))
 
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors kept; tensors that share memory count once."""
         tensors = [*self.sites.values(), *self.biases.values(), self.logits, self.position_embedding, self.final_scale]
+        # Several sites may be views of one tensor, so storages are counted.
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
         return sum(storages.values())
 
@@ -361,9 +364,9 @@ class Trace:
         ModelNeededError
             If the trace was loaded from a file and no model is attached.
         ArgumentError
-            If torch.autocast is on, so that what is computed with its weights would be in other number types.
+            If torch.autocast is on: results of its weights would have other number types.
         ModelMismatchError
-            If its weights were changed after the trace was made: what they give would be of two models.
+            If its weights were changed after the trace was made: results would mix two models.
         """
         if self.loaded is None:
             raise ModelNeededError(
@@ -380,7 +383,7 @@ class Trace:
         return self.loaded
 
     def differences(self, loaded: LoadedModel) -> list[str]:
-        """Which of ``"config"`` and ``"weights"`` differ between a model and the one that was traced; none for the same model."""
+        """The parts, ``"config"`` or ``"weights"``, in which a model differs from the traced one; empty for the same model."""
         offered = loaded.fingerprint()
         # A revision only names what the digests prove: the same weights may lie in a folder of another name.
         return [part for part in ("config", "weights") if self.fingerprint.get(part) != offered[part]]
