@@ -1,4 +1,4 @@
-"""What is worked out from weights: rollout and maximum flow of attention, the flow that reaches a node, its strongest paths."""
+"""Algorithms on weights: rollout and maximum flow of attention, the flow that reaches a node, its strongest paths."""
 
 from ..values.connected_flow import connected_flow, critical_levels
 from ..values.strongest import keep_strongest

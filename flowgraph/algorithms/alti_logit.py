@@ -28,13 +28,13 @@ class AltiLogit(Tabular):
     Attributes
     ----------
     attention
-        [key_pos] what heads wrote, by the input token it comes from.
+        [key_pos] contribution of the heads, by input token.
     mlps
-        [key_pos] what MLPs wrote, by the input token that the state they read comes from.
+        [key_pos] contribution of the MLPs, by the input tokens of the states that they read.
     embedding
-        [key_pos] what the embedding wrote itself; 0 but for one token.
+        [key_pos] contribution of the embedding itself; 0 except at one token.
     biases
-        Sum of what comes from no token.
+        Sum of all parts that come from no token.
     logit
         The model's logit before a soft-cap (target minus foil when there is a foil).
     prompt_tokens
@@ -90,9 +90,9 @@ class AltiLogit(Tabular):
 def alti_logit(trace: Trace, target: str | int | None = None, foil: str | int | None = None) -> AltiLogit:
     """Share the logit at the trace's position out among the input tokens.
 
-    Head h of layer l reads position s. What it writes is shared out over the input tokens as the state at s before layer l is
-    made of them. What an MLP writes is shared out as the state that it reads. The published attribution is
-    ``attention + embedding``; with the MLPs and the biases the parts sum to the logit.
+    Head h of layer l reads position s. Its output is shared out over the input tokens in the proportions in which the state at s
+    before layer l is made of them. The output of an MLP is shared out in the proportions of the state that it reads. The
+    published attribution is ``attention + embedding``; with the MLPs and the biases the parts sum to the logit.
 
     Parameters
     ----------

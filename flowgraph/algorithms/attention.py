@@ -41,8 +41,8 @@ def layer_matrices(
         shares are taken; an array or tensor ``[layer, query_pos, key_pos]`` or ``[layer, head, query_pos, key_pos]``
         (heads are averaged); or a sequence with one matrix per block, ``[query_pos, key_pos]``, ``[head, query_pos, key_pos]``
         or ``[1, head, query_pos, key_pos]``, such as ``outputs.attentions`` of transformers. The blocks of a sequence may
-        differ in size if they chain: the keys of a block are the queries of the block before. What ``model.generate`` returns,
-        step by step, is put together to the attention of the whole text.
+        differ in size if they chain: the keys of a block are the queries of the block before. The step-by-step output of
+        ``model.generate`` is joined to the attention of the whole text.
     method
         Edge method for a trace; ``"attention"`` is the pattern with heads averaged. The shares of all others hold the residual
         stream already. For a method with options pass its weights themselves.
@@ -138,7 +138,7 @@ def _tolerance(given: Any) -> float:
 
 
 def _is_generated(attention: Sequence[Any]) -> bool:
-    """Whether it is what ``model.generate`` gives: for each step one array [batch, head, query, key] for each layer."""
+    """Whether it has the form of ``model.generate``: for each step one array [batch, head, query, key] for each layer."""
     return all(
         isinstance(step, Sequence) and len(step) > 0 and all(getattr(layer, "ndim", 0) == 4 for layer in step)
         for step in attention
@@ -176,7 +176,7 @@ def _whole_text(steps: Sequence[Any]) -> list[Float[np.ndarray, "head query_pos 
 
 
 def _of_weights(weights: Any) -> Blocks:
-    """Shares of what enters each state; the residual stream, and in parallel blocks the MLP, stay at their position."""
+    """Shares of each state's inputs; the residual stream, and in parallel blocks the MLP, stay at their position."""
     if weights.residual is None:
         raise ArgumentError(
             f"the edges of method {weights.info.method!r} end in the logit, so it gives no shares between positions; take "

@@ -42,10 +42,10 @@ def pruned(
     probability of each logit (where none is known: 1 at the node that the graph explains), the influence of nodes is
     p (Â + Â² + …), without a logit's own entry.
 
-    1. The fewest nodes whose influence together reaches ``node_threshold`` of that of all nodes; of these at most ``top``.
+    1. Keep the fewest nodes whose influence together reaches ``node_threshold`` of that of all nodes, but at most ``top``.
        Embeddings and logits are always kept and do not count for ``top``.
-    2. Of the edges between them, normalised anew, the fewest whose scores together reach ``edge_threshold`` of the sum; the score
-       of an edge is Â × (influence of its target + p there).
+    2. Normalise the edges between them again, and keep the fewest whose scores together reach ``edge_threshold`` of the sum. The
+       score of an edge is Â × (influence of its target + p there).
     3. Nodes without an edge out go with their edges, and so do nodes without an edge in, except errors. This repeats until no
        such node is left; embeddings and logits stay.
 

@@ -31,9 +31,9 @@ def flow_graph(
 ) -> FlowGraph:
     """Build the graph of a maximum flow from input tokens to one state.
 
-    Capacities are those of :func:`flowgraph.attention_flow`. An edge's ``weight`` is what it carries, its ``share`` the part that
-    this is of what enters its target; on the diagonal, attention and residual carry in proportion to their capacities. A maximum
-    flow is rarely the only one; the same input gives the same one.
+    Capacities are those of :func:`flowgraph.attention_flow`. An edge's ``weight`` is its flow, and its ``share`` the part of all
+    flow into its target. On the diagonal, attention and residual carry flow in proportion to their capacities. A maximum flow is
+    rarely the only one; the same input gives the same one.
 
     Parameters
     ----------
@@ -51,7 +51,7 @@ def flow_graph(
     Returns
     -------
     Graph between states, ``info.method`` ``"flow of …"``, unit share; ``info.options`` hold the ``source`` and the ``value`` of
-    the flow, to three digits. What enters a state leaves it. Without edges where nothing can flow.
+    the flow, to three digits. The flow into a state is the flow out of it. The graph has no edges if nothing can flow.
 
     Raises
     ------

@@ -72,9 +72,9 @@ def prune(graph: FlowGraph, node_mass: float = 0.8, edge_mass: float = 0.98, *, 
 
     1. The fewest nodes whose summed :func:`influence` reaches ``node_mass`` of that of all nodes but the start. The start is
        always kept, and so are the states that the graph begins with (embeddings, position embeddings, resid_pre of a window).
-    2. Of the edges between them, normalised anew, the fewest whose summed scores reach ``edge_mass``; the score of an edge is
-       Â × the influence of its target.
-    3. Of these, the edges on a path to the start from an input: a node of ``graph`` that no edge with a share enters.
+    2. The fewest edges between them whose summed scores reach ``edge_mass``, after the edges are normalised again; the score of an
+       edge is Â × the influence of its target.
+    3. Of these edges, those on a path to the start from an input: a node of ``graph`` that no edge with a share enters.
 
     Structural edges and edges of share 0 are never kept. A larger ``edge_mass`` keeps the same edges and maybe more. So does a
     larger ``node_mass`` in the first step, and in all where ``edge_mass`` is 1; below that, more nodes also compete for edges.
@@ -101,8 +101,8 @@ def prune(graph: FlowGraph, node_mass: float = 0.8, edge_mass: float = 0.98, *, 
 
     References
     ----------
-    Ameisen et al. (2025), "Circuit Tracing: Revealing Computational Graphs in Language Models". Differs in what counts as
-    inputs in the last step: every node that nothing enters, embedding or not.
+    Ameisen et al. (2025), "Circuit Tracing: Revealing Computational Graphs in Language Models". The last step differs: here every
+    node that nothing enters is an input, embedding or not.
 
     Examples
     --------
@@ -127,7 +127,7 @@ def prune(graph: FlowGraph, node_mass: float = 0.8, edge_mass: float = 0.98, *, 
 def _influence_and_scores(
     graph: FlowGraph, strength: Float[np.ndarray, "E"], start: int, waves: Waves
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "E"]]:
-    """Influence of nodes on the start, and of edges: their part of what enters their target × its influence."""
+    """Influence of nodes on the start, and scores of edges: an edge's part of its target's inputs × the target's influence."""
     whole = np.bincount(graph.target, weights=strength, minlength=len(graph.nodes))[graph.target]
     part = np.divide(strength, whole, out=np.zeros_like(strength), where=whole > 0)
     nodes, scores = np.zeros(len(graph.nodes)), np.zeros(len(graph))

@@ -144,7 +144,8 @@ def flow_edges(
 ) -> FlowEdges:
     """List the edges that carry a maximum flow between two tokens, and how much each carries.
 
-    What enters a node leaves it, no edge carries more than its capacity, and the edges out of the source carry the value.
+    The flow into a node is the flow out of it, no edge carries more than its capacity, and the edges out of the source carry the
+    value.
     A maximum flow is rarely the only one; the same input gives the same one.
 
     Parameters

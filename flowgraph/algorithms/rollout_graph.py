@@ -41,8 +41,7 @@ def rollout_graph(
     method, residual
         For a trace, as for :func:`flowgraph.attention_rollout`.
     threshold
-        Keep edges that carry at least this much of the start; what hangs together is kept by
-        :func:`flowgraph.keep_strongest`.
+        Keep edges that carry at least this much of the start; :func:`flowgraph.keep_strongest` keeps a connected part.
     top_k
         Keep the k edges that carry most.
     max_edges
@@ -52,9 +51,9 @@ def rollout_graph(
 
     Returns
     -------
-    Graph between states, ``info.method`` ``"rollout of …"``, unit share. Without filters, what enters a state leaves it, but for
-    what a method has that is on no edge (``EdgeWeights.rest``). At another position than the explained one the target keeps its
-    token where the trace holds logits of all positions, with its probability there; otherwise the graph has no target.
+    Graph between states, ``info.method`` ``"rollout of …"``, unit share. Without filters, a state passes on all that enters it,
+    except the part that is on no edge (``EdgeWeights.rest``). At another position than the explained one, the target keeps its
+    token, with its probability there, if the trace holds logits of all positions; otherwise the graph has no target.
 
     Raises
     ------

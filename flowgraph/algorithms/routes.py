@@ -68,12 +68,12 @@ def routes(
     threshold
         Keep edges with |share| at or above this.
     nucleus
-        Per node that is reached keep the fewest incoming edges whose Σ|share| reaches this part of the node's total,
-        0 < nucleus ≤ 1; with a threshold, of what the threshold leaves of it.
+        For each reached node keep the fewest incoming edges whose Σ|share| reaches this part of the node's total, 0 < nucleus ≤ 1.
+        With a threshold, the total is that of the edges that pass the threshold.
     mass
-        Of what the others leave, keep the strongest edges that hang together with the start, until they hold this part of the
-        method's whole flow into it, 0 < mass ≤ 1, as :func:`flowgraph.keep_strongest` does. Until this release ``mass`` was
-        what ``nucleus`` is now; a FutureWarning says so for one release.
+        Of the edges that are left, keep the strongest that are connected to the start, until they hold this part of the method's
+        whole flow into it, 0 < mass ≤ 1, as :func:`flowgraph.keep_strongest` does. In earlier releases ``mass`` had the meaning of
+        ``nucleus``; a FutureWarning says so for one release.
     threshold_rule
         What the threshold is compared with, as for :func:`flowgraph.build_graph`.
     level
@@ -84,8 +84,8 @@ def routes(
     Returns
     -------
     The graph of the kept edges and the nodes they touch; empty if nothing strong enough enters the start. Edges that have
-    no number under the method are never in it. ``info.total_edges`` and ``info.total_share`` are those of the whole weights,
-    ``info.filters`` holds what was asked for and ``start``, the label of the start. ``kept_mass`` is a part of the method's whole
+    no number under the method are never in it. ``info.total_edges`` and ``info.total_share`` are those of the whole weights;
+    ``info.filters`` holds the given filters and ``start``, the label of the start. ``kept_mass`` is a part of the method's whole
     flow into the start.
 
     Raises
@@ -235,7 +235,7 @@ class _Walk:
         self.count = 0
 
     def follow(self, start: Node) -> None:
-        """Go down from the start and keep what is strong."""
+        """Go down from the start and keep the strong edges."""
         info = self.weights.info
         top = len(self.after) - 1 if start.layer is None else start.layer - info.layers[0]
         if start.kind == "logit":
@@ -284,7 +284,7 @@ class _Walk:
             self.after[row - 1] |= before[self.at]
 
     def _into_entry(self, row: int, before: Bool[np.ndarray, "T"]) -> None:
-        """Keep what enters the reached states that attention enters."""
+        """Keep the strong edges into the reached states that attention enters."""
         assert self.known.entry is not None
         q = np.flatnonzero(self.entry[row])
         attention = self.weights.head[row].T[q] if self.by_head else self.weights.attention_summed[row][q]

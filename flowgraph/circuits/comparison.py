@@ -28,8 +28,8 @@ class Common(Generic[T]):
     jaccard
         |shared| / |in either|, between 0 and 1.
     weighted
-        Σ min(a, b) / Σ max(a, b), where a and b are each thing's part of its circuit's whole |weight|: 1 where both circuits
-        weigh all things alike, whatever their unit.
+        Σ min(a, b) / Σ max(a, b), where a and b are the parts that an item has of its circuit's whole |weight|. It is 1 if both
+        circuits weigh all items alike, in any unit.
     """
 
     shared: tuple[T, ...]
@@ -41,7 +41,7 @@ class Common(Generic[T]):
 
 @dataclass(frozen=True, eq=False)
 class CircuitOverlap(Tabular):
-    """What two circuits have in common.
+    """Comparison of two circuits.
 
     Attributes
     ----------

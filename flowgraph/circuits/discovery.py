@@ -68,19 +68,19 @@ def discover(
         In place of these, examples of a task; they may differ in length.
     method
         ``"backward"``: edges shortlisted by estimates that see through saturated attention, and confirmed by exact patching.
-        First-order scores of every edge, not confirmed: ``"eap"`` (change · gradient), ``"eap-qk"`` (with attention run anew
+        First-order scores of every edge, not confirmed: ``"eap"`` (change · gradient), ``"eap-qk"`` (with attention run again
         for edges into queries and keys), ``"eap-ig"`` (gradients averaged over ``steps`` runs between clean and corrupted
         embeddings), ``"gradient"`` (activation × gradient: the change is that of zero ablation). ``"acdc"``: edges of a
         shortlist taken away one after the other.
     metric
         As for :func:`flowgraph.gradients`; it has to have a gradient on the clean run.
     how
-        What a cut edge brings: ``"resample"``, what its source wrote in the corrupted run; ``"mean"``, what it wrote on average
-        over the corrupted prompts of the same length, position by position, of which there have to be two; ``"zero"``, nothing.
+        Input that a cut edge brings. ``"resample"``: the source's output in the corrupted run. ``"mean"``: its mean output over the
+        corrupted prompts of the same length, position by position, at least two of each length. ``"zero"``: zeros.
     budget
         Most forwards of one prompt, from the tokens on or resumed at a layer; default 500 for each prompt, and for ``"acdc"``
-        what its shortlist needs. The strongest estimates of the whole model are tested first; what was not tested for want of
-        forwards is counted in ``info.options["untested"]``.
+        what its shortlist needs. The strongest estimates of the whole model are tested first; ``info.options["untested"]`` counts
+        the edges that the budget did not reach.
     threshold
         Smallest |effect|, as a part of the gap, the mean metric of the clean runs less that of the corrupted ones.
     top_k
@@ -91,19 +91,20 @@ def discover(
         Of ``"acdc"``: how many edges, by their scores with the QK fix, are not taken away at the start; models with fewer than
         5,000 edges are pruned whole.
     max_bytes
-        Memory to work in, besides the model: as many prompts run together as :func:`discovery_size` says fit. What is held of
-        every prompt until the end, by ``"backward"`` and ``"acdc"``, has to fit as well.
+        Memory to work in, besides the model: as many prompts run together as :func:`discovery_size` says fit. ``"backward"`` and
+        ``"acdc"`` also hold runs of every prompt until the end, which have to fit.
     progress, cancel
         As for :func:`flowgraph.head_effects`; the first stage says how much memory is used at most.
 
     Returns
     -------
     FlowGraph
-        A graph without positions, which :func:`flowgraph.ablate` takes as it stands. ``weight`` is what an edge contributes,
-        m(clean) − m(edge cut) in the metric's unit: positive where it supports the answer, negative where it works against it;
-        the negative of the effect that :func:`flowgraph.edge_effects` gives. ``share`` is of all that is known to enter the same
-        node. Keys and values of grouped heads end at their group (``L3KV1``). ``info.options`` says ablation, metric, prompts,
-        gap, and what was run: ``forwards``, ``backwards``, and ``layer_runs``, estimates by one layer alone.
+        A graph without positions, which :func:`flowgraph.ablate` takes as it stands. ``weight`` is the contribution of an edge,
+        m(clean) − m(edge cut) in the metric's unit: positive if the edge supports the answer, negative if it works against it. It
+        is the negative of the effect that :func:`flowgraph.edge_effects` gives. ``share`` is the part of all known contributions
+        into the same node. Keys and values of grouped heads end at their group (``L3KV1``). ``info.options`` holds ablation,
+        metric, prompts, gap, and the number of runs: ``forwards``, ``backwards``, and ``layer_runs``, estimates by one layer
+        alone.
 
     Raises
     ------

@@ -55,9 +55,9 @@ class Faithfulness(Drawn):
     model_edges
         How many edges the model has.
     how
-        What stands for an edge that is left out: ``"resample"``, ``"mean"`` or ``"zero"``.
+        Ablation of the edges that are left out: ``"resample"``, ``"mean"`` or ``"zero"``.
     metric, unit
-        What was measured.
+        Name and unit of the metric.
     draws
         [draw, prompt] how often each prompt was drawn, for the bands; None without bands.
     seed
@@ -218,8 +218,8 @@ def faithfulness(
         A circuit: edges between ``embed``, heads, MLPs and ``logits``, without positions. Its edges count in the order of
         |weight|.
     how
-        What stands for an edge that is left out: what its sender writes in the corrupted prompt (``"resample"``), on average
-        over a set (``"mean"``), or nothing (``"zero"``).
+        Input in place of an edge that is left out: its sender's output in the corrupted prompt (``"resample"``), the mean output
+        over a set of prompts (``"mean"``), or zeros (``"zero"``).
     reference
         Prompts that ``"mean"`` averages, position by position, at least two of each length in ``data``; default the corrupted
         prompts of ``data``.

@@ -42,7 +42,7 @@ def search_size(
     Raises
     ------
     ArgumentError
-        If not even one at a time fits beside what is held of the others.
+        If not even one prompt at a time fits beside the held runs of the others.
     """
     counts = Counter(lengths)
     held = sum(_held(loaded, n_tokens, count, method, how) for n_tokens, count in counts.items())

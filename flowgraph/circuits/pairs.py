@@ -1,4 +1,4 @@
-"""Pairs of clean and corrupted prompts that a circuit is searched with, and what the search costs."""
+"""Pairs of clean and corrupted prompts for the search of a circuit, and the cost of the search."""
 
 from __future__ import annotations
 
@@ -84,8 +84,8 @@ class Search:
     parts
         The prompts, those of one length together, as many as fit into memory.
     how
-        ``"resample"``: a cut edge brings what its source wrote in the corrupted run; ``"mean"``: on average over the corrupted
-        runs of that length; ``"zero"``: nothing.
+        ``"resample"``: a cut edge brings its source's output in the corrupted run; ``"mean"``: the mean output over the corrupted
+        runs of that length; ``"zero"``: zeros.
     """
 
     loaded: LoadedModel

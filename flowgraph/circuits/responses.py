@@ -163,7 +163,7 @@ class Responses:
         return self.runs.changes[first : first + self.anatomy.n_heads]
 
     def _past_norm(self, layer: int, change: Tensor) -> Tensor:
-        """Back through the norm after attention, which is an RMSNorm where there is one, and so diagonal."""
+        """Pull a change back through the norm after attention, if there is one: it is an RMSNorm, and so diagonal."""
         post = self.anatomy.blocks[layer].attention_post_norm
         return change if post is None else post.linear(change, post.scale(self.runs.cuts.kept["attn_sum", layer]))
 

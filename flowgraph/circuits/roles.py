@@ -62,7 +62,7 @@ class HeadRoles(Tabular):
     undefined
         Name → why this model or task has no such score.
     thresholds
-        What a score has to exceed.
+        Score → the value that it has to exceed for a role.
     task
         Name of the task; None without.
     """
@@ -98,10 +98,10 @@ class HeadRoles(Tabular):
         return {role: nodes for role, nodes in found.items() if nodes}
 
     def of(self, node: Node) -> dict[str, float]:
-        """Role of a head, whatever its position → the score behind it; none for anything else.
+        """Role of a head, at any position → the score behind it; empty for other nodes.
 
-        The score is that of the role's name; of ``negative_copying`` it is ``copying``. Of movers it is ``answer``: their other
-        score stands beside it, since each of them copies, or copies negatively, as well.
+        The score is that of the role's name. For ``negative_copying`` it is ``copying``; for movers it is ``answer``. The other
+        score of a mover stands beside it, since each mover also copies, or copies negatively.
 
         Raises
         ------
@@ -191,8 +191,8 @@ def head_roles(
 
     On the same sequences, through values, output and unembedding, the final norm but for its scale included:
 
-    - ``copying``: by how many standard deviations a token's own logit stands above the mean of all logits that the head writes
-      where it looks at that token, mean over all tokens; 0 where it writes nothing that is read. Positive raises what it looks at
+    - ``copying``: the number of standard deviations by which a token's own logit is above the mean of all logits that the head
+      writes when it looks at that token, mean over all tokens; 0 if no logit changes. A positive head raises the token
     - ``copying_eigenvalues``: the same from the weights alone, Σ Re λ / Σ|λ| of W_E W_V W_O W_U. It sees embeddings, not the states
       that later layers read, and names no role
 
@@ -207,12 +207,12 @@ def head_roles(
     data
         A task, or examples.
     how
-        What stands for an ablated head: ``"resample"``, the corrupted prompt; ``"mean"`` over the corrupted prompts of its
-        length; ``"zero"``.
+        Output in place of an ablated head's: ``"resample"``, that of the corrupted prompt; ``"mean"``, the mean over the corrupted
+        prompts of its length; ``"zero"``.
     sequences
         How many random sequences.
     thresholds
-        What scores have to exceed for a role; those not named are ``THRESHOLDS``, which are conventions, not facts.
+        Values that scores have to exceed for a role. Scores without one take ``THRESHOLDS``, which are conventions, not facts.
     seed
         Of the sequences.
     progress, cancel

@@ -290,7 +290,7 @@ class _KeptEdges:
         return self.moved[key]
 
     def _change(self, cut: Bool[Tensor, "sender"]) -> Float[Tensor, "row position d_model"]:
-        """Σ over the cut senders of their reference less what they write now."""
+        """Σ over the cut senders of their reference less their output now."""
         # Later senders have not written yet when this reader runs.
         last = int(cut.nonzero()[-1, 0]) + 1
         changes = self.changes.upto(last)
@@ -319,7 +319,7 @@ def _to_average(prompts: Sequence[Prompt], n_tokens: int, from_data: bool) -> li
 
 
 def _written(loaded: LoadedModel, part: Part, how: Ablation) -> Tensor | None:
-    """[sender, row or 1, position, d_model] what senders wrote in the reference."""
+    """[sender, row or 1, position, d_model] the senders' output in the reference."""
     if part.others is None:
         return None
     if how == "mean":

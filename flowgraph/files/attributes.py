@@ -41,7 +41,7 @@ def flat(data: Mapping[str, Any], place: str, illegal: re.Pattern[str] | None = 
     data
         Plain data of the graph, a node or an edge.
     place
-        What they belong to, for the error.
+        Place of the data in the graph, for the error.
     illegal
         Characters that the format cannot hold; None leaves every text as it is.
 

@@ -150,7 +150,7 @@ class Checked:
         return found
 
     def refuse(self, expected: str) -> NoReturn:
-        """Raise the error that says what was expected here."""
+        """Raise the error that names the expected value."""
         raise FileFormatError(f"{self.place or 'the file'} is {_short(self.value)}; expected {expected}")
 
     def _of(self, *types: type) -> Any:

@@ -1,6 +1,6 @@
 r"""CSV: a table of nodes and a table of edges, for spreadsheets, pandas and Gephi.
 
-``NAME.csv`` becomes ``NAME.nodes.csv``, ``NAME.edges.csv`` and, with what is true of both, ``NAME.csv-metadata.json``: all
+``NAME.csv`` becomes ``NAME.nodes.csv``, ``NAME.edges.csv`` and, with the facts about both, ``NAME.csv-metadata.json``: all
 three are written, or none. The tables are UTF-8 without a byte order mark, with lines as in RFC 4180: ended by CR LF,
 fields quoted where they need it.
 
@@ -110,8 +110,8 @@ def save_csv(graph: FlowGraph, path: str | Path, *, overwrite: bool = True) -> t
     Raises
     ------
     ArgumentError
-        If one of the files exists and ``overwrite`` is False, or one of them cannot be written. What was there before
-        is then untouched.
+        If one of the files exists and ``overwrite`` is False, or one of them cannot be written. Earlier files are then
+        untouched.
     NonFiniteError
         As for :func:`to_csv`.
     """

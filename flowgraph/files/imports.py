@@ -93,8 +93,8 @@ def import_graph(
     Parameters
     ----------
     path
-        A ``.json`` file of node-link data or an attribution graph, or a ``.graphml`` file. The module says what is
-        needed in it and what becomes of the rest. A graph saved by this project as ``.json`` or ``.graphml`` comes
+        A ``.json`` file of node-link data or an attribution graph, or a ``.graphml`` file. The module describes the
+        needed fields, and the use of all others. A graph saved by this project as ``.json`` or ``.graphml`` comes
         back exactly.
     node_threshold, edge_threshold
         Parts of all influence of nodes and of edges to keep, above 0 and at most 1; circuit-tracer's page takes .8 and .98. None

@@ -14,7 +14,7 @@ MLPs, neurons, residual states, norms, features      ``cross layer transcoder``
 ===================================================  ===========================================================
 
 - Their layers start at 1, since their page takes layer 0 for none: ``layer`` is the layer of the model + 1, and
-  ``"E"`` for embeddings. What comes after the last layer is one layer further.
+  ``"E"`` for embeddings. Nodes after the last layer are one layer further.
 - ``feature`` is the node's place in the graph. There are no features behind it, so no source of their dashboards is
   named, and no ``schema_version``.
 - ``influence`` is cumulative, as theirs: the share of all influence that this node and all stronger ones have

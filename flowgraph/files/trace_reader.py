@@ -77,8 +77,8 @@ def load_trace(path: str | Path) -> Trace:
     Raises
     ------
     FileFormatError
-        If the file is missing, damaged, not a trace, of a version this release does not read, or anything in it is not what
-        it should be; the message names the place.
+        If the file is missing, damaged, not a trace, of a version this release does not read, or any value in it is wrong; the
+        message names the place.
     """
     path = as_path(path)
     try:

@@ -1,1 +1,1 @@
-"""Changing a run to test what a picture says: ablation, patching, exact edges, sweeps over all heads, and gradients."""
+"""Interventions: change a run to test a picture, by ablation, patching, exact edges, sweeps over all heads, and gradients."""

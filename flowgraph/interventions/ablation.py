@@ -69,7 +69,7 @@ def ablate(
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> Effect:
-    """Take something out of a run and measure what is lost.
+    """Take a part out of a run and measure the effect on the answer.
 
     Parameters
     ----------
@@ -79,12 +79,12 @@ def ablate(
         One or several: traces, texts or lists of token ids, of one length. Traces bring position, target and foil.
     what
         A :class:`Node` (``head``, ``mlp``, ``attn``, ``neuron``, ``resid_pre``/``mid``/``post``, ``embed``; everywhere, or at
-        its position), an :class:`Edge`, a :class:`PatternEdit`, several of these at once, or a :class:`FlowGraph`: of a
-        circuit its edges; of flow between states the terms pattern · value of its attention edges and what its heads and
-        MLPs write.
+        its position), an :class:`Edge`, a :class:`PatternEdit`, several of these at once, or a :class:`FlowGraph`. A circuit
+        stands for its edges; a graph of flow between states for the terms pattern · value of its attention edges and the
+        outputs of its heads and MLPs.
     how
-        ``"zero"``; ``"mean"``: the mean of ``reference`` over its prompts, position by position; ``"resample"``: what
-        ``reference``, a corrupted prompt for each or one for all, has there.
+        ``"zero"``; ``"mean"``: the mean of ``reference`` over its prompts, position by position; ``"resample"``: the values of
+        ``reference`` at the same place, a corrupted prompt for each or one for all.
     reference
         Prompts for ``"mean"`` and ``"resample"``.
     target, foil
@@ -98,8 +98,8 @@ def ablate(
     parts
         Of a graph its ``"edges"``, or its ``"nodes"``: heads and MLPs at their positions.
     align
-        ``"start"`` or ``"end"``: allow prompts of different lengths, positions counted from there. What has no counterpart
-        stays as it is.
+        ``"start"`` or ``"end"``: allow prompts of different lengths, positions counted from there. A position without a
+        counterpart does not change.
     progress, cancel
         As for :func:`flowgraph.head_effects`.
 
@@ -126,7 +126,7 @@ def ablate(
     References
     ----------
     Wang et al. (2022), "Interpretability in the Wild"; Goldowsky-Dill et al. (2023), "Localizing Model Behavior with Path
-    Patching". Edges here read the reference of a sender in place of what it writes now, so that several can be cut at once.
+    Patching". Here an edge reads the reference of its sender in place of the sender's output, so several can be cut at once.
 
     Examples
     --------

@@ -47,7 +47,7 @@ class Reference:
         return self.averaged(self.kept[site, layer])[:, self._index(like.device)]
 
     def senders(self, anatomy: Anatomy) -> Float[Tensor, "sender #row position d_model"] | None:
-        """What every sender wrote."""
+        """Output of every sender; None for zero ablation."""
         if self.kept is None:
             return None
         outputs = written(anatomy, self.kept)

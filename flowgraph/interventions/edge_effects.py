@@ -42,7 +42,7 @@ class EdgeEffects(Tabular):
     clean, corrupted
         [prompt] metric of the clean run, and of the corrupted one.
     metric, unit
-        What was measured.
+        Name and unit of the metric.
     forwards
         How many forwards of one prompt, or parts of one, were run.
     """
@@ -87,7 +87,7 @@ def edge_effects(
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
 ) -> EdgeEffects:
-    """Cut every edge by itself and measure what each does to the answer, exactly.
+    """Cut every edge by itself and measure its exact effect on the answer.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def edge_effects(
     edges
         The edges.
     how
-        ``"noise"``: the receiver sees what the sender wrote in the corrupted run; ``"zero"``: nothing.
+        ``"noise"``: the receiver sees the sender's output in the corrupted run; ``"zero"``: zeros.
     progress, cancel
         As for :func:`flowgraph.head_effects`.
 

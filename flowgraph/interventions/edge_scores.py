@@ -47,7 +47,7 @@ class EdgeScores(Tabular):
     sources
         Senders in the order of computation: ``embed``, then each layer's heads and MLP.
     receivers
-        (node, what of it reads) in the order of computation.
+        (node, its input) in the order of computation.
     scores
         [source, receiver] estimated m(edge corrupted) − m(clean), mean over the prompts, in ``unit``: negative where the edge
         supports the answer; 0 where there is no edge.
@@ -56,7 +56,7 @@ class EdgeScores(Tabular):
     method
         ``"EAP"`` or ``"EAP with QK fix"``.
     metric, unit
-        What was measured.
+        Name and unit of the metric.
     clean, corrupted
         [prompt] metric of the two runs.
     """
@@ -137,7 +137,7 @@ def edge_scores(
     metric
         As for :func:`flowgraph.gradients`.
     qk_fix
-        Score edges into queries and keys by a softmax that is run anew, for each sender.
+        Score edges into queries and keys by a softmax that runs again for each sender.
     max_bytes
         Memory to work in, besides the model; as many prompts are run together as :func:`scores_size` says fit.
 
@@ -286,7 +286,7 @@ def products(
     into: Callable[[int], list[Tensor]],
     changes: Float[Tensor, "source prompt position d_model"],
 ) -> Float[Tensor, "source receiver"]:
-    """Σ over prompts and positions of change · gradient, from what :func:`gradients_into` gives for each layer."""
+    """Σ over prompts and positions of change · gradient; ``into`` gives the result of :func:`gradients_into` for a layer."""
     before = torch.tensor(
         [senders_before(anatomy, node.layer, kind) for node, kind in receivers(anatomy)], device="cpu"
     )

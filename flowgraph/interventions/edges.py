@@ -123,7 +123,7 @@ def sender_nodes(anatomy: Anatomy) -> tuple[Node, ...]:
 
 
 def receivers(anatomy: Anatomy) -> tuple[tuple[Node, Into], ...]:
-    """Every receiver in the order of computation: (node, what of it reads)."""
+    """Every receiver in the order of computation: (node, its input)."""
     found: list[tuple[Node, Into]] = []
     for layer in range(len(anatomy.blocks)):
         found += [(Node("head", layer=layer, head=head), "q") for head in range(anatomy.n_heads)]

@@ -17,7 +17,7 @@ class Effect:
     Attributes
     ----------
     what
-        What was changed, in words: ``"L3H4@5"``, ``"L0H1 → L3H4.q"``.
+        The change in words: ``"L3H4@5"``, ``"L0H1 → L3H4.q"``.
     how
         ``"zero"``, ``"mean"`` or ``"resample"`` ablation, or ``"denoise"`` or ``"noise"`` patching.
     metric, unit
@@ -49,7 +49,7 @@ class Effect:
 
     @property
     def effect(self) -> Float[np.ndarray, "prompt"]:
-        """[prompt] after − before: negative where what was changed supports the answer."""
+        """[prompt] after − before: negative if the changed part supports the answer."""
         difference: np.ndarray = self.after - self.before
         return difference
 

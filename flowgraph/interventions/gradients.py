@@ -33,14 +33,14 @@ class Gradients:
     embed
         [prompt, position, d_model] with respect to the state that enters the first block.
     attn_out, mlp_out
-        [layer, prompt, position, d_model] with respect to what attention and MLP add to the stream: for a head's output
-        where there is no second norm, the same as for attention's.
+        [layer, prompt, position, d_model] with respect to the outputs of attention and MLP as they join the stream. Without a
+        second norm, the gradient for a head's output is that for attention's.
     z
-        [layer, prompt, position, head, d_head] with respect to what heads hand to the output projection.
+        [layer, prompt, position, head, d_head] with respect to the input of attention's output projection, by head.
     q, k, v
         [layer, prompt, position, head or key/value head, d_head] with respect to the projections' outputs.
     mlp_in
-        [layer, prompt, position, d_model] with respect to what the MLP reads, after its norm.
+        [layer, prompt, position, d_model] with respect to the MLP's input, after its norm.
     final
         [prompt, position, d_model] with respect to the last state.
     states

@@ -37,7 +37,7 @@ class HeadEffects(Tabular):
     corrupted
         [prompt] metric of the corrupted run; None for ``"zero"`` and ``"mean"``.
     how, metric, unit
-        How heads were changed, and what was measured.
+        Change of the heads, and the metric with its unit.
     model
         Name of the model.
     """
@@ -90,7 +90,7 @@ def head_effects(
     cancel: Callable[[], bool] | None = None,
     max_bytes: int = MAX_BYTES,
 ) -> HeadEffects:
-    """Change every head by itself, at all positions, and measure what each does to the answer.
+    """Change every head by itself, at all positions, and measure the effect of each on the answer.
 
     Parameters
     ----------

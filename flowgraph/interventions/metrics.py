@@ -74,7 +74,7 @@ class Metric:
         return self.checked(self.measure(wide(logits), aims), len(logits))
 
     def checked(self, values: Any, count: int) -> Float[Tensor, "prompt"]:
-        """[prompt] values of ``count`` prompts, if they are finite numbers; raises what calling the metric raises."""
+        """[prompt] values of ``count`` prompts, if they are finite numbers; raises the same errors as a call of the metric."""
         if not isinstance(values, Tensor) or values.shape != (count,):
             got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
             raise ArgumentError(

@@ -142,7 +142,7 @@ class Paths:
     run
         The pass; its edits of senders have to be added before.
     reference
-        [sender, row or 1, position, d_model] what the receivers see; None for nothing, as in zero ablation.
+        [sender, row or 1, position, d_model] the output that receivers see instead; None for zero ablation.
     """
 
     def __init__(self, run: Pass, reference: Float[Tensor, "sender #row position d_model"] | None) -> None:

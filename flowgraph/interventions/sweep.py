@@ -198,7 +198,7 @@ def _base_bytes(loaded: LoadedModel, batch: Batch, others: Batch | None) -> int:
 
 
 def _block_bytes(loaded: LoadedModel, n_tokens: int) -> int:
-    """An upper bound of what one row takes while a block works on it."""
+    """An upper bound of the bytes of one row while a block works on it."""
     anatomy = loaded.anatomy
     widths = 8 * anatomy.d_model + 6 * anatomy.n_heads * anatomy.d_head + 5 * anatomy.blocks[0].mlp_output.d_in
     patterns = 4 * anatomy.n_heads * n_tokens**2

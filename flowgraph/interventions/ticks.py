@@ -17,13 +17,13 @@ def ticking(stage: str, total: int, progress: Progress | None, cancel: Callable[
     Parameters
     ----------
     stage
-        What is done, in words.
+        Name of the work, in words.
     total
         Size of all pieces together.
     progress, cancel
         As for :func:`flowgraph.head_effects`.
     unit
-        What sizes count, in words.
+        Unit of the sizes, in words.
 
     Raises
     ------

@@ -219,9 +219,9 @@ def _distances(
     caps: Any, sink: Any, lo: int, hi: int, total: float, flow: Any, unused: Any, carrying: Any, left: Any, served: Any,
     front: Any, unseen: Any,
 ) -> Any:  # fmt: skip
-    """Number the nodes by their distance from what is left of the supply, until the sink is met.
+    """Number the nodes by their distance from the unsent supply, until the sink is met.
 
-    Returns the distance of the nearest node that the sink still takes something from, −1 where there is none.
+    Returns the distance of the nearest node that the sink can still take flow from, −1 without any.
     """
     top, negligible = caps.shape[0] - 1, _NEGLIGIBLE * total
     _window(unseen, lo, hi)
@@ -303,7 +303,7 @@ def _to_sink(
     caps: Any, sink: Any, t: int, i: int, d: int, room: float, negligible: float, flow: Any, unused: Any, carrying: Any,
     served: Any, front: Any,
 ) -> float:  # fmt: skip
-    """Send up to ``room`` from token i of layer 2 through the nodes of distance d to the sink; returns what gets there."""
+    """Send up to ``room`` from token i of layer 2 through the nodes of distance d to the sink; returns the amount sent."""
     passed = 0.0
     j = _common(unused, 1, i, front, d, t)
     while j >= 0:
@@ -362,7 +362,7 @@ def _put_back_column(caps: Any, t: int, flow: Any, unused: Any, carrying: Any, c
 
 @njit(cache=True, nogil=True, forceinline=True)
 def _down_column(sink: Any, t: int, k: int, room: float, served: Any, column: Any) -> Any:
-    """Send up to ``room`` from token t of layer k straight down to the sink; returns what gets there."""
+    """Send up to ``room`` from token t of layer k straight down to the sink; returns the amount sent."""
     amount = min(room, sink[t] - served[t])
     for x in range(1, k):
         amount = min(amount, column[1, x] - column[0, x])
@@ -573,7 +573,7 @@ def _handed_down(amounts: Any, edges: Any) -> Any:
 
 @njit(cache=True, nogil=True)
 def _settle_by_middles(caps: Any, used: Any, last_hop: Any, bounds: Any, values: Any) -> None:
-    """Try a middle that is the same for every token, then one between that and what the capacities hand down."""
+    """Try a middle that is the same for every token, then one between that and the amounts that the capacities hand down."""
     blocks, width, _ = caps.shape
     half = blocks // 2
     work = _scratch(blocks, width)
@@ -638,7 +638,7 @@ def _relieve(amounts: Any, own: int, edges: Any, straight: Any, low: float, lo: 
 def _source_column_fits(
     caps: Any, narrow: float, first: int, stop: int, sent: Any, s: int, lo: int, hi: int, load: float, slack: float
 ) -> Any:
-    """Whether column s can carry its load if it hands on what it sends (``sent`` [W]) as early as it can."""
+    """Whether column s can carry its load if it hands on its flow to other columns (``sent`` [W]) as early as it can."""
     for block in range(stop - 1, first - 1, -1):
         # What fits through the narrowest diagonal fits through all that follow.
         if load <= narrow + slack:
@@ -845,8 +845,8 @@ def flow_of_pair(caps: Any, s: int, t: int, causal: bool) -> Any:
 
     Returns
     -------
-    [L, W, W] flow on each edge, and [L + 1, W] whether what is left of the capacities leads from the source to the node
-    (layer L holds the source, layer 0 the sink).
+    [L, W, W] flow on each edge, and [L + 1, W] whether unused capacity leads from the source to the node (layer L holds the
+    source, layer 0 the sink).
     """
     blocks, width, _ = caps.shape
     carried = np.zeros((blocks, width, width))

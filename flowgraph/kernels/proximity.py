@@ -34,7 +34,7 @@ def proximity_of_parts(y: Any, coefficient: Any, vectors: Any) -> Any:
 
     Returns
     -------
-    [H, T, S] how much nearer the part brings the sum of the others to y, in units of ‖y‖₁.
+    [H, T, S] decrease of the distance from the sum of the others to y when the part is added, in units of ‖y‖₁.
     """
     heads, targets, sources = coefficient.shape
     size = y.shape[1]
@@ -68,11 +68,11 @@ def proximity_of_sums(y: Any, coefficient: Any, vectors: Any, own: Any) -> Any:
     vectors
         [H, S, d] the part before its coefficient.
     own
-        [T, d] what target t adds to its own source's sum.
+        [T, d] further part of target t, added to the sum of the source at its own position.
 
     Returns
     -------
-    [T, S] how much nearer Σ_h c·v (and ``own``) brings the sum of the others to y, in units of ‖y‖₁.
+    [T, S] decrease of the distance from the sum of the others to y when Σ_h c·v (and ``own``) is added, in units of ‖y‖₁.
     """
     heads, targets, sources = coefficient.shape
     size = y.shape[1]

@@ -9,7 +9,7 @@ Layout of the cache folder::
     .smollm2.<token>.partial/    a folder in the making, or one on its way out
 
 A model is made in a partial folder, flushed to the disk and renamed into place, so that the folder with the
-plain name is always whole. Whoever holds the lock may delete every partial folder of that model: its maker is
+plain name is always whole. The holder of the lock may delete every partial folder of that model: its maker is
 dead.
 
 A folder is checked each time before it is used: the size and the digest of every file. The digest of a file
@@ -82,7 +82,7 @@ def remove(name: str) -> int:
 def locked(name: str, report: Progress | None = None) -> Iterator[None]:
     """Hold the lock of one model; the system releases it when the process dies.
 
-    ``report`` is told when another process holds the lock and has to be waited for.
+    ``report`` is called if another process holds the lock, before this one waits for it.
     """
     from filelock import FileLock, Timeout
 
@@ -103,7 +103,7 @@ def locked(name: str, report: Progress | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def partial_folder(name: str) -> Iterator[Path]:
-    """Make a hidden folder to work in, inside the cache; it is gone afterwards, whatever happens."""
+    """Make a hidden folder to work in, inside the cache; it is always deleted afterwards."""
     folder = _partial_path(name)
     folder.mkdir()
     try:
@@ -137,7 +137,7 @@ def publish(made: Path, name: str, origin: Mapping[str, str]) -> Path:
     name
         The model's name. A folder of this name that is there already is replaced.
     origin
-        What the folder was made from; a folder of another origin is outdated.
+        Source of the folder; a folder of another origin is outdated.
     """
     contents = {path.name: {"bytes": path.stat().st_size, "digest": _digest(path)} for path in sorted(made.iterdir())}
     manifest = {"format": _FORMAT, "origin": dict(origin), "files": contents}

@@ -92,7 +92,7 @@ class Stack:
     mlp_activation
         The elementwise function of the MLP.
     mlp_input, mlp_gate
-        What the MLP's input goes through: neurons = activation(input) without a gate, activation(gate) · input with one.
+        Projections of the MLP's input: neurons = activation(input) without a gate, activation(gate) · input with one.
     mlp_gate_up
         One projection for both: [gate; input].
     embedding, position_embedding
@@ -194,7 +194,7 @@ class Family:
 
 
 def _check_types(row: Any) -> None:
-    """Refuse a part of a row that is not what its annotation says; a list passes for a tuple.
+    """Refuse a field of a row whose value does not fit its annotation; a list passes for a tuple.
 
     Raises
     ------

@@ -264,7 +264,7 @@ def load_model(
     Raises
     ------
     ArgumentError
-        If the model is none of these, or a revision is asked of what has none.
+        If the model is none of these, or a revision is given for anything but a name on the hub.
     UnknownModelError
         If there is no such name, folder or revision.
     ArchitectureError

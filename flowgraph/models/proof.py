@@ -269,7 +269,7 @@ def _neurons_to_mlp_out(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
 def _written(
     parts: Tensor, projection: Projection, post_norm: Norm | None, record: Pass, i: int, site: str, scale: str
 ) -> Tensor:
-    """Error of parts · W + b, through the frozen post-norm where there is one, against what was added."""
+    """Error of parts · W + b, through the frozen post-norm if there is one, against the output that joined the stream."""
     whole = projection(parts)
     if post_norm is not None:
         whole = post_norm.linear(whole, record.sites[f"norm_scales.{scale}"][i])

@@ -53,8 +53,8 @@ def semantic_graph(
     """Draw up the semantic flow graph: states, norms, queries, keys, values, heads, neurons, each read in vocabulary.
 
     Edges carry one unit each: ``contribution`` is the part of its target that a vector makes up (Σ = 1 over all parts);
-    ``attention`` the pattern; ``activation`` what a neuron or row is multiplied by; ``norm`` the length of what is read;
-    ``logits`` what the last state gives. Shares are within the same target and unit.
+    ``attention`` is the pattern; ``activation`` the factor of a neuron or row; ``norm`` the length of the vector that is read;
+    ``logits`` the logits of the last state. Shares are within the same target and unit.
 
     Parameters
     ----------
@@ -71,13 +71,13 @@ def semantic_graph(
     sources_per_head
         Source tokens of each head; default 3.
     rows_per_block
-        Rows of the output projection of each layer; default 0: heads lead to what attention adds themselves.
+        Rows of the output projection of each layer; default 0: heads lead to attention's output directly.
     neurons_per_block
         Neurons of each layer; default 20.
     select
-        What decides: ``"contribution"`` (default), the part of the whole that something makes up; ``"norm"``, the length of what it
-        adds; ``"attention"``, the pattern for sources, |activation| for rows and neurons, length for heads; ``"target"``, the
-        logit of the target (minus the foil) at the position.
+        Measure of the selection. ``"contribution"`` (default): the part of the whole that a vector makes up. ``"norm"``: the length
+        of its output. ``"attention"``: the pattern for sources, |activation| for rows and neurons, length for heads. ``"target"``:
+        the logit of the target (minus the foil) at the position.
     style
         ``"flow"``: as described here. ``"visit"``: nodes, rules of selection and edge weights of VISIT, for comparison; by its
         first version for models with learned positions, by its second for others. :func:`flowgraph.visit_graph` has its options.

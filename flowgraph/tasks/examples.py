@@ -49,7 +49,7 @@ class TaskData:
     name
         Name of the task, or of the file.
     description
-        One sentence: what is asked, and what the corrupted prompt changes.
+        One sentence: the question, and the change of the corrupted prompt.
     examples
         At least one.
     """

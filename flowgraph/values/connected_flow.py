@@ -1,4 +1,4 @@
-"""Flow into one node: what each edge contributes to it.
+"""Flow into one node: the contribution of each edge to it.
 
 A share is the contribution of an input to its node. Products of shares, against the arrows from a start node, give the
 contribution of each edge to the start; the start is usually the logit. All numbers here are of |share|; the sign of a signed

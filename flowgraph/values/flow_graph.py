@@ -66,7 +66,7 @@ class FlowGraph(GraphColumns):
     layer, head, query_pos, key_pos
         [E] where the edge lives in the model; −1 stands for None.
     weight, share
-        [E] the method's number in ``info.unit``, and its signed share of what enters the target; both 0 on
+        [E] the method's number in ``info.unit``, and its signed share of all edges into the target; both 0 on
         structural edges.
     structural
         [E] True where the method gives the edge no number.
@@ -75,8 +75,8 @@ class FlowGraph(GraphColumns):
     readings
         [N] reading of each node, None where it has none; empty when nothing was read.
     unit
-        [E] indices into :data:`UNITS`, where edges differ in unit; None: all are in ``info.unit``. Shares are then of what
-        enters the same target in the same unit.
+        [E] indices into :data:`UNITS`, if edges differ in unit; None: all are in ``info.unit``. A share is then a part of all edges
+        into the same target in the same unit.
     undefined
         Nodes whose incoming shares are not defined by the method's own formula and follow its stated substitute.
     roles
@@ -171,7 +171,7 @@ class FlowGraph(GraphColumns):
         return replace(self, readings=tuple(readings))
 
     def with_roles(self, roles: Roles) -> FlowGraph:
-        """The same graph, its heads carrying their roles, whatever their position; no other node has any.
+        """The same graph with the roles of its heads, the same at every position; no other node has roles.
 
         Parameters
         ----------
@@ -255,13 +255,13 @@ class FlowGraph(GraphColumns):
         ``target_log_probability``, ``target_rank`` and ``entropy``; heads, where they were asked for, ``roles``, each with its
         score; nodes out of an attribution graph ``clerp``, ``activation``, ``influence``, ``token_prob`` and their whole ``note``.
         Edges carry ``kind``, ``layer``, ``head``, ``query_pos``, ``key_pos``, ``weight`` and ``share`` (None on structural edges),
-        ``unit``, ``number``, their place in this graph, and, where it is known, ``flow``: what the edge carries into the explained
-        node along the whole graph.
+        ``unit``, ``number``, their place in this graph, and, if it is known, ``flow``: the edge's flow into the explained node along
+        the whole graph.
 
         Parameters
         ----------
         plain
-            Keys ``n0``, ``n1`` … and ``e0``, ``e1`` …, and as values texts and numbers only: what is None is left out, lists and
+            Keys ``n0``, ``n1`` … and ``e0``, ``e1`` …, with texts and numbers as the only values: None is left out, lists and
             tables are JSON texts. All of networkx's writers take it.
 
         Examples
@@ -309,7 +309,7 @@ class FlowGraph(GraphColumns):
 
         Edges: ``source``, ``target`` (rows of the table of nodes) with their labels, then the attributes of
         :meth:`to_networkx` and ``structural``. Nodes: ``kind``, ``layer``, ``head``, ``position``, ``index``, ``label``, ``token``
-        and, where there are any, readings and ``roles``. What does not exist is missing (``NA``).
+        and, if there are any, readings and ``roles``. A value that does not exist is missing (``NA``).
 
         Raises
         ------

@@ -23,7 +23,7 @@ class NodeNote:
     ----------
     fields
         Names and values as they stand in the file, plain JSON: of an attribution graph ``node_id``, ``feature``, ``layer``,
-        ``clerp``, ``influence``, ``activation``, ``token_prob`` and whatever else is there.
+        ``clerp``, ``influence``, ``activation``, ``token_prob`` and all other entries.
     """
 
     fields: Mapping[str, Any]

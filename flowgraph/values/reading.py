@@ -177,8 +177,8 @@ class Reading(Result):
         """One row for each vector and each of its top tokens, the best first.
 
         Columns: one for each axis (and ``prompt_token`` where it is known), ``order`` (1 = best), ``token``, ``token_id``,
-        ``probability``, ``logit``; then what belongs to the vector and is the same in all its rows: ``entropy`` in nats,
-        ``norm``, ``target_rank``, ``target_probability``, ``target_logit`` and, where there is a foil, the same of the foil.
+        ``probability``, ``logit``; then the vector's own numbers, the same in all its rows: ``entropy`` in nats, ``norm``,
+        ``target_rank``, ``target_probability``, ``target_logit`` and, with a foil, the same for the foil.
         ``frame[frame["order"] == 1]`` has one row for each vector.
         """
         k = self.top_token_ids.shape[1]

@@ -291,7 +291,7 @@ class Trace:
         Parameters
         ----------
         groups
-            ``"words"``: what spaces divide in the text, special tokens by themselves. Or the positions of each group, every
+            ``"words"``: the parts of the text between spaces, each special token by itself. Or the positions of each group, every
             position in one of them: ``[[0], [1, 2], [3, 4]]``.
         head
             The pattern of one head; None: all heads averaged.
