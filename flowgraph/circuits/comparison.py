@@ -46,9 +46,9 @@ class CircuitOverlap(Tabular):
     Attributes
     ----------
     edges
-        Of their edges, weighed by |weight|.
+        Comparison of the edges, weighed by |weight|.
     heads
-        Of the heads that edges come from or end in; a head weighs the sum of its edges. Groups of keys and values are no heads.
+        Comparison of the heads at the ends of edges; a head weighs the sum of its edges. Groups of keys and values are no heads.
     sign_agreement
         Part of the shared edges whose weight has the same sign in both; None without shared edges.
     weights

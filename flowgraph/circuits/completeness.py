@@ -46,7 +46,7 @@ class _HeadsTakenOut(Tabular):
     draws
         [draw, prompt] how often each prompt was drawn, for the bands; None without.
     seed
-        Of the sets and of the draws.
+        Seed of the sets and of the draws.
     model
         Name of the model.
     """
@@ -75,8 +75,8 @@ class Completeness(_HeadsTakenOut):
     heads
         The circuit's heads C.
     how, metric, unit, draws, seed, model
-        Ablation, what was measured, [draw, prompt] how often each prompt was drawn for the bands (None without), the seed of
-        sets and draws, and the model's name.
+        Ablation, the metric with its unit, [draw, prompt] how often each prompt was drawn for the bands (None without), the seed
+        of sets and draws, and the model's name.
     """
 
     sets: tuple[tuple[Node, ...], ...]
@@ -207,7 +207,7 @@ def completeness(
     Returns
     -------
     Completeness
-        Of no head, of all heads, and of the random and the greedy sets.
+        The result for the set without a head, the set of all heads, and the random and the greedy sets.
 
     Raises
     ------

@@ -86,10 +86,10 @@ def discover(
     top_k
         Keep the k strongest edges at most.
     steps
-        Of ``"eap-ig"``.
+        Number of runs of ``"eap-ig"``.
     shortlist
-        Of ``"acdc"``: how many edges, by their scores with the QK fix, are not taken away at the start; models with fewer than
-        5,000 edges are pruned whole.
+        Number of edges of ``"acdc"``, by their scores with the QK fix, that are not taken away at the start; models with fewer
+        than 5,000 edges are pruned whole.
     max_bytes
         Memory to work in, besides the model: as many prompts run together as :func:`discovery_size` says fit. ``"backward"`` and
         ``"acdc"`` also hold runs of every prompt until the end, which have to fit.

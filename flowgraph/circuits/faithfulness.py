@@ -61,9 +61,9 @@ class Faithfulness(Drawn):
     draws
         [draw, prompt] how often each prompt was drawn, for the bands; None without bands.
     seed
-        Of these draws.
+        Seed of these draws.
     model, task
-        Their names.
+        Names of the model and the task.
     """
 
     edges: Int[np.ndarray, "size"]
@@ -105,7 +105,7 @@ class Faithfulness(Drawn):
 
     @property
     def band(self) -> Band:
-        """Its band; None without draws."""
+        """Band of ``value``; None without draws."""
         return None if self.bands is None else (float(self.bands[-1, 0]), float(self.bands[-1, 1]))
 
     @property
@@ -120,12 +120,12 @@ class Faithfulness(Drawn):
 
     @property
     def cpr_band(self) -> Band:
-        """95 % of the draws; None without them."""
+        """Interval that holds ``cpr`` in 95 % of the draws; None without draws."""
         return None if self.draws is None else band_of(self._cpr(self._of(self.draws)))
 
     @property
     def cmd_band(self) -> Band:
-        """95 % of the draws; None without them."""
+        """Interval that holds ``cmd`` in 95 % of the draws; None without draws."""
         return None if self.draws is None else band_of(self._cmd(self._of(self.draws)))
 
     def __repr__(self) -> str:
@@ -232,7 +232,7 @@ def faithfulness(
         How often as many prompts are drawn from the prompts, with replacement, for the bands; 0 for no bands. A single prompt
         has none.
     seed
-        Of these draws.
+        Seed of these draws.
     progress, cancel
         As for :func:`flowgraph.head_effects`.
 

@@ -37,7 +37,7 @@ class SearchSize:
 def search_size(
     loaded: LoadedModel, lengths: Iterable[int], method: str, how: str, steps: int, max_bytes: int
 ) -> SearchSize:
-    """As many prompts together as fit.
+    """Find the numbers of prompts that run together within ``max_bytes``.
 
     Raises
     ------

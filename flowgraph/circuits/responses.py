@@ -39,7 +39,7 @@ class HeadResponses:
     recall
         For each input (q, k, v): [source, head, prompt] the part of each head's whole change that a source brings about.
     effect
-        Of q and k: [source, receiver] first-order effect behind the softmax, summed over prompts: the score with the QK fix.
+        For q and k: [source, receiver] first-order effect behind the softmax, summed over prompts: the score with the QK fix.
     """
 
     recall: dict[Into, Tensor]

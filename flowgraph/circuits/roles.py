@@ -214,7 +214,7 @@ def head_roles(
     thresholds
         Values that scores have to exceed for a role. Scores without one take ``THRESHOLDS``, which are conventions, not facts.
     seed
-        Of the sequences.
+        Seed of the sequences.
     progress, cancel
         As for :func:`flowgraph.head_effects`.
 

@@ -46,7 +46,7 @@ class Part:
     Attributes
     ----------
     rows
-        Their numbers among all examples.
+        Numbers of the prompts among all examples.
     clean
         The prompts, with their answers.
     others

@@ -136,7 +136,7 @@ def _is_group(group: Any) -> bool:
 
 
 def _layers(graph: FlowGraph) -> list[str]:
-    """Their layer of each node."""
+    """Layer of each node in Neuronpedia's format."""
     numbers = [
         (graph.info.total_layers if node.layer is None else node.layer) + 1
         for node in graph.nodes

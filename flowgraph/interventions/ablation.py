@@ -96,7 +96,7 @@ def ablate(
         Take out everything but ``what``: all other heads and MLPs, all other edges, all that the graph does not show in its
         layers.
     parts
-        Of a graph its ``"edges"``, or its ``"nodes"``: heads and MLPs at their positions.
+        Parts of a graph that are changed: its ``"edges"``, or its ``"nodes"``, which are heads and MLPs at their positions.
     align
         ``"start"`` or ``"end"``: allow prompts of different lengths, positions counted from there. A position without a
         counterpart does not change.

@@ -71,7 +71,7 @@ class PatternEdit:
     Attributes
     ----------
     layer, head
-        Whose pattern; every head of the layer without a head.
+        Layer and head of the pattern; None for ``head`` is every head of the layer.
     query_pos, key_pos
         Row and column; all of them where one is None.
     value

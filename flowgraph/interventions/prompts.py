@@ -212,7 +212,7 @@ def counterparts(n_tokens: int, other: int, align: Align | None) -> list[int]:
     Raises
     ------
     PromptError
-        If the prompts differ in length and nothing was said of how to align them.
+        If the prompts differ in length and ``align`` is None.
     """
     if n_tokens == other:
         return list(range(n_tokens))

@@ -37,7 +37,7 @@ _LOGIT_ROWS = 64
 
 @dataclass(frozen=True)
 class Size:
-    """How much of a sweep is done at once.
+    """Sizes of the batches of a sweep.
 
     Attributes
     ----------

@@ -393,7 +393,7 @@ def _build(model: Any, row: Family) -> Anatomy:
 
 
 def without_head(anatomy: Anatomy) -> Anatomy:
-    """The same parts, with a head that is there and not read."""
+    """The same parts, with the head marked as unread."""
     return replace(anatomy, head=(), d_vocab=0, unread_head=unread_head(anatomy.model))
 
 

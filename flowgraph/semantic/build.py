@@ -65,7 +65,7 @@ def semantic_graph(
     positions
         One or several query positions; default the trace's. Negative counts from the end.
     target, foil
-        Token that readings speak of, and a second one; default those of the trace.
+        Token whose logit, probability and rank readings give, and a second one; default those of the trace.
     heads
         How many heads of each layer, the strongest first, or which; default all.
     sources_per_head

@@ -31,7 +31,7 @@ def corrupt(
     Parameters
     ----------
     model
-        Whose tokens they are.
+        The model, for its tokenizer.
     prompt
         A text, token ids, or :func:`flowgraph.inputs`.
     how

@@ -23,9 +23,9 @@ class Draw:
     Attributes
     ----------
     model
-        Whose tokens they are.
+        The model, for its tokenizer.
     random
-        Seeded, so that the same call gives the same examples.
+        Seeded generator: the same call gives the same examples.
     """
 
     def __init__(self, model: LoadedModel, seed: int) -> None:

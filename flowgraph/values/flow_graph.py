@@ -156,8 +156,8 @@ class FlowGraph(GraphColumns):
     def measured_into(self, start: Node | None) -> FlowGraph:
         """The same graph, its mass measured by the flow into ``start``; None: into the node that is explained.
 
-        Of a graph that was cut before, the flow into another node than ``info.flow_into`` is known along its own edges only:
-        these are the whole then, and the caption says so.
+        For a cut graph the flow into another node than ``info.flow_into`` is known only along its own edges; these are then the
+        whole, and the caption says so.
 
         Raises
         ------
@@ -181,7 +181,7 @@ class FlowGraph(GraphColumns):
         Raises
         ------
         ArgumentError
-            If the roles are of another model, or the graph has heads that they do not speak of.
+            If the roles are of another model, or lack a head of the graph.
         """
         if roles.model != self.info.model:
             raise ArgumentError(

@@ -236,12 +236,12 @@ def inputs(
     ids
         Token ids as they are: a list, an array or a tensor [position] or [1, position]; several rows are a batch.
     mask
-        Of the shape of ``ids``: 1 or True for tokens, 0 or False for padding at the start or the end, which is left out.
-        Positions then count as without the padding.
+        Mask with the shape of ``ids``: 1 or True for tokens, 0 or False for padding at the start or the end. Padding is left out,
+        and positions count without it.
     token_types
-        Of the shape of ``ids``: which of two texts a token belongs to (``token_type_ids``).
+        Token types with the shape of ``ids``: the text, of two, that a token belongs to (``token_type_ids``).
     position_ids
-        Of the shape of ``ids``: positions other than 0, 1, 2, …
+        Positions with the shape of ``ids``, if they are not 0, 1, 2, …
     chat
         Put the text into the chat template as a user's message.
 
@@ -330,7 +330,7 @@ def row_of_dict(plain: Any, ids: tuple[int, ...]) -> Row:
     Raises
     ------
     ArgumentError
-        If a value is of another kind than it should be, or speaks of another number of tokens.
+        If a value has the wrong type, or the wrong number of entries.
     """
     # A file may come from anybody: each value is checked as if a user had given it.
     if not isinstance(plain, Mapping) or set(plain) != {item.name for item in fields(Row)} - {"ids"}:

@@ -38,7 +38,7 @@ class Reading(Result):
     top_probabilities, bottom_probabilities
         [N, k] probabilities over the whole vocabulary.
     target, target_token
-        Token id and string that the three target fields speak of.
+        Token id and string of the target fields below.
     target_logit, target_probability, target_log_probability, target_rank
         [N] logit, probability, natural log of it, and rank among the logits (1 = highest; ties count as better).
     entropy
@@ -48,7 +48,7 @@ class Reading(Result):
     shape
         Shape of the vectors without their last axis; N is its product.
     foil, foil_token, foil_logit, foil_probability, foil_log_probability, foil_rank
-        The same as for the target for a second token; None where none was asked for.
+        The same numbers for a second token; None without a foil.
     axes
         Names of the axes of ``shape``, such as ``("layer", "position")``, as :meth:`named` gave them; empty where they are not
         known.

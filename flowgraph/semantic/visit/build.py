@@ -55,7 +55,7 @@ def visit_graph(
     version
         1 or 2, the published versions; they differ in defaults, and in the width of the edge to the bias of the MLP's input.
     target
-        Token that readings speak of; default the trace's.
+        Token whose logit, probability and rank readings give; default the trace's.
     sources_per_head
         Source tokens of each head, by attention. Default 2, in version 2 for models with rotary embeddings 1.
     heads
