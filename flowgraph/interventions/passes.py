@@ -122,7 +122,7 @@ class Pass:
         """A context in which the model runs with the edits, in evaluation mode and with eager attention."""
         with ExitStack() as stack:
             stack.enter_context(torch.set_grad_enabled(self.gradients))
-            # Fused attention kernels return no pattern and would bypass some hooks.
+            # Fused attention kernels return no pattern.
             stack.enter_context(eager_attention(self.anatomy.model))
             for handle in self._handles(last):
                 stack.callback(handle.remove)

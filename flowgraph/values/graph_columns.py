@@ -71,7 +71,7 @@ class GraphColumns:
             column = getattr(self, name)
             if column.shape != self.source.shape:
                 raise ArgumentError(f"FlowGraph.{name} has shape {column.shape}; source has {self.source.shape}")
-            # Filters share columns between graphs, so a write to one would change others.
+            # Graphs may share columns, so a write to one would change others.
             column.setflags(write=False)
         if len(set(self.nodes)) != len(self.nodes):
             raise ArgumentError("FlowGraph.nodes holds the same node twice")
