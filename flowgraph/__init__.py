@@ -74,12 +74,14 @@ if TYPE_CHECKING:
     from .render.plots.figures import (
         edge_tokens_figure,
         head_circuit_figure,
+        head_scores_figure,
+        lens_figure,
+        matrix_figure,
         norm_filter_figure,
         overlap_figure,
         regularization_figure,
         trajectory_figure,
     )  # fmt: skip
-    from .render.plots.grid import head_scores_figure, lens_figure, matrix_figure
     from .render.plots.sankey import sankey
     from .render.print.pictures import render_picture
     from .semantic import semantic_graph, visit_graph
@@ -156,29 +158,23 @@ _WHERE = {
     "render.plots.attention_figure": ("attention_figure",),
     "render.page.attention_view": ("AttentionView", "head_view", "model_view"),
     "render.plots.figures": (
-        "edge_tokens_figure", "head_circuit_figure", "norm_filter_figure", "overlap_figure",
-        "regularization_figure", "trajectory_figure",
+        "edge_tokens_figure", "head_circuit_figure", "head_scores_figure", "lens_figure", "matrix_figure",
+        "norm_filter_figure", "overlap_figure", "regularization_figure", "trajectory_figure",
     ),
-    "render.plots.grid": ("head_scores_figure", "lens_figure", "matrix_figure"),
     "render.plots.sankey": ("sankey",),
 }  # fmt: skip
 _DRAWN_BY = {
     "html": {
-        "charts.bars": "render.page.tables", "charts.grid": "render.page.tables", "charts.table": "render.page.tables",
+        **{f"charts.{name}": "render.page.tables" for name in ("bars", "grid", "lines", "table")},
         "lenses.head_scores": "render.of_tensors", "values.flow_graph": "render.notebook.notebook", "values.trace": "render.of_tensors",
     },
-    "text": {"charts.table": "render.page.tables"},
-    "figure": {
-        **{f"analyses.{name}": "render.plots.figures" for name in (
-            "edge_tokens", "head_circuit", "norm_filter", "overlap", "regularization", "trajectory",
-        )},
-        "circuits.faithfulness": "render.plots.faithfulness_figure", "charts.bars": "render.plots.grid", "charts.grid": "render.plots.grid",
-    },
+    "text": {"charts.table": "render.words.table"},
+    "figure": {f"charts.{name}": f"render.plots.{name}" for name in ("bars", "grid", "lines", "table")},
+    "picture": {f"charts.{name}": "render.print.pictures" for name in ("bars", "grid", "lines", "table")},
     "csv": {"charts.table": "files.tables"},
     "npz": {"charts.table": "files.tables"},
     "save": {
-        "charts.bars": "render.print.pictures", "charts.grid": "render.print.pictures", "charts.table": "files.tables",
-        "values.flow_graph": "files", "values.trace": "files.trace_file",
+        "charts.table": "files.tables", "values.flow_graph": "files", "values.trace": "files.trace_file",
     },
     "load": {"values.flow_graph": "files", "values.trace": "files.trace_reader"},
     "show": {"values.flow_graph": "render.notebook.notebook"},

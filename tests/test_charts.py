@@ -14,12 +14,16 @@ from hypothesis import strategies as st
 
 from flowgraph import TokenMatrix, head_scores, logit_lens
 from flowgraph.charts import rendering
-from flowgraph.charts.bars import Bars
+from flowgraph.charts.axis import Axis
+from flowgraph.charts.bars import Bar, Bars, Column
 from flowgraph.charts.grid import Grid, Places
+from flowgraph.charts.lines import Lines, Panel, Rule, Series
 from flowgraph.charts.result import Result
 from flowgraph.charts.table import Table
 from flowgraph.errors import ArgumentError
 from flowgraph.render.print import Look, grid_picture
+from flowgraph.render.print.bars import bars_picture
+from flowgraph.render.print.plot import path, scale
 from flowgraph.render.print.shapes import Label, Line, Mark
 from tests.graphs import HOSTILE_TOKENS
 
@@ -161,7 +165,7 @@ def test_shapes_are_checked():
     with pytest.raises(ArgumentError, match="1 tokens for 2 numbers"):
         Places("row", (0, 1), ("a",))
     with pytest.raises(ArgumentError, match="there are 2 places"):
-        Bars("b", rows, np.zeros(3), "m", "u", lambda _: ())
+        Column(rows, Axis("m (u)"), (Bar(np.zeros(3), lambda _: ()),))
 
 
 def test_tokens_of_a_prompt_are_text_in_every_look(tmp_path):
@@ -213,3 +217,215 @@ def test_charts_know_nothing_of_looks():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@dataclass(frozen=True, eq=False)
+class Curve(Result):
+    """A result that says its chart and nothing else."""
+
+    y: np.ndarray
+
+    def chart(self) -> Lines:
+        x = np.arange(1.0, len(self.y) + 1)
+        band = np.stack([self.y - 1, self.y + 1], axis=1)
+        line = Series(
+            "line",
+            "main",
+            x,
+            self.y,
+            lambda n: (f"point {n}", HOSTILE_TOKENS[0]),
+            is_joined=True,
+            band=band,
+            band_name="band",
+        )
+        points = Series("points", "rest", x, 100.0 / x, lambda n: (f"rank {n}",))
+        rules = (Rule("x", 2.5, "level"), Rule("y", 2.0, "upright"), Rule("both", name="equal"))
+        panels = (Panel(Axis("height (m)"), (line,), rules), Panel(Axis("rank", "rank"), (points,)))
+        return Lines("A curve", Axis("time (s)"), panels, subtitle="below")
+
+
+@dataclass(frozen=True, eq=False)
+class Lists(Result):
+    """Bars of every kind: parts, moves, words and bands."""
+
+    parts: np.ndarray
+
+    def chart(self) -> Bars:
+        one, other = self.parts
+        places = Places("token", tuple(range(len(one))), tuple(HOSTILE_TOKENS[: len(one)]), is_numbered=False)
+        stacked = tuple(
+            Bar(part, lambda n: (f"part {n}",), name, role)
+            for part, name, role in ((one, "a", "mlp"), (other, "b", "rest"))
+        )
+        move = Bar(np.full(len(one), 3.0), lambda n: ("a move",), start=np.arange(1.0, len(one) + 1))
+        ranged = Bar(one, lambda _: (), band=np.stack([one - 1, one + 1], axis=1))
+        words = (tuple(HOSTILE_TOKENS[:2]),) * len(one)
+        return Bars(
+            "Lists",
+            (
+                Column(places, Axis("apples"), stacked, title="stacked"), Column(places, Axis("rank", "rank"), (move,)),
+                Column(places, Axis("pears"), (ranged,)), Column(places, Axis("words"), words=words),
+            ),
+            parts_title="parts",
+        )  # fmt: skip
+
+
+def saved(result, folder, **options):
+    """Text of the picture in every vector format, and that the others are written."""
+    texts = [result.save(folder / f"r.{ending}", **options).read_text(encoding="utf-8") for ending in ("svg", "tex")]
+    for ending in ("png", "pdf"):
+        assert result.save(folder / f"r.{ending}", **options).stat().st_size > 500
+    return texts
+
+
+@pytest.mark.parametrize("theme", ["light", "print"])
+def test_a_result_that_only_says_its_chart_is_drawn_everywhere(tmp_path, theme):
+    curve = Curve(np.array([1.0, 4.0, 2.0]))
+    figure = curve.figure(theme="dark")
+    band, line, points = figure.data
+    assert (list(line.x), list(line.y), line.mode) == ([1, 2, 3], [1, 4, 2], "lines+markers")
+    assert (list(points.y), points.mode) == ([100, 50, 100 / 3], "markers")
+    assert list(band.y) == [2, 5, 3, 1, 3, 0]
+    assert figure.layout.yaxis2.autorange == "reversed"
+    assert line.customdata[1].startswith("point 1<br>")
+    assert "<b>" not in line.customdata[1]
+    assert {shape.type for shape in figure.layout.shapes} == {"line"}
+    assert len(figure.layout.shapes) == 3
+    assert curve.to_dataframe()["y"].tolist() == [1, 4, 2, 100, 50, 100 / 3]
+    assert curve.to_csv().splitlines()[0] == "series,measure,x,y,low,high"
+    assert "A curve" in str(curve)
+    assert "33.3" in curve._repr_html_()
+    svg, _ = saved(curve, tmp_path, theme=theme, width="one-column")
+    assert svg.count("<circle") == 6 + 2
+    for text in ("height (m)", "time (s)", "level", "equal", "band", "below"):
+        assert f">{text}<" in svg
+
+
+@pytest.mark.parametrize("theme", ["light", "print"])
+def test_bars_of_every_kind_are_drawn_everywhere(tmp_path, theme):
+    lists = Lists(np.array([[1.0, -2.0, 3.0], [2.0, -1.0, -1.0]]))
+    figure = lists.figure()
+    bars = [trace for trace in figure.data if trace.type == "bar"]
+    assert [list(bar.x) for bar in bars] == [[1, -2, 3], [2, -1, -1], [1, -2, 3]]
+    assert list(bars[0].y) == [2, 1, 0]
+    assert list(bars[2].error_x.array) == [1, 1, 1]
+    moves = [tuple(trace.x) for trace in figure.data if trace.mode == "lines+markers"]
+    assert moves == [(1, 3), (2, 3), (3, 3)]
+    assert "<" not in "".join(figure.layout.yaxis.ticktext).replace("<br>", "")
+    assert figure.layout.legend.title.text == "parts"
+    assert lists.to_csv().splitlines()[0] == "token,measure,a,b,before,after,value,low,high,words"
+    assert len(lists.to_dataframe()) == 12
+    assert "stacked" in lists._repr_html_()
+    saved(lists, tmp_path, theme=theme)
+
+
+@given(st.lists(st.floats(-100, 100), min_size=1, max_size=6), st.booleans())
+def test_printed_bars_are_as_long_as_their_numbers(values, upright):
+    array = np.array(values)
+    column = Column(Places("p", tuple(range(len(array)))), Axis("u"), (Bar(array, lambda _: (), role="main"),))
+    shapes = bars_picture(Bars("b", (column,), is_upright=upright), Look()).shapes
+    drawn = [shape for shape in shapes if isinstance(shape, Line) and shape.colour == "attention"]
+    axis = 1 if upright else 0
+    lengths = np.array([(shape.end[axis] - shape.start[axis]) * (-1 if upright else 1) for shape in drawn])
+    kept = array[array != 0]
+    assert np.allclose(
+        lengths * np.abs(array).max(),
+        kept * np.abs(lengths).max(initial=0.0),
+        atol=1e-6 * max(np.abs(kept).max(initial=0.0), 1e-9),
+    )
+
+
+def test_parts_of_a_printed_bar_lie_end_to_end():
+    parts = tuple(
+        Bar(np.array(values), lambda _: (), name, "main")
+        for name, values in (("a", [2.0]), ("b", [-1.0]), ("c", [3.0]), ("d", [-4.0]))
+    )
+    column = Column(Places("p", (0,)), Axis("u"), parts)
+    shapes = bars_picture(Bars("b", (column,)), Look(legend=False)).shapes
+    a, b, c, d = [shape for shape in shapes if isinstance(shape, Line) and shape.colour == "attention"]
+    assert a.start == b.start
+    assert (c.start, d.start) == (a.end, b.end)
+    assert (c.end[0] - d.end[0]) == pytest.approx(10 * (a.end[0] - a.start[0]) / 2)
+
+
+@given(st.lists(st.floats(1, 1e6), min_size=1, max_size=9), st.sampled_from(["linear", "log", "rank"]))
+def test_points_and_ticks_lie_within_their_scale(values, kind):
+    made = scale(Axis("a", kind), values, 100.0, 20.0)
+    order = np.argsort(values)
+    places = np.array([made.place(values[n]) for n in order])
+    assert ((places >= 20 - 1e-6) & (places <= 100 + 1e-6)).all()
+    assert (np.diff(places) * (1 if kind == "rank" else -1) >= -1e-9).all()
+    ticks = made.ticks(20.0)
+    assert len(ticks) <= 5
+    assert all(20 - 1e-6 <= at <= 100 + 1e-6 for at, _ in ticks)
+    for at, name in ticks:
+        assert made.place(float(name.replace(",", "").replace("−", "-"))) == pytest.approx(at, abs=0.6)
+
+
+def test_dashes_run_on_round_corners():
+    points = [(float(n), 0.0) for n in range(49)]
+    dashes = list(path(points, "ink", 1.0, is_dashed=True))
+    drawn = sum(dash.end[0] - dash.start[0] for dash in dashes)
+    assert drawn == pytest.approx(48 * 3.0 / 4.8)
+    assert len(list(path(points, "ink", 1.0))) == 48
+
+
+def test_a_table_is_a_picture_too(tmp_path):
+    table = Table("many", {"n": np.arange(57), "word": [HOSTILE_TOKENS[0]] * 57}, note="a note")
+    figure = rendering.figure(table, theme="dark")
+    assert list(figure.data[0].cells.values[0][:3]) == ["0", "1", "2"]
+    assert "<b" not in figure.data[0].cells.values[1][0]
+    path = rendering.picture(table, tmp_path / "t.svg", width="one-column", caption=True)
+    svg = path.read_text(encoding="utf-8")
+    assert ">19<" in svg
+    assert ">20<" not in svg
+    assert "37 of 57 rows are not shown" in (tmp_path / "t.caption.txt").read_text(encoding="utf-8")
+    wide = Table("wide", {f"column {n}": [0] for n in range(40)})
+    with pytest.raises(
+        ArgumentError, match=r"40 columns, and a width of 234 points has no room for them; give width=\d+ or more"
+    ):
+        rendering.picture(wide, tmp_path / "w.svg", width="one-column")
+    with pytest.raises(ArgumentError, match="no rows"):
+        rendering.picture(Table("none", {"a": []}), tmp_path / "n.svg")
+
+
+def test_charts_without_numbers_or_room_are_refused(tmp_path):
+    empty = np.zeros(0)
+    nothing = Lines("none", Axis("x"), (Panel(Axis("y"), (Series("s", "main", empty, empty, lambda _: ()),)),))
+    with pytest.raises(ArgumentError, match="'none' has no points"):
+        rendering.picture(nothing, tmp_path / "n.svg")
+    assert not rendering.figure(nothing, theme="light").data[0].x
+    places = Places("p", (0,))
+    many = Bars("many", (Column(places, Axis("u"), (Bar(np.ones(1), lambda _: ()),)),) * 20)
+    with pytest.raises(
+        ArgumentError, match=r"20 columns side by side, and a width of 234 points .* give width=\d+"
+    ) as caught:
+        rendering.picture(many, tmp_path / "m.svg", width="one-column")
+    enough = int(str(caught.value).split("width=")[1].split(" ")[0])
+    assert rendering.picture(many, tmp_path / "m.svg", width=enough)
+    with pytest.raises(ArgumentError, match="there are 2 columns"):
+        Bars("b", many.columns[:2], is_upright=True)
+    with pytest.raises(ArgumentError, match=r"'s' has x of shape \(1,\) and y of shape \(2,\)"):
+        Series("s", "main", np.zeros(1), np.zeros(2), lambda _: ())
+    with pytest.raises(ArgumentError, match=r"'s' has a band of shape \(2, 2\) for 1 points"):
+        Series("s", "main", np.zeros(1), np.zeros(1), lambda _: (), band=np.zeros((2, 2)))
+
+
+def test_a_grid_gives_its_numbers():
+    grid = Grid(
+        "g",
+        Places("row", (4, 5)),
+        Places("column", (0,), (" a",)),
+        np.array([[1.0], [2.0]]),
+        "u",
+        lambda *_: (),
+        words=(("x",), ("y",)),
+    )
+    frame = grid.table().to_dataframe()
+    assert frame.to_dict("list") == {
+        "row": [4, 5],
+        "column": [0, 0],
+        "column_token": [" a", " a"],
+        "value": [1, 2],
+        "word": ["x", "y"],
+    }

@@ -22,6 +22,7 @@ from flowgraph.analyses import (
     trajectory,
 )
 from flowgraph.render.plots import figures
+from flowgraph.render.plots.plotting import token_text
 from flowgraph.render.scene.style import THEMES
 from tests.conftest import IDS
 
@@ -102,11 +103,14 @@ def test_numbers_have_units(found, name):
 def test_a_trajectory_is_drawn_as_it_is(found):
     draw, value = found["trajectory"]
     figure = draw(value)
-    rank, chance = drawn(figure, f"state, {figures._token(value.stream.target_token)}")
+    rank, chance = drawn(figure, f"state, {token_text(value.stream.target_token)}")
     np.testing.assert_array_equal(rank.x, value.depth)
     np.testing.assert_array_equal(rank.y, value.stream.target_rank)
     np.testing.assert_array_equal(chance.y, value.stream.target_log_probability)
-    assert [row[0] for row in rank.customdata] == list(value.sites)
+    assert [tip.split("<br>")[0] for tip in rank.customdata] == list(value.sites)
+    numbers = value.stream.target_rank[3], value.stream.target_probability[3]
+    assert rank.customdata[3].split("<br>")[1] == f"rank {numbers[0]:,}, p = {numbers[1]:.3g}"
+    assert [tip.split("<br>")[0] for tip in drawn(figure, "MLP alone")[0].customdata] == ["L0.mlp_out", "L1.mlp_out"]
     foil = next(trace for trace in figure.data if trace.name.endswith("(foil)"))
     np.testing.assert_array_equal(foil.y, value.stream.foil_rank)
     np.testing.assert_array_equal(drawn(figure, "attention alone")[0].y, value.attention.target_rank)
@@ -121,14 +125,16 @@ def test_a_filter_is_drawn_as_it_is(found):
     draw, value = found["norm_filter"]
     figure = draw(value)
     moves = [trace for trace in figure.data if trace.type == "scatter"]
-    expected = [*value.demoted_in_rank, *value.promoted_in_rank[::-1]]
+    expected = [*value.promoted_in_rank, *value.demoted_in_rank[::-1]]
     assert [tuple(trace.x) for trace in moves] == [(change.rank_before, change.rank_after) for change in expected]
-    ticks = list(figure.layout.yaxis.ticktext)
-    assert ticks == [figures._token(change.token) for change in expected]
+    heights = [trace.y[0] for trace in moves]
+    assert heights == sorted(heights, reverse=True)
+    ticks = dict(zip(figure.layout.yaxis.tickvals, figure.layout.yaxis.ticktext, strict=True))
+    assert [ticks[height] for height in heights] == [token_text(change.token) for change in expected]
     assert (figure.layout.xaxis.type, figure.layout.xaxis.autorange) == ("log", "reversed")
     bars = [trace for trace in figure.data if trace.type == "bar"]
     assert [bar.name.split(",")[0] for bar in bars] == ["centering", "scale", "gain γ", "bias β"]
-    changed = [*value.demoted_in_log_probability, *value.promoted_in_log_probability[::-1]]
+    changed = [*value.promoted_in_log_probability, *value.demoted_in_log_probability[::-1]]
     np.testing.assert_allclose(
         np.sum([bar.x for bar in bars], axis=0), [change.log_probability_change for change in changed], atol=1e-9
     )
@@ -142,7 +148,8 @@ def test_the_other_figures_are_drawn_as_they_are(found):
     np.testing.assert_array_equal(listed.y, neurons.reading.entropy)
     np.testing.assert_array_equal(others.y, neurons.other_entropy.ravel())
     np.testing.assert_array_equal(others.x, neurons.frequency[:, neurons.other_neuron].ravel())
-    assert [row[:2] for row in listed.customdata] == [list(p) for p in zip(neurons.layer, neurons.neuron, strict=True)]
+    named = [f"L{layer}N{neuron}" for layer, neuron in zip(neurons.layer, neurons.neuron, strict=True)]
+    assert [tip.split(":")[0] for tip in listed.customdata] == named
 
     draw, by_layer = found["overlap"]
     each, mean = draw(by_layer).data
@@ -156,14 +163,15 @@ def test_the_other_figures_are_drawn_as_they_are(found):
         np.testing.assert_array_equal(bar.x, values)
         np.testing.assert_array_equal(bar.y, [2, 1, 0])
     words = [trace for trace in draw(head).data if trace.type == "scatter"]
-    assert words[2].text[0].split("<br>")[0] == figures._token(head.values.top_tokens[0][0])
+    assert words[2].text[0].split("<br>")[0] == token_text(head.values.top_tokens[0][0])
     without = draw(dataclasses.replace(head, logits=None, output_logits=None))
     assert sum(trace.type == "bar" for trace in without.data) == 2
 
     draw, edge = found["edge_tokens"]
     up, down = draw(edge).data
-    assert up.x[-1] == edge.promoted[0][2]
-    assert down.x[-1] == edge.suppressed[0][2]
+    assert (up.x[0], up.y[0]) == (edge.promoted[0][2], len(edge.promoted) - 1)
+    assert down.x[0] == edge.suppressed[0][2]
+    assert up.customdata[1].endswith(f"p = {edge.promoted[1][1]:.3g}")
     assert f"{edge.weight:.3g} (contribution)" in draw(edge).layout.title.subtitle.text
 
 
@@ -174,8 +182,8 @@ def with_odd_tokens(reading):
 
 def test_tokens_are_never_markup(found):
     """A token that reads like markup, or like a formula, reaches the picture as the characters it is made of."""
-    assert figures._token(ODD) == "&lt;b&gt;&#36;x_1&#36;&lt;/b&gt;⏎"
-    assert figures._token(" a") == "␣a"
+    assert token_text(ODD) == "&lt;b&gt;&#36;x_1&#36;&lt;/b&gt;⏎"
+    assert token_text(" a") == "␣a"
     _, path = found["trajectory"]
     _, head = found["head_circuit"]
     _, edge = found["edge_tokens"]
@@ -239,4 +247,4 @@ def test_the_real_model(smollm2):
     assert figure.layout.title.text == "␣Tokyo through the residual stream at position 7 (␣of), smollm2"
     assert drawn(figure, "state, ␣Tokyo")[0].y[-1] == 1
     head = figures.head_circuit_figure(head_circuit(trace, layer=23, head=4))
-    assert head.layout.yaxis.ticktext[0] == "␣Japan <b>3</b>"
+    assert head.layout.yaxis.ticktext[0] == "3 ␣Japan"

@@ -29,7 +29,8 @@ from flowgraph.analyses import (
 from flowgraph.charts.table import columns_of, data_frame
 from flowgraph.charts.text import visible
 from flowgraph.errors import ArgumentError, ModelNeededError, NonFiniteError, UnsupportedReadingError
-from flowgraph.render.page.tables import _wash, table_html, table_text
+from flowgraph.render.page.tables import _wash, table_html
+from flowgraph.render.words.table import table_text
 from tests.conftest import IDS, JAPAN
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'&\n=1+1;\ud800"

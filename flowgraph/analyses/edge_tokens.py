@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-from ..charts import rendering
-from ..charts.table import Drawn, Table, ThemeName
+import numpy as np
+
+from ..charts.axis import Axis, Role
+from ..charts.bars import Bar, Bars, Column
+from ..charts.grid import Places
+from ..charts.result import Result
+from ..charts.table import Table
+from ..charts.text import printable, visible
 from ..errors import ArgumentError
 from ..lenses.logit_lens import read
 from ..values.arguments import takes
@@ -16,12 +22,9 @@ from ..values.reading import Entry, Reading
 from ..values.trace import Trace
 from .vectors import carried
 
-if TYPE_CHECKING:
-    import plotly.graph_objects
-
 
 @dataclass(frozen=True, eq=False)
-class EdgeTokens(Drawn):
+class EdgeTokens(Result):
     """The vector along one edge, read in vocabulary.
 
     Attributes
@@ -68,9 +71,24 @@ class EdgeTokens(Drawn):
         names = ("side", "order", "token", "probability", "logit")
         return Table(repr(self), {name: [row[n] for row in rows] for n, name in enumerate(names)}, words=("side",))
 
-    def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
-        """See :func:`flowgraph.edge_tokens_figure`."""
-        return rendering.figure(self, theme=theme)
+    def chart(self) -> Bars:
+        """The tokens that the vector promotes and suppresses, by their logits."""
+        number = "without a number" if self.weight is None else f"{self.weight:.3g} ({self.unit})"
+        return Bars(
+            title=" → ".join(printable(label(node)) for node in (self.source, self.target)),
+            columns=(_column("promoted", "raises", self.promoted), _column("suppressed", "lowers", self.suppressed)),
+            subtitle=f"{self.kind}, {number}: {self.carried}, length {self.reading.norm[0]:.3g}",
+        )
+
+
+def _column(title: str, role: Role, entries: Sequence[Entry]) -> Column:
+    def tip(n: int) -> tuple[str, ...]:
+        token, probability, logit = entries[n]
+        return (f"{visible(token)}: {logit:.3f} logits, p = {probability:.3g}",)
+
+    places = Places("token", tuple(range(len(entries))), tuple(token for token, *_ in entries), is_numbered=False)
+    part = Bar(np.array([logit for *_, logit in entries]), tip, role=role)
+    return Column(places, Axis("logit of the vector alone"), (part,), title=title)
 
 
 @takes(Trace, FlowGraph)

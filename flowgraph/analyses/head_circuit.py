@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..charts import rendering
-from ..charts.table import Drawn, Table, ThemeName
+from ..charts.axis import Axis
+from ..charts.bars import Bar, Bars, Column
+from ..charts.grid import Places
+from ..charts.result import Result
+from ..charts.table import Table
+from ..charts.text import visible
 from ..errors import ArgumentError
 from ..lenses.direct_attribution import direction_of_target
 from ..lenses.logit_lens import read
@@ -24,12 +28,9 @@ from ..values.places import position_of
 from ..values.reading import Reading
 from ..values.trace import Trace
 
-if TYPE_CHECKING:
-    import plotly.graph_objects
-
 
 @dataclass(frozen=True, eq=False)
-class HeadCircuit(Drawn):
+class HeadCircuit(Result):
     """What a head reads and writes at a position. Rows are the sources shown, the largest contribution first.
 
     Attributes
@@ -48,7 +49,7 @@ class HeadCircuit(Drawn):
         [S] what the source writes in the direction of the target (minus the foil) at this position; None where single parts
         have no logit.
     coverage
-        Part of Σ|contribution| over all sources that those shown hold, between 0 and 1.
+        Bar of Σ|contribution| over all sources that those shown hold, between 0 and 1.
     keys
         Reading (S,) of the keys as the query's position sees them: what of the state here would be attended from.
     queries
@@ -103,9 +104,40 @@ class HeadCircuit(Drawn):
         note = f"these sources hold {self.coverage:.0%} of Σ|contribution|"
         return Table(repr(self), columns, note=note)
 
-    def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
-        """See :func:`flowgraph.head_circuit_figure`."""
-        return rendering.figure(self, theme=theme)
+    def chart(self) -> Bars:
+        """Numbers of each source as bars, and the top tokens of query, key and value beside them."""
+        places = Places("source", tuple(self.sources.tolist()), self.source_tokens, "source: position, token")
+        numbers = [("attention", "probability", self.pattern), ("of the output", "part (Σ = 1)", self.contribution)]
+        numbers += [] if self.logits is None else [("to the target", "logits", self.logits)]
+        texts = (("query looks for", self.queries), ("key answers", self.keys), ("value brings", self.values))
+        written = " · ".join(map(visible, self.output.top_tokens[0][:_WRITTEN]))
+        logit = "" if self.output_logits is None else f", {self.output_logits:+.2f} logits to the target"
+        return Bars(
+            title=f"L{self.layer}H{self.head} at {visible(self.token)} (position {self.position}) writes {written}{logit}",
+            columns=(
+                *(
+                    Column(places, Axis(unit), (self._part(values, unit),), title=name)
+                    for name, unit, values in numbers
+                ),
+                *(
+                    Column(
+                        places, Axis(name), words=tuple(tokens[:_LISTED] for tokens in reading.top_tokens), title=name
+                    )
+                    for name, reading in texts
+                ),
+            ),
+            subtitle=f"{len(self.sources)} sources, which hold {self.coverage:.0%} of Σ|part of its output|",
+        )
+
+    def _part(self, values: Float[np.ndarray, "S"], unit: str) -> Bar:
+        def tip(n: int) -> tuple[str, ...]:
+            return (f"{self.sources[n]} {visible(self.source_tokens[n])}: {values[n]:.3g} {unit}",)
+
+        return Bar(values, tip)
+
+
+_WRITTEN, _LISTED = 3, 5
+"""Tokens in the title, and of each reading."""
 
 
 @takes(Trace)

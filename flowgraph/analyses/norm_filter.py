@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..charts import rendering
-from ..charts.table import Drawn, Table, ThemeName
+from ..charts.axis import Axis, Role
+from ..charts.bars import Bar, Bars, Column
+from ..charts.grid import Places
+from ..charts.result import Result
+from ..charts.table import Table
+from ..charts.text import visible
 from ..errors import ArgumentError
 from ..lenses.logit_lens import read, unembed
 from ..lenses.query_key import row_of
@@ -21,9 +26,6 @@ from ..values.places import position_of
 from ..values.reading import Reading
 from ..values.trace import Trace
 from .overlap import overlap
-
-if TYPE_CHECKING:
-    import plotly.graph_objects
 
 Part = Literal["attention", "mlp", "final"]
 Step = Literal["centering", "scale", "gain", "bias"]
@@ -65,7 +67,7 @@ class TokenChange:
 
 
 @dataclass(frozen=True, eq=False)
-class NormFilter(Drawn):
+class NormFilter(Result):
     """The reading of a vector before and after a norm, and what changed.
 
     Attributes
@@ -125,9 +127,54 @@ class NormFilter(Drawn):
             columns[f"by_{step}"] = [change.by_step[n] for _, change in rows]
         return Table(repr(self), columns, words=("change",))
 
-    def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
-        """See :func:`flowgraph.norm_filter_figure`."""
-        return rendering.figure(self, theme=theme)
+    def chart(self) -> Bars:
+        """The tokens that the norm moves most: their ranks before and after, and which step changes their log-probability."""
+        moved = [*self.promoted_in_rank, *self.demoted_in_rank[::-1]]
+        changed = [*self.promoted_in_log_probability, *self.demoted_in_log_probability[::-1]]
+        ranks = Bar(
+            values=np.array([change.rank_after for change in moved], dtype=np.float64),
+            tip=lambda n: (visible(moved[n].token), f"rank {moved[n].rank_before:,} → {moved[n].rank_after:,}"),
+            start=np.array([change.rank_before for change in moved], dtype=np.float64),
+        )
+        steps = tuple(self._part(changed, n) for n in range(len(self.steps)))
+        norm = "final norm" if self.layer is None else f"norm of layer {self.layer}, {self.part}"
+        return Bars(
+            title=f"{norm}, at {visible(self.token)} (position {self.position}): top tokens shared {self.overlap:.0%}",
+            columns=(
+                Column(_places(moved), Axis("rank before and after, 1 = best", "rank"), (ranks,), title="largest change in rank"),
+                Column(
+                    _places(changed), Axis("change of log-probability (nats)"), steps,
+                    title="largest change in log-probability, by step",
+                ),
+            ),
+            parts_title="step of the norm, divergence it makes",
+        )  # fmt: skip
+
+    def _part(self, changed: Sequence[TokenChange], n: int) -> Bar:
+        """What one step does to the log-probability of each token."""
+        name, role = _STEPS[self.steps[n]]
+
+        def tip(place: int) -> tuple[str, ...]:
+            change = changed[place]
+            before, after = change.log_probability_before, change.log_probability_after
+            step = f"{name} {change.by_step[n]:+.3g} nats"
+            return visible(change.token), step, f"log-probability {before:.3g} → {after:.3g} nats"
+
+        values = np.array([change.by_step[n] for change in changed])
+        return Bar(values, tip, f"{name}, {self.step_divergence[n]:.2g} nats", role)
+
+
+def _places(changes: Sequence[TokenChange]) -> Places:
+    return Places("token", tuple(range(len(changes))), tuple(change.token for change in changes), is_numbered=False)
+
+
+_STEPS: dict[Step, tuple[str, Role]] = {
+    "centering": ("centering", "rest"),
+    "scale": ("scale", "muted"),
+    "gain": ("gain γ", "attention"),
+    "bias": ("bias β", "mlp"),
+}
+"""Step → its name, and its role in a chart."""
 
 
 _COLUMNS = (

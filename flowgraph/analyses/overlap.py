@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
-from ..charts import rendering
-from ..charts.table import Drawn, Table, ThemeName
+from ..charts.axis import Axis
+from ..charts.lines import Lines, Panel, Series
+from ..charts.result import Result
+from ..charts.table import Table
 from ..errors import ArgumentError
 from ..values.arguments import takes
 from ..values.reading import Reading
 
-if TYPE_CHECKING:
-    import plotly.graph_objects
-
 
 @dataclass(frozen=True, eq=False)
-class LayerOverlap(Drawn):
+class LayerOverlap(Result):
     """Top-k overlap of two readings, layer by layer.
 
     Attributes
@@ -55,9 +53,20 @@ class LayerOverlap(Drawn):
         layer = np.arange(self.first_layer, self.first_layer + len(self.mean))
         return {"values": self.values, "mean": self.mean, "layer": layer, "k": np.array(self.k)}
 
-    def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
-        """See :func:`flowgraph.overlap_figure`."""
-        return rendering.figure(self, theme=theme)
+    def chart(self) -> Lines:
+        """Every place as a point over its layer, and their mean as a line."""
+        layers, places = self.first_layer + np.arange(len(self.mean), dtype=np.float64), self.values.shape[1]
+        x, y = np.repeat(layers, places), self.values.ravel()
+        each = Series("one place", "rest", x, y, lambda n: (f"L{x[n]:.0f}: {y[n]:.2f}",))
+        mean = Series(
+            f"mean of {places:,} places", "main", layers, self.mean, lambda n: (f"L{layers[n]:.0f}: {self.mean[n]:.3f}",),
+            is_joined=True,
+        )  # fmt: skip
+        return Lines(
+            title=f"Overlap of the top {self.k} tokens of two readings",
+            x=Axis("layer", ticks=tuple((layer, f"{layer:.0f}") for layer in layers.tolist())),
+            panels=(Panel(Axis(f"part of the top {self.k} tokens shared", ends=(-0.04, 1.04)), (each, mean)),),
+        )
 
 
 @takes(Reading, Reading)

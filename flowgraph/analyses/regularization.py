@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..charts import rendering
-from ..charts.table import Drawn, Table, ThemeName
+from ..charts.axis import Axis, Role
+from ..charts.lines import Lines, Panel, Rule, Series
+from ..charts.result import Result
+from ..charts.table import Table
+from ..charts.text import printable, visible
 from ..errors import ArgumentError
 from ..lenses.logit_lens import read
 from ..models import LoadedModel, load_model
@@ -22,14 +25,11 @@ from ..tracing import Keep, trace
 from ..values.reading import Reading
 from ..values.trace import Trace
 
-if TYPE_CHECKING:
-    import plotly.graph_objects
-
 _READ = 5
 
 
 @dataclass(frozen=True, eq=False)
-class RegularizationNeurons(Drawn):
+class RegularizationNeurons(Result):
     """How often each neuron is active, and those that nearly always are.
 
     Attributes
@@ -98,9 +98,43 @@ class RegularizationNeurons(Drawn):
         found = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
         return found | {"entropy": self.reading.entropy}
 
-    def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
-        """See :func:`flowgraph.regularization_figure`."""
-        return rendering.figure(self, theme=theme)
+    def chart(self) -> Lines:
+        """How often neurons are active against the entropy of what they write, with some others for comparison."""
+        rows = np.arange(*self.layers)
+        layers, neurons = np.repeat(rows, len(self.other_neuron)), np.tile(self.other_neuron, len(rows))
+        others = self._series("others", layers, neurons, self.other_entropy.ravel(), None)
+        name = f"in more than {self.threshold:.0%}"
+        listed = self._series(name, self.layer, self.neuron, self.reading.entropy, self.reading)
+        cases = f"{self.counted:,} {'prompts' if self.positions == 'last' else 'positions'}"
+        how = "activation > 0" if self.most_active is None else f"among the {self.most_active} most active of its layer"
+        rules = (Rule("y", self.threshold), Rule("x", self.greatest_entropy, "ln V: says nothing"))
+        return Lines(
+            title=f"{len(self.neuron):,} of {self.frequency.size:,} neurons of {printable(self.model)} are active in more than "
+            f"{self.threshold:.0%} of {cases}",
+            x=Axis(f"active in this part of {cases} ({how})", is_percent=True),
+            panels=(Panel(Axis("entropy of its row, read in vocabulary (nats)"), (others, listed), rules),),
+        )
+
+    def _series(
+        self,
+        name: str,
+        layer: Int[np.ndarray, "n"],
+        neuron: Int[np.ndarray, "n"],
+        entropy: np.ndarray,
+        reading: Reading | None,
+    ) -> Series:
+        place = (layer - self.layers[0], neuron)
+        frequency, activation, norm = self.frequency[place], self.mean_activation[place], self.row_norm[place]
+
+        def tip(n: int) -> tuple[str, ...]:
+            return (
+                f"L{layer[n]}N{neuron[n]}: active in {frequency[n]:.1%}, entropy {entropy[n]:.2f} nats",
+                f"mean activation {activation[n]:.3g}, norm of its row {norm[n]:.3g}",
+                *(() if reading is None else (" · ".join(map(visible, reading.top_tokens[n])),)),
+            )
+
+        role: Role = "rest" if reading is None else "mlp"
+        return Series(f"{name} ({len(layer):,})", role, frequency, entropy, tip)
 
 
 def regularization_neurons(

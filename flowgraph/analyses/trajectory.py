@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..charts import rendering
-from ..charts.table import Drawn, Table, ThemeName
+from ..charts.axis import Axis, Role
+from ..charts.lines import Lines, Panel, Series
+from ..charts.result import Result
+from ..charts.table import Table
+from ..charts.text import printable, visible
 from ..lenses.logit_lens import read
 from ..models.anatomy import wide
 from ..values.arguments import takes
@@ -20,14 +24,11 @@ from ..values.places import position_of
 from ..values.reading import Reading
 from ..values.trace import Trace
 
-if TYPE_CHECKING:
-    import plotly.graph_objects
-
 _TOP = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Trajectory(Drawn):
+class Trajectory(Result):
     """Readings of one position through all sites, in the order in which the model passes them.
 
     Every reading says rank, probability and log-probability (nats) of the target, and of the foil where there is one.
@@ -98,9 +99,45 @@ class Trajectory(Drawn):
         columns["top_token"] = [best[n] for n in order]
         return Table(repr(self), columns, words=("place", "series"), both_ends=True)
 
-    def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
-        """See :func:`flowgraph.trajectory_figure`."""
-        return rendering.figure(self, theme=theme)
+    def chart(self) -> Lines:
+        """Rank and log-probability of target and foil through all states, and of what attention and MLP add by themselves."""
+        token, foil = visible(self.stream.target_token), self.stream.foil_token
+        middles = np.arange(*self.layers, dtype=np.float64)
+        attention, mlp = ([f"L{layer}.{name}_out" for layer in range(*self.layers)] for name in ("attn", "mlp"))
+        states = (self.depth, self.sites, self.stream)
+        several: list[_Path] = [
+            (f"state, {token}", "target", *states),
+            (f"attention alone, {token}", "attention", middles + 0.5, attention, self.attention),
+            (f"MLP alone, {token}", "mlp", middles + 1.0, mlp, self.mlp),
+        ]
+        if foil is not None:
+            several.insert(1, (f"state, {visible(foil)} (foil)", "foil", *states))
+        first, stop = self.layers
+        ends = [(layer + 1.0, f"L{layer}") for layer in range(first, stop)]
+        axes = {"rank": Axis("rank (1 = best)", "rank"), "log_probability": Axis("log-probability (nats)")}
+        return Lines(
+            title=f"{token} through the residual stream at position {self.position} ({visible(self.token)}), {printable(self.model)}",
+            x=Axis("state after layer (between: after its attention)", ticks=((float(first), self.sites[0]), *ends)),
+            panels=tuple(Panel(y, tuple(_series(*path, quantity) for path in several)) for quantity, y in axes.items()),
+        )
+
+
+_Path = tuple[str, Role, np.ndarray, Sequence[str], Reading]
+"""Name and role of a series, how deep its vectors are, what they are called, and their reading."""
+
+
+def _series(
+    name: str, role: Role, depth: Float[np.ndarray, "S"], sites: Sequence[str], reading: Reading, quantity: str
+) -> Series:
+    aim = "foil" if role == "foil" else "target"
+    ranks, probabilities = getattr(reading, f"{aim}_rank"), getattr(reading, f"{aim}_probability")
+    return Series(
+        name, role, depth, getattr(reading, f"{aim}_{quantity}").astype(np.float64),
+        tip=lambda n: (
+            sites[n], f"rank {ranks[n]:,}, p = {probabilities[n]:.3g}", f"reads {' · '.join(map(visible, reading.top_tokens[n]))}"
+        ),
+        is_joined=role in ("target", "foil"),
+    )  # fmt: skip
 
 
 _COLUMNS = (

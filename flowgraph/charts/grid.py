@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float
 
 from ..errors import ArgumentError
+from .table import Table
 
 Tip = Callable[[int, int], tuple[str, ...]]
 
@@ -30,6 +31,8 @@ class Places:
         Words beside the axis; the name where nothing else is said.
     is_upward
         Whether the first stands at the bottom, as layers do.
+    is_numbered
+        Whether the numbers are shown beside tokens, which then need not differ.
     """
 
     name: str
@@ -37,6 +40,7 @@ class Places:
     tokens: tuple[str, ...] | None = None
     title: str = ""
     is_upward: bool = False
+    is_numbered: bool = True
 
     def __post_init__(self) -> None:
         if self.tokens is not None and len(self.tokens) != len(self.numbers):
@@ -110,6 +114,19 @@ class Grid:
 
         if self.strongest == "low" and self.values.size and self.values.min() < 0:
             raise ArgumentError(f"Grid.strongest='low' is for values from 0 on; the least is {self.values.min():.3g}")
+
+    def table(self) -> Table:
+        """One row for each place: its numbers and tokens along both axes, ``value``, and ``word`` where there are words."""
+        where = np.indices(self.values.shape).reshape(2, -1)
+        columns: dict[str, Any] = {}
+        for places, at in zip((self.rows, self.columns), where, strict=True):
+            columns[places.name] = np.array(places.numbers, dtype=np.int64)[at]
+            if places.tokens is not None:
+                columns[f"{places.name}_token"] = [places.tokens[n] for n in at]
+        columns["value"] = self.values.ravel()
+        if self.words is not None:
+            columns["word"] = [word for row in self.words for word in row]
+        return Table(self.title, columns, note=f"value: {self.unit}")
 
     @property
     def is_signed(self) -> bool:

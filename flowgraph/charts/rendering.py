@@ -64,6 +64,7 @@ figure: Door[Any] = Door("draw")
 csv: Door[str] = Door("write as CSV")
 npz: Door[bytes] = Door("write as arrays")
 save: Door[Path] = Door("save")
+picture: Door[Path] = Door("write as a picture")
 load: Door[Any] = Door("load")
 """Called as ``load.function(cls)(path)``: a class comes, not a value."""
 show: Door[None] = Door("show")

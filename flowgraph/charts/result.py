@@ -11,21 +11,34 @@ from ..atomic_file import as_path
 from . import rendering
 from .bars import Bars
 from .grid import Grid
-from .table import Tabular, ThemeName
+from .lines import Lines
+from .table import Table, Tabular, ThemeName
 
 if TYPE_CHECKING:
     import plotly.graph_objects
 
-Chart = Grid | Bars
+Chart = Grid | Bars | Lines | Table
 _NUMBERS = (".csv", ".npz")
 
 
 class Result(Tabular):
-    """A table with a chart. A class says its ``chart``; figure, notebook and picture files follow from it."""
+    """What a function found. A class says its ``chart``; figure, notebook, data frame and files follow from it.
+
+    A class that has more numbers than its chart shows says its ``table`` as well; one whose chart is its table must.
+    """
 
     @abstractmethod
     def chart(self) -> Chart:
         """What is to be seen: numbers, words, units and titles. Subclasses may have options."""
+
+    def table(self) -> Table:
+        """The numbers: those of the chart, unless the class says otherwise."""
+        return self.chart().table()
+
+    def overview(self) -> Chart:
+        """What a notebook shows at first: a grid, otherwise the table with the numbers."""
+        chart = self.chart()
+        return chart if isinstance(chart, Grid) else self.table()
 
     def figure(self, *choice: Any, theme: ThemeName = "light", **options: Any) -> plotly.graph_objects.Figure:
         """The chart as a plotly figure that can be changed.
@@ -78,7 +91,7 @@ class Result(Tabular):
         if path.suffix.lower() in _NUMBERS:
             return super().save(path, overwrite=overwrite, **options)
         of_chart = {name: options.pop(name) for name in signature(self.chart).parameters if name in options}
-        return rendering.save(self.chart(**of_chart), path, overwrite=overwrite, **options)
+        return rendering.picture(self.chart(**of_chart), path, overwrite=overwrite, **options)
 
     def _repr_html_(self) -> str:
-        return rendering.html(self.chart())
+        return rendering.html(self.overview())

@@ -16,13 +16,12 @@ from . import rendering
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped, unused-ignore]
-    import plotly.graph_objects
 
 ThemeName = Literal["light", "dark"]
 
 
 class Tabular(ABC):
-    """A result that is a table: it renders itself in notebooks and on paper, and its numbers go to pandas and to files."""
+    """What has a table: it shows it in notebooks and terminals, and its numbers go to pandas and to files."""
 
     @abstractmethod
     def table(self) -> Table:
@@ -73,24 +72,6 @@ class Tabular(ABC):
 
     def __str__(self) -> str:
         return rendering.text(self.table())
-
-
-class Drawn(Tabular):
-    """A table that has a picture as well."""
-
-    @abstractmethod
-    def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
-        """The picture, a plotly figure that can be changed; in the colours of ``theme``."""
-
-    def show(self, **options: Any) -> None:
-        """Show the picture, as plotly does here: in a notebook below the cell, else in the browser.
-
-        Parameters
-        ----------
-        **options
-            As for :meth:`figure`.
-        """
-        self.figure(**options).show()
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,13 +11,16 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from ..charts import rendering
-from ..charts.table import Drawn, Table, ThemeName
+from ..charts.axis import Axis
+from ..charts.lines import Lines, Panel, Rule, Series
+from ..charts.result import Result
+from ..charts.table import Table
+from ..charts.text import printable
 from ..errors import ArgumentError
 from ..interventions.ablation import Ablation
 from ..interventions.edges import Edge
@@ -31,17 +34,16 @@ from ..values.flow_graph import FlowGraph
 from .bands import Band, band_of, draws_of, with_band
 from .runs import Cancel, Data, all_edges, circuit_runs, edge_mask, task_of
 
-if TYPE_CHECKING:
-    import plotly.graph_objects
-
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Parts of a circuit's edges that are measured."""
 _LEAST_GAP = 1e-5
 """Below this part of the metric, a difference between two runs is rounding."""
+_LOGARITHMIC_FROM = 100
+"""Edges from which on their number is shown on a logarithmic axis, which has no place for 0."""
 
 
 @dataclass(frozen=True, eq=False)
-class Faithfulness(Drawn):
+class Faithfulness(Result):
     """Faithfulness of a circuit's strongest edges, from none of them to all.
 
     Attributes
@@ -161,15 +163,41 @@ class Faithfulness(Drawn):
         found["areas"] = np.array([self.cpr, self.cmd])
         return found if self.bands is None else found | {"bands": self.bands}
 
-    def figure(self, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
-        """Faithfulness over the number of edges, with its band, the whole model (1) and no edge (0).
+    def chart(self) -> Lines:
+        """Faithfulness over the number of edges, with its band, the whole model (1) and no edge (0)."""
+        is_logarithmic = bool(self.edges[-1] > _LOGARITHMIC_FROM)
+        shown = np.flatnonzero(self.edges > 0) if is_logarithmic else np.arange(len(self.edges))
+        bands, values = self.bands, self.values
 
-        Parameters
-        ----------
-        theme
-            ``"light"`` or ``"dark"``.
-        """
-        return rendering.figure(self, theme=theme)
+        def tip(n: int) -> tuple[str, ...]:
+            size = int(shown[n])
+            band = None if bands is None else (float(bands[size, 0]), float(bands[size, 1]))
+            f = with_band(float(values[size]), band)
+            return (
+                f"{self.edges[size]:,} edges",
+                f"f = {f}",
+                f"{self.metric} {self.by_prompt[size].mean():.4g} {self.unit}",
+            )
+
+        curve = Series(
+            "faithfulness", "main", self.edges[shown].astype(np.float64), values[shown], tip, is_joined=True,
+            band=None if bands is None else bands[shown], band_name="95 % of the draws of the prompts",
+        )  # fmt: skip
+        measured = f"{self.how} ablation, {self.metric}, {len(self.full)} prompts of {self.task}, {self.model}"
+        areas = f"CPR {with_band(self.cpr, self.cpr_band)}, CMD {with_band(self.cmd, self.cmd_band)}"
+        whole = f"{self.edges[-1]:,} of {self.model_edges:,} edges"
+        return Lines(
+            title=f"Faithfulness {with_band(self.value, self.band)} with {whole}",
+            x=Axis("edges of the circuit, the strongest first", "log" if is_logarithmic else "linear"),
+            panels=(
+                Panel(
+                    Axis("faithfulness f (not clipped)"),
+                    (curve,),
+                    (Rule("x", 1.0, "whole model"), Rule("x", 0.0, "no edge")),
+                ),
+            ),
+            subtitle=printable(f"{measured}; {areas}"),
+        )
 
     def _of(self, draws: np.ndarray) -> Float[np.ndarray, "draw size"]:
         """[draw, size] f of each draw of prompts."""

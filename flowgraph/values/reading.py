@@ -291,9 +291,9 @@ class Reading(Result):
         columns |= {name: getattr(self, name) for name in ("target_rank", "entropy", "norm")}
         return Table(repr(self), columns, words=("top_tokens",), note="probability: of the first token")
 
-    def _repr_html_(self) -> str:
-        is_grid = len(self.shape) == 2 and len(self)
-        return rendering.html(self.chart() if is_grid else self.listed())
+    def overview(self) -> Grid | Table:
+        """The grid of a reading of two axes, otherwise its vectors, one on each line."""
+        return self.chart() if len(self.shape) == 2 and len(self) else self.listed()
 
     def __str__(self) -> str:
         return rendering.text(self.listed())

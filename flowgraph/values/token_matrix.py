@@ -11,7 +11,8 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
-from ..charts.bars import Bars
+from ..charts.axis import Axis as ChartAxis
+from ..charts.bars import Bar, Bars, Column
 from ..charts.grid import Grid, Places, Tip
 from ..charts.result import Result
 from ..charts.table import Table
@@ -210,9 +211,15 @@ class TokenMatrix(NDArrayOperatorsMixin, Result):
         title = f"{self.measure} ({self.unit})"
         title = title[:1].upper() + title[1:]
         if self.ndim == 1:
-            return Bars(title, axes[0], self.values, self.measure, self.unit, self._tips_of_bars(), self._about())
+            part = Bar(self.values, self._tips_of_bars())
+            column = Column(axes[0], ChartAxis(f"{self.measure} ({self.unit})"), (part,))
+            return Bars(title, (column,), is_upright=True, about=self._about())
         rows, columns = axes
         return Grid(title, rows, columns, self.values, self.unit, self._tips_of_grid(), about=self._about())
+
+    def overview(self) -> Grid | Bars:
+        """The chart."""
+        return self.chart()
 
     def _places_of(self, axis: int) -> Places:
         name = self.axes[axis]

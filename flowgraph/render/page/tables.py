@@ -1,4 +1,4 @@
-"""Results as small pieces of static HTML for notebooks, and as lines of text for terminals.
+"""Results as small pieces of static HTML for notebooks.
 
 They are shown on pages that are not ours, light or dark, with and without a kernel: so nothing is fetched and nothing runs, text
 keeps the colour of the page, and numbers lie behind it as a wash of blue (or orange below zero) that is legible on both.
@@ -19,17 +19,17 @@ from jaxtyping import Float, Int
 from ...charts import rendering
 from ...charts.bars import Bars
 from ...charts.grid import Grid, Places
+from ...charts.lines import Lines
 from ...charts.table import Table
 from ...charts.text import abbreviated, printable, visible
 from ...values.node import label
 from ..scene.style import LIGHT
+from ..words.table import MOST_ROWS, cells, is_number, said, short
 
 if TYPE_CHECKING:
     from ...lenses.head_scores import HeadScore, HeadScores
     from ...values.trace import Trace
 
-MOST_ROWS = 20
-"""Rows of a table that are shown."""
 MOST_LAYERS, MOST_POSITIONS = 32, 14
 """Rows and columns of a grid that are shown."""
 
@@ -51,32 +51,16 @@ def table_html(table: Table, *, most: int = MOST_ROWS) -> str:
     most
         Rows that are shown.
     """
-    sides = ["right" if _is_number(values) else "left" for values in table.columns.values()]
+    sides = ["right" if is_number(values) else "left" for values in table.columns.values()]
     lines = [
         "".join(
             f'<td style="{_CELL};text-align:{side}">{_escaped(text)}</td>'
             for text, side in zip(row, sides, strict=True)
         )
-        for row in _rows(table, most)
+        for row in cells(table, most)
     ]
     head = _head(list(table.columns), sides)
-    return _framed(table.title, _table(head, lines), _said(table, most))
-
-
-@rendering.text.register(Table)
-def table_text(table: Table, *, most: int = MOST_ROWS) -> str:
-    """A table as lines of text, as :func:`table_html`."""
-    rows = [list(map(printable, table.columns)), *_rows(table, most)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    numbers = [_is_number(values) for values in table.columns.values()]
-    lines = [
-        "  ".join(
-            text.rjust(width) if number else text.ljust(width)
-            for text, width, number in zip(row, widths, numbers, strict=True)
-        ).rstrip()
-        for row in rows
-    ]
-    return "\n".join([printable(table.title), *lines, *map(printable, _said(table, most))])
+    return _framed(table.title, _table(head, lines), said(table, most))
 
 
 @rendering.html.register(Grid)
@@ -106,8 +90,14 @@ def grid_html(grid: Grid) -> str:
 
 @rendering.html.register(Bars)
 def bars_html(bars: Bars) -> str:
-    """Bars as a grid of one row."""
-    return grid_html(bars.row())
+    """Upright bars as a grid of one row, others as the table of their numbers."""
+    return grid_html(bars.row()) if bars.is_upright else table_html(bars.table())
+
+
+@rendering.html.register(Lines)
+def lines_html(lines: Lines) -> str:
+    """The numbers of all points: a picture of lines cannot be a table of cells."""
+    return table_html(lines.table())
 
 
 def head_scores_html(scores: HeadScores) -> str:
@@ -117,8 +107,8 @@ def head_scores_html(scores: HeadScores) -> str:
     rows = []
     for name, score in scores.scores.items():
         best = "sharpest: " * (name == "entropy")
-        best += ", ".join(f"{label(node)} {_number(value)}" for node, value in scores.strongest(name, 4))
-        texts = (name, best, _number(float(score.values.mean())), score.unit, str(score.queries), score.description)
+        best += ", ".join(f"{label(node)} {short(value)}" for node, value in scores.strongest(name, 4))
+        texts = (name, best, short(float(score.values.mean())), score.unit, str(score.queries), score.description)
         rows.append("".join(f'<td style="{_CELL}">{_escaped(text)}</td>' for text in texts))
     first, stop = scores.layers
     notes = [
@@ -198,7 +188,7 @@ def _digits(value: float, largest: float) -> str:
     """A number in a cell: short, and nothing for 0."""
     if value == 0:
         return ""
-    return f"{value:.2f}".replace("0.", ".", 1) if 0.1 <= largest < 10 else _number(value)
+    return f"{value:.2f}".replace("0.", ".", 1) if 0.1 <= largest < 10 else short(value)
 
 
 def _wash(strength: float) -> str:
@@ -211,7 +201,7 @@ def _head_picture(score: HeadScore) -> str:
     rows, heads = score.values.shape
     side = max(3, min(9, 150 // max(rows, 1)))
     source = _png(score.values[::-1])
-    held = f"{_number(float(score.values.min()))} … {_number(float(score.values.max()))}"
+    held = f"{short(float(score.values.min()))} … {short(float(score.values.max()))}"
     name = score.name.replace("_", " ")
     return (
         f'<div style="font-size:11px;text-align:center;min-width:84px"><div>{_escaped(name)}</div><img src="{source}" '
@@ -271,40 +261,6 @@ def _left_out(count: int, shown: Int[np.ndarray, "shown"], what: str) -> list[st
         return []
     which = "the last" if shown[0] > 0 else "evenly spaced"
     return [f"{len(shown)} of {count:,} {what} are shown, {which}: to_dataframe() has all"]
-
-
-def _rows(table: Table, most: int) -> list[list[str]]:
-    """The rows that are shown, as texts; one of ``⋮`` stands for what is left out between both ends."""
-    shown = list(range(min(len(table), most)))
-    if table.both_ends and len(table) > most:
-        shown[most // 2 :] = range(len(table) - (most - most // 2), len(table))
-    columns = []
-    for name, values in table.columns.items():
-        text = printable if name in table.words else _short_token
-        picked = [value.item() if isinstance(value, np.generic) else value for value in (values[i] for i in shown)]
-        columns.append(["" if v is None else text(v) if isinstance(v, str) else _number(v) for v in picked])
-    rows = [list(row) for row in zip(*columns, strict=True)]
-    if shown and shown[-1] != len(shown) - 1:
-        rows.insert(most // 2, ["⋮"] * len(columns))
-    return rows
-
-
-def _said(table: Table, most: int) -> list[str]:
-    """Lines below a table: what is left out, and its note."""
-    left_out = f"{len(table) - most:,} of {len(table):,} rows are not shown: to_dataframe() has all"
-    return [left_out] * (len(table) > most) + [table.note] * bool(table.note)
-
-
-def _is_number(values: Any) -> bool:
-    return not any(isinstance(value, str) for value in values[: 2**10])
-
-
-def _number(value: float | int | bool) -> str:
-    return str(value) if isinstance(value, int) else f"{value:.3g}"
-
-
-def _short_token(token: str) -> str:
-    return visible(abbreviated(token))
 
 
 def _escaped(text: str) -> str:

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from ...charts.text import visible
+import numpy as np
+
+from ...charts.axis import Axis
+from ...charts.grid import Places
+from ...charts.text import abbreviated, visible
 from ..scene.style import FONT, Theme
+
+LONGEST_WORD = 9
+"""Characters of a token beside its number, or in a cell."""
+LONGEST_NAME = 24
+"""Characters of a token that stands alone beside an axis."""
 
 
 def plotly_module(module: str) -> Any:
@@ -53,3 +63,45 @@ def token_text(token: str) -> str:
 def plain_text(text: str) -> str:
     """Words as text of a figure, in which plotly reads neither markup nor a formula."""
     return escape(text, quote=False).replace("$", "&#36;")
+
+
+def tips(tips: Sequence[Sequence[str]]) -> list[str]:
+    """Tips as texts of a figure. They are escaped all at once: a grid has hundreds of thousands."""
+    lines = ["\n".join(tip) for tip in tips]
+    escaped = plain_text("\x1f".join(lines)).replace("\n", "<br>").split("\x1f") if lines else []
+    assert len(escaped) == len(lines), "a tip holds a separator; tokens in tips are written visibly"
+    return escaped
+
+
+def ticks(update: Any, places: Places, most: int, *, autorange: str | None = None, **where: int) -> None:
+    """Ticks at the places' numbers, evenly thinned out where there are many; ``where`` says in which panel."""
+    names = [str(number) for number in places.numbers]
+    if places.tokens is not None:
+        words = [
+            token_text(abbreviated(token, LONGEST_WORD if places.is_numbered else LONGEST_NAME))
+            for token in places.tokens
+        ]
+        names = [f"{name} {word}" for name, word in zip(names, words, strict=True)] if places.is_numbered else words
+    shown = list(range(0, len(names), max(1, -(-len(names) // max(most, 1)))))
+    options = {} if autorange is None else {"autorange": autorange}
+    update(
+        title_text=plain_text(places.axis_title), tickvals=[places.numbers[n] for n in shown], ticktext=[names[n] for n in shown],
+        showgrid=False, **options, **where,
+    )  # fmt: skip
+
+
+def axis_options(axis: Axis, most: int) -> dict[str, Any]:
+    """Options of plotly's axis: its title, its scale and at most so many named ticks."""
+    options: dict[str, Any] = {"title_text": plain_text(axis.title)}
+    if axis.scale == "rank":
+        options |= {"type": "log", "autorange": "reversed", "dtick": 1, "tickformat": ",d"}
+    if axis.scale == "log":
+        options |= {"type": "log", "dtick": 1, "tickformat": ",d", "minor": {"ticks": "outside", "ticklen": 3}}
+    if axis.is_percent:
+        options["tickformat"] = ".0%"
+    if axis.ticks:
+        shown = axis.ticks[:: max(1, -(-len(axis.ticks) // most))]
+        options |= {"tickvals": [place for place, _ in shown], "ticktext": [plain_text(text) for _, text in shown]}
+    if axis.ends is not None:
+        options["range"] = [float(np.log10(end)) if axis.is_logarithmic else end for end in axis.ends]
+    return options

@@ -22,7 +22,7 @@ from .labels import Ground
 from .legend import Group, flow_groups, legend_shapes
 from .semantic import semantic_shapes
 from .semantic_ink import pill_palette, semantic_groups
-from .shapes import Box, Label, Line, Picture, Pill, Plate, Shape, corners, shortened, text_width
+from .shapes import Box, Label, Line, Picture, Pill, Plate, Shape, corners, wrapped
 
 _SEMANTIC = frozenset({"semantic", "visit"})
 _WRITERS = frozenset({"head", "attn", "neuron", "mlp"})
@@ -109,7 +109,7 @@ def caption_lines(text: str, width: float, top: float) -> tuple[list[Label], flo
     """A caption in lines of a page ``width`` points wide, set below ``top``, and where it ends."""
     lines = [
         Label(line, (PAD, top + PAD + (n + 1) * _CAPTION_LEAD), _CAPTION_SIZE, "ink")
-        for n, line in enumerate(_wrapped(text, width - 2 * PAD))
+        for n, line in enumerate(wrapped(text, width - 2 * PAD, _CAPTION_SIZE))
     ]
     return lines, top + PAD + len(lines) * _CAPTION_LEAD
 
@@ -207,14 +207,3 @@ def _left_out(graph: FlowGraph, drawn: Drawing, content: Content, lost: int) -> 
             f"groups of nodes in the file: {', '.join(groups[:_MOST_GROUPS])}{', …' * (len(groups) > _MOST_GROUPS)}"
         )
     return notes
-
-
-def _wrapped(text: str, room: float) -> list[str]:
-    lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}".lstrip()
-        if lines[-1] and text_width(longer, _CAPTION_SIZE) > room:
-            lines.append("")
-            longer = word
-        lines[-1] = shortened(longer, _CAPTION_SIZE, room)
-    return lines

@@ -24,7 +24,7 @@ _SCALE_CELLS, _SCALE_SIDE = 6, 9.0
 
 
 def grid_picture(grid: Grid, look: Look, spell: Spell = str) -> Picture:
-    """Shapes of a grid; a row without a name is a single row of squares.
+    """Shapes of a grid.
 
     Raises
     ------
@@ -34,22 +34,21 @@ def grid_picture(grid: Grid, look: Look, spell: Spell = str) -> Picture:
     if not grid.values.size:
         raise ArgumentError(f"{grid.title!r} has no numbers; there is nothing to draw")
     strength = grid.strength
-    columns = _ticks(grid.columns, spell)
-    rows = _ticks(grid.rows, spell) if grid.rows.name else [""]
+    rows = place_names(grid.rows, spell)
     left = 2 * PAD + 1.2 * AXIS_SIZE + max(text_width(tick, AXIS_SIZE) for tick in rows)
-    room = (look.points - left - PAD) / len(columns)
+    room = (look.points - left - PAD) / len(grid.columns)
     words = grid.words if room >= _LEAST_WORD else None
     side = min(_MOST, room) if words is None else min(_MOST_WORD, room)
     tall = side if words is None else 1.6 * AXIS_SIZE
     if side < _LEAST:
         fit = int((look.points - left - PAD) / _LEAST)
         raise ArgumentError(
-            f"the picture has {len(columns)} columns, and a width of {look.points:g} points has room for {fit}; take a wider "
+            f"the picture has {len(grid.columns)} columns, and a width of {look.points:g} points has room for {fit}; take a wider "
             "picture (width=), or group tokens (.grouped)"
         )
     upward = grid.rows.is_upward
     top = PAD + 1.6 * AXIS_SIZE
-    bottom, right = top + tall * len(rows), left + side * len(columns)
+    bottom, right = top + tall * len(rows), left + side * len(grid.columns)
     heights = [top + tall * ((len(rows) - 1 - n if upward else n) + 0.5) for n in range(len(rows))]
     title = spell(printable(grid.title))
     shapes: list[Shape] = [
@@ -72,7 +71,7 @@ def grid_picture(grid: Grid, look: Look, spell: Spell = str) -> Picture:
         ((right, top), (right, bottom)),
     ):
         shapes.append(Line(start, end, "muted", 0.5))
-    labels, lowest = _axes(grid, rows, columns, heights, (left, top, right, bottom))
+    labels, lowest = _axes(grid, rows, heights, (left, top, right, bottom), spell)
     shapes += labels
     if look.legend:
         lowest += 1.6 * AXIS_SIZE
@@ -87,42 +86,47 @@ def grid_picture(grid: Grid, look: Look, spell: Spell = str) -> Picture:
 
 
 def _axes(
-    grid: Grid, rows: list[str], columns: list[str], heights: list[float], box: tuple[float, float, float, float]
+    grid: Grid, rows: list[str], heights: list[float], box: tuple[float, float, float, float], spell: Spell
 ) -> tuple[list[Shape], float]:
     """Ticks and titles of both axes, and where the lowest of them ends."""
     left, top, right, bottom = box
-    side, tall = (right - left) / len(columns), (bottom - top) / len(rows)
+    tall = (bottom - top) / len(rows)
     shapes: list[Shape] = []
     every = max(1, -int(-1.1 * AXIS_SIZE // tall))
     for n in range(0, len(rows), every):
         shapes.append(Label(rows[n], (left - 2, baseline(heights[n], AXIS_SIZE)), AXIS_SIZE, "ink", "end"))
-    lowest = bottom
+    below, lowest = place_ticks(grid.columns, (left, right, bottom), spell)
+    shapes += below
+    title = Label(grid.rows.axis_title, (PAD + AXIS_SIZE, (top + bottom) / 2), AXIS_SIZE, "muted", "middle", angle=90.0)
+    return [*shapes, title], lowest
+
+
+def place_ticks(places: Places, box: tuple[float, float, float], spell: Spell) -> tuple[list[Shape], float]:
+    """Names and title below places, which fill ``box`` (left, right, bottom) evenly, and where the title ends."""
+    left, right, bottom = box
+    names, side = place_names(places, spell), (right - left) / len(places)
+    shapes: list[Shape] = []
     every = max(1, -int(-1.1 * AXIS_SIZE // side))
-    flat = max(text_width(tick, AXIS_SIZE) for tick in columns) < 0.95 * side
-    for n in range(0, len(columns), every):
+    flat = max(text_width(name, AXIS_SIZE) for name in names) < 0.95 * side
+    for n in range(0, len(names), every):
         x = left + side * (n + 0.5)
         if flat:
-            shapes.append(Label(columns[n], (x, bottom + 1.3 * AXIS_SIZE), AXIS_SIZE, "ink", "middle"))
+            shapes.append(Label(names[n], (x, bottom + 1.3 * AXIS_SIZE), AXIS_SIZE, "ink", "middle"))
         else:
-            shapes.append(Label(columns[n], (x + 0.35 * AXIS_SIZE, bottom + 2), AXIS_SIZE, "ink", "end", angle=90.0))
-    lowest += (
-        1.6 * AXIS_SIZE if flat else 4 + max(text_width(columns[n], AXIS_SIZE) for n in range(0, len(columns), every))
-    )
-    lowest += 1.2 * AXIS_SIZE
-    shapes.append(Label(grid.columns.axis_title, ((left + right) / 2, lowest), AXIS_SIZE, "muted", "middle"))
-    if grid.rows.name:
-        shapes.append(
-            Label(grid.rows.axis_title, (PAD + AXIS_SIZE, (top + bottom) / 2), AXIS_SIZE, "muted", "middle", angle=90.0)
-        )
+            shapes.append(Label(names[n], (x + 0.35 * AXIS_SIZE, bottom + 2), AXIS_SIZE, "ink", "end", angle=90.0))
+    longest = max(text_width(names[n], AXIS_SIZE) for n in range(0, len(names), every))
+    lowest = bottom + (1.6 * AXIS_SIZE if flat else 4 + longest) + 1.2 * AXIS_SIZE
+    shapes.append(Label(places.axis_title, ((left + right) / 2, lowest), AXIS_SIZE, "muted", "middle"))
     return shapes, lowest
 
 
 def _height_of_title(rows: Places, top: float, bottom: float) -> float:
     """Where a turned title beside a low grid ends."""
-    return (top + bottom) / 2 + text_width(rows.axis_title, AXIS_SIZE) / 2 if rows.name else bottom
+    return (top + bottom) / 2 + text_width(rows.axis_title, AXIS_SIZE) / 2
 
 
-def _ticks(places: Places, spell: Spell) -> list[str]:
+def place_names(places: Places, spell: Spell) -> list[str]:
+    """What places are called: their tokens, or their numbers where there are none."""
     if places.tokens is None:
         return [str(number) for number in places.numbers]
     return [shortened(spell(visible(token)), AXIS_SIZE, LONGEST_TICK) for token in places.tokens]

@@ -1,27 +1,38 @@
-"""Pictures for papers as files: SVG, PDF, PNG and TikZ, of graphs and of matrices between tokens."""
+"""Pictures for papers as files: SVG, PDF, PNG and TikZ, of graphs and of charts."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from ...atomic_file import as_path, atomic_write_bytes, atomic_write_text
 from ...charts import rendering
 from ...charts.bars import Bars
 from ...charts.grid import Grid
+from ...charts.lines import Lines
+from ...charts.table import Table
 from ...errors import ArgumentError
 from ...values.arguments import takes
 from ...values.flow_graph import FlowGraph
 from . import MOST_EDGES, Look, Picture, ThemeName, grid_picture, is_semantic, matplotlib_picture, picture, tikz
+from .bars import bars_picture
 from .content import Spell
+from .lines import lines_picture
 from .svg import to_svg
+from .table import table_picture
 
 PictureFormat = Literal["svg", "pdf", "png", "tex"]
 FORMATS: tuple[str, ...] = get_args(PictureFormat)
 PAGE_HEIGHT = 648.0
 """9 in, in points: about what a page of a journal holds."""
+_CHARTS: dict[type, Callable[[Any, Look, Spell], Picture]] = {
+    Bars: bars_picture,
+    Grid: grid_picture,
+    Lines: lines_picture,
+    Table: table_picture,
+}
 _LEAST_DPI, _MOST_DPI = 50, 2400
 
 
@@ -115,9 +126,9 @@ def save_picture(
     return _write(path, drawn, content, overwrite=overwrite)
 
 
-@rendering.save.register(Grid, Bars)
+@rendering.picture.register(*_CHARTS)
 def save_chart(
-    chart: Grid | Bars,
+    chart: Any,
     path: str | Path,
     *,
     width: str | int | float = "two-column",
@@ -141,8 +152,8 @@ def save_chart(
             f"path={str(path)!r} has the extension {path.suffix!r}; expected .csv or .npz for the numbers, or {known} for a picture"
         )
     look = Look(width, theme, caption=caption)
-    grid = chart.row() if isinstance(chart, Bars) else chart
-    drawn, content = _made(_format(path), dpi, lambda spell: grid_picture(grid, look, spell))
+    draw = _CHARTS[type(chart)]
+    drawn, content = _made(_format(path), dpi, lambda spell: draw(chart, look, spell))
     return _write(path, drawn, content, overwrite=overwrite)
 
 

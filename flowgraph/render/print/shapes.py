@@ -178,6 +178,21 @@ def shortened(text: str, size: float, room: float, is_bold: bool = False) -> str
     return kept.rstrip() + "…"
 
 
+def wrapped(text: str, room: float, size: float, *, is_bold: bool = False, most: int | None = None) -> list[str]:
+    """The text in lines of at most ``room`` points; of more than ``most`` lines the last one says that there is more."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".lstrip()
+        if lines[-1] and text_width(longer, size, is_bold) > room:
+            if len(lines) == most:
+                lines[-1] = shortened(f"{longer} ", size, room, is_bold)
+                break
+            lines.append("")
+            longer = word
+        lines[-1] = shortened(longer, size, room, is_bold)
+    return lines
+
+
 def baseline(middle: float, size: float) -> float:
     """Baseline of a text whose capitals and digits are centred on ``middle``."""
     return middle + _CAPITAL * size / 2

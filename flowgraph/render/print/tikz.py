@@ -25,7 +25,8 @@ _SETTABLE = {
     "”": r"\textquotedblright{}", "…": "...", "•": r"$\bullet$", "·": r"$\cdot$", "×": r"$\times$", "÷": r"$\div$",
     "±": r"$\pm$", "−": "$-$", "≤": r"$\leq$", "≥": r"$\geq$", "≈": r"$\approx$", "→": r"$\rightarrow$",
     "←": r"$\leftarrow$", "␣": r"\textvisiblespace{}", "⏎": r"$\hookleftarrow$", "⇥": r"$\rightarrow$\kern-.3em\textbar{}",
-    "⟨": r"$\langle$", "⟩": r"$\rangle$", "◌": r"$\circ$",
+    "⟨": r"$\langle$", "⟩": r"$\rangle$", "◌": r"$\circ$", "○": r"$\circ$", "●": r"$\bullet$", "γ": r"$\gamma$", "β": r"$\beta$",
+    "Σ": r"$\Sigma$",
 }  # fmt: skip
 _ACCENTS = {
     "\u0300": "`", "\u0301": "'", "\u0302": "^", "\u0303": "~", "\u0304": "=", "\u0306": "u", "\u0307": ".", "\u0308": '"',
