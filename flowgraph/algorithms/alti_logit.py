@@ -6,13 +6,19 @@ the state at that position is a mixture of input tokens; the rollout of ALTI's s
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from jaxtyping import Float
 
-from ..charts.table import Table, Tabular
+from ..charts.axis import Axis, Role
+from ..charts.bars import Bar, Bars, Column
+from ..charts.grid import Places
+from ..charts.result import Result
+from ..charts.table import Table
+from ..charts.text import visible
 from ..errors import ArgumentError
 from ..lenses.direct_attribution import direct_logit_attribution
 from ..methods.weigh import edge_weights
@@ -22,7 +28,7 @@ from .rollout import attention_rollout
 
 
 @dataclass(frozen=True, eq=False)
-class AltiLogit(Tabular):
+class AltiLogit(Result):
     """A logit, or a difference of two, over the input tokens. All parts are in logits.
 
     Attributes
@@ -66,6 +72,26 @@ class AltiLogit(Tabular):
         """[key_pos] all that comes from each input token; with ``biases`` it sums to the logit."""
         total: np.ndarray = self.attention + self.mlps + self.embedding
         return total
+
+    def chart(self) -> Bars:
+        """A bar for each input token, made of what came through attention, through MLPs and from the embedding itself."""
+        named: tuple[tuple[str, Role, np.ndarray], ...] = (
+            ("attention", "attention", self.attention), ("MLPs", "mlp", self.mlps), ("embedding", "rest", self.embedding),
+        )  # fmt: skip
+        bars = tuple(Bar(values, self._tip_of(name, values), name, role) for name, role, values in named)
+        places = Places("position", tuple(range(len(self.prompt_tokens))), self.prompt_tokens, "input token")
+        return Bars(
+            title="A logit over the input tokens",
+            columns=(Column(places, Axis("part of the logit (logits)"), bars),),
+            is_upright=True,
+            subtitle=f"logit {self.logit:.4g}, of which biases {self.biases:.4g}",
+            parts_title="through",
+        )
+
+    def _tip_of(self, name: str, values: Float[np.ndarray, "T"]) -> Callable[[int], tuple[str, ...]]:
+        return lambda n: (
+            f"{n} {visible(self.prompt_tokens[n])}", f"{name} {values[n]:+.4g} logits", f"in all {self.tokens[n]:+.4g} logits",
+        )  # fmt: skip
 
     def table(self) -> Table:
         """One row for each input token: ``position``, ``token``, ``attention``, ``mlps``, ``embedding``, and ``logits``, their sum."""

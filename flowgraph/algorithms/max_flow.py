@@ -13,14 +13,15 @@ from typing import Any, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ..charts.table import Table, Tabular
+from ..charts.result import Result
+from ..charts.table import Table
 from ..errors import ArgumentError
 from ..values.token_matrix import TokenMatrix, origin_of
 from .attention import Blocks, layer_matrices
 
 
 @dataclass(frozen=True, eq=False)
-class FlowEdges(Tabular):
+class FlowEdges(Result):
     """Edges of a flow or of a cut: edge e leads from token ``query_pos[e]`` above block ``layer[e]`` to ``key_pos[e]`` below.
 
     Attributes
@@ -54,6 +55,10 @@ class FlowEdges(Tabular):
         """One row for each edge: ``layer``, ``query_pos``, ``key_pos``, ``weight``."""
         names = ("layer", "query_pos", "key_pos", "weight")
         return Table(repr(self), {name: getattr(self, name) for name in names})
+
+    def chart(self) -> Table:
+        """The table."""
+        return self.table()
 
 
 def attention_flow(

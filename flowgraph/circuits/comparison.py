@@ -6,7 +6,8 @@ from collections.abc import Hashable, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from ..charts.table import Table, Tabular
+from ..charts.result import Result
+from ..charts.table import Table
 from ..errors import ArgumentError, ModelMismatchError
 from ..interventions.edges import Edge
 from ..interventions.plan import circuit_edges
@@ -40,7 +41,7 @@ class Common(Generic[T]):
 
 
 @dataclass(frozen=True, eq=False)
-class CircuitOverlap(Tabular):
+class CircuitOverlap(Result):
     """Comparison of two circuits.
 
     Attributes
@@ -79,6 +80,10 @@ class CircuitOverlap(Tabular):
         }
         columns |= {f"weight_{name}": [self.weights[edge][n] for edge in several] for n, name in enumerate("ab")}
         return Table(repr(self), columns, words=("source", "target", "into"))
+
+    def chart(self) -> Table:
+        """The table."""
+        return self.table()
 
 
 @takes(FlowGraph, FlowGraph)

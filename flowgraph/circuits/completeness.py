@@ -15,7 +15,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from ..charts.table import Table, Tabular
+from ..charts.axis import Axis, Role
+from ..charts.bars import Bar, Bars, Column
+from ..charts.grid import Places
+from ..charts.lines import Lines, Panel, Rule, Series
+from ..charts.result import Result
+from ..charts.table import Table
+from ..charts.text import printable
 from ..errors import ArgumentError
 from ..interventions.ablation import Ablation
 from ..interventions.edges import check_node
@@ -29,12 +35,19 @@ from ..values.node import Node
 from .bands import Band, draws_of, mean_band, with_band
 from .runs import Cancel, Data, HeadRuns, task_of
 
+_SERIES: dict[str, tuple[str, Role]] = {
+    "none": ("no head", "main"),
+    "all": ("all heads", "mlp"),
+    "random": ("random sets", "rest"),
+    "greedy": ("greedy sets", "attention"),
+}
+"""Kind of a set, in the order of a result → its name and its role in a chart."""
 _DEEPEST = 10
 """Heads that a greedy set grows to."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class _HeadsTakenOut(Tabular):
+class _HeadsTakenOut(Result):
     """The question: heads, ablation, metric and draws.
 
     Attributes
@@ -58,6 +71,10 @@ class _HeadsTakenOut(Tabular):
     draws: Int[np.ndarray, "draw prompt"] | None
     seed: int
     model: str
+
+    @property
+    def _measured(self) -> str:
+        return printable(f"{self.how} ablation, {self.metric} ({self.unit}), {self.model}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,6 +135,27 @@ class Completeness(_HeadsTakenOut):
         }
         return Table(repr(self), columns | _band_columns(self.bands), words=("without", "kind"))
 
+    def chart(self) -> Lines:
+        """Each set as a point: what is left of the model without it, and what of the circuit. A complete circuit lies on the line."""
+        series = tuple(self._series(kind, *_SERIES[kind]) for kind in dict.fromkeys(self.kinds))
+        return Lines(
+            title=f"What is left without sets of {len(self.heads)} heads: largest difference "
+            f"{with_band(float(self.differences[self.worst]), self.bands[self.worst])} {self.unit}",
+            x=Axis(f"in the whole model ({self.unit})"),
+            panels=(Panel(Axis(f"in the circuit ({self.unit})"), series, (Rule("both", name="complete"),)),),
+            subtitle=self._measured,
+        )
+
+    def _series(self, kind: str, name: str, role: Role) -> Series:
+        at = [n for n, one in enumerate(self.kinds) if one == kind]
+        bands = self.bands
+
+        def tip(n: int) -> tuple[str, ...]:
+            difference = with_band(float(self.differences[at[n]]), bands[at[n]])
+            return f"without {_words(self.sets[at[n]])}", f"circuit − model = {difference} {self.unit}"
+
+        return Series(name, role, self.in_model[at].mean(1), self.in_circuit[at].mean(1), tip)
+
 
 @dataclass(frozen=True, eq=False)
 class Minimality(_HeadsTakenOut):
@@ -168,6 +206,24 @@ class Minimality(_HeadsTakenOut):
         columns |= _band_columns([bands[i] for i in order])
         columns["without"] = [_words(self.sets[i]) for i in order]
         return Table(repr(self), columns, words=("head", "without"))
+
+    def chart(self) -> Bars:
+        """A bar for each head, the most needed first, with its band."""
+        order = np.argsort(-np.abs(self.changes), kind="stable")
+        changes, bands = self.changes[order], [self.bands[i] for i in order]
+        held = [band for band in bands if band is not None]
+
+        def tip(n: int) -> tuple[str, ...]:
+            change = f"{self.heads[order[n]]}: {with_band(float(changes[n]), bands[n])} {self.unit}"
+            return change, f"without {_words(self.sets[order[n]])} before"
+
+        places = Places("head", tuple(range(len(order))), tuple(str(self.heads[i]) for i in order), is_numbered=False)
+        bar = Bar(changes, tip, band=np.array(held) if held else None)
+        return Bars(
+            title=f"What taking out each of {len(self.heads)} heads changes",
+            columns=(Column(places, Axis(f"change of {self.metric} ({self.unit})"), (bar,)),),
+            subtitle=f"{self._measured}; the largest change among {self.tried} sets",
+        )
 
 
 def completeness(
@@ -236,7 +292,7 @@ def completeness(
         for out in _grown(sides, draw, depth, candidates):
             # A greedy set may repeat a random one, which keeps its name.
             found.setdefault(out.tobytes(), ("greedy", out, *sides.both(out)))
-    kinds, outs, circuit, whole = zip(*sorted(found.values(), key=lambda one: _KINDS.index(one[0])), strict=True)
+    kinds, outs, circuit, whole = zip(*sorted(found.values(), key=lambda one: list(_SERIES).index(one[0])), strict=True)
     return Completeness(
         tuple(sides.named(out) for out in outs), kinds, np.stack(circuit), np.stack(whole),
         **sides.finished(how, bootstrap, seed),
@@ -306,7 +362,6 @@ def minimality(
 
 
 _STAGE = "taking heads out"
-_KINDS = ("none", "all", "random", "greedy")
 
 
 class _Sides:

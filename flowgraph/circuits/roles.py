@@ -14,7 +14,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ..charts.table import Table, Tabular
+from ..charts.grid import Grid
+from ..charts.result import Result
+from ..charts.table import Table
 from ..errors import ArgumentError
 from ..interventions.ablation import Ablation
 from ..interventions.metrics import metric_of
@@ -49,7 +51,7 @@ _ORDER = (*ATTENTION_SCORES, *COPY_SCORES, *TASK_SCORES)
 
 
 @dataclass(frozen=True, eq=False)
-class HeadRoles(Tabular):
+class HeadRoles(Result):
     """Scores of all heads, and the roles that follow from them.
 
     Attributes
@@ -145,6 +147,24 @@ class HeadRoles(Tabular):
         missing = [f"no {name}: {why}" for name, why in self.undefined.items()]
         note = "; ".join([*definitions, *missing, f"a role is named above: {limits}"])
         return Table(repr(self), columns, words=("roles",), note=note)
+
+    def chart(self, score: str | None = None) -> Grid | Table:
+        """A grid of one score over layers and heads, or the table of all heads.
+
+        Parameters
+        ----------
+        score
+            Which score; None: the table.
+
+        Raises
+        ------
+        ArgumentError
+            If there is no such score, or it is not defined here.
+        """
+        if score is None:
+            return self.table()
+        self[score]  # refuses a name that is not there
+        return self.scores[score].chart()
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Each score as [layer, head]."""

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..charts.table import Table, Tabular
+from ..charts.result import Result
+from ..charts.table import Table
 from ..errors import ArgumentError
 from ..models import LoadedModel, load_model
 from ..models.anatomy import wide
@@ -30,7 +31,7 @@ CUT_TOKENS = 512
 
 
 @dataclass(frozen=True, eq=False)
-class EdgeEffects(Tabular):
+class EdgeEffects(Result):
     """Change of the metric when each of some edges is cut by itself.
 
     Attributes
@@ -72,6 +73,10 @@ class EdgeEffects(Tabular):
             name: [str(getattr(edge, name)) for edge in edges] for name in ("source", "target", "into")
         }
         return Table(repr(self), columns | {"effect": self.effects[order]}, words=("source", "target", "into"))
+
+    def chart(self) -> Table:
+        """The table."""
+        return self.table()
 
 
 def edge_effects(

@@ -18,7 +18,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..charts.table import Table, Tabular
+from ..charts.result import Result
+from ..charts.table import Table
 from ..errors import ArgumentError
 from ..models import LoadedModel, load_model
 from ..models.anatomy import Anatomy
@@ -39,7 +40,7 @@ _TOKENS = 2048
 
 
 @dataclass(frozen=True, eq=False)
-class EdgeScores(Tabular):
+class EdgeScores(Result):
     """A score for every edge of a model.
 
     Attributes
@@ -109,6 +110,10 @@ class EdgeScores(Tabular):
             name: [str(getattr(edge, name)) for edge, _ in found] for name in ("source", "target", "into")
         }
         return Table(repr(self), columns | {"score": [s for _, s in found]}, words=("source", "target", "into"))
+
+    def chart(self) -> Table:
+        """The table."""
+        return self.table()
 
     def arrays(self) -> dict[str, np.ndarray]:
         """``scores``, ``possible``, ``clean`` and ``corrupted``."""

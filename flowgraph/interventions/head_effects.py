@@ -10,7 +10,10 @@ import numpy as np
 import torch
 from jaxtyping import Float
 
-from ..charts.table import Table, Tabular
+from ..charts.grid import Grid, Places
+from ..charts.result import Result
+from ..charts.table import Table
+from ..charts.text import printable
 from ..errors import ArgumentError
 from ..models import load_model
 from ..models.wheel import Progress
@@ -25,7 +28,7 @@ MAX_BYTES = 2**30
 
 
 @dataclass(frozen=True, eq=False)
-class HeadEffects(Tabular):
+class HeadEffects(Result):
     """Change of the metric when each head is changed by itself.
 
     Attributes
@@ -70,6 +73,26 @@ class HeadEffects(Tabular):
         order = np.argsort(-np.abs(effects), axis=None, kind="stable")
         layer, head = np.unravel_index(order, effects.shape)
         return Table(repr(self), {"layer": layer, "head": head, "effect": effects[layer, head]})
+
+    def chart(self) -> Grid:
+        """A grid of the effects over layers and heads."""
+        effects = self.effects
+        layers, heads = effects.shape
+        about = f"{self.how}, {self.metric}, {len(self.by_prompt)} prompts, {self.model}"
+        return Grid(
+            title=f"Effect of each head on {self.metric}",
+            rows=Places("layer", tuple(range(layers)), is_upward=True),
+            columns=Places("head", tuple(range(heads))),
+            values=effects,
+            unit=self.unit,
+            tip=lambda row, head: (f"L{row}H{head}", f"{effects[row, head]:+.4g} {self.unit}"),
+            subtitle=printable(about),
+            about=printable(f"effect of each of {layers} layers × {heads} heads: {about}; colour: {self.unit}"),
+        )
+
+    def overview(self) -> Table:
+        """The strongest heads."""
+        return self.table()
 
     def arrays(self) -> dict[str, np.ndarray]:
         """``effects``, ``by_prompt``, ``clean`` and, where there is one, ``corrupted``."""

@@ -11,7 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..charts.table import Table, Tabular, columns_of
+from ..charts.axis import Axis, Role
+from ..charts.bars import Bar, Bars, Column
+from ..charts.grid import Places
+from ..charts.result import Result
+from ..charts.table import Table, columns_of
 from ..errors import ArgumentError, NotRecordedError, UnsupportedReadingError
 from ..models import LoadedModel
 from ..models.anatomy import Norm, wide
@@ -22,7 +26,7 @@ from .logit_lens import logits_of_rows, target_id_of
 
 
 @dataclass(frozen=True, eq=False)
-class DirectLogitAttribution(Tabular):
+class DirectLogitAttribution(Result):
     """A logit, or a difference of two, as a sum over what wrote to the residual stream. All parts are in logits.
 
     Attributes
@@ -93,6 +97,38 @@ class DirectLogitAttribution(Tabular):
         note = f"all parts sum to {self.total:.6g}, the logit is {self.logit:.6g}"
         return Table(repr(self), columns_of(rows, _COLUMNS), words=("part", "kind"), note=note)
 
+    def chart(self, most: int = 20) -> Bars:
+        """The largest parts as bars, by what they are.
+
+        Parameters
+        ----------
+        most
+            How many parts.
+
+        Raises
+        ------
+        ArgumentError
+            If that is not at least one.
+        """
+        if most < 1:
+            raise ArgumentError(f"most={most} must be at least 1")
+        table = self.table()
+        names, kinds, logits = (list(table.columns[name])[:most] for name in ("part", "kind", "logits"))
+        bars = tuple(
+            Bar(
+                np.array([x if kind in held else 0.0 for x, kind in zip(logits, kinds, strict=True)]),
+                lambda n: (f"{names[n]}: {logits[n]:+.4g} logits",), name, role,
+            )
+            for name, (role, held) in _BARS.items()
+            if set(held) & set(kinds)
+        )  # fmt: skip
+        places = Places("part", tuple(range(len(names))), tuple(names), is_numbered=False)
+        return Bars(
+            title=f"The largest {len(names)} of {len(table)} parts of a logit",
+            columns=(Column(places, Axis("part of the logit (logits)"), bars),),
+            subtitle=f"all parts sum to {self.total:.6g}, the logit is {self.logit:.6g}",
+        )
+
     def arrays(self) -> dict[str, np.ndarray]:
         """All fields by their names; ``biases`` [n] beside ``bias_names`` [n], ``foil`` only where there is one."""
         found = {
@@ -106,6 +142,12 @@ class DirectLogitAttribution(Tabular):
 
 _EMBEDDINGS = ("embedding", "position_embedding")
 _COLUMNS = ("part", "kind", "layer", "head", "logits")
+_BARS: dict[str, tuple[Role, tuple[str, ...]]] = {
+    "heads": ("attention", ("head",)),
+    "MLPs": ("mlp", ("mlp",)),
+    "embedding and biases": ("rest", ("embedding", "position_embedding", "bias")),
+}
+"""What a bar is of → its role, and the kinds of parts that it stands for."""
 
 
 @takes(Trace)

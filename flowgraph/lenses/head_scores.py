@@ -60,6 +60,27 @@ class HeadScore:
         held = f"{self.values.min():.3g}…{self.values.max():.3g} {self.unit}"
         return f"HeadScore({self.name!r}, {layers} layers × {heads} heads, {held}: {self.description})"
 
+    def chart(self, first_layer: int = 0) -> Grid:
+        """A grid over layers and heads.
+
+        Parameters
+        ----------
+        first_layer
+            Layer of the model that row 0 stands for.
+        """
+        layers, heads = self.values.shape
+        name, values = self.name.replace("_", " "), self.values
+        return Grid(
+            title=f"Heads by {name}",
+            rows=Places("layer", tuple(range(first_layer, first_layer + layers)), is_upward=True),
+            columns=Places("head", tuple(range(heads))),
+            values=values,
+            unit=self.unit,
+            tip=lambda row, head: (f"L{first_layer + row}H{head}", f"{values[row, head]:.4g} {self.unit}"),
+            subtitle=f"{self.description} ({self.unit})",
+            about=f"{name} of {layers} layers × {heads} heads; colour: {self.description} ({self.unit})",
+        )
+
 
 @dataclass(frozen=True, eq=False)
 class HeadScores(Result):
@@ -181,18 +202,7 @@ class HeadScores(Result):
         """
         if score is None:
             score = "direct_logit" if "direct_logit" in self.scores else next(iter(self.scores), "entropy")
-        found = self.score(score)
-        name = score.replace("_", " ")
-        return Grid(
-            title=f"Heads by {name}",
-            rows=Places("layer", tuple(range(*self.layers)), is_upward=True),
-            columns=Places("head", tuple(range(self._heads))),
-            values=found.values,
-            unit=found.unit,
-            tip=lambda row, head: (label(self._head(row, head)), f"{found.values[row, head]:.4g} {found.unit}"),
-            subtitle=f"{found.description} ({found.unit})",
-            about=f"{name} of {len(found.values)} layers × {self._heads} heads; colour: {found.description} ({found.unit})",
-        )
+        return self.score(score).chart(self.layers[0])
 
     def _repr_html_(self) -> str:
         return rendering.html(self)

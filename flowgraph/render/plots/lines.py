@@ -20,7 +20,7 @@ _SYMBOLS = {"circle": "circle", "ring": "circle-open", "triangle": "triangle-up-
 _CROWDED = 40
 """Joined points from which on they are drawn small."""
 _TICKS = 16
-_DIMMED = 0.6
+_DIMMED = 0.8
 
 
 @rendering.figure.register(Lines)
@@ -92,7 +92,8 @@ def _add_rule(figure: Any, rule: Rule, panel: Panel, colours: Theme, row: int) -
         ends = [float(max(x.min(), y.min())), float(min(x.max(), y.max()))]
         corners = {"x0": ends[0], "y0": ends[0], "x1": ends[1], "y1": ends[1]}
         figure.add_shape(type="line", line=line, layer="below", **corners, row=row, col=1)
-        place = {"x": ends[1], "y": ends[1], "xanchor": "right", "yanchor": "bottom", "showarrow": False}
+        middle = sum(ends) / 2
+        place = {"x": middle, "y": middle, "xanchor": "left", "yanchor": "top", "showarrow": False}
         figure.add_annotation(text=plain_text(rule.name), **place, row=row, col=1)
         return
     # Above all points there is no room over the line.

@@ -37,7 +37,7 @@ def panels(rows: int, cols: int, **options: Any) -> Any:
 
 def styled(figure: Any, colours: Theme, title: str, *, height: int, subtitle: str = "") -> Any:
     """The figure in the colours of a theme, with room for its title and its legend below."""
-    has_legend = any(trace.showlegend is not False for trace in figure.data)
+    has_legend = any(getattr(trace, "showlegend", False) is not False for trace in figure.data)
     axis = {"gridcolor": colours.line, "linecolor": colours.line, "zerolinecolor": colours.muted, "automargin": True}
     for axes in (figure.select_xaxes(), figure.select_yaxes()):
         for one in axes:

@@ -129,7 +129,7 @@ def _side_by_side(bars: Bars, look: Look, top: float, spell: Spell) -> tuple[lis
             shapes += _rows(column, (left, top, left + width, bottom), pitch)
             axis = centred(_axis_title(column), (left + width / 2, bottom + 2 * LEAD), width + _BESIDE - 2, spell)
             shapes += axis
-            lowest = max(lowest, axis[-1].at[1] + 1)
+            lowest = max([lowest, bottom + LEAD, *(label.at[1] + 1 for label in axis)])
         lowest = max(lowest, bottom)
         left += width + _BESIDE
     return shapes, lowest

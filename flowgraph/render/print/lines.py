@@ -53,7 +53,7 @@ def lines_picture(lines: Lines, look: Look, spell: Spell = str) -> Picture:
         shapes.append(Label(spell(printable(name)), (at, bottom + LEAD + 1), AXIS_SIZE, "ink", "middle"))
     title = centred(x.axis.title, ((left + right) / 2, bottom + 2 * LEAD + 2), right - left, spell)
     shapes += title
-    lowest = title[-1].at[1]
+    lowest = title[-1].at[1] if title else bottom + LEAD + 2
     if look.legend and (len(several) > 1 or any(series.band is not None for series in several)):
         entries, lowest = legend(_samples(several), width, lowest + LEAD, spell)
         shapes += entries
@@ -87,7 +87,7 @@ def _rule(rule: Rule, x: Scale, y: Scale, panel: Panel, spell: Spell) -> Iterato
     if rule.along == "both":
         least, most = max(x.least, y.least), min(x.most, y.most)
         ends = [(x.place(value), y.place(value)) for value in (least, most)]
-        at, is_end = (ends[1][0] - 3, ends[1][1] + LEAD), True
+        at, is_end = ((ends[0][0] + ends[1][0]) / 2 + 4, (ends[0][1] + ends[1][1]) / 2 + LEAD), False
     elif rule.along == "y":
         ends = [(x.place(rule.at), y.first), (x.place(rule.at), y.last)]
         at, is_end = (ends[1][0] - 3, ends[1][1] + LEAD), True

@@ -20,6 +20,8 @@ LEAD = 1.3 * AXIS_SIZE
 """From one line of text to the next."""
 _SAMPLE = 14.0
 _GAP = 10.0
+_PLACES = 6
+"""Decimal places from which on a number is written with an exponent."""
 
 
 class Scale(NamedTuple):
@@ -43,26 +45,32 @@ class Scale(NamedTuple):
         if self.axis.ticks:
             shown = [tick for tick in self.axis.ticks if self.least <= tick[0] <= self.most]
             return [(self.place(value), name) for value, name in shown[:: max(1, -(-len(shown) // most))]]
-        return [(self.place(value), self._name(value)) for value in self._values(most)]
+        return [(self.place(value), self._name(value, step)) for value, step in self._values(most)]
 
     def _counted(self, value: float) -> float:
         return math.log10(max(value, 1e-300)) if self.axis.is_logarithmic else value
 
-    def _values(self, most: int) -> list[float]:
+    def _values(self, most: int) -> list[tuple[float, float]]:
+        """Round numbers of the axis, each with the step that it is a multiple of."""
         if self.axis.is_logarithmic:
             low, high = math.ceil(math.log10(self.least) - 1e-9), math.floor(math.log10(self.most) + 1e-9)
             if high - low >= 1:
-                return [10.0**decade for decade in range(low, high + 1, max(1, -(-(high - low + 1) // most)))]
+                decades = range(low, high + 1, max(1, -(-(high - low + 1) // most)))
+                return [(10.0**decade, 10.0**decade) for decade in decades]
         rough = (self.most - self.least) / most or 1.0
         base = 10.0 ** math.floor(math.log10(rough))
         step = next(base * n for n in (1, 2, 5, 10) if base * n >= rough * (1 - 1e-9))
+        step = max(step, 1.0) if self.axis.scale == "rank" else step
         first, last = math.ceil(self.least / step - 1e-9), math.floor(self.most / step + 1e-9)
-        return [step * n for n in range(first, last + 1)]
+        return [(step * n, step) for n in range(first, last + 1)]
 
-    def _name(self, value: float) -> str:
+    def _name(self, value: float, step: float) -> str:
+        """A tick's number with as many places as its step has."""
         if self.axis.is_percent:
-            return f"{100 * value:.4g} %"
-        return f"{value:,.0f}" if abs(value) >= 1000 and value == round(value) else f"{value:.4g}".replace("-", "−")
+            value, step = 100 * value, 100 * step
+        places = max(0, -math.floor(math.log10(step) + 1e-9))
+        name = f"{value:,.{places}f}" if places <= _PLACES else f"{value:.3g}"
+        return name.replace("-", "−") + " %" * self.axis.is_percent
 
 
 def scale(axis: Axis, values: Sequence[float], first: float, last: float, *, is_from_zero: bool = False) -> Scale:
@@ -162,7 +170,7 @@ def legend(samples: Sequence[Sample], width: float, top: float, spell: Spell) ->
 
 def centred(text: str, at: Point, room: float, spell: Spell, *, most: int = 2) -> list[Label]:
     """A title in the middle of ``room`` points, in at most so many lines from ``at`` on."""
-    lines = wrapped(spell(printable(text)), room, AXIS_SIZE, most=most)
+    lines = wrapped(spell(printable(text)), room, AXIS_SIZE, most=most) if text else []
     return [Label(line, (at[0], at[1] + n * LEAD), AXIS_SIZE, "muted", "middle") for n, line in enumerate(lines)]
 
 

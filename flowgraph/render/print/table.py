@@ -30,14 +30,13 @@ def table_picture(table: Table, look: Look, spell: Spell = str) -> Picture:
         raise ArgumentError(f"{table.title!r} has no rows; there is nothing to draw")
     names = [spell(printable(name)) for name in table.columns]
     room = look.points - 2 * PAD - _BESIDE * (len(names) - 1)
-    widths = _fitting(
-        [max(text_width(text, AXIS_SIZE) for text in column) for column in zip(names, *rows, strict=True)], room
-    )
-    if min(widths) < _LEAST:
+    needed = [max(text_width(text, AXIS_SIZE) for text in column) for column in zip(names, *rows, strict=True)]
+    widths = _fitting(needed, room)
+    if any(width < min(_LEAST, whole) for width, whole in zip(widths, needed, strict=True)):
         wider = int(look.points + _LEAST * len(names) - room) + 1
         raise ArgumentError(
             f"the table has {len(names)} columns, and a width of {look.points:g} points has no room for them; give "
-            f"width={max(wider, int(look.points) + 1)} or more"
+            f"width={wider} or more"
         )
     shapes, y = heading(table.title, "", look.points, spell)
     right = PAD + sum(widths) + _BESIDE * (len(names) - 1)
