@@ -165,8 +165,8 @@ _WHERE = {
 }  # fmt: skip
 _DRAWN_BY = {
     "html": {
-        **{f"charts.{name}": "render.page.tables" for name in ("bars", "grid", "lines", "table")},
-        "lenses.head_scores": "render.of_tensors", "values.flow_graph": "render.notebook.notebook", "values.trace": "render.of_tensors",
+        **{f"charts.{name}": "render.page.tables" for name in ("bars", "grid", "lines", "overview", "table")},
+        "values.flow_graph": "render.notebook.notebook", "values.trace": "render.of_tensors",
     },
     "text": {"charts.table": "render.words.table"},
     "figure": {f"charts.{name}": f"render.plots.{name}" for name in ("bars", "grid", "lines", "table")},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -13,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import flowgraph
 from flowgraph import TokenMatrix, head_scores, logit_lens
 from flowgraph.charts import rendering
 from flowgraph.charts.axis import Axis
@@ -20,7 +23,7 @@ from flowgraph.charts.bars import Bar, Bars, Column
 from flowgraph.charts.grid import Grid, Places
 from flowgraph.charts.lines import Lines, Panel, Rule, Series
 from flowgraph.charts.result import Result
-from flowgraph.charts.table import Table
+from flowgraph.charts.table import Table, Tabular
 from flowgraph.errors import ArgumentError
 from flowgraph.render.print import Look, grid_picture
 from flowgraph.render.print.bars import bars_picture
@@ -432,3 +435,65 @@ def test_a_grid_gives_its_numbers():
         "value": [1, 2],
         "word": ["x", "y"],
     }
+
+
+LOOKS = {"figure", "show", "save", "to_csv", "to_dataframe", "to_npz", "_repr_html_"}
+
+
+def test_looks_are_written_once():
+    """Every class with a table is a result, and says its chart; how it is drawn and written it does not say."""
+    for module in pkgutil.walk_packages(flowgraph.__path__, "flowgraph."):
+        importlib.import_module(module.name)
+    found, new = set(), [Tabular]
+    while new:
+        new = [under for one in new for under in one.__subclasses__() if under.__module__.startswith("flowgraph.")]
+        found |= set(new)
+    assert len(found) > 15
+    assert {one for one in found if not issubclass(one, Result)} == {Table}
+    assert {one: set(vars(one)) & LOOKS for one in found - {Result} if set(vars(one)) & LOOKS} == {}
+
+
+def test_sets_of_heads_are_points_beside_the_line_of_a_complete_circuit():
+    heads = tuple(flowgraph.Node("head", layer=0, head=n) for n in range(3))
+    draws = np.ones((5, 2), dtype=int)
+    about = {"heads": heads, "how": "zero", "metric": "m", "unit": "logits", "draws": draws, "seed": 0, "model": "<b>"}
+    circuit, model = (np.array(rows, dtype=float) for rows in ([[3, 3], [0, 0], [1, 3]], [[4, 2], [0, 0], [3, 3]]))
+    found = flowgraph.Completeness(((), heads, heads[:1]), ("none", "all", "random"), circuit, model, **about)
+    figure = found.figure()
+    assert [(trace.name, list(trace.x), list(trace.y)) for trace in figure.data] == [
+        ("no head", [3], [3]), ("all heads", [0], [0]), ("random sets", [3], [2]),
+    ]  # fmt: skip
+    assert figure.data[2].customdata[0] == "without L0H0<br>circuit − model = -1 [-1, -1] logits"
+    assert len(figure.layout.shapes) == 1
+    assert "&lt;b&gt;" in figure.layout.title.subtitle.text
+    minimal = flowgraph.Minimality(((), heads[:1], ()), np.array([[0.1, 0.1], [-2.0, -4.0], [1.0, 1.0]]), 7, **about)
+    (bars,) = minimal.figure().data
+    assert list(bars.x) == [-3, 1, 0.1]
+    assert list(minimal.figure().layout.yaxis.ticktext) == ["L0H1", "L0H2", "L0H0"]
+    assert list(bars.error_x.array) == [0, 0, 0]
+    assert bars.customdata[0] == "L0H1: -3 [-3, -3] logits<br>without L0H0 before"
+    assert len(set(bars.marker.color)) == 2
+
+
+def test_effects_and_parts_of_a_logit_are_drawn(traces):
+    effects = flowgraph.HeadEffects(
+        np.arange(12.0).reshape(2, 2, 3) - 5, np.ones(2), None, "zero", "m", "logits", "a model"
+    )
+    assert effects.figure().data[0].z.tolist() == effects.effects.tolist()
+    html = effects._repr_html_()
+    assert html.count("<img") == 1
+    assert html.count("<tr>") == 7
+    trace = traces("gpt2")
+    parts = flowgraph.direct_logit_attribution(trace)
+    table = parts.table()
+    bars = parts.figure(most=7).data
+    assert np.allclose(np.sum([bar.x for bar in bars], axis=0), table.columns["logits"][:7])
+    assert list(parts.figure(most=7).layout.yaxis.ticktext) == table.columns["part"][:7]
+    with pytest.raises(ArgumentError, match="most=0 must be at least 1"):
+        parts.chart(most=0)
+    alti = flowgraph.AltiLogit(
+        np.array([1.0, -2.0]), np.array([0.5, 1.0]), np.array([0.0, 0.25]), 0.1, 0.85, (" a", "b")
+    )
+    stacked = alti.figure().data
+    assert [list(bar.y) for bar in stacked] == [[1, -2], [0.5, 1], [0, 0.25]]
+    assert stacked[1].customdata[0] == "0 ␣a<br>MLPs +0.5 logits<br>in all +1.5 logits"

@@ -137,15 +137,17 @@ def test_tables_go_to_pandas_and_to_files(results, name, tmp_path):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_results_with_a_picture_draw_it(results, name, monkeypatch):
+def test_results_draw_themselves(results, name, monkeypatch, tmp_path):
     result = results[name]
-    if not hasattr(result, "figure") or name in ("vectors", "vector", "heads written"):
+    # A table has no chart, and a reading has one where it has two axes.
+    if name in ("predictions", "vectors", "vector", "heads written"):
         return
     figure = result.figure() if name != "rollout" else result.figure(layer=0)
     shown = []
     monkeypatch.setattr(type(figure), "show", lambda self: shown.append(self))
     result.show(theme="dark")
     assert figure.data
+    assert "<svg" in result.save(tmp_path / "result.svg", width="two-column").read_text(encoding="utf-8")
     assert shown[0].layout.paper_bgcolor == "#12161C"
 
 

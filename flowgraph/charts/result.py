@@ -12,6 +12,7 @@ from . import rendering
 from .bars import Bars
 from .grid import Grid
 from .lines import Lines
+from .overview import Overview
 from .table import Table, Tabular, ThemeName
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ class Result(Tabular):
         """The numbers: those of the chart, unless the class says otherwise."""
         return self.chart().table()
 
-    def overview(self) -> Chart:
+    def overview(self) -> Chart | Overview:
         """What a notebook shows at first: a grid, otherwise the table with the numbers."""
         chart = self.chart()
         return chart if isinstance(chart, Grid) else self.table()

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float
 
 from ..charts.grid import Grid
+from ..charts.overview import Overview
 from ..charts.result import Result
 from ..charts.table import Table
 from ..errors import ArgumentError
@@ -165,6 +166,10 @@ class HeadRoles(Result):
             return self.table()
         self[score]  # refuses a name that is not there
         return self.scores[score].chart()
+
+    def overview(self) -> Overview:
+        """A small picture of each score, and the heads, those with roles first."""
+        return Overview(repr(self), {name: score.chart() for name, score in self.scores.items()}, self.table())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Each score as [layer, head]."""

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 
 from ..charts.grid import Grid, Places
+from ..charts.overview import Overview
 from ..charts.result import Result
 from ..charts.table import Table
 from ..charts.text import printable
@@ -90,9 +91,9 @@ class HeadEffects(Result):
             about=printable(f"effect of each of {layers} layers × {heads} heads: {about}; colour: {self.unit}"),
         )
 
-    def overview(self) -> Table:
-        """The strongest heads."""
-        return self.table()
+    def overview(self) -> Overview:
+        """A small picture of all heads, and the strongest ones."""
+        return Overview(repr(self), {"effect": self.chart()}, self.table())
 
     def arrays(self) -> dict[str, np.ndarray]:
         """``effects``, ``by_prompt``, ``clean`` and, where there is one, ``corrupted``."""

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 
-from ..charts import rendering
 from ..charts.grid import Grid, Places
+from ..charts.overview import Overview
 from ..charts.result import Result
 from ..charts.table import Table
 from ..errors import ArgumentError, ModelNeededError, NotRecordedError, UnsupportedReadingError
@@ -177,8 +177,7 @@ class HeadScores(Result):
         if self.strongest_key is not None:
             keys = self.strongest_key.ravel()
             columns |= {"strongest_key": keys, "strongest_key_token": [self.tokens[key] for key in keys]}
-        notes = [f"{name} is not defined here: {why}" for name, why in self.undefined.items()]
-        return Table(repr(self), columns, words=("head_label",), note="; ".join(notes))
+        return Table(repr(self), columns, words=("head_label",), note=self._missing)
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Each score and ``strongest_key`` as [layer, head], ``layer`` and ``tokens``."""
@@ -204,8 +203,28 @@ class HeadScores(Result):
             score = "direct_logit" if "direct_logit" in self.scores else next(iter(self.scores), "entropy")
         return self.score(score).chart(self.layers[0])
 
-    def _repr_html_(self) -> str:
-        return rendering.html(self)
+    def overview(self) -> Overview:
+        """A small picture of each score, and its strongest heads."""
+        scores = self.scores.values()
+        columns: dict[str, Any] = {
+            "score": list(self.scores),
+            "strongest heads": [self._best(name) for name in self.scores],
+            "mean": [float(score.values.mean()) for score in scores],
+            "unit": [score.unit for score in scores],
+            "queries": [score.queries for score in scores],
+            "what it is": [score.description for score in scores],
+        }
+        words = ("score", "strongest heads", "unit", "what it is")
+        table = Table(repr(self), columns, words=words, note=self._missing)
+        return Overview(repr(self), {name: self.chart(name) for name in self.scores}, table)
+
+    def _best(self, name: str) -> str:
+        best = ", ".join(f"{label(node)} {value:.3g}" for node, value in self.strongest(name, 4))
+        return "sharpest: " * (name == "entropy") + best
+
+    @property
+    def _missing(self) -> str:
+        return "; ".join(f"{name} is not defined here: {why}" for name, why in self.undefined.items())
 
     @property
     def _heads(self) -> int:

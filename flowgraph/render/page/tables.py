@@ -20,14 +20,13 @@ from ...charts import rendering
 from ...charts.bars import Bars
 from ...charts.grid import Grid, Places
 from ...charts.lines import Lines
+from ...charts.overview import Overview
 from ...charts.table import Table
 from ...charts.text import abbreviated, printable, visible
-from ...values.node import label
 from ..scene.style import LIGHT
 from ..words.table import MOST_ROWS, cells, is_number, said, short
 
 if TYPE_CHECKING:
-    from ...lenses.head_scores import HeadScore, HeadScores
     from ...values.trace import Trace
 
 MOST_LAYERS, MOST_POSITIONS = 32, 14
@@ -51,16 +50,7 @@ def table_html(table: Table, *, most: int = MOST_ROWS) -> str:
     most
         Rows that are shown.
     """
-    sides = ["right" if is_number(values) else "left" for values in table.columns.values()]
-    lines = [
-        "".join(
-            f'<td style="{_CELL};text-align:{side}">{_escaped(text)}</td>'
-            for text, side in zip(row, sides, strict=True)
-        )
-        for row in cells(table, most)
-    ]
-    head = _head(list(table.columns), sides)
-    return _framed(table.title, _table(head, lines), said(table, most))
+    return _framed(table.title, _rows_html(table, most), said(table, most))
 
 
 @rendering.html.register(Grid)
@@ -100,23 +90,21 @@ def lines_html(lines: Lines) -> str:
     return table_html(lines.table())
 
 
-def head_scores_html(scores: HeadScores) -> str:
-    """Scores of heads as one small picture for each score, and a table of the strongest heads."""
-    pictures = "".join(_head_picture(score) for score in scores.scores.values())
-    head = _head(["score", "strongest heads", "mean", "unit", "queries", "what it is"])
-    rows = []
-    for name, score in scores.scores.items():
-        best = "sharpest: " * (name == "entropy")
-        best += ", ".join(f"{label(node)} {short(value)}" for node, value in scores.strongest(name, 4))
-        texts = (name, best, short(float(score.values.mean())), score.unit, str(score.queries), score.description)
-        rows.append("".join(f'<td style="{_CELL}">{_escaped(text)}</td>' for text in texts))
-    first, stop = scores.layers
-    notes = [
-        f"pictures: layer {stop - 1} on top, layer {first} at the bottom, head 0 at the left; bluer is more, orange is below 0"
-    ]
-    notes += [f"{name} is not defined here: {why}" for name, why in scores.undefined.items()]
-    body = f'<div style="display:flex;flex-wrap:wrap;gap:14px;margin:6px 0">{pictures}</div>{_table(head, rows)}'
-    return _framed(repr(scores), body, notes)
+@rendering.html.register(Overview)
+def overview_html(overview: Overview) -> str:
+    """A small picture for each grid, and the table."""
+    pictures = "".join(_small_picture(name, grid) for name, grid in overview.grids.items())
+    notes = said(overview.table, MOST_ROWS)
+    if overview.grids:
+        grid = next(iter(overview.grids.values()))
+        top, bottom = (f"{grid.rows.name} {grid.rows.numbers[end]}" for end in (-1, 0))
+        left = f"{grid.columns.name} {grid.columns.numbers[0]}"
+        place = f"{top} on top, {bottom} at the bottom, {left} at the left"
+        notes = [f"pictures: {place}; bluer is more, orange is below 0", *notes]
+    body = (
+        f'<div style="display:flex;flex-wrap:wrap;gap:14px;margin:6px 0">{pictures}</div>{_rows_html(overview.table)}'
+    )
+    return _framed(overview.title, body, notes)
 
 
 def trace_html(trace: Trace, predictions: Table | None) -> str:
@@ -150,6 +138,19 @@ def trace_html(trace: Trace, predictions: Table | None) -> str:
     return _framed(
         repr(trace), f'<div style="font-size:12px;line-height:1.9">{chips}</div>{best}{_table(head, rows)}', notes
     )
+
+
+def _rows_html(table: Table, most: int = MOST_ROWS) -> str:
+    """The rows of a table that are shown."""
+    sides = ["right" if is_number(values) else "left" for values in table.columns.values()]
+    lines = [
+        "".join(
+            f'<td style="{_CELL};text-align:{side}">{_escaped(text)}</td>'
+            for text, side in zip(row, sides, strict=True)
+        )
+        for row in cells(table, most)
+    ]
+    return _table(_head(list(table.columns), sides), lines)
 
 
 def _framed(title: str, body: str, notes: Sequence[str]) -> str:
@@ -196,17 +197,17 @@ def _wash(strength: float) -> str:
     return f"rgba({red},{green},{blue},{_STRONGEST * min(1.0, abs(strength)):.2f})"
 
 
-def _head_picture(score: HeadScore) -> str:
-    """A picture of a score over layers (the last on top) and heads, with its largest and smallest value below."""
-    rows, heads = score.values.shape
+def _small_picture(name: str, grid: Grid) -> str:
+    """A picture of a grid, a few pixels for each place, with its smallest and largest value below."""
+    rows, columns = grid.values.shape
     side = max(3, min(9, 150 // max(rows, 1)))
-    source = _png(score.values[::-1])
-    held = f"{short(float(score.values.min()))} … {short(float(score.values.max()))}"
-    name = score.name.replace("_", " ")
+    source = _png(grid.values[::-1] if grid.rows.is_upward else grid.values)
+    held = f"{short(float(grid.values.min()))} … {short(float(grid.values.max()))}"
+    name = _escaped(name.replace("_", " "))
     return (
-        f'<div style="font-size:11px;text-align:center;min-width:84px"><div>{_escaped(name)}</div><img src="{source}" '
-        f'alt="{_escaped(name)} of {rows} layers × {heads} heads, {held}" width="{heads * side}" height="{rows * side}" '
-        'style="image-rendering:pixelated;border:1px solid rgba(128,128,128,.45);display:inline-block;margin:2px 0">'
+        f'<div style="font-size:11px;text-align:center;min-width:84px"><div>{name}</div><img src="{source}" '
+        f'alt="{name} of {rows} {grid.rows.name}s × {columns} {grid.columns.name}s, {held}" width="{columns * side}" '
+        f'height="{rows * side}" style="image-rendering:pixelated;border:1px solid rgba(128,128,128,.45);display:inline-block;margin:2px 0">'
         f'<div style="opacity:.8">{held}</div></div>'
     )
 

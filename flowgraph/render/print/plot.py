@@ -168,7 +168,7 @@ def legend(samples: Sequence[Sample], width: float, top: float, spell: Spell) ->
     return shapes, y + 0.5 * LEAD if samples else top
 
 
-def centred(text: str, at: Point, room: float, spell: Spell, *, most: int = 2) -> list[Label]:
+def centred(text: str, at: Point, room: float, spell: Spell, *, most: int = 3) -> list[Label]:
     """A title in the middle of ``room`` points, in at most so many lines from ``at`` on."""
     lines = wrapped(spell(printable(text)), room, AXIS_SIZE, most=most) if text else []
     return [Label(line, (at[0], at[1] + n * LEAD), AXIS_SIZE, "muted", "middle") for n, line in enumerate(lines)]
