@@ -19,12 +19,7 @@ if TYPE_CHECKING:
 def trajectory_figure(found: Trajectory, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
     """Draw rank and log-probability of target and foil through all states, and of what attention and MLP add by themselves.
 
-    Parameters
-    ----------
-    found
-        From :func:`flowgraph.trajectory`.
-    theme
-        ``"light"`` or ``"dark"``.
+    The method ``figure`` of what :func:`flowgraph.trajectory` finds; ``theme`` is ``"light"`` or ``"dark"``.
     """
     return found.figure(theme=theme)
 
@@ -32,12 +27,7 @@ def trajectory_figure(found: Trajectory, *, theme: ThemeName = "light") -> plotl
 def norm_filter_figure(found: NormFilter, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
     """Draw the tokens that a norm moves most: their ranks before and after, and which step changes their log-probability.
 
-    Parameters
-    ----------
-    found
-        From :func:`flowgraph.norm_filter`.
-    theme
-        ``"light"`` or ``"dark"``.
+    The method ``figure`` of what :func:`flowgraph.norm_filter` finds; ``theme`` is ``"light"`` or ``"dark"``.
     """
     return found.figure(theme=theme)
 
@@ -45,12 +35,7 @@ def norm_filter_figure(found: NormFilter, *, theme: ThemeName = "light") -> plot
 def regularization_figure(found: RegularizationNeurons, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
     """Draw how often neurons are active against the entropy of what they write, with some others for comparison.
 
-    Parameters
-    ----------
-    found
-        From :func:`flowgraph.regularization_neurons`.
-    theme
-        ``"light"`` or ``"dark"``.
+    The method ``figure`` of what :func:`flowgraph.regularization_neurons` finds; ``theme`` is ``"light"`` or ``"dark"``.
     """
     return found.figure(theme=theme)
 
@@ -58,12 +43,7 @@ def regularization_figure(found: RegularizationNeurons, *, theme: ThemeName = "l
 def overlap_figure(found: LayerOverlap, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
     """Draw top-k overlap layer by layer: every place as a dot, the mean as a line.
 
-    Parameters
-    ----------
-    found
-        From :func:`flowgraph.overlap_by_layer`.
-    theme
-        ``"light"`` or ``"dark"``.
+    The method ``figure`` of what :func:`flowgraph.overlap_by_layer` finds; ``theme`` is ``"light"`` or ``"dark"``.
     """
     return found.figure(theme=theme)
 
@@ -71,12 +51,7 @@ def overlap_figure(found: LayerOverlap, *, theme: ThemeName = "light") -> plotly
 def head_circuit_figure(found: HeadCircuit, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
     """Draw what a head reads and writes: numbers of each source as bars, and the top tokens of query, key and value.
 
-    Parameters
-    ----------
-    found
-        From :func:`flowgraph.head_circuit`.
-    theme
-        ``"light"`` or ``"dark"``.
+    The method ``figure`` of what :func:`flowgraph.head_circuit` finds; ``theme`` is ``"light"`` or ``"dark"``.
     """
     return found.figure(theme=theme)
 
@@ -84,12 +59,7 @@ def head_circuit_figure(found: HeadCircuit, *, theme: ThemeName = "light") -> pl
 def edge_tokens_figure(found: EdgeTokens, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
     """Draw the tokens that the vector along an edge promotes and suppresses, by their logits.
 
-    Parameters
-    ----------
-    found
-        From :func:`flowgraph.edge_tokens`.
-    theme
-        ``"light"`` or ``"dark"``.
+    The method ``figure`` of what :func:`flowgraph.edge_tokens` finds; ``theme`` is ``"light"`` or ``"dark"``.
     """
     return found.figure(theme=theme)
 
@@ -97,12 +67,7 @@ def edge_tokens_figure(found: EdgeTokens, *, theme: ThemeName = "light") -> plot
 def faithfulness_figure(found: Faithfulness, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
     """Draw faithfulness over the number of edges, with its band; the lines at 0 and 1 are no edge and the whole model.
 
-    Parameters
-    ----------
-    found
-        From :func:`flowgraph.faithfulness`.
-    theme
-        ``"light"`` or ``"dark"``.
+    The method ``figure`` of what :func:`flowgraph.faithfulness` finds; ``theme`` is ``"light"`` or ``"dark"``.
     """
     return found.figure(theme=theme)
 
