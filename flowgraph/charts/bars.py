@@ -12,7 +12,7 @@ from jaxtyping import Float
 from ..errors import ArgumentError
 from .axis import Axis, Role
 from .grid import Grid, Places
-from .table import Table
+from .table import Table, columns_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,21 +111,17 @@ class Bars:
         """One row for each place of each column of bars: what it is called, ``measure``, and its numbers or words."""
         rows: list[dict[str, Any]] = []
         for column in self.columns:
-            for n, number in enumerate(column.places.numbers):
-                row: dict[str, Any] = {column.places.name: number} if column.places.is_numbered else {}
-                if column.places.tokens is not None:
-                    row[f"{column.places.name}_token" if column.places.is_numbered else column.places.name] = (
-                        column.places.tokens[n]
-                    )
+            places = column.places
+            for n, number in enumerate(places.numbers):
+                row: dict[str, Any] = {places.name: number} if places.is_numbered else {}
+                if places.tokens is not None:
+                    row[f"{places.name}_token" if places.is_numbered else places.name] = places.tokens[n]
                 row["measure"] = column.title or column.axis.title
                 row |= {name: float(values[n]) for name, values in _numbers(column.bars)}
                 if column.words:
                     row["words"] = " · ".join(column.words[n])
                 rows.append(row)
-        names = dict.fromkeys(name for row in rows for name in row)
-        return Table(
-            self.title, {name: [row.get(name) for row in rows] for name in names}, words=("measure",), both_ends=True
-        )
+        return Table(self.title, columns_of(rows, ()), words=("measure",), both_ends=True)
 
     def row(self) -> Grid:
         """Upright bars as a grid of one row, for looks that have no bars."""

@@ -36,12 +36,13 @@ def lines_figure(lines: Lines, *, theme: ThemeName = "light") -> plotly.graph_ob
     """
     colours, several = THEMES[theme], [series for panel in lines.panels for series in panel.series]
     figure = panels(len(lines.panels), 1, shared_xaxes=True, vertical_spacing=0.06)
-    # A legend of one line would only repeat the axis.
-    named = set() if len(several) > 1 or any(series.band is not None for series in several) else {several[0].name}
+    # One line alone is what the axis says.
+    has_legend = len(several) > 1 or any(series.band is not None for series in several)
+    named: set[str] = set()
     for row, panel in enumerate(lines.panels, start=1):
         for series in panel.series:
             for trace in _traces(series, colours):
-                trace.showlegend = trace.name not in named
+                trace.showlegend = has_legend and trace.name not in named
                 named.add(trace.name)
                 figure.add_trace(trace, row=row, col=1)
         for rule in panel.rules:
