@@ -25,8 +25,10 @@ from flowgraph.charts.lines import Lines, Panel, Rule, Series
 from flowgraph.charts.result import Result
 from flowgraph.charts.table import Table, Tabular
 from flowgraph.errors import ArgumentError
+from flowgraph.lenses.head_scores import HeadScore
 from flowgraph.render.print import Look, grid_picture
 from flowgraph.render.print.bars import bars_picture
+from flowgraph.render.print.lines import lines_picture
 from flowgraph.render.print.plot import path, scale
 from flowgraph.render.print.shapes import Label, Line, Mark
 from tests.graphs import HOSTILE_TOKENS
@@ -497,3 +499,34 @@ def test_effects_and_parts_of_a_logit_are_drawn(traces):
     stacked = alti.figure().data
     assert [list(bar.y) for bar in stacked] == [[1, -2], [0.5, 1], [0, 0.25]]
     assert stacked[1].customdata[0] == "0 ␣a<br>MLPs +0.5 logits<br>in all +1.5 logits"
+
+
+@given(st.lists(st.tuples(st.floats(-50, 50), st.floats(-50, 50)), min_size=2, max_size=12), st.booleans())
+def test_printed_points_stand_where_their_numbers_are(points, joined):
+    x, y = np.array(points).T
+    series = Series("s", "main", x, y, lambda _: (), is_joined=joined)
+    lines = Lines("l", Axis("x"), (Panel(Axis("y"), (series,), (Rule("x", 60.0, "level"),)),))
+    shapes = lines_picture(lines, Look(legend=False)).shapes
+    marks = np.array([shape.centre for shape in shapes if isinstance(shape, Mark)])
+    (level,) = [shape for shape in shapes if isinstance(shape, Line) and shape.dash == "dashed"]
+    # Along both axes places are a linear function of the numbers; y runs down the page.
+    assert np.allclose((marks[:, 0] - marks[0, 0]) * np.ptp(x), (x - x[0]) * np.ptp(marks[:, 0]), atol=1e-6)
+    assert np.allclose(
+        (marks[:, 1] - level.start[1]) * (60 - y.min()), (60 - y) * (marks[:, 1].max() - level.start[1]), atol=1e-6
+    )
+    drawn = [shape for shape in shapes if isinstance(shape, Line) and shape.colour == "attention"]
+    assert len(drawn) == (len(points) - 1) * joined
+
+
+def test_roles_are_a_list_or_a_grid_of_one_score():
+    scores = {
+        name: HeadScore(name, np.full((2, 3), n / 2), "share", 0.0, 1.0, 1, "about")
+        for n, name in enumerate(("sink", "copying"))
+    }
+    roles = flowgraph.HeadRoles("m", scores, {"answer": "no task"}, {"sink": 0.3, "copying": 0.3}, None)
+    assert isinstance(roles.chart(), Table)
+    assert len(roles.chart()) == 6
+    assert roles.figure("copying").data[0].z.tolist() == [[0.5] * 3] * 2
+    assert roles._repr_html_().count("<img") == 2
+    with pytest.raises(ArgumentError, match="'answer': no task"):
+        roles.chart("answer")
