@@ -226,7 +226,7 @@ def test_changed_bytes_of_graphs(tmp_path, factor, ending):
     for seed, (name, data) in enumerate(sorted(files.items())):
         path = tmp_path / f"wrong-{name}"
         assert read_or_refused(data, path)
-        for wrong in of_bytes(data, 150 * factor, seed=seed):
+        for wrong in of_bytes(data, 100 * factor, seed=seed):
             read_or_refused(wrong, path)
 
 
@@ -236,7 +236,7 @@ def test_changed_values_of_graphs(tmp_path, factor, ending):
     files = {name: data for name, data in graph_files(tmp_path).items() if name.partition(".")[2] == ending[1:]}
     for seed, (name, data) in enumerate(sorted(files.items())):
         path = tmp_path / f"wrong-{name}"
-        for wrong in of_json(json.loads(data), 150 * factor, seed=seed):
+        for wrong in of_json(json.loads(data), 100 * factor, seed=seed):
             read_or_refused(wrong, path)
 
 
