@@ -20,6 +20,13 @@ _MADE_BY = {
     "Reading": "flowgraph.logit_lens(trace) and flowgraph.read(trace, vectors) make one",
     "TokenMatrix": "flowgraph.attention_rollout(trace) and flowgraph.norm_map(trace) make one",
     "HeadScores": "flowgraph.head_scores(trace) makes one",
+    "Trajectory": "flowgraph.trajectory(trace) makes one",
+    "NormFilter": "flowgraph.norm_filter(trace, layer=…) makes one",
+    "RegularizationNeurons": "flowgraph.regularization_neurons(model, prompts) makes one",
+    "LayerOverlap": "flowgraph.overlap_by_layer(one, other) makes one",
+    "HeadCircuit": "flowgraph.head_circuit(trace, layer=…, head=…) makes one",
+    "EdgeTokens": "flowgraph.edge_tokens(trace, graph, edge) makes one",
+    "Faithfulness": "flowgraph.faithfulness(model, data, graph) makes one",
 }
 
 

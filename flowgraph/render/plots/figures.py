@@ -9,6 +9,7 @@ from ...charts.table import ThemeName
 from ...circuits.faithfulness import Faithfulness
 from ...errors import ArgumentError
 from ...lenses.head_scores import HeadScores
+from ...values.arguments import takes
 from ...values.reading import LensColour, Reading
 from ...values.token_matrix import TokenMatrix
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects
 
 
+@takes(Trajectory)
 def trajectory_figure(found: Trajectory, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
     """Draw rank and log-probability of target and foil through all states, and of what attention and MLP add by themselves.
 
@@ -24,6 +26,7 @@ def trajectory_figure(found: Trajectory, *, theme: ThemeName = "light") -> plotl
     return found.figure(theme=theme)
 
 
+@takes(NormFilter)
 def norm_filter_figure(found: NormFilter, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
     """Draw the tokens that a norm moves most: their ranks before and after, and which step changes their log-probability.
 
@@ -32,6 +35,7 @@ def norm_filter_figure(found: NormFilter, *, theme: ThemeName = "light") -> plot
     return found.figure(theme=theme)
 
 
+@takes(RegularizationNeurons)
 def regularization_figure(found: RegularizationNeurons, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
     """Draw how often neurons are active against the entropy of what they write, with some others for comparison.
 
@@ -40,6 +44,7 @@ def regularization_figure(found: RegularizationNeurons, *, theme: ThemeName = "l
     return found.figure(theme=theme)
 
 
+@takes(LayerOverlap)
 def overlap_figure(found: LayerOverlap, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
     """Draw top-k overlap layer by layer: every place as a dot, the mean as a line.
 
@@ -48,6 +53,7 @@ def overlap_figure(found: LayerOverlap, *, theme: ThemeName = "light") -> plotly
     return found.figure(theme=theme)
 
 
+@takes(HeadCircuit)
 def head_circuit_figure(found: HeadCircuit, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
     """Draw what a head reads and writes: numbers of each source as bars, and the top tokens of query, key and value.
 
@@ -56,6 +62,7 @@ def head_circuit_figure(found: HeadCircuit, *, theme: ThemeName = "light") -> pl
     return found.figure(theme=theme)
 
 
+@takes(EdgeTokens)
 def edge_tokens_figure(found: EdgeTokens, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
     """Draw the tokens that the vector along an edge promotes and suppresses, by their logits.
 
@@ -64,6 +71,7 @@ def edge_tokens_figure(found: EdgeTokens, *, theme: ThemeName = "light") -> plot
     return found.figure(theme=theme)
 
 
+@takes(Faithfulness)
 def faithfulness_figure(found: Faithfulness, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
     """Draw faithfulness over the number of edges, with its band; the lines at 0 and 1 are no edge and the whole model.
 
@@ -72,6 +80,7 @@ def faithfulness_figure(found: Faithfulness, *, theme: ThemeName = "light") -> p
     return found.figure(theme=theme)
 
 
+@takes(Reading)
 def lens_figure(
     reading: Reading, *, colour: LensColour = "probability", theme: ThemeName = "light"
 ) -> plotly.graph_objects.Figure:
@@ -94,6 +103,7 @@ def lens_figure(
     return reading.figure(colour=colour, theme=theme)
 
 
+@takes(TokenMatrix)
 def matrix_figure(matrix: TokenMatrix, *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
     """Draw one matrix of tokens as a heatmap, or one row of it as bars.
 
@@ -114,6 +124,7 @@ def matrix_figure(matrix: TokenMatrix, *, theme: ThemeName = "light") -> plotly.
     return matrix.figure(theme=theme)
 
 
+@takes(HeadScores)
 def head_scores_figure(
     scores: HeadScores, score: str | None = None, *, theme: ThemeName = "light"
 ) -> plotly.graph_objects.Figure:
