@@ -92,7 +92,8 @@ def _side_by_side(bars: Bars, look: Look, top: float, spell: Spell) -> tuple[lis
     is_shared = len({id(column.places) for column in bars.columns}) == 1
     named = bars.columns[:1] if is_shared else bars.columns
     names = {id(column.places): place_names(column.places, spell) for column in named}
-    room = look.points - 2 * PAD - _BESIDE * (len(bars.columns) - 1)
+    # The last number of an axis hangs over the right end.
+    room = look.points - 2 * PAD - AXIS_SIZE - _BESIDE * (len(bars.columns) - 1)
     room -= sum(max(map(_width, names[id(column.places)])) + 3 for column in named)
     weights = [1.7 if column.words else 1.0 for column in bars.columns]
     widths = [room * weight / sum(weights) for weight in weights]

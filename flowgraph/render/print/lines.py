@@ -18,7 +18,8 @@ from .shapes import Label, Line, Picture, Shape, baseline, shortened, text_width
 
 _ONE, _SEVERAL = 0.42, 0.3
 """Height of a panel by the width of the picture: of one, and of several."""
-_LEAST = 90.0
+_LEAST, _TALLEST = 90.0, 0.75
+"""Least height of a panel, and what a long title of its axis makes of it."""
 _TICK = 11.0
 _CROWDED = 40
 
@@ -36,7 +37,8 @@ def lines_picture(lines: Lines, look: Look, spell: Spell = str) -> Picture:
         raise ArgumentError(f"{lines.title!r} has no points; there is nothing to draw")
     width = look.points
     shapes, top = heading(lines.title, lines.subtitle, width, spell)
-    tall = max(_LEAST, (_ONE if len(lines.panels) == 1 else _SEVERAL) * width)
+    longest = max(text_width(spell(printable(panel.y.title)), AXIS_SIZE) for panel in lines.panels)
+    tall = max(_LEAST, (_ONE if len(lines.panels) == 1 else _SEVERAL) * width, min(longest + 2, _TALLEST * width))
     heights = [top + PAD + n * (tall + 2 * PAD) for n in range(len(lines.panels))]
     scales = [_values(panel, height + tall, height) for panel, height in zip(lines.panels, heights, strict=True)]
     ticks = [one.ticks(2 * _TICK) for one in scales]
