@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     from .algorithms.paths import Path, merge_parallel, strongest_paths
     from .algorithms.rollout import attention_rollout
     from .algorithms.rollout_graph import rollout_graph
-    from .algorithms.routes import routes
+    from .algorithms.routes import routes, routes_threshold
     from .analyses.edge_tokens import EdgeTokens, edge_tokens
     from .analyses.head_circuit import HeadCircuit, head_circuit
+    from .analyses.node_details import NodeDetails, node_details
     from .analyses.norm_filter import NormFilter, TokenChange, norm_filter
     from .analyses.overlap import LayerOverlap, overlap, overlap_by_layer
     from .analyses.regularization import RegularizationNeurons, regularization_neurons
@@ -93,6 +94,7 @@ if TYPE_CHECKING:
     from .values.inputs import Inputs, inputs
     from .values.mass import edge_mass, mass
     from .values.node import Node
+    from .values.node_key import node_key, parse_node
     from .values.reading import NodeReading, Reading
     from .values.strongest import keep_strongest
     from .values.token_matrix import TokenMatrix
@@ -106,9 +108,10 @@ _WHERE = {
     "algorithms.paths": ("Path", "merge_parallel", "strongest_paths"),
     "algorithms.rollout": ("attention_rollout",),
     "algorithms.rollout_graph": ("rollout_graph",),
-    "algorithms.routes": ("routes",),
+    "algorithms.routes": ("routes", "routes_threshold"),
     "analyses.edge_tokens": ("EdgeTokens", "edge_tokens",),
     "analyses.head_circuit": ("HeadCircuit", "head_circuit",),
+    "analyses.node_details": ("NodeDetails", "node_details"),
     "analyses.norm_filter": ("NormFilter", "TokenChange", "norm_filter",),
     "analyses.overlap": ("LayerOverlap", "overlap", "overlap_by_layer",),
     "analyses.regularization": ("RegularizationNeurons", "regularization_neurons",),
@@ -148,6 +151,7 @@ _WHERE = {
     "models": ("FAMILIES", "KNOWN_MODELS", "Family", "LoadedModel", "load_model", "register_family"),
     "models.forward": ("SITES",),
     "values.node": ("Node",),
+    "values.node_key": ("node_key", "parse_node"),
     "values.inputs": ("Inputs", "inputs"),
     "values.reading": ("NodeReading", "Reading"),
     "values.trace": ("Trace",),
@@ -200,7 +204,7 @@ __all__ = [
     "Family", "FetchError", "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients",
     "GraphInfo", "GraphTooLargeError", "HeadCircuit", "HeadEffects", "HeadRoles", "HeadScore", "HeadScores",
     "Inputs", "Keep", "LayerOverlap", "LoadedModel", "Metric", "Minimality", "ModelMismatchError", "ModelNeededError",
-    "NoPatternError", "Node", "NodeReading", "NonFiniteError", "NormFilter", "NotRecordedError", "Path",
+    "NoPatternError", "Node", "NodeDetails", "NodeReading", "NonFiniteError", "NormFilter", "NotRecordedError", "Path",
     "PatternEdit", "PromptError", "Reading", "RegularizationNeurons", "Table", "TargetError", "TaskData",
     "TokenChange", "TokenMatrix", "Trace", "Traces", "Trajectory", "UnknownModelError", "UnsupportedReadingError",
     "__version__", "ablate", "alti_logit", "attention_figure", "attention_flow", "attention_rollout",
@@ -210,9 +214,9 @@ __all__ = [
     "head_circuit_figure", "head_effects", "head_roles", "head_scores", "head_scores_figure", "head_view",
     "import_graph", "influence", "inputs", "keep_strongest", "kl_divergence", "lens_figure", "load_model",
     "log_probability", "logit_difference", "logit_lens", "mass", "matrix_figure", "merge_parallel", "minimality",
-    "minimum_cut", "mixing_ratio", "model_view", "node_readings", "norm_filter", "norm_filter_figure", "norm_map",
-    "overlap", "overlap_by_layer", "overlap_figure", "patch", "prune", "read", "register_family",
-    "register_method", "regularization_figure", "regularization_neurons", "render_picture", "rollout_graph", "routes", "sankey",
+    "minimum_cut", "mixing_ratio", "model_view", "node_details", "node_key", "node_readings", "norm_filter", "norm_filter_figure", "norm_map",
+    "overlap", "overlap_by_layer", "overlap_figure", "parse_node", "patch", "prune", "read", "register_family",
+    "register_method", "regularization_figure", "regularization_neurons", "render_picture", "rollout_graph", "routes", "routes_threshold", "sankey",
     "scores_size", "semantic_graph", "strongest_paths", "sweep_size", "target_rank", "task", "trace", "trace_size", "trajectory",
     "trajectory_figure", "unembed", "visit_graph",
 ]  # fmt: skip

@@ -277,11 +277,12 @@ def test_what_is_said_of_the_layer(smollm2):
 
 def test_the_limits_in_the_texts_are_those_of_the_code():
     from flowgraph_webapp import recipe, serving
-    from flowgraph_webapp.panels import attention, graphs, lens
+    from flowgraph_webapp.panels import attention, lens
     from flowgraph_webapp.server import answers, compute, guard, messages
     from flowgraph_webapp.session import archive
 
     from flowgraph import tracing
+    from flowgraph.algorithms import routes
     from flowgraph.methods import build
     from flowgraph.render.print import MOST_EDGES as MOST_PRINTED
     from flowgraph.render.scene.elements import MOST_EDGES as MOST_DRAWN
@@ -302,8 +303,8 @@ def test_the_limits_in_the_texts_are_those_of_the_code():
         f"| app | {messages.MOST_TOKENS} tokens of a prompt, {answers.MOST_EDGES:,} edges",
         f"lens grid {lens.MOST_COLUMNS} tokens at once, attention {attention.MOST_TOKENS} queries",
         f"| semantic graph | {MAX_NODES:,} nodes, {compute.MOST_SEMANTIC_NODES:,} in the app",
-        f"from {graphs.ROUTES_THRESHOLD} on".replace("0.", "."),
-        f"more than {graphs.MOST_ROUTES:,} edges the threshold is doubled, up to {graphs.LARGEST_THRESHOLD}".replace(
+        f"from {routes.SMALLEST_SHARE} on".replace("0.", "."),
+        f"more than {routes.MOST_ROUTES:,} edges the threshold is doubled, up to {routes.LARGEST_SHARE}".replace(
             "0.", "."
         ),
     )

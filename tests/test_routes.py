@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import flowgraph
 from flowgraph import EdgeWeights, FlowGraph, GraphInfo, Node, build_graph, edge_weights
 from flowgraph.algorithms.incoming import incoming
-from flowgraph.algorithms.routes import routes
+from flowgraph.algorithms.routes import routes, routes_threshold
 from flowgraph.errors import ArgumentError, GraphTooLargeError
 from flowgraph.values.flow_graph import EDGE_KINDS
 from flowgraph.values.node import label
@@ -353,3 +353,29 @@ def test_the_rule_for_single_heads(tiny, level):
     ]
     assert names[0] == names[1]
     assert found.info.filters["threshold_rule"] == "per_head"
+
+
+@pytest.mark.parametrize("level", LEVELS)
+def test_the_threshold_is_the_smallest_that_a_picture_holds(tiny, level):
+    weights = edge_weights(flowgraph.trace(tiny("llama"), IDS), method="proximity")
+    state = Node("resid_post", layer=1, position=3)
+    for start in (None, state):
+        sizes = {share: len(routes(weights, start, threshold=share, level=level)) for share in (0.01, 0.02, 0.04, 0.08)}
+        assert sizes[0.01] > sizes[0.02] > sizes[0.04]
+        for most in (10**6, sizes[0.01], sizes[0.01] - 1, sizes[0.02], sizes[0.02] - 1, 1):
+            holding = [share for share in (0.01, 0.02, 0.04) if sizes[share] <= most] or [0.04]
+            assert routes_threshold(weights, start, level=level, most_edges=most) == holding[0]
+        assert routes_threshold(weights, start, level=level, most_edges=1, smallest=0.08, largest=0.08) == 0.08
+
+
+def test_a_threshold_that_cannot_be_chosen_says_why(tiny):
+    weights = edge_weights(flowgraph.trace(tiny("llama"), IDS), method="proximity")
+    for options, words in (
+        ({"smallest": 0.0}, "smallest=0.0 and largest=0.04 must be shares"),
+        ({"smallest": 0.5}, "smallest=0.5 and largest=0.04 must be shares"),
+        ({"most_edges": 0}, "most_edges=0 must be at least 1"),
+    ):
+        with pytest.raises(ArgumentError, match=words):
+            routes_threshold(weights, **options)
+    with pytest.raises(GraphTooLargeError):
+        routes_threshold(weights, max_edges=3)

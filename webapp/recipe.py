@@ -7,10 +7,10 @@ from dataclasses import dataclass, fields
 from typing import Any, Literal, NoReturn, get_args
 from urllib.parse import parse_qsl, quote
 
-from flowgraph import DEFAULT_METHOD, EDGE_METHODS
+from flowgraph import DEFAULT_METHOD, EDGE_METHODS, parse_node
 from flowgraph.errors import ArgumentError
 
-from .node_key import EDGE_MARK, check_edge_key, parse_node_key, parse_start
+from .node_key import EDGE_MARK, check_edge_key, parse_node_key
 
 Method = str
 """One of :data:`flowgraph.EDGE_METHODS`."""
@@ -63,7 +63,7 @@ class Recipe:
     layers
         First and one-past-last layer that is drawn; None: all.
     start
-        Node that flow runs to, as :func:`~flowgraph_webapp.node_key.start_text` writes it; None: the logit.
+        Node that flow runs to, as :func:`flowgraph.parse_node` reads it; None: the logit.
     keep
         Level of the slider, 0 to 1,000; None: where the graph opens.
     width, orientation
@@ -158,7 +158,7 @@ class Recipe:
         if not isinstance(self.pins, tuple) or len(self.pins) > MOST_PINS:
             _refuse("pins", self.pins, f"a tuple of at most {MOST_PINS} node keys")
         if self.start is not None:
-            _named("start", parse_start, self.start)
+            _named("start", parse_node, self.start)
         if self.selected is not None:
             is_edge = isinstance(self.selected, str) and EDGE_MARK in self.selected
             _named("selected", check_edge_key if is_edge else parse_node_key, self.selected)

@@ -40,6 +40,11 @@ from .incoming import (
     incoming,
 )
 
+SMALLEST_SHARE, LARGEST_SHARE = 0.01, 0.04
+"""Between these a threshold of routes is chosen."""
+MOST_ROUTES = 1_000
+"""Edges of a picture that is there at once."""
+
 
 @takes(EdgeWeights)
 def routes(
@@ -160,6 +165,56 @@ def routes(
     graph = keep_strongest(graph, mass=mass, max_edges=None)
     _refuse_above(max_edges, len(graph))
     return graph
+
+
+def routes_threshold(
+    weights: EdgeWeights,
+    start: Node | None = None,
+    *,
+    level: Literal["token", "head"] = "token",
+    most_edges: int = MOST_ROUTES,
+    smallest: float = SMALLEST_SHARE,
+    largest: float = LARGEST_SHARE,
+    max_edges: int = MAX_EDGES,
+) -> float:
+    """Choose a threshold for routes: the smallest share, doubled until a picture holds what is left.
+
+    Parameters
+    ----------
+    weights, start, level, max_edges
+        As for :func:`routes`.
+    most_edges
+        So many edges a picture holds.
+    smallest
+        The threshold that is tried first, above 0.
+    largest
+        From here on the threshold is not doubled again, however many edges it leaves.
+
+    Raises
+    ------
+    ArgumentError
+        If a share is not between 0 and 1, or ``most_edges`` is below 1; else as for :func:`routes`.
+    GraphTooLargeError
+        If the routes of the smallest share have more than ``max_edges`` edges.
+
+    Examples
+    --------
+    >>> weights = fg.edge_weights(trace, method="proximity")
+    >>> fg.routes_threshold(weights)
+    0.01
+    >>> fg.routes_threshold(weights, most_edges=200)
+    0.04
+    """
+    if not 0 < smallest <= largest <= 1:
+        raise ArgumentError(f"smallest={smallest} and largest={largest} must be shares, 0 < smallest ≤ largest ≤ 1")
+    if most_edges < 1:
+        raise ArgumentError(f"most_edges={most_edges} must be at least 1")
+    threshold = smallest
+    while len(routes(weights, start, threshold=threshold, level=level, max_edges=max_edges)) > most_edges:
+        if threshold >= largest:
+            break
+        threshold *= 2
+    return threshold
 
 
 def _refuse_above(max_edges: int, count: int) -> None:

@@ -160,6 +160,12 @@ class LoadedModel:
         dtype: torch.dtype = self.anatomy.embedding.weight.dtype
         return dtype
 
+    @property
+    def has_attribution(self) -> bool:
+        """Whether a logit of the model is the sum of its parts: norm and linear head over a residual stream that adds up."""
+        anatomy = self.anatomy
+        return anatomy.has_head and anatomy.family.head_kind != "masked" and anatomy.wiring != "post_norm"
+
     def require_head(self, wanted: str) -> None:
         """Refuse a model without a head over a vocabulary; ``wanted`` is the thing that needs one, in words.
 

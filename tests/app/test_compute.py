@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from flowgraph_webapp.page.wires.drawing import goes_on
-from flowgraph_webapp.panels import graphs
-from flowgraph_webapp.panels.graphs import ROUTES_THRESHOLD
 from flowgraph_webapp.server import traces as traces_module
 from flowgraph_webapp.server.answers import MOST_EDGES, GraphAnswer
 from flowgraph_webapp.server.compute import COMPUTE
@@ -25,6 +25,7 @@ from flowgraph_webapp.server.questions import (
 from flowgraph_webapp.server.traces import Traces
 
 import flowgraph as fg
+from flowgraph.algorithms.routes import SMALLEST_SHARE, routes_threshold
 from flowgraph.errors import ArgumentError, GraphTooLargeError, PromptError, UnsupportedReadingError
 from tests.app.conftest import TEXT
 from tests.conftest import JAPAN
@@ -138,7 +139,7 @@ def test_routes(traces, run, trace, method, threshold):
     answer = ask(traces, GraphQuestion(run, method, threshold=threshold))
     weights = fg.edge_weights(trace, method=method)
     routes = fg.keep_strongest(
-        fg.routes(weights, threshold=threshold or ROUTES_THRESHOLD), mass=None, max_edges=MOST_EDGES
+        fg.routes(weights, threshold=threshold or SMALLEST_SHARE), mass=None, max_edges=MOST_EDGES
     )
     same_graph(answer.graph, routes)
     whole = fg.build_graph(weights, readings=False)
@@ -158,7 +159,7 @@ def test_routes_that_a_picture_cannot_hold_at_once_begin_at_a_larger_share(
     weights = fg.edge_weights(trace, method="proximity")
     sizes = {share: len(fg.routes(weights, threshold=share)) for share in (0.01, 0.02, 0.04)}
     assert sizes[0.01] > sizes[0.02] > sizes[0.04] > 5
-    monkeypatch.setattr(graphs, "MOST_ROUTES", most or sizes[0.02])
+    monkeypatch.setattr(fg, "routes_threshold", partial(routes_threshold, most_edges=most or sizes[0.02]))
     answer = ask(traces, GraphQuestion(run))
     assert len(answer.graph) == sizes[threshold]
     assert answer.note == f"routes over edges of share ≥ {str(threshold)[1:]}"
@@ -208,7 +209,7 @@ def test_rollout_and_flow(traces, run, trace):
 def test_a_start_and_a_window(traces, run, trace):
     start = fg.Node("resid_post", layer=0, position=4)
     answer = ask(traces, GraphQuestion(run, "proximity", start=start, layers=(0, 1)))
-    routes = fg.routes(fg.edge_weights(trace, method="proximity").window(0, 1), start, threshold=ROUTES_THRESHOLD)
+    routes = fg.routes(fg.edge_weights(trace, method="proximity").window(0, 1), start, threshold=SMALLEST_SHARE)
     assert set(answer.graph.nodes) == set(routes.nodes)
     assert "resid_post" in str(answer.graph.info.filters["start"])
     empty = ask(traces, GraphQuestion(run, "proximity", start=start, threshold=1.0))

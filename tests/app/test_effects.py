@@ -116,7 +116,7 @@ def test_what_cannot_be_taken_out_is_refused(run, node, source, words):
 @pytest.mark.parametrize(
     ("question", "words"),
     [
-        (lambda run: AblateQuestion(run, fg.Node("head", 99, 0, 3)), "layer=99 is outside this run"),
+        (lambda run: AblateQuestion(run, fg.Node("head", 99, 0, 3)), "layer=99 does not exist; this model has 2"),
         (lambda run: AblateQuestion(run, HEAD, 500), "source=500 is outside"),
         (lambda run: FaithfulQuestion(run, method="logits"), "edges from state to state"),
         (lambda run: FaithfulQuestion(run, show="rollout"), "edges from state to state"),
@@ -182,7 +182,7 @@ def test_the_head_that_brings_japan_is_missed(page):
         ("edge.999999", "is not an edge"),
         ("nonsense", "is not a kind of node"),
         ("logit.-.-.-.19081", "cannot be taken out"),
-        ("head.99.0.7.-", "outside this run"),
+        ("head.99.0.7.-", "layer=99 does not exist"),
     ],
 )
 def test_what_cannot_be_tested_is_said_beside_the_details(page, what, words):

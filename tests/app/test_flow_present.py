@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from dash.development.base_component import Component
-from flowgraph_webapp.node_key import parse_node_key, parse_start
+from flowgraph_webapp.node_key import parse_node_key
 from flowgraph_webapp.panels.ablation import shown_graph
 from flowgraph_webapp.panels.flow import caption, meta, picture, start_chip
 from flowgraph_webapp.panels.prediction import predictions, probability, token_text
@@ -20,6 +20,7 @@ from flowgraph_webapp.server.answers import GraphAnswer, Prediction, Run
 from flowgraph_webapp.server.dispatch import Stage
 from flowgraph_webapp.server.errors import Busy, Cancelled
 
+from flowgraph import parse_node
 from flowgraph.errors import ArgumentError, FlowgraphError, TargetError
 from flowgraph.render import drawing, legend_of, page_data, visible
 from tests.app.test_layout import components, text_of
@@ -72,7 +73,7 @@ def test_keys_and_edge_numbers_name_what_the_elements_show(graph):
 def test_a_start_in_the_address_is_the_node_itself(graph):
     about = meta(page_data(graph), drawing(graph), "flow-1")
     for node, start in zip(graph.nodes, about["starts"], strict=True):
-        assert start is None or parse_start(start) == node
+        assert start is None or parse_node(start) == node
         assert (start is None) == (node.position is None or node.kind == "logit")
 
 

@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import flowgraph_webapp.page.wires.details as details
 import pytest
-from flowgraph_webapp.node_key import node_key, parse_node_key
+from flowgraph_webapp.node_key import parse_node_key
 from flowgraph_webapp.page.wires.downloads import exported
 from flowgraph_webapp.page.wires.drawing import about_picture, about_run, goes_on
 from flowgraph_webapp.page.wires.offers import offer_tests, offered
@@ -29,6 +29,7 @@ from flowgraph_webapp.session import read_session
 from flowgraph_webapp.session.graph_session import node_of_graph, session_of_graph
 
 import flowgraph as fg
+from flowgraph import node_key
 from flowgraph.errors import ModelNeededError
 from tests.app.conftest import saved
 from tests.app.tabs import SIZES, Opened, served

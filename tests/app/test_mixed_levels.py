@@ -6,11 +6,11 @@ import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from urllib.parse import quote
 
 import numpy as np
 import pytest
-from flowgraph_webapp.panels import graphs
 from flowgraph_webapp.recipe import Recipe, from_query, to_query
 from flowgraph_webapp.server.compute import COMPUTE
 from flowgraph_webapp.server.questions import GraphQuestion, RunQuestion, graph_question
@@ -18,6 +18,7 @@ from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import read_session, write_session
 
 import flowgraph as fg
+from flowgraph.algorithms.routes import routes_threshold
 from flowgraph.errors import ArgumentError
 from tests.app.conftest import TEXT
 from tests.app.fake_service import EXAMPLE, FakeService
@@ -78,7 +79,9 @@ def test_routes_of_opened_layers_hang_together(traces, run):
 
 
 def test_opening_a_layer_keeps_the_threshold_of_the_others(traces, run, monkeypatch):
-    monkeypatch.setattr(graphs, "MOST_ROUTES", 40)  # so that the least threshold does not do
+    monkeypatch.setattr(
+        fg, "routes_threshold", partial(routes_threshold, most_edges=40)
+    )  # so that the least threshold does not do
     notes = [COMPUTE[GraphQuestion](traces, GraphQuestion(run, heads_in=layers), unheard).note for layers in ((), (1,))]
     closed, opened = (re.search(r"share ≥ (\S+?)(,|;|$)", note)[1] for note in notes)
     assert closed == opened != ".01"

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from dash.development.base_component import Component
-from flowgraph_webapp.node_key import node_key, parse_node_key
+from flowgraph_webapp.node_key import parse_node_key
 from flowgraph_webapp.panels import attention, bars, details, heads, lens, semantic
 from flowgraph_webapp.panels.edges import edges_at, flows, strongest_moves
 from flowgraph_webapp.panels.prediction import predictions
@@ -23,7 +23,7 @@ from flowgraph_webapp.recipe import Recipe
 from flowgraph_webapp.server.answers import Attention, Bar, Bars, Heads, NodeAnswer, Run, Semantic
 
 import flowgraph
-from flowgraph import Node, NodeReading, Reading
+from flowgraph import Node, NodeReading, Reading, node_key
 from flowgraph.render import THEMES, drawing, rank_decade, visible
 from tests.synthetic_graphs import HOSTILE, JAPAN, empty_graph, head_graph, logits_graph, token_graph, with_structural
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dash import Dash, Input, Output, dcc, html
-from flowgraph_webapp.node_key import node_key
 from flowgraph_webapp.panels import attention, bars, details, heads, lens, semantic
 from flowgraph_webapp.present.palette import panel_variables
 from flowgraph_webapp.server import compute
@@ -29,7 +28,7 @@ from flowgraph_webapp.server.traces import Traces
 from werkzeug.serving import make_server
 
 import flowgraph
-from flowgraph import Node
+from flowgraph import Node, node_key
 from flowgraph.render import css_variables, page_bundle, page_styles
 from tests.browser import launch
 from tests.conftest import JAPAN

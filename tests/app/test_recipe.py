@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 
 import pytest
-from flowgraph_webapp.node_key import node_key, parse_node_key, parse_start, start_text
+from flowgraph_webapp.node_key import parse_node_key
 from flowgraph_webapp.recipe import LONGEST_QUERY, Recipe, from_query, to_query
 from flowgraph_webapp.server.questions import (
     GenerateQuestion,
@@ -21,7 +21,7 @@ from flowgraph_webapp.server.questions import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from flowgraph import Node
+from flowgraph import Node, node_key, parse_node
 from flowgraph.errors import ArgumentError, PromptError
 from flowgraph.values.node import NODE_KINDS, WITH_HEAD, WITH_INDEX, WITHOUT_LAYER
 
@@ -58,7 +58,7 @@ RECIPES = st.builds(
     level=st.sampled_from(("token", "head")),
     threshold=st.floats(0, 1),
     layers=st.none() | WINDOW,
-    start=st.none() | nodes().map(start_text),
+    start=st.none() | nodes().map(lambda node: node_key(node, short=True)),
     keep=st.none() | st.integers(0, 1000),
     width=st.sampled_from(("flow", "share")),
     orientation=st.sampled_from(("auto", "columns", "rows")),
@@ -86,8 +86,8 @@ def test_a_recipe_comes_back_from_its_query(recipe):
 @given(nodes())
 def test_a_node_comes_back_from_its_key_and_its_start(node):
     assert parse_node_key(node_key(node)) == node
-    assert parse_start(start_text(node)) == node
-    assert parse_start(node_key(node)) == node
+    assert parse_node(node_key(node, short=True)) == node
+    assert parse_node(node_key(node)) == node
 
 
 def test_only_what_differs_is_in_the_query():
@@ -128,7 +128,7 @@ def test_only_what_differs_is_in_the_query():
         ("?session=a%20b", "session="),
         ("?model=", "model=''"),
         ("?model=a%0Ab", "model="),
-        ("?start=resid_post.23", r"start: .* is not a start node; expected resid_post\.layer\.position"),
+        ("?start=resid_post.23", r"start: .* is not a node; expected resid_post\.layer\.position"),
         ("?start=nothing.1.2", "start: kind='nothing'"),
         ("?start=" + "a" * 100, "start: "),
         ("?selected=head.1.2.3", "selected: .* is not a node key"),
@@ -181,7 +181,7 @@ def test_keys_that_are_none(key):
     with pytest.raises(ArgumentError):
         parse_node_key(key)
     with pytest.raises(ArgumentError):
-        parse_start(key if key != "head.1.2.3" else "head.1.2")
+        parse_node(key if key != "head.1.2.3" else "head.1.2")
 
 
 def test_questions_hold_what_their_answer_depends_on():

@@ -13,7 +13,6 @@ from ..server.questions import AblateQuestion, FaithfulQuestion, GraphQuestion
 from ..server.traces import Check, Traces
 from .discovery import reporting
 from .graphs import graph
-from .node_answers import refuse_outside
 from .shown import shown_graph as shown_graph
 
 _KEPT = "The other keys keep their attention."
@@ -23,7 +22,6 @@ def ablate(traces: Traces, question: AblateQuestion, check: Check) -> Ablation:
     """The answer without one part of the run."""
     trace = traces.trace(question.run, check)
     node, source = question.node, question.source
-    refuse_outside(trace, node)
     if source is None:
         return _said(trace, _effect(trace, node, check), str(node), "")
     if source >= len(trace.tokens):

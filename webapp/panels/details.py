@@ -14,10 +14,9 @@ from dataclasses import replace
 from dash import html
 from dash.development.base_component import Component
 
-from flowgraph import FlowGraph, Node, NodeReading
+from flowgraph import FlowGraph, Node, NodeReading, node_key
 from flowgraph.render import note_facts, roles_text, visible
 
-from ..node_key import node_key
 from ..present.drawn import Element, drawn, element, facts, link, token
 from ..present.figures import count, plural, probability, short, signed, weight
 from ..present.tables import Cell, Column, table

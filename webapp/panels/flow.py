@@ -9,9 +9,9 @@ from dash import html
 from dash.development.base_component import Component
 
 import flowgraph
+from flowgraph import node_key
 from flowgraph.render import Drawing, drawing, facts
 
-from ..node_key import node_key, start_text
 from ..present.attributes import named
 from ..server.answers import GraphAnswer
 from .prediction import token_text
@@ -73,7 +73,7 @@ def readings(graph: flowgraph.FlowGraph, name: str) -> dict[str, Any]:
 
 def _start(node: flowgraph.Node) -> str | None:
     """A node as a start in the address; None where no flow can run to it."""
-    return None if node.kind in _NOT_STARTS or node.position is None else start_text(node)
+    return None if node.kind in _NOT_STARTS or node.position is None else node_key(node, short=True)
 
 
 def _way_rules(rules: list[dict[str, Any]]) -> list[dict[str, Any]]:

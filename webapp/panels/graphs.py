@@ -16,11 +16,6 @@ from ..server.questions import GraphQuestion, SketchQuestion
 from ..server.traces import Check, Traces
 
 Asked = GraphQuestion | SketchQuestion
-ROUTES_THRESHOLD = 0.01
-"""Smallest share that routes follow unless another is asked for; doubled until a picture holds them."""
-LARGEST_THRESHOLD = 0.04
-MOST_ROUTES = 1_000
-"""Edges of a picture that is there at once; its slider opens on the strongest 300 of them."""
 _MOST_LISTED = 2_000_000
 
 
@@ -81,22 +76,16 @@ def _all(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
 
 
 def _routes(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
-    drawn, threshold = _followed(weights, question)
+    threshold = _threshold(weights, question)
+    drawn = flowgraph.routes(weights, question.start, threshold=threshold, level=question.level, max_edges=_MOST_LISTED)
     return drawn, f"routes over edges of share ≥ {_number(threshold)}"
 
 
-def _followed(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, float]:
-    """Routes over the edges that reach a threshold, and which one: the one that was asked for, or the least that a picture holds."""
-    threshold = question.threshold or ROUTES_THRESHOLD
-    drawn = _routes_from(threshold, weights, question)
-    while not question.threshold and len(drawn) > MOST_ROUTES and threshold < LARGEST_THRESHOLD:
-        threshold *= 2
-        drawn = _routes_from(threshold, weights, question)
-    return drawn, threshold
-
-
-def _routes_from(threshold: float, weights: EdgeWeights, question: Asked) -> FlowGraph:
-    return flowgraph.routes(weights, question.start, threshold=threshold, level=question.level, max_edges=_MOST_LISTED)
+def _threshold(weights: EdgeWeights, question: Asked) -> float:
+    """What was asked for, or the least that a picture holds."""
+    if question.threshold:
+        return question.threshold
+    return flowgraph.routes_threshold(weights, question.start, level=question.level, max_edges=_MOST_LISTED)
 
 
 def _mixed(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
@@ -106,7 +95,7 @@ def _mixed(weights: EdgeWeights, question: Asked) -> tuple[FlowGraph, str]:
     )
     heads = f"heads of L{', L'.join(map(str, question.heads_in))} one by one"
     # Opening a layer changes nothing about the others: routes keep the threshold that they have while it is closed.
-    threshold = _followed(weights, question)[1] if question.show == "routes" else question.threshold
+    threshold = _threshold(weights, question) if question.show == "routes" else question.threshold
     if not threshold:
         return whole, f"all edges, {heads}"
     kept = whole.keep(~whole.structural & (np.abs(whole.share) >= threshold), threshold=threshold)

@@ -13,10 +13,9 @@ from typing import NamedTuple
 
 from dash.development.base_component import Component
 
-from flowgraph import Node, NodeReading, Reading
+from flowgraph import Node, NodeReading, Reading, node_key
 from flowgraph.render import RANK_LABELS, rank_decade, visible
 
-from ..node_key import node_key
 from ..present.drawn import Element, drawn, element, pick, token
 from ..present.figures import count, plural, probability, signed
 from ..server.answers import Run

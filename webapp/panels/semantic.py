@@ -11,10 +11,9 @@ import json
 
 from dash.development.base_component import Component
 
-from flowgraph import FlowGraph
+from flowgraph import FlowGraph, node_key
 from flowgraph.render import RANK_LABELS, caption, page_data, visible
 
-from ..node_key import node_key
 from ..present.drawn import Element, drawn, element
 from ..server.answers import Run, Semantic
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from flowgraph import FlowGraph, Node
+from flowgraph import FlowGraph, Node, node_key
 from flowgraph.render import drawing, visible
 
-from ..node_key import node_key
 from ..present.figures import signed
 from ..recipe import Recipe
 from ..server.answers import Bars, Run

@@ -15,10 +15,8 @@ from typing import Any
 from dash import html
 from dash.development.base_component import Component
 
-from flowgraph import Node
+from flowgraph import Node, node_key
 from flowgraph.render import visible
-
-from ..node_key import node_key
 
 TAGS = frozenset({
     "div", "p", "span", "b", "i", "button", "table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td", "dl", "dt", "dd", "h3", "h4",

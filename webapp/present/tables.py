@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
-from flowgraph import Node
+from flowgraph import Node, node_key
 
-from ..node_key import node_key
 from .drawn import Element, element
 
 

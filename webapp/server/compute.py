@@ -16,7 +16,7 @@ from ..panels.ablation import ablate, faithful
 from ..panels.discovery import circuit, circuit_test, corrupt, token
 from ..panels.generation import generate
 from ..panels.graphs import graph
-from ..panels.node_answers import NEURONS, has_attribution, node
+from ..panels.node_answers import NEURONS, node
 from .answers import Answer, Attention, Bar, Bars, Heads, Lens, Model, Prediction, Run, Semantic
 from .messages import LOADING
 from .questions import (
@@ -60,7 +60,7 @@ def model(traces: Traces, question: ModelQuestion, check: Check) -> Model:
         context=anatomy.context,
         causal=anatomy.causal,
         has_head=anatomy.has_head,
-        has_attribution=has_attribution(loaded),
+        has_attribution=loaded.has_attribution,
         chat=bool(getattr(loaded.tokenizer, "chat_template", None)),
     )
 
@@ -75,7 +75,7 @@ def run(traces: Traces, question: RunQuestion, check: Check) -> Run:
         **{name: getattr(trace, name) for name in same},
         predictions=_predictions(trace),
         has_head=trace.model.anatomy.has_head,
-        has_attribution=has_attribution(trace.model),
+        has_attribution=trace.model.has_attribution,
         seconds=seconds,
     )
 

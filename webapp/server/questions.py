@@ -12,7 +12,6 @@ from typing import Any, Literal
 import flowgraph
 from flowgraph.errors import ArgumentError
 
-from ..node_key import parse_start
 from ..recipe import (
     CHOICES,
     LARGEST_LEVEL,
@@ -267,7 +266,7 @@ def graph_question(recipe: Recipe) -> GraphQuestion:
         # Rollout and flow are of the whole matrix and know no threshold.
         float(recipe.threshold) if recipe.show in ("all", "routes") else 0.0,
         recipe.layers,
-        None if recipe.start is None else parse_start(recipe.start),
+        None if recipe.start is None else flowgraph.parse_node(recipe.start),
         # At the level of heads every layer is shown as its heads.
         tuple(sorted(set(recipe.heads_in))) if recipe.level == "token" else (),
     )

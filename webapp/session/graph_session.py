@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from flowgraph import FlowGraph
+from flowgraph import FlowGraph, node_key
 from flowgraph.render import cut_note, drawing, pinned
 
-from ..node_key import node_key
 from ..recipe import CHOICES, LONGEST_TEXT, MOST_PINS, Recipe
 from ..server.answers import MOST_EDGES, Answer, GraphAnswer, NodeAnswer, Run, Semantic
 from ..server.questions import Question, graph_question, run_question, semantic_question

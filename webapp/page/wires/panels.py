@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from dash import Dash, Input, Output, no_update
 from dash.development.base_component import Component
 
+from flowgraph import node_key, parse_node
 from flowgraph.errors import ArgumentError, FlowgraphError
 
-from ...node_key import node_key, parse_start
 from ...panels import attention, bars, heads, lens, semantic
 from ...present.errors import panel_error
 from ...recipe import Recipe, check_index, from_query
@@ -81,7 +81,7 @@ def panel_of(tab: str, service: Service, recipe: Recipe, first: int | None = Non
 
 def _lens(service: Service, recipe: Recipe, first: int | None = None) -> Component:
     run, answer = ask(service, run_question(recipe)), ask(service, lens_question(recipe))
-    start = None if recipe.start is None else node_key(parse_start(recipe.start))
+    start = None if recipe.start is None else node_key(parse_node(recipe.start))
     return lens.panel(answer, run, fill=recipe.fill, selected=recipe.selected_node, start=start, first=first)
 
 
