@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from .algorithms.influence import influence, prune
     from .algorithms.max_flow import FlowEdges, attention_flow, flow_edges, minimum_cut
     from .algorithms.paths import Path, merge_parallel, strongest_paths
+    from .algorithms.picture_edges import picture_edges
     from .algorithms.rollout import attention_rollout
     from .algorithms.rollout_graph import rollout_graph
     from .algorithms.routes import routes, routes_threshold
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from .models import FAMILIES, KNOWN_MODELS, Family, LoadedModel, load_model, register_family
     from .models.forward import SITES
     from .render.page.attention_view import AttentionView, head_view, model_view
+    from .render.picture import picture
     from .render.plots.attention_figure import attention_figure
     from .render.plots.figures import (
         edge_tokens_figure,
@@ -96,6 +98,7 @@ if TYPE_CHECKING:
     from .values.node import Node
     from .values.node_key import node_key, parse_node
     from .values.reading import NodeReading, Reading
+    from .values.recipe import PictureRecipe
     from .values.strongest import keep_strongest
     from .values.token_matrix import TokenMatrix
     from .values.trace import Trace
@@ -106,6 +109,7 @@ _WHERE = {
     "algorithms.influence": ("influence", "prune"),
     "algorithms.max_flow": ("FlowEdges", "attention_flow", "flow_edges", "minimum_cut"),
     "algorithms.paths": ("Path", "merge_parallel", "strongest_paths"),
+    "algorithms.picture_edges": ("picture_edges",),
     "algorithms.rollout": ("attention_rollout",),
     "algorithms.rollout_graph": ("rollout_graph",),
     "algorithms.routes": ("routes", "routes_threshold"),
@@ -153,12 +157,14 @@ _WHERE = {
     "values.node": ("Node",),
     "values.node_key": ("node_key", "parse_node"),
     "values.inputs": ("Inputs", "inputs"),
+    "values.recipe": ("PictureRecipe",),
     "values.reading": ("NodeReading", "Reading"),
     "values.trace": ("Trace",),
     "semantic": ("semantic_graph", "visit_graph"),
     "charts.table": ("Table",),
     "tasks": ("Example", "TaskData", "corrupt", "task"),
     "tracing": ("Keep", "Traces", "trace", "trace_size"),
+    "render.picture": ("picture",),
     "render.plots.attention_figure": ("attention_figure",),
     "render.page.attention_view": ("AttentionView", "head_view", "model_view"),
     "render.plots.figures": (
@@ -205,7 +211,7 @@ __all__ = [
     "GraphInfo", "GraphTooLargeError", "HeadCircuit", "HeadEffects", "HeadRoles", "HeadScore", "HeadScores",
     "Inputs", "Keep", "LayerOverlap", "LoadedModel", "Metric", "Minimality", "ModelMismatchError", "ModelNeededError",
     "NoPatternError", "Node", "NodeDetails", "NodeReading", "NonFiniteError", "NormFilter", "NotRecordedError", "Path",
-    "PatternEdit", "PromptError", "Reading", "RegularizationNeurons", "Table", "TargetError", "TaskData",
+    "PatternEdit", "PictureRecipe", "PromptError", "Reading", "RegularizationNeurons", "Table", "TargetError", "TaskData",
     "TokenChange", "TokenMatrix", "Trace", "Traces", "Trajectory", "UnknownModelError", "UnsupportedReadingError",
     "__version__", "ablate", "alti_logit", "attention_figure", "attention_flow", "attention_rollout",
     "build_graph", "compare", "completeness", "connected_flow", "corrupt", "critical_levels",
@@ -215,7 +221,7 @@ __all__ = [
     "import_graph", "influence", "inputs", "keep_strongest", "kl_divergence", "lens_figure", "load_model",
     "log_probability", "logit_difference", "logit_lens", "mass", "matrix_figure", "merge_parallel", "minimality",
     "minimum_cut", "mixing_ratio", "model_view", "node_details", "node_key", "node_readings", "norm_filter", "norm_filter_figure", "norm_map",
-    "overlap", "overlap_by_layer", "overlap_figure", "parse_node", "patch", "prune", "read", "register_family",
+    "overlap", "overlap_by_layer", "overlap_figure", "parse_node", "patch", "picture", "picture_edges", "prune", "read", "register_family",
     "register_method", "regularization_figure", "regularization_neurons", "render_picture", "rollout_graph", "routes", "routes_threshold", "sankey",
     "scores_size", "semantic_graph", "strongest_paths", "sweep_size", "target_rank", "task", "trace", "trace_size", "trajectory",
     "trajectory_figure", "unembed", "visit_graph",

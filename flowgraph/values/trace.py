@@ -125,6 +125,40 @@ class Trace:
         can_tell = self.logits is not None and self.loaded is not None
         return rendering.html(self, self.predictions(5) if can_tell else None)
 
+    def aimed_at(self, target: str | int | None = None, foil: str | int | None = None) -> Trace:
+        """The same pass with another target or foil, sharing its tensors.
+
+        Parameters
+        ----------
+        target, foil
+            A token's text or id; None: as it is.
+
+        Returns
+        -------
+        The trace, without what was recorded of the target before.
+
+        Raises
+        ------
+        TargetError
+            If one is not a token of the model, or the foil is the target.
+        ModelNeededError
+            If the trace has no model.
+
+        Examples
+        --------
+        >>> trace.aimed_at(foil=" Paris").foil_token
+        ' Paris'
+        """
+        self.model.require_head("a target")
+        vocabulary = self.model.vocabulary
+        aims: dict[str, Any] = {"recorded_weights": {}, "recorded_readings": {}}
+        for name, value in (("target", target), ("foil", foil)):
+            if value is not None:
+                aims[name] = vocabulary.target_id(value, name)
+                aims[f"{name}_token"] = vocabulary.string(aims[name])
+        vocabulary.refuse_same(aims.get("target", self.target), aims.get("foil", self.foil))
+        return replace(self, **aims)
+
     def to_dataframe(self) -> pandas.DataFrame:
         """The prompt as a ``pandas.DataFrame``: ``position``, ``token``, ``token_id``, ``explained`` (True for one of them).
 

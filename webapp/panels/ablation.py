@@ -7,13 +7,13 @@ from dataclasses import fields
 import flowgraph
 from flowgraph import Effect, FlowGraph, Node, PatternEdit, Trace
 from flowgraph.errors import ArgumentError
+from flowgraph.render import shown_graph
 
 from ..server.answers import Ablation
 from ..server.questions import AblateQuestion, FaithfulQuestion, GraphQuestion
 from ..server.traces import Check, Traces
 from .discovery import reporting
 from .graphs import graph
-from .shown import shown_graph as shown_graph
 
 _KEPT = "The other keys keep their attention."
 

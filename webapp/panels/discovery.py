@@ -11,11 +11,11 @@ import numpy as np
 import flowgraph
 from flowgraph import FlowGraph, LoadedModel, Trace
 from flowgraph.errors import ArgumentError, PromptError
+from flowgraph.render import shown_graph
 
 from ..server.answers import MOST_EDGES, Circuit, CircuitTest, Counterpart, Pair, Token
 from ..server.questions import CircuitQuestion, CircuitTestQuestion, CorruptQuestion, TokenQuestion
 from ..server.traces import Check, Traces, prompt_ids
-from .shown import shown_graph
 
 _Asked = CircuitQuestion | CircuitTestQuestion
 _OF_BUDGET = ("cutting edges", "running readers")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from typing import Any
 
 import flowgraph
@@ -72,7 +71,8 @@ class Traces:
             trace = flowgraph.trace(loaded, run.text, position=run.position, chat=run.chat, max_bytes=MOST_TRACE_BYTES)
             found = trace, time.perf_counter() - begun
             self.kept.put(key, found, trace.nbytes)
-        return _aimed(found[0], run.target, run.foil), found[1]
+        aimed = run.target is not None or run.foil is not None
+        return found[0].aimed_at(run.target, run.foil) if aimed else found[0], found[1]
 
     def trace(self, run: RunQuestion, check: Check) -> Trace:
         """The trace of a run."""
@@ -154,18 +154,3 @@ def _refuse_without_gap(loaded: LoadedModel, run: RunQuestion) -> None:
 def prompt_ids(loaded: LoadedModel, text: str, chat: bool) -> list[int]:
     """Token ids of a prompt, as its run has them."""
     return list(flowgraph.inputs(text=text, chat=chat).of(loaded).ids)
-
-
-def _aimed(trace: Trace, target: int | None, foil: int | None) -> Trace:
-    """The same pass with another target and foil, which share its tensors."""
-    if target is None and foil is None:
-        return trace
-    trace.model.require_head("a target")
-    vocabulary = trace.model.vocabulary
-    aims: dict[str, Any] = {}
-    for name, value in (("target", target), ("foil", foil)):
-        if value is not None:
-            aims[name] = vocabulary.target_id(value, name)
-            aims[f"{name}_token"] = vocabulary.string(aims[name])
-    vocabulary.refuse_same(aims.get("target", trace.target), aims.get("foil", trace.foil))
-    return replace(trace, **aims)

@@ -156,6 +156,15 @@ def drawing(graph: FlowGraph) -> Drawing:
     )  # fmt: skip
 
 
+def shown_graph(graph: FlowGraph, keep: int | None = None) -> FlowGraph:
+    """The part of a graph that the slider shows: the edges whose level is at most ``keep``; None: where the graph opens."""
+    drawn = drawing(graph)
+    level = drawn.opening_level if keep is None else keep
+    if not len(drawn.graph) or int(drawn.level.max()) <= level:
+        return graph
+    return drawn.graph.keep(drawn.level <= level, slider_level=level)
+
+
 def _carried(graph: FlowGraph) -> tuple[Float[np.ndarray, "E"], Float[np.ndarray, "E"]]:
     """What edges carry, and the levels at which they are shown."""
     if not len(graph) or is_circuit(graph):

@@ -16,9 +16,9 @@ import flask
 from dash import Dash
 
 from flowgraph.errors import ArgumentError, FlowgraphError, ModelNeededError
+from flowgraph.render import shown_graph
 
 from ...panels import attention, bars, heads, lens, semantic
-from ...panels.shown import shown_graph
 from ...present.errors import sentence
 from ...present.sheet import Sheet, csv_of
 from ...recipe import Recipe, from_query
