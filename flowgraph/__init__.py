@@ -1,7 +1,38 @@
 """Through which tokens, heads, neurons and layers did the information travel that made a language model say this.
 
 Everything meant for users is importable from here and loaded when first asked for: ``import flowgraph`` itself pulls in
-neither torch nor transformers.
+neither torch nor transformers. The names by what a person does:
+
+Trace: models, prompts, one forward pass
+    load_model, LoadedModel, KNOWN_MODELS, FAMILIES, Family, register_family, inputs, Inputs, trace, Trace, Traces, Keep,
+    trace_size, SITES
+Read: states and parts in vocabulary
+    logit_lens, read, unembed, Reading, direct_logit_attribution, DirectLogitAttribution, head_scores, HeadScores,
+    HeadScore, node_readings, NodeReading, node_details, NodeDetails, trajectory, Trajectory, head_circuit, HeadCircuit,
+    norm_filter, NormFilter, TokenChange, edge_tokens, EdgeTokens, overlap, overlap_by_layer, LayerOverlap,
+    regularization_neurons, RegularizationNeurons
+Weigh: edge weights, rollout, flow
+    DEFAULT_METHOD, EDGE_METHODS, EdgeMethod, register_method, edge_weights, EdgeWeights, norm_map, mixing_ratio,
+    alti_logit, AltiLogit, attention_rollout, attention_flow, minimum_cut, flow_edges, FlowEdges, TokenMatrix
+Draw: graphs, what is kept of them, pictures
+    picture, PictureRecipe, picture_edges, build_graph, routes, routes_threshold, rollout_graph, flow_graph, semantic_graph,
+    visit_graph, FlowGraph, GraphInfo, Node, node_key, parse_node, mass, edge_mass, connected_flow, critical_levels,
+    keep_strongest, influence, prune, strongest_paths, merge_parallel, Path, render_picture, sankey, head_view, model_view,
+    AttentionView, attention_figure, lens_figure, matrix_figure, head_scores_figure, trajectory_figure, head_circuit_figure,
+    norm_filter_figure, edge_tokens_figure, overlap_figure, regularization_figure, Table
+Test: ablation, patching, attribution, tasks
+    ablate, patch, Effect, head_effects, HeadEffects, sweep_size, edge_effects, EdgeEffects, edge_scores, EdgeScores,
+    scores_size, gradients, Gradients, Edge, PatternEdit, Metric, logit_difference, log_probability, kl_divergence,
+    target_rank, task, TaskData, Example, corrupt
+Find circuits: search, faithfulness, roles of heads
+    discover, discovery_size, faithfulness, Faithfulness, completeness, Completeness, minimality, Minimality, compare,
+    CircuitOverlap, head_roles, HeadRoles
+Files: graphs of this and other programs; what is saved is saved by its own ``save``
+    import_graph
+Errors: what is refused
+    FlowgraphError, ArchitectureError, ArgumentError, CancelledError, DeviceError, FetchError, FileFormatError,
+    GraphTooLargeError, ModelMismatchError, ModelNeededError, NoPatternError, NonFiniteError, NotRecordedError, PromptError,
+    TargetError, UnknownModelError, UnsupportedReadingError
 """
 
 from __future__ import annotations

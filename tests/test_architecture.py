@@ -168,14 +168,15 @@ def test_imports_stay_light(statement, absent):
 
 
 def test_the_web_app_uses_the_front_doors():
-    """Of flowgraph the app knows the public names, the errors and what its views show; the command knows the app."""
+    """Of flowgraph the app knows the public names, the errors, what its views show and the address; the command knows the app."""
+    doors = ("flowgraph", "flowgraph.errors", "flowgraph.render", "flowgraph.values.recipe")
     for path in sorted(APP.rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 beyond = [a for a in node.names if a.name.startswith("flowgraph.") and a.name != "flowgraph.errors"]
                 assert not beyond, f"{path}:{node.lineno}"
             if isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == "flowgraph":
-                assert node.module in ("flowgraph", "flowgraph.errors", "flowgraph.render"), f"{path}:{node.lineno}"
+                assert node.module in doors, f"{path}:{node.lineno}"
                 if node.module == "flowgraph":
                     private = [alias.name for alias in node.names if alias.name not in flowgraph.__all__]
                     assert not private, f"{path}:{node.lineno} imports {private}"

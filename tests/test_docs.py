@@ -177,16 +177,29 @@ def test_every_family_is_named():
     assert named == {name.replace("_", "") for name in flowgraph.FAMILIES}
 
 
-def test_every_public_name_is_in_the_reference_once():
-    described = [
-        found
+def reference() -> dict[str, list[str]]:
+    """Title of a page of the reference → the names that it describes."""
+    named = r"^\.\. (?:autofunction|autoclass|autoexception|data|autodata):: (\w+)$"
+    return {
+        text.partition("\n")[0].removeprefix("# "): re.findall(named, text, re.MULTILINE)
         for name, text in TEXT.items()
-        if name.startswith("docs/reference/")
-        for found in re.findall(
-            r"^\.\. (?:autofunction|autoclass|autoexception|data|autodata):: (\w+)$", text, re.MULTILINE
-        )
-    ]
+        if name.startswith("docs/reference/") and not name.endswith("index.md")
+    }
+
+
+def test_every_public_name_is_in_the_reference_once():
+    described = [name for names in reference().values() for name in names]
     assert sorted(described) == sorted(set(flowgraph.__all__) - {"__version__"})
+
+
+def test_the_package_names_its_groups_as_the_reference_does():
+    assert flowgraph.__doc__ is not None
+    groups = re.findall(r"^(\w[\w ]*): [^\n]*\n((?:    .*\n)+)", flowgraph.__doc__, re.MULTILINE)
+    named = {title: re.findall(r"\w+", names) for title, names in groups}
+    assert named == reference()
+    assert re.findall(r"^\| \[(.*?)\]\(\w+\.md\) \|", TEXT["docs/reference/index.md"], re.MULTILINE) == list(named)
+    every = [name for names in named.values() for name in names]
+    assert sorted(every) == sorted(set(flowgraph.__all__) - {"__version__"})
 
 
 def glossary() -> dict[str, str]:
