@@ -114,7 +114,7 @@ def node_details(
     --------
     >>> said = fg.node_details(trace, fg.Node("head", layer=23, head=4, position=7))
     >>> said
-    NodeDetails(L23H4@7, adds +3.07 logits)
+    NodeDetails(L23H4@7, adds +2.68 logits)
     >>> said.reading.top[0][0]
     ' Japanese'
     >>> round(float(said.attention[3]), 2)  # to " Japan"

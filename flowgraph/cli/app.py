@@ -20,6 +20,7 @@ examples:
   flowgraph app
   flowgraph app --model smollm2 --model ./my-gpt2
   flowgraph app study.flowgraph                    # a session that was saved in the page
+  flowgraph app run.safetensors                    # a trace, with what was recorded with it
   flowgraph app flow.json                          # a graph: .json, .graphml, or of another program
 
 The page answers to this machine only, unless --host says otherwise.
@@ -30,7 +31,7 @@ def add_to(commands: Any) -> None:
     """Add the command."""
     parser = add_command(commands, "app", _app, help="explore a prompt in the browser", epilog=_EXAMPLES)
     add = parser.add_argument
-    add("file", metavar="FILE", nargs="?", help="a session (.flowgraph), or a graph file")
+    add("file", metavar="FILE", nargs="?", help="a session (.flowgraph), a graph file, or a trace (.safetensors)")
     add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1, this machine only)")
     add("--port", type=_port, default=DEFAULT_PORT, help=f"port to listen on (default {DEFAULT_PORT}; 0: a free one)")
     add("--model", action="append", metavar="NAME",
@@ -101,6 +102,12 @@ def _opened(service: Any, path: Path) -> Any:
         begins = file.read(4)
         if begins == b"PK\x03\x04":
             return service.open_session(begins + file.read(LARGEST_FILE))
+    if path.suffix.lower() == ".safetensors":
+        from flowgraph_webapp.session.trace_session import session_of_trace
+
+        from ..values.trace import Trace
+
+        return service.add_session(session_of_trace(Trace.load(path), path.name))
     from ..files import import_graph
 
     return service.add_session(session_of_graph(import_graph(path), path.name))

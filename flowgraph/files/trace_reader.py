@@ -97,7 +97,13 @@ def load_trace(path: str | Path) -> Trace:
 def _refuse_header(path: Path) -> None:
     """Refuse a header that is too long, before it is read."""
     with path.open("rb") as file:
-        size = int.from_bytes(file.read(8), "little")
+        begins = file.read(8)
+    if begins.startswith(b"PK\x03\x04"):
+        raise FileFormatError(
+            f"{str(path)!r} is no trace: it is a zip, as a session of the app is, which holds answers and not the tensors of a pass; "
+            "'flowgraph app FILE' opens a session"
+        )
+    size = int.from_bytes(begins, "little")
     if size > LARGEST_HEADER:
         raise FileFormatError(
             f"{str(path)!r} cannot be read as a trace: its header is said to have {size:,} bytes; at most "

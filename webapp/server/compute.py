@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 import flowgraph
-from flowgraph import DirectLogitAttribution, Node, Reading, Trace
+from flowgraph import DirectLogitAttribution, HeadScores, Node, Reading, Trace
 from flowgraph.errors import ArgumentError
 
 from ..panels.ablation import ablate, faithful
@@ -97,7 +97,11 @@ def heads(traces: Traces, question: HeadsQuestion, check: Check) -> Heads:
     """Scores of every head."""
     trace = traces.trace(question.run, check)
     check("scoring heads", None)
-    found = flowgraph.head_scores(trace)
+    return heads_answer(flowgraph.head_scores(trace))
+
+
+def heads_answer(found: HeadScores) -> Heads:
+    """Scores of heads as an answer."""
     # What a head writes comes first where it is known: it speaks of the target, the others of attention alone.
     scores = sorted(found.scores.values(), key=lambda score: score.name != "direct_logit")
     return Heads(

@@ -1,0 +1,110 @@
+"""A recorded trace as a session: the page answers what the file of a pass holds, without the model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import flowgraph
+from flowgraph import DEFAULT_METHOD, EDGE_METHODS, Trace
+
+from ..recipe import LONGEST_TEXT, Recipe
+from ..server.answers import Answer, Attention, GraphAnswer, Prediction, Run
+from ..server.compute import heads_answer
+from ..server.questions import (
+    Question,
+    attention_question,
+    graph_question,
+    heads_question,
+    lens_question,
+    run_question,
+)
+from .file import Annotations, Session
+
+
+def session_of_trace(trace: Trace, title: str = "") -> Session:
+    """A session of what a trace holds: its graphs of every recorded method, its attention, its lens and scores of heads.
+
+    Parameters
+    ----------
+    trace
+        As :meth:`flowgraph.Trace.load` gives it; what :meth:`flowgraph.Trace.record` added is answered, and what needs no model.
+    title
+        What to call it.
+    """
+    methods = [method for method in (DEFAULT_METHOD, *EDGE_METHODS) if method in trace.recorded_weights]
+    recipe = _recipe(trace, methods)
+    # Attention depends on no target, so that it is of the same pass without one.
+    plain = replace(recipe, target=None, foil=None)
+    run = _run(trace)
+    answers: dict[Question, Answer] = {run_question(recipe): run, run_question(plain): run}
+    for method in dict.fromkeys(methods):
+        answers |= _graphs(trace, replace(recipe, method=method))
+    if "resid_post" in trace.recorded_readings:
+        reading = trace.recorded_readings["resid_post"]
+        answers[lens_question(recipe)] = reading.named(
+            ("layer", "position"), first_layer=trace.layers[0], prompt_tokens=trace.tokens
+        )
+    if "pattern" in trace.sites:
+        for layer in range(*trace.layers):
+            pattern = trace.pattern[layer - trace.layers[0]].float().cpu().numpy()
+            answers[attention_question(plain, layer)] = Attention(layer, pattern)
+        answers[heads_question(recipe)] = heads_answer(flowgraph.head_scores(trace))
+    return Session(title[:200], recipe, Annotations(), answers)
+
+
+def _graphs(trace: Trace, recipe: Recipe) -> dict[Question, Answer]:
+    """The graphs that a recorded method gives."""
+    weights = flowgraph.edge_weights(trace, method=recipe.method)
+    found: dict[Question, Answer] = {}
+    for asked in (recipe, replace(recipe, show="all"), replace(recipe, level="head")):
+        if asked.level == "head" and weights.heads_together:
+            continue
+        graph, note = flowgraph.picture_edges(weights, show=asked.show, level=asked.level)
+        found[graph_question(asked)] = GraphAnswer(
+            graph.with_readings(flowgraph.node_readings(trace, graph.nodes)), note
+        )
+    return found
+
+
+def _recipe(trace: Trace, methods: list[str]) -> Recipe:
+    name = "".join(character for character in trace.model_name if character.isprintable())[:400]
+    text = trace.prompt if trace.prompt is not None else "".join(trace.tokens)
+    # Half a surrogate pair, as a token may be, cannot stand in an address.
+    text = text.encode("utf-8", "replace").decode()[:LONGEST_TEXT]
+    return Recipe(
+        model=name or "unknown",
+        text=text or "?",
+        method=methods[0] if methods else DEFAULT_METHOD,
+        position=trace.position,
+        target=trace.target,
+        foil=trace.foil,
+    )
+
+
+def _run(trace: Trace) -> Run:
+    same = ("family", "prompt", "tokens", "position", "n_layers", "n_heads", "layers", "causal", "target", "target_token", "foil",
+            "foil_token")  # fmt: skip
+    return Run(
+        model=trace.model_name,
+        **{name: getattr(trace, name) for name in same},
+        # Without ids it is answered from the file alone, as a graph file is: another run might have other tokens.
+        token_ids=(),
+        predictions=_predictions(trace),
+        has_head=trace.logits is not None,
+        has_attribution=False,
+        seconds=0.0,
+    )
+
+
+def _predictions(trace: Trace) -> tuple[Prediction, ...]:
+    """Of the target and the foil; the texts of other tokens are the model's."""
+    if trace.logits is None:
+        return ()
+    row: Any = (trace.logits if trace.logits.ndim == 1 else trace.logits[trace.position]).double()
+    probabilities = row.softmax(-1)
+    return tuple(
+        Prediction(token, text, float(probabilities[token]), float(row[token]))
+        for token, text in ((trace.target, trace.target_token), (trace.foil, trace.foil_token))
+        if token is not None and text is not None
+    )
