@@ -21,6 +21,8 @@ def parse_node_key(key: str) -> flowgraph.Node:
     ArgumentError
         If the text is not a key as :func:`flowgraph.node_key` writes it, or there is no such kind of node.
     """
+    if not isinstance(key, str):
+        raise ArgumentError(f"{key!r} is not a node key; expected a text")
     node = flowgraph.parse_node(key)
     if flowgraph.node_key(node) != key:
         raise ArgumentError(f"{key!r} is not a node key; expected kind.layer.head.position.index, '-' for none")

@@ -74,7 +74,7 @@ def picture(of: Trace | PictureRecipe | str, *, loaded: LoadedModel | None = Non
         # At the level of heads every layer is shown as its heads.
         heads_in=asked.heads_in if asked.level == "token" else (),
         # Rollout and flow are of the whole matrix and know no threshold.
-        threshold=asked.threshold if asked.show in ("all", "routes") else 0.0,
+        threshold=float(asked.threshold) if asked.show in ("all", "routes") else 0.0,
         start=None if asked.start is None else parse_node(asked.start),
     )
     graph = graph.with_readings(node_readings(trace, graph.nodes))

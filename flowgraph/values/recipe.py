@@ -99,6 +99,8 @@ class PictureRecipe:
         check_share("threshold", self.threshold)
         check_window("layers", self.layers)
         if self.start is not None:
+            if not isinstance(self.start, str):
+                refuse("start", self.start, "a node as a text, as node_key writes it")
             named("start", parse_node, self.start)
         check_index("keep", self.keep, LARGEST_LEVEL)
 

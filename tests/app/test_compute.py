@@ -25,6 +25,7 @@ from flowgraph_webapp.server.questions import (
 from flowgraph_webapp.server.traces import Traces
 
 import flowgraph as fg
+from flowgraph.algorithms import picture_edges
 from flowgraph.algorithms.routes import SMALLEST_SHARE, routes_threshold
 from flowgraph.errors import ArgumentError, GraphTooLargeError, PromptError, UnsupportedReadingError
 from tests.app.conftest import TEXT
@@ -159,7 +160,7 @@ def test_routes_that_a_picture_cannot_hold_at_once_begin_at_a_larger_share(
     weights = fg.edge_weights(trace, method="proximity")
     sizes = {share: len(fg.routes(weights, threshold=share)) for share in (0.01, 0.02, 0.04)}
     assert sizes[0.01] > sizes[0.02] > sizes[0.04] > 5
-    monkeypatch.setattr(fg, "routes_threshold", partial(routes_threshold, most_edges=most or sizes[0.02]))
+    monkeypatch.setattr(picture_edges, "routes_threshold", partial(routes_threshold, most_edges=most or sizes[0.02]))
     answer = ask(traces, GraphQuestion(run))
     assert len(answer.graph) == sizes[threshold]
     assert answer.note == f"routes over edges of share ≥ {str(threshold)[1:]}"
@@ -188,7 +189,7 @@ def test_at_most_3000_edges_that_hang_together(traces, run, trace, monkeypatch):
 
 
 def test_a_graph_too_large_to_list_is_cut_to_the_strongest(traces, run, monkeypatch):
-    monkeypatch.setattr("flowgraph_webapp.panels.graphs._MOST_LISTED", 50)
+    monkeypatch.setattr("flowgraph.algorithms.picture_edges.MOST_LISTED", 50)
     answer = ask(traces, GraphQuestion(run, "proximity", "all"))
     assert answer.note.startswith("the 50 edges of the largest share")
     assert 0 < len(answer.graph) <= 50

@@ -18,6 +18,7 @@ from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import read_session, write_session
 
 import flowgraph as fg
+from flowgraph.algorithms import picture_edges
 from flowgraph.algorithms.routes import routes_threshold
 from flowgraph.errors import ArgumentError
 from tests.app.conftest import TEXT
@@ -79,9 +80,8 @@ def test_routes_of_opened_layers_hang_together(traces, run):
 
 
 def test_opening_a_layer_keeps_the_threshold_of_the_others(traces, run, monkeypatch):
-    monkeypatch.setattr(
-        fg, "routes_threshold", partial(routes_threshold, most_edges=40)
-    )  # so that the least threshold does not do
+    # So that the least threshold does not do.
+    monkeypatch.setattr(picture_edges, "routes_threshold", partial(routes_threshold, most_edges=40))
     notes = [COMPUTE[GraphQuestion](traces, GraphQuestion(run, heads_in=layers), unheard).note for layers in ((), (1,))]
     closed, opened = (re.search(r"share ≥ (\S+?)(,|;|$)", note)[1] for note in notes)
     assert closed == opened != ".01"

@@ -56,7 +56,13 @@ def identical(one: fg.FlowGraph, other: fg.FlowGraph) -> None:
     assert one.undefined == other.undefined
     for name in (*EDGE_COLUMNS, "flow"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
-    assert one.readings == other.readings
+    # The app reads a node once for all graphs of a run, beside other nodes: the last digits may differ.
+    assert [read and [entry[0] for entry in read.top] for read in one.readings] == [
+        read and [entry[0] for entry in read.top] for read in other.readings
+    ]
+    assert [read and read.norm for read in one.readings] == pytest.approx(
+        [read and read.norm for read in other.readings]
+    )
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
