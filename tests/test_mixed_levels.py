@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 import flowgraph as fg
 from flowgraph.errors import ArgumentError
@@ -194,3 +197,15 @@ def test_a_saved_trace_says_which_weights_add_up(tiny, tmp_path):
     assert fg.edge_weights(read, method="proximity").additive
     assert not fg.edge_weights(read, method="norms").additive
     assert len(fg.build_graph(read, heads_in=[1], readings=False))
+
+
+def test_a_file_from_before_says_it_by_its_methods(tiny, tmp_path):
+    path = fg.trace(tiny("llama"), IDS).record(methods=["attention", "norms"]).save(tmp_path / "run.safetensors")
+    with safe_open(path, framework="pt") as file:
+        header = json.loads(file.metadata()["flowgraph"])
+    for about in header["weights"].values():
+        del about["additive"]
+    save_file(load_file(path), path, {"flowgraph": json.dumps(header)})
+    read = fg.Trace.load(path)
+    assert fg.edge_weights(read, method="attention").additive
+    assert not fg.edge_weights(read, method="norms").additive
