@@ -55,9 +55,10 @@ def same_graph(one: fg.FlowGraph, other: fg.FlowGraph) -> None:
 
 
 def test_the_file_answers_what_the_model_would(traces, folder, file):
-    session = session_of_trace(fg.Trace.load(file), file.name)
+    trace = fg.Trace.load(file)
+    session = session_of_trace(trace, file.name)
     recipe = session.recipe
-    assert (recipe.text, recipe.foil, recipe.position, recipe.method) == (TEXT, FOIL, 6, "proximity")
+    assert (recipe.text, recipe.foil, recipe.position, recipe.method) == (TEXT, FOIL, trace.position, "proximity")
     graphs = [question for question in session.answers if isinstance(question, GraphQuestion)]
     assert {(one.method, one.show, one.level) for one in graphs} == {
         *((method, show, "token") for method in ("norms", "proximity", "ff") for show in ("routes", "all")),
@@ -94,8 +95,8 @@ def test_the_file_answers_what_the_model_would(traces, folder, file):
         ).pattern
         np.testing.assert_array_equal(session.answers[question].pattern, expected_pattern)
     lens, question = session.answers[lens_question(recipe)], replace(lens_question(recipe), run=asked)
-    assert [entry[0] for entry in lens[1, 6].top[:5]] == [
-        entry[0] for entry in COMPUTE[type(question)](traces, question, unheard)[1, 6].top
+    assert [entry[0] for entry in lens[1, -1].top[:5]] == [
+        entry[0] for entry in COMPUTE[type(question)](traces, question, unheard)[1, -1].top
     ]
     scores, question = session.answers[heads_question(recipe)], replace(heads_question(recipe), run=asked)
     for name, values in COMPUTE[type(question)](traces, question, unheard).scores.items():
