@@ -55,7 +55,7 @@ def faults() -> dict[str, list[str]]:
     for name, function in _functions():
         for wrong in WRONG:
             # An empty list of ids is found to be empty when it is held against a model.
-            if name != "inputs" or wrong != []:
+            if (name, wrong) not in (("inputs", []), ("node_key", WRONG[-1])):
                 tried.append((f"{name}({wrong!r})", lambda f=function, wrong=wrong: _called(f, wrong)))
     trace = fg.trace(fg.load_model(tiny_model("llama")[0]), [5, 6, 7])
     graph = fg.build_graph(trace, method="norms")

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import ArgumentError, GraphTooLargeError
 from ..methods.build import build_graph
 from ..methods.mixed_levels import layers_opened
+from ..values.arguments import takes
 from ..values.edge_weights import EdgeWeights
 from ..values.flow_graph import FlowGraph
 from ..values.node import Node
@@ -25,6 +26,7 @@ MOST_LISTED = 2_000_000
 """Edges that are listed before the strongest of them are taken."""
 
 
+@takes(EdgeWeights)
 def picture_edges(
     weights: EdgeWeights,
     *,

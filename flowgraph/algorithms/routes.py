@@ -167,6 +167,7 @@ def routes(
     return graph
 
 
+@takes(EdgeWeights)
 def routes_threshold(
     weights: EdgeWeights,
     start: Node | None = None,

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ..charts.table import Table, Tabular
+from ..charts.result import Result
+from ..charts.table import Table
 from ..errors import ArgumentError
 from ..lenses.direct_attribution import DirectLogitAttribution, direct_logit_attribution
 from ..methods.node_readings import node_readings
 from ..semantic import semantic_graph
+from ..values.arguments import takes
 from ..values.node import ERRORS, FEATURES, Node, label
 from ..values.reading import NodeReading
 from ..values.trace import Trace
@@ -39,7 +41,7 @@ _WITHOUT_VECTOR: Mapping[str, str] = {
 
 
 @dataclass(frozen=True, eq=False)
-class NodeDetails(Tabular):
+class NodeDetails(Result):
     """What one node of a pass says.
 
     Attributes
@@ -84,7 +86,12 @@ class NodeDetails(Tabular):
         columns = {name: [row[n] for row in rows] for n, name in enumerate(names)}
         return Table(repr(self), columns, words=("what", "unit"), note=self.note)
 
+    def chart(self) -> Table:
+        """The table: what is said is words as much as numbers."""
+        return self.table()
 
+
+@takes(Trace, Node)
 def node_details(
     trace: Trace, node: Node, *, attribution: DirectLogitAttribution | None = None, k: int = 10
 ) -> NodeDetails:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import cache
 
 from ..errors import ArgumentError
+from .arguments import takes
 from .node import NODE_KINDS, Node
 
 _FIELDS = ("layer", "head", "position", "index")
@@ -17,6 +18,7 @@ _LARGEST_INDEX = 2**53 - 1  # numbers of features, which some files make of two 
 _LONGEST = 80
 
 
+@takes(Node)
 def node_key(node: Node, *, short: bool = False) -> str:
     """A node as text that :func:`parse_node` reads back, as the app's address writes it.
 
@@ -38,6 +40,7 @@ def node_key(node: Node, *, short: bool = False) -> str:
     return ".".join([node.kind, *("-" if (n := getattr(node, name)) is None else str(n) for name in _FIELDS)])
 
 
+@takes(str)
 def parse_node(text: str) -> Node:
     """The node that a text names: ``head.21.4.7.-``, or shorter ``head.21.4.7``, as :func:`node_key` writes it.
 
