@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
+from flowgraph_webapp.panels.attention import AttentionQuestion
+from flowgraph_webapp.panels.bars import BarsQuestion
+from flowgraph_webapp.panels.details import NodeQuestion
+from flowgraph_webapp.panels.flow import GraphAnswer, GraphQuestion
+from flowgraph_webapp.panels.heads import HeadsQuestion
+from flowgraph_webapp.panels.lens import LensQuestion
+from flowgraph_webapp.panels.semantic import SemanticQuestion
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.server.answers import Answer, GraphAnswer, Run
-from flowgraph_webapp.server.compute import COMPUTE
-from flowgraph_webapp.server.questions import (
-    Question,
-    attention_question,
-    bars_question,
-    graph_question,
-    heads_question,
-    lens_question,
-    node_question,
-    run_question,
-    semantic_question,
-)
+from flowgraph_webapp.server.question import Question
 from flowgraph_webapp.server.recorded import EXAMPLES
+from flowgraph_webapp.server.run import Run, RunQuestion
 from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import write_session
 
@@ -52,7 +49,7 @@ SUBJECTS = {
 }
 
 
-def record(traces: Traces, subject: Subject) -> tuple[Recipe, dict[Question, Answer]]:
+def record(traces: Traces, subject: Subject) -> tuple[Recipe, dict[Question[Any], Any]]:
     """Every answer that the page asks for when it opens the example and looks around."""
     vocabulary = traces.model(MODEL, unheard).vocabulary
     foil = None if subject.foil is None else vocabulary.target_id(subject.foil, "foil")
@@ -63,21 +60,26 @@ def record(traces: Traces, subject: Subject) -> tuple[Recipe, dict[Question, Ans
         layer=subject.layer,
         semantic_layers=(subject.layer, subject.layer + 1),
     )
-    run = COMPUTE[type(run_question(recipe))](traces, run_question(recipe), unheard)
+    run = RunQuestion.of(recipe).answer(traces, unheard)
     assert isinstance(run, Run)
-    questions: list[Question] = [run_question(recipe)]
-    questions += [graph_question(replace(recipe, method=method)) for method in EDGE_METHODS]
-    questions += [graph_question(replace(recipe, show=show)) for show in ("all", "rollout", "flow")]
-    questions += [graph_question(replace(recipe, level="head"))]
-    questions += [lens_question(recipe), heads_question(recipe), bars_question(recipe), semantic_question(recipe)]
-    questions += [attention_question(recipe, layer) for layer in range(run.n_layers)]
+    questions: list[Question[Any]] = [RunQuestion.of(recipe)]
+    questions += [GraphQuestion.of(replace(recipe, method=method)) for method in EDGE_METHODS]
+    questions += [GraphQuestion.of(replace(recipe, show=show)) for show in ("all", "rollout", "flow")]
+    questions += [GraphQuestion.of(replace(recipe, level="head"))]
+    questions += [
+        LensQuestion.of(recipe),
+        HeadsQuestion.of(recipe),
+        BarsQuestion.of(recipe),
+        SemanticQuestion.of(recipe),
+    ]
+    questions += [AttentionQuestion.of(recipe, layer) for layer in range(run.n_layers)]
     # Attention depends on no target, so it is of the same pass without one: that run is recorded too.
-    questions += [run_question(replace(recipe, foil=None))] if foil is not None else []
-    answers = {question: COMPUTE[type(question)](traces, question, unheard) for question in questions}
-    drawn = answers[graph_question(recipe)]
+    questions += [RunQuestion.of(replace(recipe, foil=None))] if foil is not None else []
+    answers = {question: question.answer(traces, unheard) for question in questions}
+    drawn = answers[GraphQuestion.of(recipe)]
     assert isinstance(drawn, GraphAnswer)
-    nodes = [node_question(recipe, node) for node in drawn.graph.nodes]
-    return recipe, answers | {question: COMPUTE[type(question)](traces, question, unheard) for question in nodes}
+    nodes = [NodeQuestion.of(recipe, node) for node in drawn.graph.nodes]
+    return recipe, answers | {question: question.answer(traces, unheard) for question in nodes}
 
 
 def unheard(_stage: str, _part: float | None = None) -> None:
@@ -94,7 +96,7 @@ def main() -> None:
         if len(data) > LARGEST:
             raise SystemExit(f"{name} has {len(data):,} bytes, more than {LARGEST:,}")
         (EXAMPLES / f"{name}.flowgraph").write_bytes(data)
-        run = answers[run_question(recipe)]
+        run = answers[RunQuestion.of(recipe)]
         assert isinstance(run, Run)
         print(f"{name}: {run.target_token!r}, {len(answers):,} answers, {len(data) / 2**20:.2f} MB")
 

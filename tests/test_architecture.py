@@ -36,6 +36,19 @@ LAYERS = (
 )
 """From the lowest to the highest; a module imports from its own folder and from lower layers."""
 RANK = {name: n for n, layer in enumerate(LAYERS) for name in layer}
+APP_LAYERS = (
+    ("registered", "node_key"),
+    ("recipe",),
+    ("server", "session"),
+    ("present",),
+    ("panels",),
+    ("page",),
+    ("app",),
+    ("serving",),
+    ("__init__",),
+)
+"""The same of the app; panels register with the server, which imports none of them."""
+APP_RANK = {name: n for n, layer in enumerate(APP_LAYERS) for name in layer}
 MOST_LOOSE = 5
 
 
@@ -74,15 +87,28 @@ def part(name: str) -> str:
     return name.split(".")[0]
 
 
-def test_imports_run_from_high_to_low():
+@pytest.mark.parametrize(("root", "package", "rank"), [(ROOT, "flowgraph", RANK), (APP, "flowgraph_webapp", APP_RANK)])
+def test_imports_run_from_high_to_low(root, package, rank):
     """Without exceptions: in functions and under TYPE_CHECKING too."""
     faults = [
-        f"flowgraph/{path.relative_to(ROOT)}:{line} imports {there}, which stands higher"
-        for path in modules()
-        for there, line in imports(path)
-        if part(name_of(path)) != "__init__" and RANK[part(there)] > RANK[part(name_of(path))]
+        f"{package}/{path.relative_to(root)}:{line} imports {there}, which stands higher"
+        for path in modules(root)
+        for there, line in imports(path, root, package)
+        if part(name_of(path, root)) != "__init__" and rank[part(there)] > rank[part(name_of(path, root))]
     ]
     assert not faults, "\n".join(faults)
+
+
+def test_the_server_knows_no_panel_by_name():
+    """Neither a name of a panel as the address has it, nor a class of one: what is registered is all that is known."""
+    from flowgraph_webapp.registered import KINDS, TABS
+
+    panels = {*TABS, *(kind.__name__ for kind in KINDS.values() if ".panels." in kind.__module__)}
+    assert len(panels) > 15
+    for path in [*modules(APP / "server"), *modules(APP / "session"), APP / "registered.py"]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            said = node.value if isinstance(node, ast.Constant) else getattr(node, "id", getattr(node, "attr", None))
+            assert not (isinstance(said, str) and said in panels), f"{path}:{node.lineno} says {said!r}"
 
 
 @pytest.mark.parametrize(("root", "package"), [(ROOT, "flowgraph"), (APP, "flowgraph_webapp")])
@@ -103,11 +129,12 @@ def test_a_circle_and_an_upward_import_are_seen(tmp_path):
 
 
 def test_every_module_has_its_place_and_its_docstring():
-    for path in modules():
-        assert part(name_of(path)) in RANK, f"{path.name} belongs to no layer; add it to LAYERS"
-        assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} says nothing about itself"
-    loose = [path.name for path in ROOT.glob("*.py") if path.name != "__init__.py"]
-    assert len(loose) <= MOST_LOOSE, loose
+    for root, rank in ((ROOT, RANK), (APP, APP_RANK)):
+        for path in modules(root):
+            assert part(name_of(path, root)) in rank, f"{path} belongs to no layer; add it to the list"
+            assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} says nothing about itself"
+        loose = [path.name for path in root.glob("*.py") if path.name != "__init__.py"]
+        assert len(loose) <= MOST_LOOSE, loose
 
 
 def test_the_doors_are_those_that_the_root_names():
@@ -159,6 +186,8 @@ def test_a_folder_that_is_loaded_late_has_all_that_it_names(name):
         ("import flowgraph", ("torch", "transformers", "dash", "numpy", "networkx", "plotly")),
         ("import flowgraph; flowgraph.trace, flowgraph.build_graph", ("transformers", "dash", "plotly")),
         ("import flowgraph.cli", ("torch", "transformers", "dash")),
+        # The worker knows every kind of question, and draws nothing; the server draws, and runs no model.
+        ("import flowgraph_webapp.panels", ("torch", "transformers", "dash", "plotly")),
     ],
 )
 def test_imports_stay_light(statement, absent):

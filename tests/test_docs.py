@@ -290,8 +290,8 @@ def test_what_is_said_of_the_layer(smollm2):
 
 def test_the_limits_in_the_texts_are_those_of_the_code():
     from flowgraph_webapp import recipe, serving
-    from flowgraph_webapp.panels import attention, lens
-    from flowgraph_webapp.server import answers, compute, guard, messages
+    from flowgraph_webapp.panels import attention, flow, lens, semantic
+    from flowgraph_webapp.server import guard, messages
     from flowgraph_webapp.session import archive
 
     from flowgraph import tracing
@@ -313,9 +313,9 @@ def test_the_limits_in_the_texts_are_those_of_the_code():
         f"`max_edges={build.MAX_EDGES:_}`",
         f"| page (`.html`) | {MOST_DRAWN:,} edges",
         f"| picture for a paper | {MOST_PRINTED:,} edges",
-        f"| app | {messages.MOST_TOKENS} tokens of a prompt, {answers.MOST_EDGES:,} edges",
+        f"| app | {messages.MOST_TOKENS} tokens of a prompt, {flow.MOST_EDGES:,} edges",
         f"lens grid {lens.MOST_COLUMNS} tokens at once, attention {attention.MOST_TOKENS} queries",
-        f"| semantic graph | {MAX_NODES:,} nodes, {compute.MOST_SEMANTIC_NODES:,} in the app",
+        f"| semantic graph | {MAX_NODES:,} nodes, {semantic.MOST_NODES:,} in the app",
         f"from {routes.SMALLEST_SHARE} on".replace("0.", "."),
         f"more than {routes.MOST_ROUTES:,} edges the threshold is doubled, up to {routes.LARGEST_SHARE}".replace(
             "0.", "."

@@ -84,7 +84,7 @@ def test_every_recipe_can_be_followed(copy):
     }
     assert {path for path in new if not path.startswith("flowgraph_webapp")} == {
         "flowgraph/methods/uniform.py", "flowgraph/files/edge_list.py", "flowgraph/analyses/attention_entropy.py",
-        "webapp/panels/sources.py",
+        "webapp/panels/lengths.py",
     }  # fmt: skip
 
 

@@ -30,7 +30,7 @@ from flowgraph.render.scene.elements import (
     rank_class,
 )
 from flowgraph.render.scene.layout import LAYOUT, Extent, Geometry, Place, extent, places
-from flowgraph.render.scene.legend import legend
+from flowgraph.render.scene.legend import legend_html, sections
 from flowgraph.render.scene.style import (
     DARK,
     EFFECT_LABELS,
@@ -487,7 +487,7 @@ def _legend(graph) -> str:
     drawn = drawing(graph)
     parts = elements(drawn)
     names = [sorted({c for item in parts[which] for c in item["classes"].split()}) for which in ("edges", "nodes")]
-    return legend(drawn, *names)
+    return legend_html(sections(drawn, *names))
 
 
 def test_the_legend_names_only_what_is_there():

@@ -2,3 +2,7 @@
 
 Imported as ``flowgraph_webapp``. It uses flowgraph's public names only; ``flowgraph app`` starts it.
 """
+
+from .registered import on_first_use
+
+on_first_use(f"{__name__}.panels")

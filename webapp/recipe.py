@@ -24,12 +24,12 @@ from flowgraph.values.recipe import check_text as check_text
 from flowgraph.values.recipe import check_window as check_window
 
 from .node_key import EDGE_MARK, check_edge_key, parse_node_key
+from .registered import TABS
 
 Method = str
 """One of :data:`flowgraph.EDGE_METHODS`."""
 Width = Literal["flow", "share"]
 Orientation = Literal["auto", "columns", "rows"]
-Tab = Literal["lens", "heads", "attention", "bars", "semantic"]
 Fill = Literal["rank", "probability", "entropy"]
 Circuit = Literal["none", "backward", "eap", "eap-qk", "eap-ig"]
 Task = Literal["none", "ioi", "greater-than", "induction", "agreement", "colored-objects", "capitals"]
@@ -88,7 +88,7 @@ class Recipe(PictureRecipe):
     session: str | None = None
     width: Width = "flow"
     orientation: Orientation = "auto"
-    tab: Tab = "lens"
+    tab: str = "lens"
     layer: int | None = None
     heads: tuple[int, ...] = ()
     selected: str | None = None
@@ -103,12 +103,13 @@ class Recipe(PictureRecipe):
     budget: int | None = None
 
     def __post_init__(self) -> None:
-        super().__post_init__()
         check_method(self.method)
+        super().__post_init__()
         check_text(self.corrupted, "corrupted")
         check_effort(self.prompts, self.budget)
-        for name in ("width", "orientation", "tab", "fill", "circuit", "task"):
+        for name in ("width", "orientation", "fill", "circuit", "task"):
             check_choice(name, getattr(self, name), CHOICES[name])
+        check_choice("tab", self.tab, tuple(TABS))
         check_index("layer", self.layer)
         check_window("semantic_layers", self.semantic_layers)
         for name in ("example", "session", "score"):
@@ -140,7 +141,7 @@ CHOICES: dict[str, tuple[str, ...]] = {"method": tuple(EDGE_METHODS)} | {
     name: get_args(kind)
     for name, kind in (
         ("show", Show), ("level", Level), ("width", Width), ("orientation", Orientation),
-        ("tab", Tab), ("fill", Fill), ("circuit", Circuit), ("task", Task),
+        ("fill", Fill), ("circuit", Circuit), ("task", Task),
     )
 }  # fmt: skip
 """Field → the values it may have, in the order in which they are offered."""

@@ -93,8 +93,8 @@ def _app(options: argparse.Namespace, _console: Console) -> None:
 
 def _opened(service: Any, path: Path) -> Any:
     """The session of a file, or the one that a graph file is made into."""
+    from flowgraph_webapp.panels.saved_graph import session_of_graph
     from flowgraph_webapp.session.archive import LARGEST_FILE
-    from flowgraph_webapp.session.graph_session import session_of_graph
 
     if not path.is_file():
         raise ArgumentError(f"FILE={str(path)!r} is {'a folder' if path.is_dir() else 'not there'}; name a file")
@@ -103,7 +103,7 @@ def _opened(service: Any, path: Path) -> Any:
         if begins == b"PK\x03\x04":
             return service.open_session(begins + file.read(LARGEST_FILE))
     if path.suffix.lower() == ".safetensors":
-        from flowgraph_webapp.session.trace_session import session_of_trace
+        from flowgraph_webapp.panels.saved_trace import session_of_trace
 
         from ..values.trace import Trace
 

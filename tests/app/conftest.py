@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from flowgraph_webapp.server.questions import Question, RunQuestion
+from flowgraph_webapp.server.question import Question
+from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.service import Service
 
 from tests.app.tabs import SIZES, Opened

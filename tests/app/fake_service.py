@@ -8,12 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.server.compute import COMPUTE
 from flowgraph_webapp.server.dispatch import Stage
 from flowgraph_webapp.server.errors import Cancelled
 from flowgraph_webapp.server.messages import MOST_TOKENS
-from flowgraph_webapp.server.questions import run_of, run_question, whole_question, with_run
 from flowgraph_webapp.server.recorded import Example
+from flowgraph_webapp.server.run import RunQuestion, run_of, with_run
 from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import Annotations, Session, read_session, write_session
 
@@ -57,14 +56,14 @@ class FakeService:
         run = run_of(question)
         if run is not None and run.session is not None:
             question = with_run(question, replace(run, session=None))
-            found = self.sessions[run.session].answers.get(whole_question(question))
+            found = self.sessions[run.session].answers.get(question.whole)
             if found is not None:
                 return found
         if ticket is not None:
             self._wait(ticket)
         with self._lock:
             if question not in self._kept:
-                self._kept[question] = COMPUTE[type(question)](self._traces, question, lambda *_: None)
+                self._kept[question] = question.answer(self._traces, lambda *_: None)
             return self._kept[question]
 
     def known(self, question: Any) -> Any:
@@ -90,9 +89,9 @@ class FakeService:
         return session
 
     def session_file(self, recipe: Recipe, annotations: Annotations | None = None, title: str = "") -> bytes:
-        run = replace(run_question(recipe), session=None)
+        run = replace(RunQuestion.of(recipe), session=None)
         answers = {run: self.ask(run)}
-        asked = {whole_question(q) for q in self._kept if getattr(q, "run", None) == run}
+        asked = {q.whole for q in self._kept if getattr(q, "run", None) == run}
         answers |= {question: self.ask(question) for question in asked}
         return write_session(recipe, answers, annotations, title)
 

@@ -15,19 +15,15 @@ import flowgraph_webapp
 import pytest
 from flowgraph_webapp.app import LARGEST_REQUEST, create_app
 from flowgraph_webapp.page.ids import Id
+from flowgraph_webapp.page.layout import words
 from flowgraph_webapp.page.wires.downloads import FORMATS
 from flowgraph_webapp.page.wires.drawing import largest_writers
-from flowgraph_webapp.recipe import CHOICES, Recipe, from_query
+from flowgraph_webapp.panels.bars import BarsQuestion
+from flowgraph_webapp.panels.flow import GraphQuestion, SketchQuestion
+from flowgraph_webapp.panels.lens import LensQuestion
+from flowgraph_webapp.recipe import Recipe, from_query
 from flowgraph_webapp.server.errors import Busy
-from flowgraph_webapp.server.questions import (
-    BarsQuestion,
-    LensQuestion,
-    SketchQuestion,
-    bars_question,
-    graph_question,
-    run_question,
-    sketch_question,
-)
+from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.session import write_session
 
 import flowgraph
@@ -158,7 +154,7 @@ def test_what_the_picture_does_not_show_of_its_nodes_comes_after_it(page, view):
     late = then["response"]["readings"]["data"]
     assert late["picture"] == answer["response"]["meta"]["data"]["picture"]
     recipe = from_query(search)
-    sketch, whole = (page_data(page.service.ask(made(recipe)).graph) for made in (sketch_question, graph_question))
+    sketch, whole = (page_data(page.service.ask(made(recipe)).graph) for made in (SketchQuestion.of, GraphQuestion.of))
     first = answer["response"]["meta"]["data"]["readings"]
     assert sum(one is None for one in first) > sum(one is None for one in late["readings"])
     # Colours, labels and all the rest are final before the rest has been read.
@@ -240,7 +236,7 @@ def test_no_answer_of_the_server_can_undo_what_was_chosen_meanwhile(page):
     assert writers[0]["clientside_function"]["function_name"] == "restore"
 
 
-@pytest.mark.parametrize("tab", CHOICES["tab"])
+@pytest.mark.parametrize("tab", words.TABS)
 def test_every_panel_is_answered(page, tab):
     status, answer = page.panel(tab)
     assert status == 200
@@ -333,7 +329,7 @@ def test_an_exported_graph_has_the_edges_that_the_slider_shows(page):
     assert 0 < counts[0] < counts[1]
 
 
-@pytest.mark.parametrize("tab", CHOICES["tab"])
+@pytest.mark.parametrize("tab", words.TABS)
 def test_numbers_of_every_panel_are_exported(page, tab):
     response = page.client.get(f"/export/{tab}.csv{QUERY}")
     lines = response.get_data(as_text=True).splitlines()
@@ -437,8 +433,8 @@ def test_files_and_captions_say_the_mass_of_what_they_contain_as_the_screen_does
 
 def test_of_a_session_that_does_not_hold_the_sum_none_is_computed(page):
     recipe = Recipe(text=EXAMPLE)
-    graph, bars = graph_question(recipe), bars_question(recipe)
-    answers = {question: page.service.ask(question) for question in (run_question(recipe), graph, bars)}
+    graph, bars = GraphQuestion.of(recipe), BarsQuestion.of(recipe)
+    answers = {question: page.service.ask(question) for question in (RunQuestion.of(recipe), graph, bars)}
     for held in (False, True):
         kept = {question: answer for question, answer in answers.items() if held or question != bars}
         session = page.service.open_session(write_session(recipe, kept))

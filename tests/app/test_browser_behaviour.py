@@ -17,7 +17,7 @@ from xml.etree import ElementTree
 
 import pytest
 from flowgraph_webapp.recipe import LONGEST_TEXT, to_query
-from flowgraph_webapp.server.questions import RunQuestion
+from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.service import Service
 
 from tests.app.conftest import Held, alive, until

@@ -7,21 +7,17 @@ from functools import partial
 import numpy as np
 import pytest
 from flowgraph_webapp.page.wires.drawing import goes_on
+from flowgraph_webapp.panels.attention import AttentionQuestion
+from flowgraph_webapp.panels.bars import BarsQuestion
+from flowgraph_webapp.panels.continuation import GenerateQuestion
+from flowgraph_webapp.panels.details import NodeQuestion
+from flowgraph_webapp.panels.flow import MOST_EDGES, GraphAnswer, GraphQuestion
+from flowgraph_webapp.panels.heads import HeadsQuestion
+from flowgraph_webapp.panels.lens import LensQuestion
+from flowgraph_webapp.panels.semantic import SemanticQuestion
 from flowgraph_webapp.server import traces as traces_module
-from flowgraph_webapp.server.answers import MOST_EDGES, GraphAnswer
-from flowgraph_webapp.server.compute import COMPUTE
-from flowgraph_webapp.server.questions import (
-    AttentionQuestion,
-    BarsQuestion,
-    GenerateQuestion,
-    GraphQuestion,
-    HeadsQuestion,
-    LensQuestion,
-    ModelQuestion,
-    NodeQuestion,
-    RunQuestion,
-    SemanticQuestion,
-)
+from flowgraph_webapp.server.model import ModelQuestion
+from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.traces import Traces
 
 import flowgraph as fg
@@ -52,7 +48,7 @@ def trace(traces, folder) -> fg.Trace:
 
 
 def ask(traces, question, check=unheard):
-    return COMPUTE[type(question)](traces, question, check)
+    return question.answer(traces, check)
 
 
 def same_graph(one, other):
@@ -180,7 +176,7 @@ def test_all_edges(traces, run, trace, method, level):
 
 
 def test_at_most_3000_edges_that_hang_together(traces, run, trace, monkeypatch):
-    monkeypatch.setattr("flowgraph_webapp.panels.graphs.MOST_EDGES", 20)
+    monkeypatch.setattr("flowgraph_webapp.panels.flow.MOST_EDGES", 20)
     answer = ask(traces, GraphQuestion(run, "proximity", "all"))
     assert len(answer.graph) == 20
     whole = fg.build_graph(fg.edge_weights(trace, method="proximity"))
@@ -287,7 +283,7 @@ def test_the_lens(traces, run, trace):
 
 def test_the_lens_of_many_chunks_is_the_same(traces, run, trace, monkeypatch):
     stages = []
-    monkeypatch.setattr("flowgraph_webapp.server.compute.READ_AT_ONCE", 1)
+    monkeypatch.setattr("flowgraph_webapp.panels.lens.READ_AT_ONCE", 1)
     answer = ask(traces, LensQuestion(run), lambda stage, part=None: stages.append((stage, part)))
     np.testing.assert_allclose(answer.target_probability, fg.logit_lens(trace).target_probability, rtol=1e-4)
     assert stages == [("reading states", 0.0), ("reading states", 0.5)]

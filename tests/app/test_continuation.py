@@ -7,10 +7,9 @@ from collections.abc import Iterator
 from urllib.parse import parse_qs
 
 import pytest
-from flowgraph_webapp.panels.continuation import continuation
+from flowgraph_webapp.panels.continuation import GenerateQuestion, Generation, continuation
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.server.answers import Generation
-from flowgraph_webapp.server.questions import GenerateQuestion, RunQuestion, generate_question
+from flowgraph_webapp.server.run import RunQuestion
 
 from tests.app.fake_service import EXAMPLE, FakeService
 from tests.app.tabs import QUERY, Opened, served
@@ -42,7 +41,7 @@ def test_the_end_of_a_text_is_said():
 
 
 def test_neither_position_nor_target_changes_how_a_text_goes_on():
-    question = generate_question(Recipe(text="a", position=0, target=3, foil=4), 5)
+    question = GenerateQuestion.of(Recipe(text="a", position=0, target=3, foil=4), 5)
     assert question == GenerateQuestion(RunQuestion("smollm2", "a"), 5)
 
 

@@ -12,31 +12,28 @@ import numpy as np
 import pytest
 from flowgraph_webapp.page.layout import words
 from flowgraph_webapp.panels import circuit as shown
-from flowgraph_webapp.panels.shown import shown_graph
-from flowgraph_webapp.recipe import CHOICES, Recipe, from_query, to_query
-from flowgraph_webapp.server.answers import Circuit, Pair
-from flowgraph_webapp.server.compute import COMPUTE
-from flowgraph_webapp.server.dispatch import PAUSING, Stage
-from flowgraph_webapp.server.errors import Cancelled, TimedOut
-from flowgraph_webapp.server.fitting import refuse_unfit
-from flowgraph_webapp.server.messages import Answered, Begun, Settings, Staged, Stopped
-from flowgraph_webapp.server.questions import (
-    AblateQuestion,
+from flowgraph_webapp.panels.circuit import (
+    Circuit,
     CircuitQuestion,
     CircuitTestQuestion,
     CorruptQuestion,
-    FaithfulQuestion,
-    LensQuestion,
-    RunQuestion,
+    Pair,
     TokenQuestion,
-    circuit_question,
 )
+from flowgraph_webapp.panels.effects import AblateQuestion, FaithfulQuestion
+from flowgraph_webapp.panels.lens import LensQuestion
+from flowgraph_webapp.recipe import CHOICES, Recipe, from_query, to_query
+from flowgraph_webapp.server.dispatch import PAUSING, Stage
+from flowgraph_webapp.server.errors import Cancelled, TimedOut
+from flowgraph_webapp.server.messages import Answered, Begun, Settings, Staged, Stopped
+from flowgraph_webapp.server.run import RunQuestion, refuse_unfit
 from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.server.worker import Worker
 from flowgraph_webapp.session import read_session, write_session
 
 import flowgraph as fg
 from flowgraph.errors import ArgumentError, FileFormatError, PromptError, TargetError
+from flowgraph.render import shown_graph
 from flowgraph.tasks import TASKS
 from tests.app.conftest import PATIENCE, TEXT, Held, alive, open_question, question_of, until
 from tests.app.fake_service import FakeService
@@ -66,7 +63,7 @@ def found(traces, run) -> Circuit:
 
 
 def ask(traces, question, check=unheard):
-    return COMPUTE[type(question)](traces, question, check)
+    return question.answer(traces, check)
 
 
 # The search
@@ -273,7 +270,7 @@ def test_a_search_is_taken_back_and_not_what_is_answered_in_between(folder, run)
 
 @pytest.mark.slow
 def test_two_tabs_share_a_search(service, folder, asking):
-    question = circuit_question(Recipe(model=folder, text=TEXT, circuit="eap", corrupted=OTHER))
+    question = CircuitQuestion.of(Recipe(model=folder, text=TEXT, circuit="eap", corrupted=OTHER))
     with Held(service):
         waiting = [asking(service, question, f"tab {n}") for n in range(2)]
         for n in range(2):
@@ -365,12 +362,12 @@ def test_a_search_that_nobody_asks_about_is_given_up(service, folder, asking, mo
 def test_a_circuit_is_a_recipe():
     recipe = Recipe(text="a", circuit="eap-ig", corrupted="b & <c>", budget=40)
     assert from_query(to_query(recipe)) == recipe
-    assert circuit_question(recipe) == CircuitQuestion(RunQuestion("smollm2", "a"), "eap-ig", "b & <c>", budget=40)
+    assert CircuitQuestion.of(recipe) == CircuitQuestion(RunQuestion("smollm2", "a"), "eap-ig", "b & <c>", budget=40)
     of_task = replace(recipe, task="ioi", prompts=4)
     assert from_query(to_query(of_task)) == of_task
     # A task has no corrupted prompt of its own, and a pair is one: what does not matter makes no other question.
-    assert circuit_question(of_task) == circuit_question(replace(of_task, corrupted=""))
-    assert circuit_question(recipe) == circuit_question(replace(recipe, prompts=3))
+    assert CircuitQuestion.of(of_task) == CircuitQuestion.of(replace(of_task, corrupted=""))
+    assert CircuitQuestion.of(recipe) == CircuitQuestion.of(replace(recipe, prompts=3))
     for query, words_ in (
         ("circuit=best", "circuit='best'"),
         ("prompts=x", "prompts='x'"),
@@ -390,11 +387,11 @@ def test_a_session_keeps_a_circuit(traces, run, found):
     recipe = Recipe(model=run.model, text=TEXT, circuit="backward", corrupted=OTHER)
     questions = {
         run: ask(traces, run),
-        circuit_question(recipe): found,
+        CircuitQuestion.of(recipe): found,
         CorruptQuestion(run): ask(traces, CorruptQuestion(run)),
     }
     session = read_session(write_session(recipe, questions))
-    again = session.answers[circuit_question(session.recipe)]
+    again = session.answers[CircuitQuestion.of(session.recipe)]
     assert again.graph.weight.tolist() == found.graph.weight.tolist()
     assert again.graph.info.options == found.graph.info.options
     assert again.pairs == found.pairs
@@ -499,7 +496,7 @@ def test_a_search_gives_the_address_of_its_circuit(page, folder):
     recipe = from_query(response["found-at"]["data"]["search"])
     assert (recipe.circuit, recipe.corrupted, recipe.budget, recipe.keep) == ("eap", OTHER, 50, None)
     assert recipe.foil == page.service.ask(TokenQuestion(RunQuestion(folder, TEXT), " cat", "foil")).token_id
-    kept = page.service._kept[circuit_question(recipe)]
+    kept = page.service._kept[CircuitQuestion.of(recipe)]
     ticket = {"id": "t-1", "previous": None, "search": to_query(recipe), "run": "r"}
     status, answer = page.call("ticket.data", "picture.children", value=ticket)
     assert status == 200
@@ -507,7 +504,7 @@ def test_a_search_gives_the_address_of_its_circuit(page, folder):
     assert len(drawn["picture"]["children"]["props"]["elements"]["edges"]) == len(kept.graph)
     assert "circuit: eap in logits, this prompt at position 8" in json.dumps(drawn["caption"])
     assert "back to the flow graph" in json.dumps(drawn["start"])
-    assert page.service._kept[circuit_question(recipe)] is kept
+    assert page.service._kept[CircuitQuestion.of(recipe)] is kept
 
 
 @pytest.mark.parametrize(
@@ -554,7 +551,7 @@ def test_a_cancelled_search_says_so_and_gives_no_address(page, folder):
 
 def test_details_of_a_circuit(page, folder):
     query = to_query(Recipe(model=folder, text=TEXT, circuit="eap", corrupted=OTHER))
-    graph = page.service.ask(circuit_question(from_query(query))).graph
+    graph = page.service.ask(CircuitQuestion.of(from_query(query))).graph
 
     def told(key):
         state = {"run.data": {"key": "r", "search": query}, "pins.data": []}
@@ -589,7 +586,7 @@ def test_a_circuit_is_tested_beside_its_details(page, folder):
 
 def test_a_circuit_is_taken_away_and_kept(page, folder):
     recipe = Recipe(model=folder, text=TEXT, circuit="eap", corrupted=OTHER)
-    graph = page.service.ask(circuit_question(recipe)).graph
+    graph = page.service.ask(CircuitQuestion.of(recipe)).graph
     for ending in (".json", ".svg", ".csv"):
         response = page.client.get(f"/export/graph{ending}{to_query(recipe)}")
         assert response.status_code == 200
@@ -597,7 +594,7 @@ def test_a_circuit_is_taken_away_and_kept(page, folder):
     found = json.loads(page.client.get(f"/export/graph.json{to_query(recipe)}&keep=1000").data)
     assert len(found["edges"]["weight"] if isinstance(found["edges"], dict) else found["edges"]) == len(graph)
     session = read_session(page.client.get(f"/export/session.flowgraph{to_query(recipe)}").data)
-    assert len(session.answers[circuit_question(session.recipe)].graph) == len(graph)
+    assert len(session.answers[CircuitQuestion.of(session.recipe)].graph) == len(graph)
 
 
 def test_a_proposal_is_offered_and_an_error_beside_it(page, folder):

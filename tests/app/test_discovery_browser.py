@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from urllib.parse import quote
 
 import pytest
+from flowgraph_webapp.panels.circuit import CircuitQuestion
 from flowgraph_webapp.recipe import Recipe, to_query
-from flowgraph_webapp.server.questions import RunQuestion, circuit_question
+from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.service import Service
 from playwright.sync_api import expect
 
@@ -60,7 +61,7 @@ def test_from_the_form_to_the_circuit_and_back(opened_form, circuits, folder, sc
     page.locator("#find").click()
     shows_circuit(tab)
     recipe = Recipe(model=folder, text=TEXT, circuit="backward", corrupted=OTHER, budget=60)
-    graph = circuits.ask(circuit_question(recipe)).graph
+    graph = circuits.ask(CircuitQuestion.of(recipe)).graph
     assert tab.evaluate("app.data.edges.length") == len(graph)
     assert "circuit=backward" in tab.search()
     assert violations(tab) == []

@@ -6,23 +6,16 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from flowgraph_webapp.panels.ablation import shown_graph
-from flowgraph_webapp.panels.effects import effect, offer
+from flowgraph_webapp.panels.effects import AblateQuestion, Ablation, FaithfulQuestion, effect, offer
+from flowgraph_webapp.panels.flow import GraphQuestion
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.server.answers import Ablation
-from flowgraph_webapp.server.compute import COMPUTE
-from flowgraph_webapp.server.questions import (
-    AblateQuestion,
-    FaithfulQuestion,
-    GraphQuestion,
-    RunQuestion,
-    faithful_question,
-)
+from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import read_session, write_session
 
 import flowgraph as fg
 from flowgraph.errors import ArgumentError
+from flowgraph.render import shown_graph
 from tests.app.conftest import TEXT
 from tests.app.fake_service import EXAMPLE, FakeService
 from tests.app.tabs import QUERY, Opened, served
@@ -47,7 +40,7 @@ def run(folder) -> RunQuestion:
 
 
 def ask(traces, question):
-    return COMPUTE[type(question)](traces, question, unheard)
+    return question.answer(traces, unheard)
 
 
 @pytest.mark.parametrize("foil", [None, 9])
@@ -130,9 +123,9 @@ def test_what_cannot_be_tested_says_why(traces, run, question, words):
 
 def test_the_test_of_a_recipe_is_of_the_graph_as_the_slider_shows_it(run):
     recipe = Recipe(text="a", method="norms", threshold=0.2, keep=400)
-    asked = faithful_question(recipe)
+    asked = FaithfulQuestion.of(recipe)
     assert (asked.method, asked.threshold, asked.keep) == ("norms", 0.2, 400)
-    assert faithful_question(Recipe(text="a")) != faithful_question(recipe)
+    assert FaithfulQuestion.of(Recipe(text="a")) != FaithfulQuestion.of(recipe)
 
 
 def test_a_session_keeps_what_was_tested(traces, run):

@@ -13,20 +13,17 @@ from flowgraph_webapp.node_key import parse_node_key
 from flowgraph_webapp.page.wires.downloads import exported
 from flowgraph_webapp.page.wires.drawing import about_picture, about_run, goes_on
 from flowgraph_webapp.page.wires.offers import offer_tests, offered
-from flowgraph_webapp.panels.details import rows
+from flowgraph_webapp.panels.bars import BarsQuestion
+from flowgraph_webapp.panels.effects import FaithfulQuestion
 from flowgraph_webapp.panels.effects import test_button as button_of
+from flowgraph_webapp.panels.flow import GraphQuestion
+from flowgraph_webapp.panels.heads import HeadsQuestion
+from flowgraph_webapp.panels.lens import LensQuestion
+from flowgraph_webapp.panels.saved_graph import session_of_graph
 from flowgraph_webapp.recipe import to_query
-from flowgraph_webapp.server.questions import (
-    bars_question,
-    faithful_question,
-    graph_question,
-    heads_question,
-    lens_question,
-    run_question,
-)
+from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.service import Service
 from flowgraph_webapp.session import read_session
-from flowgraph_webapp.session.graph_session import node_of_graph, session_of_graph
 
 import flowgraph as fg
 from flowgraph import node_key
@@ -71,7 +68,7 @@ def text_of(component) -> str:
 
 def test_every_node_and_edge_answers_from_the_file(viewing, graph):
     session = viewing.add_session(session_of_graph(graph))
-    shown = viewing.ask(graph_question(session.recipe)).graph
+    shown = viewing.ask(GraphQuestion.of(session.recipe)).graph
     notes = shown.notes or (None,) * len(shown.nodes)
     for n, node in enumerate(shown.nodes):
         said = text_of(details.details_of(viewing, session.recipe, node_key(node), ()))
@@ -95,7 +92,7 @@ def test_nothing_is_offered_that_can_only_be_refused(viewing, graph, tmp_path):
     named = replace(graph, info=replace(graph.info, model=name))
     for service, shown in ((viewing, graph), (having, named)):
         session = service.add_session(session_of_graph(shown))
-        run = service.ask(run_question(session.recipe))
+        run = service.ask(RunQuestion.of(session.recipe))
         told = offered(service, session.recipe, run)
         assert told == {"asks": False, "panels": [], "file": True}
         assert not goes_on(run)
@@ -105,7 +102,7 @@ def test_nothing_is_offered_that_can_only_be_refused(viewing, graph, tmp_path):
             assert "data-test" not in said
             assert "Start here" not in said
         # Whatever is asked all the same says what to do, and starts no model.
-        for ask in (lens_question, heads_question, bars_question, faithful_question):
+        for ask in (LensQuestion.of, HeadsQuestion.of, BarsQuestion.of, FaithfulQuestion.of):
             with pytest.raises(ModelNeededError, match=r"A graph from a file .* run its prompt"):
                 service.ask(ask(session.recipe))
         with pytest.raises(ModelNeededError, match=r"A graph from a file .* run its prompt"):
@@ -118,7 +115,7 @@ def test_nothing_is_offered_that_can_only_be_refused(viewing, graph, tmp_path):
 def test_of_a_recording_what_it_holds_is_offered_without_its_model():
     without, having = Service([]), Service(["smollm2"])
     recipe = without.examples[0].recipe
-    run = without.ask(run_question(recipe))
+    run = without.ask(RunQuestion.of(recipe))
     assert offered(without, recipe, run) == {
         "asks": False, "file": False, "panels": ["lens", "heads", "attention", "bars", "semantic"],
     }  # fmt: skip
@@ -150,7 +147,7 @@ def _moves(graph) -> bool:
 
 def test_the_whole_page_of_a_foreign_graph_is_drawn(viewing, graph):
     session = viewing.add_session(session_of_graph(graph))
-    run, answer = viewing.ask(run_question(session.recipe)), viewing.ask(graph_question(session.recipe))
+    run, answer = viewing.ask(RunQuestion.of(session.recipe)), viewing.ask(GraphQuestion.of(session.recipe))
     ticket = {"id": "t", "run": "r", "search": to_query(session.recipe)}
     said = text_of_all(about_picture(session.recipe, answer, ticket, run)) + text_of_all(about_run(session.recipe, run))
     assert "no head over a vocabulary" not in said
@@ -176,14 +173,6 @@ def test_what_the_file_pins_is_pinned(viewing, tmp_path):
     pins = session_of_graph(graph).annotations.pins
     ids = {node_key(node): note.id for node, note in zip(graph.nodes, graph.notes, strict=True)}
     assert [ids[pin] for pin in pins] == attribution_graph()["qParams"]["pinnedIds"]
-
-
-def test_numbers_of_the_file_are_in_the_table_of_the_panel(viewing, tmp_path):
-    (tmp_path / "g.json").write_text(json.dumps(attribution_graph()))
-    graph = fg.import_graph(tmp_path / "g.json")
-    n = next(n for n, node in enumerate(graph.nodes) if node.kind == "feature")
-    found = {name: value for _, about, name, value, _ in rows(node_of_graph(graph, n), graph)[1] if about == "file"}
-    assert found["activation"] == graph.notes[n].activation
 
 
 def test_keys_of_features_are_read():

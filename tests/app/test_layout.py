@@ -16,6 +16,7 @@ from flowgraph_webapp.page.layout.header import first_model
 from flowgraph_webapp.page.layout.page import SILENT, VIEW, page
 from flowgraph_webapp.page.wires.downloads import FORMATS
 from flowgraph_webapp.recipe import CHOICES, LONGEST_TEXT, Recipe, from_query
+from flowgraph_webapp.registered import TABS
 
 EXAMPLES = (Example("<b>Title</b>", "The text", "gpt2", "?text=The%20text&example=one"),)
 
@@ -60,7 +61,7 @@ def test_controls_offer_exactly_what_a_recipe_takes(layout):
         assert control.value == getattr(Recipe(), name)
         assert all(option["title"] for option in control.options)
     tabs = [one for one in components(layout, html.Button) if getattr(one, "role", None) == "tab"]
-    assert tuple(getattr(tab, "data-tab") for tab in tabs) == CHOICES["tab"] == tuple(words.TABS)
+    assert tuple(getattr(tab, "data-tab") for tab in tabs) == tuple(words.TABS) == tuple(TABS)
 
 
 def test_the_root_tells_the_scripts_the_defaults_as_the_address_writes_them(layout):
@@ -116,4 +117,4 @@ def test_examples_are_links_to_their_address():
 def test_every_format_of_the_graph_is_offered(layout):
     files = {getattr(one, "data-export", None) for one in components(layout, html.A)}
     assert {f"graph{ending}" for ending in FORMATS} <= files
-    assert {f"{name}.csv" for name in CHOICES["tab"]} | {"session.flowgraph", "panel.csv"} <= files
+    assert {f"{name}.csv" for name in TABS} | {"session.flowgraph", "panel.csv"} <= files

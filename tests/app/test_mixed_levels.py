@@ -11,9 +11,9 @@ from urllib.parse import quote
 
 import numpy as np
 import pytest
+from flowgraph_webapp.panels.flow import GraphQuestion
 from flowgraph_webapp.recipe import Recipe, from_query, to_query
-from flowgraph_webapp.server.compute import COMPUTE
-from flowgraph_webapp.server.questions import GraphQuestion, RunQuestion, graph_question
+from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import read_session, write_session
 
@@ -60,18 +60,18 @@ def test_a_registered_method_is_drawn_without_a_word_about_it_in_the_app(traces,
     fg.register_method("doubled", doubled, unit="share", meaning="Proximity by another name.")
     try:
         recipe = from_query(f"?text={quote(run.text)}&model={quote(run.model)}&method=doubled&heads_in=1")
-        answer = COMPUTE[GraphQuestion](traces, graph_question(recipe), unheard)
-        like = COMPUTE[GraphQuestion](traces, graph_question(replace(recipe, method="proximity")), unheard)
+        answer = GraphQuestion.of(recipe).answer(traces, unheard)
+        like = GraphQuestion.of(replace(recipe, method="proximity")).answer(traces, unheard)
         assert named(answer.graph, "weight") == named(like.graph, "weight")
         assert (answer.graph.info.method, answer.note) == ("doubled", like.note)
-        shown = COMPUTE[GraphQuestion](traces, graph_question(replace(recipe, heads_in=(), show="rollout")), unheard)
+        shown = GraphQuestion.of(replace(recipe, heads_in=(), show="rollout")).answer(traces, unheard)
         assert shown.graph.info.method == "rollout of doubled"
     finally:
         del fg.EDGE_METHODS["doubled"]
 
 
 def test_routes_of_opened_layers_hang_together(traces, run):
-    answer = COMPUTE[GraphQuestion](traces, GraphQuestion(run, threshold=0.02, heads_in=(1,)), unheard)
+    answer = GraphQuestion(run, threshold=0.02, heads_in=(1,)).answer(traces, unheard)
     assert (np.abs(answer.graph.share) >= 0.02).all()
     assert (fg.connected_flow(answer.graph) > 0).all()
     assert {node.layer for node in answer.graph.nodes if node.kind == "head"} == {1}
@@ -82,7 +82,7 @@ def test_routes_of_opened_layers_hang_together(traces, run):
 def test_opening_a_layer_keeps_the_threshold_of_the_others(traces, run, monkeypatch):
     # So that the least threshold does not do.
     monkeypatch.setattr(picture_edges, "routes_threshold", partial(routes_threshold, most_edges=40))
-    notes = [COMPUTE[GraphQuestion](traces, GraphQuestion(run, heads_in=layers), unheard).note for layers in ((), (1,))]
+    notes = [GraphQuestion(run, heads_in=layers).answer(traces, unheard).note for layers in ((), (1,))]
     closed, opened = (re.search(r"share ≥ (\S+?)(,|;|$)", note)[1] for note in notes)
     assert closed == opened != ".01"
 
@@ -99,15 +99,15 @@ def test_opening_a_layer_keeps_the_threshold_of_the_others(traces, run, monkeypa
 )
 def test_what_cannot_be_mixed_is_refused_with_the_reason(traces, run, question, words):
     with pytest.raises(ArgumentError, match=words):
-        COMPUTE[GraphQuestion](traces, GraphQuestion(run, **{"heads_in": (1,)} | question), unheard)
+        GraphQuestion(run, **{"heads_in": (1,)} | question).answer(traces, unheard)
 
 
 def test_the_recipe_says_the_layers():
     recipe = Recipe(text="a", heads_in=(23, 21, 23))
     assert to_query(recipe) == "?text=a&heads_in=23,21,23"
     assert from_query(to_query(recipe)) == recipe
-    assert graph_question(recipe).heads_in == (21, 23)
-    assert graph_question(Recipe(text="a", level="head", heads_in=(3,))).heads_in == ()
+    assert GraphQuestion.of(recipe).heads_in == (21, 23)
+    assert GraphQuestion.of(Recipe(text="a", level="head", heads_in=(3,))).heads_in == ()
     for bad in ("x", "-1", "1,,2", "9999999999"):
         with pytest.raises(ArgumentError, match="heads_in"):
             from_query(f"?text=a&heads_in={bad}")
@@ -117,8 +117,8 @@ def test_the_recipe_says_the_layers():
 
 def test_a_session_keeps_the_layers(traces, run):
     recipe = Recipe(model=run.model, text=run.text, heads_in=(1,))
-    question = graph_question(recipe)
-    answers = {one: COMPUTE[type(one)](traces, one, unheard) for one in (run, question)}
+    question = GraphQuestion.of(recipe)
+    answers = {one: one.answer(traces, unheard) for one in (run, question)}
     session = read_session(write_session(recipe, answers))
     assert session.recipe == recipe
     assert named(session.answers[question].graph, "share") == named(answers[question].graph, "share")

@@ -12,15 +12,20 @@ import pytest
 from dash.development.base_component import Component
 from flowgraph_webapp.node_key import parse_node_key
 from flowgraph_webapp.panels import attention, bars, details, heads, lens, semantic
+from flowgraph_webapp.panels.attention import Attention
+from flowgraph_webapp.panels.bars import Bar, Bars
+from flowgraph_webapp.panels.details import NodeAnswer
 from flowgraph_webapp.panels.edges import edges_at, flows, strongest_moves
+from flowgraph_webapp.panels.heads import Heads
 from flowgraph_webapp.panels.prediction import predictions
+from flowgraph_webapp.panels.semantic import Semantic
 from flowgraph_webapp.panels.writers import writers
 from flowgraph_webapp.present.drawn import ATTRIBUTES, TAGS, element, token
 from flowgraph_webapp.present.figures import plural, probability, short, signed
 from flowgraph_webapp.present.palette import BOUNDS, EVEN_BOUNDS, colours, contrast, panel_variables, step_of
 from flowgraph_webapp.present.tables import Cell, Column, table
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.server.answers import Attention, Bar, Bars, Heads, NodeAnswer, Run, Semantic
+from flowgraph_webapp.server.run import Run
 
 import flowgraph
 from flowgraph import Node, NodeReading, Reading, node_key
@@ -701,18 +706,6 @@ def test_acts_are_buttons_with_ids():
     assert [button.id["act"] for button in acts] == ["pin"]
 
 
-def test_details_rows_hold_what_is_shown():
-    graph = head_graph(layers=3)
-    n = next(n for n, node in enumerate(graph.nodes) if node.kind == "head")
-    answer = NodeAnswer(graph.nodes[n], str(graph.nodes[n]), graph.readings[n], 0.5, (0.25, 0.75), "")
-    header, rows = details.rows(answer, graph)
-    assert all(len(row) == len(header) for row in rows)
-    found = {(row[1], row[2]): row[3] for row in rows}
-    assert found["node", "contribution"] == 0.5
-    assert found["attention", "key 1"] == 0.75
-    assert any(row[1] == "edge in" for row in rows)
-
-
 def test_details_say_the_roles_of_a_head_with_their_scores():
     graph, run = head_graph(layers=3), RUNS["japan"]
     n = next(n for n, node in enumerate(graph.nodes) if node.kind == "head")
@@ -725,9 +718,6 @@ def test_details_say_the_roles_of_a_head_with_their_scores():
     assert "roles: induction 0.97, <script>alert(1)</script> −3.25" in said["named"].text
     assert not said["named"].find("script")
     assert "roles" not in said["not"].text
-    assert [row[1:] for row in details.rows(answer, named)[1] if row[1] == "role"] == [
-        ("role", name, score, "") for name, score in roles
-    ]
     state = next(node for node in graph.nodes if node.kind != "head")
     other = NodeAnswer(state, str(state), None, None, None, "")
     assert "roles" not in Tree(details.panel(other, named, run).children[1]).text

@@ -12,18 +12,14 @@ import numpy as np
 import pytest
 from dash import Dash, Input, Output, dcc, html
 from flowgraph_webapp.panels import attention, bars, details, heads, lens, semantic
+from flowgraph_webapp.panels.attention import Attention, AttentionQuestion
+from flowgraph_webapp.panels.bars import BarsQuestion
+from flowgraph_webapp.panels.details import NodeQuestion
+from flowgraph_webapp.panels.heads import HeadsQuestion
+from flowgraph_webapp.panels.lens import LensQuestion
+from flowgraph_webapp.panels.semantic import SemanticQuestion
 from flowgraph_webapp.present.palette import panel_variables
-from flowgraph_webapp.server import compute
-from flowgraph_webapp.server.answers import Attention, Run
-from flowgraph_webapp.server.questions import (
-    AttentionQuestion,
-    BarsQuestion,
-    HeadsQuestion,
-    LensQuestion,
-    NodeQuestion,
-    RunQuestion,
-    SemanticQuestion,
-)
+from flowgraph_webapp.server.run import Run, RunQuestion
 from flowgraph_webapp.server.traces import Traces
 from werkzeug.serving import make_server
 
@@ -49,7 +45,7 @@ def answers() -> dict[str, object]:
 
     def ask(kind, *more):
         question = asked if kind is RunQuestion else kind(asked, *more)
-        return compute.COMPUTE[kind](traces, question, lambda _stage, _part: None)
+        return question.answer(traces, lambda _stage, _part: None)
 
     trace, _ = traces.run(asked, lambda _stage, _part: None)
     graph = flowgraph.keep_strongest(flowgraph.build_graph(trace, method="proximity", level="head"), max_edges=800)

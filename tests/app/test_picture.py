@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from flowgraph_webapp.panels.flow import GraphQuestion
 from flowgraph_webapp.recipe import Recipe, from_query, to_query
-from flowgraph_webapp.server.compute import COMPUTE
-from flowgraph_webapp.server.questions import graph_question
 from flowgraph_webapp.server.traces import Traces
 
 import flowgraph as fg
@@ -70,7 +69,7 @@ def identical(one: fg.FlowGraph, other: fg.FlowGraph) -> None:
 @pytest.mark.parametrize("recipe", RECIPES, ids=str)
 def test_the_picture_is_the_answer(traces, folder, recipe):
     asked = Recipe(model=folder, text=TEXT, **recipe)
-    answer = COMPUTE[type(graph_question(asked))](traces, graph_question(asked), unheard).graph
+    answer = GraphQuestion.of(asked).answer(traces, unheard).graph
     assert len(answer)
     expected = answer if asked.keep is None else shown_graph(answer, asked.keep)
     loaded = traces.model(folder, unheard)

@@ -6,18 +6,12 @@ import string
 
 import pytest
 from flowgraph_webapp.node_key import parse_node_key
+from flowgraph_webapp.panels.attention import AttentionQuestion
+from flowgraph_webapp.panels.continuation import GenerateQuestion
+from flowgraph_webapp.panels.flow import GraphQuestion
+from flowgraph_webapp.panels.semantic import SemanticQuestion
 from flowgraph_webapp.recipe import LONGEST_QUERY, Recipe, from_query, to_query
-from flowgraph_webapp.server.questions import (
-    GenerateQuestion,
-    GraphQuestion,
-    RunQuestion,
-    SemanticQuestion,
-    attention_question,
-    generate_question,
-    graph_question,
-    run_question,
-    semantic_question,
-)
+from flowgraph_webapp.server.run import RunQuestion
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -186,22 +180,24 @@ def test_keys_that_are_none(key):
 
 def test_questions_hold_what_their_answer_depends_on():
     recipe = Recipe(text="a", target=3, foil=4, position=0, keep=500, tab="bars", pins=("mlp.1.-.0.-",), fill="entropy")
-    assert run_question(recipe) == RunQuestion("smollm2", "a", False, 0, 3, 4)
-    assert graph_question(recipe) == graph_question(Recipe(text="a", target=3, foil=4, position=0))
+    assert RunQuestion.of(recipe) == RunQuestion("smollm2", "a", False, 0, 3, 4)
+    assert GraphQuestion.of(recipe) == GraphQuestion.of(Recipe(text="a", target=3, foil=4, position=0))
     # Thresholds say nothing about rollout and flow; targets nothing about attention and what is generated.
-    assert graph_question(Recipe(text="a", show="flow", threshold=0.5)) == graph_question(Recipe(text="a", show="flow"))
-    assert attention_question(recipe, 3).run == RunQuestion("smollm2", "a", position=0)
-    assert generate_question(recipe).run == RunQuestion("smollm2", "a")
-    assert semantic_question(Recipe(text="a", layer=4)).layers == (4, 5)
-    assert semantic_question(Recipe(text="a")).layers is None
-    assert graph_question(Recipe(text="a", start="head.3.1.0", level="head")).start == Node("head", 3, 1, 0)
-    assert len({graph_question(recipe), graph_question(recipe)}) == 1
+    assert GraphQuestion.of(Recipe(text="a", show="flow", threshold=0.5)) == GraphQuestion.of(
+        Recipe(text="a", show="flow")
+    )
+    assert AttentionQuestion.of(recipe, 3).run == RunQuestion("smollm2", "a", position=0)
+    assert GenerateQuestion.of(recipe).run == RunQuestion("smollm2", "a")
+    assert SemanticQuestion.of(Recipe(text="a", layer=4)).layers == (4, 5)
+    assert SemanticQuestion.of(Recipe(text="a")).layers is None
+    assert GraphQuestion.of(Recipe(text="a", start="head.3.1.0", level="head")).start == Node("head", 3, 1, 0)
+    assert len({GraphQuestion.of(recipe), GraphQuestion.of(recipe)}) == 1
 
 
 def test_questions_are_checked():
     run = RunQuestion("smollm2", "a")
     with pytest.raises(PromptError):
-        run_question(Recipe())
+        RunQuestion.of(Recipe())
     for wrong in ({"method": "x"}, {"show": "x"}, {"level": "x"}, {"threshold": 2}, {"layers": (3, 1)}):
         with pytest.raises(ArgumentError, match=next(iter(wrong))):
             GraphQuestion(run, **wrong)

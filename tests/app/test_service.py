@@ -14,20 +14,17 @@ from pathlib import Path
 import flowgraph_webapp.server.dispatch as dispatch
 import numpy as np
 import pytest
-from flowgraph_webapp.server.answers import GraphAnswer, Model, Run
+from flowgraph_webapp.panels.attention import AttentionQuestion
+from flowgraph_webapp.panels.bars import BarsQuestion
+from flowgraph_webapp.panels.continuation import GenerateQuestion
+from flowgraph_webapp.panels.flow import GraphAnswer, GraphQuestion
+from flowgraph_webapp.panels.heads import HeadsQuestion
+from flowgraph_webapp.panels.lens import LensQuestion
 from flowgraph_webapp.server.dispatch import Stage
 from flowgraph_webapp.server.errors import Busy, Cancelled, Closed, InternalError, TimedOut, WorkerDied
 from flowgraph_webapp.server.messages import Answered, Settings, Staged
-from flowgraph_webapp.server.questions import (
-    AttentionQuestion,
-    BarsQuestion,
-    GenerateQuestion,
-    GraphQuestion,
-    HeadsQuestion,
-    LensQuestion,
-    ModelQuestion,
-    RunQuestion,
-)
+from flowgraph_webapp.server.model import Model, ModelQuestion
+from flowgraph_webapp.server.run import Run, RunQuestion
 from flowgraph_webapp.server.service import Service
 from flowgraph_webapp.server.sizes import Cache, size_of
 from flowgraph_webapp.server.worker import Worker
@@ -35,6 +32,7 @@ from flowgraph_webapp.server.worker import Worker
 import flowgraph
 from flowgraph.errors import ArgumentError, FileFormatError, ModelNeededError, PromptError, TargetError
 from tests.app.conftest import PATIENCE, TEXT, Held, alive, open_question, question_of, saved, until
+from tests.app.faulty import FaultyQuestion
 
 pytestmark = pytest.mark.slow
 
@@ -87,7 +85,7 @@ def test_errors_cross_under_their_own_name_and_words(service, folder):
 def test_a_fault_of_the_program_stays_in_the_log(service, folder, caplog):
     pid = service.worker_pid
     with caplog.at_level(logging.ERROR), pytest.raises(InternalError, match=r"reference [0-9a-f]{8}") as fault:
-        service._dispatcher.ask("nonsense", None)
+        service._dispatcher.ask(FaultyQuestion(), None)
     reference = str(fault.value).split("reference ")[1][:8]
     assert "KeyError" not in str(fault.value)
     assert "Traceback" not in str(fault.value)
@@ -320,7 +318,7 @@ def test_closing_refuses_what_is_open(folder, asking):
 def test_the_worker_ends_with_its_parent(folder):
     code = f"""
         import time
-        from flowgraph_webapp.server.questions import RunQuestion
+        from flowgraph_webapp.server.run import RunQuestion
         from flowgraph_webapp.server.service import Service
         if __name__ == "__main__":
             service = Service([{folder!r}], examples=False)
@@ -398,16 +396,23 @@ def test_the_server_imports_no_model_and_examples_open_without_a_worker():
     code = """
         import sys
         from flowgraph_webapp.recipe import to_query
-        from flowgraph_webapp.server.questions import *
+        from flowgraph_webapp.panels.attention import AttentionQuestion
+        from flowgraph_webapp.panels.flow import GraphQuestion
+        from flowgraph_webapp.panels.bars import BarsQuestion
+        from flowgraph_webapp.panels.heads import HeadsQuestion
+        from flowgraph_webapp.panels.lens import LensQuestion
+        from flowgraph_webapp.panels.details import NodeQuestion
+        from flowgraph_webapp.panels.semantic import SemanticQuestion
+        from flowgraph_webapp.server.run import RunQuestion
         from flowgraph_webapp.server.service import Service
         service = Service(["smollm2"])
         for example in service.examples:
             recipe = example.recipe
-            for question in (run_question, graph_question, lens_question, heads_question, bars_question, semantic_question):
-                service.ask(question(recipe))
-            service.ask(attention_question(recipe, 0))
-            node = service.ask(graph_question(recipe)).graph.nodes[0]
-            service.ask(node_question(recipe, node))
+            for kind in (RunQuestion, GraphQuestion, LensQuestion, HeadsQuestion, BarsQuestion, SemanticQuestion):
+                service.ask(kind.of(recipe))
+            service.ask(AttentionQuestion.of(recipe, 0))
+            node = service.ask(GraphQuestion.of(recipe)).graph.nodes[0]
+            service.ask(NodeQuestion.of(recipe, node))
         assert len(service.examples) >= 3
         print(service.worker_pid, [name for name in ("torch", "transformers", "numba") if name in sys.modules])
         service.close()

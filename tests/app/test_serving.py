@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from flowgraph_webapp.recipe import Recipe
 from flowgraph_webapp.server.errors import Closed
-from flowgraph_webapp.server.questions import ModelQuestion
+from flowgraph_webapp.server.model import ModelQuestion
 from flowgraph_webapp.server.service import Service
 from flowgraph_webapp.serving import LocalHosts, is_loopback, serve
 from flowgraph_webapp.session import write_session

@@ -14,30 +14,22 @@ import zipfile
 import flowgraph_webapp.session.archive as archive
 import numpy as np
 import pytest
+from flowgraph_webapp.panels.attention import AttentionQuestion
+from flowgraph_webapp.panels.bars import BarsQuestion
+from flowgraph_webapp.panels.continuation import GenerateQuestion
+from flowgraph_webapp.panels.details import NodeQuestion
+from flowgraph_webapp.panels.flow import MOST_EDGES, GraphAnswer, GraphQuestion
+from flowgraph_webapp.panels.heads import HeadsQuestion
+from flowgraph_webapp.panels.lens import LensQuestion
+from flowgraph_webapp.panels.saved_graph import session_of_graph
+from flowgraph_webapp.panels.semantic import SemanticQuestion
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.server.answers import MOST_EDGES, GraphAnswer, Run
-from flowgraph_webapp.server.compute import COMPUTE
-from flowgraph_webapp.server.questions import (
-    AttentionQuestion,
-    BarsQuestion,
-    GenerateQuestion,
-    GraphQuestion,
-    HeadsQuestion,
-    LensQuestion,
-    ModelQuestion,
-    NodeQuestion,
-    RunQuestion,
-    SemanticQuestion,
-    graph_question,
-    lens_question,
-    run_question,
-    semantic_question,
-)
+from flowgraph_webapp.server.model import ModelQuestion
 from flowgraph_webapp.server.recorded import EXAMPLES
+from flowgraph_webapp.server.run import Run, RunQuestion
 from flowgraph_webapp.server.service import Service
 from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import Annotations, Note, open_recorded, read_session, write_session
-from flowgraph_webapp.session.graph_session import session_of_graph
 
 import flowgraph as fg
 from flowgraph.errors import ArgumentError, FileFormatError, ModelNeededError
@@ -67,7 +59,7 @@ def answers(tiny):
         SemanticQuestion(run, (1, 2), (2, 3), "norm"), GenerateQuestion(run, 4),
         NodeQuestion(run, fg.Node("head", 1, 2, 3)), NodeQuestion(run, fg.Node("logit", index=3)),
     ]  # fmt: skip
-    return {question: COMPUTE[type(question)](traces, question, unheard) for question in questions}
+    return {question: question.answer(traces, unheard) for question in questions}
 
 
 @pytest.fixture(scope="module")
@@ -466,19 +458,19 @@ def test_a_session_answers_without_a_model(viewing, data, answers):
     session = viewing.open_session(data)
     assert session.recipe.session == session.id
     assert viewing.session(session.id) is session
-    found = viewing.ask(lens_question(session.recipe))
+    found = viewing.ask(LensQuestion.of(session.recipe))
     equal(answers[LensQuestion(RunQuestion("tiny", TEXT))], found)
     with pytest.raises(ModelNeededError, match="This was not recorded, and this server does not run the model 'tiny'"):
-        viewing.ask(GraphQuestion(run_question(session.recipe), threshold=0.77))
+        viewing.ask(GraphQuestion(RunQuestion.of(session.recipe), threshold=0.77))
     assert viewing.worker_pid is None
 
 
 def test_a_session_speaks_for_itself_alone(viewing, data):
     session = viewing.open_session(data)
     with pytest.raises(ModelNeededError):
-        viewing.ask(run_question(RECIPE))  # the same question outside of the session
+        viewing.ask(RunQuestion.of(RECIPE))  # the same question outside of the session
     with pytest.raises(ArgumentError, match="is not open on this server; open its file again"):
-        viewing.ask(run_question(dataclasses.replace(RECIPE, session="another")))
+        viewing.ask(RunQuestion.of(dataclasses.replace(RECIPE, session="another")))
     again = viewing.open_session(data)
     assert again.id != session.id
 
@@ -486,9 +478,9 @@ def test_a_session_speaks_for_itself_alone(viewing, data):
 def test_a_forged_session_reaches_nobody_else(viewing, data):
     forged = changed(data, member_of(data, "RunQuestion"), lambda a: a[0].update(target_token="FORGED"))
     session = viewing.open_session(forged)
-    assert viewing.ask(run_question(session.recipe)).target_token == "FORGED"
+    assert viewing.ask(RunQuestion.of(session.recipe)).target_token == "FORGED"
     other = viewing.open_session(data)
-    assert viewing.ask(run_question(other.recipe)).target_token != "FORGED"
+    assert viewing.ask(RunQuestion.of(other.recipe)).target_token != "FORGED"
 
 
 def test_old_sessions_are_closed_when_there_are_many(viewing, data):
@@ -514,19 +506,19 @@ def test_what_is_looked_at_is_saved(viewing, data, answers):
 def test_a_saved_graph_is_drawn(viewing, answers, tmp_path):
     graph = answers[GraphQuestion(RunQuestion("tiny", TEXT))].graph
     session = viewing.add_session(session_of_graph(fg.FlowGraph.load(graph.save(tmp_path / "g.json")), "g.json"))
-    answer = viewing.ask(graph_question(session.recipe))
+    answer = viewing.ask(GraphQuestion.of(session.recipe))
     assert answer.graph.nodes == graph.nodes
-    assert viewing.ask(run_question(session.recipe)).tokens == graph.info.tokens
+    assert viewing.ask(RunQuestion.of(session.recipe)).tokens == graph.info.tokens
     assert answer.note == "a saved graph, token level"
     again = read_session(viewing.session_file(session.recipe))
-    assert again.answers[run_question(dataclasses.replace(session.recipe, session=None))].model == graph.info.model
+    assert again.answers[RunQuestion.of(dataclasses.replace(session.recipe, session=None))].model == graph.info.model
 
 
 def test_a_saved_semantic_graph_is_drawn(viewing, answers):
     graph = next(answer.graph for question, answer in answers.items() if isinstance(question, SemanticQuestion))
     session = viewing.add_session(session_of_graph(graph))
     assert session.recipe.tab == "semantic"
-    assert viewing.ask(semantic_question(session.recipe)).graph.nodes == graph.nodes
+    assert viewing.ask(SemanticQuestion.of(session.recipe)).graph.nodes == graph.nodes
 
 
 def test_a_graph_that_says_little_is_drawn(viewing, answers):
@@ -538,7 +530,7 @@ def test_a_graph_that_says_little_is_drawn(viewing, answers):
         ),
     )
     session = viewing.add_session(session_of_graph(bare))
-    run, answer = viewing.ask(run_question(session.recipe)), viewing.ask(graph_question(session.recipe))
+    run, answer = viewing.ask(RunQuestion.of(session.recipe)), viewing.ask(GraphQuestion.of(session.recipe))
     assert isinstance(run, Run)
     assert isinstance(answer, GraphAnswer)
     assert len(run.tokens) > max(node.position for node in graph.nodes if node.position is not None)
@@ -557,7 +549,7 @@ def many_edges(info: dict) -> dict:
 def test_a_graph_of_too_many_edges_says_what_is_drawn_of_it(viewing, tmp_path):
     (tmp_path / "g.json").write_text(json.dumps(many_edges({})))
     graph = fg.import_graph(tmp_path / "g.json")
-    answer = viewing.ask(graph_question(viewing.add_session(session_of_graph(graph)).recipe))
+    answer = viewing.ask(GraphQuestion.of(viewing.add_session(session_of_graph(graph)).recipe))
     count = len(answer.graph)
     assert 0 < count <= MOST_EDGES
     assert f"drawn: the {count:,} of 5,000 edges that lead to the start" in answer.note
@@ -574,7 +566,7 @@ def test_a_graph_whose_start_was_cut_away_is_not_drawn_empty(viewing):
     whole = into_start(graph_of([*edges, Edge(nodes[-1], last, 1.0)], **about))
     cut = whole.keep(np.array([whole.nodes[target] != last for target in whole.target]))
     assert len(cut) > MOST_EDGES
-    answer = viewing.ask(graph_question(viewing.add_session(session_of_graph(cut)).recipe))
+    answer = viewing.ask(GraphQuestion.of(viewing.add_session(session_of_graph(cut)).recipe))
     assert len(answer.graph) == MOST_EDGES
     assert f"drawn: the strongest 3,000 of {len(cut):,} edges" in answer.note
     # The strongest are those that carried most into the start that is gone.

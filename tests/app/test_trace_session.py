@@ -6,22 +6,17 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from flowgraph_webapp.panels.attention import AttentionQuestion
+from flowgraph_webapp.panels.bars import BarsQuestion
+from flowgraph_webapp.panels.flow import GraphQuestion
+from flowgraph_webapp.panels.heads import HeadsQuestion
+from flowgraph_webapp.panels.lens import LensQuestion
+from flowgraph_webapp.panels.saved_trace import session_of_trace
 from flowgraph_webapp.recipe import to_query
-from flowgraph_webapp.server.compute import COMPUTE
-from flowgraph_webapp.server.questions import (
-    BarsQuestion,
-    GraphQuestion,
-    RunQuestion,
-    attention_question,
-    graph_question,
-    heads_question,
-    lens_question,
-    run_question,
-)
+from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.service import Service
 from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import read_session, write_session
-from flowgraph_webapp.session.trace_session import session_of_trace
 
 import flowgraph as fg
 from flowgraph.cli.app import _opened
@@ -64,13 +59,13 @@ def test_the_file_answers_what_the_model_would(traces, folder, file):
         *((method, show, "token") for method in ("norms", "proximity", "ff") for show in ("routes", "all")),
         *((method, "routes", "head") for method in ("norms", "proximity")),
     }
-    asked = replace(run_question(recipe), model=folder)
+    asked = replace(RunQuestion.of(recipe), model=folder)
     for question in graphs:
-        expected = COMPUTE[GraphQuestion](traces, replace(question, run=asked), unheard)
+        expected = replace(question, run=asked).answer(traces, unheard)
         answer = session.answers[question]
         same_graph(answer.graph, expected.graph)
         assert answer.note == expected.note
-    run, expected_run = session.answers[run_question(recipe)], COMPUTE[RunQuestion](traces, asked, unheard)
+    run, expected_run = session.answers[RunQuestion.of(recipe)], asked.answer(traces, unheard)
     for name in (
         "tokens",
         "position",
@@ -89,17 +84,15 @@ def test_the_file_answers_what_the_model_would(traces, folder, file):
         assert one.token == best[one.token_id].token
         assert one.probability == pytest.approx(best[one.token_id].probability)
     for layer in range(run.n_layers):
-        question = attention_question(recipe, layer)
-        expected_pattern = COMPUTE[type(question)](
-            traces, replace(question, run=replace(question.run, model=folder)), unheard
-        ).pattern
+        question = AttentionQuestion.of(recipe, layer)
+        expected_pattern = replace(question, run=replace(question.run, model=folder)).answer(traces, unheard).pattern
         np.testing.assert_array_equal(session.answers[question].pattern, expected_pattern)
-    lens, question = session.answers[lens_question(recipe)], replace(lens_question(recipe), run=asked)
+    lens, question = session.answers[LensQuestion.of(recipe)], replace(LensQuestion.of(recipe), run=asked)
     assert [entry[0] for entry in lens[1, -1].top[:5]] == [
-        entry[0] for entry in COMPUTE[type(question)](traces, question, unheard)[1, -1].top
+        entry[0] for entry in question.answer(traces, unheard)[1, -1].top
     ]
-    scores, question = session.answers[heads_question(recipe)], replace(heads_question(recipe), run=asked)
-    for name, values in COMPUTE[type(question)](traces, question, unheard).scores.items():
+    scores, question = session.answers[HeadsQuestion.of(recipe)], replace(HeadsQuestion.of(recipe), run=asked)
+    for name, values in question.answer(traces, unheard).scores.items():
         if name in scores.scores:
             np.testing.assert_allclose(scores.scores[name], values, atol=1e-6)
     assert len(scores.scores) > 2
@@ -115,10 +108,10 @@ def test_it_is_a_session_and_opens_on_a_server_without_models(file):
         assert opened.title == "run.safetensors"
         assert "session=" in to_query(opened.recipe)
         same_graph(
-            service.ask(graph_question(opened.recipe)).graph, session.answers[graph_question(session.recipe)].graph
+            service.ask(GraphQuestion.of(opened.recipe)).graph, session.answers[GraphQuestion.of(session.recipe)].graph
         )
         with pytest.raises(ModelNeededError, match="without the run of a model behind it"):
-            service.ask(BarsQuestion(run_question(opened.recipe)))
+            service.ask(BarsQuestion(RunQuestion.of(opened.recipe)))
     finally:
         service.close()
 

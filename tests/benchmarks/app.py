@@ -164,7 +164,8 @@ def _start(setup: Setup, browser: Any) -> float:
 def _with_model(setup: Setup, browser: Any) -> Iterator[Row]:
     """An example, which no model is asked for; prompts of 16 tokens and clicks, which a warm model answers."""
     from flowgraph_webapp.recipe import Recipe
-    from flowgraph_webapp.server.questions import ModelQuestion, run_question
+    from flowgraph_webapp.server.model import ModelQuestion
+    from flowgraph_webapp.server.run import RunQuestion
     from flowgraph_webapp.server.service import Service
 
     from tests.app.tabs import served
@@ -186,7 +187,7 @@ def _with_model(setup: Setup, browser: Any) -> Iterator[Row]:
             page.goto(address)
             page.locator("#prompt").fill(text)
             spent = _acted(page, "document.getElementById('trace').click();")
-            run: Any = service.ask(run_question(Recipe(model=setup.name, text=text)))
+            run: Any = service.ask(RunQuestion.of(Recipe(model=setup.name, text=text)))
             forwards.append(run.seconds)
             return spent - run.seconds
 
@@ -225,9 +226,9 @@ def _clicks(setup: Setup, page: Any) -> list[float]:
 
 def _large_picture(setup: Setup, browser: Any) -> Iterator[Row]:
     """A graph of about 300 nodes and 2,000 edges: its slider, and how it is moved."""
+    from flowgraph_webapp.panels.saved_graph import session_of_graph
     from flowgraph_webapp.recipe import to_query
     from flowgraph_webapp.server.service import Service
-    from flowgraph_webapp.session.graph_session import session_of_graph
 
     from tests.app.tabs import served
     from tests.synthetic_graphs import token_graph

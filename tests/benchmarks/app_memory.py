@@ -12,18 +12,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from flowgraph_webapp.panels.bars import BarsQuestion
+from flowgraph_webapp.panels.flow import GraphQuestion, SketchQuestion
+from flowgraph_webapp.panels.heads import HeadsQuestion
+from flowgraph_webapp.panels.lens import LensQuestion
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.server.questions import (
-    bars_question,
-    graph_question,
-    heads_question,
-    lens_question,
-    run_question,
-    sketch_question,
-)
+from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.service import Service
 
-ASKED = (run_question, sketch_question, graph_question, lens_question, heads_question, bars_question)
+ASKED = (RunQuestion.of, SketchQuestion.of, GraphQuestion.of, LensQuestion.of, HeadsQuestion.of, BarsQuestion.of)
 MIB = 2**20
 
 

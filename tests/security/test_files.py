@@ -12,16 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from flowgraph_webapp.panels.bars import BarsQuestion
+from flowgraph_webapp.panels.flow import GraphQuestion
+from flowgraph_webapp.panels.heads import HeadsQuestion
+from flowgraph_webapp.panels.lens import LensQuestion
+from flowgraph_webapp.panels.semantic import SemanticQuestion
 from flowgraph_webapp.recipe import Recipe
-from flowgraph_webapp.server.compute import COMPUTE
-from flowgraph_webapp.server.questions import (
-    BarsQuestion,
-    GraphQuestion,
-    HeadsQuestion,
-    LensQuestion,
-    RunQuestion,
-    SemanticQuestion,
-)
+from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import read_session, write_session
 from flowgraph_webapp.session.archive import Archive
@@ -267,7 +264,7 @@ def session(folder) -> bytes:  # noqa: F811
         BarsQuestion(run),
         SemanticQuestion(run, (1, 2)),
     ]
-    answers = {question: COMPUTE[type(question)](traces, question, lambda *_: None) for question in questions}
+    answers = {question: question.answer(traces, lambda *_: None) for question in questions}
     return write_session(Recipe(model=folder, text=TEXT), answers)
 
 

@@ -6,10 +6,13 @@ import gc
 
 import pytest
 import torch
+from flowgraph_webapp.panels.bars import BarsQuestion
+from flowgraph_webapp.panels.flow import GraphQuestion
+from flowgraph_webapp.panels.heads import HeadsQuestion
+from flowgraph_webapp.panels.lens import LensQuestion
 from flowgraph_webapp.recipe import Recipe
 from flowgraph_webapp.server import worker
-from flowgraph_webapp.server.compute import COMPUTE
-from flowgraph_webapp.server.questions import BarsQuestion, GraphQuestion, HeadsQuestion, LensQuestion, RunQuestion
+from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.sizes import Cache, size_of
 from flowgraph_webapp.server.traces import Traces
 
@@ -40,7 +43,7 @@ def test_tensors_of_many_prompts_stay_within_the_bound(folder):  # noqa: F811
     for n in range(PROMPTS):
         run = RunQuestion(folder, f"The cat number {n} sat on the mat and looked at the dog")
         for question in (run, GraphQuestion(run), LensQuestion(run), HeadsQuestion(run), BarsQuestion(run)):
-            COMPUTE[type(question)](traces, question, lambda *_: None)
+            question.answer(traces, lambda *_: None)
         assert traces.kept.bytes <= BOUND
         if n % 12 == 11:
             most = max(most, live_bytes(known) - before)

@@ -15,19 +15,16 @@ from urllib.parse import quote, urlsplit
 import pytest
 from flowgraph_webapp.app import create_app
 from flowgraph_webapp.page.wires.downloads import FORMATS
+from flowgraph_webapp.panels.circuit import CircuitQuestion
+from flowgraph_webapp.panels.continuation import GenerateQuestion
+from flowgraph_webapp.panels.flow import GraphQuestion
+from flowgraph_webapp.panels.heads import HeadsQuestion
+from flowgraph_webapp.panels.lens import LensQuestion
 from flowgraph_webapp.recipe import Recipe, to_query
 from flowgraph_webapp.server import dispatch
 from flowgraph_webapp.server.dispatch import MOST_WAITERS
 from flowgraph_webapp.server.errors import Busy, Cancelled, NotYet
-from flowgraph_webapp.server.questions import (
-    CircuitQuestion,
-    GenerateQuestion,
-    HeadsQuestion,
-    LensQuestion,
-    RunQuestion,
-    graph_question,
-    run_question,
-)
+from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.service import Service
 from flowgraph_webapp.serving import THREADS
 
@@ -236,10 +233,10 @@ def test_an_export_starts_nothing_and_says_what_to_do(make_service, folder):  # 
             assert (status, "the page" in said) == (409, True), said
         assert "Search the circuit" in fetched(f"{address}export/graph.json{circuit}")[1]
         assert asked_by.worker_pid is None
-        asked_by.ask(run_question(recipe))
+        asked_by.ask(RunQuestion.of(recipe))
         status, said = fetched(f"{address}export/graph.svg{query}")
         assert (status, "Trace the prompt in the page" in said) == (409, True)
-        asked_by.ask(graph_question(recipe))
+        asked_by.ask(GraphQuestion.of(recipe))
         names = [f"graph{ending}" for ending in FORMATS]
         names += [f"{panel}.csv" for panel in ("lens", "heads", "attention", "bars", "semantic")]
         for name in (*names, "session.flowgraph"):
@@ -248,13 +245,13 @@ def test_an_export_starts_nothing_and_says_what_to_do(make_service, folder):  # 
 
 @pytest.mark.slow
 def test_an_export_waits_for_what_the_page_waits_for(service, folder, asking):  # noqa: F811
-    question = graph_question(Recipe(model=folder, text=TEXT, target=44))
+    question = GraphQuestion.of(Recipe(model=folder, text=TEXT, target=44))
     with Held(service):
         page_asks = asking(service, question, "drawn")
         open_question(service, "drawn")
         until(lambda: service.progress("drawn").name != "waiting", "the question to be handed over")
         with pytest.raises(NotYet):
-            service.ready(graph_question(Recipe(model=folder, text=TEXT, target=45)))
+            service.ready(GraphQuestion.of(Recipe(model=folder, text=TEXT, target=45)))
         taken = threading.Thread(target=lambda: found.append(service.ready(question)))
         found: list = []
         taken.start()
@@ -343,7 +340,7 @@ def test_a_page_that_is_loaded_anew_finds_its_run(make_service, folder, asking):
 def test_sixty_connections_that_leave_or_never_read_keep_nobody_waiting(make_service, folder):  # noqa: F811
     """Raw sockets say nothing of where they come from: questions that wait behind a stopped worker, and large files."""
     crowded = make_service([folder], queue=64)
-    crowded.ask(run_question(Recipe(model=folder, text=TEXT)))
+    crowded.ask(RunQuestion.of(Recipe(model=folder, text=TEXT)))
     with served(crowded) as address:
         place = urlsplit(address)
         host = (place.hostname, place.port)
@@ -464,7 +461,7 @@ def hosted(text: str):
 def test_a_hostile_page_in_the_same_browser_reaches_nothing(make_service, folder, browser, elsewhere):  # noqa: F811
     """At another name it is another site, at another port of the same name the same site; both are refused."""
     guarded = make_service([folder])
-    guarded.ask(run_question(Recipe(model=folder, text=TEXT)))
+    guarded.ask(RunQuestion.of(Recipe(model=folder, text=TEXT)))
     search = f"text={quote(TEXT)}&model={quote(folder, safe='')}&{SEARCH}"
     with served(guarded) as address, hosted(_HOSTILE) as port:
         context = browser.new_context()
@@ -485,7 +482,7 @@ def test_a_hostile_page_in_the_same_browser_reaches_nothing(make_service, folder
 @pytest.mark.slow
 def test_a_search_cannot_be_started_without_the_page(make_service, folder):  # noqa: F811
     lone = make_service([folder])
-    lone.ask(run_question(Recipe(model=folder, text=TEXT)))
+    lone.ask(RunQuestion.of(Recipe(model=folder, text=TEXT)))
     question = CircuitQuestion(RunQuestion(folder, TEXT), "backward", "", "ioi", 64, 1_000_000)
     with pytest.raises(NotYet):
         lone.ready(question)

@@ -10,26 +10,76 @@ from __future__ import annotations
 import base64
 import json
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
-from dash.development.base_component import Component
 from jaxtyping import Float
 
 from flowgraph import Node
+from flowgraph.errors import ArgumentError
 from flowgraph.render import visible
 
 from ..node_key import parse_node_key
 from ..present.drawn import Element, drawn, element, link, token
 from ..present.figures import plural, probability
 from ..present.tables import Cell, Column, table
-from ..server.answers import Attention, Run
+from ..recipe import Recipe, check_index
+from ..server.question import recorded, require
+from ..server.run import OfRun, Run, RunQuestion, same
+from ..server.traces import Check, Traces
+from .panel import Panel, Sheet, Value
+
+if TYPE_CHECKING:
+    from dash.development.base_component import Component
 
 MOST_TOKENS = 128
 """Queries that are sent to the browser; of a longer prompt those around the position."""
 _PAIRS = 20
 _LEVELS = 65_535
 _SCALE = (0.01, 0.1, 0.3, 0.6, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class Attention:
+    """The attention pattern of one layer: [head, query_pos, key_pos] probabilities."""
+
+    layer: int
+    pattern: Float[np.ndarray, "head query_pos key_pos"]
+
+    def __post_init__(self) -> None:
+        shape = self.pattern.shape
+        require(len(shape) == 3 and shape[1] == shape[2], f"Attention.pattern has shape {shape}")
+
+
+@recorded
+@dataclass(frozen=True)
+class AttentionQuestion(OfRun[Attention]):
+    """The attention pattern of one layer."""
+
+    layer: int
+    quick = True
+
+    def __post_init__(self) -> None:
+        check_index("layer", -1 if self.layer is None else self.layer)
+
+    @classmethod
+    def of(cls, recipe: Recipe, layer: int) -> Self:
+        """The attention of one layer, which no target changes."""
+        return cls(replace(RunQuestion.of(recipe), target=None, foil=None), layer)
+
+    def answer(self, traces: Traces, check: Check) -> Attention:
+        """The attention pattern of one layer."""
+        trace = traces.trace(self.run, check)
+        if not self.layer < trace.n_layers:
+            raise ArgumentError(f"layer={self.layer} is outside the model; its layers are 0…{trace.n_layers - 1}")
+        return Attention(self.layer, trace.pattern[self.layer].float().cpu().numpy())
+
+    def refuse_unfit(self, run: Run, answer: Attention) -> None:
+        """As the base class says."""
+        same("Attention.pattern", answer.pattern.shape, (run.n_heads, len(run.tokens), len(run.tokens)))
+        same("Attention.layer", answer.layer, self.layer)
+        same("Attention.layer", 0 <= answer.layer < run.n_layers, True)
 
 
 def panel(attention: Attention, run: Run, *, heads: Sequence[int] = (), selected: str | None = None) -> Component:
@@ -99,10 +149,10 @@ def model(attention: Attention, run: Run, shown: range, chosen: list[int], query
     }
 
 
-def rows(attention: Attention, run: Run) -> tuple[tuple[str, ...], list[tuple[str | int | float, ...]]]:
+def rows(attention: Attention, run: Run) -> Sheet:
     """Every pair of a query and a key that it may see."""
     header = ("layer", "head", "query_position", "query_token", "key_position", "key_token", "attention")
-    found: list[tuple[str | int | float, ...]] = []
+    found: list[tuple[Value, ...]] = []
     for head, pattern in enumerate(attention.pattern):
         for query, line in enumerate(pattern):
             for key, value in enumerate(line[: query + 1] if run.causal else line):
@@ -206,3 +256,17 @@ def _pairs(attention: Attention, run: Run) -> Element:
 
 def _place(run: Run, position: int) -> Element:
     return element("span", token(run.tokens[position]), element("span", f" {position}", cls="note"))
+
+
+def _question(recipe: Recipe, run: Run) -> AttentionQuestion:
+    return AttentionQuestion.of(recipe, run.n_layers - 1 if recipe.layer is None else recipe.layer)
+
+
+PANEL = Panel(
+    "attention",
+    "Attention",
+    "Attention patterns of one layer.",
+    _question,
+    lambda answer, run, view: panel(answer, run, heads=view.recipe.heads, selected=view.recipe.selected_node),
+    rows,
+)

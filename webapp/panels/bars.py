@@ -8,10 +8,11 @@ switch between them is in the browser.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, NamedTuple, Self
 
 import numpy as np
-from dash.development.base_component import Component
+from jaxtyping import Float
 
 from flowgraph import Node
 from flowgraph.render import visible
@@ -19,11 +20,157 @@ from flowgraph.render import visible
 from ..present.drawn import Element, drawn, element, link, token
 from ..present.figures import plural, short, signed
 from ..present.tables import Cell, Column, table
-from ..server.answers import Bar, Bars, Run
+from ..recipe import Recipe
+from ..server.question import recorded, require
+from ..server.run import OfRun, Run, RunQuestion, same
+from ..server.traces import Check, Traces
+from .panel import Panel, Sheet, Value
 
+if TYPE_CHECKING:
+    from dash.development.base_component import Component
+
+    from flowgraph import DirectLogitAttribution, Trace
+
+NEURONS = 50
+"""Strongest neurons: so many are known one by one."""
 _SHOWN = 16
 _BIASES = frozenset({"attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
 _EMBEDDINGS = ("embed", "position_embed")
+
+
+@dataclass(frozen=True)
+class Bar:
+    """One part of a logit.
+
+    Attributes
+    ----------
+    label, kind
+        How it is written, and the kind of node: ``head``, ``mlp``, ``neuron``, ``embed``, ``position_embed``, ``attn_bias`` …
+    layer, head, position, index
+        Where it is in the model; None where the kind has none. ``index`` is that of a neuron.
+    value
+        What it adds to the logit.
+    """
+
+    label: str
+    kind: str
+    layer: int | None
+    head: int | None
+    position: int | None
+    index: int | None
+    value: float
+
+
+@dataclass(frozen=True, eq=False)
+class Bars:
+    """A logit (minus that of the foil) as a sum.
+
+    Attributes
+    ----------
+    rows
+        Every component: embeddings, heads, MLPs, biases; their sum is ``total``.
+    total, logit, error
+        Σ rows; the model's own logit; |total − logit| / max(1, |logit|).
+    unit
+        ``"logits"``.
+    heads, mlps
+        [layer, head] and [layer] what heads and MLPs add.
+    sources
+        [position] what heads brought from each token, all heads together.
+    neurons, neurons_rest
+        The strongest 50 neurons, and the sum of all others; together Σ mlps.
+    target, foil, target_token, foil_token
+        Whose logit it is.
+    """
+
+    rows: tuple[Bar, ...]
+    total: float
+    logit: float
+    error: float
+    unit: Literal["logits"]
+    heads: Float[np.ndarray, "layer head"]
+    mlps: Float[np.ndarray, "layer"]
+    sources: Float[np.ndarray, "position"]
+    neurons: tuple[Bar, ...]
+    neurons_rest: float
+    target: int
+    foil: int | None
+    target_token: str
+    foil_token: str | None
+
+    def __post_init__(self) -> None:
+        layers = len(self.mlps)
+        require(self.heads.shape[:1] == (layers,), f"Bars.heads has {self.heads.shape} for {layers} layers")
+
+
+@recorded
+@dataclass(frozen=True)
+class BarsQuestion(OfRun[Bars]):
+    """The logit as a sum of what wrote it."""
+
+    quick = True
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """The logit bars of a recipe."""
+        return cls(RunQuestion.of(recipe))
+
+    def answer(self, traces: Traces, check: Check) -> Bars:
+        """The logit as a sum over everything that wrote it."""
+        trace = traces.trace(self.run, check)
+        parts = traces.attribution(self.run, check)
+        rows = _components(trace, parts)
+        neurons = _strongest_neurons(parts)
+        word = trace.model.vocabulary.string
+        return Bars(
+            rows=rows,
+            total=parts.total,
+            logit=parts.logit,
+            error=parts.completeness_error,
+            unit="logits",
+            heads=parts.heads,
+            mlps=parts.mlps,
+            sources=parts.heads_by_source.sum((0, 1)),
+            neurons=neurons,
+            neurons_rest=float(parts.mlps.sum()) - sum(bar.value for bar in neurons),
+            target=parts.target,
+            foil=parts.foil,
+            target_token=word(parts.target),
+            foil_token=None if parts.foil is None else word(parts.foil),
+        )
+
+    def refuse_unfit(self, run: Run, answer: Bars) -> None:
+        """As the base class says."""
+        same("Bars.heads", answer.heads.shape, (run.n_layers, run.n_heads))
+        same("Bars.sources", answer.sources.shape, (len(run.tokens),))
+
+
+def _components(trace: Trace, parts: DirectLogitAttribution) -> tuple[Bar, ...]:
+    at = parts.position
+    rows = [_one(Node("embed", position=at), parts.embedding)]
+    if trace.position_embedding is not None:
+        rows.append(_one(Node("position_embed", position=at), parts.position_embedding))
+    for layer in range(len(parts.mlps)):
+        rows += [_one(Node("head", layer, head, at), value) for head, value in enumerate(parts.heads[layer].tolist())]
+        rows.append(_one(Node("mlp", layer, position=at), float(parts.mlps[layer])))
+    for name, value in parts.biases.items():
+        place, dot, kind = name.rpartition(".")
+        rows.append(_one(Node(kind, int(place[1:]) if dot else None), value))  # type: ignore[arg-type]
+    return tuple(rows)
+
+
+def _strongest_neurons(parts: DirectLogitAttribution) -> tuple[Bar, ...]:
+    width = parts.neurons.shape[1]
+    order = np.argsort(-np.abs(parts.neurons), axis=None, kind="stable")[:NEURONS]
+    places = [(int(place) // width, int(place) % width) for place in order]
+    return tuple(
+        _one(Node("neuron", layer, position=parts.position, index=n), float(parts.neurons[layer, n]))
+        for layer, n in places
+    )
+
+
+def _one(node: Node, value: float) -> Bar:
+    return Bar(str(node), node.kind, node.layer, node.head, node.position, node.index, value)
 
 
 class Part(NamedTuple):
@@ -92,15 +239,14 @@ def groupings(bars: Bars, run: Run) -> dict[str, list[Part]]:
     }
 
 
-def rows(bars: Bars) -> tuple[tuple[str, ...], list[tuple[str | int | float, ...]]]:
+def rows(bars: Bars) -> Sheet:
     """Every component, their sum, and the model's own logit."""
     header = ("component", "kind", "layer", "head", "position", f"value_{bars.unit}")
-    found: list[tuple[str | int | float, ...]] = [
-        (bar.label, bar.kind, *("" if n is None else n for n in (bar.layer, bar.head, bar.position)), bar.value)
-        for bar in bars.rows
+    found: list[tuple[Value, ...]] = [
+        (bar.label, bar.kind, bar.layer, bar.head, bar.position, bar.value) for bar in bars.rows
     ]
     ends = (("sum of components", bars.total), ("logit of the model", bars.logit))
-    return header, [*found, *((name, "", "", "", "", value) for name, value in ends)]
+    return header, [*found, *((name, None, None, None, None, value) for name, value in ends)]
 
 
 def _part(bar: Bar) -> Part:
@@ -170,3 +316,14 @@ def _equation(bars: Bars) -> Element:
         cls="about",
         title=f"|sum − logit| = {away:.3g}; relative to max(1, |logit|): {bars.error:.3g}",
     )
+
+
+PANEL = Panel(
+    "bars",
+    "Logit bars",
+    "The logit as a sum of what wrote it.",
+    lambda recipe, _run: BarsQuestion.of(recipe),
+    lambda answer, run, view: panel(answer, run, selected=view.recipe.selected_node),
+    lambda answer, _run: rows(answer),
+    words=("component", "kind"),
+)

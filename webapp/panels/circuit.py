@@ -7,23 +7,45 @@ selected as ``edge.17``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Generic, Self
 
-from dash import html
-from dash.development.base_component import Component
+import numpy as np
 
+import flowgraph
 from flowgraph import FlowGraph, Node
-from flowgraph.render import visible
+from flowgraph.errors import ArgumentError, PromptError
+from flowgraph.render import shown_graph, visible
 
+from ..present import html
 from ..present.attributes import named
 from ..present.drawn import Element, drawn, element, facts, link, token
 from ..present.figures import plural, signed
 from ..present.tables import Cell, Column, table
-from ..server.answers import Circuit, CircuitTest, Pair
+from ..recipe import CHOICES, LARGEST_LEVEL, Recipe, Task, check_choice, check_effort, check_index, check_text
+from ..recipe import Circuit as Search
+from ..server.question import A, recorded, require
+from ..server.run import OfRun, Run, RunQuestion, inside_run, same
+from ..server.traces import Check, Traces, prompt_ids, reporting
 from .details import acts
 from .effects import boxed, test_button
+from .flow import MOST_EDGES
+
+if TYPE_CHECKING:
+    from dash.development.base_component import Component
+
+    from flowgraph import LoadedModel, Trace
 
 MOST_ROWS = 200
 _MOST_PAIRS = 3
+_OF_BUDGET = ("cutting edges", "running readers")
+"""How the stages begin whose part is that of the budget that is used; the search may end before it is."""
+_NAMES = "Its first names became others. Change what you like, as long as it has as many tokens."
+_WORDS = (
+    "No first name to exchange, so every word became a random other. Better: take the prompt itself, and change only what decides "
+    "the answer."
+)
+_NO_TEXT = "No text of as many tokens came out; write one: the prompt once more, without what decides the answer."
 _READS = {"query": "its query", "key": "its key", "value": "its value"}
 """Kind of edge → what of its target reads it, where that has several things that read."""
 _MEASURED = "Each edge was cut by itself, and the answer measured. Effects do not add up: edges depend on each other."
@@ -33,6 +55,288 @@ _ESTIMATED = (
 _ABLATIONS = {"resample": "the corrupted prompt’s", "zero": "nothing"}
 _TEST = "Run the model once more with every edge that this picture does not show bringing what it brings for the corrupted prompt"
 Fact = tuple[Element | str, Element | str, str]
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A prompt and its corrupted counterpart, the answer and a wrong one; texts of tokens are as the tokenizer has them.
+
+    ``foil`` is None where the answer is compared with the mean logit.
+    """
+
+    clean: str
+    corrupted: str
+    target: str
+    foil: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class Circuit:
+    """A circuit of at most 3,000 edges, what was taken of it in words, and the prompts that it was searched with."""
+
+    graph: FlowGraph
+    note: str
+    about: str
+    pairs: tuple[Pair, ...]
+
+    def __post_init__(self) -> None:
+        require(0 < len(self.graph) <= MOST_EDGES, f"Circuit.graph has {len(self.graph):,} edges")
+
+
+@dataclass(frozen=True)
+class CircuitTest:
+    """What the answer is with nothing left but a circuit.
+
+    Attributes
+    ----------
+    edges, prompts
+        How many edges were left, and on how many prompts it was measured.
+    metric, unit
+        What was measured.
+    full, empty, kept
+        Its mean with all edges of the model, with none, and with those of the circuit.
+    """
+
+    edges: int
+    prompts: int
+    metric: str
+    unit: str
+    full: float
+    empty: float
+    kept: float
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """A prompt that was made of another one; empty where none could be, and in words what was changed or why not."""
+
+    text: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Token:
+    """A token of the model."""
+
+    token_id: int
+    text: str
+
+
+@recorded
+@dataclass(frozen=True)
+class CorruptQuestion(OfRun[Counterpart]):
+    """A counterpart of the prompt, as many tokens long, without what decides."""
+
+    def answer(self, traces: Traces, check: Check) -> Counterpart:
+        """A counterpart of a prompt: with other names, or where it has none with other words."""
+        loaded = traces.model(self.run.model, check)
+        found, note = _corrupted(loaded, self.run.text)
+        ids = traces.trace(self.run, check).token_ids
+        is_text = isinstance(found, str) and len(prompt_ids(loaded, found, self.run.chat)) == len(ids)
+        return Counterpart(str(found), note) if is_text else Counterpart("", _NO_TEXT)
+
+
+@recorded
+@dataclass(frozen=True)
+class TokenQuestion(OfRun[Token]):
+    """The token that a text is; ``name`` is what the text is meant for, for the message."""
+
+    text: str
+    name: str
+
+    def __post_init__(self) -> None:
+        check_text(self.text, self.name)
+
+    def answer(self, traces: Traces, check: Check) -> Token:
+        """The one token that a text is."""
+        vocabulary = traces.model(self.run.model, check).vocabulary
+        found = vocabulary.target_id(self.text, self.name)
+        return Token(found, vocabulary.string(found))
+
+
+@dataclass(frozen=True)
+class OfCircuit(OfRun[A], Generic[A]):
+    """Which circuit is meant.
+
+    Attributes
+    ----------
+    run
+        The pass; of a task's circuit, where it is shown.
+    method
+        How it is searched.
+    corrupted, task, prompts
+        The prompt's counterpart, or a task and how many of its examples; one of the two.
+    budget
+        As in :class:`~flowgraph_webapp.recipe.Recipe`.
+    """
+
+    method: Search
+    corrupted: str = ""
+    task: Task = "none"
+    prompts: int = 1
+    budget: int | None = None
+
+    def __post_init__(self) -> None:
+        check_choice("circuit", self.method, CHOICES["circuit"][1:])
+        check_choice("task", self.task, CHOICES["task"])
+        check_text(self.corrupted, "corrupted")
+        check_effort(self.prompts, self.budget)
+        if self.task == "none" and not self.corrupted:
+            raise PromptError(
+                "the corrupted prompt is empty; write the prompt once more without what decides its answer, or choose a task"
+            )
+
+    long = True
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """About the circuit of a recipe."""
+        is_pair = recipe.task == "none"
+        corrupted, prompts = (recipe.corrupted, 1) if is_pair else ("", recipe.prompts)
+        return cls(RunQuestion.of(recipe), recipe.circuit, corrupted, recipe.task, prompts, recipe.budget)
+
+    def circuit(self, traces: Traces, check: Check) -> Circuit:
+        """The circuit of a task, or of a prompt beside its counterpart."""
+        # Whatever prompt is on the page: the circuit of a task is the same.
+        source: Any = self.run if self.task == "none" else self.run.model
+        key = (
+            "circuit",
+            source,
+            *(getattr(self, name) for name in ("method", "corrupted", "task", "prompts", "budget")),
+        )
+        search = _of_pair if self.task == "none" else _of_task
+        found: Circuit = traces.made(key, lambda: search(traces, self, check))
+        return found
+
+
+@recorded
+@dataclass(frozen=True)
+class CircuitQuestion(OfCircuit[Circuit]):
+    """The circuit by which the model gives its answer."""
+
+    def answer(self, traces: Traces, check: Check) -> Circuit:
+        """The circuit, searched for unless it was found."""
+        return self.circuit(traces, check)
+
+    def refuse_unfit(self, run: Run, answer: Circuit) -> None:
+        """As the base class says."""
+        same("the circuit's number of layers", answer.graph.info.total_layers, run.n_layers)
+        same("a position in a circuit", {node.position for node in answer.graph.nodes}, {None})
+        inside_run(run, answer.graph)
+
+
+@recorded
+@dataclass(frozen=True)
+class CircuitTestQuestion(OfCircuit[CircuitTest]):
+    """What becomes of the answer with nothing left but a circuit.
+
+    Attributes
+    ----------
+    keep
+        Level of the slider; None: where the circuit opens.
+    """
+
+    keep: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_index("keep", self.keep, LARGEST_LEVEL)
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """The test of the circuit of a recipe, as its slider shows it."""
+        return replace(super().of(recipe), keep=recipe.keep)
+
+    def answer(self, traces: Traces, check: Check) -> CircuitTest:
+        """The answer with nothing left but the edges of a circuit that the slider shows; all others bring the corrupted prompt's."""
+        found = self.circuit(traces, check).graph
+        kept = shown_graph(found, self.keep)
+        said, unit = found.info.options, found.info.unit
+        full, empty, left = (_tested_pair if self.task == "none" else _tested_task)(traces, self, kept, check)
+        return CircuitTest(len(kept), int(said["prompts"]), str(said["metric"]), unit, full, empty, left)
+
+
+def _tested_pair(traces: Traces, question: OfCircuit[Any], kept: FlowGraph, check: Check) -> tuple[float, float, float]:
+    clean, corrupted = _pair(traces, question, check)
+    progress, cancel = reporting(check, "measuring what the circuit keeps")
+    effect = flowgraph.patch(
+        clean.model, clean, corrupted, kept, "noise", outside=True, progress=progress, cancel=cancel
+    )
+    assert effect.clean is not None  # of a patch both are measured
+    assert effect.corrupted is not None
+    return float(effect.clean.mean()), float(effect.corrupted.mean()), effect.mean_after
+
+
+def _tested_task(traces: Traces, question: OfCircuit[Any], kept: FlowGraph, check: Check) -> tuple[float, float, float]:
+    loaded = traces.model(question.run.model, check)
+    data = flowgraph.task(loaded, question.task, count=question.prompts)
+    progress, cancel = reporting(check, "measuring what the circuit keeps")
+    found = flowgraph.faithfulness(loaded, data, kept, sizes=(1.0,), bootstrap=0, progress=progress, cancel=cancel)
+    return float(found.full.mean()), float(found.by_prompt[0].mean()), float(found.by_prompt[-1].mean())
+
+
+def _pair(traces: Traces, question: OfCircuit[Any], check: Check) -> tuple[Trace, Trace]:
+    """The prompt and its counterpart; traces both, so that the explained position is the same."""
+    trace = traces.trace(question.run, check)
+    trace.model.require_head("a circuit for the answer")
+    _refuse_other_length(trace, prompt_ids(trace.model, question.corrupted, question.run.chat))
+    other = replace(question.run, text=question.corrupted, position=trace.position, target=None, foil=None)
+    return trace, traces.trace(other, check)
+
+
+def _of_pair(traces: Traces, question: OfCircuit[Any], check: Check) -> Circuit:
+    trace, other = _pair(traces, question, check)
+    graph, note = _discovered(trace.model, question, check, clean=trace, corrupted=other)
+    assert trace.target_token is not None  # a model without a head was refused
+    pair = Pair(question.run.text, question.corrupted, trace.target_token, trace.foil_token)
+    return Circuit(graph, note, f"this prompt at position {trace.position}", (pair,))
+
+
+def _of_task(traces: Traces, question: OfCircuit[Any], check: Check) -> Circuit:
+    loaded = traces.model(question.run.model, check)
+    check("drawing examples", None)
+    data = flowgraph.task(loaded, question.task, count=question.prompts)
+    graph, note = _discovered(loaded, question, check, data=data)
+    pairs = tuple(Pair(*(str(part) for part in (e.clean, e.corrupted, e.target, e.foil))) for e in data.examples)
+    return Circuit(graph, note, f"{data.name}: {data.description}", pairs)
+
+
+def _discovered(loaded: LoadedModel, question: OfCircuit[Any], check: Check, **prompts: Any) -> tuple[FlowGraph, str]:
+    """The circuit, as much of it as can be drawn, and what was taken in words."""
+    progress, cancel = reporting(check, "searching")
+    check("running the prompts", None)
+
+    def tell(stage: str, part: float | None) -> None:
+        progress(f"{stage}; of the budget" if part is not None and stage.startswith(_OF_BUDGET) else stage, part)
+
+    method: Any = question.method
+    graph = flowgraph.discover(loaded, method=method, budget=question.budget, progress=tell, cancel=cancel, **prompts)
+    note = f"edges whose effect is at least {float(graph.info.filters['threshold']):.0%} of the gap".replace("%", " %")
+    if len(graph) <= MOST_EDGES:
+        return graph, note
+    strongest = np.arange(len(graph)) < MOST_EDGES  # a circuit lists the strongest first
+    return graph.keep(strongest, max_edges=MOST_EDGES), f"{note}; the strongest {MOST_EDGES:,} of {len(graph):,}"
+
+
+def _corrupted(loaded: LoadedModel, text: str) -> tuple[object, str]:
+    try:
+        return flowgraph.corrupt(loaded, text, "names"), _NAMES
+    except ArgumentError:  # no names: that is no reason to propose nothing
+        pass
+    try:
+        return flowgraph.corrupt(loaded, text, "tokens"), _WORDS
+    except ArgumentError:
+        return (), _NO_TEXT
+
+
+def _refuse_other_length(trace: Trace, ids: list[int]) -> None:
+    if len(ids) == len(trace.token_ids):
+        return
+    parts = " | ".join(trace.model.vocabulary.strings(ids[:64]))
+    raise PromptError(
+        f"the corrupted prompt has {len(ids)} tokens and the prompt {len(trace.token_ids)}, so a position is not the same place in "
+        f"both; make them equally long. The corrupted one: {parts}{' …' if len(ids) > 64 else ''}"
+    )
 
 
 def is_measured(graph: FlowGraph) -> bool:
@@ -233,12 +537,12 @@ def _untested(graph: FlowGraph) -> Element | None:
 
 
 def _prompts(pairs: Sequence[Pair]) -> list[Element]:
-    blocks = [element("div", *_pair(pair), cls="pair") for pair in pairs[:_MOST_PAIRS]]
+    blocks = [element("div", *_pair_text(pair), cls="pair") for pair in pairs[:_MOST_PAIRS]]
     more = len(pairs) - _MOST_PAIRS
     return blocks + ([element("p", f"and {plural(more, 'more pair')} of prompts", cls="note")] if more > 0 else [])
 
 
-def _pair(pair: Pair) -> list[Element]:
+def _pair_text(pair: Pair) -> list[Element]:
     against = ["the mean logit"] if pair.foil is None else [token(pair.foil)]
     return [
         element("p", element("span", "clean ", cls="note"), pair.clean),

@@ -3,24 +3,26 @@
 ``panel(answer, graph, run, *, pinned=()) -> Component``: ``answer`` is None where nothing is selected; ``graph`` is the graph on
 the screen; ``pinned`` are node keys. Buttons ``{"type": "act", "act": "pin" | "unpin" | "start", "node": key}``.
 ``edge_panel(graph, edge, run) -> Component``: ``edge`` is its index in the graph. Edges are selected as ``edge.17``.
-``rows(answer, graph) -> (header, rows)``: everything that the panel says, one number a row.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
 
-from dash import html
-from dash.development.base_component import Component
-
+import flowgraph
 from flowgraph import FlowGraph, Node, NodeReading, node_key
 from flowgraph.render import note_facts, roles_text, visible
 
+from ..present import html
 from ..present.drawn import Element, drawn, element, facts, link, token
 from ..present.figures import count, plural, probability, short, signed, weight
 from ..present.tables import Cell, Column, table
-from ..server.answers import NodeAnswer, Run
+from ..recipe import Recipe
+from ..server.question import recorded
+from ..server.run import OfRun, Run, RunQuestion, same
+from ..server.traces import Check, Traces
 from .edges import (
     Listed,
     edge_table,
@@ -33,10 +35,67 @@ from .edges import (
     with_sign,
 )
 
+if TYPE_CHECKING:
+    from dash.development.base_component import Component
+
 _STARTS = frozenset({"resid_pre", "resid_mid", "resid_post", "head", "mlp", "attn"})
 _PARTS = frozenset({"head", "attn", "mlp", "neuron", "attn_bias", "mlp_bias"})
 _KEYS = 8
 Fact = tuple[Element | str, Element | str, str]
+
+
+@dataclass(frozen=True)
+class NodeAnswer:
+    """What one node says.
+
+    Attributes
+    ----------
+    node, label
+        The node and how it is written.
+    reading
+        Its vector read in vocabulary; None for kinds that have no vector.
+    contribution
+        What it adds to the logit of the target (minus the foil), in logits; None where that has no meaning.
+    attention
+        [key_pos] where a head looks from its position; None for other kinds.
+    note
+        Why something is missing; empty where nothing is.
+    """
+
+    node: Node
+    label: str
+    reading: NodeReading | None
+    contribution: float | None
+    attention: tuple[float, ...] | None
+    note: str
+
+
+@recorded
+@dataclass(frozen=True)
+class NodeQuestion(OfRun[NodeAnswer]):
+    """What one node says."""
+
+    node: flowgraph.Node
+
+    @classmethod
+    def of(cls, recipe: Recipe, node: Node) -> Self:
+        """What a node says under a recipe."""
+        return cls(RunQuestion.of(recipe), node)
+
+    def answer(self, traces: Traces, check: Check) -> NodeAnswer:
+        """What one node says."""
+        trace, asked = traces.trace(self.run, check), self.node
+        is_added = trace.model.has_attribution and asked.position in (None, trace.position)
+        parts = traces.attribution(self.run, check) if is_added else None
+        check("reading a node", None)
+        said = flowgraph.node_details(trace, asked, attribution=parts)
+        attention = None if said.attention is None else tuple(said.attention.tolist())
+        return NodeAnswer(asked, str(asked), said.reading, said.contribution, attention, said.note)
+
+    def refuse_unfit(self, run: Run, answer: NodeAnswer) -> None:
+        """As the base class says."""
+        same("NodeAnswer.node", answer.node, self.node)
+        same("NodeAnswer.attention", len(answer.attention or ()) in (0, len(run.tokens)), True)
 
 
 def panel(
@@ -123,43 +182,6 @@ def _flow(graph: FlowGraph, edge: int) -> str:
     """Flow of an edge, its sign where edges have one."""
     value = float(flows(graph)[edge])
     return signed(-value if graph.share[edge] < 0 else value, 3) if has_signs(graph) else probability(value)
-
-
-def rows(answer: NodeAnswer, graph: FlowGraph | None) -> tuple[tuple[str, ...], list[tuple[str | int | float, ...]]]:
-    """Facts, readings and edges of a node in one long table."""
-    header = ("node", "about", "name", "value", "unit")
-    found: list[tuple[str | int | float, ...]] = []
-    if answer.contribution is not None:
-        found.append((answer.label, "node", "contribution", answer.contribution, "logits"))
-    reading = answer.reading
-    if reading is not None:
-        units = {"norm": "length", "entropy": "nats", "target_logit": "logits", "foil_logit": "logits"}
-        lists = {name for name in reading.to_dict() if name.startswith(("top_", "bottom_"))}
-        found += [
-            (answer.label, "node", name, value, units.get(name, ""))
-            for name, value in reading.to_dict().items() if name not in lists
-        ]  # fmt: skip
-        for about, entries in (("top", reading.top), ("bottom", reading.bottom)):
-            for text, chance, logit in entries:
-                found += [
-                    (answer.label, about, text, chance, "probability"),
-                    (answer.label, about, text, logit, "logits"),
-                ]
-    if graph is not None and graph.notes and answer.node in graph.nodes:
-        note = graph.notes[graph.nodes.index(answer.node)]
-        found += (
-            [] if note is None else [(answer.label, "file", name, value, "") for name, value in note.shown().items()]
-        )
-    if graph is not None and graph.roles and answer.node in graph.nodes:
-        roles = graph.roles[graph.nodes.index(answer.node)]
-        found += [(answer.label, "role", name, score, "") for name, score in roles]
-    found += [
-        (answer.label, "attention", f"key {key}", value, "attention")
-        for key, value in enumerate(answer.attention or ())
-    ]
-    if graph is not None and answer.node in graph.nodes:
-        found += [row for way in ("in", "out") for row in _edge_rows(answer, graph, way)]
-    return header, found
 
 
 def node_label(node: Node) -> str:
@@ -345,17 +367,6 @@ def _edges(graph: FlowGraph, n: int | None) -> list[Element]:
         if (table_ := edge_table(graph, edges_at(graph, n, way), title, "source" if way == "in" else "target"))
         is not None
     ]
-
-
-def _edge_rows(answer: NodeAnswer, graph: FlowGraph, way: str) -> list[tuple[str | int | float, ...]]:
-    found: list[tuple[str | int | float, ...]] = []
-    for edge in edges_at(graph, graph.nodes.index(answer.node), way):
-        other = graph.nodes[(graph.source if way == "in" else graph.target)[edge]]
-        about = graph.edge_dict(edge)
-        name = f"{about['kind']} {'from' if way == 'in' else 'to'} {other}"
-        found += [(answer.label, f"edge {way}", name, about[what], about["unit"] if what == "weight" else what)
-                  for what in ("weight", "share") if about[what] is not None]  # fmt: skip
-    return found
 
 
 def _opening(graph: FlowGraph | None, run: Run) -> Element:

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from dash import html
-from dash.development.base_component import Component
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal, Self
 
+import flowgraph
 from flowgraph import FlowGraph, Node
-from flowgraph.render import visible
+from flowgraph.errors import ArgumentError
+from flowgraph.render import shown_graph, visible
 
+from ..present import html
 from ..present.attributes import named
 from ..present.drawn import Element, drawn, element, facts, token
 from ..present.figures import signed
-from ..server.answers import Ablation, Run
-from ..server.questions import ABLATED
+from ..recipe import LARGEST_LEVEL, Recipe, check_index
+from ..server.question import recorded
+from ..server.run import OfRun, Run
+from ..server.traces import Check, Traces, reporting
+from .flow import GraphQuestion, OfGraph
 
+if TYPE_CHECKING:
+    from dash.development.base_component import Component
+
+    from flowgraph import Effect, PatternEdit, Trace
+
+ABLATED: tuple[str, ...] = ("head", "attn", "mlp", "neuron", "embed", "resid_pre", "resid_mid", "resid_post")
+"""Kinds of nodes that can be set to zero."""
+_OTHERS_STAY = "The other keys keep their attention."
 _GRAPH = "Run the model once more with all heads’ reads and all MLPs that this picture does not show set to zero; the residual stream stays"
 _NODE = "Run the model once more with what this writes set to zero, and see what becomes of the answer"
 _EDGE = "Run the model once more without what is read over this edge; the other keys keep their attention"
@@ -21,6 +35,132 @@ _CAVEAT = (
     "Zeros at many places take a model far from anything it has seen: a small number may speak of that and not of the picture. "
     "It is never clipped."
 )
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """What a change of the run does to its answer.
+
+    Attributes
+    ----------
+    what
+        What was set to zero, in words.
+    target_token, foil_token
+        Whose logits are measured: target minus foil, or minus the mean logit where ``foil_token`` is None.
+    unit
+        ``"logits"``.
+    before, after
+        The difference without and with the change.
+    note
+        What has to be known to read it; empty where nothing has.
+    """
+
+    what: str
+    target_token: str
+    foil_token: str | None
+    unit: Literal["logits"]
+    before: float
+    after: float
+    note: str
+
+
+@recorded
+@dataclass(frozen=True)
+class AblateQuestion(OfRun[Ablation]):
+    """What becomes of the answer without a part of the run, which is set to zero.
+
+    Attributes
+    ----------
+    run
+        The pass.
+    node
+        What writes: a head, all heads of a layer (``attn``), an MLP, a neuron or a state, at its position.
+    source
+        Of a head or of all heads: only what it reads at this position. None: all that the node writes.
+    """
+
+    node: flowgraph.Node
+    source: int | None = None
+
+    def __post_init__(self) -> None:
+        check_index("source", self.source)
+        if self.node.kind not in ABLATED:
+            raise ArgumentError(
+                f"{self.node} cannot be taken out; what can be is {', '.join(ABLATED)}. Choose such a node, or an attention edge"
+            )
+        if self.node.position is None:
+            raise ArgumentError(f"{self.node} has no position; choose it at a token")
+        if self.source is not None and self.node.kind not in ("head", "attn"):
+            raise ArgumentError(
+                f"{self.node} reads no other token; only a head, or all heads of a layer, can lose a source"
+            )
+
+    def answer(self, traces: Traces, check: Check) -> Ablation:
+        """The answer without one part of the run."""
+        trace = traces.trace(self.run, check)
+        node, source = self.node, self.source
+        if source is None:
+            return _said(trace, _effect(trace, node, check), str(node), "")
+        if source >= len(trace.tokens):
+            raise ArgumentError(f"source={source} is outside this run of {len(trace.tokens)} tokens")
+        entry = flowgraph.PatternEdit(node.layer or 0, node.head, node.position, source)
+        return _said(trace, _effect(trace, entry, check), f"what {node} reads at {source}", _OTHERS_STAY)
+
+
+@recorded
+@dataclass(frozen=True)
+class FaithfulQuestion(OfGraph[Ablation]):
+    """What becomes of the answer with nothing left but what a graph shows.
+
+    Attributes
+    ----------
+    keep
+        Level of the slider; None: where the graph opens.
+    """
+
+    keep: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_index("keep", self.keep, LARGEST_LEVEL)
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """The test of the graph of a recipe, as its slider shows it."""
+        return replace(super().of(recipe), keep=recipe.keep)
+
+    def answer(self, traces: Traces, check: Check) -> Ablation:
+        """The answer with nothing left but what the graph shows, and the residual stream."""
+        if self.show not in ("all", "routes") or traces.weights(self.run, self.method, check).ends_in_logit:
+            raise ArgumentError(
+                "what can be tested are edges from state to state: choose the method attention, norms, proximity or ff, and show "
+                "routes or all edges"
+            )
+        if self.start is not None:
+            raise ArgumentError(
+                f"this graph shows what reaches {self.start}, and the test is of the logit; go back to the logit first"
+            )
+        asked = GraphQuestion(**self.about())
+        shown = shown_graph(asked.answer(traces, check).graph, self.keep)
+        trace = traces.trace(self.run, check)
+        effect = _effect(trace, shown, check, outside=True)
+        return _said(trace, effect, "all but what is shown", _left(shown))
+
+
+def _effect(trace: Trace, what: Node | PatternEdit | FlowGraph, check: Check, *, outside: bool = False) -> Effect:
+    progress, cancel = reporting(check, "measuring the change")
+    return flowgraph.ablate(trace.model, trace, what, outside=outside, progress=progress, cancel=cancel)
+
+
+def _said(trace: Trace, effect: Effect, what: str, note: str) -> Ablation:
+    assert trace.target_token is not None  # a model without a head was refused by the intervention
+    return Ablation(what, trace.target_token, trace.foil_token, "logits", effect.mean_before, effect.mean_after, note)
+
+
+def _left(shown: FlowGraph) -> str:
+    has_mlps = any(node.kind == "mlp" for node in shown.nodes)
+    left = f"{len(shown):,} edges and the residual stream are left."
+    return left if has_mlps else f"{left} No MLP is shown, so all of them are out."
 
 
 def offer(key: str | None, node: Node | None, edge: tuple[FlowGraph, int] | None, run: Run) -> list[Component]:

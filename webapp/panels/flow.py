@@ -1,54 +1,157 @@
-"""The flow graph on the page: Cytoscape elements, what the page scripts need beside them, start, caption and legend."""
+"""The flow graph: which one is asked for, its edges and readings, and what is said of it beside the picture."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import dash_cytoscape as cyto  # type: ignore[import-untyped]
-from dash import html
-from dash.development.base_component import Component
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Generic, Self
 
 import flowgraph
-from flowgraph import node_key
-from flowgraph.render import Drawing, drawing, facts
+from flowgraph import FlowGraph, node_key, parse_node
+from flowgraph.render import COLOURED_KINDS, Drawing, drawing, facts
 
+from ..present import html
 from ..present.attributes import named
-from ..server.answers import GraphAnswer
+from ..recipe import (
+    CHOICES,
+    Level,
+    Method,
+    Recipe,
+    Show,
+    check_choice,
+    check_layers,
+    check_method,
+    check_share,
+    check_window,
+)
+from ..server.question import A, recorded, require
+from ..server.run import OfRun, Run, RunQuestion, same_run
+from ..server.traces import Check, Traces
 from .prediction import token_text
 
+if TYPE_CHECKING:
+    from dash.development.base_component import Component
+
+MOST_EDGES = 3_000
+"""Edges of a graph that is handed to the page."""
 _NOT_STARTS = frozenset({"logit", "final_norm", "attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
 _GOAL = {"selector": "node.goal[lb]", "style": {"text-margin-y": -1}}
 """The logit's label stands higher, so that it does not touch that of the state below it."""
-_HIDDEN = [{"selector": "*", "style": {"visibility": "hidden"}}]
-"""Until the page scripts have placed and coloured the elements."""
 
 
-def picture(data: dict[str, Any], name: str) -> Component:
-    """The Cytoscape component of a graph.
+@dataclass(frozen=True, eq=False)
+class GraphAnswer:
+    """A flow graph of at most 3,000 edges, its nodes read; and in words what was taken of the whole."""
 
-    Parameters
+    graph: FlowGraph
+    note: str
+
+    def __post_init__(self) -> None:
+        require(len(self.graph) <= MOST_EDGES, f"GraphAnswer.graph has {len(self.graph):,} edges, over {MOST_EDGES:,}")
+
+
+@dataclass(frozen=True)
+class OfGraph(OfRun[A], Generic[A]):
+    """Which flow graph is meant.
+
+    Attributes
     ----------
-    data
-        What :func:`flowgraph.render.page_data` gives.
-    name
-        Id of the component. Each graph needs one of its own: the same element id in another graph is another thing.
+    run
+        The pass.
+    method, show, level, threshold, layers
+        As in :class:`~flowgraph_webapp.recipe.Recipe`.
+    start
+        Node that flow runs to; None: the logit.
+    heads_in
+        Layers whose heads are shown one by one at level ``"token"``, in order.
     """
-    shown: Component = cyto.Cytoscape(
-        id=name,
-        elements={"nodes": data["nodes"], "edges": data["edges"]},
-        stylesheet=_HIDDEN,
-        layout={"name": "preset", "fit": False},
-        className="cytoscape",
-        style={"width": "100%", "height": "100%"},
-        autoungrabify=True,
-        autounselectify=True,
-        autoRefreshLayout=False,
-        responsive=False,
-        boxSelectionEnabled=False,
-        minZoom=0.25,
-        maxZoom=8,
+
+    method: Method = "proximity"
+    show: Show = "routes"
+    level: Level = "token"
+    threshold: float = 0.0
+    layers: tuple[int, int] | None = None
+    start: flowgraph.Node | None = None
+    heads_in: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        check_layers("heads_in", self.heads_in)
+        check_method(self.method)
+        for name in ("show", "level"):
+            check_choice(name, getattr(self, name), CHOICES[name])
+        check_share("threshold", self.threshold)
+        check_window("layers", self.layers)
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """About the graph of a recipe."""
+        return cls(**_of_recipe(recipe))
+
+    def about(self) -> dict[str, Any]:
+        """Its fields that say which graph is meant."""
+        return {item.name: getattr(self, item.name) for item in fields(OfGraph)}
+
+
+@recorded
+@dataclass(frozen=True)
+class GraphQuestion(OfGraph[GraphAnswer]):
+    """The flow graph: edges of a method, as many as can be drawn."""
+
+    def answer(self, traces: Traces, check: Check) -> GraphAnswer:
+        """The flow graph of a run."""
+        return _graph(traces, self, check)
+
+    def refuse_unfit(self, run: Run, answer: GraphAnswer) -> None:
+        """As the base class says."""
+        same_run(run, answer.graph)
+
+
+@dataclass(frozen=True)
+class SketchQuestion(OfGraph[GraphAnswer]):
+    """The same graph with readings of those nodes alone whose colour or label needs them: it is there in less than half the time."""
+
+    def answer(self, traces: Traces, check: Check) -> GraphAnswer:
+        """The flow graph of a run, few of its nodes read."""
+        return _graph(traces, self, check)
+
+    @property
+    def whole(self) -> GraphQuestion:
+        """The graph, its nodes read."""
+        return GraphQuestion(**self.about())
+
+
+def _of_recipe(recipe: Recipe) -> dict[str, Any]:
+    return {
+        "run": RunQuestion.of(recipe),
+        "method": recipe.method,
+        "show": recipe.show,
+        "level": recipe.level,
+        # Rollout and flow are of the whole matrix and know no threshold.
+        "threshold": float(recipe.threshold) if recipe.show in ("all", "routes") else 0.0,
+        "layers": recipe.layers,
+        "start": None if recipe.start is None else parse_node(recipe.start),
+        # At the level of heads every layer is shown as its heads.
+        "heads_in": tuple(sorted(set(recipe.heads_in))) if recipe.level == "token" else (),
+    }
+
+
+def _graph(traces: Traces, question: GraphQuestion | SketchQuestion, check: Check) -> GraphAnswer:
+    """The flow graph of a run."""
+    weights = traces.weights(question.run, question.method, check)
+    if question.layers is not None:
+        weights = weights.window(*question.layers)
+    check("drawing the graph", None)
+    drawn, note = flowgraph.picture_edges(
+        weights,
+        show=question.show,
+        level=question.level,
+        heads_in=question.heads_in,
+        threshold=question.threshold,
+        start=question.start,
+        max_edges=MOST_EDGES,
     )
-    return shown
+    wanted = [n for n in drawn.nodes if isinstance(question, GraphQuestion) or n.kind in COLOURED_KINDS]
+    readings = dict(zip(wanted, traces.readings(question.run, wanted, check), strict=True))
+    return GraphAnswer(drawn.with_readings(tuple(readings.get(node) for node in drawn.nodes)), note)
 
 
 def meta(data: dict[str, Any], drawn: Drawing, name: str) -> dict[str, Any]:

@@ -8,20 +8,116 @@
 
 from __future__ import annotations
 
-import numpy as np
-from dash.development.base_component import Component
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
 
+import numpy as np
+from jaxtyping import Float, Int
+
+import flowgraph
 from flowgraph import Node
 from flowgraph.render import visible
 
 from ..present.drawn import Element, drawn, element, message, pick
 from ..present.figures import signed, weight
 from ..present.palette import BOUNDS, EVEN_BOUNDS, step_class, step_of
-from ..server.answers import Heads, Run
+from ..recipe import Recipe
+from ..server.question import recorded, require
+from ..server.run import OfRun, Run, RunQuestion, same
+from ..server.traces import Check, Traces
+from .panel import Panel, Sheet, Value
+
+if TYPE_CHECKING:
+    from dash.development.base_component import Component
+
+    from flowgraph import HeadScores
 
 _MOST_WRITTEN = 16
 """Heads of a layer up to which the numbers stand in the cells; of more they stand in the tips."""
 _LABEL = "Heads: layers from bottom to top, heads from left to right"
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """Scores of every head.
+
+    Attributes
+    ----------
+    scores
+        Name → [layer, head] score; NaN-free. The first is the one to show unless another is chosen.
+    units, descriptions
+        Name → unit of the score, and what it says in a sentence.
+    layers
+        First and one-past-last layer of the rows.
+    bounds
+        Name → lowest and highest value that the score can have; None where nothing bounds it.
+    undefined
+        Name → why this prompt or model has no such score.
+    strongest_key
+        [layer, head] the other position that the explained one attends to most; None where it sees no other.
+    """
+
+    scores: dict[str, Float[np.ndarray, "layer head"]]
+    units: dict[str, str]
+    descriptions: dict[str, str]
+    layers: tuple[int, int]
+    bounds: dict[str, tuple[float | None, float | None]]
+    undefined: dict[str, str]
+    strongest_key: Int[np.ndarray, "layer head"] | None
+
+    def __post_init__(self) -> None:
+        names = [set(named) for named in (self.scores, self.units, self.descriptions, self.bounds)]
+        require(
+            all(name == names[0] for name in names), "Heads: scores, units, descriptions and bounds differ in names"
+        )
+        shapes = {score.shape for score in self.scores.values()}
+        rows = self.layers[1] - self.layers[0]
+        require(len(shapes) <= 1 and all(s[0] == rows for s in shapes), f"Heads.scores {shapes} for {rows} layers")
+
+
+@recorded
+@dataclass(frozen=True)
+class HeadsQuestion(OfRun[Heads]):
+    """Scores of every head."""
+
+    quick = True
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """The head scores of a recipe."""
+        return cls(RunQuestion.of(recipe))
+
+    def answer(self, traces: Traces, check: Check) -> Heads:
+        """Scores of every head."""
+        trace = traces.trace(self.run, check)
+        check("scoring heads", None)
+        return heads_answer(flowgraph.head_scores(trace))
+
+    def refuse_unfit(self, run: Run, answer: Heads) -> None:
+        """As the base class says."""
+        shape = (run.layers[1] - run.layers[0], run.n_heads)
+        for name, score in answer.scores.items():
+            same(f"Heads.scores.{name[:40]}", score.shape, shape)
+        same("Heads.layers", answer.layers, run.layers)
+        keys = answer.strongest_key
+        if keys is not None:
+            same("Heads.strongest_key", keys.shape, shape)
+            same("Heads.strongest_key", bool(((keys >= 0) & (keys < len(run.tokens))).all()), True)
+
+
+def heads_answer(found: HeadScores) -> Heads:
+    """Scores of heads as an answer."""
+    # What a head writes comes first where it is known: it speaks of the target, the others of attention alone.
+    scores = sorted(found.scores.values(), key=lambda score: score.name != "direct_logit")
+    return Heads(
+        scores={score.name: score.values for score in scores},
+        units={score.name: score.unit for score in scores},
+        descriptions={score.name: score.description for score in scores},
+        layers=found.layers,
+        bounds={score.name: (score.lowest, score.highest) for score in scores},
+        undefined=dict(found.undefined),
+        strongest_key=found.strongest_key,
+    )
 
 
 def panel(heads: Heads, run: Run, *, score: str = "", selected: str | None = None) -> Component:
@@ -72,11 +168,11 @@ def options(heads: Heads) -> list[dict[str, str]]:
     ]
 
 
-def rows(heads: Heads) -> tuple[tuple[str, ...], list[tuple[str | int | float, ...]]]:
+def rows(heads: Heads) -> Sheet:
     """Every head with all its scores, the unit in the name of the column."""
     header = ("layer", "head", *(f"{name}_{heads.units[name]}" for name in heads.scores))
     layers, count = next((score.shape for score in heads.scores.values()), (0, 0))
-    found: list[tuple[str | int | float, ...]] = [
+    found: list[tuple[Value, ...]] = [
         (heads.layers[0] + layer, head, *(float(score[layer, head]) for score in heads.scores.values()))
         for layer in range(layers)
         for head in range(count)
@@ -177,3 +273,13 @@ def _sign(value: float, largest: float) -> str:
 def _exact(value: float, heads: Heads, name: str) -> str:
     text = signed(value, 3) if is_diverging(heads, name) else weight(value, heads.units[name])
     return f"{text} {heads.units[name]}"
+
+
+PANEL = Panel(
+    "heads",
+    "Heads",
+    "Scores of every attention head.",
+    lambda recipe, _run: HeadsQuestion.of(recipe),
+    lambda answer, run, view: panel(answer, run, score=view.recipe.score, selected=view.recipe.selected_node),
+    lambda answer, _run: rows(answer),
+)

@@ -9,19 +9,32 @@ long prompt, None for those around the position. Writes the setting ``first``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
-from dash.development.base_component import Component
+import numpy as np
 
-from flowgraph import Node, NodeReading, Reading, node_key
+import flowgraph
+from flowgraph import Node, NodeReading, Reading, node_key, parse_node
 from flowgraph.render import RANK_LABELS, rank_decade, visible
 
 from ..present.drawn import Element, drawn, element, pick, token
 from ..present.figures import count, plural, probability, signed
-from ..server.answers import Run
+from ..recipe import Recipe
+from ..server.question import recorded
+from ..server.run import OfRun, Run, RunQuestion, same
+from ..server.traces import READ_AT_ONCE, Check, Traces
+from .panel import Panel, Sheet, Value, View
+
+if TYPE_CHECKING:
+    from dash.development.base_component import Component
+
+    from flowgraph import Trace
 
 MOST_COLUMNS = 64
 """Tokens that are shown at once: of 30 layers that is 1,920 cells, about as many as a browser lays out at once."""
+LENS_TOKENS = 5
+"""Best tokens of each state that are read."""
 _TOP = 5
 _PROBABILITIES = (0.5, 0.1, 0.01, 1e-3, 1e-4)
 _ENTROPIES = (1.0, 2.0, 4.0, 6.0, 8.0)
@@ -48,6 +61,41 @@ FILLS = {
         lambda reading: sum((reading.entropy or 0.0) >= bound for bound in _ENTROPIES),
     ),
 }
+
+
+@recorded
+@dataclass(frozen=True)
+class LensQuestion(OfRun[Reading]):
+    """Every state after every layer, read in vocabulary: shape (layer, position)."""
+
+    quick = True
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """The lens of a recipe."""
+        return cls(RunQuestion.of(recipe))
+
+    def answer(self, traces: Traces, check: Check) -> Reading:
+        """Every state after every layer, read in vocabulary; some layers at a time, so that it can be taken back."""
+        trace = traces.trace(self.run, check)
+        states = trace.resid_post
+        step = max(1, READ_AT_ONCE // states.shape[1])
+        parts = []
+        for first in range(0, len(states), step):
+            check("reading states", first / len(states))
+            parts.append(flowgraph.read(trace, states[first : first + step], k=min(LENS_TOKENS, _vocabulary(trace))))
+        joined = _joined(parts, (states.shape[0], states.shape[1]))
+        return joined.named(("layer", "position"), first_layer=trace.layers[0], prompt_tokens=trace.tokens)
+
+    def refuse_unfit(self, run: Run, answer: Reading) -> None:
+        """As the base class says."""
+        shape = (run.layers[1] - run.layers[0], len(run.tokens))
+        same("Reading.shape", answer.shape, shape)
+        for end in ("top", "bottom"):
+            width = getattr(answer, f"{end}_token_ids").shape[1]
+            same(f"Reading.{end}_tokens", {len(row) for row in getattr(answer, f"{end}_tokens")}, {width})
+            for name in ("logits", "probabilities"):
+                same(f"Reading.{end}_{name}", getattr(answer, f"{end}_{name}").shape, (shape[0] * shape[1], width))
 
 
 def panel(
@@ -95,18 +143,17 @@ def window(tokens: int, position: int, first: int | None) -> range:
     return range(start, start + MOST_COLUMNS)
 
 
-def rows(lens: Reading, run: Run) -> tuple[tuple[str, ...], list[tuple[str | int | float, ...]]]:
+def rows(lens: Reading, run: Run) -> Sheet:
     """Every state: layer, position, token, its five best tokens with their probabilities, target and entropy."""
     best = min(_TOP, lens.top_token_ids.shape[-1])
     header = ("layer", "position", "token", *(f"{what}_{n}" for n in range(1, best + 1) for what in ("top", "probability")),
               "target", "target_rank", "target_probability", "target_logit", "entropy_nats", "norm")  # fmt: skip
-    found: list[tuple[str | int | float, ...]] = []
+    found: list[tuple[Value, ...]] = []
     for n, reading in enumerate(lens):
         layer, position = divmod(n, lens.shape[1])
         pairs = [value for text, chance, _ in reading.top[:best] for value in (text, chance)]
         about = (reading.target_rank, reading.target_probability, reading.target_logit, reading.entropy, reading.norm)
-        known = ("" if value is None else value for value in about)
-        found.append((run.layers[0] + layer, position, run.tokens[position], *pairs, lens.target_token, *known))
+        found.append((run.layers[0] + layer, position, run.tokens[position], *pairs, lens.target_token, *about))
     return header, found
 
 
@@ -194,3 +241,35 @@ def _button(text: str, first: int, disabled: bool) -> Element:
         "button", text, type="button", cls="button small", data_set="first", data_value=str(first), disabled=disabled,
         aria_label=f"{text} tokens",
     )  # fmt: skip
+
+
+def _vocabulary(trace: Trace) -> int:
+    return int(trace.model.anatomy.d_vocab) if trace.model.anatomy.has_head else LENS_TOKENS
+
+
+def _joined(parts: list[Reading], shape: tuple[int, int]) -> Reading:
+    """One reading of the rows of several, which speak of the same target."""
+    columns: dict[str, Any] = {}
+    for item in fields(Reading):
+        values = [getattr(part, item.name) for part in parts]
+        if isinstance(values[0], np.ndarray):
+            columns[item.name] = np.concatenate(values)
+        elif item.name in ("top_tokens", "bottom_tokens"):
+            columns[item.name] = tuple(row for value in values for row in value)
+    return replace(parts[0], **columns, shape=shape)
+
+
+def _draw(answer: Reading, run: Run, view: View) -> Component:
+    recipe = view.recipe
+    start = None if recipe.start is None else node_key(parse_node(recipe.start))
+    return panel(answer, run, fill=recipe.fill, selected=recipe.selected_node, start=start, first=view.first)
+
+
+PANEL = Panel(
+    "lens",
+    "Lens grid",
+    "What every state would say if it were the last.",
+    lambda recipe, _run: LensQuestion.of(recipe),
+    _draw,
+    rows,
+)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dash import html
-from dash.development.base_component import Component
+from typing import TYPE_CHECKING
 
 from flowgraph.render import visible
 
+from ..present import html
 from ..present.attributes import named
-from ..server.answers import Prediction, Run
+from ..server.run import Prediction, Run
+
+if TYPE_CHECKING:
+    from dash.development.base_component import Component
 
 _HINT = "click: explain this token · Shift + click: explain the difference to it"
 

@@ -8,15 +8,28 @@ selects by node key like every panel.
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal, Self
 
-from dash.development.base_component import Component
-
+import flowgraph
 from flowgraph import FlowGraph, node_key
+from flowgraph.errors import ArgumentError
 from flowgraph.render import RANK_LABELS, caption, page_data, visible
 
 from ..present.drawn import Element, drawn, element
-from ..server.answers import Run, Semantic
+from ..recipe import Recipe, check_choice, check_index, check_window
+from ..server.question import recorded
+from ..server.run import OfRun, Run, RunQuestion, same_run
+from ..server.traces import Check, Traces
+from .panel import Panel, Sheet, Value
 
+if TYPE_CHECKING:
+    from dash.development.base_component import Component
+
+Select = Literal["contribution", "norm", "attention", "target"]
+SELECTS: tuple[str, ...] = ("contribution", "norm", "attention", "target")
+MOST_POSITIONS = 64
+MOST_NODES = 2_000
 _UNITS = {
     "contribution": "part of the target that a vector makes up",
     "attention": "attention probability",
@@ -36,6 +49,70 @@ _KEYS = (
     "Arrow keys left and right follow the strongest edge, up and down walk along a column. Page Up and Page Down go to the layer "
     "before and after. Escape clears. Plus, minus, 0 and A zoom, fit the layer and show the whole graph."
 )
+
+
+@dataclass(frozen=True, eq=False)
+class Semantic:
+    """The semantic graph of some layers, and in words what was taken."""
+
+    graph: FlowGraph
+    note: str
+
+
+@recorded
+@dataclass(frozen=True)
+class SemanticQuestion(OfRun[Semantic]):
+    """The semantic graph of some layers.
+
+    Attributes
+    ----------
+    run
+        The pass.
+    layers
+        First and one-past-last layer; None: the last layer.
+    positions
+        Query positions; None: the one that is explained.
+    select
+        What decides which parts are shown, as for :func:`flowgraph.semantic_graph`.
+    """
+
+    layers: tuple[int, int] | None = None
+    positions: tuple[int, ...] | None = None
+    select: Select = "contribution"
+    quick = True
+
+    def __post_init__(self) -> None:
+        check_window("layers", self.layers)
+        check_choice("select", self.select, SELECTS)
+        if self.positions is not None and not 0 < len(self.positions) <= MOST_POSITIONS:
+            raise ArgumentError(
+                f"positions= names {len(self.positions)} positions; expected 1 to {MOST_POSITIONS}, or None"
+            )
+        for position in self.positions or ():
+            check_index("positions", position)
+
+    @classmethod
+    def of(cls, recipe: Recipe, positions: tuple[int, ...] | None = None, select: Select = "contribution") -> Self:
+        """The semantic graph of a recipe: of its window, else of its layer, else of the last layer."""
+        layers = recipe.semantic_layers
+        if layers is None and recipe.layer is not None:
+            layers = (recipe.layer, recipe.layer + 1)
+        return cls(RunQuestion.of(recipe), layers, positions, select)
+
+    def answer(self, traces: Traces, check: Check) -> Semantic:
+        """The semantic graph of some layers; of the last one where none is named."""
+        trace = traces.trace(self.run, check)
+        check("reading parts", None)
+        layers = self.layers or (trace.n_layers - 1, trace.n_layers)
+        drawn = flowgraph.semantic_graph(
+            trace, layers=layers, positions=self.positions, select=self.select, max_nodes=MOST_NODES
+        )
+        said = f"layer {layers[0]}" if layers[1] - layers[0] == 1 else f"layers {layers[0]} to {layers[1] - 1}"
+        return Semantic(drawn, f"{said}, parts chosen by {self.select}")
+
+    def refuse_unfit(self, run: Run, answer: Semantic) -> None:
+        """As the base class says."""
+        same_run(run, answer.graph)
 
 
 def panel(semantic: Semantic, run: Run, *, selected: str | None = None) -> Component:
@@ -70,16 +147,16 @@ def panel(semantic: Semantic, run: Run, *, selected: str | None = None) -> Compo
     return drawn(tree, name="semantic-panel", label="Semantic graph", selected=selected)
 
 
-def rows(semantic: Semantic) -> tuple[tuple[str, ...], list[tuple[str | int | float, ...]]]:
+def rows(semantic: Semantic) -> Sheet:
     """Every edge with its ends, its number and its unit."""
     graph = semantic.graph
     header = ("source", "target", "kind", "layer", "head", "weight", "unit", "share")
-    found: list[tuple[str | int | float, ...]] = []
+    found: list[tuple[Value, ...]] = []
     for e in range(len(graph)):
         about = graph.edge_dict(e)
         ends = (str(graph.nodes[graph.source[e]]), str(graph.nodes[graph.target[e]]))
         values = (about[name] for name in ("kind", "layer", "head", "weight", "unit", "share"))
-        found.append((*ends, *("" if value is None else value for value in values)))
+        found.append((*ends, *values))
     return header, found
 
 
@@ -149,3 +226,14 @@ def _legend(graph: FlowGraph, run: Run) -> Element:
         *lines,
         cls="legend",
     )
+
+
+PANEL = Panel(
+    "semantic",
+    "Semantic",
+    "A layer as a graph of vectors, each read in vocabulary.",
+    lambda recipe, _run: SemanticQuestion.of(recipe),
+    lambda answer, run, view: panel(answer, run, selected=view.recipe.selected_node),
+    lambda answer, _run: rows(answer),
+    words=("source", "target", "kind", "unit"),
+)

@@ -16,7 +16,8 @@ from flowgraph.render import drawing, visible
 
 from ..present.figures import signed
 from ..recipe import Recipe
-from ..server.answers import Bars, Run
+from ..server.run import Run
+from .bars import Bars
 
 MOST = 3
 """Parts of the logit that a picture is held against."""

@@ -10,13 +10,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
-
-from dash import html
-from dash.development.base_component import Component
+from typing import TYPE_CHECKING, Any
 
 from flowgraph import Node, node_key
 from flowgraph.render import visible
+
+from . import html
+
+if TYPE_CHECKING:
+    from dash.development.base_component import Component
 
 TAGS = frozenset({
     "div", "p", "span", "b", "i", "button", "table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td", "dl", "dt", "dd", "h3", "h4",

@@ -12,13 +12,14 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
-from .answers import Answer
 from .errors import Busy, Cancelled, Closed, TimedOut
 from .jobs import ATTEMPTS, CANCELLED, DIED, GIVEN_UP, WAITING, Ask, Failure, Job, Stage, internal, outcome
 from .memory import give_back
 from .messages import LOADING, Begun, Message, Settings, Staged
-from .questions import Question, RunQuestion
+from .question import A, Question
+from .run import RunQuestion, run_of
 from .sizes import Cache, size_of
 from .worker import Worker
 
@@ -67,10 +68,10 @@ class Dispatcher:
 
     def __init__(self, settings: Settings, cache_bytes: int, queue: int, timeout: float) -> None:
         self._settings, self._queue, self._timeout = settings, queue, timeout
-        self.answers: Cache[Question, Answer] = Cache(cache_bytes)
+        self.answers: Cache[Question[Any], Any] = Cache(cache_bytes)
         self._lock = threading.RLock()
         self._changed = threading.Condition(self._lock)
-        self._jobs: dict[Question, Job] = {}
+        self._jobs: dict[Question[Any], Job] = {}
         self._waiting: deque[Job] = deque()
         self._running: Job | None = None
         self._searching: Job | None = None
@@ -88,21 +89,21 @@ class Dispatcher:
         worker = self._worker
         return None if worker is None else worker.pid
 
-    def kept(self, question: Question) -> Answer | None:
+    def kept(self, question: Question[A]) -> A | None:
         """The answer that is kept for a question."""
         with self._lock:
             return self.answers.get(question)
 
-    def keep(self, question: Question, answer: Answer) -> None:
+    def keep(self, question: Question[A], answer: A) -> None:
         """Keep an answer that came from elsewhere."""
         size = size_of((question, answer))
         with self._lock:
             self.answers.put(question, answer, size)
 
-    def kept_for(self, run: Question) -> dict[Question, Answer]:
+    def kept_for(self, run: RunQuestion) -> dict[Question[Any], Any]:
         """All answers that are kept about a run."""
         with self._lock:
-            return {q: answer for q, answer in self.answers.items() if run in (q, getattr(q, "run", None))}
+            return {q: answer for q, answer in self.answers.items() if run_of(q) == run}
 
     def has_traced(self, run: RunQuestion) -> bool:
         """Whether there is a worker and the answer of a run of the same prompt is kept, whatever its target."""
@@ -113,11 +114,11 @@ class Dispatcher:
 
     def ask(
         self,
-        question: Question,
+        question: Question[A],
         ticket: str | None,
         gone: Callable[[], bool] | None = None,
         patience: float | None = None,
-    ) -> Answer:
+    ) -> A:
         """The answer: kept, or the worker's; blocks until there is one.
 
         Parameters
@@ -137,15 +138,16 @@ class Dispatcher:
                 raise Closed(_CLOSING)
             if ticket in self._spent:
                 raise Cancelled(CANCELLED)
-            found = self.answers.get(question)
+            found: A | None = self.answers.get(question)
             if found is not None:
                 return found
             ask = self._join(self._job(question), ticket)
         if patience is None and (ticket is not None or gone is not None):
             patience = ABANDONED
-        return self._wait(ask, gone, patience)
+        answer: A = self._wait(ask, gone, patience)
+        return answer
 
-    def join(self, question: Question, patience: float, gone: Callable[[], bool] | None = None) -> Answer | None:
+    def join(self, question: Question[A], patience: float, gone: Callable[[], bool] | None = None) -> A | None:
         """The answer that is kept or being made, waited for so many seconds; None where nobody has asked."""
         with self._lock:
             if self._closed:
@@ -154,7 +156,8 @@ class Dispatcher:
             if job is None or not job.asks:
                 return self.answers.get(question)
             ask = self._join(job, None)
-        return self._wait(ask, gone, patience)
+        answer: A = self._wait(ask, gone, patience)
+        return answer
 
     def _join(self, job: Job, ticket: str | None) -> Ask:
         """Let one more wait for a job, if not too many wait already."""
@@ -169,7 +172,7 @@ class Dispatcher:
             self._tickets.setdefault(ticket, []).append(ask)
         return ask
 
-    def _wait(self, ask: Ask, gone: Callable[[], bool] | None, patience: float | None) -> Answer:
+    def _wait(self, ask: Ask, gone: Callable[[], bool] | None, patience: float | None) -> Any:
         """Block until there is a result, the caller has left, or its patience is over."""
         try:
             while not ask.woken.wait(_PULSE):
@@ -225,7 +228,7 @@ class Dispatcher:
         if thread is not None:
             thread.join()
 
-    def _job(self, question: Question) -> Job:
+    def _job(self, question: Question[Any]) -> Job:
         """The job that answers a question already, or a new one at the end of the queue."""
         job = self._jobs.get(question)
         if job is not None:
@@ -384,7 +387,7 @@ class Dispatcher:
                     self._waiting.appendleft(job)
             self._running = self._searching = None
 
-    def _finish(self, job: Job, result: Answer | Failure) -> None:
+    def _finish(self, job: Job, result: Any) -> None:
         """Hand a result to everybody who waits for it."""
         with self._lock:
             self._running = None if job is self._running else self._running

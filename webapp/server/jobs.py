@@ -8,13 +8,13 @@ import threading
 import time
 import traceback
 from dataclasses import dataclass, field
+from typing import Any
 
 from flowgraph.errors import FlowgraphError
 
-from .answers import Answer
 from .errors import Cancelled, InternalError, WorkerDied
 from .messages import KNOWN_ERRORS, Answered, Message, Refused
-from .questions import BACKGROUND, Question
+from .question import Question
 
 logger = logging.getLogger(__name__)
 
@@ -74,11 +74,11 @@ class Job:
         When the last who waited for it closed the connection; None while somebody waits, or where it was taken back.
     """
 
-    question: Question
+    question: Question[Any]
     number: int
     asks: list[Ask] = field(default_factory=list)
     stage: Stage = field(default_factory=lambda: Stage(WAITING, None, 0))
-    result: Answer | Failure | None = None
+    result: Any = None
     deaths: int = 0
     begun: float | None = None
     loading: bool = False
@@ -89,7 +89,7 @@ class Job:
     @property
     def is_long(self) -> bool:
         """Whether others are answered between its steps."""
-        return isinstance(self.question, BACKGROUND)
+        return self.question.long
 
 
 @dataclass(eq=False)
@@ -110,8 +110,8 @@ DIED = Failure(
 )
 
 
-def outcome(message: Message, why: Failure) -> Answer | Failure:
-    """What a message of the worker makes of a question; ``why`` where it was taken back."""
+def outcome(message: Message, why: Failure) -> Any:
+    """The answer that a message of the worker brings, or a :class:`Failure`; ``why`` where the question was taken back."""
     if isinstance(message, Answered):
         return message.answer
     if not isinstance(message, Refused):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import flowgraph.errors
 from flowgraph.errors import FlowgraphError
-
-from .answers import Answer
 
 LOADING = "loading the model"
 """How the names of stages begin whose time is not that of the question."""
@@ -51,7 +50,7 @@ class Answered:
     """The answer of a question."""
 
     number: int
-    answer: Answer
+    answer: Any
 
 
 @dataclass(frozen=True)

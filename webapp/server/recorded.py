@@ -12,8 +12,8 @@ from flowgraph.errors import ArgumentError
 
 from ..recipe import Recipe
 from ..session import Session, open_recorded
-from .answers import Answer
-from .questions import Question, RunQuestion
+from .question import A, Question
+from .run import RunQuestion
 from .sizes import size_of
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -53,7 +53,7 @@ class Examples:
         """Whether a run was recorded in an example."""
         return run in self._of_run
 
-    def answer(self, run: RunQuestion, question: Question) -> Answer | None:
+    def answer(self, run: RunQuestion, question: Question[A]) -> A | None:
         """The recorded answer of a question about a run; None where there is none."""
         with self._lock:
             found = (session.answers.get(question) for session in self._of_run.get(run, ()))

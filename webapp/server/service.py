@@ -6,38 +6,25 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from flowgraph.errors import ArgumentError, FlowgraphError, ModelNeededError
 
 from ..recipe import Recipe, check_model
 from ..session import Annotations, Session, read_session, write_session
-from .answers import Answer
 from .dispatch import Dispatcher
 from .errors import Busy, NotYet
 from .jobs import Stage
 from .messages import MOST_TOKENS, Settings
-from .questions import (
-    AttentionQuestion,
-    BarsQuestion,
-    HeadsQuestion,
-    LensQuestion,
-    ModelQuestion,
-    Question,
-    RunQuestion,
-    SemanticQuestion,
-    run_of,
-    run_question,
-    whole_question,
-    with_run,
-)
+from .model import ModelQuestion
+from .question import A, Question
 from .recorded import Example, Examples, Sessions
+from .run import RunQuestion, run_of, with_run
 
 logger = logging.getLogger(__name__)
 
 CACHE_BYTES = 256 * 2**20
 WORKER_BYTES = 2**30
-QUICK = (LensQuestion, HeadsQuestion, AttentionQuestion, BarsQuestion, SemanticQuestion)
-"""Questions whose answers are read off a trace in about the time of one pass."""
 PATIENCE = 20.0
 """Seconds that an export waits for an answer."""
 
@@ -50,11 +37,11 @@ class Known:
 
     def ask(
         self,
-        question: Question,
+        question: Question[A],
         *,
         ticket: str | None = None,  # noqa: ARG002  of those who ask a service
         gone: Callable[[], bool] | None = None,
-    ) -> Answer:
+    ) -> A:
         """As :meth:`Service.ready`."""
         return self._service.ready(question, gone=gone)
 
@@ -117,7 +104,7 @@ class Service:
         """Bytes of the answers that are kept."""
         return self._dispatcher.answers.bytes
 
-    def ask(self, question: Question, *, ticket: str | None = None, gone: Callable[[], bool] | None = None) -> Answer:
+    def ask(self, question: Question[A], *, ticket: str | None = None, gone: Callable[[], bool] | None = None) -> A:
         """The answer of a question; blocks until there is one.
 
         Parameters
@@ -147,10 +134,10 @@ class Service:
         self._refuse_model(question.model if isinstance(question, ModelQuestion) else run, session)
         return self._dispatcher.ask(question, ticket, gone)
 
-    def ready(self, question: Question, *, gone: Callable[[], bool] | None = None) -> Answer:
+    def ready(self, question: Question[A], *, gone: Callable[[], bool] | None = None) -> A:
         """The answer of a question, without long work.
 
-        It is known, a page waits for it at this moment, or it is one of :data:`QUICK` about a prompt that was traced.
+        It is known, a page waits for it at this moment, or it is a quick one about a prompt that was traced.
 
         Raises
         ------
@@ -163,13 +150,13 @@ class Service:
         if found is None:
             self._refuse_model(question.model if isinstance(question, ModelQuestion) else run, session)
             found = self._dispatcher.join(question, PATIENCE, gone)
-        if found is None and run is not None and isinstance(question, QUICK) and self._dispatcher.has_traced(run):
+        if found is None and run is not None and question.quick and self._dispatcher.has_traced(run):
             found = self._dispatcher.ask(question, None, gone, PATIENCE)
         if found is None:
             raise NotYet("this has not been computed here, or is no longer kept")
         return found
 
-    def known(self, question: Question) -> Answer | None:
+    def known(self, question: Question[A]) -> A | None:
         """The answer of a question where it was recorded or is kept; None where it would have to be computed.
 
         Raises
@@ -183,7 +170,7 @@ class Service:
             session = self._sessions.session(run.session)
             run = replace(run, session=None)
             question = with_run(question, run)
-        found = (self._known(known, run, session) for known in dict.fromkeys((whole_question(question), question)))
+        found = (self._known(known, run, session) for known in dict.fromkeys((question.whole, question)))
         return next((answer for answer in found if answer is not None), None)
 
     def progress(self, ticket: str) -> Stage | None:
@@ -241,13 +228,13 @@ class Service:
         FlowgraphError
             As for :meth:`ready`: the run itself must be known.
         """
-        asked = run_question(recipe)
+        asked = RunQuestion.of(recipe)
         run = replace(asked, session=None)
-        answers: dict[Question, Answer] = {run: self.ready(asked)}
+        answers: dict[Question[Any], Any] = {run: self.ready(asked)}
         kept = self._dispatcher.kept_for(run)
         for question in kept:
             # A page that has drawn a sketch waits for the whole.
-            whole = whole_question(question)
+            whole = question.whole
             found = kept.get(whole) or self._dispatcher.join(whole, PATIENCE)
             answers |= {} if found is None else {whole: found}
         if asked.session is not None:
@@ -264,7 +251,7 @@ class Service:
         """End the worker; every open question is refused."""
         self._dispatcher.close()
 
-    def _looked_up(self, question: Question) -> tuple[Question, RunQuestion | None, Session | None, Answer | None]:
+    def _looked_up(self, question: Question[A]) -> tuple[Question[A], RunQuestion | None, Session | None, A | None]:
         """A question as the worker is asked it, its run, the session that it names, and its answer where that is known."""
         run = run_of(question)
         session = None
@@ -272,13 +259,13 @@ class Service:
             session = self._sessions.session(run.session)
             run = replace(run, session=None)
             question = with_run(question, run)
-        for known in dict.fromkeys((whole_question(question), question)):
+        for known in dict.fromkeys((question.whole, question)):
             found = self._known(known, run, session)
             if found is not None:
                 return question, run, session, found
         return question, run, session, None
 
-    def _known(self, question: Question, run: RunQuestion | None, session: Session | None) -> Answer | None:
+    def _known(self, question: Question[A], run: RunQuestion | None, session: Session | None) -> A | None:
         """What a session, the cache or an example answers; of a graph from a file, only what is in it."""
         if session is not None and session.is_graph_file:
             return session.answers.get(question)

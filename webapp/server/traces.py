@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import flowgraph
-from flowgraph import DirectLogitAttribution, EdgeWeights, LoadedModel, Node, NodeReading, Trace
+from flowgraph import Node, NodeReading
 from flowgraph.errors import ArgumentError, PromptError
 
 from .messages import LOADING
-from .questions import RunQuestion
 from .sizes import Cache, size_of
+
+if TYPE_CHECKING:
+    from flowgraph import DirectLogitAttribution, EdgeWeights, LoadedModel, Trace
 
 Check = Callable[[str, float | None], None]
 """Says which stage begins and what part of it is done; raises where the question was taken back."""
@@ -21,6 +23,23 @@ MOST_TRACE_BYTES = 2 * 2**30
 READ_AT_ONCE = 512
 """Nodes that are read between two looks at whether the question still stands."""
 READING_TOKENS = 5
+
+
+class Pass(Protocol):
+    """Which pass of a model is meant; :class:`~flowgraph_webapp.server.run.RunQuestion` says what each of it is."""
+
+    @property
+    def model(self) -> str: ...  # noqa: D102
+    @property
+    def text(self) -> str: ...  # noqa: D102
+    @property
+    def chat(self) -> bool: ...  # noqa: D102
+    @property
+    def position(self) -> int | None: ...  # noqa: D102
+    @property
+    def target(self) -> int | None: ...  # noqa: D102
+    @property
+    def foil(self) -> int | None: ...  # noqa: D102
 
 
 class Traces:
@@ -58,7 +77,7 @@ class Traces:
         modules = (module for loaded in self._loaded.values() for module in loaded.model.modules())
         return not any(module._forward_hooks or module._forward_pre_hooks for module in modules)
 
-    def run(self, run: RunQuestion, check: Check) -> tuple[Trace, float]:
+    def run(self, run: Pass, check: Check) -> tuple[Trace, float]:
         """The trace of a run with its target and foil, and the seconds that the pass took."""
         loaded = self.model(run.model, check)
         key = ("trace", run.model, run.text, run.chat, run.position)
@@ -74,21 +93,21 @@ class Traces:
         aimed = run.target is not None or run.foil is not None
         return found[0].aimed_at(run.target, run.foil) if aimed else found[0], found[1]
 
-    def trace(self, run: RunQuestion, check: Check) -> Trace:
+    def trace(self, run: Pass, check: Check) -> Trace:
         """The trace of a run."""
         return self.run(run, check)[0]
 
-    def weights(self, run: RunQuestion, method: str, check: Check) -> EdgeWeights:
+    def weights(self, run: Pass, method: str, check: Check) -> EdgeWeights:
         """Dense edge weights of a run; another threshold or start needs no others."""
         found: EdgeWeights = self.made(("weights", run, method), lambda: self._weights(run, method, check))
         return found
 
-    def attribution(self, run: RunQuestion, check: Check) -> DirectLogitAttribution:
+    def attribution(self, run: Pass, check: Check) -> DirectLogitAttribution:
         """The logit of a run as a sum."""
         found: DirectLogitAttribution = self.made(("attribution", run), lambda: self._attribution(run, check))
         return found
 
-    def readings(self, run: RunQuestion, nodes: Sequence[Node], check: Check) -> tuple[NodeReading | None, ...]:
+    def readings(self, run: Pass, nodes: Sequence[Node], check: Check) -> tuple[NodeReading | None, ...]:
         """Readings of nodes, each read once for a run."""
         trace = self.trace(run, check)
         key = ("readings", run)
@@ -110,17 +129,17 @@ class Traces:
             self.kept.put(key, found, size_of(found))
         return found
 
-    def _weights(self, run: RunQuestion, method: str, check: Check) -> EdgeWeights:
+    def _weights(self, run: Pass, method: str, check: Check) -> EdgeWeights:
         trace = self.trace(run, check)
         check("weighing edges", None)
         return flowgraph.edge_weights(trace, method=method)
 
-    def _attribution(self, run: RunQuestion, check: Check) -> DirectLogitAttribution:
+    def _attribution(self, run: Pass, check: Check) -> DirectLogitAttribution:
         trace = self.trace(run, check)
         check("taking the logit apart", None)
         return flowgraph.direct_logit_attribution(trace, position=trace.position)
 
-    def _refuse_long(self, loaded: LoadedModel, run: RunQuestion) -> None:
+    def _refuse_long(self, loaded: LoadedModel, run: Pass) -> None:
         """Refuse a prompt that is too long for this server before it is run; the run refuses what is too long for the model.
 
         Of two limits the smaller is said: a text that is cut to the larger would only be refused again.
@@ -136,7 +155,7 @@ class Traces:
             )
 
 
-def _refuse_without_gap(loaded: LoadedModel, run: RunQuestion) -> None:
+def _refuse_without_gap(loaded: LoadedModel, run: Pass) -> None:
     """Refuse a masked model's prompt that does not say what is predicted, in the words of the page."""
     anatomy, tokenizer = loaded.anatomy, loaded.tokenizer
     if run.position is not None or tokenizer is None or not anatomy.has_head or anatomy.family.head_kind != "masked":
@@ -154,3 +173,27 @@ def _refuse_without_gap(loaded: LoadedModel, run: RunQuestion) -> None:
 def prompt_ids(loaded: LoadedModel, text: str, chat: bool) -> list[int]:
     """Token ids of a prompt, as its run has them."""
     return list(flowgraph.inputs(text=text, chat=chat).of(loaded).ids)
+
+
+def reporting(check: Check, stage: str) -> tuple[Callable[[str, float | None], None], Callable[[], bool]]:
+    """``progress`` and ``cancel`` as flowgraph's long functions take them; ``cancel`` raises by itself.
+
+    Parameters
+    ----------
+    check
+        Whom to tell.
+    stage
+        What is done until more is known.
+    """
+    last: tuple[str, float | None] = (stage, None)
+
+    def progress(name: str, part: float | None) -> None:
+        nonlocal last
+        last = (name, part)
+        check(name, part)
+
+    def cancel() -> bool:
+        check(*last)
+        return False
+
+    return progress, cancel

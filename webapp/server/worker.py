@@ -19,7 +19,7 @@ from flowgraph.errors import FlowgraphError
 
 from .memory import give_back
 from .messages import KNOWN_ERRORS, Answered, Begun, Message, Refused, Settings, Staged, Stopped
-from .questions import BACKGROUND, Question
+from .question import Question
 
 _MANY = 2**26
 """Bytes that went out of what is kept, after which free memory is given back to the system."""
@@ -56,7 +56,7 @@ class Worker:
         """Whether the process runs."""
         return self._process.is_alive()
 
-    def ask(self, number: int, question: Question) -> None:
+    def ask(self, number: int, question: Question[Any]) -> None:
         """Hand over a question; raises ``OSError`` where the process is gone."""
         self._connection.send((number, question))
 
@@ -88,12 +88,11 @@ def work(connection: Any, cancelled: Any, settings: Settings) -> None:
     # Ctrl-C in a terminal reaches every process of the group; only the service decides when this one ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    from .compute import COMPUTE
     from .traces import Traces
 
     _hush_transformers()
     traces = Traces(settings.models, settings.cache_bytes, settings.most_tokens)
-    desk = _Desk(connection, cancelled, COMPUTE, traces)
+    desk = _Desk(connection, cancelled, traces)
     with contextlib.suppress(EOFError, OSError):  # the service hung up
         while True:
             desk.answer()
@@ -105,13 +104,12 @@ class _Desk:
 
     connection: Any
     cancelled: Any
-    compute: Any
     traces: Any
 
     def answer(self) -> None:
         """Answer the next question; waits for one."""
         number, question = self.connection.recv()
-        check = _Check(self, number, isinstance(question, BACKGROUND))
+        check = _Check(self, number, question.long)
         self.connection.send(self._outcome(question, check))
         if self.traces.kept.dropped > _MANY:
             self.traces.kept.dropped = 0
@@ -128,10 +126,10 @@ class _Desk:
         with torch.enable_grad():  # as it is where nothing else runs
             self.connection.send(self._outcome(question, _Check(self, number, False)))
 
-    def _outcome(self, question: Question, check: _Check) -> Message:
+    def _outcome(self, question: Question[Any], check: _Check) -> Message:
         number = check.number
         try:
-            return Answered(number, self.compute[type(question)](self.traces, question, check))
+            return Answered(number, question.answer(self.traces, check))
         except _TakenBack:
             return Stopped(number)
         except FlowgraphError as error:

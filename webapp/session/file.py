@@ -14,47 +14,14 @@ from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Any, get_type_hints
 
-from flowgraph import NodeReading, Reading
+from flowgraph import NodeReading
 from flowgraph.errors import ArgumentError, FileFormatError
 
 from ..node_key import parse_node_key
 from ..recipe import MOST_PINS, Recipe
-from ..server.answers import (
-    Ablation,
-    Answer,
-    Attention,
-    Bars,
-    Circuit,
-    CircuitTest,
-    Counterpart,
-    Generation,
-    GraphAnswer,
-    Heads,
-    NodeAnswer,
-    Run,
-    Semantic,
-    Token,
-)
-from ..server.fitting import refuse_unfit
-from ..server.questions import (
-    AblateQuestion,
-    AttentionQuestion,
-    BarsQuestion,
-    CircuitQuestion,
-    CircuitTestQuestion,
-    CorruptQuestion,
-    FaithfulQuestion,
-    GenerateQuestion,
-    GraphQuestion,
-    HeadsQuestion,
-    LensQuestion,
-    NodeQuestion,
-    Question,
-    RunQuestion,
-    SemanticQuestion,
-    TokenQuestion,
-    run_of,
-)
+from ..registered import KINDS
+from ..server.question import A, Question, answer_type
+from ..server.run import Run, RunQuestion, refuse_unfit, run_of
 from .archive import Archive, packed
 from .codec import Reader, Writer, completed, refuse, strict_json
 
@@ -64,14 +31,6 @@ LONGEST_NOTE = 5_000
 MOST_NOTES = 500
 MOST_ANSWERS = 20_000
 MOST_RUNS = 100
-_ANSWER_OF: Mapping[type, Any] = {
-    RunQuestion: Run, GraphQuestion: GraphAnswer, LensQuestion: Reading, HeadsQuestion: Heads, AttentionQuestion: Attention,
-    BarsQuestion: Bars, NodeQuestion: NodeAnswer, SemanticQuestion: Semantic, GenerateQuestion: Generation,
-    AblateQuestion: Ablation, FaithfulQuestion: Ablation, CircuitQuestion: Circuit,
-    CircuitTestQuestion: CircuitTest, CorruptQuestion: Counterpart, TokenQuestion: Token,
-}  # fmt: skip
-"""Kind of question → kind of answer; no others are recorded."""
-_KINDS = {kind.__name__: kind for kind in _ANSWER_OF}
 
 
 @dataclass(frozen=True)
@@ -123,7 +82,7 @@ class Session:
     title: str
     recipe: Recipe
     annotations: Annotations
-    answers: Mapping[Question, Answer] = field(repr=False)
+    answers: Mapping[Question[Any], Any] = field(repr=False)
     id: str = ""
 
     @property
@@ -135,7 +94,7 @@ class Session:
 
 def write_session(
     recipe: Recipe,
-    answers: Mapping[Question, Answer],
+    answers: Mapping[Question[Any], Any],
     annotations: Annotations | None = None,
     title: str = "",
 ) -> bytes:
@@ -249,32 +208,32 @@ class _Manifest:
             raise ArgumentError("a run names a session; a session file holds runs of no other")
 
 
-class _Answers(Mapping[Question, Answer]):
+class _Answers(Mapping[Question[Any], Any]):
     """The answers of a session, each unpacked when it is asked for."""
 
     def __init__(self, archive: Archive, about: _Manifest) -> None:
         self._archive = archive
         self._reader = Reader(archive.member, _Readings(archive))
-        self._entries: dict[Question, tuple[Any, str, int]] = {}
+        self._entries: dict[Question[Any], tuple[Any, str, int]] = {}
         self._parsed: dict[str, list[Any]] = {}
         for n, entry in enumerate(about.answers):
             question = _question(about.runs, entry, f"session.json.answers[{n}]")
             if question in self._entries:
                 raise FileFormatError(f"session.json.answers[{n}] is recorded twice")
-            self._entries[question] = _ANSWER_OF[type(question)], entry.member, entry.entry
+            self._entries[question] = answer_type(type(question)), entry.member, entry.entry
         for question in self._entries:
             if _run(question) not in self._entries:
                 raise FileFormatError("session.json records answers about a run that it does not hold")
 
-    def __getitem__(self, question: Question) -> Answer:
+    def __getitem__(self, question: Question[A]) -> A:
         kind, member, n = self._entries[question]
         rows = self._rows(member)
         if not 0 <= n < len(rows):
             refuse(f"{member}[{n}]", None, f"one of {len(rows)} answers")
-        answer: Answer = self._reader.record(kind, rows[n], f"{member}[{n}]")
+        answer: A = self._reader.record(kind, rows[n], f"{member}[{n}]")
         return answer
 
-    def __iter__(self) -> Iterator[Question]:
+    def __iter__(self) -> Iterator[Question[Any]]:
         return iter(self._entries)
 
     def __len__(self) -> int:
@@ -311,12 +270,13 @@ def _list(archive: Archive, member: str) -> list[Any]:
     return rows
 
 
-def _question(runs: tuple[RunQuestion, ...], entry: _Entry, place: str) -> Question:
-    if entry.kind not in _KINDS:
-        refuse(f"{place}.kind", entry.kind, f"one of {', '.join(_KINDS)}")
+def _question(runs: tuple[RunQuestion, ...], entry: _Entry, place: str) -> Question[Any]:
+    if entry.kind not in KINDS:
+        refuse(f"{place}.kind", entry.kind, f"one of {', '.join(KINDS)}")
     if not 0 <= entry.run < len(runs):
         refuse(f"{place}.run", entry.run, f"0…{len(runs) - 1}")
-    kind, run = _KINDS[entry.kind], runs[entry.run]
+    kind: Any = KINDS[entry.kind]
+    run = runs[entry.run]
     declared = _about(kind)
     about = completed(entry.about, declared) if isinstance(entry.about, dict) else {}
     if not isinstance(entry.about, dict) or set(about) != set(declared):
@@ -326,7 +286,7 @@ def _question(runs: tuple[RunQuestion, ...], entry: _Entry, place: str) -> Quest
     reader = Reader(_no_member)
     values = {name: reader.value(hint, about[name], f"{place}.{name}") for name, hint in declared.items()}
     try:
-        question: Question = kind(run=run, **values)
+        question: Question[Any] = kind(run=run, **values)
     except ArgumentError as error:
         raise FileFormatError(f"{place}: {error}") from error
     return question
@@ -341,7 +301,7 @@ def _about(kind: Any) -> dict[str, Any]:
     return {item.name: hints[item.name] for item in dataclasses.fields(kind) if item.name != "run"}
 
 
-def _run(question: Question) -> RunQuestion:
+def _run(question: Question[Any]) -> RunQuestion:
     run = run_of(question)
     if run is None:
         raise ArgumentError(f"a {type(question).__name__} is about no run and is not recorded")

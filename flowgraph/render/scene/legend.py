@@ -1,8 +1,9 @@
-"""The legend beside the picture: only what the graph really has, with numbers."""
+"""The legend beside the picture: only what the graph really has, with numbers; as data, and as HTML."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from html import escape
 from typing import Any
 
@@ -60,8 +61,64 @@ def own_names(graph: FlowGraph) -> Mapping[str, str]:
     return names if has_states or not graph.notes else {**names, "state": "embedding"}
 
 
-def legend(drawn: Drawing, edge_classes: Sequence[str], node_classes: Sequence[str]) -> str:
-    """HTML of the legend.
+@dataclass(frozen=True)
+class LegendMark:
+    """One thing that the legend explains.
+
+    Attributes
+    ----------
+    look
+        Classes of the sign, as the style sheets have them.
+    text
+        What it means.
+    inside
+        What is written in the sign.
+    stroke
+        Height in pixels and opacity of a bar; None for other signs.
+    """
+
+    look: str
+    text: str
+    inside: str = ""
+    stroke: tuple[float, float] | None = None
+
+
+@dataclass(frozen=True)
+class LegendSection:
+    """A part of the legend.
+
+    Attributes
+    ----------
+    title
+        What the marks show.
+    marks
+        One under the other as a list, or side by side as the steps of a scale.
+    is_scale
+        Whether they are steps of a scale.
+    measure
+        What follows the title and changes with what the page shows: ``"flow"``.
+    note
+        A line above the marks; the token stands in the place of ``{}``.
+    token
+        Text of a token, which may hold anything.
+    """
+
+    title: str
+    marks: tuple[LegendMark, ...] = ()
+    is_scale: bool = False
+    measure: str = ""
+    note: str = ""
+    token: str = ""
+
+
+def legend_sections(drawn: Drawing, data: Mapping[str, Any]) -> list[LegendSection]:
+    """The legend of a drawing whose elements are made already: ``data["nodes"]`` and ``data["edges"]``."""
+    edges, nodes = (sorted(classes_of(data[part])) for part in ("edges", "nodes"))
+    return sections(drawn, edges, nodes)
+
+
+def sections(drawn: Drawing, edge_classes: Sequence[str], node_classes: Sequence[str]) -> list[LegendSection]:
+    """The parts of a legend.
 
     Parameters
     ----------
@@ -70,67 +127,85 @@ def legend(drawn: Drawing, edge_classes: Sequence[str], node_classes: Sequence[s
     edge_classes, node_classes
         The classes that occur among its edges and nodes.
     """
-    parts = [_node_fill(drawn)]
-    if any(name.startswith("effect") for name in node_classes):
-        parts.append(_effects(drawn, node_classes))
     names = own_names(drawn.graph)
-    parts.append(_shapes(node_classes, names))
+    found = [_node_fill(drawn)]
+    if any(name.startswith("effect") for name in node_classes):
+        found.append(_effects(drawn, node_classes))
+    shapes = _shapes(node_classes, names)
+    found += [LegendSection("Nodes", shapes)] if shapes else []
     if edge_classes:
-        parts += [_edge_kinds(edge_classes, names), _widths("effect" if is_circuit(drawn.graph) else "flow")]
-    return "\n".join(parts)
+        found += [_edge_kinds(edge_classes, names), _widths("effect" if is_circuit(drawn.graph) else "flow")]
+    return found
 
 
 def legend_of(drawn: Drawing, data: Mapping[str, Any]) -> str:
-    """HTML of the legend of a drawing whose elements are made already: ``data["nodes"]`` and ``data["edges"]``."""
-    edges, nodes = (sorted(classes_of(data[part])) for part in ("edges", "nodes"))
-    return legend(drawn, edges, nodes)
+    """HTML of :func:`legend_sections`."""
+    return legend_html(legend_sections(drawn, data))
 
 
-def _block(title: str, body: str) -> str:
-    return f'<section class="legend"><h2>{title}</h2>{body}</section>'
+def legend_html(parts: Sequence[LegendSection]) -> str:
+    """HTML of the parts of a legend."""
+    return "\n".join(map(_section_html, parts))
 
 
-def _node_fill(drawn: Drawing) -> str:
+def _section_html(section: LegendSection) -> str:
+    measure = f'<span class="width-mode">{escape(section.measure)}</span>' if section.measure else ""
+    token = f'<b class="token">{escape(section.token)}</b>' if section.token else ""
+    note = f'<p class="note">{escape(section.note).replace("{}", token)}</p>' if section.note else ""
+    body = note + _marks_html(section)
+    return f'<section class="legend"><h2>{escape(section.title)}{measure}</h2>{body}</section>'
+
+
+def _marks_html(section: LegendSection) -> str:
+    if not section.marks:
+        return ""
+    row, around = ("span", 'div class="steps"') if section.is_scale else ("li", 'ul class="marks"')
+    first = 'span class="step"' if section.is_scale else "li"
+    rows = "".join(f"<{first}>{_sign_html(mark)}{escape(mark.text)}</{row}>" for mark in section.marks)
+    return f"<{around}>{rows}</{around.partition(' ')[0]}>"
+
+
+def _sign_html(mark: LegendMark) -> str:
+    style = "" if mark.stroke is None else f' style="height:{mark.stroke[0]}px;opacity:{mark.stroke[1]}"'
+    return f'<i class="{mark.look}"{style}>{escape(mark.inside)}</i>'
+
+
+def _node_fill(drawn: Drawing) -> LegendSection:
     readings = [reading for reading in drawn.graph.readings if reading is not None]
     if not readings:
-        return _block("Node colour", '<p class="note">Neutral: the nodes were not read.</p>')
+        return LegendSection("Node colour", note="Neutral: the nodes were not read.")
     if all(reading.target_rank is None for reading in readings):
         note = "Neutral: the model has no head to read with. Nodes carry their norm only."
-        return _block("Node colour", f'<p class="note">{note}</p>')
+        return LegendSection("Node colour", note=note)
     token = drawn.graph.info.target_token
-    target = "the target" if token is None else f'<b class="token">{escape(visible(token))}</b>'
-    steps = "".join(
-        f'<span class="step"><i class="dot k{step}"></i>{name}</span>' for step, name in enumerate(RANK_LABELS)
-    )
-    return _block(
-        "Node colour",
-        f'<p class="note">rank of {target} in the lens</p><div class="steps">{steps}</div>',
-    )
+    steps = tuple(LegendMark(f"dot k{step}", name) for step, name in enumerate(RANK_LABELS))
+    if token is None:
+        return LegendSection("Node colour", steps, is_scale=True, note="rank of the target in the lens")
+    return LegendSection("Node colour", steps, is_scale=True, note="rank of {} in the lens", token=visible(token))
 
 
-def _effects(drawn: Drawing, node_classes: Sequence[str]) -> str:
+def _effects(drawn: Drawing, node_classes: Sequence[str]) -> LegendSection:
     shapes = [name for shape, name in (("head", "Head"), ("square", "Square")) if shape in node_classes]
     title = " and ".join(shapes).capitalize() + " colour"
-    steps = "".join(
-        f'<span class="step"><i class="dot effect{step}"></i>{escape(name)}</span>'
-        for step, name in enumerate(EFFECT_LABELS)
-    )
-    unit = escape(drawn.graph.info.unit)
-    return _block(title, f'<p class="note">direct effect on the target, {unit}</p><div class="steps">{steps}</div>')
+    steps = tuple(LegendMark(f"dot effect{step}", name) for step, name in enumerate(EFFECT_LABELS))
+    return LegendSection(title, steps, is_scale=True, note=f"direct effect on the target, {drawn.graph.info.unit}")
 
 
-def _shapes(node_classes: Sequence[str], own: Mapping[str, str]) -> str:
+def _shapes(node_classes: Sequence[str], own: Mapping[str, str]) -> tuple[LegendMark, ...]:
     names = (
-        ("state", f'<i class="dot state {"plain" if "plain" in node_classes else ""}"></i>', "residual state"),
-        ("junction", '<i class="dot junction"></i>', "mid-block state"),
-        ("block", '<i class="dot square"></i>', _square_name(node_classes)),
-        *((name, f'<i class="dot square {name}"></i>', text) for name, text in _other_squares(node_classes)),
-        ("head", '<i class="dot head">4</i>', "attention head, number"),
-        ("goal", '<i class="dot goal"></i>', "logit"),
-        ("undefined", '<i class="dot undefined"></i>', "shares by substitute"),
+        ("state", f"dot state {'plain' if 'plain' in node_classes else ''}", "residual state"),
+        ("junction", "dot junction", "mid-block state"),
+        ("block", "dot square", _square_name(node_classes)),
+        *((name, f"dot square {name}", text) for name, text in _other_squares(node_classes)),
+        ("head", "dot head", "attention head, number"),
+        ("goal", "dot goal", "logit"),
+        ("undefined", "dot undefined", "shares by substitute"),
     )
-    rows = "".join(f"<li>{mark}{own.get(name, text)}</li>" for name, mark, text in names if name in node_classes)
-    return _block("Nodes", f'<ul class="marks">{rows}</ul>') if rows else ""
+    return tuple(
+        LegendMark(look, own.get(name, text), "4" if name == "head" else "")
+        for name, look, text in names
+        if name in node_classes
+    )
 
 
 def _square_name(node_classes: Sequence[str]) -> str:
@@ -142,19 +217,11 @@ def _other_squares(node_classes: Sequence[str]) -> list[tuple[str, str]]:
     return [(name, text) for name, text in SQUARES.items() if name != "bias" or "block" not in node_classes]
 
 
-def _edge_kinds(edge_classes: Sequence[str], own: Mapping[str, str]) -> str:
-    rows = "".join(
-        f'<li><i class="line {name}"></i>{own.get(name, text)}</li>'
-        for name, text in EDGE_NAMES.items()
-        if name in edge_classes
-    )
-    return _block("Edges", f'<ul class="marks">{rows}</ul>')
+def _edge_kinds(edge_classes: Sequence[str], own: Mapping[str, str]) -> LegendSection:
+    names = ((name, own.get(name, text)) for name, text in EDGE_NAMES.items() if name in edge_classes)
+    return LegendSection("Edges", tuple(LegendMark(f"line {name}", text) for name, text in names))
 
 
-def _widths(measure: str) -> str:
-    strokes = "".join(
-        f'<span class="step"><i class="bar" style="height:{width}px;opacity:{opacity}"></i>{f"{part:g}"[1:]}</span>'
-        for part in WIDTH_STEPS
-        for width, opacity in (edge_stroke("attention", part),)
-    )
-    return _block(f'Width = <span class="width-mode">{measure}</span>', f'<div class="steps">{strokes}</div>')
+def _widths(measure: str) -> LegendSection:
+    steps = tuple(LegendMark("bar", f"{part:g}"[1:], stroke=edge_stroke("attention", part)) for part in WIDTH_STEPS)
+    return LegendSection("Width = ", steps, is_scale=True, measure=measure)

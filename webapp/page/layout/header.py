@@ -7,6 +7,7 @@ from typing import Any
 
 from dash import dcc, html
 
+from ...panels import PANELS
 from ...present.attributes import named
 from ...recipe import LONGEST_TEXT, Recipe
 from ..ids import Id
@@ -16,9 +17,7 @@ from .parts import hidden_label, icon_button, menu
 _NOTHING = "There is nothing to take along yet: trace a prompt, or open an example, and wait for its picture."
 LARGEST_FILE = 64 * 2**20
 """Bytes of a session file that the page sends on."""
-PANEL_FILES = {
-    "lens": "Lens grid", "heads": "Heads", "attention": "Attention", "bars": "Logit bars", "semantic": "Semantic",
-}  # fmt: skip
+PANEL_FILES = {panel.name: panel.title for panel in PANELS}
 
 
 def header(models: Sequence[str], examples: Sequence[Example], formats: Sequence[str]) -> html.Header:

@@ -16,7 +16,7 @@ from .controls import controls
 from .examples import Example
 from .header import first_model, header
 from .stage import centre, details
-from .words import KEYS, METHODS, POINTER, SHOWS, TERMS
+from .words import KEYS, METHODS, POINTER, SHOWS, TABS, TERMS
 
 VIEW = ("keep", "width", "orientation", "tab", "layer", "heads", "selected", "pins", "fill", "score", "semantic_layers")
 """Fields of a recipe that no graph depends on."""
@@ -46,7 +46,7 @@ def page(models: Sequence[str], examples: Sequence[Example], formats: Sequence[s
         **named(
             {
                 "data-defaults": json.dumps(_defaults()),
-                "data-choices": json.dumps(CHOICES),
+                "data-choices": json.dumps(CHOICES | {"tab": tuple(TABS)}),
                 "data-model": first_model(models),
                 "data-view": " ".join(VIEW),
                 "data-silent": " ".join(SILENT),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from flowgraph import EDGE_METHODS, EdgeMethod
 
+from ...panels import PANELS
+
 METHODS = {
     name: (method.unit, method.meaning) for name, method in EDGE_METHODS.items() if isinstance(method, EdgeMethod)
 }
@@ -30,13 +32,7 @@ FILLS = {
     "probability": "Probability of the target.",
     "entropy": "How undecided the state is, in nats.",
 }
-TABS = {
-    "lens": ("Lens grid", "What every state would say if it were the last."),
-    "heads": ("Heads", "Scores of every attention head."),
-    "attention": ("Attention", "Attention patterns of one layer."),
-    "bars": ("Logit bars", "The logit as a sum of what wrote it."),
-    "semantic": ("Semantic", "A layer as a graph of vectors, each read in vocabulary."),
-}
+TABS = {panel.name: (panel.title, panel.hint) for panel in PANELS}
 TERMS = {
     "flow": "share of an edge times the flow of its target; 1 at the start node",
     "share": "part of what enters the target of the edge",

@@ -1,88 +1,22 @@
-"""Asking the service, with the kind of answer that belongs to the kind of question."""
+"""Asking the service on behalf of a page: whoever closes the page takes the question back."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, overload
+from typing import TYPE_CHECKING
 
 import flask
 
-from ...server.answers import (
-    Ablation,
-    Attention,
-    Bars,
-    Circuit,
-    CircuitTest,
-    Counterpart,
-    Generation,
-    GraphAnswer,
-    Heads,
-    Lens,
-    NodeAnswer,
-    Run,
-    Semantic,
-    Token,
-)
-from ...server.questions import (
-    AblateQuestion,
-    AttentionQuestion,
-    BarsQuestion,
-    CircuitQuestion,
-    CircuitTestQuestion,
-    CorruptQuestion,
-    FaithfulQuestion,
-    GenerateQuestion,
-    GraphQuestion,
-    HeadsQuestion,
-    LensQuestion,
-    NodeQuestion,
-    RunQuestion,
-    SemanticQuestion,
-    SketchQuestion,
-    TokenQuestion,
-    circuit_question,
-    graph_question,
-    sketch_question,
-)
+from ...panels.circuit import Circuit, CircuitQuestion
+from ...panels.flow import GraphAnswer, GraphQuestion, SketchQuestion
+from ...server.question import A, Question
 
 if TYPE_CHECKING:
     from ...recipe import Recipe
     from ...server.service import Known, Service
 
 
-@overload
-def ask(service: Service | Known, question: RunQuestion, ticket: str | None = None) -> Run: ...
-@overload
-def ask(
-    service: Service | Known, question: GraphQuestion | SketchQuestion, ticket: str | None = None
-) -> GraphAnswer: ...
-@overload
-def ask(service: Service | Known, question: LensQuestion, ticket: str | None = None) -> Lens: ...
-@overload
-def ask(service: Service | Known, question: HeadsQuestion, ticket: str | None = None) -> Heads: ...
-@overload
-def ask(service: Service | Known, question: AttentionQuestion, ticket: str | None = None) -> Attention: ...
-@overload
-def ask(service: Service | Known, question: BarsQuestion, ticket: str | None = None) -> Bars: ...
-@overload
-def ask(service: Service | Known, question: NodeQuestion, ticket: str | None = None) -> NodeAnswer: ...
-@overload
-def ask(service: Service | Known, question: SemanticQuestion, ticket: str | None = None) -> Semantic: ...
-@overload
-def ask(
-    service: Service | Known, question: AblateQuestion | FaithfulQuestion, ticket: str | None = None
-) -> Ablation: ...
-@overload
-def ask(service: Service | Known, question: CircuitQuestion, ticket: str | None = None) -> Circuit: ...
-@overload
-def ask(service: Service | Known, question: CircuitTestQuestion, ticket: str | None = None) -> CircuitTest: ...
-@overload
-def ask(service: Service | Known, question: CorruptQuestion, ticket: str | None = None) -> Counterpart: ...
-@overload
-def ask(service: Service | Known, question: TokenQuestion, ticket: str | None = None) -> Token: ...
-@overload
-def ask(service: Service | Known, question: GenerateQuestion, ticket: str | None = None) -> Generation: ...
-def ask(service: Service | Known, question: Any, ticket: str | None = None) -> Any:
+def ask(service: Service | Known, question: Question[A], ticket: str | None = None) -> A:
     """The answer of a question; blocks until there is one.
 
     Raises
@@ -112,5 +46,6 @@ def shown(
         As :meth:`~flowgraph_webapp.server.service.Service.ask`.
     """
     if recipe.circuit != "none":
-        return ask(service, circuit_question(recipe), ticket)
-    return ask(service, sketch_question(recipe) if sketch else graph_question(recipe), ticket)
+        return ask(service, CircuitQuestion.of(recipe), ticket)
+    question: Question[GraphAnswer] = SketchQuestion.of(recipe) if sketch else GraphQuestion.of(recipe)
+    return ask(service, question, ticket)

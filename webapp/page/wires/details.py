@@ -12,12 +12,13 @@ from flowgraph.errors import FlowgraphError, ModelNeededError
 
 from ...node_key import parse_node_key
 from ...panels import circuit, details
+from ...panels.circuit import Circuit
+from ...panels.details import NodeAnswer, NodeQuestion
 from ...panels.effects import offer
+from ...panels.saved_graph import node_of_graph
 from ...present.errors import panel_error
 from ...recipe import Recipe, from_query
-from ...server.answers import Circuit, NodeAnswer
-from ...server.questions import node_question, run_question
-from ...session.graph_session import node_of_graph
+from ...server.run import RunQuestion
 from ..ids import Id
 from .asking import ask, shown
 from .offers import EDGE, can_ask, edge_of, offer_tests
@@ -51,7 +52,7 @@ def details_of(service: Service, recipe: Recipe, key: str | None, pins: tuple[st
     FlowgraphError
         If the key is none, or the node cannot be read.
     """
-    run, answer = ask(service, run_question(recipe)), shown(service, recipe, sketch=True)
+    run, answer = ask(service, RunQuestion.of(recipe)), shown(service, recipe, sketch=True)
 
     def tested(what: str, buttons: list[Component]) -> list[Component]:
         return offer_tests(service, recipe, run, what, buttons)
@@ -76,7 +77,7 @@ def _node(service: Service, recipe: Recipe, node: Node, graph: FlowGraph) -> Nod
     if n is not None and graph.notes and graph.notes[n] is not None:
         return node_of_graph(graph, n)
     try:
-        return ask(service, node_question(recipe, node))
+        return ask(service, NodeQuestion.of(recipe, node))
     except ModelNeededError:
         if n is None:
             raise

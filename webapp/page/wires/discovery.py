@@ -9,11 +9,11 @@ from dash import Dash, Input, Output, State, no_update
 
 from flowgraph.errors import FlowgraphError
 
-from ...panels.circuit import found_box
+from ...panels.circuit import CircuitQuestion, CorruptQuestion, TokenQuestion, found_box
 from ...present.errors import search_error
 from ...present.progress import progress_text
 from ...recipe import Recipe, from_query, to_query
-from ...server.questions import CorruptQuestion, TokenQuestion, circuit_question, run_question
+from ...server.run import RunQuestion
 from ..ids import Id
 from .asking import ask
 
@@ -58,7 +58,7 @@ def register(app: Dash, service: Service) -> None:
 def proposed(service: Service, search: str) -> tuple[Any, Any]:
     """A counterpart of the prompt and what was changed in it, or why there is none."""
     try:
-        made = ask(service, CorruptQuestion(run_question(from_query(search))))
+        made = ask(service, CorruptQuestion(RunQuestion.of(from_query(search))))
     except FlowgraphError as error:
         return no_update, str(error)
     return made.text, made.note
@@ -70,7 +70,7 @@ def found(service: Service, ticket: dict[str, Any]) -> tuple[Any, Any]:
         service.cancel(ticket["previous"])
     try:
         recipe = recipe_of(service, ticket)
-        answer = ask(service, circuit_question(recipe), ticket["id"])
+        answer = ask(service, CircuitQuestion.of(recipe), ticket["id"])
         query = to_query(recipe)
     except FlowgraphError as error:
         return search_error(error), no_update
@@ -102,4 +102,4 @@ def recipe_of(service: Service, ticket: dict[str, Any]) -> Recipe:
 
 def _token(service: Service, recipe: Recipe, text: str, name: str, ticket: str) -> int:
     """The id of a token as people write it: its space may be typed as the mark that the page shows."""
-    return ask(service, TokenQuestion(run_question(recipe), text.replace("␣", " "), name), ticket).token_id
+    return ask(service, TokenQuestion(RunQuestion.of(recipe), text.replace("␣", " "), name), ticket).token_id

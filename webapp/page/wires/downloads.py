@@ -7,7 +7,7 @@ import re
 import tempfile
 import threading
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,19 +18,11 @@ from dash import Dash
 from flowgraph.errors import ArgumentError, FlowgraphError, ModelNeededError
 from flowgraph.render import shown_graph
 
-from ...panels import attention, bars, heads, lens, semantic
+from ...panels import PANELS
 from ...present.errors import sentence
-from ...present.sheet import Sheet, csv_of
 from ...recipe import Recipe, from_query
 from ...server.errors import Busy, NotYet, TimedOut
-from ...server.questions import (
-    attention_question,
-    bars_question,
-    heads_question,
-    lens_question,
-    run_question,
-    semantic_question,
-)
+from ...server.run import RunQuestion
 from ...server.service import Known
 from ...session import Annotations
 from .asking import ask, shown
@@ -118,26 +110,27 @@ def exported(service: Service, recipe: Recipe, name: str) -> tuple[bytes, str]:
     """
     stem, _, _ = name.partition(".")
     ending = name.removeprefix(stem)
-    known = Known(service)
+    known, sheets = Known(service), {panel.name: panel for panel in PANELS}
     try:
         if stem == "graph" and ending in FORMATS:
             return _graph_file(known, recipe, ending)
         if name == "session.flowgraph":
             data = service.session_file(recipe, Annotations(pins=recipe.pins))
             return data, f"{_file_stem(recipe, 'session')}.flowgraph"
-        if stem in _SHEETS and ending == ".csv":
-            sheet = _SHEETS[stem](known, recipe)
-            return csv_of(sheet).encode("utf-8"), f"{_file_stem(recipe, stem)}.csv"
+        if stem in sheets and ending == ".csv":
+            run = ask(known, RunQuestion.of(recipe))
+            table = sheets[stem].table(ask(known, sheets[stem].question(recipe, run)), run)
+            return table.to_csv().encode("utf-8"), f"{_file_stem(recipe, stem)}.csv"
     except NotYet as error:
         raise NotYet(f"{name} cannot be made yet: {error}. {_first(stem, recipe)}.") from error
     raise ArgumentError(
-        f"{name[:60]!r} is not a file of this page; there are graph{', graph'.join(FORMATS)}, {'.csv, '.join(_SHEETS)}.csv and session.flowgraph"
+        f"{name[:60]!r} is not a file of this page; there are graph{', graph'.join(FORMATS)}, {'.csv, '.join(sheets)}.csv and session.flowgraph"
     )
 
 
 def _first(stem: str, recipe: Recipe) -> str:
     """What to do before a file can be made."""
-    if stem in _SHEETS:
+    if any(stem == panel.name for panel in PANELS):
         return f"Open the panel “{stem}” in the page, wait until it is shown, and export again"
     if recipe.circuit != "none":
         return "Search the circuit in the page (Find the circuit), and export again"
@@ -179,30 +172,3 @@ def _file_stem(recipe: Recipe, what: str) -> str:
     """``smollm2-the-capital-of-japan-lens``: letters, digits and dashes only."""
     words = _PLAIN.sub("-", f"{Path(recipe.model).name} {recipe.text[:32]}").strip("-").lower()
     return f"{words or 'flowgraph'}-{what}"
-
-
-def _lens(service: Known, recipe: Recipe) -> Sheet:
-    return lens.rows(ask(service, lens_question(recipe)), ask(service, run_question(recipe)))
-
-
-def _heads(service: Known, recipe: Recipe) -> Sheet:
-    return heads.rows(ask(service, heads_question(recipe)))
-
-
-def _attention(service: Known, recipe: Recipe) -> Sheet:
-    run = ask(service, run_question(recipe))
-    layer = run.n_layers - 1 if recipe.layer is None else recipe.layer
-    return attention.rows(ask(service, attention_question(recipe, layer)), run)
-
-
-def _bars(service: Known, recipe: Recipe) -> Sheet:
-    return bars.rows(ask(service, bars_question(recipe)))
-
-
-def _semantic(service: Known, recipe: Recipe) -> Sheet:
-    return semantic.rows(ask(service, semantic_question(recipe)))
-
-
-_SHEETS: Mapping[str, Callable[[Known, Recipe], Sheet]] = {
-    "lens": _lens, "heads": _heads, "attention": _attention, "bars": _bars, "semantic": _semantic,
-}  # fmt: skip

@@ -7,19 +7,21 @@ from typing import TYPE_CHECKING, Any
 from dash import Dash, Input, Output, State, no_update
 
 from flowgraph.errors import FlowgraphError
-from flowgraph.render import drawing, legend_of, page_data
+from flowgraph.render import drawing, legend_sections, page_data
 
 from ...panels import circuit
-from ...panels.flow import caption, mass_hint, meta, picture, readings, start_chip
+from ...panels.bars import Bars, BarsQuestion
+from ...panels.circuit import Circuit
+from ...panels.flow import GraphAnswer, GraphQuestion, caption, mass_hint, meta, readings, start_chip
 from ...panels.prediction import predictions
 from ...panels.writers import writers
 from ...present.legend import legend_components
 from ...present.progress import progress_text
 from ...recipe import Recipe, from_query
-from ...server.answers import Bars, Circuit, GraphAnswer, Run
 from ...server.errors import Cancelled
-from ...server.questions import bars_question, graph_question, run_question
+from ...server.run import Run, RunQuestion
 from ..ids import Id
+from ..picture import picture
 from .asking import ask, shown
 from .offers import offered
 
@@ -56,7 +58,7 @@ def register(app: Dash, service: Service) -> None:
         if ticket["previous"]:
             service.cancel(ticket["previous"])
         recipe = from_query(ticket["search"])
-        run = ask(service, run_question(recipe), ticket["id"])
+        run = ask(service, RunQuestion.of(recipe), ticket["id"])
         answer = shown(service, recipe, ticket["id"], sketch=True)
         said = about_picture(recipe, answer, ticket, run)
         said["run"] |= offered(service, recipe, run)
@@ -102,10 +104,10 @@ def largest_writers(service: Service, recipe: Recipe, ticket: str) -> dict[str, 
 
     Opening a session runs nothing: of one that does not hold the sum, nothing is said.
     """
-    run = ask(service, run_question(recipe))
+    run = ask(service, RunQuestion.of(recipe))
     if not has_parts(recipe, run):
         return {"about": "", "parts": []}
-    question = bars_question(recipe)
+    question = BarsQuestion.of(recipe)
     bars = ask(service, question, ticket) if recipe.session is None else service.known(question)
     if not isinstance(bars, Bars):
         return {"about": "", "parts": [], "failed": "the sum was not recorded in this session"}
@@ -149,7 +151,7 @@ def about_picture(recipe: Recipe, answer: GraphAnswer | Circuit, ticket: dict[st
     return said | {
         "picture": picture(data, name),
         "meta": meta(data, drawn, name),
-        "legend": legend_components(legend_of(drawn, data)),
+        "legend": legend_components(legend_sections(drawn, data)),
         "run": {
             "key": ticket["run"],
             "picture": name,
@@ -161,7 +163,7 @@ def about_picture(recipe: Recipe, answer: GraphAnswer | Circuit, ticket: dict[st
 
 
 def _of_graph(recipe: Recipe, answer: GraphAnswer) -> dict[str, Any]:
-    start = graph_question(recipe).start
+    start = GraphQuestion.of(recipe).start
     return {
         "start": start_chip(start, answer.graph),
         "caption": caption(answer),

@@ -9,13 +9,12 @@ from dash.development.base_component import Component
 
 from flowgraph.errors import FlowgraphError
 
-from ...panels.circuit import circuit_effect
-from ...panels.effects import effect
+from ...panels.circuit import CircuitTestQuestion, circuit_effect
+from ...panels.effects import FaithfulQuestion, effect
 from ...present.errors import panel_error
 from ...present.progress import progress_text
 from ...recipe import from_query
 from ...server.errors import Cancelled
-from ...server.questions import CircuitTestQuestion, FaithfulQuestion
 from ..ids import Id
 from .asking import ask
 from .offers import test_of

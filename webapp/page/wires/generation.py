@@ -8,12 +8,11 @@ from dash import Dash, Input, Output, State
 
 from flowgraph.errors import FlowgraphError
 
-from ...panels.continuation import continuation
+from ...panels.continuation import GenerateQuestion, continuation
 from ...present.errors import panel_error
 from ...present.progress import progress_text
 from ...recipe import from_query
 from ...server.errors import Cancelled
-from ...server.questions import generate_question
 from ..ids import Id
 from .asking import ask
 
@@ -55,7 +54,7 @@ def continued(service: Service, ticket: dict[str, Any]) -> Any:
     if ticket["previous"]:
         service.cancel(ticket["previous"])
     try:
-        question = generate_question(from_query(ticket["search"]), ticket["count"])
+        question = GenerateQuestion.of(from_query(ticket["search"]), ticket["count"])
         return continuation(ask(service, question, ticket["id"]), question.run)
     except Cancelled:
         return None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from dash import html
@@ -12,23 +11,13 @@ from flowgraph import Node
 from flowgraph.errors import ArgumentError
 
 from ...node_key import parse_node_key
+from ...panels import PANELS
+from ...panels.circuit import CircuitTestQuestion
+from ...panels.effects import AblateQuestion, FaithfulQuestion
+from ...panels.flow import SketchQuestion
 from ...recipe import Recipe
-from ...server.answers import Run
-from ...server.questions import (
-    AblateQuestion,
-    CircuitTestQuestion,
-    FaithfulQuestion,
-    Question,
-    attention_question,
-    bars_question,
-    circuit_test_question,
-    faithful_question,
-    heads_question,
-    lens_question,
-    run_question,
-    semantic_question,
-    sketch_question,
-)
+from ...server.question import Question
+from ...server.run import Run, RunQuestion
 from .asking import ask
 
 if TYPE_CHECKING:
@@ -47,13 +36,7 @@ def can_ask(service: Service, recipe: Recipe, run: Run) -> bool:
 def offered(service: Service, recipe: Recipe, run: Run) -> dict[str, Any]:
     """For the scripts: whether the model can be asked, and which panels have an answer."""
     asks = can_ask(service, recipe, run)
-    layer = run.n_layers - 1 if recipe.layer is None else recipe.layer
-    questions: Mapping[str, Callable[[], Question]] = {
-        "lens": lambda: lens_question(recipe), "heads": lambda: heads_question(recipe),
-        "attention": lambda: attention_question(recipe, layer), "bars": lambda: bars_question(recipe),
-        "semantic": lambda: semantic_question(recipe),
-    }  # fmt: skip
-    panels = [name for name, question in questions.items() if asks or service.known(question()) is not None]
+    panels = [panel.name for panel in PANELS if asks or service.known(panel.question(recipe, run)) is not None]
     return {"asks": asks, "panels": panels, "file": not run.token_ids}
 
 
@@ -61,8 +44,10 @@ def offer_tests(service: Service, recipe: Recipe, run: Run, what: str, buttons: 
     """The buttons that test something, or why it cannot be tested where the answer was not recorded."""
     if not buttons or can_ask(service, recipe, run):
         return buttons
-    if run.token_ids and service.known(test_of(service, recipe, what)) is not None:
-        return buttons
+    if run.token_ids:
+        question: Question[Any] = test_of(service, recipe, what)
+        if service.known(question) is not None:
+            return buttons
     why = _NO_MODEL.format(recipe.model) if run.token_ids else _NO_PASS
     return [html.P(f"Nothing can be tested here: {why}", className="note untested")]
 
@@ -76,20 +61,20 @@ def test_of(service: Service, recipe: Recipe, what: str) -> AblateQuestion | Fai
         If there is no such thing, or it cannot be tested.
     """
     if what == "graph":
-        return faithful_question(recipe) if recipe.circuit == "none" else circuit_test_question(recipe)
+        return FaithfulQuestion.of(recipe) if recipe.circuit == "none" else CircuitTestQuestion.of(recipe)
     if recipe.circuit != "none":
         raise ArgumentError(
             "only a circuit as a whole is tested; go back to the flow graph to ablate a part of this prompt's run"
         )
     if not what.startswith(EDGE):
-        return AblateQuestion(run_question(recipe), parse_node_key(what))
-    graph = ask(service, sketch_question(recipe)).graph
+        return AblateQuestion(RunQuestion.of(recipe), parse_node_key(what))
+    graph = ask(service, SketchQuestion.of(recipe)).graph
     about = graph.edge_dict(edge_of(what, len(graph)))
     if about["kind"] != "attention":
         raise ArgumentError(f"a {about['kind']} edge cannot be taken out by itself; ablate the node that it comes from")
     kind: Any = "attn" if about["head"] is None else "head"
     reader = Node(kind, about["layer"], about["head"], about["query_pos"])
-    return AblateQuestion(run_question(recipe), reader, about["key_pos"])
+    return AblateQuestion(RunQuestion.of(recipe), reader, about["key_pos"])
 
 
 def edge_of(key: str, count: int) -> int:

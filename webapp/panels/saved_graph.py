@@ -9,9 +9,12 @@ from flowgraph import FlowGraph, node_key
 from flowgraph.render import cut_note, drawing, pinned
 
 from ..recipe import CHOICES, LONGEST_TEXT, MOST_PINS, Recipe
-from ..server.answers import MOST_EDGES, Answer, GraphAnswer, NodeAnswer, Run, Semantic
-from ..server.questions import Question, graph_question, run_question, semantic_question
-from .file import Annotations, Session
+from ..server.question import Question
+from ..server.run import Run, RunQuestion
+from ..session import Annotations, Session
+from .details import NodeAnswer
+from .flow import MOST_EDGES, GraphAnswer, GraphQuestion
+from .semantic import Semantic, SemanticQuestion
 
 
 def session_of_graph(graph: FlowGraph, title: str = "") -> Session:
@@ -31,11 +34,11 @@ def session_of_graph(graph: FlowGraph, title: str = "") -> Session:
         graph = drawn.graph
     graph = replace(graph, info=replace(graph.info, **_completed(graph)))
     recipe = _recipe(graph)
-    answers: dict[Question, Answer] = {run_question(recipe): _run(graph)}
+    answers: dict[Question[Any], Any] = {RunQuestion.of(recipe): _run(graph)}
     note = f"a saved graph, {graph.info.level} level{cut}"
-    answers[graph_question(recipe)] = GraphAnswer(graph, note)
+    answers[GraphQuestion.of(recipe)] = GraphAnswer(graph, note)
     if recipe.tab == "semantic":
-        answers[semantic_question(recipe)] = Semantic(graph, note)
+        answers[SemanticQuestion.of(recipe)] = Semantic(graph, note)
     pins = tuple(node_key(graph.nodes[n]) for n in pinned(graph)[:MOST_PINS])
     return Session(title[:200], recipe, Annotations(pins), answers)
 

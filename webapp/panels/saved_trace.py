@@ -9,17 +9,13 @@ import flowgraph
 from flowgraph import DEFAULT_METHOD, EDGE_METHODS, Trace
 
 from ..recipe import LONGEST_TEXT, Recipe
-from ..server.answers import Answer, Attention, GraphAnswer, Prediction, Run
-from ..server.compute import heads_answer
-from ..server.questions import (
-    Question,
-    attention_question,
-    graph_question,
-    heads_question,
-    lens_question,
-    run_question,
-)
-from .file import Annotations, Session
+from ..server.question import Question
+from ..server.run import Prediction, Run, RunQuestion
+from ..session import Annotations, Session
+from .attention import Attention, AttentionQuestion
+from .flow import GraphAnswer, GraphQuestion
+from .heads import HeadsQuestion, heads_answer
+from .lens import LensQuestion
 
 
 def session_of_trace(trace: Trace, title: str = "") -> Session:
@@ -37,31 +33,31 @@ def session_of_trace(trace: Trace, title: str = "") -> Session:
     # Attention depends on no target, so that it is of the same pass without one.
     plain = replace(recipe, target=None, foil=None)
     run = _run(trace)
-    answers: dict[Question, Answer] = {run_question(recipe): run, run_question(plain): run}
+    answers: dict[Question[Any], Any] = {RunQuestion.of(recipe): run, RunQuestion.of(plain): run}
     for method in dict.fromkeys(methods):
         answers |= _graphs(trace, replace(recipe, method=method))
     if "resid_post" in trace.recorded_readings:
         reading = trace.recorded_readings["resid_post"]
-        answers[lens_question(recipe)] = reading.named(
+        answers[LensQuestion.of(recipe)] = reading.named(
             ("layer", "position"), first_layer=trace.layers[0], prompt_tokens=trace.tokens
         )
     if "pattern" in trace.sites:
         for layer in range(*trace.layers):
             pattern = trace.pattern[layer - trace.layers[0]].float().cpu().numpy()
-            answers[attention_question(plain, layer)] = Attention(layer, pattern)
-        answers[heads_question(recipe)] = heads_answer(flowgraph.head_scores(trace))
+            answers[AttentionQuestion.of(plain, layer)] = Attention(layer, pattern)
+        answers[HeadsQuestion.of(recipe)] = heads_answer(flowgraph.head_scores(trace))
     return Session(title[:200], recipe, Annotations(), answers)
 
 
-def _graphs(trace: Trace, recipe: Recipe) -> dict[Question, Answer]:
+def _graphs(trace: Trace, recipe: Recipe) -> dict[Question[Any], Any]:
     """The graphs that a recorded method gives."""
     weights = flowgraph.edge_weights(trace, method=recipe.method)
-    found: dict[Question, Answer] = {}
+    found: dict[Question[Any], Any] = {}
     for asked in (recipe, replace(recipe, show="all"), replace(recipe, level="head")):
         if asked.level == "head" and weights.heads_together:
             continue
         graph, note = flowgraph.picture_edges(weights, show=asked.show, level=asked.level)
-        found[graph_question(asked)] = GraphAnswer(
+        found[GraphQuestion.of(asked)] = GraphAnswer(
             graph.with_readings(flowgraph.node_readings(trace, graph.nodes)), note
         )
     return found
