@@ -44,7 +44,6 @@ APP_LAYERS = (
     ("panels",),
     ("page",),
     ("app",),
-    ("serving",),
     ("__init__",),
 )
 """The same of the app; panels register with the server, which imports none of them."""

@@ -289,9 +289,9 @@ def test_what_is_said_of_the_layer(smollm2):
 
 
 def test_the_limits_in_the_texts_are_those_of_the_code():
-    from flowgraph_webapp import recipe, serving
+    from flowgraph_webapp import recipe
     from flowgraph_webapp.panels import attention, flow, lens, semantic
-    from flowgraph_webapp.server import guard, messages
+    from flowgraph_webapp.server import guard, messages, serving
     from flowgraph_webapp.session import archive
 
     from flowgraph import tracing

@@ -64,9 +64,10 @@ def _mebibytes(text: str) -> int:
 
 def _app(options: argparse.Namespace, _console: Console) -> None:
     try:
+        from flowgraph_webapp.app import create_app
         from flowgraph_webapp.recipe import to_query
         from flowgraph_webapp.server.service import Service
-        from flowgraph_webapp.serving import serve
+        from flowgraph_webapp.server.serving import serve
     except ModuleNotFoundError as error:
         raise _extra_missing(error) from error
     from ..render.words.terminal import say
@@ -84,7 +85,8 @@ def _app(options: argparse.Namespace, _console: Console) -> None:
                 service.warm(None if session is None else session.recipe.model)
 
         tell = (lambda _line: None) if options.quiet else say
-        serve(service, options.host, options.port, not options.no_browser, query=query, tell=tell, begin=begin)
+        where = options.host, options.port, not options.no_browser
+        serve(service, lambda: create_app(service, query).server, *where, query=query, tell=tell, begin=begin)
     except ModuleNotFoundError as error:
         raise _extra_missing(error) from error
     finally:

@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 from flowgraph_webapp.app import create_app
-from flowgraph_webapp.serving import LocalHosts, listening
+from flowgraph_webapp.server.serving import LocalHosts, listening
 
 from tests.prompts import JAPAN
 

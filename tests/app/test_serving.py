@@ -12,11 +12,12 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from flowgraph_webapp.app import create_app
 from flowgraph_webapp.recipe import Recipe
 from flowgraph_webapp.server.errors import Closed
 from flowgraph_webapp.server.model import ModelQuestion
 from flowgraph_webapp.server.service import Service
-from flowgraph_webapp.serving import LocalHosts, is_loopback, serve
+from flowgraph_webapp.server.serving import LocalHosts, is_loopback, serve
 from flowgraph_webapp.session import write_session
 
 from flowgraph.cli import main
@@ -104,7 +105,13 @@ def test_a_port_in_use_is_said(folder, capsys):
         port = taken.getsockname()[1]
         service, begun = Service([folder], examples=False), []
         with pytest.raises(ArgumentError, match=f"port={port} is in use on 127.0.0.1, .* choose another with --port"):
-            serve(service, port=port, open_browser=False, begin=lambda: begun.append(service.warm()))
+            serve(
+                service,
+                lambda: create_app(service).server,
+                port=port,
+                open_browser=False,
+                begin=lambda: begun.append(service.warm()),
+            )
         assert service.worker_pid is None
         with pytest.raises(Closed):
             service.ask(ModelQuestion(folder))
@@ -115,10 +122,11 @@ def test_a_port_in_use_is_said(folder, capsys):
     assert begun == []
 
 
-def test_a_host_that_is_none_is_said(folder):
-    for host in ("no.such.host.invalid", "256.1.1.1"):
-        with pytest.raises(ArgumentError, match="choose another --host or --port"):
-            serve(Service([folder], examples=False), host=host, port=0, open_browser=False)
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "256.1.1.1"])
+def test_a_host_that_is_none_is_said(folder, host):
+    service = Service([folder], examples=False)
+    with pytest.raises(ArgumentError, match="choose another --host or --port"):
+        serve(service, lambda: create_app(service).server, host=host, port=0, open_browser=False)
 
 
 @pytest.mark.parametrize(

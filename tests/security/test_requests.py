@@ -26,7 +26,7 @@ from flowgraph_webapp.server.dispatch import MOST_WAITERS
 from flowgraph_webapp.server.errors import Busy, Cancelled, NotYet
 from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.service import Service
-from flowgraph_webapp.serving import THREADS
+from flowgraph_webapp.server.serving import THREADS
 
 from tests.app.conftest import (  # noqa: F401
     PATIENCE,

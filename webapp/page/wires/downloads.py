@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 import re
 import tempfile
-import threading
 import zipfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +22,7 @@ from ...recipe import Recipe, from_query
 from ...server.errors import Busy, NotYet, TimedOut
 from ...server.run import RunQuestion
 from ...server.service import Known
+from ...server.turns import Turns
 from ...session import Annotations
 from .asking import ask, shown
 
@@ -34,47 +33,15 @@ FORMATS = (
     ".svg", ".pdf", ".png", ".tex", ".html", ".json", ".graphml", ".gexf", ".gml", ".dot", ".csv", ".neuronpedia.json",
 )  # fmt: skip
 """Endings of the files that a graph is offered as."""
-MOST_WAITING = 8
-"""Files that are asked for at once; they are made one after another."""
-_LONGEST_WAIT = 30.0
 _PLAIN = re.compile(r"[^A-Za-z0-9]+")
 _KINDS = {
     ".svg": "image/svg+xml", ".pdf": "application/pdf", ".png": "image/png", ".json": "application/json", ".csv": "text/csv",
 }  # fmt: skip
 
 
-class _Turns:
-    """Files are made one after the other, and only so many wait."""
-
-    def __init__(self) -> None:
-        self._slots = threading.BoundedSemaphore(MOST_WAITING)
-        self._making = threading.Lock()
-
-    @contextmanager
-    def one(self) -> Iterator[None]:
-        """Wait until no other file is being made.
-
-        Raises
-        ------
-        Busy
-            If too many wait already, or the wait is too long.
-        """
-        if not self._slots.acquire(blocking=False):
-            raise Busy(f"{MOST_WAITING} files are being made, as many as this server lets wait; try again soon")
-        try:
-            if not self._making.acquire(timeout=_LONGEST_WAIT):
-                raise Busy("other files are being made; try again soon")
-            try:
-                yield
-            finally:
-                self._making.release()
-        finally:
-            self._slots.release()
-
-
 def register(app: Dash, service: Service) -> None:
     """Serve the files under ``export/``, each for the address that its query says; none of them starts a run."""
-    turns = _Turns()
+    turns = Turns()
 
     @app.server.get("/export/<name>")  # type: ignore[untyped-decorator]
     def export(name: str) -> flask.Response:

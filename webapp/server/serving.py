@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 
 from flowgraph.errors import ArgumentError
 
-from .page.wires.downloads import MOST_WAITING
-from .server.dispatch import MOST_WAITERS
-from .server.guard import HEADERS
+from .dispatch import MOST_WAITERS
+from .guard import HEADERS
+from .turns import MOST_WAITING
 
 if TYPE_CHECKING:
-    from .server.service import Service
+    from .service import Service
 
 THREADS = MOST_WAITERS + MOST_WAITING + 16
 """Requests at once. One that waits for an answer or a file keeps its thread; the others are left for pages."""
@@ -39,6 +39,7 @@ _WSGI = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 def serve(
     service: Service,
+    application: Callable[[], _WSGI],
     host: str = "127.0.0.1",
     port: int = 8050,
     open_browser: bool = True,
@@ -53,6 +54,8 @@ def serve(
     ----------
     service
         What answers the page; it is closed at the end.
+    application
+        Makes the WSGI application of the page, ``lambda: create_app(service).server``.
     host, port
         Where to listen; port 0 takes a free one.
     open_browser
@@ -69,12 +72,10 @@ def serve(
     ArgumentError
         If the host is no address of this machine, or the port is in use or may not be used.
     """
-    from .app import create_app
-
     try:
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # pages that wait are no reason to warn
-        application: _WSGI = create_app(service, query).server
-        server = listening(LocalHosts(application) if is_loopback(host) else application, host, port)
+        page = application()
+        server = listening(LocalHosts(page) if is_loopback(host) else page, host, port)
         if begin is not None:
             begin()
         _run(service, server, _address(host, server) + query, open_browser, tell, warn=not is_loopback(host))
