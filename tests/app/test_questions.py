@@ -77,3 +77,8 @@ def test_a_graph_holds_the_answer_of_its_sketch_and_they_are_not_the_same_questi
     assert sketch.whole == graph == graph.whole
     assert sketch != graph
     assert pickle.loads(pickle.dumps(sketch)) == sketch  # as questions travel to the worker
+
+
+def test_the_fields_of_a_panel_are_fields_of_the_address():
+    for panel in PANELS:
+        assert {field.name for field in dataclasses.fields(Recipe)} >= set(panel.fields)

@@ -133,7 +133,7 @@
       app.panel = null;
       return null;
     }
-    const options = ['layer', 'fill', 'score', 'semantic_layers', 'start'].map((name) => values[name] ?? '');
+    const options = (JSON.parse(app.root().dataset.panels)[values.tab] ?? []).map((name) => values[name] ?? '');
     const key = JSON.stringify([values.tab, run.key, ...options]);
     if (app.panel?.key === key) return window.dash_clientside.no_update;
     app.panel = { tab: values.tab, search, key, first: null };

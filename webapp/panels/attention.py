@@ -269,4 +269,5 @@ PANEL = Panel(
     _question,
     lambda answer, run, view: panel(answer, run, heads=view.recipe.heads, selected=view.recipe.selected_node),
     rows,
+    fields=("layer",),
 )

@@ -282,4 +282,5 @@ PANEL = Panel(
     lambda recipe, _run: HeadsQuestion.of(recipe),
     lambda answer, run, view: panel(answer, run, score=view.recipe.score, selected=view.recipe.selected_node),
     lambda answer, _run: rows(answer),
+    fields=("score",),
 )

@@ -272,4 +272,5 @@ PANEL = Panel(
     lambda recipe, _run: LensQuestion.of(recipe),
     _draw,
     rows,
+    fields=("fill", "start"),
 )

@@ -51,6 +51,8 @@ class Panel(Generic[A]):
         What is drawn of an answer.
     rows
         The numbers of an answer.
+    fields
+        Fields of the address that what is drawn depends on, besides those of the run.
     words
         Columns whose texts are this project's own words. All other texts come from a prompt or a model.
     """
@@ -61,6 +63,7 @@ class Panel(Generic[A]):
     question: Callable[[Recipe, Run], Question[A]]
     draw: Callable[[A, Run, View], Component]
     rows: Callable[[A, Run], Sheet]
+    fields: tuple[str, ...] = ()
     words: tuple[str, ...] = ()
 
     def table(self, answer: A, run: Run) -> Table:

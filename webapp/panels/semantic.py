@@ -235,5 +235,6 @@ PANEL = Panel(
     lambda recipe, _run: SemanticQuestion.of(recipe),
     lambda answer, run, view: panel(answer, run, selected=view.recipe.selected_node),
     lambda answer, _run: rows(answer),
+    fields=("layer", "semantic_layers"),
     words=("source", "target", "kind", "unit"),
 )

@@ -9,6 +9,7 @@ from dataclasses import fields
 from dash import dcc, html
 from dash.development.base_component import Component
 
+from ...panels import PANELS
 from ...present.attributes import named
 from ...recipe import CHOICES, Recipe
 from ..ids import Id
@@ -47,6 +48,7 @@ def page(models: Sequence[str], examples: Sequence[Example], formats: Sequence[s
             {
                 "data-defaults": json.dumps(_defaults()),
                 "data-choices": json.dumps(CHOICES | {"tab": tuple(TABS)}),
+                "data-panels": json.dumps({panel.name: panel.fields for panel in PANELS}),
                 "data-model": first_model(models),
                 "data-view": " ".join(VIEW),
                 "data-silent": " ".join(SILENT),
