@@ -5,17 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output, State, no_update
+from dash import Dash, Input, Output, no_update
 
 from flowgraph.errors import FlowgraphError
 
 from ...panels.circuit import CircuitQuestion, CorruptQuestion, TokenQuestion, found_box
 from ...present.errors import search_error
-from ...present.progress import progress_text
 from ...recipe import Recipe, from_query, to_query
 from ...server.run import RunQuestion
 from ..ids import Id
 from .asking import ask
+from .following import follow
 
 if TYPE_CHECKING:
     from ...server.service import Service
@@ -43,16 +43,7 @@ def register(app: Dash, service: Service) -> None:
     def find(ticket: dict[str, Any] | None) -> tuple[Any, Any]:
         return (None, None) if ticket is None else found(service, ticket)
 
-    @app.callback(
-        Output(Id.FIND_PROGRESS, "children"), Input(Id.FIND_POLL, "n_intervals"), State(Id.FIND_TICKET, "data")
-    )
-    def watch(_polls: int, ticket: dict[str, Any] | None) -> Any:
-        return progress_text(service.progress(ticket["id"]) if ticket else None)
-
-    @app.callback(Input(Id.FIND_CANCEL, "n_clicks"), State(Id.FIND_TICKET, "data"), prevent_initial_call=True)
-    def cancel(_clicks: int, ticket: dict[str, Any] | None) -> None:
-        if ticket:
-            service.cancel(ticket["id"])
+    follow(app, service, Id.FIND_TICKET, poll=Id.FIND_POLL, progress=Id.FIND_PROGRESS, cancel=Id.FIND_CANCEL)
 
 
 def proposed(service: Service, search: str) -> tuple[Any, Any]:

@@ -16,13 +16,13 @@ from ...panels.flow import GraphAnswer, GraphQuestion, caption, mass_hint, meta,
 from ...panels.prediction import predictions
 from ...panels.writers import writers
 from ...present.legend import legend_components
-from ...present.progress import progress_text
 from ...recipe import Recipe, from_query
 from ...server.errors import Cancelled
 from ...server.run import Run, RunQuestion
 from ..ids import Id
 from ..picture import picture
 from .asking import ask, shown
+from .following import follow
 from .offers import offered
 
 if TYPE_CHECKING:
@@ -89,14 +89,7 @@ def register(app: Dash, service: Service) -> None:
         except FlowgraphError as error:
             return {"picture": drawn, "about": "", "parts": [], "failed": str(error)}
 
-    @app.callback(Output(Id.PROGRESS, "children"), Input(Id.POLL, "n_intervals"), State(Id.TICKET, "data"))
-    def watch(_polls: int, ticket: dict[str, Any] | None) -> Any:
-        return progress_text(service.progress(ticket["id"]) if ticket else None)
-
-    @app.callback(Input(Id.CANCEL, "n_clicks"), State(Id.TICKET, "data"), prevent_initial_call=True)
-    def cancel(_clicks: int, ticket: dict[str, Any] | None) -> None:
-        if ticket:
-            service.cancel(ticket["id"])
+    follow(app, service, Id.TICKET, poll=Id.POLL, progress=Id.PROGRESS, cancel=Id.CANCEL)
 
 
 def largest_writers(service: Service, recipe: Recipe, ticket: str) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output, State
+from dash import Dash, Input, Output
 from dash.development.base_component import Component
 
 from flowgraph.errors import FlowgraphError
@@ -12,11 +12,11 @@ from flowgraph.errors import FlowgraphError
 from ...panels.circuit import CircuitTestQuestion, circuit_effect
 from ...panels.effects import FaithfulQuestion, effect
 from ...present.errors import panel_error
-from ...present.progress import progress_text
 from ...recipe import from_query
 from ...server.errors import Cancelled
 from ..ids import Id
 from .asking import ask
+from .following import follow
 from .offers import test_of
 
 if TYPE_CHECKING:
@@ -36,14 +36,7 @@ def register(app: Dash, service: Service) -> None:
     def test(ticket: dict[str, Any] | None) -> Component | None:
         return None if ticket is None else tested(service, ticket)
 
-    @app.callback(Output(Id.TEST_PROGRESS, "children"), Input(Id.TEST_POLL, "n_intervals"), State(Id.TEST, "data"))
-    def watch(_polls: int, ticket: dict[str, Any] | None) -> Any:
-        return progress_text(service.progress(ticket["id"]) if ticket and ticket["id"] else None)
-
-    @app.callback(Input(Id.TEST_CANCEL, "n_clicks"), State(Id.TEST, "data"), prevent_initial_call=True)
-    def cancel(_clicks: int, ticket: dict[str, Any] | None) -> None:
-        if ticket and ticket["id"]:
-            service.cancel(ticket["id"])
+    follow(app, service, Id.TEST, poll=Id.TEST_POLL, progress=Id.TEST_PROGRESS, cancel=Id.TEST_CANCEL)
 
 
 def tested(service: Service, ticket: dict[str, Any]) -> Component | None:

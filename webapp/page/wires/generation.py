@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output, State
+from dash import Dash, Input, Output
 
 from flowgraph.errors import FlowgraphError
 
 from ...panels.continuation import GenerateQuestion, continuation
 from ...present.errors import panel_error
-from ...present.progress import progress_text
 from ...recipe import from_query
 from ...server.errors import Cancelled
 from ..ids import Id
 from .asking import ask
+from .following import follow
 
 if TYPE_CHECKING:
     from ...server.service import Service
@@ -34,19 +34,14 @@ def register(app: Dash, service: Service) -> None:
     def go_on(ticket: dict[str, Any] | None) -> Any:
         return None if ticket is None else continued(service, ticket)
 
-    @app.callback(
-        Output(Id.CONTINUATION_PROGRESS, "children"), Input(Id.CONTINUATION_POLL, "n_intervals"),
-        State(Id.CONTINUATION_TICKET, "data"),
-    )  # fmt: skip
-    def watch(_polls: int, ticket: dict[str, Any] | None) -> Any:
-        return progress_text(service.progress(ticket["id"]) if ticket else None)
-
-    @app.callback(
-        Input(Id.CONTINUATION_CANCEL, "n_clicks"), State(Id.CONTINUATION_TICKET, "data"), prevent_initial_call=True
+    follow(
+        app,
+        service,
+        Id.CONTINUATION_TICKET,
+        poll=Id.CONTINUATION_POLL,
+        progress=Id.CONTINUATION_PROGRESS,
+        cancel=Id.CONTINUATION_CANCEL,
     )
-    def cancel(_clicks: int, ticket: dict[str, Any] | None) -> None:
-        if ticket:
-            service.cancel(ticket["id"])
 
 
 def continued(service: Service, ticket: dict[str, Any]) -> Any:
