@@ -20,6 +20,7 @@ from .models import LoadedModel, load_model
 from .models.consistency import check_trace
 from .models.forward import SITES, Feed, Pass, run, site_shapes
 from .models.proof import check_finite
+from .values.arguments import takes
 from .values.inputs import Row, inputs
 from .values.trace import Trace
 
@@ -94,6 +95,7 @@ def trace(
     token_type_ids: Any = ...,
     position_ids: Any = ...,
 ) -> Any: ...
+@takes()
 def trace(
     model: Any,
     text_or_ids: Any,
@@ -215,6 +217,7 @@ def _traced(
     return _frozen(loaded, row, result, window, at, aims)
 
 
+@takes()
 def trace_size(model: Any, text_or_ids: Any, *, keep: Keep | Iterable[str] | None = None) -> int:
     """Bytes that :func:`trace` would keep per layer sites, known before it runs; of a batch for all prompts together.
 

@@ -9,8 +9,12 @@ import inspect
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 import flowgraph as fg
 from flowgraph.errors import ArgumentError, FlowgraphError
@@ -25,6 +29,75 @@ def _functions():
         value = getattr(fg, name)
         if inspect.isfunction(inspect.unwrap(value)):
             yield name, value
+
+
+ODD = (None, object(), "no", "", b"no", 2.5, -7, float("nan"), True, [None], ["no"], {"no": 1}, {1}, iter([2]), np.array([[1, 2]]), np.float32(0.5),
+       torch.tensor([1.0, 2.0]), torch.tensor(1), 3 + 1j, slice(1), fg.Node("head", layer=0, head=0))  # fmt: skip
+"""What no later argument expects, or some do: it is taken, or refused by an error of ours."""
+
+
+def _calls() -> dict[str, tuple[Callable[..., object], dict[str, Any]]]:
+    """Calls that work, with all that has to be given."""
+    model = fg.load_model(tiny_model("gpt2")[0], tokenizer=tiny_model("gpt2")[1])
+    clean, corrupted = [5, 6, 7, 8], [5, 9, 7, 8]
+    trace = fg.trace(model, clean)
+    graph, attention = fg.build_graph(trace), {"attention_or_trace": trace, "source": 0, "target": 2}
+    pair = {"model": model, "clean": clean, "corrupted": corrupted, "target": 8, "foil": 9}
+    data = fg.TaskData("own", "", (fg.Example(tuple(clean), tuple(corrupted), 8, 9),))
+    circuit = fg.discover(**pair, budget=10, shortlist=5)
+    lens, scores = fg.logit_lens(trace), fg.head_scores(trace)
+    given: list[tuple[Callable[..., object], dict[str, Any]]] = [
+        *((f, {"trace": trace}) for f in (fg.alti_logit, fg.direct_logit_attribution, fg.head_scores, fg.logit_lens)),
+        *((f, {"trace": trace}) for f in (fg.norm_map, fg.mixing_ratio, fg.trajectory, fg.edge_weights, fg.semantic_graph)),
+        *((f, {"graph": graph}) for f in (fg.influence, fg.prune, fg.keep_strongest, fg.mass, fg.strongest_paths, fg.render_picture)),
+        *((f, attention) for f in (fg.attention_flow, fg.flow_edges, fg.minimum_cut)),
+        *((f, {"weights_or_trace": trace}) for f in (fg.flow_graph, fg.rollout_graph)),
+        *((f, pair) for f in (fg.edge_scores, fg.head_effects)),
+        *((f, pair | {"what": circuit}) for f in (fg.patch,)),
+        *((f, pair | {"method": "eap"}) for f in (fg.discover,)),
+        (fg.ablate, {"model": model, "prompts": clean, "what": circuit, "target": 8, "foil": 9}),
+        (fg.trace, {"model": model, "text_or_ids": clean}),
+        (fg.build_graph, {"trace_or_weights": trace}),
+        (fg.routes, {"weights": fg.edge_weights(trace), "threshold": 0.1}),
+        (fg.attention_rollout, {"attention_or_trace": trace}),
+        (fg.edge_tokens, {"trace": trace, "graph": graph, "edge": 3}),
+        (fg.head_circuit, {"trace": trace, "layer": 0, "head": 0}),
+        (fg.norm_filter, {"trace": trace, "layer": 0}),
+        (fg.visit_graph, {"trace": fg.trace(fg.load_model(tiny_model("llama")[0]), clean)}),
+        (fg.read, {"trace": trace, "vectors": trace.site("resid_post")[-1]}),
+        (fg.unembed, {"trace": trace, "vectors": trace.site("resid_post")[-1]}),
+        (fg.lens_figure, {"reading": lens}),
+        (fg.trajectory_figure, {"found": fg.trajectory(trace)}),
+        (fg.head_scores_figure, {"scores": scores}),
+        (scores.strongest, {"name": "entropy"}),
+        (fg.head_view, {"attention": trace}),
+        (fg.model_view, {"attention": trace}),
+        (fg.load_model, {"name_or_path_or_model": model.model, "tokenizer": model.tokenizer}),
+        (fg.faithfulness, {"model": model, "data": data, "graph": circuit, "sizes": (0.5,), "bootstrap": 2}),
+        (fg.completeness, {"model": model, "data": data, "graph": circuit, "random": 1, "greedy": 1, "candidates": 1, "bootstrap": 2}),
+        (fg.minimality, {"model": model, "data": data, "graph": circuit, "random": 1, "bootstrap": 2}),
+        (fg.head_roles, {"model": model, "sequences": 1}),
+        (graph.measured_into, {"start": None}),
+        (graph.with_readings, {"readings": [None] * len(graph.nodes)}),
+    ]  # fmt: skip
+    return {function.__name__: (function, named) for function, named in given}
+
+
+def later_faults() -> dict[str, list[str]]:
+    """Every later argument of calls that work, replaced by something odd."""
+    tried, faults = [], []
+    for name, (function, named) in _calls().items():
+        function(**named)
+        for place in list(inspect.signature(function).parameters.values())[not inspect.ismethod(function) :]:
+            # A progress or metric of the user's own raises what it likes; options belong to the method.
+            if place.kind is place.VAR_KEYWORD:
+                continue
+            for odd in ODD:
+                tried.append(f"{name}({place.name}={odd!r})")
+                said = _said(tried[-1], lambda f=function, given={**named, place.name: odd}: f(**given))
+                if said is not None and " gave " not in said:
+                    faults.append(said)
+    return {"tried": tried, "faults": faults}
 
 
 def _called(function, first):
@@ -70,12 +143,13 @@ def faults() -> dict[str, list[str]]:
 
 
 @pytest.mark.slow
-def test_no_public_function_takes_what_it_is_not_about():
-    code = "import json; from tests.test_arguments import faults; print(json.dumps(faults()))"
+@pytest.mark.parametrize(("which", "least"), [("faults", 400), ("later_faults", 4000)])
+def test_no_public_function_takes_what_it_is_not_about(which, least):
+    code = f"import json; from tests.test_arguments import {which}; print(json.dumps({which}()))"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
-    assert len(found["tried"]) > 400
+    assert len(found["tried"]) > least
     assert not found["faults"], "\n".join(found["faults"])
 
 
@@ -99,3 +173,27 @@ def test_what_is_missing_is_told_by_python():
         about(1, None)
     with pytest.raises(ArgumentError, match=r"about\(number=…\) expects an int, and got a str"):
         about(number="1", name="a")
+
+
+def test_later_arguments_are_held_against_their_annotations(tiny):
+    trace = fg.trace(tiny("llama"), [5, 6, 7])
+    with pytest.raises(
+        ArgumentError, match=r"head_scores\(position=…\) expects a whole number or None, and got 'last'"
+    ):
+        fg.head_scores.__call__(trace, position="last")
+    with pytest.raises(ArgumentError, match=r"trace\(logits=…\) expects one of 'last', 'all', and got 'al'"):
+        fg.trace(trace.model, [5, 6, 7], logits="al")
+    with pytest.raises(ArgumentError, match=r"trace\(max_bytes=…\) expects a number, and got nan"):
+        fg.trace(trace.model, [5, 6, 7], max_bytes=float("nan"))
+    with pytest.raises(ArgumentError, match=r"expects True or False or one of 'auto', and got 'yes'"):
+        fg.build_graph(trace, readings="yes")
+    with pytest.raises(ArgumentError, match=r"layers=…\) expects \(a whole number, a whole number\) or None"):
+        fg.build_graph(trace, layers=(0, "2"))
+    graph = fg.build_graph(trace, top_k=np.int64(2), mass=np.float32(0.5), layers=range(2), max_edges=1e5)
+    assert graph.info.layers == (0, 2)
+    assert type(graph.info.filters["top_k"]) is int
+
+
+def test_the_answers_of_several_prompts_have_an_order(tiny):
+    with pytest.raises(ArgumentError, match="target= is a set; give one token, or a list with one for each prompt"):
+        fg.head_effects(tiny("llama"), [[5, 6], [7, 8]], how="zero", target={5, 6}, foil=9)

@@ -10,12 +10,14 @@ from jaxtyping import Float
 
 from ..errors import ArgumentError
 from ..methods.build import MAX_EDGES
+from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
 from ..values.node import Node, label
 from .max_flow import flow_edges
 from .state_graph import Chain, Readings, chain_to, graph_of, with_node_readings
 
 
+@takes()
 def flow_graph(
     weights_or_trace: Any,
     start: Node | None = None,

@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int
 from ..charts.result import Result
 from ..charts.table import Table
 from ..errors import ArgumentError
+from ..values.arguments import takes
 from ..values.token_matrix import TokenMatrix, origin_of
 from .attention import Blocks, layer_matrices
 
@@ -61,6 +62,7 @@ class FlowEdges(Result):
         return self.table()
 
 
+@takes()
 def attention_flow(
     attention_or_trace: Any,
     *,
@@ -138,6 +140,7 @@ def attention_flow(
     return TokenMatrix(flow, ("query_pos", "key_pos"), "attention flow", unit, tokens)
 
 
+@takes()
 def flow_edges(
     attention_or_trace: Any,
     *,
@@ -174,6 +177,7 @@ def flow_edges(
     return _edges(carried, carried > 0, float(carried[-1].sum()), unit)
 
 
+@takes()
 def minimum_cut(
     attention_or_trace: Any,
     *,

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import ArgumentError
+from ..values.arguments import takes
 from ..values.token_matrix import Axis, TokenMatrix, origin_of
 from .attention import Blocks, layer_matrices, present_tokens
 
@@ -19,6 +20,7 @@ They take a fifth to two fifths of the time of numpy's product of triangles, whi
 """
 
 
+@takes()
 def attention_rollout(
     attention_or_trace: Any,
     *,

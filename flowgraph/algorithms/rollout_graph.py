@@ -7,11 +7,13 @@ from typing import Any, SupportsIndex
 import numpy as np
 
 from ..methods.build import MAX_EDGES
+from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
 from ..values.node import Node
 from .state_graph import Readings, chain_to, graph_of, with_node_readings
 
 
+@takes()
 def rollout_graph(
     weights_or_trace: Any,
     start: Node | None = None,

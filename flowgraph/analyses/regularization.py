@@ -22,6 +22,7 @@ from ..models import LoadedModel, load_model
 from ..models.anatomy import wide
 from ..semantic.layer import Layer
 from ..tracing import Keep, trace
+from ..values.arguments import takes
 from ..values.reading import Reading
 from ..values.trace import Trace
 
@@ -137,6 +138,7 @@ class RegularizationNeurons(Result):
         return Series(f"{name} ({len(layer):,})", role, frequency, entropy, tip)
 
 
+@takes()
 def regularization_neurons(
     model: Any,
     prompts: Iterable[str | Sequence[int]],

@@ -30,6 +30,7 @@ from ..interventions.prompts import Prompts
 from ..interventions.ticks import Tick, ticking
 from ..models import load_model
 from ..models.wheel import Progress
+from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
 from ..values.node import Node
 from .bands import Band, draws_of, mean_band, with_band
@@ -226,6 +227,7 @@ class Minimality(_HeadsTakenOut):
         )
 
 
+@takes()
 def completeness(
     model: Any,
     data: Data,
@@ -299,6 +301,7 @@ def completeness(
     )  # fmt: skip
 
 
+@takes()
 def minimality(
     model: Any,
     data: Data,

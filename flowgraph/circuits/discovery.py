@@ -18,6 +18,7 @@ from ..models import load_model
 from ..models.wheel import Progress
 from ..tasks import TaskData
 from ..tasks.examples import prompt_ids
+from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
 from .attribution import Scores, attribution
 from .backward import Found, backward_discovery
@@ -33,6 +34,7 @@ FORWARDS = 500
 
 
 # A caller may be in inference mode, whose tensors autograd cannot use.
+@takes()
 @torch.inference_mode(mode=False)
 def discover(
     model: Any,
@@ -157,6 +159,7 @@ def discover(
     return circuit_graph(search, found, method, notes | found.notes, threshold, top_k)
 
 
+@takes()
 def discovery_size(
     model: Any,
     clean: Prompts | None = None,

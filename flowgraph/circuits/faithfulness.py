@@ -30,6 +30,7 @@ from ..interventions.prompts import Prompts
 from ..interventions.ticks import ticking
 from ..models import load_model
 from ..models.wheel import Progress
+from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
 from .bands import Band, band_of, draws_of, with_band
 from .runs import Cancel, Data, all_edges, circuit_runs, edge_mask, task_of
@@ -220,6 +221,7 @@ class Faithfulness(Result):
         return area
 
 
+@takes()
 def faithfulness(
     model: Any,
     data: Data,

@@ -24,6 +24,7 @@ from ..interventions.metrics import metric_of
 from ..lenses.head_scores import HeadScore
 from ..models import load_model
 from ..models.wheel import Progress
+from ..values.arguments import takes
 from ..values.node import Node
 from .copying import COPY_SCORES, copy_scores
 from .detectors import ATTENTION_SCORES, attention_scores, repeating
@@ -193,6 +194,7 @@ class HeadRoles(Result):
         return name in self.scores and bool(sign * self.scores[name].values[place] > self.thresholds[name])
 
 
+@takes()
 def head_roles(
     model: Any,
     data: Data | None = None,

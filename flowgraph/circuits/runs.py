@@ -69,6 +69,10 @@ def task_of(loaded: LoadedModel, data: Data) -> TaskData:
         If an answer is not one token.
     """
     if not isinstance(data, TaskData):
+        if not isinstance(data, Sequence):
+            raise ArgumentError(
+                f"data= is a {type(data).__name__}; expected a TaskData, or a list of flowgraph.Example objects"
+            )
         strange = [one for one in data if not isinstance(one, Example)]
         if strange:
             raise ArgumentError(

@@ -51,6 +51,7 @@ from ..algorithms.attribution_pruning import check_thresholds, pruned
 from ..atomic_file import as_path
 from ..charts import rendering
 from ..errors import ArgumentError, FileFormatError
+from ..values.arguments import takes
 from ..values.flow_graph import EDGE_KINDS, UNITS, FlowGraph
 from ..values.graph_info import UNNAMED, GraphInfo
 from ..values.node import FEATURES, NODE_KINDS, WITHOUT_LAYER
@@ -81,6 +82,7 @@ _KIND_AFTER = {
 }  # fmt: skip
 
 
+@takes()
 def import_graph(
     path: str | Path,
     *,

@@ -17,6 +17,7 @@ from torch import Tensor
 from ..errors import ArgumentError, TargetError
 from ..models import LoadedModel, load_model
 from ..models.wheel import Progress
+from ..values.arguments import takes
 from .changes import Reference, changed, recorded
 from .effect import Effect
 from .metrics import Aims, Metric, metric_of
@@ -53,6 +54,7 @@ class _Question:
         )
 
 
+@takes()
 def ablate(
     model: Any,
     prompts: Prompts,
@@ -154,6 +156,7 @@ def ablate(
         )  # fmt: skip
 
 
+@takes()
 def patch(
     model: Any,
     clean: Prompts,

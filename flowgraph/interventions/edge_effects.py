@@ -18,6 +18,7 @@ from ..errors import ArgumentError
 from ..models import LoadedModel, load_model
 from ..models.anatomy import wide
 from ..models.wheel import Progress
+from ..values.arguments import takes
 from .ablation import _one_for_each, aims_of, answer_logits
 from .edges import Edge, check_edge, sender_index
 from .metrics import Metric, metric_of
@@ -79,6 +80,7 @@ class EdgeEffects(Result):
         return self.table()
 
 
+@takes()
 def edge_effects(
     model: Any,
     clean: Prompts,

@@ -24,6 +24,7 @@ from ..errors import ArgumentError
 from ..models import LoadedModel, load_model
 from ..models.anatomy import Anatomy
 from ..models.attention_weights import attention_weights
+from ..values.arguments import takes
 from ..values.node import Node
 from .ablation import _one_for_each, answer_logits
 from .edges import Edge, Into, receivers, require_sum, sender_nodes, senders_before
@@ -78,6 +79,7 @@ class EdgeScores(Result):
             f"{int(self.possible.sum()):,} edges, {len(self.clean)} prompts, {self.metric}, {self.unit})"
         )
 
+    @takes()
     def strongest(self, k: int) -> list[tuple[Edge, float]]:
         """The k edges with the largest |score|, the strongest first, each with its score."""
         if k < 1:
@@ -121,6 +123,7 @@ class EdgeScores(Result):
 
 
 # Whatever mode it is called in: autograd needs tensors that inference mode does not make.
+@takes()
 @torch.inference_mode(mode=False)
 def edge_scores(
     model: Any,
@@ -199,6 +202,7 @@ def edge_scores(
     )
 
 
+@takes()
 def scores_size(model: Any, clean: Prompts, *, qk_fix: bool = False, max_bytes: int = MAX_BYTES) -> int:
     """Bytes that :func:`edge_scores` will work in at most besides the model, known before it runs.
 

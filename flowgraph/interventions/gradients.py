@@ -14,6 +14,7 @@ from ..errors import ArgumentError
 from ..models import LoadedModel, load_model
 from ..models.anatomy import Anatomy, Norm, wide
 from ..models.attention_weights import attention_weights
+from ..values.arguments import takes
 from .ablation import aims_of, answer_logits
 from .edges import Into, require_sum
 from .metrics import Aims, Metric, metric_of
@@ -85,6 +86,7 @@ class Gradients:
 
 
 # A caller may be in inference mode, whose tensors autograd cannot use.
+@takes()
 @torch.inference_mode(mode=False)
 def gradients(
     model: Any,

@@ -18,6 +18,7 @@ from ..charts.text import printable
 from ..errors import ArgumentError
 from ..models import load_model
 from ..models.wheel import Progress
+from ..values.arguments import takes
 from .ablation import _one_for_each
 from .metrics import Metric, metric_of
 from .prompts import Answers, Prompts, batch_of, prompts_of
@@ -101,6 +102,7 @@ class HeadEffects(Result):
         return found if self.corrupted is None else found | {"corrupted": self.corrupted}
 
 
+@takes()
 def head_effects(
     model: Any,
     clean: Prompts,
@@ -175,6 +177,7 @@ def head_effects(
     return HeadEffects(by_prompt, sweep.clean, sweep.corrupted, how, sweep.metric.name, sweep.metric.unit, loaded.name)
 
 
+@takes()
 def sweep_size(model: Any, clean: Prompts, corrupted: Prompts | None = None, *, max_bytes: int = MAX_BYTES) -> int:
     """Bytes that :func:`head_effects` will work in besides the model, known before it runs.
 

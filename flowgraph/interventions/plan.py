@@ -94,7 +94,12 @@ def plan_of(anatomy: Anatomy, what: What, n_tokens: int, *, outside: bool, parts
     if isinstance(what, FlowGraph):
         _add_graph(plan, what, outside, parts)
     else:
-        several = [what] if isinstance(what, (Node, Edge, PatternEdit)) else list(what)
+        several = [what] if isinstance(what, (Node, Edge, PatternEdit)) else what
+        if isinstance(several, str) or not isinstance(several, Iterable) or getattr(several, "ndim", 1) == 0:
+            raise ArgumentError(
+                f"what={what!r} is a {type(what).__name__}; expected a graph, flowgraph.Node, Edge or PatternEdit objects"
+            )
+        several = list(several)
         plan.text = ("all but " if outside else "") + words(several)
         _add_parts(plan, several, outside)
     return plan

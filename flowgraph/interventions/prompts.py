@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -259,7 +259,10 @@ def _prompt(loaded: LoadedModel, one: Trace | Row) -> Prompt:
 def _answers(loaded: LoadedModel, given: Answers, count: int, name: str) -> list[int | None]:
     if given is None:
         return [None] * count
-    several = [given] * count if isinstance(given, (str, int)) else list(given)
+    if isinstance(given, (Mapping, Set, Iterator)):  # whose order is not that of the prompts
+        raise ArgumentError(f"{name}= is a {type(given).__name__}; give one token, or a list with one for each prompt")
+    one = isinstance(given, str) or not hasattr(given, "__iter__") or getattr(given, "ndim", 1) == 0
+    several = [given] * count if one else list(given)  # type: ignore[arg-type]
     if len(several) != count:
         raise ArgumentError(f"{name}= has {len(several)} tokens for {count} prompts; give one, or one for each prompt")
     return [loaded.vocabulary.target_id(value, name) for value in several]

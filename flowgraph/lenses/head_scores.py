@@ -132,6 +132,7 @@ class HeadScores(Result):
         """
         return self.score(name).values
 
+    @takes()
     def score(self, name: str) -> HeadScore:
         """One score with its unit, bounds and description.
 
@@ -152,9 +153,18 @@ class HeadScores(Result):
         at = f"position {self.position} {self.tokens[self.position]!r}"
         return f"HeadScores({self.model!r}, {rows} layers × {heads} heads, {at}: {', '.join(self.scores)}{missing})"
 
+    @takes()
     def strongest(self, name: str, count: int = 5) -> list[tuple[Node, float]]:
-        """The heads with the largest |score|, the largest first (of an entropy, the smallest: the sharpest heads)."""
+        """The heads with the largest |score|, the largest first (of an entropy, the smallest: the sharpest heads).
+
+        Raises
+        ------
+        ArgumentError
+            As for indexing, or if ``count`` is below 1.
+        """
         values = self[name]
+        if count < 1:
+            raise ArgumentError(f"count={count} must be at least 1")
         size = values if name == "entropy" else -np.abs(values)
         order = np.argsort(size, axis=None, kind="stable")[:count]
         places = (np.unravel_index(n, values.shape) for n in order)

@@ -73,8 +73,7 @@ def read(
     d_model, d_vocab = loaded.anatomy.d_model, loaded.anatomy.d_vocab
     if not 1 <= k <= d_vocab:
         raise ArgumentError(f"k={k} must be between 1 and {d_vocab}, the size of the vocabulary")
-    if vectors.ndim == 0 or vectors.shape[-1] != d_model:
-        raise ArgumentError(f"vectors have shape {tuple(vectors.shape)}; the last axis must be d_model={d_model}")
+    _check_vectors(vectors, d_model)
     target_id = target_id_of(trace, target)
     foil_id = trace.foil if foil is None and target is None else None
     if foil is not None:
@@ -165,6 +164,15 @@ def head_outputs(trace: Trace) -> Float[Tensor, "layer head position d_model"]:
     return torch.stack(rows)
 
 
+def _check_vectors(vectors: Any, d_model: int) -> None:
+    if not isinstance(vectors, Tensor):
+        raise ArgumentError(
+            f"vectors= is a {type(vectors).__name__}; expected a tensor whose last axis is d_model={d_model}"
+        )
+    if vectors.ndim == 0 or vectors.shape[-1] != d_model:
+        raise ArgumentError(f"vectors have shape {tuple(vectors.shape)}; the last axis must be d_model={d_model}")
+
+
 @takes(Trace)
 def unembed(trace: Trace, vectors: Float[Tensor, "*N d_model"]) -> Float[Tensor, "*N d_vocab"]:
     """[..., d_vocab] logits of vectors read by themselves; at the last layer these are the model's own logits.
@@ -177,6 +185,7 @@ def unembed(trace: Trace, vectors: Float[Tensor, "*N d_model"]) -> Float[Tensor,
     """
     loaded = trace.model
     loaded.require_head("unembedding")
+    _check_vectors(vectors, loaded.anatomy.d_model)
     flat = vectors.detach().reshape(-1, vectors.shape[-1]).to(loaded.device)
     found = flat.new_empty((len(flat), loaded.anatomy.d_vocab), dtype=_wide_type(loaded))
     row = 0

@@ -313,6 +313,7 @@ def load_model(
             )
         name_or_path_or_model, tokenizer = name_or_path_or_model
     number_type = _dtype(dtype)
+    _check_device(device)
     tokenizer = _tokenizer(tokenizer)
     if isinstance(name_or_path_or_model, (str, Path)):
         where = _device("cuda" if device == "auto" and torch.cuda.is_available() else _or_cpu(device))
@@ -522,13 +523,21 @@ def _tokenizer(tokenizer: Any) -> Any:
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | str | None:
-    if dtype is None or dtype == "auto":
+    if dtype is None or (isinstance(dtype, str) and dtype == "auto"):
         return dtype
     found = dtype if isinstance(dtype, torch.dtype) else getattr(torch, str(dtype), None)
     if not isinstance(found, torch.dtype) or found not in TOLERANCE:
         names = ", ".join(repr(str(known).removeprefix("torch.")) for known in TOLERANCE)
         raise ArgumentError(f"dtype={dtype!r} is not a number type that a model can be traced in; expected {names}")
     return found
+
+
+def _check_device(device: Any) -> None:
+    """Refuse what names no device; torch would count a number as that of a GPU."""
+    if not isinstance(device, (str, torch.device)):
+        raise ArgumentError(
+            f"device={device!r} is a {type(device).__name__}; expected 'auto', a name such as 'cpu', or a torch.device"
+        )
 
 
 def _or_cpu(device: str | torch.device) -> str | torch.device:

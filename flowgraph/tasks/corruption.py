@@ -8,6 +8,7 @@ from typing import Any, Literal, get_args
 
 from ..errors import ArgumentError, PromptError
 from ..models import LoadedModel, load_model
+from ..values.arguments import takes
 from ..values.inputs import Inputs, Row, row_of
 from . import words
 from .examples import Prompt, prompt_ids
@@ -18,6 +19,7 @@ Corruption = Literal["names", "tokens"]
 _CANDIDATES = 2_000
 
 
+@takes()
 def corrupt(
     model: Any,
     prompt: Prompt,

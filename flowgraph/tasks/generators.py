@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 from ..errors import ArgumentError, TargetError
 from ..models import LoadedModel, load_model
+from ..values.arguments import takes
 from . import words
 from .examples import Example, TaskData, prompt_ids
 
@@ -60,6 +61,7 @@ class Draw:
         return self.random.sample(pool, count)
 
 
+@takes()
 def task(model: Any, name: str, *, count: int = 32, seed: int = 0) -> TaskData:
     """Draw examples of a standard task for a model.
 

@@ -1,11 +1,19 @@
-"""Check of a function's first arguments against their classes, so that an error names the wrong one."""
+"""What a function takes: arguments are held against their classes and annotations, so that a wrong one is named."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ast
+import math
+import operator
+from collections import abc
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
-from inspect import signature
-from typing import Any, ParamSpec, TypeVar
+from inspect import Parameter, signature, unwrap
+from numbers import Real
+from types import UnionType
+from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
+
+import numpy as np
 
 from ..errors import ArgumentError
 
@@ -31,23 +39,29 @@ _MADE_BY = {
 
 
 def takes(*kinds: type | tuple[type, ...]) -> Callable[[Callable[P, R]], Callable[P, R]]:
-    """Refuse a call whose first arguments are of other classes.
+    """Refuse a call whose first arguments are of other classes, or whose others do not fit their annotations.
+
+    Annotations are read where they are plain: numbers, strings, flags, classes, functions, and lists of these. Numbers
+    of NumPy and torch become those of Python. A limit, ``max_…``, may be any number, and a seed is not negative. Tokens
+    are left to the vocabulary, which says more about them.
 
     Parameters
     ----------
     *kinds
-        Class of the first argument, of the second, and so on; a tuple allows several.
+        Class, or several, of the first argument, of the second, and so on.
 
     Raises
     ------
     ArgumentError
-        From the function; it names the argument, the given value and the function that makes the right one.
+        From the function, naming the argument, what it was and what makes the right thing.
     """
     wanted = tuple(kind if isinstance(kind, tuple) else (kind,) for kind in kinds)
 
     def of(function: Callable[P, R]) -> Callable[P, R]:
-        # The signature is read once, when the function is defined.
-        names = tuple(signature(function).parameters)[: len(wanted)]
+        places = signature(function).parameters
+        names = tuple(places)[: len(wanted)]
+        others = tuple(places)[len(wanted) :]
+        checks: dict[str, Callable[[Any], Any]] = {}  # what annotations name is known when the function is first called
 
         @wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -57,24 +71,235 @@ def takes(*kinds: type | tuple[type, ...]) -> Callable[[Callable[P, R]], Callabl
                     given = args[place] if place < len(args) else kwargs[name]
                     if not isinstance(given, classes):
                         raise ArgumentError(_message(function.__name__, name, given, classes))
-            return function(*args, **kwargs)
+            if not checks:
+                checks.update({name: _check(unwrap(function), places[name]) for name in others})
+            rest = [check(value) for check, value in zip(checks.values(), args[len(names) :], strict=False)]
+            named = {name: checks[name](value) if name in checks else value for name, value in kwargs.items()}
+            return function(*args[: len(names)], *rest, *args[len(places) :], **named)  # type: ignore[arg-type]
 
         return checked
 
     return of
 
 
+class _UnfitError(Exception):
+    """A value is not of a kind."""
+
+
+_Kind = tuple[str, Callable[[Any], Any]]
+"""What is expected, in words, and the value as it is handed on."""
+
+
+def _check(function: Callable[..., Any], place: Parameter) -> Callable[[Any], Any]:
+    """Whether one argument fits what is written at its place; it is handed on as it is where that says too little."""
+    name, written = place.name, place.annotation
+    packed = place.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+    if packed or not isinstance(written, str) or written == _ANSWER:
+        return lambda value: value
+    kinds = _kinds(ast.parse(written, mode="eval").body, function.__globals__)
+    if kinds is None:
+        return lambda value: value
+    own = _LIMIT if name.startswith("max_") else _SEED if name == "seed" else None
+    if own is not None:
+        kinds = [own if kind is _PLAIN["int"] else kind for kind in kinds]
+
+    def check(value: Any) -> Any:
+        try:
+            return _first_fit(value, kinds)
+        except _UnfitError:
+            raise ArgumentError(
+                f"{function.__name__}({name}=…) expects {_words(kinds)}, and got {_shown(value)}"
+            ) from None
+
+    return check
+
+
+def _kinds(written: ast.expr, known: Mapping[str, Any]) -> list[_Kind] | None:
+    """The kinds that an annotation names; None if one of them is not a plain one."""
+    match written:
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            one, other = _kinds(left, known), _kinds(right, known)
+            return None if one is None or other is None else [*one, *other]
+        case ast.Constant(value=None):
+            return [("None", _none)]
+        case ast.Name(id=name) if name in _PLAIN:
+            return [_PLAIN[name]]
+        case ast.Name(id=name):
+            return _named(known.get(name))
+        case ast.Subscript(value=ast.Name(id="Literal"), slice=values):
+            several = values.elts if isinstance(values, ast.Tuple) else [values]
+            return _one_of([one.value for one in several if isinstance(one, ast.Constant)])
+        case ast.Subscript(value=ast.Name(id="Callable")):
+            return [("a function", _function)]
+        case ast.Subscript(value=ast.Name(id="Sequence" | "Iterable"), slice=of):
+            inner = _kinds(of, known)
+            return None if inner is None else [(f"a list ({_words(inner)})", lambda value: _several(value, inner))]
+        case ast.Subscript(value=ast.Name(id="Mapping")):
+            return [("a mapping", lambda value: _instance(value, Mapping))]
+        case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=parts)):
+            ends = [_kinds(part, known) for part in parts]
+            if any(end is None for end in ends):
+                return None
+            each = [end for end in ends if end is not None]
+            return [(f"({', '.join(map(_words, each))})", lambda value: _tuple(value, each))]
+    return None
+
+
+def _named(value: Any) -> list[_Kind] | None:
+    """The kind that a name of the function's module stands for."""
+    if get_origin(value) is Literal:
+        return _one_of(get_args(value))
+    if get_origin(value) is UnionType or get_origin(value) is Union:
+        several = [_named(one) for one in get_args(value)]
+        return None if None in several else [kind for one in several if one is not None for kind in one]
+    if value is type(None):
+        return [("None", _none)]
+    if isinstance(value, type) and value.__name__ in _PLAIN:
+        return [_PLAIN[value.__name__]]
+    if isinstance(value, type) and value is not Any and not getattr(value, "_is_protocol", False):
+        return [(_a(value), lambda given: _instance(given, value))]
+    return [("a function", _function)] if get_origin(value) is abc.Callable else None
+
+
+def _one_of(values: Iterable[Any]) -> list[_Kind]:
+    """One of several words or numbers."""
+    words, allowed = "one of " + ", ".join(map(repr, values)), tuple(values)
+
+    def fit(value: Any) -> Any:
+        if not isinstance(value, (str, int)) or value not in allowed:
+            raise _UnfitError
+        return value
+
+    return [(words, fit)]
+
+
+def _words(kinds: list[_Kind]) -> str:
+    return " or ".join(dict.fromkeys(words for words, _ in kinds))
+
+
+def _none(value: Any) -> None:
+    if value is not None:
+        raise _UnfitError
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise _UnfitError
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if isinstance(value, (bool, np.bool_)) or (isinstance(value, (int, np.integer)) and value in (0, 1)):
+        return bool(value)
+    raise _UnfitError
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, (bool, np.bool_)):
+        raise _UnfitError
+    try:
+        return operator.index(value)
+    except (TypeError, ValueError, RuntimeError) as error:  # a tensor of several numbers
+        raise _UnfitError from error
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, (bool, np.bool_)):
+        raise _UnfitError
+    if isinstance(value, Real):
+        return value.item() if isinstance(value, np.generic) else value
+    if getattr(value, "shape", None) != () or getattr(value, "is_complex", bool)():
+        raise _UnfitError
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:  # an array of one text
+        raise _UnfitError from error
+
+
+def _limit(value: Any) -> Any:
+    number = _number(value)
+    if math.isnan(number):
+        raise _UnfitError
+    return number
+
+
+def _seed(value: Any) -> int:
+    number = _whole(value)
+    if number < 0:
+        raise _UnfitError
+    return number
+
+
+def _function(value: Any) -> Any:
+    if not callable(value):
+        raise _UnfitError
+    return value
+
+
+def _instance(value: Any, kind: type) -> Any:
+    if not isinstance(value, kind):
+        raise _UnfitError
+    return value
+
+
+def _several(value: Any, kinds: list[_Kind]) -> Any:
+    if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
+        raise _UnfitError
+    try:
+        return [_first_fit(one, kinds) for one in value]
+    except TypeError as error:  # a tensor of one number
+        raise _UnfitError from error
+
+
+def _tuple(value: Any, ends: list[list[_Kind]]) -> tuple[Any, ...]:
+    found = _several(value, [("", lambda one: one)])
+    if len(found) != len(ends):
+        raise _UnfitError
+    return tuple(_first_fit(one, kinds) for one, kinds in zip(found, ends, strict=True))
+
+
+def _first_fit(value: Any, kinds: list[_Kind]) -> Any:
+    for _, fit in kinds:
+        try:
+            return fit(value)
+        except _UnfitError:
+            continue
+    raise _UnfitError
+
+
+_PLAIN: dict[str, _Kind] = {
+    "bool": ("True or False", _flag),
+    "str": ("a str", _text),
+    "int": ("a whole number", _whole),
+    "SupportsIndex": ("a whole number", _whole),
+    "float": ("a number", _number),
+}
+_LIMIT: _Kind = ("a number", _limit)
+_SEED: _Kind = ("a whole number that is not negative", _seed)
+_ANSWER = "str | int | None"
+"""A token and its id, which the vocabulary looks at."""
+_LONGEST_SHOWN = 40
+
+
+def _shown(value: Any) -> str:
+    """A value in an error: itself where it is short, else what it is."""
+    if value is None or isinstance(value, (str, int, float, complex, np.generic)):
+        text = repr(value)
+        if len(text) <= _LONGEST_SHOWN:
+            return text
+    return _a(type(value))
+
+
 def _message(function: str, name: str, given: Any, classes: tuple[type, ...]) -> str:
     expected = " or ".join(_a(kind) for kind in classes)
     was = "None" if given is None else _a(type(given))
     advice = "; ".join(_MADE_BY[kind.__name__] for kind in classes if kind.__name__ in _MADE_BY)
-    # A batch is the usual reason for a wrong trace, so it has advice of its own.
     if type(given).__name__ == "Traces" and any(kind.__name__ == "Trace" for kind in classes):
         was, advice = f"the traces of a batch of {len(given)} prompts", f"take one of them: {function}(traces[0])"
     return f"{function}({name}=…) expects {expected}, and got {was}" + (f"; {advice}" if advice else "")
 
 
 def _a(kind: type) -> str:
-    """The class with its article; ``GraphColumns`` is called a FlowGraph, as users know it."""
+    """The class with its article; the columns that functions work on are those of a graph."""
     name = "FlowGraph" if kind.__name__ == "GraphColumns" else kind.__name__
     return f"{'an' if name[0] in 'AEIOaeio' else 'a'} {name}"

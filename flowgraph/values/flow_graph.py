@@ -13,6 +13,7 @@ from jaxtyping import Bool, Int
 from ..charts import rendering
 from ..charts.table import columns_of, data_frame
 from ..errors import ArgumentError
+from .arguments import takes
 from .explanation import Explanation
 from .graph_columns import EDGE_COLUMNS, EDGE_KINDS, UNITS, EdgeKind, GraphColumns, Role, Unit
 from .graph_info import info_dict
@@ -153,6 +154,7 @@ class FlowGraph(GraphColumns):
             notes=tuple(self.notes[i] for i in used) if self.notes else (),
         )
 
+    @takes()
     def measured_into(self, start: Node | None) -> FlowGraph:
         """The same graph, its mass measured by the flow into ``start``; None: into the node that is explained.
 
@@ -166,6 +168,7 @@ class FlowGraph(GraphColumns):
         """
         return into_start(self, start)
 
+    @takes()
     def with_readings(self, readings: Sequence[NodeReading | None]) -> FlowGraph:
         """The same graph, its nodes carrying ``readings`` ([N], None for a node that has none)."""
         return replace(self, readings=tuple(readings))
@@ -247,6 +250,7 @@ class FlowGraph(GraphColumns):
     def _repr_html_(self) -> str:
         return rendering.html(self)
 
+    @takes()
     def to_networkx(self, *, plain: bool = False) -> networkx.MultiDiGraph:
         """A ``networkx.MultiDiGraph`` whose keys are :class:`Node`, or one that networkx can write.
 

@@ -24,6 +24,7 @@ from ..models import LoadedModel, load_model
 from ..models.forward import Feed
 from ..models.sources import first_line
 from ..models.vocabulary import valid_text
+from .arguments import takes
 
 _Source = Literal["text", "messages", "tokenizer", "encoding", "ids"]
 Message = Mapping[str, Any]
@@ -204,6 +205,7 @@ class Inputs:
         return values if self.batch else values[0]
 
 
+@takes()
 def inputs(
     prompt: Any = None,
     *,

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from ...atomic_file import as_path
 from ...charts.text import visible
 from ...errors import ArgumentError, FlowgraphError
+from ...values.arguments import takes
 from ...values.trace import Trace
 from ..scene.attention_codes import Codes, encode
 from ..scene.attention_data import Given, Panel, chosen, given, panel, token_texts, whole
@@ -109,6 +110,7 @@ class AttentionView:
         )
 
 
+@takes()
 def head_view(
     attention: Any = None,
     tokens: Sequence[str] | None = None,
@@ -177,6 +179,7 @@ def head_view(
     return _view("head", panels, sentence_b_start, html_action, opening)
 
 
+@takes()
 def model_view(
     attention: Any = None,
     tokens: Sequence[str] | None = None,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 
 from ...errors import ArgumentError
+from ...values.arguments import takes
 from ...values.trace import Trace
 from ..scene.attention_data import Panel, chosen, given, panel, token_texts, whole
 from ..scene.style import FONT, THEMES, Theme
@@ -23,6 +24,7 @@ _CELL, _LEAST, _MOST = 18, 380, 900
 _SCALES = {"light": ("#FFFFFF", "#0072B2", "#00273D"), "dark": ("#12161C", "#1F86CC", "#F2F9FF")}
 
 
+@takes()
 def attention_figure(
     attention: Any,
     tokens: Sequence[str] | None = None,
