@@ -15,7 +15,7 @@ from typing import Any, Literal, overload
 
 import torch
 
-from .errors import ArgumentError, PromptError
+from .errors import ArchitectureError, ArgumentError, PromptError
 from .models import LoadedModel, load_model
 from .models.consistency import check_trace
 from .models.forward import SITES, Feed, Pass, run, site_shapes
@@ -317,7 +317,13 @@ def _aim(loaded: LoadedModel, value: str | int | None, name: str) -> int | None:
 
 
 def _check_pass(loaded: LoadedModel, result: Pass, feed: Feed) -> None:
-    """Refuse a pass that is not finite; the full residual stream is traced again only to name the layer."""
+    """Refuse a pass of another vocabulary, or not finite; the full stream is traced again only to name the layer."""
+    given = loaded.anatomy.d_vocab if result.logits is None else result.logits.shape[-1]
+    if given != loaded.anatomy.d_vocab:
+        raise ArchitectureError(
+            f"{loaded.name!r} gives {given} logits, and had a vocabulary of {loaded.anatomy.d_vocab} when it was loaded; load it "
+            "again with flowgraph.load_model"
+        )
     seen = [t for t in (result.logits, result.final_scale, result.sites.get("resid_post")) if t is not None]
     # A model without a head of which only patterns, say, are kept: then those have to speak.
     seen = seen or list(result.sites.values())

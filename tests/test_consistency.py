@@ -137,6 +137,27 @@ def test_a_hook_that_was_added_later_is_noticed():
     torch.testing.assert_close(flowgraph.trace(loaded, SHORT).logits, before.logits)
 
 
+def test_a_hook_before_the_final_norm_is_noticed():
+    """The norm undoes the factor, and the logits stay; a decomposition by its scale would miss a third of the logit."""
+    model, tokenizer = tiny_model("llama")
+    loaded = flowgraph.load_model(model, tokenizer=tokenizer)
+    hook = model.model.norm.register_forward_pre_hook(lambda _m, args: (args[0] * 1.5,))
+    with pytest.raises(ArchitectureError, match="'last residual = what the final norm reads' fails"):
+        flowgraph.trace(loaded, SHORT)
+    hook.remove()
+    assert abs(flowgraph.direct_logit_attribution(flowgraph.trace(loaded, SHORT)).completeness_error) < 1e-5
+
+
+@pytest.mark.parametrize("keep", [None, ["pattern"]])
+def test_a_vocabulary_of_another_size_is_noticed(keep):
+    model, tokenizer = tiny_model("llama")
+    loaded = flowgraph.load_model(model, tokenizer=tokenizer)
+    size = model.config.vocab_size
+    model.resize_token_embeddings(size + 7, mean_resizing=False)
+    with pytest.raises(ArchitectureError, match=f"gives {size + 7} logits, and had a vocabulary of {size} when it was"):
+        flowgraph.trace(loaded, SHORT, keep=keep)
+
+
 def test_answers_of_the_models_own_attention_are_held_against_eager(monkeypatch):
     model, tokenizer = tiny_model("llama")
     assert flowgraph.load_model(model, tokenizer=tokenizer).own_attention.gap < 1e-5

@@ -260,7 +260,12 @@ def _logits_error(anatomy: Anatomy, record: Pass, at: int) -> _Errors:
     if anatomy.family.head_kind == "masked" or record.logits is None:
         return {}
     x = wide(record.sites["resid_post"][-1, at])[None]
+    errors: _Errors = {}
     if anatomy.final_norm is not None:
+        if record.final_scale is not None:
+            # A norm without an offset gives the same for a multiple of the state; what is read through its scale differs.
+            own = anatomy.final_norm.scale(x)
+            errors["last residual = what the final norm reads"] = _error(own[None], record.final_scale[at][None, None])
         x = _normed(anatomy.final_norm, x)
     for module in anatomy.head[:-1]:
         x = Projection(module)(x)
@@ -276,7 +281,7 @@ def _logits_error(anatomy: Anatomy, record: Pass, at: int) -> _Errors:
         made = made + wide(last.bias.detach()[tokens])
     if anatomy.softcap is not None:
         made = anatomy.softcap * torch.tanh(made / anatomy.softcap)
-    return {"final norm and head = logits": _error(made, logits[None, tokens])}
+    return errors | {"final norm and head = logits": _error(made, logits[None, tokens])}
 
 
 def _error(value: Float[Tensor, "layer *n"], expected: Float[Tensor, "layer *n"]) -> Float[Tensor, "layer"]:
