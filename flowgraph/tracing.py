@@ -169,6 +169,8 @@ def trace(
     >>> [len(one.tokens) for one in fg.trace(trace.model, ["The capital of Japan", "Paris"])]
     [4, 1]
     """
+    if logits not in ("last", "all"):
+        raise ArgumentError(f"logits={logits!r} is not known; expected 'last' or 'all'")
     loaded = load_model(model)
     beside = {"mask": attention_mask, "token_types": token_type_ids, "position_ids": position_ids}
     given = inputs(text_or_ids, **beside, chat=chat).of(loaded)

@@ -181,15 +181,19 @@ def test_later_arguments_are_held_against_their_annotations(tiny):
         ArgumentError, match=r"head_scores\(position=…\) expects a whole number or None, and got 'last'"
     ):
         fg.head_scores.__call__(trace, position="last")
-    with pytest.raises(ArgumentError, match=r"trace\(logits=…\) expects one of 'last', 'all', and got 'al'"):
+    with pytest.raises(ArgumentError, match="logits='al' is not known; expected 'last' or 'all'"):
         fg.trace(trace.model, [5, 6, 7], logits="al")
     with pytest.raises(ArgumentError, match=r"trace\(max_bytes=…\) expects a number, and got nan"):
         fg.trace(trace.model, [5, 6, 7], max_bytes=float("nan"))
-    with pytest.raises(ArgumentError, match=r"expects True or False or one of 'auto', and got 'yes'"):
+    with pytest.raises(ArgumentError, match=r"expects True or False or 'auto', and got 'yes'"):
         fg.build_graph(trace, readings="yes")
     with pytest.raises(ArgumentError, match=r"layers=…\) expects \(a whole number, a whole number\) or None"):
         fg.build_graph(trace, layers=(0, "2"))
-    graph = fg.build_graph(trace, top_k=np.int64(2), mass=np.float32(0.5), layers=range(2), max_edges=1e5)
+    with pytest.raises(ArgumentError, match="and got a range"):
+        fg.build_graph(trace, layers=range(2))
+    with pytest.raises(ArgumentError, match="theme='pink' is not known; expected 'light' or 'dark'"):
+        fg.lens_figure(fg.logit_lens(trace), theme="pink")
+    graph = fg.build_graph(trace, top_k=np.int64(2), mass=np.float32(0.5), layers=[0, np.int64(2)], max_edges=1e5)
     assert graph.info.layers == (0, 2)
     assert type(graph.info.filters["top_k"]) is int
 

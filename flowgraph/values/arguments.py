@@ -162,15 +162,17 @@ def _named(value: Any) -> list[_Kind] | None:
 
 
 def _one_of(values: Iterable[Any]) -> list[_Kind]:
-    """One of several words or numbers."""
-    words, allowed = "one of " + ", ".join(map(repr, values)), tuple(values)
+    """The one word; of several the kind, for which of them there are is said by the function."""
+    several = tuple(values)
+    if len(several) > 1:
+        return [_PLAIN[name] for name in dict.fromkeys(type(value).__name__ for value in several)]
 
     def fit(value: Any) -> Any:
-        if not isinstance(value, (str, int)) or value not in allowed:
+        if not isinstance(value, str) or value not in several:
             raise _UnfitError
         return value
 
-    return [(words, fit)]
+    return [(repr(several[0]), fit)]
 
 
 def _words(kinds: list[_Kind]) -> str:
@@ -252,6 +254,8 @@ def _several(value: Any, kinds: list[_Kind]) -> Any:
 
 
 def _tuple(value: Any, ends: list[list[_Kind]]) -> tuple[Any, ...]:
+    if isinstance(value, range):  # range(0, 2) holds 0 and 1, and would be taken for its first and its end
+        raise _UnfitError
     found = _several(value, [("", lambda one: one)])
     if len(found) != len(ends):
         raise _UnfitError

@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
+from ...errors import ArgumentError
+
 FONT = "Inter, Helvetica, Arial, sans-serif"  # Cytoscape refuses quotes in a font family
 
 
@@ -75,6 +77,20 @@ DARK = Theme(
     effect_text=("#0B1016", "#FFFFFF", "#E6EAF0", "#FFFFFF", "#0B1016"),
 )
 THEMES = {"light": LIGHT, "dark": DARK}
+
+
+def theme_of(name: str) -> Theme:
+    """The theme of this name.
+
+    Raises
+    ------
+    ArgumentError
+        If there is none.
+    """
+    if name not in THEMES:
+        raise ArgumentError(f"theme={name!r} is not known; expected {' or '.join(map(repr, THEMES))}")
+    return THEMES[name]
+
 
 RANK_LABELS = ("1", "≤10", "≤100", "≤1k", "≤10k", "more")
 EFFECT_LABELS = ("< −1", "−1…0", "≈ 0", "0…1", "> 1")
