@@ -459,6 +459,16 @@ def test_the_semantic_graph_is_mounted_selects_and_lets_go(opened):
     assert panel.faults() == []
 
 
+def test_headings_of_the_semantic_graph_do_not_touch(opened):
+    gaps = opened("semantic", size=(790, 900)).page.evaluate("""() => {
+      const heads = [...document.querySelectorAll('[data-part=heads] span:not([hidden])')];
+      const boxes = heads.map((e) => e.getBoundingClientRect()).sort((one, other) => one.left - other.left);
+      return boxes.slice(1).map((box, i) => box.left - boxes[i].right);
+    }""")
+    assert len(gaps) > 5
+    assert min(gaps) > 1
+
+
 def test_a_new_answer_is_drawn_in_the_place_of_the_old(opened):
     panel = opened("lens")
     box = panel.page.locator(".grid-box")

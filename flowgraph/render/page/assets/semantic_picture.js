@@ -2,6 +2,7 @@
 
 const LEAST_ZOOM = 0.8;
 const HEADING_ROOM = 52;
+const HEADING_GAP = 4;
 const MANY_EDGES = 3000;
 const TITLE = 20;
 // Until the stage has been measured.
@@ -99,14 +100,27 @@ function createHeadings(page) {
   page.headings = { columns, layers, names };
 }
 
+/** One size for all headings, at which no two neighbours touch. */
+function headingScale(columns, column) {
+  for (const heading of columns) {
+    if (heading.width) continue;
+    heading.label.hidden = false;
+    heading.width = heading.label.offsetWidth;
+  }
+  const inOrder = [...columns].sort((one, other) => one.x - other.x);
+  const room = ({ x, width }, next) => (2 * ((next.x - x) * column - HEADING_GAP)) / (width + next.width || 1);
+  return clamp(0.5, Math.min(1, ...inOrder.slice(1).map((next, i) => room(inOrder[i], next))), 1);
+}
+
 function drawHeadings(page) {
   const { cy, fit, stage, headings } = page;
   const [zoom, pan] = [cy.zoom(), cy.pan()];
   const isNear = fit.column * zoom >= HEADING_ROOM;
+  const scale = isNear ? headingScale(headings.columns, fit.column * zoom) : 1;
   const put = ({ x, label }, isWanted) => {
     const at = (fit.left + x * fit.column) * zoom + pan.x;
     label.hidden = !isWanted || at < -60 || at > stage.clientWidth + 60;
-    label.style.transform = `translate(${at}px, 0) translate(-50%, 0)`;
+    label.style.transform = `translate(${at}px, 0) translate(-50%, 0) scale(${scale})`;
   };
   for (const heading of headings.columns) put(heading, isNear);
   const every = Math.ceil(60 / (page.data.plan.step * fit.column * zoom));
