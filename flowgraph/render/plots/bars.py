@@ -10,7 +10,7 @@ from ...charts import rendering
 from ...charts.bars import Bar, Bars, Column
 from ...charts.table import ThemeName
 from ..scene.chart_roles import ROLES
-from ..scene.style import THEMES, Theme
+from ..scene.style import Theme, theme_of
 from .plotting import axis_options, panels, plain_text, plotly_module, styled, ticks, tips, token_text
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def bars_figure(bars: Bars, *, theme: ThemeName = "light") -> plotly.graph_objec
     theme
         ``"light"`` or ``"dark"``.
     """
-    colours = THEMES[theme]
+    colours = theme_of(theme)
     if bars.is_upright:
         (column,) = bars.columns
         figure = panels(1, 1)

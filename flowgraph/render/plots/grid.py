@@ -10,7 +10,7 @@ from ...charts import rendering
 from ...charts.grid import Grid
 from ...charts.table import ThemeName
 from ...charts.text import abbreviated
-from ..scene.style import THEMES, Theme
+from ..scene.style import Theme, theme_of
 from .plotting import LONGEST_WORD, plain_text, plotly_module, styled, ticks, tips, token_text
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ def grid_figure(grid: Grid, *, theme: ThemeName = "light") -> plotly.graph_objec
     theme
         ``"light"`` or ``"dark"``.
     """
-    colours, go = THEMES[theme], plotly_module("graph_objects")
+    colours, go = theme_of(theme), plotly_module("graph_objects")
     rows, columns = len(grid.rows), len(grid.columns)
     texts = [tips([grid.tip(row, column) for column in range(columns)]) for row in range(rows)]
     cells: dict[str, Any] = {"xgap": 1, "ygap": 1}

@@ -10,7 +10,7 @@ from ...charts import rendering
 from ...charts.lines import Lines, Panel, Rule, Series
 from ...charts.table import ThemeName
 from ..scene.chart_roles import ROLES
-from ..scene.style import THEMES, Theme
+from ..scene.style import Theme, theme_of
 from .plotting import axis_options, panels, plain_text, plotly_module, styled, tips
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def lines_figure(lines: Lines, *, theme: ThemeName = "light") -> plotly.graph_ob
     theme
         ``"light"`` or ``"dark"``.
     """
-    colours, several = THEMES[theme], [series for panel in lines.panels for series in panel.series]
+    colours, several = theme_of(theme), [series for panel in lines.panels for series in panel.series]
     figure = panels(len(lines.panels), 1, shared_xaxes=True, vertical_spacing=0.06)
     # One line alone is what the axis says.
     has_legend = len(several) > 1 or any(series.band is not None for series in several)

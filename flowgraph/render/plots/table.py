@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ...charts import rendering
 from ...charts.table import Table, ThemeName
-from ..scene.style import THEMES
+from ..scene.style import theme_of
 from ..words.table import cells, is_number, said
 from .plotting import plain_text, plotly_module, styled
 
@@ -29,7 +29,7 @@ def table_figure(table: Table, *, theme: ThemeName = "light") -> plotly.graph_ob
     theme
         ``"light"`` or ``"dark"``.
     """
-    colours, go = THEMES[theme], plotly_module("graph_objects")
+    colours, go = theme_of(theme), plotly_module("graph_objects")
     rows = cells(table, _MOST)
     sides = ["right" if is_number(values) else "left" for values in table.columns.values()]
     shared = {"align": sides, "line": {"color": colours.line}, "height": _ROW}

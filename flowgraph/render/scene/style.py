@@ -87,7 +87,7 @@ def theme_of(name: str) -> Theme:
     ArgumentError
         If there is none.
     """
-    if name not in THEMES:
+    if not isinstance(name, str) or name not in THEMES:
         raise ArgumentError(f"theme={name!r} is not known; expected {' or '.join(map(repr, THEMES))}")
     return THEMES[name]
 
