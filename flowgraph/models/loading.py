@@ -533,10 +533,10 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | str | None:
 
 
 def _check_device(device: Any) -> None:
-    """Refuse what names no device; torch would count a number as that of a GPU."""
-    if not isinstance(device, (str, torch.device)):
+    """Refuse what names no device; a number is that of a GPU."""
+    if isinstance(device, bool) or not isinstance(device, (str, int, torch.device)):
         raise ArgumentError(
-            f"device={device!r} is a {type(device).__name__}; expected 'auto', a name such as 'cpu', or a torch.device"
+            f"device={device!r}; expected 'auto', a name such as 'cpu', the number of a GPU, or a torch.device"
         )
 
 
@@ -550,7 +550,7 @@ def _device(device: str | torch.device) -> torch.device:
         found = torch.device(device)
         # A device that parses may still be missing; only a tensor on it shows that.
         torch.zeros(1, device=found).tolist()
-    except (RuntimeError, AssertionError) as error:
+    except (RuntimeError, AssertionError, ValueError) as error:  # a ValueError: a number too large
         here = "cpu" if not torch.cuda.is_available() else f"cpu, cuda ({torch.cuda.device_count()})"
         raise DeviceError(
             f"device={str(device)!r} is not available here ({first_line(error)}); this machine has: {here}"

@@ -43,7 +43,7 @@ def takes(*kinds: type | tuple[type, ...]) -> Callable[[Callable[P, R]], Callabl
 
     Annotations are read where they are plain: numbers, strings, flags, classes, functions, and lists of these. Numbers
     of NumPy and torch become those of Python. A limit, ``max_…``, may be any number, and a seed is not negative. Tokens
-    are left to the vocabulary, which says more about them.
+    and metrics are left to the function, which says more about them.
 
     Parameters
     ----------
@@ -83,7 +83,7 @@ def takes(*kinds: type | tuple[type, ...]) -> Callable[[Callable[P, R]], Callabl
 
 
 class _UnfitError(Exception):
-    """A value is not of a kind."""
+    """A value is not of a kind; of a list, with what in it is not."""
 
 
 _Kind = tuple[str, Callable[[Any], Any]]
@@ -94,7 +94,7 @@ def _check(function: Callable[..., Any], place: Parameter) -> Callable[[Any], An
     """Whether one argument fits what is written at its place; it is handed on as it is where that says too little."""
     name, written = place.name, place.annotation
     packed = place.kind in (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
-    if packed or not isinstance(written, str) or written == _ANSWER:
+    if packed or not isinstance(written, str) or written == _ANSWER or name == "metric":
         return lambda value: value
     kinds = _kinds(ast.parse(written, mode="eval").body, function.__globals__)
     if kinds is None:
@@ -106,9 +106,10 @@ def _check(function: Callable[..., Any], place: Parameter) -> Callable[[Any], An
     def check(value: Any) -> Any:
         try:
             return _first_fit(value, kinds)
-        except _UnfitError:
+        except _UnfitError as error:
+            inner = f" that holds {_shown(error.args[0])}" if error.args else ""
             raise ArgumentError(
-                f"{function.__name__}({name}=…) expects {_words(kinds)}, and got {_shown(value)}"
+                f"{function.__name__}({name}=…) expects {_words(kinds)}, and got {_shown(value)}{inner}"
             ) from None
 
     return check
@@ -133,7 +134,7 @@ def _kinds(written: ast.expr, known: Mapping[str, Any]) -> list[_Kind] | None:
             return [("a function", _function)]
         case ast.Subscript(value=ast.Name(id="Sequence" | "Iterable"), slice=of):
             inner = _kinds(of, known)
-            return None if inner is None else [(f"a list ({_words(inner)})", lambda value: _several(value, inner))]
+            return None if inner is None else [(f"a list, each {_words(inner)}", lambda value: _several(value, inner))]
         case ast.Subscript(value=ast.Name(id="Mapping")):
             return [("a mapping", lambda value: _instance(value, Mapping))]
         case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=parts)):
@@ -248,9 +249,16 @@ def _several(value: Any, kinds: list[_Kind]) -> Any:
     if isinstance(value, (str, bytes, Mapping)) or not hasattr(value, "__iter__"):
         raise _UnfitError
     try:
-        return [_first_fit(one, kinds) for one in value]
+        several = list(value)
     except TypeError as error:  # a tensor of one number
         raise _UnfitError from error
+    found = []
+    for one in several:
+        try:
+            found.append(_first_fit(one, kinds))
+        except _UnfitError:
+            raise _UnfitError(one) from None
+    return found
 
 
 def _tuple(value: Any, ends: list[list[_Kind]]) -> tuple[Any, ...]:
@@ -263,12 +271,13 @@ def _tuple(value: Any, ends: list[list[_Kind]]) -> tuple[Any, ...]:
 
 
 def _first_fit(value: Any, kinds: list[_Kind]) -> Any:
+    inner: tuple[Any, ...] = ()
     for _, fit in kinds:
         try:
             return fit(value)
-        except _UnfitError:
-            continue
-    raise _UnfitError
+        except _UnfitError as error:
+            inner = inner or error.args
+    raise _UnfitError(*inner)
 
 
 _PLAIN: dict[str, _Kind] = {
