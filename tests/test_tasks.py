@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+
 import pytest
 
 import flowgraph
@@ -164,7 +166,7 @@ def test_what_cannot_be_corrupted(tiny):
     ):
         # Called without the tests' own type checks, as users call it.
         with pytest.raises(ArgumentError, match=message):
-            getattr(corrupt, "__wrapped__", corrupt)(model, prompt, **options)
+            inspect.unwrap(corrupt)(model, prompt, **options)
     with pytest.raises(PromptError, match="has no tokenizer"):
         corrupt(flowgraph.load_model(model.model), (1, 2, 3))
 
