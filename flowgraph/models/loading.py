@@ -136,7 +136,7 @@ class LoadedModel:
             found = own_attention(self.anatomy)
             # The one field that follows the model: what else was proved does not depend on it.
             object.__setattr__(self, "own_attention", found)
-        _warn_of(self.name, found, stacklevel=5)
+        _warn_of(self.name, found, stacklevel=6)
 
     @cached_property
     def weights(self) -> Weights:
