@@ -10,7 +10,6 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..importing import late
-from ..values.arguments import takes
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _FOLDER = __name__.rpartition(".")[0]
@@ -68,7 +67,6 @@ EDGE_METHODS: dict[str, Callable[..., Any]] = {
 """Method → function of a trace; its keyword arguments are the method's options."""
 
 
-@takes()
 def register_method(name: str, function: Callable[..., Any], *, unit: str, meaning: str) -> None:
     """Add an edge method of your own, for Python, the command line and the app of this process.
 
