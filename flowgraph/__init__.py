@@ -40,7 +40,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from .charts.rendering import at_first_use
-from .importing import MOVED, install, late, late_names
+from .importing import MOVED, install, late, late_names, old_name
 from .version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ if TYPE_CHECKING:
     from .render.print.pictures import render_picture
     from .semantic import semantic_graph, visit_graph
     from .tasks import Example, TaskData, corrupt, task
-    from .tracing import Keep, Traces, trace, trace_size
+    from .tracing import Traces, TraceSites, trace, trace_size
     from .values.connected_flow import connected_flow, critical_levels
     from .values.flow_graph import FlowGraph
     from .values.graph_info import DEFAULT_METHOD, GraphInfo
@@ -194,7 +194,7 @@ _WHERE = {
     "semantic": ("semantic_graph", "visit_graph"),
     "charts.table": ("Table",),
     "tasks": ("Example", "TaskData", "corrupt", "task"),
-    "tracing": ("Keep", "Traces", "trace", "trace_size"),
+    "tracing": ("TraceSites", "Traces", "trace", "trace_size"),
     "render.picture": ("picture",),
     "render.plots.attention_figure": ("attention_figure",),
     "render.page.attention_view": ("AttentionView", "head_view", "model_view"),
@@ -240,10 +240,10 @@ __all__ = [
     "Edge", "EdgeEffects", "EdgeMethod", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Faithfulness",
     "Family", "FetchError", "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients",
     "GraphInfo", "GraphTooLargeError", "HeadCircuit", "HeadEffects", "HeadRoles", "HeadScore", "HeadScores",
-    "Inputs", "Keep", "LayerOverlap", "LoadedModel", "Metric", "Minimality", "ModelMismatchError", "ModelNeededError",
+    "Inputs", "LayerOverlap", "LoadedModel", "Metric", "Minimality", "ModelMismatchError", "ModelNeededError",
     "NoPatternError", "Node", "NodeDetails", "NodeReading", "NonFiniteError", "NormFilter", "NotRecordedError", "Path",
     "PatternEdit", "PictureRecipe", "PromptError", "Reading", "RegularizationNeurons", "Table", "TargetError", "TaskData",
-    "TokenChange", "TokenMatrix", "Trace", "Traces", "Trajectory", "UnknownModelError", "UnsupportedReadingError",
+    "TokenChange", "TokenMatrix", "Trace", "TraceSites", "Traces", "Trajectory", "UnknownModelError", "UnsupportedReadingError",
     "__version__", "ablate", "alti_logit", "attention_figure", "attention_flow", "attention_rollout",
     "build_graph", "compare", "completeness", "connected_flow", "corrupt", "critical_levels",
     "direct_logit_attribution", "discover", "discovery_size", "edge_effects", "edge_mass", "edge_scores", "edge_tokens",
@@ -261,7 +261,13 @@ __all__ = [
 _late = late_names(__name__, _MODULE_OF)
 
 
+_RENAMED = {"Keep": "TraceSites"}
+"""Old public name → the one it has now."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        return old_name(__name__, name, _RENAMED[name])
     return late(f"{__name__}.{name}") if name in MOVED else _late(name)
 
 

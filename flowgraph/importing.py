@@ -85,6 +85,16 @@ def late_names(package: str, where: Mapping[str, str]) -> Callable[[str], Any]:
     return get
 
 
+def old_name(module: str, old: str, new: str) -> Any:
+    """What a name of a module is called now, for one release with a warning."""
+    warnings.warn(
+        f"{module}.{old} is {module}.{new} now; the old name goes with the next release",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+    return getattr(sys.modules[module], new)
+
+
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
     def __init__(self) -> None:
         self._specs: dict[str, importlib.machinery.ModuleSpec | None] = {}

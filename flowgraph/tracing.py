@@ -16,6 +16,7 @@ from typing import Any, Literal, overload
 import torch
 
 from .errors import ArchitectureError, ArgumentError, PromptError
+from .importing import old_name
 from .models import LoadedModel, load_model
 from .models.consistency import check_trace
 from .models.forward import SITES, Feed, Pass, run, site_shapes
@@ -24,7 +25,7 @@ from .values.arguments import takes
 from .values.inputs import Row, inputs
 from .values.trace import Trace
 
-__all__ = ["Keep", "Trace", "Traces", "trace", "trace_size"]
+__all__ = ["Trace", "TraceSites", "Traces", "trace", "trace_size"]
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +34,7 @@ MAX_BYTES = 8 * 2**30
 
 
 @dataclass(frozen=True)
-class Keep:
+class TraceSites:
     """What a trace stores: names of sites, and a window of layers.
 
     Attributes
@@ -54,6 +55,12 @@ class Keep:
         object.__setattr__(self, "sites", frozenset(self.sites))
 
 
+def __getattr__(name: str) -> Any:
+    if name == "Keep":
+        return old_name(__name__, name, "TraceSites")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
 class Traces(list[Trace]):
     """The traces of a batch, a list. What only one trace has is refused with the number of them."""
 
@@ -70,7 +77,7 @@ def trace(
     *,
     target: str | int | None = ...,
     foil: str | int | None = ...,
-    keep: Keep | Iterable[str] | None = ...,
+    keep: TraceSites | Iterable[str] | None = ...,
     position: int | None = ...,
     logits: Literal["last", "all"] = ...,
     chat: bool = ...,
@@ -86,7 +93,7 @@ def trace(
     *,
     target: str | int | None = ...,
     foil: str | int | None = ...,
-    keep: Keep | Iterable[str] | None = ...,
+    keep: TraceSites | Iterable[str] | None = ...,
     position: int | None = ...,
     logits: Literal["last", "all"] = ...,
     chat: bool = ...,
@@ -102,7 +109,7 @@ def trace(
     *,
     target: str | int | None = None,
     foil: str | int | None = None,
-    keep: Keep | Iterable[str] | None = None,
+    keep: TraceSites | Iterable[str] | None = None,
     position: int | None = None,
     logits: Literal["last", "all"] = "last",
     chat: bool = False,
@@ -124,7 +131,7 @@ def trace(
         The token to explain and the one to compare it with, as a string (``" Tokyo"``) or an id. The default target is the
         model's best token at ``position``.
     keep
-        Sites to store (names from ``flowgraph.SITES``) or a :class:`Keep` with a window of layers; None keeps every site.
+        Sites to store (names from ``flowgraph.SITES``) or a :class:`TraceSites` with a window of layers; None keeps every site.
     position
         Query position that is explained; −1 is the last token. Default: the last token, and for masked language models the
         first mask token.
@@ -174,11 +181,11 @@ def trace(
     loaded = load_model(model)
     beside = {"mask": attention_mask, "token_types": token_type_ids, "position_ids": position_ids}
     given = inputs(text_or_ids, **beside, chat=chat).of(loaded)
-    what = keep if isinstance(keep, Keep) else Keep() if keep is None else Keep(frozenset(keep))
+    what = keep if isinstance(keep, TraceSites) else TraceSites() if keep is None else TraceSites(frozenset(keep))
     window = _window(loaded, what)
     places = [explained_position(loaded, row.token_ids, position) for row in given.rows]
-    aims = {name: _aim(loaded, value, name) for name, value in (("target", target), ("foil", foil))}
-    loaded.vocabulary.refuse_same(aims["target"], aims["foil"])
+    answers = {name: _token_id(loaded, value, name) for name, value in (("target", target), ("foil", foil))}
+    loaded.vocabulary.refuse_same(answers["target"], answers["foil"])
     size = sum(_size(loaded, len(row.token_ids), what.sites, window) for row in given.rows)
     logger.info("the trace will keep %.1f MB (%s bytes)", size / 2**20, f"{size:,}")
     if size > max_bytes:
@@ -188,7 +195,7 @@ def trace(
             f"{_what_fits(loaded, lengths, what.sites, window, max_bytes)}"
         )
     made = [
-        _traced(loaded, row, what.sites, window, at, aims, everywhere=logits == "all")
+        _traced(loaded, row, what.sites, window, at, answers, everywhere=logits == "all")
         for row, at in zip(given.rows, places, strict=True)
     ]
     return Traces(made) if given.batch else made[0]
@@ -200,7 +207,7 @@ def _traced(
     sites: frozenset[str],
     window: range,
     at: int,
-    aims: Mapping[str, int | None],
+    answers: Mapping[str, int | None],
     *,
     everywhere: bool,
 ) -> Trace:
@@ -212,15 +219,15 @@ def _traced(
         result = run(loaded.anatomy, feed, sites=sites, layers=window, logits_at=None if everywhere else at)
     _check_pass(loaded, result, feed)
     check_trace(loaded.anatomy, feed, result, window, at)
-    if aims["target"] is None and result.logits is not None:
+    if answers["target"] is None and result.logits is not None:
         best = int((result.logits if result.logits.ndim == 1 else result.logits[at]).argmax())
-        aims = {**aims, "target": best}
-    loaded.vocabulary.refuse_same(aims["target"], aims["foil"])
-    return _frozen(loaded, row, result, window, at, aims)
+        answers = {**answers, "target": best}
+    loaded.vocabulary.refuse_same(answers["target"], answers["foil"])
+    return _frozen(loaded, row, result, window, at, answers)
 
 
 @takes()
-def trace_size(model: Any, text_or_ids: Any, *, keep: Keep | Iterable[str] | None = None) -> int:
+def trace_size(model: Any, text_or_ids: Any, *, keep: TraceSites | Iterable[str] | None = None) -> int:
     """Bytes that :func:`trace` would keep per layer sites, known before it runs; of a batch for all prompts together.
 
     Parameters as for :func:`trace`; logits, position vectors, norm scales and biases come on top and are small.
@@ -232,7 +239,7 @@ def trace_size(model: Any, text_or_ids: Any, *, keep: Keep | Iterable[str] | Non
     True
     """
     loaded = load_model(model)
-    what = keep if isinstance(keep, Keep) else Keep() if keep is None else Keep(frozenset(keep))
+    what = keep if isinstance(keep, TraceSites) else TraceSites() if keep is None else TraceSites(frozenset(keep))
     window = _window(loaded, what)
     return sum(_size(loaded, len(row.token_ids), what.sites, window) for row in inputs(text_or_ids).of(loaded).rows)
 
@@ -257,7 +264,7 @@ def _what_fits(
             names = "set(fg.SITES) - {'pattern'}"
         if window:
             names = ", ".join(filter(None, (f"frozenset({names})" if names else "", window)))
-        return f"keep={f'Keep({names})' if window else names} ({size(sites, len(layers)):,} bytes)"
+        return f"keep={f'TraceSites({names})' if window else names} ({size(sites, len(layers)):,} bytes)"
 
     pattern, rest, custom = frozenset({"pattern"}), sites - {"pattern"}, sites != frozenset(SITES)
     some = [pattern] * (pattern < sites) + [rest] * (not custom)
@@ -274,7 +281,7 @@ def _what_fits(
     return f"not even this fits: {advice(pattern, range(window.start, window.start + 1))}; {shorter}raise max_bytes"
 
 
-def _window(loaded: LoadedModel, keep: Keep) -> range:
+def _window(loaded: LoadedModel, keep: TraceSites) -> range:
     n_layers = len(loaded.anatomy.blocks)
     first, stop = keep.layers or (0, n_layers)
     if not 0 <= first < stop <= n_layers:
@@ -311,7 +318,7 @@ def explained_position(loaded: LoadedModel, ids: Sequence[int], position: int | 
     return ids.index(mask)
 
 
-def _aim(loaded: LoadedModel, value: str | int | None, name: str) -> int | None:
+def _token_id(loaded: LoadedModel, value: str | int | None, name: str) -> int | None:
     if value is None:
         return None
     loaded.require_head(f"{name}={value!r}")
@@ -342,7 +349,7 @@ def _frozen(
     result: Pass,
     window: range,
     position: int,
-    aims: Mapping[str, int | None],
+    answers: Mapping[str, int | None],
 ) -> Trace:
     anatomy, vocabulary = loaded.anatomy, loaded.vocabulary
     blocks = anatomy.blocks[window.start : window.stop]
@@ -354,7 +361,7 @@ def _frozen(
         )
         if all(bias is not None for bias in rows)
     }
-    words = {name: None if value is None else vocabulary.string(value) for name, value in aims.items()}
+    words = {name: None if value is None else vocabulary.string(value) for name, value in answers.items()}
     return Trace(
         model_name=loaded.name,
         family=anatomy.family.name,
@@ -363,8 +370,8 @@ def _frozen(
         tokens=vocabulary.strings(row.token_ids),
         token_ids=row.token_ids,
         position=position,
-        target=aims["target"],
-        foil=aims["foil"],
+        target=answers["target"],
+        foil=answers["foil"],
         target_token=words["target"],
         foil_token=words["foil"],
         logits=result.logits,

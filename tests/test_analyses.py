@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import flowgraph
-from flowgraph import Keep, build_graph, logit_lens, read, semantic_graph, unembed
+from flowgraph import TraceSites, build_graph, logit_lens, read, semantic_graph, unembed
 from flowgraph.analyses import (
     edge_tokens,
     head_circuit,
@@ -147,8 +147,8 @@ def test_norms_that_are_not_there(traces, name, options, error, message):
 
 def test_windows_of_layers(tiny, traces):
     whole = traces("llama")
-    upper = flowgraph.trace(tiny("llama"), IDS, keep=Keep(layers=(1, 2)))
-    lower = flowgraph.trace(tiny("llama"), IDS, keep=Keep(layers=(0, 1)))
+    upper = flowgraph.trace(tiny("llama"), IDS, keep=TraceSites(layers=(1, 2)))
+    lower = flowgraph.trace(tiny("llama"), IDS, keep=TraceSites(layers=(0, 1)))
     one, other = norm_filter(upper, layer=1), norm_filter(whole, layer=1)
     assert one.promoted_in_rank == other.promoted_in_rank
     assert trajectory(upper).sites == ("L1.resid_pre", "L1.resid_mid", "L1.resid_post")
@@ -415,7 +415,7 @@ def test_only_activations_are_kept(tiny, monkeypatch):
     original = module.trace
     monkeypatch.setattr(module, "trace", lambda *a, **b: (asked.append(b["keep"]), original(*a, **b))[1])
     module.regularization_neurons(tiny("llama"), PROMPTS, layers=(1, 2), most_active=5)
-    assert asked == [Keep(frozenset({"neurons"}), (1, 2))] * 4
+    assert asked == [TraceSites(frozenset({"neurons"}), (1, 2))] * 4
 
 
 @pytest.mark.parametrize(

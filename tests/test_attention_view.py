@@ -113,7 +113,7 @@ def test_a_trace_brings_its_tokens_and_layer_numbers(traces, tiny):
     assert panel["keys"] == [visible(token) for token in trace.tokens]
     assert panel["layers"] == list(range(trace.n_layers))
     assert np.abs(weights_of(panel) - trace.pattern.numpy()).max() <= panel["error"]
-    window = flowgraph.trace(tiny("llama"), IDS, keep=flowgraph.Keep(layers=(1, 2)))
+    window = flowgraph.trace(tiny("llama"), IDS, keep=flowgraph.TraceSites(layers=(1, 2)))
     assert data_of(head(window))["panels"][0]["layers"] == [1]
     assert data_of(head(window, layer=1))["layer"] == 1
     with pytest.raises(ArgumentError, match=r"layer= asks for layer 0; attention= has 1 "):

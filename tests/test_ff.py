@@ -197,10 +197,10 @@ def test_a_graph(traces, name):
 
 def test_a_window_of_layers(tiny, traces):
     whole = ff(traces("gpt2"), sources=3)
-    kept = ff(flowgraph.trace(tiny("gpt2"), IDS, keep=flowgraph.Keep(layers=(1, 2))), sources=3)
+    kept = ff(flowgraph.trace(tiny("gpt2"), IDS, keep=flowgraph.TraceSites(layers=(1, 2))), sources=3)
     np.testing.assert_allclose(kept.attention_summed[0], whole.attention_summed[1], rtol=1e-6)
     np.testing.assert_allclose(kept.rest[0], whole.rest[1], rtol=1e-6)
-    lower = flowgraph.trace(tiny("gpt2"), IDS, keep=flowgraph.Keep(layers=(0, 1)))
+    lower = flowgraph.trace(tiny("gpt2"), IDS, keep=flowgraph.TraceSites(layers=(0, 1)))
     assert ff(lower).unembed is None
     assert kept.unembed == whole.unembed == pytest.approx(float(traces("gpt2").resid_post[-1, -1].norm()))
 

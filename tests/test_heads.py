@@ -138,7 +138,7 @@ def test_no_repeated_token_is_a_reason_not_a_number(tiny):
 
 def test_a_window_keeps_the_model_s_numbers(tiny):
     whole = head_scores(flowgraph.trace(tiny("llama"), REPEATED))
-    window = head_scores(flowgraph.trace(tiny("llama"), REPEATED, keep=flowgraph.Keep(layers=(1, 2))))
+    window = head_scores(flowgraph.trace(tiny("llama"), REPEATED, keep=flowgraph.TraceSites(layers=(1, 2))))
     np.testing.assert_allclose(window["induction"], whole["induction"][1:2], rtol=1e-5)
     assert "needs all 2 layers" in window.undefined["direct_logit"]
     assert set(window.to_dataframe()["layer"]) == {1}
@@ -159,7 +159,7 @@ def test_bad_questions(tiny):
     trace = flowgraph.trace(tiny("gpt2"), REPEATED)
     with pytest.raises(ArgumentError, match="position=8"):
         head_scores(trace, position=8)
-    bare = flowgraph.trace(tiny("gpt2"), REPEATED, keep=flowgraph.Keep(frozenset({"resid_post"})))
+    bare = flowgraph.trace(tiny("gpt2"), REPEATED, keep=flowgraph.TraceSites(frozenset({"resid_post"})))
     with pytest.raises(NotRecordedError, match="'pattern'"):
         head_scores(bare)
     found = head_scores(trace)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import flowgraph
 from flowgraph import ArgumentError, FlowGraph, Node, build_graph, connected_flow
 from flowgraph.algorithms.influence import _influence_and_scores, _strong_edges, _strong_nodes, influence, prune
-from flowgraph.values.connected_flow import strength_of, waves_of
+from flowgraph.values.connected_flow import strength_of, topological_levels
 from tests import naive
 from tests.graphs import Edge, dags, graph_of, logits_graph, token_graph
 
@@ -209,15 +209,15 @@ def test_the_masses_are_reached_before_what_is_loose_goes(
     case: tuple[FlowGraph, Node], node_mass: float, edge_mass: float
 ) -> None:
     graph, start = case
-    waves, n = waves_of(graph), graph.nodes.index(start)
+    depths, n = topological_levels(graph), graph.nodes.index(start)
     found = influence(graph, start)
     found[n] = 0
-    nodes = _strong_nodes(graph, n, waves, node_mass)
+    nodes = _strong_nodes(graph, n, depths, node_mass)
     assert nodes[n]
     assert found[nodes].sum() >= node_mass * found.sum() * (1 - 1e-9)
     among = np.where(nodes[graph.source] & nodes[graph.target], strength_of(graph), 0.0)
-    _, scores = _influence_and_scores(graph, among, n, waves)
-    edges = _strong_edges(graph, nodes, n, waves, edge_mass)
+    _, scores = _influence_and_scores(graph, among, n, depths)
+    edges = _strong_edges(graph, nodes, n, depths, edge_mass)
     assert scores[edges].sum() >= edge_mass * scores.sum() * (1 - 1e-9)
     assert (scores[edges] > 0).all()
     if edges.any():
@@ -232,8 +232,8 @@ def test_larger_masses_keep_what_was_there(
     low, high = sorted(masses)
     assert edges_of(prune(graph, other, low, start=start)) <= edges_of(prune(graph, other, high, start=start))
     assert edges_of(prune(graph, low, 1.0, start=start)) <= edges_of(prune(graph, high, 1.0, start=start))
-    waves, n = waves_of(graph), graph.nodes.index(start)
-    assert (_strong_nodes(graph, n, waves, low) <= _strong_nodes(graph, n, waves, high)).all()
+    depths, n = topological_levels(graph), graph.nodes.index(start)
+    assert (_strong_nodes(graph, n, depths, low) <= _strong_nodes(graph, n, depths, high)).all()
 
 
 def test_a_larger_node_mass_can_take_an_edge_away_where_edges_compete() -> None:
@@ -265,7 +265,7 @@ def test_a_node_that_lost_its_inputs_goes_and_takes_its_way_on_along() -> None:
     graph = graph_of(
         [*(Edge(Node("neuron", layer=0, index=i), B, 0.01) for i in range(60)), Edge(B, D, 0.5), Edge(EMBED, D, 0.5)]
     )
-    nodes = _strong_nodes(graph, graph.nodes.index(D), waves_of(graph), 0.5)
+    nodes = _strong_nodes(graph, graph.nodes.index(D), topological_levels(graph), 0.5)
     assert [graph.nodes[n] for n in np.flatnonzero(nodes)] == [B, D, EMBED]
     assert prune(graph, 0.5, 1.0, start=D).nodes == (D, EMBED)
 

@@ -18,7 +18,7 @@ from flowgraph.errors import (
     TargetError,
     UnsupportedReadingError,
 )
-from flowgraph.interventions.metrics import Aims
+from flowgraph.interventions.metrics import AnswerTokens
 from flowgraph.interventions.passes import Pass, logits_of_states
 from flowgraph.interventions.prompts import groups_of
 from flowgraph.models.eager import eager_attention
@@ -372,7 +372,7 @@ def test_answers(tiny, prompt):
 def test_metrics_by_hand():
     generator = torch.Generator().manual_seed(0)
     logits, clean = (torch.randn(2, 9, generator=generator, dtype=torch.float64) for _ in range(2))
-    aims = Aims(torch.tensor([3, 4]), torch.tensor([5, -1]), clean)
+    aims = AnswerTokens(torch.tensor([3, 4]), torch.tensor([5, -1]), clean)
     expected = [float(logits[0, 3] - logits[0, 5]), float(logits[1, 4] - logits[1].mean())]
     assert fg.logit_difference(logits, aims).tolist() == pytest.approx(expected)
     p, now = clean.softmax(-1), logits.softmax(-1)

@@ -163,7 +163,7 @@ def test_attribution_defaults_to_the_traces_target_and_foil(tiny):
 
 
 def test_attribution_needs_every_layer(tiny):
-    trace = flowgraph.trace(tiny("gpt2"), IDS, keep=flowgraph.Keep(layers=(0, 1)))
+    trace = flowgraph.trace(tiny("gpt2"), IDS, keep=flowgraph.TraceSites(layers=(0, 1)))
     with pytest.raises(ArgumentError, match=r"needs all 2 layers; the trace kept \(0, 1\)"):
         flowgraph.direct_logit_attribution(trace)
     with pytest.raises(ArgumentError, match="position=6 is outside the prompt"):

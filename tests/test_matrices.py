@@ -150,7 +150,7 @@ def test_the_figures_hold_the_values():
 
 
 def test_measures_know_where_they_come_from(tiny):
-    trace = flowgraph.trace(tiny("llama"), IDS, keep=flowgraph.Keep(layers=(1, 2)))
+    trace = flowgraph.trace(tiny("llama"), IDS, keep=flowgraph.TraceSites(layers=(1, 2)))
     weights = edge_weights(trace, method="proximity")
     for found, measure, axes in (
         (attention_rollout(trace), "attention rollout", AXES),
@@ -192,7 +192,7 @@ def test_attention_between_groups_of_tokens(dtype):
     one = traced.grouped(GROUPS, head=2)
     pattern = traced.pattern[:, 2].double().numpy()
     np.testing.assert_allclose(one[0, 1, 2], pattern[0][np.ix_([1, 2], [3, 4])].sum(1).mean(), atol=1e-2)
-    window = flowgraph.trace(tiny_model("llama"), FIVE, keep=flowgraph.Keep(frozenset({"pattern"}), (1, 2)))
+    window = flowgraph.trace(tiny_model("llama"), FIVE, keep=flowgraph.TraceSites(frozenset({"pattern"}), (1, 2)))
     np.testing.assert_allclose(
         window.grouped(GROUPS).layer(1), flowgraph.trace(tiny_model("llama"), FIVE).grouped(GROUPS)[1]
     )

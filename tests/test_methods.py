@@ -222,7 +222,7 @@ def test_a_window_of_layers(traces, method):
 
 
 def test_a_trace_of_some_layers_gives_their_graph(tiny):
-    kept = flowgraph.trace(tiny("gpt2"), IDS, keep=flowgraph.Keep(layers=(1, 2)))
+    kept = flowgraph.trace(tiny("gpt2"), IDS, keep=flowgraph.TraceSites(layers=(1, 2)))
     graph = build_graph(kept)
     same = build_graph(flowgraph.trace(tiny("gpt2"), IDS), layers=(1, 2))
     assert _edge_set(graph) == _edge_set(same)

@@ -91,7 +91,7 @@ def test_nodes_that_are_not_there(tiny, node, words):
 
 def test_a_window_and_a_trace_without_its_model(tiny, tmp_path):
     loaded = tiny("llama")
-    kept = fg.trace(loaded, IDS, keep=fg.Keep(layers=(1, 2)))
+    kept = fg.trace(loaded, IDS, keep=fg.TraceSites(layers=(1, 2)))
     node = fg.Node("head", 1, 2, AT)
     with pytest.raises(ArgumentError, match="layer=0 is not among the layers that the trace keeps, 1…1"):
         fg.node_details(kept, fg.Node("head", 0, 2, AT))

@@ -57,7 +57,7 @@ def test_against_the_vectors(tiny, name, residual, layer_norm):
 
 def test_a_window_of_layers(tiny):
     whole = flowgraph.trace(tiny("llama"), IDS)
-    window = flowgraph.trace(tiny("llama"), IDS, keep=flowgraph.Keep(layers=(1, 2)))
+    window = flowgraph.trace(tiny("llama"), IDS, keep=flowgraph.TraceSites(layers=(1, 2)))
     np.testing.assert_allclose(norm_map(window), norm_map(whole)[1:2], rtol=1e-6)
     np.testing.assert_allclose(mixing_ratio(window), mixing_ratio(whole)[1:2], rtol=1e-6)
 

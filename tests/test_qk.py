@@ -46,7 +46,7 @@ def test_directions_give_the_scores(tiny, name):
 
 @pytest.mark.parametrize("name", ["llama", "gemma3", "gptj", "gpt_neox"])
 def test_a_window_that_starts_later(tiny, name):
-    trace = flowgraph.trace(tiny(name), IDS, keep=flowgraph.Keep(layers=(1, 2)))
+    trace = flowgraph.trace(tiny(name), IDS, keep=flowgraph.TraceSites(layers=(1, 2)))
     check(trace, 1, 1e-5)
     zero = torch.zeros(1, dtype=torch.long)
     with pytest.raises(ArgumentError, match="layer=0 is not one of the trace's layers 1…1"):

@@ -163,7 +163,7 @@ def test_routes_of_traces(tiny: Any, name: str, method: str, level: str) -> None
 @pytest.mark.parametrize("layers", [(0, 1), (1, 2)])
 @pytest.mark.parametrize("method", ["proximity", "attention"])
 def test_routes_of_a_window_of_layers(tiny: Any, method: str, layers: tuple[int, int], level: str) -> None:
-    keep = flowgraph.Keep(layers=layers)
+    keep = flowgraph.TraceSites(layers=layers)
     weights = edge_weights(flowgraph.trace(tiny("llama"), IDS, keep=keep), method=method)
     check(weights, None, level, 0.02, None)
     lowest = Node("embed", position=2) if layers[0] == 0 else Node("resid_pre", layer=1, position=2)

@@ -249,7 +249,7 @@ def test_models_without_a_linear_head(traces):
 
 
 def test_a_window_of_layers(tiny, traces):
-    window = flowgraph.trace(tiny("llama"), IDS, keep=flowgraph.Keep(layers=(1, 2)))
+    window = flowgraph.trace(tiny("llama"), IDS, keep=flowgraph.TraceSites(layers=(1, 2)))
     graph, whole = semantic_graph(window), semantic_graph(traces("llama"), layers=1)
     assert graph.nodes == whole.nodes
     np.testing.assert_allclose(graph.weight, whole.weight, rtol=1e-5)

@@ -21,7 +21,7 @@ IDS = list(range(5, 45))
         (None, 0.55, 2),
         (None, 0.3, 2),
         (None, 0.1, 1),
-        (fg.Keep(layers=(1, 3)), 0.9, 3),
+        (fg.TraceSites(layers=(1, 3)), 0.9, 3),
         ({"pattern", "z"}, 0.9, 2),
         ({"pattern"}, 0.9, 1),
         ({"z"}, 0.9, 1),
@@ -37,14 +37,14 @@ def test_what_is_advised_fits(tiny, keep, part, offers):
     assert len(advice) == offers
     for one in advice:
         code, kept = re.fullmatch(r"keep=(.*) \(([\d,]+) bytes\)", one).groups()
-        advised = eval(code, {"Keep": fg.Keep, "fg": fg})
+        advised = eval(code, {"TraceSites": fg.TraceSites, "fg": fg})
         assert fg.trace_size(loaded, IDS, keep=advised) == int(kept.replace(",", "")) <= most
         fg.trace(loaded, IDS, keep=advised, max_bytes=most)
 
 
 def test_where_nothing_fits_a_length_is_advised(tiny):
     loaded = tiny("gemma3")
-    layer = fg.Keep(frozenset({"pattern"}), layers=(0, 1))
+    layer = fg.TraceSites(frozenset({"pattern"}), layers=(0, 1))
     most = fg.trace_size(loaded, IDS, keep=layer) - 1
     with pytest.raises(ArgumentError, match=r"not even this fits: .* \(25,600 bytes\); .* to 39 tokens"):
         fg.trace(loaded, IDS, max_bytes=most)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import flowgraph
-from flowgraph import Keep, Trace, trace, trace_size
+from flowgraph import Trace, TraceSites, trace, trace_size
 from flowgraph.errors import (
     ArgumentError,
     FileFormatError,
@@ -59,13 +59,13 @@ def test_keep_stores_what_was_asked_for_and_nothing_else(tiny, name, sites):
 @pytest.mark.parametrize("name", ["gpt2", "gemma2", "bert_headless"])
 def test_a_window_of_layers(tiny, name, window):
     whole = trace(tiny(name), IDS, position=-1)
-    kept = trace(tiny(name), IDS, position=-1, keep=Keep(layers=window))
+    kept = trace(tiny(name), IDS, position=-1, keep=TraceSites(layers=window))
     for site, value in kept.sites.items():
         assert torch.equal(value, whole.sites[site][window[0] : window[1]]), site
     for part, bias in kept.biases.items():
         assert torch.equal(bias, whole.biases[part][window[0] : window[1]]), part
     assert kept.layers == window
-    assert trace_size(tiny(name), IDS, keep=Keep(layers=window)) == kept.nbytes - small_sites(kept)
+    assert trace_size(tiny(name), IDS, keep=TraceSites(layers=window)) == kept.nbytes - small_sites(kept)
 
 
 def test_the_size_is_said_before_the_pass_runs(tiny, caplog):
@@ -83,7 +83,11 @@ def test_a_trace_above_the_limit_is_refused_with_both_numbers(tiny):
 
 @pytest.mark.parametrize(
     ("keep", "message"),
-    [({"patern"}, "unknown sites patern"), (Keep(layers=(1, 1)), "not a window"), (Keep(layers=(0, 9)), "within 0…2")],
+    [
+        ({"patern"}, "unknown sites patern"),
+        (TraceSites(layers=(1, 1)), "not a window"),
+        (TraceSites(layers=(0, 9)), "within 0…2"),
+    ],
 )
 def test_bad_keep(tiny, keep, message):
     with pytest.raises(ArgumentError, match=message):
@@ -292,3 +296,12 @@ def test_sites_stand_in_the_same_order_in_every_process(tiny):
     names = list(trace(tiny("llama"), IDS).sites)
     assert names.index("q") + 1 == names.index("k")
     assert names.index("q_proj") + 1 == names.index("k_proj")
+
+
+def test_the_old_name_of_the_sites_is_known_for_a_release():
+    with pytest.warns(DeprecationWarning, match=r"flowgraph\.Keep is flowgraph\.TraceSites now"):
+        assert flowgraph.Keep is flowgraph.TraceSites
+    with pytest.warns(DeprecationWarning, match=r"flowgraph\.tracing\.Keep is"):
+        from flowgraph.tracing import Keep
+    assert Keep(layers=(0, 1)) == flowgraph.TraceSites(layers=(0, 1))
+    assert "Keep" not in flowgraph.__all__

@@ -435,7 +435,7 @@ def test_targets_layers_and_files(tiny, traces, tmp_path):
     assert (found.target_rank, [token for token, *_ in found.top]) == (first.target_rank, [t for t, *_ in first.top])
     assert found.target_logit == pytest.approx(first.target_logit, abs=1e-4)
     assert {len(r.top) for n, r in zip(graph.nodes, graph.readings, strict=True) if n.kind != "concat_heads"} == {3}
-    window = flowgraph.trace(tiny("llama"), IDS, keep=flowgraph.Keep(layers=(1, 2)))
+    window = flowgraph.trace(tiny("llama"), IDS, keep=flowgraph.TraceSites(layers=(1, 2)))
     part, whole = visit_graph(window, **SMALL), visit_graph(trace, layers=1, **SMALL)
     assert part.nodes == whole.nodes
     np.testing.assert_allclose(part.weight, whole.weight, atol=0.011)

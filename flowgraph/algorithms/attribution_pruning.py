@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError
-from ..values.connected_flow import Waves, start_index, waves_of
+from ..values.connected_flow import TopologicalLevels, start_index, topological_levels
 from ..values.flow_graph import FlowGraph
 from ..values.nucleus import nucleus_mask
 
@@ -72,11 +72,14 @@ def pruned(
     Ameisen et al. (2025), "Circuit Tracing: Revealing Computational Graphs in Language Models".
     """
     check_thresholds(node_threshold, edge_threshold, top)
-    waves, strength = waves_of(graph), np.where(graph.structural, 0.0, np.abs(graph.weight.astype(np.float64)))
+    depths, strength = (
+        topological_levels(graph),
+        np.where(graph.structural, 0.0, np.abs(graph.weight.astype(np.float64))),
+    )
     probability = _probability(graph)
     always = np.array([node.kind in _INPUTS or node.kind in ("logit", "logits") for node in graph.nodes], dtype=bool)
     always |= probability > 0
-    influence, _ = _spread(graph, strength, probability, waves)
+    influence, _ = _spread(graph, strength, probability, depths)
     nodes = np.ones(len(graph.nodes), dtype=bool)
     if node_threshold is not None:
         nodes = nucleus_mask(np.zeros(len(influence), dtype=np.int64), influence, node_threshold)
@@ -86,7 +89,7 @@ def pruned(
     nodes |= always
     edges = nodes[graph.source] & nodes[graph.target]
     if edge_threshold is not None:
-        _, scores = _spread(graph, np.where(edges, strength, 0.0), probability, waves)
+        _, scores = _spread(graph, np.where(edges, strength, 0.0), probability, depths)
         edges &= nucleus_mask(np.zeros(len(scores), dtype=np.int64), scores, edge_threshold)
     asked = {"node_threshold": node_threshold, "edge_threshold": edge_threshold, "top": top}
     filters = {name: value for name, value in asked.items() if value is not None}
@@ -111,13 +114,13 @@ def _probability(graph: FlowGraph) -> Float[np.ndarray, "N"]:
 
 
 def _spread(
-    graph: FlowGraph, strength: Float[np.ndarray, "E"], probability: Float[np.ndarray, "N"], waves: Waves
+    graph: FlowGraph, strength: Float[np.ndarray, "E"], probability: Float[np.ndarray, "N"], depths: TopologicalLevels
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "E"]]:
     """Influence of nodes, without their own entry in ``probability``, and scores of edges."""
     whole = np.bincount(graph.target, weights=strength, minlength=len(graph.nodes))[graph.target]
     part = np.divide(strength, whole, out=np.zeros_like(strength), where=whole > 0)
     nodes, scores = probability.copy(), np.zeros(len(graph))
-    for edges in waves:
+    for edges in depths:
         scores[edges] = part[edges] * nodes[graph.target[edges]]
         # `nodes[source] += …` would count a source once, however many edges of the wave leave it.
         np.add.at(nodes, graph.source[edges], scores[edges])

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError
 from ..values.arguments import takes
-from ..values.connected_flow import Waves, start_index, strength_of, waves_of
+from ..values.connected_flow import TopologicalLevels, start_index, strength_of, topological_levels
 from ..values.flow_graph import FlowGraph
 from ..values.node import Node
 from ..values.nucleus import nucleus_mask
@@ -60,10 +60,10 @@ def influence(graph: FlowGraph, start: Node | None = None) -> Float[np.ndarray, 
     >>> bool(share["L23.resid_post@7"] > share["L22.resid_post@3"])
     True
     """
-    waves = waves_of(graph)
+    depths = topological_levels(graph)
     if not graph.nodes and start is None:
         return np.zeros(0)
-    return _influence_and_scores(graph, strength_of(graph), start_index(graph, start, "start"), waves)[0]
+    return _influence_and_scores(graph, strength_of(graph), start_index(graph, start, "start"), depths)[0]
 
 
 @takes(FlowGraph)
@@ -114,34 +114,34 @@ def prune(graph: FlowGraph, node_mass: float = 0.8, edge_mass: float = 0.98, *, 
     for name, mass in (("node_mass", node_mass), ("edge_mass", edge_mass)):
         if not 0 < mass <= 1:
             raise ArgumentError(f"{name}={mass} must lie above 0 and at most at 1")
-    waves = waves_of(graph)
+    depths = topological_levels(graph)
     kept = np.zeros(len(graph), dtype=bool)
     if graph.nodes or start is not None:
         n = start_index(graph, start, "start")
-        nodes = _strong_nodes(graph, n, waves, node_mass)
-        kept = _between_inputs_and(graph, _strong_edges(graph, nodes, n, waves, edge_mass), n, waves)
+        nodes = _strong_nodes(graph, n, depths, node_mass)
+        kept = _between_inputs_and(graph, _strong_edges(graph, nodes, n, depths, edge_mass), n, depths)
     pruned = graph.keep(np.flatnonzero(kept), node_mass=node_mass, edge_mass=edge_mass)
     return made_by(pruned, "prune", node_mass=node_mass, edge_mass=edge_mass)
 
 
 def _influence_and_scores(
-    graph: FlowGraph, strength: Float[np.ndarray, "E"], start: int, waves: Waves
+    graph: FlowGraph, strength: Float[np.ndarray, "E"], start: int, depths: TopologicalLevels
 ) -> tuple[Float[np.ndarray, "N"], Float[np.ndarray, "E"]]:
     """Influence of nodes on the start, and scores of edges: an edge's part of its target's inputs × the target's influence."""
     whole = np.bincount(graph.target, weights=strength, minlength=len(graph.nodes))[graph.target]
     part = np.divide(strength, whole, out=np.zeros_like(strength), where=whole > 0)
     nodes, scores = np.zeros(len(graph.nodes)), np.zeros(len(graph))
     nodes[start] = 1.0
-    for edges in waves:
+    for edges in depths:
         scores[edges] = part[edges] * nodes[graph.target[edges]]
         # `nodes[source] += …` would count a source once, however many edges of the wave leave it.
         np.add.at(nodes, graph.source[edges], scores[edges])
     return nodes, scores
 
 
-def _strong_nodes(graph: FlowGraph, start: int, waves: Waves, mass: float) -> Bool[np.ndarray, "N"]:
+def _strong_nodes(graph: FlowGraph, start: int, depths: TopologicalLevels, mass: float) -> Bool[np.ndarray, "N"]:
     """The fewest nodes that reach the mass, besides the start, and the states that the graph begins with."""
-    found, _ = _influence_and_scores(graph, strength_of(graph), start, waves)
+    found, _ = _influence_and_scores(graph, strength_of(graph), start, depths)
     # The start has influence 1 and is kept anyway: in the sum it would use up the mass.
     found[start] = 0.0
     strong = nucleus_mask(np.zeros(len(found), dtype=np.int64), found, mass)
@@ -151,24 +151,24 @@ def _strong_nodes(graph: FlowGraph, start: int, waves: Waves, mass: float) -> Bo
 
 
 def _strong_edges(
-    graph: FlowGraph, nodes: Bool[np.ndarray, "N"], start: int, waves: Waves, mass: float
+    graph: FlowGraph, nodes: Bool[np.ndarray, "N"], start: int, depths: TopologicalLevels, mass: float
 ) -> Bool[np.ndarray, "E"]:
     """The fewest edges between these nodes that reach the mass of their summed scores."""
     among = np.where(nodes[graph.source] & nodes[graph.target], strength_of(graph), 0.0)
-    _, scores = _influence_and_scores(graph, among, start, waves)
+    _, scores = _influence_and_scores(graph, among, start, depths)
     return nucleus_mask(np.zeros(len(graph), dtype=np.int64), scores, mass)
 
 
 def _between_inputs_and(
-    graph: FlowGraph, edges: Bool[np.ndarray, "E"], start: int, waves: Waves
+    graph: FlowGraph, edges: Bool[np.ndarray, "E"], start: int, depths: TopologicalLevels
 ) -> Bool[np.ndarray, "E"]:
     """The edges that lie on a path of ``edges`` from an input of the graph to the start."""
     leads = np.zeros(len(graph.nodes), dtype=bool)
     leads[start] = True
-    for wave in waves:
+    for wave in depths:
         leads[graph.source[wave[edges[wave] & leads[graph.target[wave]]]]] = True
     fed = np.bincount(graph.target, weights=strength_of(graph), minlength=len(graph.nodes)) == 0
-    for wave in reversed(waves):
+    for wave in reversed(depths):
         fed[graph.target[wave[edges[wave] & fed[graph.source[wave]]]]] = True
     connected: np.ndarray = edges & leads[graph.target] & fed[graph.source]
     return connected

@@ -15,7 +15,14 @@ from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError
 from ..values.arguments import takes
-from ..values.connected_flow import Waves, critical_levels, index_of, start_index, strength_of, waves_of
+from ..values.connected_flow import (
+    TopologicalLevels,
+    critical_levels,
+    index_of,
+    start_index,
+    strength_of,
+    topological_levels,
+)
 from ..values.flow_graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
 from ..values.mass import carrying
 from ..values.node import Node, label
@@ -114,7 +121,7 @@ def strongest_paths(
     """
     if k < 1:
         raise ArgumentError(f"k={k} must be 1 or more")
-    waves = waves_of(graph)
+    depths = topological_levels(graph)
     if not graph.nodes and source is None and target is None:
         return []
     end = start_index(graph, target, "target")
@@ -127,12 +134,12 @@ def strongest_paths(
     if len(graph) > _TRIED_FIRST and share.max() <= 1 + 1e-9:
         levels = critical_levels(graph, graph.nodes[end])
         cutoff = np.partition(levels, -_TRIED_FIRST)[-_TRIED_FIRST]
-        best = _k_best(graph, origins, end, waves, k, np.where(levels >= cutoff, share, 0.0))
+        best = _k_best(graph, origins, end, depths, k, np.where(levels >= cutoff, share, 0.0))
         # Too few paths, or a last one that an edge left out could beat: search all edges.
         if len(best.get(end, ())) < k or best[end][-1][0] < cutoff:
             best = {}
     if not best:
-        best = _k_best(graph, origins, end, waves, k, share)
+        best = _k_best(graph, origins, end, depths, k, share)
     return [_trace_back(graph, best, rank, end) for rank in range(len(best.get(end, ())))]
 
 
@@ -171,13 +178,13 @@ _Entry = tuple[float, int, int]
 
 
 def _k_best(
-    graph: FlowGraph, origins: Sequence[int], end: int, waves: Waves, k: int, share: Float[np.ndarray, "E"]
+    graph: FlowGraph, origins: Sequence[int], end: int, depths: TopologicalLevels, k: int, share: Float[np.ndarray, "E"]
 ) -> dict[int, list[_Entry]]:
     """Find the k best paths from any origin into each node that leads to ``end``, best first."""
-    leads = _leads_to(graph, end, share, waves)
+    leads = _leads_to(graph, end, share, depths)
     best: dict[int, list[_Entry]] = {n: [(1.0, -1, 0)] for n in origins}
     # Waves run from the end back. Reversed, all paths into a source are known before an edge leaves it.
-    for wave in reversed(waves):
+    for wave in reversed(depths):
         edges = wave[leads[graph.target[wave]] & (share[wave] > 0)]
         by_target: dict[int, list[tuple[int, int, float]]] = {}
         columns = (edges, graph.target[edges], graph.source[edges], share[edges])
@@ -217,11 +224,13 @@ def _trace_back(graph: FlowGraph, best: dict[int, list[_Entry]], rank: int, end:
     return Path(nodes=tuple(nodes), edges=tuple(edges), strength=strength, kinds=kinds)
 
 
-def _leads_to(graph: FlowGraph, end: int, share: Float[np.ndarray, "E"], waves: Waves) -> Bool[np.ndarray, "N"]:
+def _leads_to(
+    graph: FlowGraph, end: int, share: Float[np.ndarray, "E"], depths: TopologicalLevels
+) -> Bool[np.ndarray, "N"]:
     """Mark the nodes with a path of positive shares to ``end``, and ``end`` itself."""
     leads = np.zeros(len(graph.nodes), dtype=bool)
     leads[end] = True
-    for edges in waves:
+    for edges in depths:
         leads[graph.source[edges[leads[graph.target[edges]] & (share[edges] > 0)]]] = True
     return leads
 

@@ -20,7 +20,7 @@ from ..errors import ArgumentError
 from ..lenses.direct_attribution import direction_of_target
 from ..lenses.logit_lens import read
 from ..lenses.query_key import attention_input, key_directions, query_directions, row_of
-from ..models.anatomy import wide
+from ..models.anatomy import upcast
 from ..semantic.layer import Layer
 from ..semantic.selection import coverage, made_up, measured, strongest
 from ..values.arguments import takes
@@ -199,7 +199,7 @@ def head_circuit(
         layer, head, t, trace.tokens[t],
         sources=_array(shown),
         source_tokens=tuple(trace.tokens[i] for i in shown.tolist()),
-        pattern=_array(wide(trace.pattern[row, head, t])[shown]),
+        pattern=_array(upcast(trace.pattern[row, head, t])[shown]),
         score=_array(score),
         contribution=_array(made_up(rows, amounts, output)[shown]),
         logits=None if direction is None else _array(brought[shown] @ direction),

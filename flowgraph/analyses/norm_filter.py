@@ -20,7 +20,7 @@ from ..charts.text import visible
 from ..errors import ArgumentError
 from ..lenses.logit_lens import read, unembed
 from ..lenses.query_key import row_of
-from ..models.anatomy import Norm, wide
+from ..models.anatomy import Norm, upcast
 from ..values.arguments import takes
 from ..values.places import position_of
 from ..values.reading import Reading
@@ -262,9 +262,9 @@ def _norm_and_input(trace: Trace, layer: int | None, part: Part, position: int) 
     row, block = row_of(trace, layer), anatomy.blocks[layer]
     norm = block.attention_norm if part == "attention" else block.mlp_norm
     middle = None if part == "attention" else trace.resid_mid  # parallel blocks: both read what enters the block
-    state = wide((trace.resid_pre if middle is None else middle)[row, position])
+    state = upcast((trace.resid_pre if middle is None else middle)[row, position])
     if trace.wiring == "post_norm":
-        state = state + wide((trace.attn_out if part == "attention" else trace.mlp_out)[row, position])
+        state = state + upcast((trace.attn_out if part == "attention" else trace.mlp_out)[row, position])
     return norm, state
 
 
@@ -281,7 +281,7 @@ def _final(trace: Trace, layer: int | None, position: int) -> tuple[Norm, Tensor
             f"part='final' needs the last layer; the trace keeps layers {trace.layers[0]}…{trace.layers[1] - 1} of "
             f"{trace.n_layers}"
         )
-    return norm, wide(trace.resid_post[-1, position])
+    return norm, upcast(trace.resid_post[-1, position])
 
 
 def _stages(norm: Norm, x: Float[Tensor, "d_model"]) -> dict[Step, Float[Tensor, "d_model"]]:

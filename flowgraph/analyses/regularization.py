@@ -19,9 +19,9 @@ from ..charts.text import printable, visible
 from ..errors import ArgumentError
 from ..lenses.logit_lens import read
 from ..models import LoadedModel, load_model
-from ..models.anatomy import wide
+from ..models.anatomy import upcast
 from ..semantic.layer import Layer
-from ..tracing import Keep, trace
+from ..tracing import TraceSites, trace
 from ..values.arguments import takes
 from ..values.reading import Reading
 from ..values.trace import Trace
@@ -194,7 +194,7 @@ def regularization_neurons(
     counts = _Counts(most_active, every=positions == "all")
     last: Trace | None = None
     for prompt in prompts:
-        last = trace(loaded, prompt, keep=Keep(frozenset({"neurons"}), window))
+        last = trace(loaded, prompt, keep=TraceSites(frozenset({"neurons"}), window))
         counts.add(last)
     if last is None:
         raise ArgumentError("prompts is empty; give at least one, better a hundred")
@@ -227,7 +227,7 @@ class _Counts:
 
     def add(self, run: Trace) -> None:
         """Count one prompt."""
-        found = wide(run.neurons if self.every else run.neurons[:, run.position : run.position + 1])
+        found = upcast(run.neurons if self.every else run.neurons[:, run.position : run.position + 1])
         self.active = self.active + _is_active(found, self.most_active).sum(1)
         self.total = self.total + found.double().sum(1)
         self.prompts += 1

@@ -17,7 +17,7 @@ from ..charts.result import Result
 from ..charts.table import Table
 from ..charts.text import printable, visible
 from ..lenses.logit_lens import read
-from ..models.anatomy import wide
+from ..models.anatomy import upcast
 from ..values.arguments import takes
 from ..values.node import Node, label
 from ..values.places import position_of
@@ -181,7 +181,7 @@ def trajectory(
     trace.model.require_head("a trajectory")
     t = position_of(trace, position)
     places = _states(trace, t)
-    added = [wide(site[:, t]) for site in (trace.attn_out, trace.mlp_out)]
+    added = [upcast(site[:, t]) for site in (trace.attn_out, trace.mlp_out)]
     k = min(_TOP, trace.model.anatomy.d_vocab)
     stream, attention, mlp = (
         read(trace, vectors, k=k, target=target, foil=foil)
@@ -204,9 +204,9 @@ def _states(trace: Trace, position: int) -> list[tuple[str, float, Tensor]]:
     """Label, depth and vector of every state."""
     first, stop = trace.layers
     start = Node("embed") if first == 0 else Node("resid_pre", layer=first)
-    found = [(label(start), float(first), wide(trace.resid_pre[0, position]))]
+    found = [(label(start), float(first), upcast(trace.resid_pre[0, position]))]
     for row, layer in enumerate(range(first, stop)):
         if trace.resid_mid is not None:
-            found.append((label(Node("resid_mid", layer=layer)), layer + 0.5, wide(trace.resid_mid[row, position])))
-        found.append((label(Node("resid_post", layer=layer)), layer + 1.0, wide(trace.resid_post[row, position])))
+            found.append((label(Node("resid_mid", layer=layer)), layer + 0.5, upcast(trace.resid_mid[row, position])))
+        found.append((label(Node("resid_post", layer=layer)), layer + 1.0, upcast(trace.resid_post[row, position])))
     return found

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError, UnsupportedReadingError
 from ..lenses.query_key import row_of
-from ..models.anatomy import wide
+from ..models.anatomy import upcast
 from ..semantic.layer import Layer, part_of
 from ..values.flow_graph import EDGE_KINDS, FlowGraph
 from ..values.node import Node, label
@@ -121,12 +121,12 @@ def _with_itself(trace: Trace, graph: FlowGraph, edge: int) -> Carried:
 
 def _embedding(trace: Trace, source: Node) -> Carried:
     """Token or position embedding, which are parts of the first state."""
-    place = None if trace.position_embedding is None else wide(trace.position_embedding[source.position])
+    place = None if trace.position_embedding is None else upcast(trace.position_embedding[source.position])
     if source.kind == "position_embed":
         assert place is not None
         return Carried("position embedding", place)
     row_of(trace, 0)
-    state = wide(trace.resid_pre[0, source.position])
+    state = upcast(trace.resid_pre[0, source.position])
     return Carried("token embedding", state if place is None else state - place)
 
 
@@ -136,13 +136,13 @@ def _of_node(trace: Trace, node: Node, query_pos: int) -> Carried:
     match node.kind:
         case "embed":
             row_of(trace, 0)
-            return Carried("the state", wide(trace.resid_pre[0, t]))
+            return Carried("the state", upcast(trace.resid_pre[0, t]))
         case "resid_pre" | "resid_post" | "attn" | "mlp":
             name = {"attn": "what attention adds", "mlp": "what the MLP adds"}.get(node.kind, "the state")
-            return Carried(name, wide(trace.site(_SITES[node.kind])[_layer(trace, node.layer).row, t]))
+            return Carried(name, upcast(trace.site(_SITES[node.kind])[_layer(trace, node.layer).row, t]))
         case "resid_mid":
             assert trace.resid_mid is not None
-            return Carried("the state", wide(trace.resid_mid[_layer(trace, node.layer).row, t]))
+            return Carried("the state", upcast(trace.resid_mid[_layer(trace, node.layer).row, t]))
         case "final_norm":
             return Carried("the state after the final norm", _final(trace, t))
         case "attn_norm" | "mlp_norm":
@@ -177,14 +177,14 @@ def _normed(trace: Trace, node: Node, t: int) -> Tensor:
     layer = _layer(trace, node.layer)
     part = "attention" if node.kind == "attn_norm" else "mlp"
     middle = None if part == "attention" else trace.resid_mid
-    return layer.normed(part, t, wide((trace.resid_pre if middle is None else middle)[layer.row, t]))
+    return layer.normed(part, t, upcast((trace.resid_pre if middle is None else middle)[layer.row, t]))
 
 
 def _final(trace: Trace, t: int) -> Tensor:
     norm = trace.model.anatomy.final_norm
     assert norm is not None
     row = _layer(trace, trace.n_layers - 1).row
-    state = wide(trace.resid_post[row, t])
+    state = upcast(trace.resid_post[row, t])
     normed = norm.linear(state, norm.scale(state))
     return normed if norm.bias is None else normed + norm.bias
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..interventions.ablation import answer_logits
-from ..interventions.edge_scores import _first_order, _fix_softmax, gradients_into, products
+from ..interventions.edge_scores import first_order, fix_softmax, gradients_into, products
 from ..interventions.gradients import Forward, Gradients, backward
 from ..interventions.passes import Pass
 from ..interventions.senders import keep_senders
@@ -66,7 +66,7 @@ def _of_part(
         run = Pass(loaded, len(pairs))
         keep_senders(run)
         states = run.run(pairs.corrupted.feed)
-        corrupted = search.metric(answer_logits(loaded, states, pairs.corrupted.positions), forward.aims)
+        corrupted = search.metric(answer_logits(loaded, states, pairs.corrupted.positions), forward.answers)
         changes = search.changes(forward.kept, run.kept)
     search.spending.forwards += len(pairs)
     start = forward.kept["resid_pre", 0]
@@ -82,9 +82,9 @@ def _of_part(
             for total, part in zip(parts, gradients_into(further, layer), strict=True):
                 total += part
     with torch.no_grad():
-        scores = products(anatomy, summed.__getitem__, changes) / steps if summed else _first_order(grads, changes)
+        scores = products(anatomy, summed.__getitem__, changes) / steps if summed else first_order(grads, changes)
         if qk_fix:
-            _fix_softmax(loaded, grads, forward, changes, scores, tell)
+            fix_softmax(loaded, grads, forward, changes, scores, tell)
             search.spending.layer_runs += softmax_runs(search, pairs)
     return scores, grads.values, corrupted
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..interventions.edge_scores import _columns, _first_order
+from ..interventions.edge_scores import columns_of, first_order
 from ..interventions.edges import Into
 from .memory import FOLLOWED
 from .pairs import Search
@@ -78,11 +78,11 @@ class _State:
     def __init__(self, search: Search, least: float) -> None:
         self.search, self.least, self.anatomy = search, least, search.loaded.anatomy
         self.first = np.zeros(search.possible.shape)
-        self.recall, self.through = np.zeros_like(self.first), np.zeros_like(self.first)
+        self.direct_share, self.downstream_effect = np.zeros_like(self.first), np.zeros_like(self.first)
         self.effects = np.full(search.possible.shape, np.nan)
         self.by_prompt: dict[tuple[int, int], np.ndarray] = {}
         self.known: dict[tuple[int, str], dict[Into, np.ndarray]] = {}
-        self.seen: dict[int, frozenset[int]] = {}
+        self.known_receivers: dict[int, frozenset[int]] = {}
         self.responses = [Responses(runs) for runs in search.runs]
         self._score()
 
@@ -91,16 +91,16 @@ class _State:
         search, layers = self.search, len(self.anatomy.blocks)
         with torch.no_grad():
             for runs in search.runs:
-                self.first += _first_order(runs.backward[0], runs.changes).double().cpu().numpy() / search.count
+                self.first += first_order(runs.backward[0], runs.changes).double().cpu().numpy() / search.count
             for layer in range(layers):
                 search.tell("scoring every edge", layer / layers)
                 found = [responses.of_heads(layer) for responses in self.responses]
-                self.known[layer, "heads"] = _joined([one.recall for one in found])
+                self.known[layer, "heads"] = _joined([one.direct_share for one in found])
                 for into in _SOFTMAX:
                     effect = np.sum([one.effect[into].double().cpu().numpy() for one in found], axis=0)
                     # A first-order score sees nothing behind a saturated softmax, so for queries and keys the run of
                     # the layer replaces it.
-                    self.first[: len(effect), _columns(self.anatomy, layer, into)] = effect / search.count
+                    self.first[: len(effect), columns_of(self.anatomy, layer, into)] = effect / search.count
 
     def order(self) -> Iterator[tuple[int, tuple[Into, ...]]]:
         """Readers from the logits down."""
@@ -119,7 +119,7 @@ class _State:
 
     def test(self, layer: int, intos: tuple[Into, ...], bound: float) -> None:
         """Cut those edges into some readers whose estimate is large enough, as far as the budget goes."""
-        columns = np.concatenate([np.arange(*_columns(self.anatomy, layer, into).indices(10**9)) for into in intos])
+        columns = np.concatenate([np.arange(*columns_of(self.anatomy, layer, into).indices(10**9)) for into in intos])
         estimate = np.abs(self.estimates()[:, columns])
         wanted = np.argwhere(self._waiting()[:, columns] & (estimate >= bound))
         order = np.argsort(-estimate[tuple(wanted.T)], kind="stable")
@@ -137,7 +137,7 @@ class _State:
     def estimates(self) -> Float[np.ndarray, "source receiver"]:
         """The largest of the estimates of each edge."""
         # Each estimate is blind in its own way and gives too little there, so the largest counts.
-        several = np.stack([self.first, self.recall, self.through])
+        several = np.stack([self.first, self.direct_share, self.downstream_effect])
         largest = np.abs(several).argmax(0)[None]
         chosen: np.ndarray = np.take_along_axis(several, largest, axis=0)[0]
         return chosen
@@ -150,20 +150,24 @@ class _State:
         places = range(first, first + self.anatomy.n_heads)
         if intos == ("mlp",):
             places = range(places.stop, places.stop + 1)
-        changed = [source for source in places if self._outs(source) != self.seen.get(source, frozenset())]
+        changed = [
+            source for source in places if self._receivers(source) != self.known_receivers.get(source, frozenset())
+        ]
         if not changed:
             return
         self.search.tell("running readers anew", self._done())
         with torch.no_grad():
             # The new edges alone, for the estimate that adds up; `seen` then holds all of them, for the estimate by
             # recall.
-            news = {source: self._outs(source) - self.seen.get(source, frozenset()) for source in changed}
+            new_receivers = {
+                source: self._receivers(source) - self.known_receivers.get(source, frozenset()) for source in changed
+            }
             for source in changed:
-                self.seen[source] = self._outs(source)
+                self.known_receivers[source] = self._receivers(source)
             for into in intos:
                 self._refine_recall(layer, into)
                 for source in changed:
-                    self._refine_through(layer, into, source, news[source])
+                    self._refine_downstream(layer, into, source, new_receivers[source])
 
     def found(self) -> Found:
         """All tested edges, and those of them that are large enough."""
@@ -177,31 +181,31 @@ class _State:
         waiting: np.ndarray = np.isnan(self.effects) & self.search.possible
         return waiting
 
-    def _outs(self, source: int) -> frozenset[int]:
+    def _receivers(self, source: int) -> frozenset[int]:
         return frozenset(np.flatnonzero(np.abs(np.nan_to_num(self.effects[source])) >= self.least).tolist())
 
     def _refine_recall(self, layer: int, into: Into) -> None:
         """Estimate edges into a layer: recall × exact effects of the edges out of each sender."""
-        recall = self._recall(layer, into)
-        columns = _columns(self.anatomy, layer, into)
+        direct_share = self._direct_share(layer, into)
+        columns = columns_of(self.anatomy, layer, into)
         group = self.anatomy.n_heads // self.anatomy.n_kv_heads if into in ("k", "v") else 1
-        before = len(recall)
+        before = len(direct_share)
         # Recall is worked out over all confirmed edges anew, so it starts from nothing; the other estimate only adds
         # the new ones.
-        self.recall[:before, columns] = 0.0
-        for n in range(recall.shape[1]):
+        self.direct_share[:before, columns] = 0.0
+        for n in range(direct_share.shape[1]):
             source = self._source(layer, into, n)
-            outs = self.seen.get(source, frozenset())
+            receivers = self.known_receivers.get(source, frozenset())
             # Recall is a part of each prompt's change and goes with that prompt's effect: a product of means would lose
             # how they go together.
-            effect = sum((self.by_prompt[source, out] for out in outs), np.zeros(self.search.count))
-            self.recall[:before, columns.start + n // group] += (recall[:, n] * effect).mean(1)
+            effect = sum((self.by_prompt[source, out] for out in receivers), np.zeros(self.search.count))
+            self.direct_share[:before, columns.start + n // group] += (direct_share[:, n] * effect).mean(1)
 
     def _source(self, layer: int, into: Into, n: int) -> int:
         first = 1 + layer * (self.anatomy.n_heads + 1)
         return first + (self.anatomy.n_heads if into == "mlp" else n)
 
-    def _recall(self, layer: int, into: Into) -> Float[np.ndarray, "source n prompt"]:
+    def _direct_share(self, layer: int, into: Into) -> Float[np.ndarray, "source n prompt"]:
         if into != "mlp":
             return self.known[layer, "heads"][into]
         if (layer, "mlp") not in self.known:
@@ -210,31 +214,31 @@ class _State:
             self.known[layer, "mlp"] = _joined([{into: one.recall_of_mlp(layer, movers)} for one in self.responses])
         return self.known[layer, "mlp"][into]
 
-    def _refine_through(self, layer: int, into: Into, source: int, news: frozenset[int]) -> None:
+    def _refine_downstream(self, layer: int, into: Into, source: int, new_receivers: frozenset[int]) -> None:
         """Add the effect that a sender's inputs have through it on the readers of the newly confirmed edges."""
         head = 0 if into == "mlp" else source - self._source(layer, "q", 0)
-        carried = sum(abs(float(self.effects[source, out])) for out in self.seen[source])
-        recall = np.abs(self._recall(layer, into)[:, head]).mean(1)
+        carried = sum(abs(float(self.effects[source, out])) for out in self.known_receivers[source])
+        direct_share = np.abs(self._direct_share(layer, into)[:, head]).mean(1)
         # A run for every source of every reader would cost more than the exact tests it saves. Recall tells which
         # sources matter.
-        likely = np.argsort(-recall, kind="stable")[:FOLLOWED]
+        likely = np.argsort(-direct_share, kind="stable")[:FOLLOWED]
         # Recall times all confirmed effects of the sender estimates the most that a source can carry through it.
-        likely = likely[recall[likely] * carried >= _FAINT * self.least]
-        if not news or not len(likely):
+        likely = likely[direct_share[likely] * carried >= _FAINT * self.least]
+        if not new_receivers or not len(likely):
             return
         senders, total = torch.from_numpy(likely.copy()), np.zeros(len(likely))
         for responses in self.responses:
             change = responses.mlp(layer, senders) if into == "mlp" else responses.head(layer, head, into, senders)
-            for (reader, reads), heads in self._readers(news).items():
-                total += responses.through(change, reader, reads, heads).double().cpu().numpy()
+            for (reader, reads), heads in self._readers(new_receivers).items():
+                total += responses.downstream_effect(change, reader, reads, heads).double().cpu().numpy()
         group = self.anatomy.n_heads // self.anatomy.n_kv_heads if into in ("k", "v") else 1
-        column = _columns(self.anatomy, layer, into).start + head // group
-        self.through[likely, column] += total / self.search.count
+        column = columns_of(self.anatomy, layer, into).start + head // group
+        self.downstream_effect[likely, column] += total / self.search.count
 
-    def _readers(self, outs: frozenset[int]) -> dict[tuple[int | None, Into], list[int]]:
+    def _readers(self, receivers: frozenset[int]) -> dict[tuple[int | None, Into], list[int]]:
         """(layer, what reads) → the heads that edges end in; head 0 stands for MLP and logits."""
         readers: dict[tuple[int | None, Into], list[int]] = {}
-        for out in sorted(outs):
+        for out in sorted(receivers):
             node, reads = self.search.receivers[out]
             readers.setdefault((node.layer, reads), []).append(node.head or 0)
         return readers

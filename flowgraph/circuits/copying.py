@@ -12,7 +12,7 @@ from torch import Tensor
 from ..interventions.passes import Pass
 from ..lenses.head_scores import HeadScore
 from ..models import LoadedModel
-from ..models.anatomy import Anatomy, Norm, wide
+from ..models.anatomy import Anatomy, Norm, upcast
 from ..models.attention_weights import attention_weights
 
 COPY_SCORES = ("copying", "copying_eigenvalues")
@@ -48,7 +48,7 @@ def _on_sequences(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> Head
 
     def measure(layer: int, v: Tensor) -> Tensor:
         through = _before(anatomy.blocks[layer].attention_post_norm, reads)
-        by_head = anatomy.per_query_head(wide(v).movedim(2, 0))
+        by_head = anatomy.per_query_head(upcast(v).movedim(2, 0))
         written = torch.einsum("hrtk,hkd->hrtd", by_head, anatomy.W_O(layer)) @ through
         # Variance over the vocabulary as a quadratic form: no [token, vocabulary] logits are made. Rounding may put it
         # below 0.
@@ -75,7 +75,7 @@ def _of_weights(anatomy: Anatomy) -> HeadScore:
     The matrix has a row and a column for each token; its eigenvalues that are not 0 are those of W_O W_U W_E W_V, which has a row
     and a column for each of the head's dimensions.
     """
-    unembedding, embedding = _unembedding(anatomy), wide(anatomy.embedding.weight.detach())
+    unembedding, embedding = _unembedding(anatomy), upcast(anatomy.embedding.weight.detach())
     tokens = min(len(embedding), len(unembedding))
     # A logit that is the same for all tokens changes nothing, and what all tokens have in common is no token.
     centred = embedding[:tokens] - embedding[:tokens].mean(0)
@@ -116,7 +116,7 @@ def _before(norm: Norm | None, weight: Float[Tensor, "*n d_model out"]) -> Float
 def _unembedding(anatomy: Anatomy) -> Float[Tensor, "token d_model"]:
     """W_U, a row for each token; the head's modules in one."""
     *inner, last = anatomy.head
-    weight = wide(last.weight.detach())
+    weight = upcast(last.weight.detach())
     for module in reversed(inner):
-        weight = weight @ wide(module.weight.detach())
+        weight = weight @ upcast(module.weight.detach())
     return weight

@@ -13,7 +13,7 @@ from ..errors import ArgumentError
 from ..interventions.passes import Pass
 from ..lenses.head_scores import HeadScore
 from ..models import LoadedModel
-from ..models.anatomy import wide
+from ..models.anatomy import upcast
 
 ATTENTION_SCORES = {
     "previous_token": "mean attention to the token just before",
@@ -102,5 +102,7 @@ def _keys(ids: Int[Tensor, "row position"]) -> dict[str, Bool[Tensor, "row query
 def _add_up(layer: int, wanted: dict[str, Tensor], sums: dict[str, np.ndarray], pattern: Tensor) -> Tensor:
     """Add the attention that goes to the keys of each score; the pattern stays as it is."""
     for name, keys in wanted.items():
-        sums[name][layer] = torch.einsum("rhts,rts->h", wide(pattern), keys.to(wide(pattern))).double().cpu().numpy()
+        sums[name][layer] = (
+            torch.einsum("rhts,rts->h", upcast(pattern), keys.to(upcast(pattern))).double().cpu().numpy()
+        )
     return pattern

@@ -13,8 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import ArgumentError, CancelledError
-from ..interventions.ablation import _one_for_each
-from ..interventions.edge_effects import _Cuts
+from ..interventions.ablation import one_for_each
+from ..interventions.edge_effects import Cuts
 from ..interventions.edges import Edge, Into, receivers, require_sum, sender_nodes
 from ..interventions.gradients import Forward, Gradients, backward
 from ..interventions.metrics import Metric
@@ -173,7 +173,7 @@ class Runs:
         with torch.no_grad():
             # One pass for both runs: equal rows then round alike, and their difference is exact where nothing changes.
             both = pairs.clean.with_others(pairs.corrupted)
-            self.cuts = _Cuts(search.loaded, pairs.clean, both, search.changes, search.metric)
+            self.cuts = Cuts(search.loaded, pairs.clean, both, search.changes, search.metric)
         search.spending.forwards += 2 * len(pairs)
 
     @property
@@ -232,6 +232,6 @@ def pairs_of(
 
 def _pairs(loaded: LoadedModel, clean: Prompts, corrupted: Prompts, target: Any, foil: Any) -> Pairs:
     found = prompts_of(loaded, clean, "clean", target=target, foil=foil)
-    others = _one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
+    others = one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
     both = batch_of(loaded, [*found, *others], "clean and corrupted")
     return Pairs(both.part(slice(len(found))), both.part(slice(len(found), None)))

@@ -9,11 +9,11 @@ import torch
 from jaxtyping import Bool, Float
 
 from ..errors import ArgumentError
-from ..interventions.ablation import aims_of, answer_logits
+from ..interventions.ablation import answer_logits, answer_tokens_of
 from ..interventions.passes import Pass
 from .backward import Found
 from .pairs import Pairs, Search
-from .runs import _KeptEdges, written_in
+from .runs import KeptEdges, written_in
 
 ALL_BELOW = 5000
 """Models with fewer edges are pruned edge by edge from the whole model on."""
@@ -86,14 +86,14 @@ class _Pruning:
         """Mean metric with all other edges cut."""
         # As rows of receivers, the order that the edits take.
         mask, total = torch.from_numpy(kept.T.copy()), 0.0
-        for pairs, aims, reference in self.parts:
+        for pairs, answers, reference in self.parts:
             self.search.spending.forwards += len(pairs)
             with torch.no_grad():
                 run = Pass(self.search.loaded, len(pairs))
-                _KeptEdges(run, reference, mask).install()
+                KeptEdges(run, reference, mask).install()
                 states = run.run(pairs.clean.feed)
                 logits = answer_logits(self.search.loaded, states, pairs.clean.positions)
-                total += float(self.search.metric(logits, aims).double().sum())
+                total += float(self.search.metric(logits, answers).double().sum())
         return total / self.search.count
 
     def leads_on(self, receiver: int, kept: Bool[np.ndarray, "source receiver"]) -> bool:
@@ -114,8 +114,8 @@ class _Pruning:
         loaded = self.search.loaded
         states = Pass(loaded, len(pairs)).run(pairs.clean.feed)
         self.search.spending.forwards += len(pairs)
-        aims = aims_of(pairs.clean, answer_logits(loaded, states, pairs.clean.positions))
+        answers = answer_tokens_of(pairs.clean, answer_logits(loaded, states, pairs.clean.positions))
         if self.search.how != "resample":
-            return aims, self.search.average(pairs.clean.n_tokens) if self.search.how == "mean" else None
+            return answers, self.search.average(pairs.clean.n_tokens) if self.search.how == "mean" else None
         self.search.spending.forwards += len(pairs)
-        return aims, written_in(loaded, pairs.corrupted)
+        return answers, written_in(loaded, pairs.corrupted)

@@ -3,7 +3,7 @@
 No gradient passes through a saturated softmax, so gradients see nothing upstream of one. Two estimates of an edge s → (u, c) do,
 once the exact effects of edges out of u are known. Both run u's layer with s corrupted in c:
 
-- *recall*: the part of u's whole change (its output in the corrupted run less its output now) that s alone brings about, times
+- *direct share*: the part of u's whole change (its output in the corrupted run less its output now) that s alone brings about, times
   the exact effects of the edges out of u. It passes through any number of saturated softmaxes.
 - *through*: the effect of that change of u on the readers of the edges out of u. Attention runs again for queries and keys, and
   the gradient gives the rest. It sees changes that are small beside u's whole change.
@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..interventions.blocks import _mlp
-from ..interventions.edge_scores import _patterns
+from ..interventions.blocks import mlp_of
+from ..interventions.edge_scores import patterns_of
 from ..interventions.edges import Into, senders_before
 from ..interventions.senders import read_through_norm
-from ..models.anatomy import wide
+from ..models.anatomy import upcast
 from ..models.attention_weights import attention_weights
 from .memory import RESPONSE_TOKENS
 from .pairs import Runs
@@ -42,7 +42,7 @@ class HeadResponses:
         For q and k: [source, receiver] first-order effect behind the softmax, summed over prompts: the score with the QK fix.
     """
 
-    recall: dict[Into, Tensor]
+    direct_share: dict[Into, Tensor]
     effect: dict[Into, Tensor]
 
 
@@ -61,26 +61,28 @@ class Responses:
         size = whole.flatten(2).square().sum(-1)
         # The output projection is linear: a projection onto the whole change can be taken at z, which has d_head
         # numbers instead of d_model.
-        seen = torch.einsum("hptd,hkd->hptk", self._past_norm(layer, whole), self.anatomy.W_O(layer).to(whole))
+        known_receivers = torch.einsum(
+            "hptd,hkd->hptk", self._past_norm(layer, whole), self.anatomy.W_O(layer).to(whole)
+        )
         worth = self.grads.z[layer].permute(2, 0, 1, 3)
         senders = torch.arange(senders_before(self.anatomy, layer, "q"), device="cpu")
-        recall: dict[Into, Tensor] = {}
+        direct_share: dict[Into, Tensor] = {}
         effect: dict[Into, Tensor] = {}
         for into in _HEAD_INPUTS:
             parts = [self._heads(layer, into, some) for some in self._chunks(senders)]
-            along = torch.cat([torch.einsum("uhptk,hptk->uhp", part, seen) for part in parts])
-            recall[into] = _part(along, size)
+            along = torch.cat([torch.einsum("uhptk,hptk->uhp", part, known_receivers) for part in parts])
+            direct_share[into] = _part(along, size)
             if into != "v":
                 by_head = torch.cat([torch.einsum("uhptk,hptk->uh", part.to(worth), worth) for part in parts])
                 effect[into] = by_head if into == "q" else by_head.unflatten(1, (-1, self.group)).sum(2)
-        return HeadResponses(recall, effect)
+        return HeadResponses(direct_share, effect)
 
     def moved_of_mlp(self, layer: int) -> Float[Tensor, "source"]:
         """Σ over prompts and positions of the squared distance by which each source alone moves the input of an MLP."""
         state = self.runs.cuts.kept[self.runs.cuts.reads_mlp, layer]
         senders = torch.arange(senders_before(self.anatomy, layer, "mlp"), device="cpu")
         parts = [
-            wide(read_through_norm(self.anatomy, layer, "mlp", state, self.runs.changes[some]))
+            upcast(read_through_norm(self.anatomy, layer, "mlp", state, self.runs.changes[some]))
             for some in self._chunks(senders)
         ]
         return torch.cat([part.flatten(1).square().sum(1) for part in parts])
@@ -111,13 +113,15 @@ class Responses:
         state = self.runs.cuts.kept[self.runs.cuts.reads_mlp, layer]
         parts = []
         for some in self._chunks(senders):
-            moved = (wide(state) + self.runs.changes[some]).to(state.dtype)
-            parts.append(wide(_mlp(self.anatomy, layer, norm(moved)) - _mlp(self.anatomy, layer, norm(state))[None]))
+            moved = (upcast(state) + self.runs.changes[some]).to(state.dtype)
+            parts.append(
+                upcast(mlp_of(self.anatomy, layer, norm(moved)) - mlp_of(self.anatomy, layer, norm(state))[None])
+            )
             # One row more for the clean state, which every chunk runs anew.
             self._ran(len(some) + 1)
         return torch.cat(parts)
 
-    def through(
+    def downstream_effect(
         self, change: Float[Tensor, "u prompt position d_model"], layer: int | None, into: Into, heads: Sequence[int]
     ) -> Float[Tensor, "u"]:
         """Σ over prompts of the effect that changes of a sender have on the metric through some heads together.
@@ -137,7 +141,7 @@ class Responses:
         state, found = self.forward.kept["resid_pre", layer], []
         for some in self._chunks(torch.arange(len(change), device="cpu")):
             moved = read_through_norm(self.anatomy, layer, "attention", state, change[some])
-            patched = _patterns(self.loaded, self.forward, layer, into, moved)[:, :, chosen]
+            patched = patterns_of(self.loaded, self.forward, layer, into, moved)[:, :, chosen]
             self._ran(len(some))
             found.append(torch.einsum("uphts,phts->u", (patched - pattern).to(worth), worth))
         return torch.cat(found)
@@ -146,16 +150,16 @@ class Responses:
         """Change of every head's z with each source alone corrupted."""
         state = self.forward.kept["resid_pre", layer]
         moved = read_through_norm(self.anatomy, layer, "attention", state, self.runs.changes[senders])
-        pattern, values = wide(self.forward.kept["pattern", layer]), self.forward.kept["v", layer]
+        pattern, values = upcast(self.forward.kept["pattern", layer]), self.forward.kept["v", layer]
         if into == "v":
             weight, _ = attention_weights(self.anatomy, layer, "value")
             # Values do not go through a softmax: their change follows from the weights, without a run.
             shift = torch.einsum("uptd,gdk->ugptk", moved.to(weight), weight).repeat_interleave(self.group, 1)
             return torch.einsum("phts,uhpsk->uhptk", pattern, shift.to(pattern))
         assert into in ("q", "k")
-        patched = wide(_patterns(self.loaded, self.forward, layer, into, moved))
+        patched = upcast(patterns_of(self.loaded, self.forward, layer, into, moved))
         self._ran(len(senders))
-        by_head = wide(values).repeat_interleave(self.group, 2)
+        by_head = upcast(values).repeat_interleave(self.group, 2)
         return torch.einsum("uphts,pshk->uhptk", patched - pattern, by_head)
 
     def _whole(self, layer: int) -> Float[Tensor, "head prompt position d_model"]:

@@ -17,17 +17,17 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..errors import ArgumentError, PromptError
-from ..interventions.ablation import Ablation, aims_of, answer_logits
+from ..interventions.ablation import Ablation, answer_logits, answer_tokens_of
 from ..interventions.changes import Reference, changed
 from ..interventions.edges import Edge, Into, check_edge, receivers, require_sum, sender_index, senders_before
-from ..interventions.metrics import Aims, Metric
+from ..interventions.metrics import AnswerTokens, Metric
 from ..interventions.passes import Pass
 from ..interventions.plan import Plan
 from ..interventions.prompts import Batch, Prompt, Prompts, batch_of, prompts_of
 from ..interventions.senders import Changes, head_shift, keep_senders, read_through_norm, written
 from ..interventions.ticks import Tick
 from ..models import LoadedModel
-from ..models.anatomy import Anatomy, wide
+from ..models.anatomy import Anatomy, upcast
 from ..tasks import Example, TaskData
 from ..values.inputs import row_of
 
@@ -147,15 +147,15 @@ def circuit_runs(
         for part in parts:
             rows, batch = list(part.rows), part.clean
             logits = answer_logits(loaded, Pass(loaded, len(batch)).run(batch.feed), batch.positions)
-            aims = aims_of(batch, logits)
-            full[rows] = _numbers(metric(logits, aims))
+            answers = answer_tokens_of(batch, logits)
+            full[rows] = _numbers(metric(logits, answers))
             wrote = _written(loaded, part, how)
             for n, kept in enumerate(circuits):
                 tick(len(rows))
                 run = Pass(loaded, len(batch))
-                _KeptEdges(run, wrote, kept).install()
+                KeptEdges(run, wrote, kept).install()
                 states = run.run(batch.feed)
-                measured[n, rows] = _numbers(metric(answer_logits(loaded, states, batch.positions), aims))
+                measured[n, rows] = _numbers(metric(answer_logits(loaded, states, batch.positions), answers))
     tick(0)
     return measured, full
 
@@ -208,20 +208,20 @@ class HeadRuns:
         anatomy = loaded.anatomy
         self.loaded, self.metric, self.full = loaded, metric, np.empty(len(task))
         size = len(anatomy.blocks) * anatomy.n_heads * anatomy.d_head * 4
-        self.parts: list[tuple[Part, Aims, Reference]] = []
+        self.parts: list[tuple[Part, AnswerTokens, Reference]] = []
         with loaded.lock, torch.no_grad():
             for part in parts_of(loaded, task, how, reference, bytes_of_token=size):
                 batch = part.clean
                 logits = answer_logits(loaded, Pass(loaded, len(batch)).run(batch.feed), batch.positions)
-                aims = aims_of(batch, logits)
-                self.full[list(part.rows)] = _numbers(metric(logits, aims))
-                self.parts.append((part, aims, _heads_of(loaded, part, how)))
+                answers = answer_tokens_of(batch, logits)
+                self.full[list(part.rows)] = _numbers(metric(logits, answers))
+                self.parts.append((part, answers, _heads_of(loaded, part, how)))
 
     def without(self, ablated: Bool[np.ndarray, "layer head"]) -> Float[np.ndarray, "prompt"]:
         """[prompt] metric with some heads ablated."""
         heads, measured = torch.from_numpy(ablated), np.empty_like(self.full)
         with self.loaded.lock, torch.no_grad():
-            for part, aims, reference in self.parts:
+            for part, answers, reference in self.parts:
                 batch = part.clean
                 everywhere = heads[..., None].expand(-1, -1, batch.n_tokens)
                 plan = Plan(
@@ -232,11 +232,11 @@ class HeadRuns:
                 )
                 states = changed(self.loaded, batch.feed, plan, reference)
                 logits = answer_logits(self.loaded, states, batch.positions)
-                measured[list(part.rows)] = _numbers(self.metric(logits, aims))
+                measured[list(part.rows)] = _numbers(self.metric(logits, answers))
         return measured
 
 
-class _KeptEdges:
+class KeptEdges:
     """The edits of a pass in which every receiver sees the reference of the senders whose edges to it are not kept."""
 
     def __init__(self, run: Pass, reference: Tensor | None, kept: Bool[Tensor, "receiver sender"]) -> None:
@@ -278,7 +278,7 @@ class _KeptEdges:
         return reads + self._through_norm(layer, "mlp", self.reads_mlp, self.cut[rows[0]])
 
     def _into_logits(self, rows: list[int], state: Tensor) -> Tensor:
-        return (wide(state) + self._change(self.cut[rows[0]])).to(state.dtype)
+        return (upcast(state) + self._change(self.cut[rows[0]])).to(state.dtype)
 
     def _through_norm(self, layer: int, norm: Literal["attention", "mlp"], site: str, cut: Tensor) -> Tensor:
         """Change of a receiver's input after its norm. Receivers of a layer whose cut edges are equal share one change."""
@@ -356,7 +356,7 @@ def _heads_of(loaded: LoadedModel, part: Part, how: Ablation) -> Reference:
     run.keep(("z",))
     run.run(part.others.feed)
     if how == "mean":
-        run.kept = {key: wide(z).mean(0, keepdim=True).to(z.dtype) for key, z in run.kept.items()}
+        run.kept = {key: upcast(z).mean(0, keepdim=True).to(z.dtype) for key, z in run.kept.items()}
     return Reference(run.kept, False, places)
 
 

@@ -16,7 +16,7 @@ from ..interventions.passes import Pass
 from ..interventions.prompts import Batch
 from ..lenses.head_scores import HeadScore
 from ..models import LoadedModel
-from ..models.anatomy import wide
+from ..models.anatomy import upcast
 from ..models.wheel import Progress
 from ..tasks import TaskData
 from .runs import Cancel, Part, parts_of
@@ -65,7 +65,7 @@ def _importance(loaded: LoadedModel, batch: Batch, metric: Metric) -> np.ndarray
     """[layer, head] Σ over the prompts of |Σ_t z · ∂m/∂z|."""
     found, forward = backward(loaded, batch, metric)
     anatomy = loaded.anatomy
-    outputs = torch.stack([wide(forward.kept["z", layer]) for layer in range(len(anatomy.blocks))])
+    outputs = torch.stack([upcast(forward.kept["z", layer]) for layer in range(len(anatomy.blocks))])
     outputs = outputs.unflatten(-1, (anatomy.n_heads, anatomy.d_head))
     # The sum over positions comes before the absolute value: a head counts by its net effect on a prompt.
     summed: np.ndarray = torch.einsum("lpthd,lpthd->lph", outputs, found.z).abs().sum(1).double().cpu().numpy()
@@ -82,7 +82,7 @@ def _looked_at(loaded: LoadedModel, batch: Batch) -> tuple[np.ndarray, int]:
     keys = (batch.ids == batch.targets[:, None]) & seen
 
     def add_up(layer: int, pattern: Tensor) -> Tensor:
-        at = wide(pattern[rows, :, batch.positions])
+        at = upcast(pattern[rows, :, batch.positions])
         sums[layer] = torch.einsum("rhs,rs->h", at, keys.to(at)).double().cpu().numpy()
         return pattern
 

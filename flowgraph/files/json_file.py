@@ -36,7 +36,7 @@ from jaxtyping import Float, Int
 
 from ..atomic_file import as_path
 from ..errors import ArgumentError, FileFormatError, FlowgraphError, GraphTooLargeError, NonFiniteError
-from ..values.connected_flow import waves_of
+from ..values.connected_flow import topological_levels
 from ..values.flow_graph import EDGE_KINDS, UNITS, FlowGraph, Role
 from ..values.graph_info import GraphInfo, Whole, info_dict
 from ..values.node import NODE_KINDS, Node
@@ -188,7 +188,7 @@ def graph_of_data(data: Checked) -> FlowGraph:
             notes=notes if any(note is not None for note in notes) else (),
             flow=None if info.total_flow is None else _flows(edges),
         )
-        waves_of(graph)  # refuses a cycle, and names a node on it
+        topological_levels(graph)  # refuses a cycle, and names a node on it
         return graph
     except ArgumentError as error:
         raise FileFormatError(str(error)) from error

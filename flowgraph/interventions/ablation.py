@@ -20,7 +20,7 @@ from ..models.wheel import Progress
 from ..values.arguments import takes
 from .changes import Reference, changed, recorded
 from .effect import Effect
-from .metrics import Aims, Metric, metric_of
+from .metrics import AnswerTokens, Metric, metric_of
 from .passes import Pass, logits_of_states
 from .plan import GraphParts, Plan, What, plan_of
 from .prompts import Align, Answers, Batch, Prompt, Prompts, batch_of, counterparts, groups_of, prompts_of
@@ -143,7 +143,7 @@ def ablate(
     found = prompts_of(loaded, prompts, "prompts", target=target, foil=foil)
     others = None if reference is None else prompts_of(loaded, reference, "reference")
     if how == "resample" and others is not None:
-        others = _one_for_each(found, others)
+        others = one_for_each(found, others)
     pairs = others if how == "resample" else None
     groups = groups_of(found, pairs, align)
     # Two passes of each batch, three with a reference: each runs every block once.
@@ -216,7 +216,7 @@ def patch(
         )
     asked = _Question(loaded, what, direction, metric_of(metric), outside, parts, align, progress, cancel)
     found = prompts_of(loaded, clean, "clean", target=target, foil=foil)
-    others = _one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
+    others = one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
     groups = groups_of(found, others, align)
     tick = asked.ticking(3 * len(groups))
     with loaded.lock, torch.no_grad():
@@ -225,7 +225,7 @@ def patch(
         )
 
 
-def aims_of(batch: Batch, clean_logits: Tensor) -> Aims:
+def answer_tokens_of(batch: Batch, clean_logits: Tensor) -> AnswerTokens:
     """The answers of a batch; where none was said, the clean run's best token.
 
     Raises
@@ -241,7 +241,7 @@ def aims_of(batch: Batch, clean_logits: Tensor) -> Aims:
             f"the foil of prompt {row} (token {int(targets[row])}) is the model's best token, which is the target where none is "
             "given, so the difference between the two would be 0; say target=, or choose another foil"
         )
-    return Aims(targets, batch.foils, clean_logits)
+    return AnswerTokens(targets, batch.foils, clean_logits)
 
 
 def answer_logits(loaded: LoadedModel, states: Tensor, positions: Tensor) -> Tensor:
@@ -260,9 +260,9 @@ def _ablated(asked: _Question, prompts: Sequence[Prompt], others: Sequence[Promp
         reference = Reference(recorded(loaded, theirs.feed, plan, tick=tick)[0], asked.how == "mean", places)
     before = answer_logits(loaded, Pass(loaded, len(batch), tick=tick).run(batch.feed), batch.positions)
     after = answer_logits(loaded, changed(loaded, batch.feed, plan, reference, tick=tick), batch.positions)
-    aims = aims_of(batch, before)
-    measured = _numbers(asked.metric(before, aims))
-    return _effect(asked, plan, measured, _numbers(asked.metric(after, aims)), measured, None)
+    answers = answer_tokens_of(batch, before)
+    measured = _numbers(asked.metric(before, answers))
+    return _effect(asked, plan, measured, _numbers(asked.metric(after, answers)), measured, None)
 
 
 def _patched(asked: _Question, prompts: Sequence[Prompt], others: Sequence[Prompt], tick: Tick) -> Effect:
@@ -276,8 +276,8 @@ def _patched(asked: _Question, prompts: Sequence[Prompt], others: Sequence[Promp
     reference = Reference(kept, False, counterparts(changes.n_tokens, source.n_tokens, asked.align))
     after = answer_logits(loaded, changed(loaded, changes.feed, plan, reference, tick=tick), changes.positions)
     clean, corrupted = (answer_logits(loaded, runs[id(one)], one.positions) for one in (batch, theirs))
-    aims = aims_of(batch, clean)
-    measured = [_numbers(asked.metric(logits, aims)) for logits in (clean, corrupted, after)]
+    answers = answer_tokens_of(batch, clean)
+    measured = [_numbers(asked.metric(logits, answers)) for logits in (clean, corrupted, after)]
     return _effect(asked, plan, measured[1 if denoises else 0], measured[2], measured[0], measured[1])
 
 
@@ -309,7 +309,7 @@ def _chosen(prompts: Sequence[Prompt], group: Sequence[int]) -> list[Prompt]:
     return [prompts[i] for i in group]
 
 
-def _one_for_each(prompts: Sequence[Prompt], others: Sequence[Prompt], name: str = "reference") -> list[Prompt]:
+def one_for_each(prompts: Sequence[Prompt], others: Sequence[Prompt], name: str = "reference") -> list[Prompt]:
     """The counterpart of every prompt. If both have one length, the counterpart is explained at the prompt's own position."""
     if len(others) not in (1, len(prompts)):
         raise ArgumentError(

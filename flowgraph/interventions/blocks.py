@@ -40,16 +40,17 @@ def after_attention(
     block = anatomy.blocks[layer]
     added = _normed(block.attention_post_norm, block.attention_output.module(z))
     if anatomy.wiring == "parallel":
-        return states + added + _mlp(anatomy, layer, block.mlp_norm.module(states))
+        return states + added + mlp_of(anatomy, layer, block.mlp_norm.module(states))
     middle = states + added
     if anatomy.wiring == "post_norm":
         middle = block.attention_norm.module(middle)
-        result: Tensor = block.mlp_norm.module(middle + _mlp(anatomy, layer, middle))
+        result: Tensor = block.mlp_norm.module(middle + mlp_of(anatomy, layer, middle))
         return result
-    return middle + _mlp(anatomy, layer, block.mlp_norm.module(middle))
+    return middle + mlp_of(anatomy, layer, block.mlp_norm.module(middle))
 
 
-def _mlp(anatomy: Anatomy, layer: int, reads: Tensor) -> Tensor:
+def mlp_of(anatomy: Anatomy, layer: int, reads: Tensor) -> Tensor:
+    """[..., d_model] what the MLP of a layer writes for the vectors that it reads."""
     block = anatomy.blocks[layer]
     # One module may hold gate and input side by side; it then runs once for both.
     fused = block.mlp_gate is not None and block.mlp_gate.module is block.mlp_input.module

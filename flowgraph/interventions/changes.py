@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 from ..models import LoadedModel
-from ..models.anatomy import Anatomy, wide
+from ..models.anatomy import Anatomy, upcast
 from ..models.forward import Feed
 from ..values.node import Node
 from .edges import PatternEdit
@@ -56,7 +56,7 @@ class Reference:
 
     def averaged(self, x: Tensor) -> Tensor:
         """The values; if ``mean`` is set, their average over rows in at least float32."""
-        return wide(x).mean(0, keepdim=True).to(x.dtype) if self.mean else x
+        return upcast(x).mean(0, keepdim=True).to(x.dtype) if self.mean else x
 
     def valid(self, device: torch.device) -> Tensor:
         """[position] whether there is a counterpart."""

@@ -16,10 +16,10 @@ from ..charts.result import Result
 from ..charts.table import Table
 from ..errors import ArgumentError
 from ..models import LoadedModel, load_model
-from ..models.anatomy import wide
+from ..models.anatomy import upcast
 from ..models.wheel import Progress
 from ..values.arguments import takes
-from .ablation import _one_for_each, aims_of, answer_logits
+from .ablation import answer_logits, answer_tokens_of, one_for_each
 from .edges import Edge, check_edge, sender_index
 from .metrics import Metric, metric_of
 from .passes import Pass
@@ -130,7 +130,7 @@ def edge_effects(
     if not edges:
         raise ArgumentError("edges is empty; give at least one Edge")
     found = prompts_of(loaded, clean, "clean", target=target, foil=foil)
-    others = _one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
+    others = one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
     both = batch_of(loaded, [*found, *others], "clean and corrupted")
     batch = batch_of(loaded, found, "clean")
     for edge in edges:
@@ -142,10 +142,10 @@ def edge_effects(
         return written_change(loaded.anatomy, kept, other) if how == "noise" else emptied(loaded.anatomy, kept)
 
     with loaded.lock, torch.no_grad():
-        return _Cuts(loaded, batch, both, change, metric_of(metric)).run(edges, progress, cancel)
+        return Cuts(loaded, batch, both, change, metric_of(metric)).run(edges, progress, cancel)
 
 
-class _Cuts:
+class Cuts:
     """The clean run, and the difference of each sender's output to the other run."""
 
     def __init__(
@@ -162,8 +162,8 @@ class _Cuts:
         run.keep_calls()
         states = run.run(both.feed)
         logits = answer_logits(loaded, states, both.positions)
-        self.aims = aims_of(batch, logits[:count])
-        self.clean, self.corrupted = (_numbers(metric(part, self.aims)) for part in (logits[:count], logits[count:]))
+        self.answers = answer_tokens_of(batch, logits[:count])
+        self.clean, self.corrupted = (_numbers(metric(part, self.answers)) for part in (logits[:count], logits[count:]))
         self.changes = change(*({key: value[rows] for key, value in run.kept.items()} for rows in halves))
         # Of the clean run alone, so that the other's memory is free.
         self.kept = {key: run.kept.pop(key)[:count].clone() for key in list(run.kept)}
@@ -194,7 +194,7 @@ class _Cuts:
         changes = torch.stack([self._change(edge) for edge in edges])
         times = len(edges)
         if layer == len(self.anatomy.blocks):
-            states = (wide(self.last) + changes).to(self.last.dtype).flatten(0, 1)
+            states = (upcast(self.last) + changes).to(self.last.dtype).flatten(0, 1)
         else:
             run = Pass(self.loaded, times * len(self.batch))
             into = edges[0].into
@@ -209,7 +209,7 @@ class _Cuts:
             entering = self.kept["resid_pre", layer].repeat(times, 1, 1)
             states = run.resume(entering, layer, self.calls)
         logits = answer_logits(self.loaded, states, self.batch.positions.repeat(times))
-        measured: np.ndarray = _numbers(self.metric(logits, self.aims.repeated(times)))
+        measured: np.ndarray = _numbers(self.metric(logits, self.answers.repeated(times)))
         return measured.reshape(times, len(self.batch))
 
     def _shifted(self, layer: int, edges: Sequence[Edge], moved: Tensor, heads: Tensor) -> Tensor:

@@ -26,7 +26,7 @@ from ..models.anatomy import Anatomy
 from ..models.attention_weights import attention_weights
 from ..values.arguments import takes
 from ..values.node import Node
-from .ablation import _one_for_each, answer_logits
+from .ablation import answer_logits, one_for_each
 from .edges import Edge, Into, receivers, require_sum, sender_nodes, senders_before
 from .gradients import Forward, Gradients, backward
 from .metrics import Metric, metric_of
@@ -177,7 +177,7 @@ def edge_scores(
     loaded.require_head("a score of the answer")
     require_sum(loaded.anatomy)
     found = prompts_of(loaded, clean, "clean", target=target, foil=foil)
-    others = _one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
+    others = one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
     # Refuses prompts of different lengths before anything runs; the batches are made part by part below.
     batch_of(loaded, [*found, *others], "clean and corrupted")
     chosen, at_once = metric_of(metric), _fitting(loaded, len(found), len(found[0].ids), qk_fix, max_bytes)[0]
@@ -259,15 +259,15 @@ def _scored(
     with torch.no_grad():
         run = Pass(loaded, len(corrupted))
         keep_senders(run)
-        end = metric(answer_logits(loaded, run.run(corrupted.feed), corrupted.positions), forward.aims)
+        end = metric(answer_logits(loaded, run.run(corrupted.feed), corrupted.positions), forward.answers)
         changes = written_change(loaded.anatomy, forward.kept, run.kept)
-        scores = _first_order(grads, changes)
+        scores = first_order(grads, changes)
         if qk_fix:
-            _fix_softmax(loaded, grads, forward, changes, scores)
+            fix_softmax(loaded, grads, forward, changes, scores)
     return scores, grads.values, end
 
 
-def _columns(anatomy: Anatomy, layer: int, into: Into) -> slice:
+def columns_of(anatomy: Anatomy, layer: int, into: Into) -> slice:
     """Which receivers are the queries, keys, values or MLP of a layer."""
     n, g = anatomy.n_heads, anatomy.n_kv_heads
     first = layer * (n + 2 * g + 1)
@@ -276,7 +276,7 @@ def _columns(anatomy: Anatomy, layer: int, into: Into) -> slice:
     return slice(first + start, first + start + count)
 
 
-def _first_order(
+def first_order(
     grads: Gradients, changes: Float[Tensor, "source prompt position d_model"]
 ) -> Float[Tensor, "source receiver"]:
     """Σ over prompts and positions of change · gradient, for every edge."""
@@ -312,7 +312,7 @@ def products(
     return scores.masked_fill_(late.to(scores.device), 0.0)
 
 
-def _fix_softmax(
+def fix_softmax(
     loaded: LoadedModel,
     grads: Gradients,
     forward: Forward,
@@ -336,15 +336,15 @@ def _fix_softmax(
             senders = slice(start, min(start + step, before))
             moved = read_through_norm(anatomy, layer, "attention", forward.kept["resid_pre", layer], changes[senders])
             for into in ("q", "k"):
-                patched = _patterns(loaded, forward, layer, into, moved)
+                patched = patterns_of(loaded, forward, layer, into, moved)
                 by_head = torch.einsum("uphts,phts->uh", (patched - pattern).to(worth), worth)
                 if into == "k":
                     # Heads of a group share a key, so its score is the sum over them.
                     by_head = by_head.unflatten(1, (-1, group)).sum(2)
-                scores[senders, _columns(anatomy, layer, into)] = by_head
+                scores[senders, columns_of(anatomy, layer, into)] = by_head
 
 
-def _patterns(
+def patterns_of(
     loaded: LoadedModel,
     forward: Forward,
     layer: int,

@@ -12,12 +12,12 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 from ..models import LoadedModel, load_model
-from ..models.anatomy import Anatomy, Norm, wide
+from ..models.anatomy import Anatomy, Norm, upcast
 from ..models.attention_weights import attention_weights
 from ..values.arguments import takes
-from .ablation import aims_of, answer_logits
+from .ablation import answer_logits, answer_tokens_of
 from .edges import Into, require_sum
-from .metrics import Aims, Metric, metric_of
+from .metrics import AnswerTokens, Metric, metric_of
 from .passes import ROLES, Call, Pass
 from .prompts import Answers, Batch, Prompts, batch_of, prompts_of
 from .senders import Kept, keep_senders
@@ -124,7 +124,7 @@ class Forward:
     kept: Kept
     calls: dict[int, Call]
     logits: Tensor
-    aims: Aims
+    answers: AnswerTokens
 
 
 # And in no_grad, which the passes of other interventions run in.
@@ -162,8 +162,8 @@ def backward(
         run.keep_calls()
     states = run.run(batch.feed)
     logits = answer_logits(loaded, states, batch.positions)
-    aims = aims_of(batch, logits.detach())
-    values = metric(logits, aims)
+    answers = answer_tokens_of(batch, logits.detach())
+    values = metric(logits, answers)
     if not values.requires_grad:
         raise ArgumentError(
             f"metric {metric.name!r} has no gradient; take one that is differentiable, such as logit_difference or "
@@ -171,8 +171,8 @@ def backward(
         )
     # The metric of a prompt depends on its own row, so the gradient of the sum holds each prompt's own gradient.
     found = torch.autograd.grad(values.sum(), list(wanted.values()))
-    grads = {key: wide(gradient) for key, gradient in zip(wanted, found, strict=True)}
-    forward = Forward(run.kept, run.attention_calls, logits.detach(), aims)
+    grads = {key: upcast(gradient) for key, gradient in zip(wanted, found, strict=True)}
+    forward = Forward(run.kept, run.attention_calls, logits.detach(), answers)
     return _gradients(anatomy, grads, values.detach(), run.kept), forward
 
 
@@ -206,7 +206,7 @@ def _into_mlp(grads: dict[tuple[str, int], Tensor], layer: int) -> Tensor:
 
 def norm_vjp(norm: Norm, x: Float[Tensor, "*n d"], gradient: Float[Tensor, "*m d"]) -> Float[Tensor, "*m d"]:
     """Gradient before a norm from the gradient after it; the norm's scale moves along."""
-    x = wide(x)
+    x = upcast(x)
     scale = norm.scale(x)[..., None]
     centred = x - x.mean(-1, keepdim=True) if norm.kind == "layer" else x
     direction = centred / scale

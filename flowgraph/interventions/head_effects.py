@@ -19,7 +19,7 @@ from ..errors import ArgumentError
 from ..models import load_model
 from ..models.wheel import Progress
 from ..values.arguments import takes
-from .ablation import _one_for_each
+from .ablation import one_for_each
 from .metrics import Metric, metric_of
 from .prompts import Answers, Prompts, batch_of, prompts_of
 from .sweep import Sweep, size_of
@@ -166,7 +166,7 @@ def head_effects(
     others = None
     if corrupted is not None:
         theirs = prompts_of(loaded, corrupted, "corrupted")
-        others = batch_of(loaded, theirs if how == "mean" else _one_for_each(found, theirs, "corrupted"), "corrupted")
+        others = batch_of(loaded, theirs if how == "mean" else one_for_each(found, theirs, "corrupted"), "corrupted")
         # The lengths differ: batching both together raises the error that names them.
         if others.n_tokens != batch.n_tokens:
             batch_of(loaded, [*found, *theirs], "clean and corrupted")

@@ -8,16 +8,16 @@ import torch
 from torch import Tensor, nn
 
 from ..models import LoadedModel
-from ..models.anatomy import wide
-from .metrics import Aims, Metric
+from ..models.anatomy import upcast
+from .metrics import AnswerTokens, Metric
 from .passes import logits_of_states, read_by_head
 
 Measure = Callable[[Tensor, Tensor], Tensor]
 """(last states [row, d_model], the prompt of each row) → [row] the metric."""
 
 
-def measure_of(loaded: LoadedModel, metric: Metric, aims: Aims) -> Measure:
-    """A function that gives the metric of last states; ``aims`` are those of the prompts.
+def measure_of(loaded: LoadedModel, metric: Metric, answers: AnswerTokens) -> Measure:
+    """A function that gives the metric of last states; ``answers`` are those of the prompts.
 
     Raises
     ------
@@ -30,18 +30,18 @@ def measure_of(loaded: LoadedModel, metric: Metric, aims: Aims) -> Measure:
     if not (
         metric.linear and isinstance(last, nn.Linear) and last.weight.dtype.itemsize >= 4 and anatomy.softcap is None
     ):
-        return lambda states, prompt: metric(logits_of_states(loaded, states), aims.of(prompt))
+        return lambda states, prompt: metric(logits_of_states(loaded, states), answers.of(prompt))
     # A sweep measures thousands of rows: one sum over d_model then takes the place of the whole vocabulary.
     # Linear: the metric of what the unembedding makes of a unit vector is the weight of that coordinate.
     units = [
-        Aims(target.expand(last.in_features), foil.expand(last.in_features), clean.expand(last.in_features, -1))
-        for target, foil, clean in zip(aims.targets, aims.foils, aims.clean, strict=True)
+        AnswerTokens(target.expand(last.in_features), foil.expand(last.in_features), clean.expand(last.in_features, -1))
+        for target, foil, clean in zip(answers.targets, answers.foils, answers.clean, strict=True)
     ]
     weights = torch.stack([metric.measure(last.weight.detach().T, own) for own in units])
-    bias = None if last.bias is None else metric.measure(last.bias.detach().expand(len(units), -1), aims)
+    bias = None if last.bias is None else metric.measure(last.bias.detach().expand(len(units), -1), answers)
 
     def measure(states: Tensor, prompt: Tensor) -> Tensor:
         values = (read_by_head(loaded, states) * weights[prompt]).sum(-1)
-        return metric.checked(wide(values if bias is None else values + bias[prompt]), len(states))
+        return metric.checked(upcast(values if bias is None else values + bias[prompt]), len(states))
 
     return measure

@@ -11,11 +11,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import ArgumentError, NonFiniteError
-from ..models.anatomy import wide
+from ..models.anatomy import upcast
 
 
 @dataclass(frozen=True, eq=False)
-class Aims:
+class AnswerTokens:
     """Answers, foils and clean logits that a metric may compare with.
 
     Attributes
@@ -32,13 +32,13 @@ class Aims:
     foils: Int[Tensor, "prompt"]
     clean: Float[Tensor, "prompt d_vocab"]
 
-    def of(self, rows: Int[Tensor, "row"]) -> Aims:
+    def of(self, rows: Int[Tensor, "row"]) -> AnswerTokens:
         """The same for a batch of rows that belong to these prompts."""
-        return Aims(self.targets[rows], self.foils[rows], self.clean[rows])
+        return AnswerTokens(self.targets[rows], self.foils[rows], self.clean[rows])
 
-    def repeated(self, times: int) -> Aims:
+    def repeated(self, times: int) -> AnswerTokens:
         """The same for a batch that holds all prompts ``times`` times, one after the other."""
-        return Aims(self.targets.repeat(times), self.foils.repeat(times), self.clean.repeat(times, 1))
+        return AnswerTokens(self.targets.repeat(times), self.foils.repeat(times), self.clean.repeat(times, 1))
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Metric:
     name, unit
         Name and unit for captions.
     measure
-        (logits [prompt, d_vocab], :class:`Aims`) → [prompt].
+        (logits [prompt, d_vocab], :class:`AnswerTokens`) → [prompt].
     linear
         Whether it is a weighted sum of the logits, with weights that do not depend on them: then not every logit has to be made
         (:func:`flowgraph.interventions.measures.measure_of`).
@@ -58,10 +58,10 @@ class Metric:
 
     name: str
     unit: str
-    measure: Callable[[Tensor, Aims], Tensor]
+    measure: Callable[[Tensor, AnswerTokens], Tensor]
     linear: bool = False
 
-    def __call__(self, logits: Float[Tensor, "prompt d_vocab"], aims: Aims) -> Float[Tensor, "prompt"]:
+    def __call__(self, logits: Float[Tensor, "prompt d_vocab"], answers: AnswerTokens) -> Float[Tensor, "prompt"]:
         """[prompt] the metric, at least in float32.
 
         Raises
@@ -71,7 +71,7 @@ class Metric:
         NonFiniteError
             If a number is NaN or infinite.
         """
-        return self.checked(self.measure(wide(logits), aims), len(logits))
+        return self.checked(self.measure(upcast(logits), answers), len(logits))
 
     def checked(self, values: Any, count: int) -> Float[Tensor, "prompt"]:
         """[prompt] values of ``count`` prompts, if they are finite numbers; raises the same errors as a call of the metric."""
@@ -89,7 +89,7 @@ class Metric:
                 f"metric {self.name!r} gave {float(values[row])} for prompt {row}; an effect cannot be computed from it. "
                 "Correct the metric, or leave the prompt out"
             )
-        return wide(values)
+        return upcast(values)
 
 
 def metric_of(metric: Any) -> Metric:
@@ -112,24 +112,24 @@ def metric_of(metric: Any) -> Metric:
     return Metric(getattr(metric, "__name__", type(metric).__name__), "", lambda logits, _aims: metric(logits))
 
 
-def _logit_difference(logits: Tensor, aims: Aims) -> Tensor:
-    target = logits.gather(1, aims.targets[:, None])[:, 0]
+def _logit_difference(logits: Tensor, answers: AnswerTokens) -> Tensor:
+    target = logits.gather(1, answers.targets[:, None])[:, 0]
     # Row 0 stands in where there is no foil; the next line puts the mean logit in its place.
-    foil = logits.gather(1, aims.foils.clamp(min=0)[:, None])[:, 0]
-    return target - torch.where(aims.foils >= 0, foil, logits.mean(-1))
+    foil = logits.gather(1, answers.foils.clamp(min=0)[:, None])[:, 0]
+    return target - torch.where(answers.foils >= 0, foil, logits.mean(-1))
 
 
-def _log_probability(logits: Tensor, aims: Aims) -> Tensor:
-    return logits.log_softmax(-1).gather(1, aims.targets[:, None])[:, 0]
+def _log_probability(logits: Tensor, answers: AnswerTokens) -> Tensor:
+    return logits.log_softmax(-1).gather(1, answers.targets[:, None])[:, 0]
 
 
-def _kl_divergence(logits: Tensor, aims: Aims) -> Tensor:
-    before, after = wide(aims.clean).log_softmax(-1), logits.log_softmax(-1)
+def _kl_divergence(logits: Tensor, answers: AnswerTokens) -> Tensor:
+    before, after = upcast(answers.clean).log_softmax(-1), logits.log_softmax(-1)
     return (before.exp() * (before - after)).sum(-1)
 
 
-def _target_rank(logits: Tensor, aims: Aims) -> Tensor:
-    return 1.0 + (logits > logits.gather(1, aims.targets[:, None])).sum(-1).to(logits.dtype)
+def _target_rank(logits: Tensor, answers: AnswerTokens) -> Tensor:
+    return 1.0 + (logits > logits.gather(1, answers.targets[:, None])).sum(-1).to(logits.dtype)
 
 
 logit_difference = Metric("logit difference", "logits", _logit_difference, linear=True)

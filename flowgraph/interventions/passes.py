@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import NoPatternError
 from ..models import LoadedModel
-from ..models.anatomy import Anatomy, Block, wide
+from ..models.anatomy import Anatomy, Block, upcast
 from ..models.attention_weights import Role
 from ..models.eager import eager_attention
 from ..models.forward import Feed
@@ -282,7 +282,7 @@ _LAST = ("resid_post", -1)
 def logits_of_states(loaded: LoadedModel, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
     """[row, d_vocab] logits of last states by the model's own final norm and head, at least in float32."""
     anatomy = loaded.anatomy
-    logits = wide(anatomy.head[-1](read_by_head(loaded, states)))
+    logits = upcast(anatomy.head[-1](read_by_head(loaded, states)))
     return logits if anatomy.softcap is None else anatomy.softcap * torch.tanh(logits / anatomy.softcap)
 
 

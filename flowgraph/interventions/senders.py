@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.anatomy import Anatomy, wide
+from ..models.anatomy import Anatomy, upcast
 from ..models.attention_weights import attention_weights
 from .edges import Into, senders_before
 from .passes import ROLES, Pass
@@ -34,14 +34,14 @@ def keep_senders(run: Pass, layers: Iterable[int] | None = None) -> None:
 
 def written(anatomy: Anatomy, kept: Kept) -> Float[Tensor, "sender row position d_model"]:
     """[sender, row, position, d_model] output of every sender in a pass, in the order of computation."""
-    embed = wide(kept["resid_pre", 0])
+    embed = upcast(kept["resid_pre", 0])
     width = anatomy.n_heads + 1
     outputs = embed.new_empty(1 + len(anatomy.blocks) * width, *embed.shape)
     outputs[0] = embed
     for layer in range(len(anatomy.blocks)):
         first = 1 + layer * width
         outputs[first : first + width - 1] = written_by_heads(anatomy, layer, kept)
-        outputs[first + width - 1] = wide(kept["mlp_out", layer])
+        outputs[first + width - 1] = upcast(kept["mlp_out", layer])
     return outputs
 
 
@@ -53,7 +53,7 @@ def written_change(anatomy: Anatomy, kept: Kept, other: Kept) -> Float[Tensor, "
     sites = sender_sites(anatomy)
     needed = [key for key in other if key[0] in sites or key == ("resid_pre", 0)]
     # All else is linear: to subtract first makes the outputs once instead of twice.
-    return written(anatomy, {key: wide(other[key]) - wide(kept[key]) for key in needed})
+    return written(anatomy, {key: upcast(other[key]) - upcast(kept[key]) for key in needed})
 
 
 def emptied(anatomy: Anatomy, kept: Kept) -> Float[Tensor, "sender row position d_model"]:
@@ -63,7 +63,7 @@ def emptied(anatomy: Anatomy, kept: Kept) -> Float[Tensor, "sender row position 
 
 def written_by_heads(anatomy: Anatomy, layer: int, kept: Kept) -> Float[Tensor, "head row position d_model"]:
     """[head, row, position, d_model] outputs of a layer's heads."""
-    z = wide(kept["z", layer])
+    z = upcast(kept["z", layer])
     rows, n_tokens, _ = z.shape
     # One product per head over all rows and positions: heads × d_head instead of one large product with zeros.
     by_head = z.reshape(rows * n_tokens, anatomy.n_heads, anatomy.d_head).transpose(0, 1)
@@ -83,7 +83,7 @@ def read_through_norm(
     block = anatomy.blocks[layer]
     module = (block.attention_norm if norm == "attention" else block.mlp_norm).module
     # The sum is made in 32 bits at least, and the norm reads the type that the model gives it.
-    moved: Tensor = module((wide(state) + change).to(state.dtype)) - module(state)
+    moved: Tensor = module((upcast(state) + change).to(state.dtype)) - module(state)
     return moved
 
 
@@ -92,7 +92,7 @@ def head_shift(
 ) -> Float[Tensor, "*rows position d_head"]:
     """Change of a projection's output for one head, from the change of attention's input."""
     weight, _ = attention_weights(anatomy, layer, ROLES[into])
-    return (wide(moved) @ weight[head]).to(moved.dtype)
+    return (upcast(moved) @ weight[head]).to(moved.dtype)
 
 
 class Changes:
@@ -115,7 +115,7 @@ class Changes:
         """[sender, row, position, d_model] of the first ``before`` senders, all of which have written."""
         kept, width = self.run.kept, self.anatomy.n_heads + 1
         if self.values is None:
-            embed = wide(kept["resid_pre", 0])
+            embed = upcast(kept["resid_pre", 0])
             self.values = embed.new_empty(1 + len(self.anatomy.blocks) * width, *embed.shape)
             self._set(self.values, embed[None])
         # A sender is read once, when the first receiver after it runs: by then the pass has kept its output.
@@ -124,7 +124,7 @@ class Changes:
             of_mlp = place == width - 1
             self._set(
                 self.values,
-                wide(kept["mlp_out", layer])[None] if of_mlp else written_by_heads(self.anatomy, layer, kept),
+                upcast(kept["mlp_out", layer])[None] if of_mlp else written_by_heads(self.anatomy, layer, kept),
             )
         return self.values[:before]
 
@@ -186,7 +186,7 @@ class Paths:
         return reads + read_through_norm(self.anatomy, layer, "mlp", self.run.kept[site, layer], change)
 
     def _into_logits(self, state: Tensor) -> Tensor:
-        return (wide(state) + self._change(self.cuts[None, "logits"][0])[0]).to(state.dtype)
+        return (upcast(state) + self._change(self.cuts[None, "logits"][0])[0]).to(state.dtype)
 
     def _change(self, *senders: Float[Tensor, "sender position"]) -> Float[Tensor, "receiver row position d_model"]:
         """Σ over the cut senders of reference less output, for each receiver; one product serves all receivers."""

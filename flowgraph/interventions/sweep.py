@@ -20,9 +20,9 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 from ..models import LoadedModel
-from ..models.anatomy import wide
+from ..models.anatomy import upcast
 from ..models.wheel import Progress
-from .ablation import aims_of
+from .ablation import answer_tokens_of
 from .blocks import after_attention, mixed
 from .measures import measure_of
 from .metrics import Metric
@@ -66,11 +66,11 @@ class Sweep:
         self.positions = base.positions
         last = {name: states[range(len(one)), one.positions] for name, (_, states, one) in runs.items()}
         logits = logits_of_states(loaded, last["clean"])
-        aims = aims_of(clean, logits)
-        self.measure, self.unchanged = measure_of(loaded, metric, aims), last[self.base]
-        self.clean = _numbers(metric(logits, aims))
+        answers = answer_tokens_of(clean, logits)
+        self.measure, self.unchanged = measure_of(loaded, metric, answers), last[self.base]
+        self.clean = _numbers(metric(logits, answers))
         paired = how in ("resample", "denoise")
-        self.corrupted = _numbers(metric(logits_of_states(loaded, last["others"]), aims)) if paired else None
+        self.corrupted = _numbers(metric(logits_of_states(loaded, last["others"]), answers)) if paired else None
         self.block_calls, self.attention_calls = runs[self.base][0].block_calls, runs[self.base][0].attention_calls
         self.states = runs[self.base][0].kept
         self.values = self._values({name: run.kept for name, (run, _, _) in runs.items()})
@@ -150,7 +150,7 @@ class Sweep:
         source = kept["clean" if self.how == "denoise" else "others"]
         values = {layer: source["z", layer] for layer in range(len(self.anatomy.blocks))}
         if self.how == "mean":
-            values = {layer: wide(z).mean(0, keepdim=True).to(z.dtype) for layer, z in values.items()}
+            values = {layer: upcast(z).mean(0, keepdim=True).to(z.dtype) for layer, z in values.items()}
         return values
 
 

@@ -18,7 +18,7 @@ from ..charts.result import Result
 from ..charts.table import Table, columns_of
 from ..errors import ArgumentError, NotRecordedError, UnsupportedReadingError
 from ..models import LoadedModel
-from ..models.anatomy import Norm, wide
+from ..models.anatomy import Norm, upcast
 from ..values.arguments import takes
 from ..values.node import Node, label
 from ..values.trace import Trace
@@ -192,7 +192,7 @@ def direct_logit_attribution(
     if not -count <= position < count:
         raise ArgumentError(f"position={position} is outside the prompt of {count} tokens")
     at = position % count
-    target_id, foil_id = aims(trace, target, foil)
+    target_id, foil_id = target_and_foil(trace, target, foil)
     direction, head_bias = logit_direction(trace, target_id, foil_id, at)
     logit = _logit_before_cap(trace, target_id, at)
     if foil_id is not None:
@@ -200,7 +200,7 @@ def direct_logit_attribution(
     return _attribute(trace, direction, head_bias, logit, (target_id, foil_id, at))
 
 
-def aims(trace: Trace, target: str | int | None, foil: str | int | None) -> tuple[int, int | None]:
+def target_and_foil(trace: Trace, target: str | int | None, foil: str | int | None) -> tuple[int, int | None]:
     """Ids of target and foil: those that are given, or the trace's own; its foil belongs to its own target."""
     target_id, vocabulary = target_id_of(trace, target), trace.model.vocabulary
     if foil is None:
@@ -242,19 +242,19 @@ def _attribute(
     for layer, block in enumerate(anatomy.blocks):
         toward = _through(block.attention_post_norm, trace, "attention_post", layer, at, direction)
         reads = anatomy.W_O(layer) @ toward
-        values = anatomy.per_query_head(wide(trace.v[layer]))
-        by_source.append(wide(trace.pattern[layer, :, at]) * torch.einsum("hsd,hd->hs", values, reads))
+        values = anatomy.per_query_head(upcast(trace.v[layer]))
+        by_source.append(upcast(trace.pattern[layer, :, at]) * torch.einsum("hsd,hd->hs", values, reads))
         biases |= _bias(
             block.attention_output.bias, block.attention_post_norm, toward, direction, f"L{layer}.attn_bias"
         )
         toward = _through(block.mlp_post_norm, trace, "mlp_post", layer, at, direction)
-        neurons.append(wide(trace.neurons[layer, at]) * (block.mlp_output.weight @ toward))
+        neurons.append(upcast(trace.neurons[layer, at]) * (block.mlp_output.weight @ toward))
         biases |= _bias(block.mlp_output.bias, block.mlp_post_norm, toward, direction, f"L{layer}.mlp_bias")
     # Summed in float64: thousands of neurons of either sign cancel.
     heads_by_source = torch.stack(by_source).double().cpu().numpy()
     by_neuron = torch.stack(neurons).double().cpu().numpy()
-    first = wide(trace.resid_pre[0, at])
-    place = None if trace.position_embedding is None else wide(trace.position_embedding[at])
+    first = upcast(trace.resid_pre[0, at])
+    place = None if trace.position_embedding is None else upcast(trace.position_embedding[at])
     result = DirectLogitAttribution(
         heads=heads_by_source.sum(-1),
         heads_by_source=heads_by_source,
@@ -289,12 +289,12 @@ def _direction(loaded: LoadedModel, trace: Trace, token_id: int, position: int) 
     """[d_model] vector whose dot product with a part is its share of the token's logit, and the head's own biases."""
     anatomy = loaded.anatomy
     *inner, last = anatomy.head
-    column = wide(last.weight[token_id].detach())
+    column = upcast(last.weight[token_id].detach())
     biases = {} if getattr(last, "bias", None) is None else {"unembed_bias": float(last.bias[token_id].detach())}
     for module in reversed(inner):
         if getattr(module, "bias", None) is not None:
-            biases["unembed_bias"] = biases.get("unembed_bias", 0.0) + float(wide(module.bias.detach()) @ column)
-        column = column @ wide(module.weight.detach())
+            biases["unembed_bias"] = biases.get("unembed_bias", 0.0) + float(upcast(module.bias.detach()) @ column)
+        column = column @ upcast(module.weight.detach())
     norm = anatomy.final_norm
     if norm is None:
         return column, biases

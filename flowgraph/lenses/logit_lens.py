@@ -11,8 +11,8 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 from ..models import LoadedModel
-from ..models.anatomy import wide
-from ..models.memory import room
+from ..models.anatomy import upcast
+from ..models.memory import empty_buffer
 from ..values.arguments import takes
 from ..values.reading import Reading
 from ..values.trace import Trace
@@ -79,10 +79,10 @@ def read(
     if foil is not None:
         foil_id = loaded.vocabulary.target_id(foil, "foil")
         loaded.vocabulary.refuse_same(target_id, foil_id)
-    aims = {"target": target_id} if foil_id is None else {"target": target_id, "foil": foil_id}
+    answers = {"target": target_id} if foil_id is None else {"target": target_id, "foil": foil_id}
     flat = vectors.detach().reshape(-1, d_model).to(loaded.device)
-    parts = [_statistics(logits, k, aims) for logits in _project(loaded, flat)] or [
-        _empty(flat.new_zeros((1, d_vocab), dtype=_wide_type(loaded)), k, aims)
+    parts = [_statistics(logits, k, answers) for logits in _project(loaded, flat)] or [
+        _empty(flat.new_zeros((1, d_vocab), dtype=_wide_type(loaded)), k, answers)
     ]
     columns = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
     return Reading(
@@ -93,7 +93,7 @@ def read(
         target_token=loaded.vocabulary.string(target_id),
         foil=foil_id,
         foil_token=None if foil_id is None else loaded.vocabulary.string(foil_id),
-        norm=wide(flat).norm(dim=-1).cpu().numpy(),
+        norm=upcast(flat).norm(dim=-1).cpu().numpy(),
         shape=tuple(vectors.shape[:-1]),
     )
 
@@ -156,7 +156,7 @@ def head_outputs(trace: Trace) -> Float[Tensor, "layer head position d_model"]:
     first, stop = trace.layers
     rows = []
     for row, layer in enumerate(range(first, stop)):
-        written = wide(trace.z[row]) @ anatomy.W_O(layer)
+        written = upcast(trace.z[row]) @ anatomy.W_O(layer)
         post_norm = anatomy.blocks[layer].attention_post_norm
         if post_norm is not None:
             written = post_norm.linear(written, trace.norm_scales["attention_post"][row])
@@ -223,7 +223,7 @@ def _project(loaded: LoadedModel, flat: Float[Tensor, "N d_model"]) -> Iterator[
     chunks = -(-len(flat) // max(1, _GEMM_BYTES // (4 * d_vocab)))
     rows = -(-len(flat) // chunks)
     # One buffer for all chunks: its pages are touched for the first time once, which costs as much as a fifth of the product.
-    buffer = room((rows, d_vocab), flat.new_empty(0, dtype=_wide_type(loaded)))
+    buffer = empty_buffer((rows, d_vocab), flat.new_empty(0, dtype=_wide_type(loaded)))
     for chunk in flat.split(rows):
         yield logits_of_rows(loaded, chunk, out=buffer[: len(chunk)])
 
@@ -241,11 +241,11 @@ def logits_of_rows(
         if anatomy.family.head_kind == "masked":
             for module in anatomy.head:
                 x = module(x.to(loaded.dtype))
-            return wide(x)
+            return upcast(x)
         *inner, last = anatomy.head
         for module in inner:
-            x = _linear(loaded, module, wide(x), None)
-        x = _linear(loaded, last, wide(x), out)
+            x = _linear(loaded, module, upcast(x), None)
+        x = _linear(loaded, last, upcast(x), out)
     if softcap and anatomy.softcap is not None:
         x = x.div_(anatomy.softcap).tanh_().mul_(anatomy.softcap)
     return x
@@ -260,10 +260,10 @@ def _linear(loaded: LoadedModel, module: Any, x: Tensor, out: Tensor | None) -> 
     return torch.addmm(bias.to(weight.dtype), x, weight.T, out=out)
 
 
-def _statistics(logits: Float[Tensor, "n V"], k: int, aims: dict[str, int]) -> dict[str, Tensor]:
-    """Everything a reading keeps of some rows of logits; ``aims`` are token ids by the name of their role."""
-    at_aims = {name: logits[:, token_id].clone() for name, token_id in aims.items()}
-    at_target = at_aims["target"]
+def _statistics(logits: Float[Tensor, "n V"], k: int, answers: dict[str, int]) -> dict[str, Tensor]:
+    """Everything a reading keeps of some rows of logits; ``answers`` are token ids by the name of their role."""
+    at_answers = {name: logits[:, token_id].clone() for name, token_id in answers.items()}
+    at_target = at_answers["target"]
     # On a CPU a few rows stay in a core's cache over all passes; an accelerator wants all of them.
     rows = _CACHE_ROWS if logits.device.type == "cpu" else len(logits)
     first, second = (logits.new_empty((min(rows, len(logits)), logits.shape[1])) for _ in range(2))
@@ -274,9 +274,9 @@ def _statistics(logits: Float[Tensor, "n V"], k: int, aims: dict[str, int]) -> d
     rank, log_z, entropy, highest, lowest = (torch.cat(column) for column in zip(*sums, strict=True))
     top, top_ids = _extremes(logits, k, largest=True, best=highest)
     bottom, bottom_ids = _extremes(logits, k, largest=False, best=lowest)
-    ranks = {name: 1 + (logits > at[:, None]).sum(-1) for name, at in at_aims.items() if name != "target"}
+    ranks = {name: 1 + (logits > at[:, None]).sum(-1) for name, at in at_answers.items() if name != "target"}
     aimed: dict[str, Tensor] = {}
-    for name, at in at_aims.items():
+    for name, at in at_answers.items():
         aimed |= {
             f"{name}_logit": at,
             f"{name}_log_probability": at - log_z,
@@ -345,9 +345,9 @@ def _extremes(
     return found.values, torch.cat((ids, rest), dim=1).gather(1, found.indices)
 
 
-def _empty(logits: Float[Tensor, "1 V"], k: int, aims: dict[str, int]) -> dict[str, Tensor]:
+def _empty(logits: Float[Tensor, "1 V"], k: int, answers: dict[str, int]) -> dict[str, Tensor]:
     """Statistics of no rows."""
-    return {name: value[:0] for name, value in _statistics(logits, k, aims).items()}
+    return {name: value[:0] for name, value in _statistics(logits, k, answers).items()}
 
 
 def _wide_type(loaded: LoadedModel) -> torch.dtype:

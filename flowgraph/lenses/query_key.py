@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import ArgumentError, UnsupportedReadingError
-from ..models.anatomy import Norm, wide
+from ..models.anatomy import Norm, upcast
 from ..models.attention_weights import Role, attention_weights
 from ..models.rotary import rotate
 from ..values.trace import Trace
@@ -25,7 +25,7 @@ Indices = Int[Tensor, "N"]
 def attention_input(trace: Trace, layer: int) -> Float[Tensor, "position d_model"]:
     """[position, d_model] what the attention of a layer reads: the state after its norm, in post-norm blocks the state."""
     row = row_of(trace, layer)
-    state = wide(trace.resid_pre[row])
+    state = upcast(trace.resid_pre[row])
     if trace.wiring == "post_norm":
         return state
     norm = trace.model.anatomy.blocks[layer].attention_norm
@@ -56,7 +56,7 @@ def key_directions(
     ArgumentError
         If the layer is not in the trace.
     """
-    vectors = wide(trace.k[row_of(trace, layer)])[_kv_head(trace, heads), key_pos]
+    vectors = upcast(trace.k[row_of(trace, layer)])[_kv_head(trace, heads), key_pos]
     return _taken_back(trace, layer, "query", heads, query_pos, vectors)
 
 
@@ -79,7 +79,7 @@ def query_directions(
     ArgumentError
         If the layer is not in the trace.
     """
-    vectors = wide(trace.q[row_of(trace, layer)])[heads, query_pos]
+    vectors = upcast(trace.q[row_of(trace, layer)])[heads, query_pos]
     return _taken_back(trace, layer, "key", _kv_head(trace, heads), key_pos, vectors)
 
 
@@ -105,7 +105,7 @@ def _taken_back(
     block = anatomy.blocks[layer]
     norm: Norm | None = block.query_norm if role == "query" else block.key_norm
     if norm is not None:
-        scale = wide(trace.norm_scales[role][row])[heads, positions]
+        scale = upcast(trace.norm_scales[role][row])[heads, positions]
         vectors = torch.stack([norm.transposed(vector, s) for vector, s in zip(vectors, scale, strict=True)])
     weight, bias = attention_weights(anatomy, layer, role)
     directions = torch.einsum("nk,ndk->nd", vectors, weight[heads])
@@ -125,7 +125,7 @@ def _rotated_back(
             f"alone, as the row {trace.family!r} says, so a key cannot be read as a query sees it, nor a query as its key does; "
             "patterns, values and states can be read"
         )
-    cos, sin = (wide(part[row])[positions, None] for part in trace.rotary)
+    cos, sin = (upcast(part[row])[positions, None] for part in trace.rotary)
     result = torch.empty_like(vectors)[:, None]
     rotate(vectors[:, None], cos, -sin, interleaved=kind == "interleaved", out=result)
     return result[:, 0]

@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import ArgumentError
-from ..models.anatomy import Block, Norm, wide
+from ..models.anatomy import Block, Norm, upcast
 from ..values.edge_weights import EdgeWeights
 from ..values.trace import Trace
 from .origin import array, origin
@@ -186,12 +186,12 @@ class _Block:
             over_attention = _Frozen(block.attention_post_norm, scales["attention_post"][row])
         elif post_norm:
             over_attention = _Frozen(block.attention_norm, scales["attention"][row])
-        coefficient, residual = wide(trace.pattern[row]), wide(trace.resid_pre[row])
-        vectors = anatomy.per_query_head(wide(trace.v[row])) @ anatomy.W_O(layer)
+        coefficient, residual = upcast(trace.pattern[row]), upcast(trace.resid_pre[row])
+        vectors = anatomy.per_query_head(upcast(trace.v[row])) @ anatomy.W_O(layer)
         if over_attention.norm is not None and over_attention.scale is not None:
             # Its gain goes into the vectors, which no target changes, its scale into the coefficients.
             vectors = over_attention.norm.linear(vectors, vectors.new_ones(1, 1))
-            coefficient = coefficient / wide(over_attention.scale)[:, None]
+            coefficient = coefficient / upcast(over_attention.scale)[:, None]
         everywhere, b_O = slice(None), block.attention_output.bias
         bias = torch.zeros_like(residual) if b_O is None or parallel else b_O.expand_as(residual)
         projections = [p for p in (block.mlp_gate, block.mlp_input) if p is not None]

@@ -35,7 +35,7 @@ class Norm:
 
     def size(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
         """[…] length of each vector, less its mean for LayerNorm; at least in float32. See :func:`scale_of_size`."""
-        x = wide(x)
+        x = upcast(x)
         if self.kind == "layer":
             x = x - x.mean(-1, keepdim=True)
         size: Tensor = torch.linalg.vector_norm(x, dim=-1)
@@ -50,17 +50,17 @@ class Norm:
         weight = self.module.weight
         if weight is None:
             return torch.ones(d, device="cpu")
-        return wide(weight.detach()) + (1.0 if self.kind == "rms_unit_offset" else 0.0)
+        return upcast(weight.detach()) + (1.0 if self.kind == "rms_unit_offset" else 0.0)
 
     @property
     def bias(self) -> Float[Tensor, "d"] | None:
         """[d] the additive part β; None where there is none."""
         bias = getattr(self.module, "bias", None)
-        return None if bias is None else wide(bias.detach())
+        return None if bias is None else upcast(bias.detach())
 
     def linear(self, x: Float[Tensor, "*n d"], scale: Float[Tensor, "*#n"]) -> Float[Tensor, "*n d"]:
         """[…, d] the norm frozen at ``scale``, without its bias: a linear map of x."""
-        x = wide(x)
+        x = upcast(x)
         if self.kind == "layer":
             x = x - x.mean(-1, keepdim=True)
         return x / scale[..., None] * self.gain(x.shape[-1]).to(x)
@@ -87,7 +87,7 @@ class Projection:
 
     def __call__(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_out"]:
         """[…, d_out] the layer's output, at least in float32."""
-        out = wide(x) @ self.weight
+        out = upcast(x) @ self.weight
         return out if self.bias is None else out + self.bias
 
     @property
@@ -95,13 +95,13 @@ class Projection:
         """[d_in, d_out], at least in float32."""
         weight = self.module.weight.detach()
         # Hugging Face's Conv1D keeps [in, out]; torch.nn.Linear keeps [out, in].
-        return wide((weight if type(self.module).__name__ == "Conv1D" else weight.T)[:, slice(*self.columns)])
+        return upcast((weight if type(self.module).__name__ == "Conv1D" else weight.T)[:, slice(*self.columns)])
 
     @property
     def bias(self) -> Float[Tensor, "d_out"] | None:
         """[d_out], or None."""
         bias = getattr(self.module, "bias", None)
-        return None if bias is None else wide(bias.detach()[slice(*self.columns)])
+        return None if bias is None else upcast(bias.detach()[slice(*self.columns)])
 
     @property
     def d_in(self) -> int:
@@ -515,6 +515,6 @@ def _attention_scale(module: Any, attention: Attention) -> float:
     return float(module.scaling) if hasattr(module, "scaling") else 1.0 / float(module.scale_attn)
 
 
-def wide(x: Tensor) -> Tensor:
+def upcast(x: Tensor) -> Tensor:
     """At least float32: half precision is accumulated in float32, float64 stays."""
     return x if x.dtype == torch.float64 else x.float()

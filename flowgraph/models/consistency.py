@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import ArchitectureError
-from .anatomy import Anatomy, Norm, Projection, wide
+from .anatomy import Anatomy, Norm, Projection, upcast
 from .forward import Feed, Pass
 from .weights import version
 
@@ -115,7 +115,7 @@ def _sample(n_tokens: int, at: int, device: torch.device) -> Int[Tensor, "row"]:
 
 def _attention_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range, rows: Tensor) -> _Errors:
     pattern = sites["pattern"][:, :, rows]
-    wide_pattern = wide(pattern)
+    wide_pattern = upcast(pattern)
     errors: _Errors = {"pattern rows sum to 1": (wide_pattern.sum(-1) - 1).abs().flatten(1).amax(1)}
     if anatomy.causal:
         later = torch.arange(pattern.shape[-1], device=rows.device) > rows[:, None]
@@ -125,14 +125,14 @@ def _attention_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: ran
         scale = pattern.new_tensor([anatomy.blocks[layer].scale for layer in layers]).view(-1, 1, 1, 1)
         # In the model's own number type, so that half precision rounds as the model did.
         queries = sites["q"][:, :, rows]
-        scores = wide(_by_group(anatomy, queries, sites["k"].transpose(-1, -2)) * scale)
+        scores = upcast(_by_group(anatomy, queries, sites["k"].transpose(-1, -2)) * scale)
         if anatomy.attention_softcap is not None:
             scores = anatomy.attention_softcap * torch.tanh(scores / anatomy.attention_softcap)
         # Masked keys have exactly zero pattern under eager attention, so the pattern's support is the mask.
         made = scores.masked_fill_(pattern == 0, float("-inf")).softmax(-1)
         errors["softmax(scale · q · k) = pattern"] = _error(made, wide_pattern)
     if {"v", "z"} <= sites.keys():
-        made = _by_group(anatomy, wide_pattern, wide(sites["v"]))
+        made = _by_group(anatomy, wide_pattern, upcast(sites["v"]))
         errors["pattern · v = z"] = _error(made, sites["z"][:, :, rows])
     return errors
 
@@ -162,14 +162,14 @@ def _written_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range
         if not {read, written} <= sites.keys() or (has_post and scales is None):
             continue
         x = sites[read]
-        x = wide(x.transpose(1, 2)[:, rows].flatten(2) if read == "z" else x[:, rows])
+        x = upcast(x.transpose(1, 2)[:, rows].flatten(2) if read == "z" else x[:, rows])
         along = torch.stack([_projected(anatomy, *output) for output in outputs]).to(x)
         # The last entry of each row is the bias along the same direction.
         made = torch.einsum("lri,li->lr", x, along[:, :-1]) + along[:, -1:]
         # The scale of a second norm differs from row to row; its gain and mean are in the cached product.
         if has_post and scales is not None:
             made = made / scales[:, rows]
-        whole = wide(sites[written][:, rows])
+        whole = upcast(sites[written][:, rows])
         direction = _direction(anatomy, whole)
         if has_post:
             made = made + torch.stack([_constant(norm, direction) for _, norm in outputs])[:, None]
@@ -220,7 +220,7 @@ def _stream_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range,
         wanted.add("resid_mid")
     if not wanted <= sites.keys():
         return {}
-    s = {name: wide(sites[name][:, rows]) for name in wanted}
+    s = {name: upcast(sites[name][:, rows]) for name in wanted}
     if anatomy.wiring == "parallel":
         found = _error(s["resid_pre"] + s["attn_out"] + s["mlp_out"], s["resid_post"])
     elif anatomy.wiring == "post_norm":
@@ -246,12 +246,12 @@ def _embedding_error(anatomy: Anatomy, feed: Feed, record: Pass, rows: Tensor) -
     # With another width a projection lies between embedding and state, which the proof at loading covers.
     if weight.shape[1] != anatomy.d_model:
         return {}
-    embedded = wide(weight[feed["input_ids"][0, rows]]) * anatomy.embedding_scale
+    embedded = upcast(weight[feed["input_ids"][0, rows]]) * anatomy.embedding_scale
     if "token_type_ids" in feed:
         # Where the embedding is the state, as in GPT-2, token types are added as words of the same table.
-        embedded = embedded + wide(weight[feed["token_type_ids"][0, rows]]) * anatomy.embedding_scale
+        embedded = embedded + upcast(weight[feed["token_type_ids"][0, rows]]) * anatomy.embedding_scale
     if record.position_embedding is not None:
-        embedded = embedded + wide(record.position_embedding[rows])
+        embedded = embedded + upcast(record.position_embedding[rows])
     return {"embedding = first residual": _error(embedded[None], record.sites["resid_pre"][:1, rows])}
 
 
@@ -259,7 +259,7 @@ def _logits_error(anatomy: Anatomy, record: Pass, at: int) -> _Errors:
     """Some tokens' logits at the explained position; a masked model's head is proved at loading alone."""
     if anatomy.family.head_kind == "masked" or record.logits is None:
         return {}
-    x = wide(record.sites["resid_post"][-1, at])[None]
+    x = upcast(record.sites["resid_post"][-1, at])[None]
     errors: _Errors = {}
     if anatomy.final_norm is not None:
         if record.final_scale is not None:
@@ -276,9 +276,9 @@ def _logits_error(anatomy: Anatomy, record: Pass, at: int) -> _Errors:
     # The best token is always among them: the largest logits are the ones that are shown.
     tokens = torch.cat([tokens, logits.argmax()[None]])
     last = anatomy.head[-1]
-    made = x @ wide(last.weight.detach()[tokens]).T
+    made = x @ upcast(last.weight.detach()[tokens]).T
     if getattr(last, "bias", None) is not None:
-        made = made + wide(last.bias.detach()[tokens])
+        made = made + upcast(last.bias.detach()[tokens])
     if anatomy.softcap is not None:
         made = anatomy.softcap * torch.tanh(made / anatomy.softcap)
     return errors | {"final norm and head = logits": _error(made, logits[None, tokens])}
@@ -286,7 +286,7 @@ def _logits_error(anatomy: Anatomy, record: Pass, at: int) -> _Errors:
 
 def _error(value: Float[Tensor, "layer *n"], expected: Float[Tensor, "layer *n"]) -> Float[Tensor, "layer"]:
     """[layer] ‖value − expected‖/‖expected‖; the absolute error where the expected is zero."""
-    expected = wide(expected).to(value)
+    expected = upcast(expected).to(value)
     size = expected.flatten(1).norm(dim=1)
     error: Tensor = (value - expected).flatten(1).norm(dim=1) / torch.where(size > 0, size, torch.ones_like(size))
     return error

@@ -22,7 +22,7 @@ from ..errors import NoPatternError
 from .anatomy import Anatomy, Block, Norm, scale_of_size
 from .eager import Watch, asks_for_attention, eager_attention, watching
 from .hooks import after, before, on_call, on_result
-from .memory import room
+from .memory import empty_buffer
 from .rotary import Angles, HandedAngles, rotate
 
 SITES: tuple[str, ...] = (
@@ -327,7 +327,7 @@ class _Recorder:
         sites = self.result.sites
         source = sites[site]
         # Projections that are kept under their own name stay as they are.
-        target = room(source.shape, source) if source is sites.get(f"{site}_proj") else source
+        target = empty_buffer(source.shape, source) if source is sites.get(f"{site}_proj") else source
         for row, (cos, sin) in enumerate(angles):
             x = source[row].clone() if target is source else source[row]
             rotate(x, cos, sin, interleaved=self.angles.interleaved, out=target[row])
@@ -374,7 +374,7 @@ class _Recorder:
         places = self.places.get(site)
         if places is None:
             # Only now are the value's size and type known, so no site is allocated that no module gives.
-            tensor = room((rows or len(self.layers), *value.shape), value)
+            tensor = empty_buffer((rows or len(self.layers), *value.shape), value)
             self.result.sites[site] = tensor
             self.places[site] = places = tensor.unbind(0)
         return places[row]

@@ -11,7 +11,7 @@ from torch import Tensor
 _HUGE_PAGE = 2 * 2**20
 
 
-def room(shape: tuple[int, ...], like: Tensor) -> Tensor:
+def empty_buffer(shape: tuple[int, ...], like: Tensor) -> Tensor:
     """An empty tensor of this shape, in huge pages where the system has them.
 
     The system causes most of the cost of a large site: it hands out fresh memory in pages of 4 KB, each at its first touch.

@@ -14,7 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import ArchitectureError, NonFiniteError
-from .anatomy import Anatomy, Block, Norm, Projection, wide
+from .anatomy import Anatomy, Block, Norm, Projection, upcast
 from .eager import eager_attention, evaluating
 from .forward import SITES, Pass, run
 from .rotary import rotate
@@ -76,7 +76,7 @@ def own_attention(anatomy: Anatomy) -> OwnAttention:
 
     def answer() -> Tensor:
         output = model(**feed, **options)
-        return wide(output.logits if anatomy.has_head else output[0])
+        return upcast(output.logits if anatomy.has_head else output[0])
 
     with torch.inference_mode(mode=False), torch.no_grad():
         with eager_attention(model):
@@ -177,15 +177,15 @@ def identity_errors(
     errors = {name: torch.stack([check(anatomy, record, i) for i in layers]) for name, check in _PER_LAYER.items()}
     sites = record.sites
     if anatomy.stack.embedding_is_residual and anatomy.embedding.weight.shape[1] == anatomy.d_model:
-        embedded = wide(anatomy.embedding.weight.detach()[token_ids[0]]) * anatomy.embedding_scale
+        embedded = upcast(anatomy.embedding.weight.detach()[token_ids[0]]) * anatomy.embedding_scale
         if record.position_embedding is not None:
-            embedded = embedded + wide(record.position_embedding)
+            embedded = embedded + upcast(record.position_embedding)
         errors["embedding = first residual"] = _error(embedded, sites["resid_pre"][0])[None]
     # Only where nothing is normalised on the way is the last state the sum of all that was written.
     if anatomy.wiring != "post_norm":
-        written = (wide(sites["attn_out"]) + wide(sites["mlp_out"])).sum(0)
+        written = (upcast(sites["attn_out"]) + upcast(sites["mlp_out"])).sum(0)
         errors["embedding + everything written = last residual"] = _error(
-            wide(sites["resid_pre"][0]) + written, sites["resid_post"][-1]
+            upcast(sites["resid_pre"][0]) + written, sites["resid_post"][-1]
         )[None]
     if record.logits is not None:
         errors["final norm and head = logits"] = _error(_logits(anatomy, sites["resid_post"][-1]), record.logits)[None]
@@ -195,26 +195,26 @@ def identity_errors(
 def _logits(anatomy: Anatomy, x: Tensor) -> Tensor:
     """Logits of final states by the row's head, as readings and direct logit attribution understand it."""
     if anatomy.final_norm is not None:
-        x = _normed(anatomy.final_norm, wide(x), anatomy.final_norm.scale(x))
+        x = _normed(anatomy.final_norm, upcast(x), anatomy.final_norm.scale(x))
     if anatomy.family.head_kind == "masked":
         with torch.no_grad():
             for module in anatomy.head:
                 x = module(x.to(anatomy.embedding.weight.dtype))
-        return wide(x)
+        return upcast(x)
     for module in anatomy.head:
         x = Projection(module)(x)
     return x if anatomy.softcap is None else anatomy.softcap * torch.tanh(x / anatomy.softcap)
 
 
 def _attention_of_values(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
-    values = anatomy.per_query_head(wide(record.sites["v"][i]))
-    return _error(wide(record.sites["pattern"][i]) @ values, record.sites["z"][i])
+    values = anatomy.per_query_head(upcast(record.sites["v"][i]))
+    return _error(upcast(record.sites["pattern"][i]) @ values, record.sites["z"][i])
 
 
 def _pattern_of_scores(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
-    pattern = wide(record.sites["pattern"][i])
-    keys = anatomy.per_query_head(wide(record.sites["k"][i]))
-    scores = anatomy.blocks[i].scale * wide(record.sites["q"][i]) @ keys.transpose(-1, -2)
+    pattern = upcast(record.sites["pattern"][i])
+    keys = anatomy.per_query_head(upcast(record.sites["k"][i]))
+    scores = anatomy.blocks[i].scale * upcast(record.sites["q"][i]) @ keys.transpose(-1, -2)
     if anatomy.attention_softcap is not None:
         scores = anatomy.attention_softcap * torch.tanh(scores / anatomy.attention_softcap)
     # Masked keys have exactly zero pattern under eager attention, so the pattern's support is the mask.
@@ -240,29 +240,29 @@ def _entering(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
             cos, sin = (sites[f"rotary.{part}"][i][:, None] for part in ("cos", "sin"))
             rotate(x, cos, sin, interleaved=kind == "interleaved", out=made)
             x = made.transpose(0, 1)
-        errors.append(_error(wide(x), sites[site][i]))
-    return torch.stack([wide(error) for error in errors]).max()
+        errors.append(_error(upcast(x), sites[site][i]))
+    return torch.stack([upcast(error) for error in errors]).max()
 
 
 def _pattern_rows(_anatomy: Anatomy, record: Pass, i: int) -> Tensor:
-    rows = wide(record.sites["pattern"][i]).sum(-1)
+    rows = upcast(record.sites["pattern"][i]).sum(-1)
     return _error(rows, torch.ones_like(rows))
 
 
 def _pattern_is_causal(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     pattern = record.sites["pattern"][i]
-    return wide(pattern.triu(1)).abs().max() if anatomy.causal else wide(pattern.new_zeros(()))
+    return upcast(pattern.triu(1)).abs().max() if anatomy.causal else upcast(pattern.new_zeros(()))
 
 
 def _heads_to_attn_out(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     block = anatomy.blocks[i]
-    z = wide(record.sites["z"][i]).transpose(0, 1).flatten(1)
+    z = upcast(record.sites["z"][i]).transpose(0, 1).flatten(1)
     return _written(z, block.attention_output, block.attention_post_norm, record, i, "attn_out", "attention_post")
 
 
 def _neurons_to_mlp_out(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     block = anatomy.blocks[i]
-    neurons = wide(record.sites["neurons"][i])
+    neurons = upcast(record.sites["neurons"][i])
     return _written(neurons, block.mlp_output, block.mlp_post_norm, record, i, "mlp_out", "mlp_post")
 
 
@@ -280,10 +280,10 @@ def _written(
 
 def _wiring(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     """The residual stream adds up as the wiring says."""
-    s = {name: wide(record.sites[name][i]) for name in ("resid_pre", "attn_out", "mlp_out", "resid_post")}
+    s = {name: upcast(record.sites[name][i]) for name in ("resid_pre", "attn_out", "mlp_out", "resid_post")}
     if anatomy.wiring == "parallel":
         return _error(s["resid_pre"] + s["attn_out"] + s["mlp_out"], s["resid_post"])
-    middle = wide(record.sites["resid_mid"][i])
+    middle = upcast(record.sites["resid_mid"][i])
     if anatomy.wiring == "post_norm":
         block = anatomy.blocks[i]
         first = _normed(block.attention_norm, s["resid_pre"] + s["attn_out"], record.sites["norm_scales.attention"][i])
@@ -304,7 +304,7 @@ def _mlp_input(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
 def _input_to_neurons(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     """The MLP's projections and activation, applied to its input, give the neurons."""
     block = anatomy.blocks[i]
-    x = wide(record.sites["resid_pre" if anatomy.wiring == "parallel" else "resid_mid"][i])
+    x = upcast(record.sites["resid_pre" if anatomy.wiring == "parallel" else "resid_mid"][i])
     if anatomy.wiring != "post_norm":
         x = _normed(block.mlp_norm, x, record.sites["norm_scales.mlp"][i])
     return _error(block.neurons(*anatomy.mlp_pre(i, x)), record.sites["neurons"][i])
@@ -317,7 +317,7 @@ def _norm_formula(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     norm = block.attention_norm
     with torch.no_grad():
         expected: Tensor = norm.module(x)
-    return _error(_normed(norm, wide(x), norm.scale(x)), expected)
+    return _error(_normed(norm, upcast(x), norm.scale(x)), expected)
 
 
 def _normed(norm: Norm, x: Tensor, scale: Tensor) -> Tensor:
@@ -327,7 +327,7 @@ def _normed(norm: Norm, x: Tensor, scale: Tensor) -> Tensor:
 
 def _error(value: Tensor, expected: Tensor) -> Tensor:
     """‖value − expected‖/‖expected‖, a scalar; the absolute error where the expected is zero."""
-    expected = wide(expected).to(value)
+    expected = upcast(expected).to(value)
     size = expected.norm()
     error: Tensor = (value - expected).norm() / torch.where(size > 0, size, torch.ones_like(size))
     return error

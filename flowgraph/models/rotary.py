@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .anatomy import wide
+from .anatomy import upcast
 
 Angles = tuple[Tensor, Tensor]
 """cos and sin, each [position, 1, rotated dimensions]."""
@@ -118,8 +118,8 @@ class HandedAngles:
                 return False
             made = torch.empty_like(x)
             rotate(x, cos, sin, interleaved=self.interleaved, out=made)
-            error = wide(made - entered).flatten(1).norm(dim=1)
+            error = upcast(made - entered).flatten(1).norm(dim=1)
             # A wrong form is off by a factor, a right one by its last bits.
-            if not bool((error <= _ROUNDING[x.dtype] * wide(entered).flatten(1).norm(dim=1)).all()):
+            if not bool((error <= _ROUNDING[x.dtype] * upcast(entered).flatten(1).norm(dim=1)).all()):
                 return False
         return True

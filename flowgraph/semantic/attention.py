@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ..lenses.query_key import key_directions, query_directions
-from ..models.anatomy import wide
+from ..models.anatomy import upcast
 from ..values.node import Node
 from .layer import Layer, along, part_of, state_node
 from .selection import Choice, coverage, made_up, measured, strongest
@@ -31,7 +31,7 @@ class AttentionNodes:
         """Add all nodes from the states to attention's output at a position; returns the node of the output."""
         rows, amounts = self.layer.source_rows, self.layer.source_amounts(t)
         outputs = (amounts[..., None] * rows).sum(1)
-        whole = wide(self.trace.attn_out[self.layer.row, t])
+        whole = upcast(self.trace.attn_out[self.layer.row, t])
         normed = self._add_norm(t, before)
         heads, covered = self._heads(outputs, whole, direction)
         for h in heads:
@@ -74,7 +74,7 @@ class AttentionNodes:
     def _add_head(self, t: int, h: int, output: Tensor, normed: Node, direction: Tensor | None) -> None:
         """Add a head: its query, the strongest sources with key and value, its output, the rest of its sources."""
         rows, amounts = self.layer.source_rows[h], self.layer.source_amounts(t)[h]
-        pattern = wide(self.trace.pattern[self.layer.row, h, t])
+        pattern = upcast(self.trace.pattern[self.layer.row, h, t])
         by_pattern = self.choice.select == "attention"
         measure = measured(
             self.choice.select, rows, pattern if by_pattern else amounts, whole=output, direction=direction
@@ -108,7 +108,7 @@ class AttentionNodes:
             key_pos=strongest_source,
         )[0][0]
         node = self.sketch.node(Node("query", layer=self.at, head=h, position=t), vector)
-        length = wide(self.trace.q[self.layer.row, h, t]).norm()
+        length = upcast(self.trace.q[self.layer.row, h, t]).norm()
         self.sketch.edge(normed, node, "query", "norm", length, **self._place(t, h))
         return node
 
@@ -116,8 +116,8 @@ class AttentionNodes:
         if not shown:
             return
         rows, amounts = self.layer.source_rows[h], self.layer.source_amounts(t)[h]
-        pattern, anatomy = wide(self.trace.pattern[self.layer.row, h, t]), self.trace.model.anatomy
-        keys = wide(self.trace.k[self.layer.row, h // (anatomy.n_heads // anatomy.n_kv_heads)])
+        pattern, anatomy = upcast(self.trace.pattern[self.layer.row, h, t]), self.trace.model.anatomy
+        keys = upcast(self.trace.k[self.layer.row, h // (anatomy.n_heads // anatomy.n_kv_heads)])
         at = torch.tensor(shown, device="cpu")
         seen, _ = key_directions(
             self.trace, self.at, torch.full_like(at, h), query_pos=torch.full_like(at, t), key_pos=at
@@ -142,7 +142,7 @@ class AttentionNodes:
             self.sources.append(position)
         # Other states are added only if a head reads them, so the graph holds no state without an edge.
         return self.sketch.node(
-            state_node(self.at, position, self.first), wide(self.trace.resid_pre[self.layer.row, position])
+            state_node(self.at, position, self.first), upcast(self.trace.resid_pre[self.layer.row, position])
         )
 
     def _add_heads_to(self, t: int, heads: list[int], outputs: Tensor, attn: Node) -> None:
@@ -157,7 +157,7 @@ class AttentionNodes:
     def _add_rows(self, t: int, heads: list[int], outputs: Tensor, attn: Node, direction: Tensor | None) -> None:
         """Add edges from heads to the strongest rows of W_O, and from these to attention's output; other rows are one rest."""
         rows, amounts = self.layer.output_rows, self.layer.output_amounts(t)
-        z = wide(self.trace.z[self.layer.row, :, t]).reshape(-1)
+        z = upcast(self.trace.z[self.layer.row, :, t]).reshape(-1)
         whole = self.sketch.vectors[attn]
         measure = measured(self.choice.select, rows, amounts, whole=whole, direction=direction)
         shown = strongest(measure, self.choice.rows)

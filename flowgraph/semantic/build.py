@@ -15,9 +15,9 @@ from typing import Literal
 from torch import Tensor
 
 from ..errors import ArgumentError, NotRecordedError, UnsupportedReadingError
-from ..lenses.direct_attribution import aims, logit_direction
+from ..lenses.direct_attribution import logit_direction, target_and_foil
 from ..methods.origin import origin
-from ..models.anatomy import wide
+from ..models.anatomy import upcast
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
 from ..values.node import Node
@@ -121,7 +121,7 @@ def semantic_graph(
             version=1 if trace.model.anatomy.stack.attention.rotary == "none" else 2, k=k, max_nodes=max_nodes,
         )  # fmt: skip
     if trace.model.anatomy.has_head:
-        trace = aimed(trace, *aims(trace, target, foil))
+        trace = aimed(trace, *target_and_foil(trace, target, foil))
     elif target is not None or foil is not None or select == "target":
         trace.model.require_head("a target")
     first, stop = layers_of(trace, layers)
@@ -170,14 +170,14 @@ def _add_layer(
             for source in attention.sources:
                 _add_embedding(sketch, trace, source, state_node(0, source, first), directions.get(source))
         post = Node("resid_post", layer=layer.layer, position=t)
-        after = wide(trace.resid_post[row, t])
+        after = upcast(trace.resid_post[row, t])
         if trace.wiring == "parallel":
-            mlp_node = mlp.add(t, before, wide(trace.resid_pre[row, t]), direction)
+            mlp_node = mlp.add(t, before, upcast(trace.resid_pre[row, t]), direction)
             sketch.node(post, after, contribution=along(after, direction))
             _add_sum(sketch, layer, "attention", t, post, (("residual", before), ("attn", attn), ("mlp", mlp_node)))
             continue
         assert trace.resid_mid is not None
-        middle = wide(trace.resid_mid[row, t])
+        middle = upcast(trace.resid_mid[row, t])
         mid = sketch.node(
             Node("resid_mid", layer=layer.layer, position=t), middle, contribution=along(middle, direction)
         )
@@ -189,7 +189,7 @@ def _add_layer(
 
 def _add_state(sketch: Sketch, layer: Layer, t: int, first: int, direction: Tensor | None) -> Node:
     """The state that enters a layer; at the first layer of the model with its embeddings."""
-    state = wide(layer.trace.resid_pre[layer.row, t])
+    state = upcast(layer.trace.resid_pre[layer.row, t])
     node = sketch.node(state_node(layer.layer, t, first), state, contribution=along(state, direction))
     if layer.layer == 0:
         _add_embedding(sketch, layer.trace, t, node, direction)
@@ -200,8 +200,8 @@ def _add_embedding(sketch: Sketch, trace: Trace, position: int, state: Node, dir
     """Token and position embedding of a state, where their sum is the state."""
     if not trace.model.anatomy.stack.embedding_is_residual:
         return
-    whole = wide(trace.resid_pre[0, position])
-    place = None if trace.position_embedding is None else wide(trace.position_embedding[position])
+    whole = upcast(trace.resid_pre[0, position])
+    place = None if trace.position_embedding is None else upcast(trace.position_embedding[position])
     parts = {"embed": whole if place is None else whole - place, "position_embed": place}
     for kind, part in parts.items():
         node = Node(kind, position=position)  # type: ignore[arg-type]
@@ -237,11 +237,11 @@ def _add_end(sketch: Sketch, trace: Trace, stop: int, positions: Sequence[int]) 
     source = last
     if norm is not None and trace.final_scale is not None:
         state = sketch.vectors[last]
-        normed = norm.linear(state, wide(trace.final_scale[t]))
+        normed = norm.linear(state, upcast(trace.final_scale[t]))
         normed = normed if norm.bias is None else normed + norm.bias
         source = sketch.node(Node("final_norm", position=t), normed)
         sketch.edge(last, source, "norm", "norm", state.norm(), **place)
-    row = wide(trace.logits if trace.logits.ndim == 1 else trace.logits[t])
+    row = upcast(trace.logits if trace.logits.ndim == 1 else trace.logits[t])
     for token_id, token in ((trace.target, trace.target_token), (trace.foil, trace.foil_token)):
         if token_id is not None:
             node = sketch.node(Node("logit", index=token_id, token=token))

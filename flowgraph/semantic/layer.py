@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.anatomy import Block, Norm, Projection, wide
+from ..models.anatomy import Block, Norm, Projection, upcast
 from ..values.node import Node
 from ..values.trace import Trace
 
@@ -37,7 +37,7 @@ class Layer:
     def source_rows(self) -> Float[Tensor, "head key_pos d_model"]:
         """[head, key_pos, d_model] value · W_O of each source."""
         anatomy = self.trace.model.anatomy
-        values = anatomy.per_query_head(wide(self.trace.v[self.row]))
+        values = anatomy.per_query_head(upcast(self.trace.v[self.row]))
         # Key and value heads are repeated here once, so that every later sum has one row for each query head.
         return _gained(self._post_norm("attention"), values @ anatomy.W_O(self.layer))
 
@@ -54,15 +54,15 @@ class Layer:
 
     def source_amounts(self, position: int) -> Float[Tensor, "head key_pos"]:
         """[head, key_pos] pattern of a query, through the scale of a norm after the block."""
-        return wide(self.trace.pattern[self.row, :, position]) / self._scale("attention", position)
+        return upcast(self.trace.pattern[self.row, :, position]) / self._scale("attention", position)
 
     def output_amounts(self, position: int) -> Float[Tensor, "row"]:
         """[head · d_head] z of a query, likewise."""
-        return wide(self.trace.z[self.row, :, position]).reshape(-1) / self._scale("attention", position)
+        return upcast(self.trace.z[self.row, :, position]).reshape(-1) / self._scale("attention", position)
 
     def neuron_amounts(self, position: int) -> Float[Tensor, "d_mlp"]:
         """[d_mlp] activations, likewise."""
-        return wide(self.trace.neurons[self.row, position]) / self._scale("mlp", position)
+        return upcast(self.trace.neurons[self.row, position]) / self._scale("mlp", position)
 
     def bias(self, part: str, position: int) -> Vector | None:
         """[d_model] contribution of the bias of ``"attention"`` or ``"mlp"`` and of a norm after it; None without a bias."""
@@ -79,7 +79,7 @@ class Layer:
         if self.trace.wiring != "post_norm":
             return x
         norm = self._block.attention_norm if part == "attention" else self._block.mlp_norm
-        return norm.linear(x, wide(self.trace.norm_scales[part][self.row, position]))
+        return norm.linear(x, upcast(self.trace.norm_scales[part][self.row, position]))
 
     def state_bias(self, part: str) -> Vector | None:
         """[d_model] bias of the norm over that sum in post-norm blocks; None elsewhere."""
@@ -92,7 +92,7 @@ class Layer:
         if self.trace.wiring == "post_norm":
             return state
         norm = self._block.attention_norm if part == "attention" else self._block.mlp_norm
-        out = norm.linear(state, wide(self.trace.norm_scales[part][self.row, position]))
+        out = norm.linear(state, upcast(self.trace.norm_scales[part][self.row, position]))
         return out if norm.bias is None else out + norm.bias
 
     @property
@@ -106,7 +106,7 @@ class Layer:
     def _scale(self, part: str, position: int) -> Tensor:
         if self._post_norm(part) is None:
             return torch.ones((), device="cpu")
-        return wide(self.trace.norm_scales[f"{part}_post"][self.row, position])
+        return upcast(self.trace.norm_scales[f"{part}_post"][self.row, position])
 
 
 def _gained(norm: Norm | None, rows: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from ..models.anatomy import wide
+from ..models.anatomy import upcast
 from ..values.node import Node
 from .layer import Layer, along, part_of
 from .selection import Choice, coverage, made_up, measured, strongest
@@ -21,7 +21,7 @@ class MlpNodes:
     def add(self, t: int, before: Node, state: Tensor, direction: Tensor | None) -> Node:
         """Add all nodes from a state to the MLP's output at a position; returns the node of the output."""
         rows, amounts = self.layer.neuron_rows, self.layer.neuron_amounts(t)
-        whole = wide(self.trace.mlp_out[self.layer.row, t])
+        whole = upcast(self.trace.mlp_out[self.layer.row, t])
         measure = measured(self.choice.select, rows, amounts, whole=whole, direction=direction)
         shown = strongest(measure, self.choice.neurons)
         mlp = self.sketch.node(
@@ -56,7 +56,7 @@ class MlpNodes:
         """Add neurons with their input weights (gate and input) and their output."""
         block = self.trace.model.anatomy.blocks[self.at]
         place, rows, amounts = self._place(t), self.layer.neuron_rows, self.layer.neuron_amounts(t)
-        activations, x = wide(self.trace.neurons[self.layer.row, t]), self.sketch.vectors[read]
+        activations, x = upcast(self.trace.neurons[self.layer.row, t]), self.sketch.vectors[read]
         into = block.mlp_input.weight[:, shown].T
         gates = None if block.mlp_gate is None else block.mlp_gate.weight[:, shown].T
         gate, up = self.trace.model.anatomy.mlp_pre(self.at, x)

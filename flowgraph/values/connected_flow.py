@@ -21,7 +21,7 @@ from .graph_columns import GraphColumns
 from .node import Node, label
 
 _STATES = ("embed", "resid_pre", "resid_mid", "resid_post")
-Waves = list[Int[np.ndarray, "_"]]
+TopologicalLevels = list[Int[np.ndarray, "_"]]
 """Indices of edges, wave by wave."""
 
 
@@ -59,7 +59,7 @@ def connected_flow(graph: GraphColumns, start: Node | None = None) -> Float[np.n
     >>> flow[into_logit].round(6).tolist()  # all that reaches the logit
     [1.0]
     """
-    return _flow_of(graph, start, waves_of(graph))
+    return _flow_of(graph, start, topological_levels(graph))
 
 
 @takes(GraphColumns)
@@ -91,11 +91,11 @@ def critical_levels(graph: GraphColumns, start: Node | None = None) -> Float[np.
     >>> bool((fg.critical_levels(graph) <= fg.connected_flow(graph)).all())
     True
     """
-    waves = waves_of(graph)
-    return flow_levels(graph, _flow_of(graph, start, waves), start, waves)
+    depths = topological_levels(graph)
+    return flow_levels(graph, _flow_of(graph, start, depths), start, depths)
 
 
-def waves_of(graph: GraphColumns) -> Waves:
+def topological_levels(graph: GraphColumns) -> TopologicalLevels:
     """Split all edges into waves, last nodes first: an edge comes after every edge that leaves its target."""
     by_target = np.argsort(graph.target, kind="stable")
     degree = np.bincount(graph.target, minlength=len(graph.nodes))
@@ -103,7 +103,7 @@ def waves_of(graph: GraphColumns) -> Waves:
     first = np.cumsum(degree) - degree
     waiting = np.bincount(graph.source, minlength=len(graph.nodes))
     ready = np.flatnonzero(waiting == 0)
-    waves = []
+    depths = []
     handled = 0
     while len(ready):
         handled += len(ready)
@@ -112,7 +112,7 @@ def waves_of(graph: GraphColumns) -> Waves:
         within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
         edges = by_target[np.repeat(first[ready], counts) + within]
         if len(edges):
-            waves.append(edges)
+            depths.append(edges)
         sources = graph.source[edges]
         # `waiting[sources] -= 1` would count a source once, however many of its edges are handled.
         np.subtract.at(waiting, sources, 1)
@@ -124,14 +124,14 @@ def waves_of(graph: GraphColumns) -> Waves:
             f"the graph has a cycle, through {label(stuck)} or after it; flow is defined only where every "
             "edge goes from an earlier to a later place of the forward pass"
         )
-    return waves
+    return depths
 
 
-def _flow_of(graph: GraphColumns, start: Node | None, waves: Waves) -> Float[np.ndarray, "E"]:
+def _flow_of(graph: GraphColumns, start: Node | None, depths: TopologicalLevels) -> Float[np.ndarray, "E"]:
     share, node_flow, flow = strength_of(graph), np.zeros(len(graph.nodes)), np.zeros(len(graph))
     if graph.nodes or start is not None:
         node_flow[start_index(graph, start, "start")] = 1.0
-    for edges in waves:
+    for edges in depths:
         flow[edges] = share[edges] * node_flow[graph.target[edges]]
         # `node_flow[source] += …` would count a node once, however many edges of the wave leave it.
         np.add.at(node_flow, graph.source[edges], flow[edges])
@@ -139,7 +139,10 @@ def _flow_of(graph: GraphColumns, start: Node | None, waves: Waves) -> Float[np.
 
 
 def flow_levels(
-    graph: GraphColumns, flow: Float[np.ndarray, "E"] | None, start: Node | None = None, waves: Waves | None = None
+    graph: GraphColumns,
+    flow: Float[np.ndarray, "E"] | None,
+    start: Node | None = None,
+    depths: TopologicalLevels | None = None,
 ) -> Float[np.ndarray, "E"]:
     """[E] smallest flow on the best way from each edge to the start over edges of this graph; 0 without such a way.
 
@@ -149,22 +152,22 @@ def flow_levels(
     # A graph that lost its start has no ways left, but its flow of the whole graph still stands.
     if flow is not None and start is None and _is_cut_from_its_start(graph):
         return np.zeros(len(graph))
-    waves = waves_of(graph) if waves is None else waves
-    flow = _flow_of(graph, start, waves) if flow is None else flow
+    depths = topological_levels(graph) if depths is None else depths
+    flow = _flow_of(graph, start, depths) if flow is None else flow
     node_level, levels = np.zeros(len(graph.nodes)), np.zeros(len(graph))
     if graph.nodes or start is not None:
         # The way from the start to itself has no edge that could limit it.
         node_level[start_index(graph, start, "start")] = np.inf
-    for edges in waves:
+    for edges in depths:
         levels[edges] = np.minimum(flow[edges], node_level[graph.target[edges]])
         np.maximum.at(node_level, graph.source[edges], levels[edges])
     return levels
 
 
-def by_level(levels: Float[np.ndarray, "E"], waves: Waves) -> Int[np.ndarray, "e"]:
+def by_level(levels: Float[np.ndarray, "E"], depths: TopologicalLevels) -> Int[np.ndarray, "e"]:
     """Order edges above 0 by decreasing level; ties by wave, so that an edge never precedes its way on."""
     wave_of = np.zeros(len(levels), dtype=np.int64)
-    for n, edges in enumerate(waves):
+    for n, edges in enumerate(depths):
         wave_of[edges] = n
     order = np.lexsort((wave_of, -levels))
     return order[levels[order] > 0]

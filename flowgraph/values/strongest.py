@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import ArgumentError
 from .arguments import takes
-from .connected_flow import by_level, flow_levels, waves_of
+from .connected_flow import by_level, flow_levels, topological_levels
 from .flow_graph import FlowGraph
 from .mass import edge_mass, into_start
 from .node import Node
@@ -67,9 +67,9 @@ def keep_strongest(
     if max_edges is not None and not (isinstance(max_edges, Integral) and max_edges >= 1):
         raise ArgumentError(f"max_edges={max_edges!r} must be 1 or more, or None for no limit")
     graph = into_start(graph, start)
-    waves = waves_of(graph)
+    depths = topological_levels(graph)
     # The flow of the whole graph, so that a graph cut twice keeps the same edges as one cut once.
-    order = by_level(flow_levels(graph, graph.flow, start, waves), waves)
+    order = by_level(flow_levels(graph, graph.flow, start, depths), depths)
     # Edges come in the order in which they are taken, so the running sum is the mass of each prefix.
     reached = np.cumsum(edge_mass(graph)[order])
     # Rounding must not ask for one more edge.

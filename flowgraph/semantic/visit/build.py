@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ...errors import UnsupportedReadingError
-from ...lenses.direct_attribution import aims
+from ...lenses.direct_attribution import target_and_foil
 from ...lenses.logit_lens import read, unembed
 from ...methods.origin import origin
 from ...values.arguments import takes
@@ -94,7 +94,7 @@ def visit_graph(
     ('visit', (23, 24))
     """
     _check_model(trace)
-    trace = aimed(trace, *aims(trace, target, None))
+    trace = aimed(trace, *target_and_foil(trace, target, None))
     first, stop = layers_of(trace, layers)
     (t,) = positions_of(trace, position, "position")
     selection = selected(trace, version, heads=heads, sources=sources_per_head, top=top_neurons, bottom=bottom_neurons)

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ...lenses.query_key import key_directions, query_directions
-from ...models.anatomy import wide
+from ...models.anatomy import upcast
 from ...values.flow_graph import EdgeKind
 from ...values.node import Node, NodeKind
 from ...values.trace import Trace
@@ -46,7 +46,7 @@ def projected(trace: Trace, layer: int, position: int) -> dict[str, Float[Tensor
     anatomy, row = trace.model.anatomy, layer - trace.layers[0]
     heads = torch.arange(trace.n_heads, device="cpu")
     here = torch.full_like(heads, position)
-    values = anatomy.per_query_head(wide(trace.v[row, :, position]))
+    values = anatomy.per_query_head(upcast(trace.v[row, :, position]))
     return {
         "query": query_directions(trace, layer, heads, query_pos=here, key_pos=here)[0],
         "key": key_directions(trace, layer, heads, query_pos=here, key_pos=here)[0],
@@ -65,14 +65,14 @@ class Drawing:
     def add(self) -> None:
         """Add the nodes and edges between the state that enters the layer and the one that leaves it."""
         trace, row, t = self.trace, self.row, self.t
-        before = self.sketch.node(state_node(self.layer.layer, t, self.first), wide(trace.resid_pre[row, t]))
-        after = self._node("resid_post", wide(trace.resid_post[row, t]))
+        before = self.sketch.node(state_node(self.layer.layer, t, self.first), upcast(trace.resid_pre[row, t]))
+        after = self._node("resid_post", upcast(trace.resid_post[row, t]))
         attn = self._add_attention(before)
         # A parallel block has no state between, so both outputs join the state after it.
         if trace.resid_mid is None:
             between, joint = before, after
         else:
-            between = joint = self._node("resid_mid", wide(trace.resid_mid[row, t]))
+            between = joint = self._node("resid_mid", upcast(trace.resid_mid[row, t]))
             self._edge(between, after, "residual", self._length(between))
         self._edge(attn, joint, "attn", self._length(attn))
         self._edge(before, joint, "residual", self._length(before))
@@ -82,11 +82,11 @@ class Drawing:
     def _add_attention(self, before: Node) -> Node:
         """Add all nodes from the state to attention's output; returns the node of the output."""
         normed = self._add_norm("attn_norm", before)
-        attn = self._node("attn", wide(self.trace.attn_out[self.row, self.t]))
+        attn = self._node("attn", upcast(self.trace.attn_out[self.row, self.t]))
         queries = projected(self.trace, self.layer.layer, self.t)["query"]
         together = self._node("qkv", queries.sum(0))
         self._edge(normed, together, "query", self._length(normed))
-        z = wide(self.trace.z[self.row, :, self.t])
+        z = upcast(self.trace.z[self.row, :, self.t])
         joined = self._node("concat_heads", None, norm=float(z.norm()))
         for h in self._heads(z):
             self._add_head(h, queries[h], together=together, joined=joined)
@@ -108,15 +108,15 @@ class Drawing:
         W_O = anatomy.W_O(self.layer.layer)[h]
         asks = self._node("query", query, head=h)
         self._edge(together, asks, "query", PER_QUERY * self._length(asks), head=h)
-        head = self._node("head", wide(self.trace.z[self.row, h, t]) @ W_O, head=h)
+        head = self._node("head", upcast(self.trace.z[self.row, h, t]) @ W_O, head=h)
         self._edge(head, joined, "head", PER_HEAD * self._length(head), head=h)
-        pattern = wide(self.trace.pattern[self.row, h, t])
+        pattern = upcast(self.trace.pattern[self.row, h, t])
         # VISIT chooses by attention alone, whatever the values.
         shown = strongest(pattern, self.selection.sources)
         keys, _ = key_directions(
             self.trace, self.layer.layer, torch.full_like(shown, h), query_pos=torch.full_like(shown, t), key_pos=shown
         )
-        values = wide(self.trace.v[self.row, h // (anatomy.n_heads // anatomy.n_kv_heads)])[shown] @ W_O
+        values = upcast(self.trace.v[self.row, h // (anatomy.n_heads // anatomy.n_kv_heads)])[shown] @ W_O
         for n, i in enumerate(shown.tolist()):
             attended, place = float(pattern[i]), {"head": h, "key_pos": i}
             key = self._node("key", keys[n], head=h, index=i, activation=attended)
@@ -140,7 +140,7 @@ class Drawing:
     def _add_mlp(self, before: Node) -> Node:
         """Add all nodes from a state to the MLP's output; returns the node of the output."""
         normed = self._add_norm("mlp_norm", before)
-        mlp = self._node("mlp", wide(self.trace.mlp_out[self.row, self.t]))
+        mlp = self._node("mlp", upcast(self.trace.mlp_out[self.row, self.t]))
         rows, amounts = self.layer.neuron_rows, self.layer.neuron_amounts(self.t)
         measure, into = amounts * rows.norm(dim=-1), self.block.mlp_input.weight
         for n in self._outermost(measure):
