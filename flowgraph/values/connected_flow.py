@@ -4,8 +4,8 @@ A share is the contribution of an input to its node. Products of shares, against
 contribution of each edge to the start; the start is usually the logit. All numbers here are of |share|; the sign of a signed
 method stays on the graph.
 
-The functions handle edges in *waves*, which are topological levels: a wave holds the edges into all nodes whose outgoing edges are
-done. A transformer has few waves (some per layer) and many edges in each, so a wave is one vectorised step.
+The functions handle edges in *topological levels*: a level holds the edges into all nodes whose outgoing edges are done. A transformer
+has few levels (some per layer) and many edges in each, so a level is one vectorised step.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def critical_levels(graph: GraphColumns, start: Node | None = None) -> Float[np.
 
 
 def topological_levels(graph: GraphColumns) -> TopologicalLevels:
-    """Split all edges into waves, last nodes first: an edge comes after every edge that leaves its target."""
+    """Split all edges into levels, last nodes first: an edge comes after every edge that leaves its target."""
     by_target = np.argsort(graph.target, kind="stable")
     degree = np.bincount(graph.target, minlength=len(graph.nodes))
     # Edges sorted by target, with the first of each node, so that all edges into a set of nodes are one slice each.
