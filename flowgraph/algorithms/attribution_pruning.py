@@ -122,7 +122,7 @@ def _spread(
     nodes, scores = probability.copy(), np.zeros(len(graph))
     for edges in depths:
         scores[edges] = part[edges] * nodes[graph.target[edges]]
-        # `nodes[source] += …` would count a source once, however many edges of the wave leave it.
+        # `nodes[source] += …` would count a source once, however many edges of the level leave it.
         np.add.at(nodes, graph.source[edges], scores[edges])
     return nodes - probability, scores
 

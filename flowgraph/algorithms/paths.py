@@ -183,9 +183,9 @@ def _k_best(
     """Find the k best paths from any origin into each node that leads to ``end``, best first."""
     leads = _leads_to(graph, end, share, depths)
     best: dict[int, list[_Entry]] = {n: [(1.0, -1, 0)] for n in origins}
-    # Waves run from the end back. Reversed, all paths into a source are known before an edge leaves it.
-    for wave in reversed(depths):
-        edges = wave[leads[graph.target[wave]] & (share[wave] > 0)]
+    # Levels run from the end back. Reversed, all paths into a source are known before an edge leaves it.
+    for depth in reversed(depths):
+        edges = depth[leads[graph.target[depth]] & (share[depth] > 0)]
         by_target: dict[int, list[tuple[int, int, float]]] = {}
         columns = (edges, graph.target[edges], graph.source[edges], share[edges])
         for e, node, before, strength in zip(*(column.tolist() for column in columns), strict=True):

@@ -22,7 +22,7 @@ from .node import Node, label
 
 _STATES = ("embed", "resid_pre", "resid_mid", "resid_post")
 TopologicalLevels = list[Int[np.ndarray, "_"]]
-"""Indices of edges, wave by wave."""
+"""Indices of edges, level by level."""
 
 
 @takes(GraphColumns)
@@ -133,7 +133,7 @@ def _flow_of(graph: GraphColumns, start: Node | None, depths: TopologicalLevels)
         node_flow[start_index(graph, start, "start")] = 1.0
     for edges in depths:
         flow[edges] = share[edges] * node_flow[graph.target[edges]]
-        # `node_flow[source] += …` would count a node once, however many edges of the wave leave it.
+        # `node_flow[source] += …` would count a node once, however many edges of the level leave it.
         np.add.at(node_flow, graph.source[edges], flow[edges])
     return flow
 
@@ -165,11 +165,11 @@ def flow_levels(
 
 
 def by_level(levels: Float[np.ndarray, "E"], depths: TopologicalLevels) -> Int[np.ndarray, "e"]:
-    """Order edges above 0 by decreasing level; ties by wave, so that an edge never precedes its way on."""
-    wave_of = np.zeros(len(levels), dtype=np.int64)
+    """Order edges above 0 by decreasing level; ties by topological level, so that an edge never precedes its way on."""
+    depth_of = np.zeros(len(levels), dtype=np.int64)
     for n, edges in enumerate(depths):
-        wave_of[edges] = n
-    order = np.lexsort((wave_of, -levels))
+        depth_of[edges] = n
+    order = np.lexsort((depth_of, -levels))
     return order[levels[order] > 0]
 
 
