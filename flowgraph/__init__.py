@@ -4,7 +4,7 @@ Everything meant for users is importable from here and loaded when first asked f
 neither torch nor transformers. The names by what a person does:
 
 Trace: models, prompts, one forward pass
-    load_model, LoadedModel, KNOWN_MODELS, FAMILIES, Family, register_family, inputs, Inputs, trace, Trace, Traces, Keep,
+    load_model, LoadedModel, KNOWN_MODELS, FAMILIES, Family, register_family, inputs, Inputs, trace, Trace, Traces, TraceSites,
     trace_size, SITES
 Read: states and parts in vocabulary
     logit_lens, read, unembed, Reading, direct_logit_attribution, DirectLogitAttribution, head_scores, HeadScores,

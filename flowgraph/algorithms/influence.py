@@ -134,7 +134,7 @@ def _influence_and_scores(
     nodes[start] = 1.0
     for edges in depths:
         scores[edges] = part[edges] * nodes[graph.target[edges]]
-        # `nodes[source] += …` would count a source once, however many edges of the wave leave it.
+        # `nodes[source] += …` would count a source once, however many edges of the level leave it.
         np.add.at(nodes, graph.source[edges], scores[edges])
     return nodes, scores
 
@@ -165,10 +165,10 @@ def _between_inputs_and(
     """The edges that lie on a path of ``edges`` from an input of the graph to the start."""
     leads = np.zeros(len(graph.nodes), dtype=bool)
     leads[start] = True
-    for wave in depths:
-        leads[graph.source[wave[edges[wave] & leads[graph.target[wave]]]]] = True
+    for depth in depths:
+        leads[graph.source[depth[edges[depth] & leads[graph.target[depth]]]]] = True
     fed = np.bincount(graph.target, weights=strength_of(graph), minlength=len(graph.nodes)) == 0
-    for wave in reversed(depths):
-        fed[graph.target[wave[edges[wave] & fed[graph.source[wave]]]]] = True
+    for depth in reversed(depths):
+        fed[graph.target[depth[edges[depth] & fed[graph.source[depth]]]]] = True
     connected: np.ndarray = edges & leads[graph.target] & fed[graph.source]
     return connected
