@@ -18,6 +18,7 @@ from flowgraph_webapp.server.traces import Traces
 
 from flowgraph.cli.app import add_to
 from tests.app.conftest import asking, folder, make_service  # noqa: F401
+from tests.app.faulty import FaultyQuestion
 from tests.benchmarks.app_memory import ASKED, plateau
 
 BOUND = 400_000
@@ -91,7 +92,7 @@ def test_free_memory_is_given_back(monkeypatch):
 
     class Connection:
         def recv(self):
-            return 1, None
+            return 1, FaultyQuestion()
 
         def send(self, _message):
             pass
@@ -99,7 +100,7 @@ def test_free_memory_is_given_back(monkeypatch):
     class Kept:
         kept = Cache(1)
 
-    desk = Desk(Connection(), [0, 0], {}, Kept)
+    desk = Desk(Connection(), [0, 0], Kept)
     desk.answer()
     assert calls == []
     Kept.kept.dropped = worker._MANY + 1
