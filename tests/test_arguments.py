@@ -187,7 +187,7 @@ def messages() -> dict[str, list[str]]:
         ("expects (a whole number, a whole number) or None, and got a tuple", lambda: fg.build_graph(trace, layers=(0, "2"))),
         ("and got a range", lambda: fg.build_graph(trace, layers=range(2))),
         ("theme='pink' is not known; expected 'light' or 'dark'", lambda: fg.lens_figure(lens, theme="pink")),
-        ("expects a list, each a whole number, and got a list that holds 'x'", lambda: fg.build_graph(trace, heads_in=[0, "x"])),
+        ("expects a list (each a whole number), and got a list that holds 'x'", lambda: fg.build_graph(trace, heads_in=[0, "x"])),
         ("target= is a set; give one token, or a list", lambda: fg.head_effects(model, [[5, 6], [7, 8]], how="zero", target={5, 6}, foil=9)),
     ]  # fmt: skip
     faults = []

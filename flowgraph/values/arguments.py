@@ -134,7 +134,7 @@ def _kinds(written: ast.expr, known: Mapping[str, Any]) -> list[_Kind] | None:
             return [("a function", _function)]
         case ast.Subscript(value=ast.Name(id="Sequence" | "Iterable"), slice=of):
             inner = _kinds(of, known)
-            return None if inner is None else [(f"a list, each {_words(inner)}", lambda value: _several(value, inner))]
+            return None if inner is None else [(f"a list (each {_words(inner)})", lambda value: _several(value, inner))]
         case ast.Subscript(value=ast.Name(id="Mapping")):
             return [("a mapping", lambda value: _instance(value, Mapping))]
         case ast.Subscript(value=ast.Name(id="tuple"), slice=ast.Tuple(elts=parts)):
