@@ -379,7 +379,11 @@ def test_edges_may_be_counted_from_the_end_or_be_a_mask() -> None:
     [
         (lambda: mass(None), "mass(graph=…) expects a FlowGraph, and got None"),
         (lambda: keep_strongest("a"), "keep_strongest(graph=…) expects a FlowGraph, and got a str"),
-        (lambda: keep_strongest(token_graph(), mass="a"), "mass='a' must be a number above 0"),
+        (
+            lambda: keep_strongest(token_graph(), mass="a"),
+            "keep_strongest(mass=…) expects a number or None, and got 'a'",
+        ),
+        (lambda: keep_strongest(token_graph(), mass=1.5), "mass=1.5 must be a number above 0"),
         (lambda: keep_strongest(token_graph(), max_edges=1.5), "max_edges=1.5 must be 1 or more"),
         (lambda: build_graph(None), "expects a Trace or an EdgeWeights, and got None"),
     ],
