@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import sys
 from collections import abc
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
@@ -12,8 +13,6 @@ from inspect import Parameter, signature, unwrap
 from numbers import Real
 from types import UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
-
-import numpy as np
 
 from ..errors import ArgumentError
 
@@ -180,6 +179,12 @@ def _words(kinds: list[_Kind]) -> str:
     return " or ".join(dict.fromkeys(words for words, _ in kinds))
 
 
+def _of_numpy(value: Any, kind: str) -> bool:
+    """Whether a value is of a class of NumPy, which is not imported to find out: where nobody did, there is no such value."""
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(value, getattr(numpy, kind))
+
+
 def _none(value: Any) -> None:
     if value is not None:
         raise _UnfitError
@@ -192,13 +197,17 @@ def _text(value: Any) -> str:
 
 
 def _flag(value: Any) -> bool:
-    if isinstance(value, (bool, np.bool_)) or (isinstance(value, (int, np.integer)) and value in (0, 1)):
+    is_flag, is_whole = (
+        isinstance(value, bool) or _of_numpy(value, "bool_"),
+        isinstance(value, int) or _of_numpy(value, "integer"),
+    )
+    if is_flag or (is_whole and value in (0, 1)):
         return bool(value)
     raise _UnfitError
 
 
 def _whole(value: Any) -> int:
-    if isinstance(value, (bool, np.bool_)):
+    if isinstance(value, bool) or _of_numpy(value, "bool_"):
         raise _UnfitError
     try:
         return operator.index(value)
@@ -207,10 +216,11 @@ def _whole(value: Any) -> int:
 
 
 def _number(value: Any) -> Any:
-    if isinstance(value, (bool, np.bool_)):
+    if isinstance(value, bool) or _of_numpy(value, "bool_"):
         raise _UnfitError
     if isinstance(value, Real):
-        return value.item() if isinstance(value, np.generic) else value
+        found: Any = value
+        return found.item() if _of_numpy(value, "generic") else found
     if getattr(value, "shape", None) != () or getattr(value, "is_complex", bool)():
         raise _UnfitError
     try:
@@ -296,7 +306,7 @@ _LONGEST_SHOWN = 40
 
 def _shown(value: Any) -> str:
     """A value in an error: itself where it is short, else what it is."""
-    if value is None or isinstance(value, (str, int, float, complex, np.generic)):
+    if value is None or isinstance(value, (str, int, float, complex)) or _of_numpy(value, "generic"):
         text = repr(value)
         if len(text) <= _LONGEST_SHOWN:
             return text
