@@ -146,9 +146,9 @@ def test_the_script_measures_and_draws(tmp_path, monkeypatch):
     monkeypatch.setattr(circuit_figure, "_OTHERS", ("mean",))
     monkeypatch.setattr(circuit_figure, "SIZES", (0.1, 1.0))
     monkeypatch.setattr(circuit_figure, "_REFERENCE", 24)
-    main(["--prompts", "4", "--search", "1", "--budget", "20", "--folder", str(tmp_path)])
+    main(["--prompts", "3", "--search", "1", "--budget", "20", "--folder", str(tmp_path)])
     found = opened(tmp_path)
     check(found)
-    assert (found["measured_prompts"], found["search_prompts"]) == (4, 1)
+    assert (found["measured_prompts"], found["search_prompts"]) == (3, 1)
     assert found["circuits"]["backward"]["search"]["forwards"] <= 20
     assert len(list(tmp_path.glob("*.svg"))) == 2
