@@ -137,13 +137,9 @@ def _beside_the_target(
 def extent(graph: FlowGraph, placed: Sequence[Place]) -> Extent:
     """Room that a graph needs; every token of the prompt and every layer counts, drawn or not."""
     first, end = graph.info.layers
+    wide = len(columns(graph))
     return Extent(
-        tokens=max(
-            [
-                float(len(columns(graph))),
-                *(place.token + 1 for place in placed if place.token > len(columns(graph)) - 1),
-            ]
-        ),
+        tokens=max([float(wide), *(place.token + 1 for place in placed if place.token > wide - 1)]),
         layers=max([float(end - first), *(place.layer for place in placed)]),
         slots=max([1, *(place.slots for place in placed)]),
     )
