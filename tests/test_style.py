@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib.machinery
+import importlib.util
 import re
 import subprocess
 import sys
@@ -25,6 +27,22 @@ COMMANDS = [
 def test_style(command):
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_every_fault_can_be_planted(monkeypatch):
+    """Its text occurs once in the package, and the test files that should see it exist."""
+    loader = importlib.machinery.SourceFileLoader("plant_faults", str(ROOT / "scripts" / "plant_faults"))
+    spec = importlib.util.spec_from_loader(loader.name, loader)
+    script = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, loader.name, script)
+    loader.exec_module(script)
+    package = "\f".join(
+        path.read_text(encoding="utf-8") for folder in ("flowgraph", "webapp") for path in (ROOT / folder).rglob("*.py")
+    )
+    assert len(script.FAULTS) >= 30
+    assert [fault.name for fault in script.FAULTS if package.count(fault.old) != 1] == []
+    named = {script.test_file(name) for fault in script.FAULTS for name in fault.tests.split()}
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
 
 
 def test_readme_scripts_and_ci_say_the_same():
