@@ -1,19 +1,16 @@
-"""Shared fixtures. The package's array shapes are checked at run time in every test."""
+"""Shared fixtures. The package's types and array shapes are checked at run time in every test."""
 
 from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
 
-from jaxtyping import install_import_hook
+from tests.checked_types import check
 
 _PACKAGE = Path(__file__).parent.parent / "flowgraph"
 _PARTS = {path.stem for path in _PACKAGE.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
 # Compiled functions check their types themselves, and cannot be wrapped.
-_hook = install_import_hook(
-    [f"flowgraph.{part}" for part in _PARTS - {"__init__", "kernels"}],
-    "beartype.beartype",
-)
+check(f"flowgraph.{part}" for part in _PARTS - {"__init__", "kernels"})
 
 import pytest  # noqa: E402
 import torch  # noqa: E402
