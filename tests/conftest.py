@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 
 from tests.checked_types import check
@@ -33,6 +34,12 @@ REPRESENTATIVES = ("gpt2", "gpt_neox", "llama", "gemma2", "bert")
 gated MLP, sandwich with windows and soft-caps, post-norm. For code that sees a trace's arrays; that these arrays are right for
 every family is what test_identities.py, test_consistency.py and test_tracing.py are for."""
 LINEAR_REPRESENTATIVES = tuple(name for name in REPRESENTATIVES if name in LINEAR)
+
+
+def slow_but(fast: Iterable[object], names: Iterable[object]) -> list[object]:
+    """Parameters of which all but ``fast`` are marked slow."""
+    kept = list(fast)
+    return [name if name in kept else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import re
 import subprocess
@@ -51,8 +52,19 @@ APP_RANK = {name: n for n, layer in enumerate(APP_LAYERS) for name in layer}
 MOST_LOOSE = 5
 
 
-def modules(root: Path = ROOT) -> list[Path]:
-    return sorted(root.rglob("*.py"))
+@functools.cache
+def modules(root: Path = ROOT) -> tuple[Path, ...]:
+    return tuple(sorted(root.rglob("*.py")))
+
+
+@functools.cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@functools.cache
+def names(root: Path) -> frozenset[str]:
+    return frozenset(name_of(path, root) for path in modules(root))
 
 
 def name_of(path: Path, root: Path = ROOT) -> str:
@@ -61,12 +73,12 @@ def name_of(path: Path, root: Path = ROOT) -> str:
     return ".".join(parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts)
 
 
+@functools.cache
 def imports(path: Path, root: Path = ROOT, package: str = "flowgraph") -> list[tuple[str, int]]:
     """(imported module of the package, line), wherever the import stands: in functions and for types too."""
-    known = {name_of(other, root) for other in modules(root)}
     here = path.relative_to(root).parts[:-1]
     found = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in ast.walk(tree(path)):
         if not isinstance(node, ast.ImportFrom):
             continue
         written = tuple((node.module or "").split(".")) if node.module else ()
@@ -78,7 +90,7 @@ def imports(path: Path, root: Path = ROOT, package: str = "flowgraph") -> list[t
             continue
         for alias in node.names:
             inner = ".".join((*base, alias.name))
-            found.append((inner if inner in known else ".".join(base) or "__init__", node.lineno))
+            found.append((inner if inner in names(root) else ".".join(base) or "__init__", node.lineno))
     return [(there, line) for there, line in found if there != name_of(path, root)]
 
 
@@ -105,7 +117,7 @@ def test_the_server_knows_no_panel_by_name():
     panels = {*TABS, *(kind.__name__ for kind in KINDS.values() if ".panels." in kind.__module__)}
     assert len(panels) > 15
     for path in [*modules(APP / "server"), *modules(APP / "session"), APP / "registered.py"]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             said = node.value if isinstance(node, ast.Constant) else getattr(node, "id", getattr(node, "attr", None))
             assert not (isinstance(said, str) and said in panels), f"{path}:{node.lineno} says {said!r}"
 
@@ -131,7 +143,7 @@ def test_every_module_has_its_place_and_its_docstring():
     for root, rank in ((ROOT, RANK), (APP, APP_RANK)):
         for path in modules(root):
             assert part(name_of(path, root)) in rank, f"{path} belongs to no layer; add it to the list"
-            assert ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))), f"{path} says nothing about itself"
+            assert ast.get_docstring(tree(path)), f"{path} says nothing about itself"
         loose = [path.name for path in root.glob("*.py") if path.name != "__init__.py"]
         assert len(loose) <= MOST_LOOSE, loose
 
@@ -145,6 +157,7 @@ def test_the_doors_are_those_that_the_root_names():
             assert classes, (door, of, by)
 
 
+@pytest.mark.slow
 def test_modules_that_moved_are_found_by_their_old_names_with_a_warning():
     code = """
 import importlib, sys, warnings
@@ -199,7 +212,7 @@ def test_the_web_app_uses_the_front_doors():
     """Of flowgraph the app knows the public names, the errors, what its views show and the address; the command knows the app."""
     doors = ("flowgraph", "flowgraph.errors", "flowgraph.render", "flowgraph.values.recipe")
     for path in sorted(APP.rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.Import):
                 beyond = [a for a in node.names if a.name.startswith("flowgraph.") and a.name != "flowgraph.errors"]
                 assert not beyond, f"{path}:{node.lineno}"
@@ -229,7 +242,7 @@ def test_every_folder_is_installed():
 def test_no_forbidden_habits():
     """No pickle, no eval, no swallowed exception, in the package and the app."""
     for path in [*modules(), *sorted(APP.rglob("*.py"))]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        for node in ast.walk(tree(path)):
             if isinstance(node, ast.ExceptHandler):
                 assert node.type is not None, f"{path}:{node.lineno} catches everything"
                 # A server's loop may catch every fault, if it hands it on.
@@ -249,6 +262,7 @@ def test_no_forbidden_habits():
                 )
 
 
+@pytest.mark.slow
 def test_threads_that_come_first_at_once_all_get_in():
     """In a fresh process each time, since a module is imported once."""
     code = """

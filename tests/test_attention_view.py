@@ -299,6 +299,7 @@ def test_saving(tmp_path):
         view.save(tmp_path / "nowhere" / "view.html")
 
 
+@pytest.mark.slow
 def test_without_a_notebook_it_is_returned_and_show_says_so():
     code = (
         "import flowgraph, numpy\n"

@@ -14,10 +14,16 @@ from tests.conftest import IDS
 from tests.live_memory import Live
 
 N_TOKENS, COUNT = 24, 6
-CASES = [("gpt2", method, how) for method in METHODS for how in ("resample", "mean", "zero")]
+CASES = [("gpt2", method, "resample") for method in METHODS]
+CASES += [("gpt2", method, how) for method in ("backward", "eap", "eap-ig") for how in ("mean", "zero")]
 # Norms after attention and MLP, grouped heads and parallel blocks hold other tensors.
+CASES += [(name, "eap-ig", "resample") for name in ("gemma2", "llama", "gpt_neox")]
 CASES += [
-    (name, method, "resample") for name in ("gemma2", "llama", "gpt_neox") for method in ("backward", "eap-ig", "acdc")
+    pytest.param(*case, marks=pytest.mark.slow)
+    for case in [
+        *(("gpt2", method, how) for method in ("eap-qk", "gradient", "acdc") for how in ("mean", "zero")),
+        *((name, method, "resample") for name in ("gemma2", "llama", "gpt_neox") for method in ("backward", "acdc")),
+    ]
 ]
 ANSWERS = {"target": [3] * COUNT, "foil": [5] * COUNT}
 

@@ -234,6 +234,7 @@ def test_without_plotly_the_message_says_what_to_install(found, monkeypatch):
         draw(value)
 
 
+@pytest.mark.slow
 def test_the_module_leaves_plotly_alone():
     code = "import flowgraph.render.plots.figures, sys; print('plotly' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -327,6 +327,9 @@ def unquoted(read: dict[str, str]) -> dict[str, str]:
 @pytest.mark.parametrize("name", ["token", "structural", "hostile", "logits", "no edges", "empty", "semantic"])
 def test_dot_opens_in_pydot(graph: FlowGraph) -> None:
     pydot = pytest.importorskip("pydot")
+    if len(graph) > 60:  # it reads some thirty lines a second
+        some = set(range(0, len(graph), len(graph) // 50)) | set(np.flatnonzero(graph.structural)[:5].tolist())
+        graph = graph.keep(sorted(some))
     (read,) = pydot.graph_from_dot_data(to_dot(graph))
     nodes = {node.get_name(): node.get_attributes() for node in read.get_nodes()}
     for n in range(len(graph.nodes)):

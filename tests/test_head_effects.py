@@ -8,7 +8,7 @@ import torch
 
 import flowgraph as fg
 from flowgraph.errors import ArgumentError, CancelledError, PromptError
-from tests.conftest import IDS, JAPAN
+from tests.conftest import IDS, JAPAN, REPRESENTATIVES, slow_but
 from tests.live_memory import Live
 from tests.tiny_models import TINY
 
@@ -31,7 +31,7 @@ def one_by_one(loaded, clean, corrupted, how):
     return found
 
 
-@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("name", slow_but(REPRESENTATIVES, FAMILIES))
 def test_the_sweep_is_the_loop(tiny, name):
     loaded = tiny(name, torch.float64)
     clean = [fg.trace(loaded, ids, position=-1, keep=(), target=TARGET, foil=FOIL) for ids in (IDS, IDS[::-1])]

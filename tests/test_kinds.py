@@ -513,6 +513,7 @@ said(lambda: inside(attention=dataclasses.replace(stack.attention, output=None))
 """
 
 
+@pytest.mark.slow
 def test_rows_of_wrong_types_are_refused_in_our_words():
     """In a process of its own: the tests' type checks would be there before ours."""
     run = subprocess.run([sys.executable, "-c", WRONG_ROWS], capture_output=True, text=True, check=True)

@@ -37,7 +37,7 @@ def test_states_say_their_reading_and_parts_what_they_add(tiny, name):
 
 def test_what_is_inside_a_layer_is_read_as_in_the_semantic_graph(tiny):
     trace = fg.trace(tiny("llama"), IDS)
-    graph = fg.semantic_graph(trace, layers=1, k=4)
+    graph = fg.semantic_graph(trace, layers=1, k=4, neurons_per_block=4, sources_per_head=2)
     kinds = set()
     for node, reading in zip(graph.nodes, graph.readings, strict=True):
         if node.kind in ("query", "key", "value", "neuron", "gate", "neuron_in"):

@@ -173,6 +173,7 @@ def test_without_pandas_the_message_says_what_to_install(results, monkeypatch):
         results["reading"].to_dataframe()
 
 
+@pytest.mark.slow
 def test_nothing_heavy_comes_with_the_results():
     code = "import flowgraph as f, sys; f.Reading, f.TokenMatrix, f.head_scores, f.lens_figure, f.Table\n"
     code += "print([n for n in ('pandas', 'plotly', 'dash', 'transformers') if n in sys.modules])"

@@ -50,7 +50,7 @@ from flowgraph.render.words.caption import caption
 from flowgraph.semantic import semantic_graph, visit_graph
 from flowgraph.values.flow_graph import EDGE_KINDS
 from tests import graphs
-from tests.conftest import IDS
+from tests.conftest import IDS, slow_but
 from tests.synthetic_graphs import (
     HOSTILE,
     empty_graph,
@@ -85,6 +85,10 @@ EVERY_GRAPH = {
 }  # fmt: skip
 EVERY_GRAPH = {name: functools.cache(make) for name, make in EVERY_GRAPH.items()}
 SOME = ("eight tokens", "sixty tokens", "heads", "logits", "logits of heads", "hostile", "hostile readings")
+FONTS = pytest.mark.parametrize(
+    "font",
+    [pytest.param(None, id="first font", marks=pytest.mark.slow), pytest.param("DejaVu Sans", id="widest font")],
+)
 
 
 @pytest.fixture(params=EVERY_GRAPH, name="graph")
@@ -149,7 +153,7 @@ def overlapping(labels, found) -> list[tuple[str, str]]:
 
 
 @pytest.mark.parametrize("name", SOME)
-@pytest.mark.parametrize("font", [None, "DejaVu Sans"], ids=["first font", "widest font"])
+@FONTS
 def test_no_text_covers_another_as_rendered(name, width, font, monkeypatch):
     if font:
         found = tuple(dict.fromkeys([font, *matplotlib_picture._families()]))
@@ -447,6 +451,7 @@ def test_the_same_graph_makes_the_same_file(format, theme):
     assert not re.search(rb"20\d\d-\d\d-\d\d|CreationDate|D:20", first)
 
 
+@pytest.mark.slow
 def test_the_files_do_not_depend_on_the_process():
     code = (
         "import sys, hashlib; from tests.synthetic_graphs import HOSTILE, token_graph; "
@@ -467,7 +472,9 @@ def test_the_files_do_not_depend_on_the_process():
     assert found.pop().count("'") == 2 * len(FORMATS)
 
 
-def test_every_graph_makes_every_file(graph):
+@pytest.mark.parametrize("name", slow_but((*SOME, "no edges", "nothing at all"), EVERY_GRAPH))
+def test_every_graph_makes_every_file(name):
+    graph = EVERY_GRAPH[name]()
     starts = {"svg": b"<?xml", "pdf": b"%PDF-1.", "png": b"\x89PNG", "tex": b"% In the preamble"}
     for format, width in zip(FORMATS, itertools.cycle(COLUMN_WIDTHS), strict=False):
         assert render_picture(graph, format, width=width, dpi=72).startswith(starts[format])
@@ -618,7 +625,7 @@ def test_semantic_graphs_are_drawn_whole_where_the_page_draws_them(semantic, nam
 
 
 @pytest.mark.parametrize("name", ["a layer", "positions", "everything", "post-norm", "no neurons"])
-@pytest.mark.parametrize("font", [None, "DejaVu Sans"], ids=["first font", "widest font"])
+@FONTS
 def test_texts_of_semantic_graphs_stay_in_their_pills_and_cover_nothing(semantic, name, font, monkeypatch):
     if font:
         found = tuple(dict.fromkeys([font, *matplotlib_picture._families()]))

@@ -37,8 +37,13 @@ def test_wrappers_of_one_model_in_threads_give_what_they_give_alone(name):
         assert torch.equal(trace.q, alone[n].q)
 
 
-@pytest.mark.parametrize("implementation", ["sdpa", "eager"])
-@pytest.mark.parametrize("name", ["llama", "gpt2", "gpt_neo", "bert"])
+@pytest.mark.parametrize(
+    ("name", "implementation"),
+    [
+        *((name, "sdpa") for name in ("llama", "gpt2", "gpt_neo", "bert")), ("gpt2", "eager"),
+        *(pytest.param(name, "eager", marks=pytest.mark.slow) for name in ("llama", "gpt_neo", "bert")),
+    ],
+)  # fmt: skip
 def test_forwards_of_the_users_own_are_left_alone(name, implementation):
     model, tokenizer = model_of(name, implementation)
     loaded = flowgraph.load_model((model, tokenizer))

@@ -372,7 +372,7 @@ def test_what_nodes_add_is_the_logit(traces, run, trace):
 
 
 def test_nodes_inside_a_layer_are_read_as_the_semantic_graph_reads_them(traces, run, trace):
-    graph = fg.semantic_graph(trace, layers=1, k=10)
+    graph = fg.semantic_graph(trace, layers=1, k=10, neurons_per_block=4, sources_per_head=2)
     for node, reading in zip(graph.nodes, graph.readings, strict=True):
         if node.kind in ("query", "key", "value", "neuron", "gate", "neuron_in", "attn_norm", "mlp_norm"):
             answer = ask(traces, NodeQuestion(run, node))

@@ -222,6 +222,7 @@ def test_the_circuit_of_a_task_is_tested_on_its_prompts():
 # The queue
 
 
+@pytest.mark.slow
 def test_others_are_answered_between_the_steps_of_a_search_and_nothing_changes_by_it(folder, run, found, traces):
     worker = Worker(Settings((folder,), 2**28, 512))
     lens = LensQuestion(run)
@@ -251,6 +252,7 @@ def test_nobody_is_answered_in_the_middle_of_a_pass(traces, run):
     assert traces.stands_still()
 
 
+@pytest.mark.slow
 def test_a_search_is_taken_back_and_not_what_is_answered_in_between(folder, run):
     worker = Worker(Settings((folder,), 2**28, 512))
     try:

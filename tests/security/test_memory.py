@@ -53,6 +53,7 @@ def test_tensors_of_many_prompts_stay_within_the_bound(folder):  # noqa: F811
     assert one < most <= BOUND + one
 
 
+@pytest.mark.slow
 def test_answers_of_many_prompts_stay_within_the_bound(make_service, folder):  # noqa: F811
     service = make_service([folder], cache_bytes=BOUND, worker_bytes=BOUND)
     asked = 0
