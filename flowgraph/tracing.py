@@ -218,7 +218,7 @@ def _traced(
     with loaded.running(len(row.token_ids)):
         result = run(loaded.anatomy, feed, sites=sites, layers=window, logits_at=None if everywhere else at)
     _check_pass(loaded, result, feed)
-    check_trace(loaded.anatomy, feed, result, window, at)
+    check_trace(loaded.anatomy, feed, result, layers=window, at=at)
     if answers["target"] is None and result.logits is not None:
         best = int((result.logits if result.logits.ndim == 1 else result.logits[at]).argmax())
         answers = {**answers, "target": best}
@@ -245,7 +245,7 @@ def trace_size(model: Any, text_or_ids: Any, *, keep: TraceSites | Iterable[str]
 
 
 def _size(loaded: LoadedModel, n_tokens: int, sites: frozenset[str], window: range) -> int:
-    shapes = site_shapes(loaded.anatomy, n_tokens, sites, window)
+    shapes = site_shapes(loaded.anatomy, n_tokens, sites, layers=window)
     return sum(torch.Size(shape).numel() for shape in shapes.values()) * loaded.dtype.itemsize
 
 

@@ -521,7 +521,7 @@ def test_edges_of_a_semantic_graph(traces, name, options):
         tuple(heads) if isinstance(heads, list) else heads, options.get("sources_per_head", 3),
         options.get("rows_per_block", 0), 4, "contribution",
     )  # fmt: skip
-    vectors = sketched(trace, (0, trace.n_layers), (3, 6), choice).vectors
+    vectors = sketched(trace, (0, trace.n_layers), (3, 6), choice=choice).vectors
     refused, kinds = set(), set()
     for e in range(len(graph)):
         kind, source, target = EDGE_KINDS[graph.kind[e]], graph.nodes[graph.source[e]], graph.nodes[graph.target[e]]

@@ -26,7 +26,7 @@ def test_the_identities_of_a_pass_hold_in_a_window_too(tiny, name, dtype):
     ids = torch.tensor([LONG[: anatomy.context]])
     for layers in (range(len(anatomy.blocks)), range(1, len(anatomy.blocks))):
         record = run(anatomy, {"input_ids": ids}, sites=frozenset(SITES), layers=layers, logits_at=5)
-        errors = trace_errors(anatomy, {"input_ids": ids}, record, layers, 5)
+        errors = trace_errors(anatomy, {"input_ids": ids}, record, layers=layers, at=5)
         assert len(errors) >= 6
         # The bound leaves room for real models: on tiny ones a tenth is enough.
         assert all(float(error.max()) <= TOLERANCE[dtype] / 10 for error in errors.values()), errors

@@ -257,7 +257,7 @@ def test_bad_arguments(traces, options, message):
 def test_bad_level():
     # Called where the argument arrives unchecked, as it does without the tests' own type checks.
     with pytest.raises(ArgumentError, match="level='neuron' is not known; expected 'token' or 'head'"):
-        check_filters("neuron", 0.0, None, None, 1)
+        check_filters("neuron", 0.0, None, top_k=None, max_edges=1)
 
 
 def test_weights_carry_their_method(traces):

@@ -41,7 +41,7 @@ def edges_of(graph) -> dict[tuple[str, str], tuple[str, str, float]]:
 def test_parts_sum_to_their_whole(traces, name, choice):
     """Vector by vector: the parts of every sum, the rest and the biases among them, add up to it."""
     trace = traces(name)
-    sketch = sketched(trace, (0, trace.n_layers), (3, 6), choice)
+    sketch = sketched(trace, (0, trace.n_layers), (3, 6), choice=choice)
     parts: dict[Node, list] = defaultdict(list)
     made_up: dict[Node, float] = defaultdict(float)
     for source, target, kind, unit, weight, place in sketch.edges:
@@ -63,7 +63,7 @@ def test_parts_sum_to_their_whole(traces, name, choice):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_vectors_are_those_of_the_trace(traces, name):
     trace = traces(name)
-    sketch = sketched(trace, (0, trace.n_layers), (6,), EVERYTHING)
+    sketch = sketched(trace, (0, trace.n_layers), (6,), choice=EVERYTHING)
     heads = head_outputs(trace)
     sites = {
         "resid_pre": "resid_pre",
@@ -145,7 +145,7 @@ def test_what_neurons_read_makes_what_they_are(traces, name):
 def test_readings_are_those_of_the_vectors(traces, name):
     trace = traces(name)
     graph = semantic_graph(trace, layers=1, positions=[2, -1], foil=None if name == "bert_headless" else 9, k=3)
-    sketch = sketched(trace, (1, 2), (2, 6), Choice(None, 3, 0, 20, "contribution"))
+    sketch = sketched(trace, (1, 2), (2, 6), choice=Choice(None, 3, 0, 20, "contribution"))
     assert {node for node in graph.nodes if node.index != 9 or node.kind != "logit"} == set(sketch.facts)
     for node, reading in zip(graph.nodes, graph.readings, strict=True):
         if node.kind == "logit":

@@ -117,7 +117,7 @@ def routes(
             "threshold=None, nucleus=None and mass=None: routes need threshold=, the smallest |share| to follow, nucleus=, the "
             "part of each node's total to follow, or mass=, the part of the whole flow to keep"
         )
-    check_filters(level, threshold or 0.0, nucleus, None, max_edges, mass)
+    check_filters(level, threshold or 0.0, nucleus, top_k=None, max_edges=max_edges, mass=mass)
     if mass is not None:
         warn_of_mass()
     if level == "head" and not weights.attention.shape[1]:

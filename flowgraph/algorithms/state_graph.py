@@ -184,7 +184,7 @@ def graph_of(
     GraphTooLargeError
         If more than ``max_edges`` edges remain.
     """
-    check_filters("token", threshold, None, top_k, max_edges)
+    check_filters("token", threshold, None, top_k=top_k, max_edges=max_edges)
     by_kind = _by_kind(chain, carried)
     amounts = np.concatenate([part[part > 0] for part in by_kind.values()])
     keep = {kind: (part > 0) & (part >= threshold) for kind, part in by_kind.items()}

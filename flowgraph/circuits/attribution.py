@@ -84,7 +84,7 @@ def _of_part(
     with torch.no_grad():
         scores = products(anatomy, summed.__getitem__, changes) / steps if summed else first_order(grads, changes)
         if qk_fix:
-            fix_softmax(loaded, grads, forward, changes, scores, tell)
+            fix_softmax(loaded, grads, forward, changes=changes, scores=scores, tell=tell)
             search.spending.layer_runs += softmax_runs(search, pairs)
     return scores, grads.values, corrupted
 

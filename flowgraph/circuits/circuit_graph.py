@@ -21,6 +21,7 @@ def circuit_graph(
     search: Search,
     found: Found,
     method: str,
+    *,
     notes: Mapping[str, float | int | str],
     threshold: float,
     top_k: int | None,

@@ -130,11 +130,11 @@ def discover(
     how = "zero" if method == "gradient" else how
     loaded = load_model(model)
     loaded.require_head("a circuit for the answer")
-    parts = pairs_of(loaded, clean, corrupted, target, foil, data)
+    parts = pairs_of(loaded, clean, corrupted, target=target, foil=foil, data=data)
     if how == "mean":
         _check_averages(parts)
     lengths = [pairs.clean.n_tokens for pairs in parts for _ in range(len(pairs))]
-    size = search_size(loaded, lengths, method, how, steps, max_bytes)
+    size = search_size(loaded, lengths, method, how=how, steps=steps, max_bytes=max_bytes)
     # Prompts run in parts that fit; the search asks each part in turn, so the result does not depend on the sizes.
     parts = [part for pairs in parts for part in pairs.split(size.at_once[pairs.clean.n_tokens])]
     count = len(lengths)
@@ -156,7 +156,7 @@ def discover(
     notes |= {"forwards": spent.forwards, "backwards": spent.backwards, "layer_runs": spent.layer_runs}
     if budget is not None or method in ("backward", "acdc"):
         notes["budget"] = most
-    return circuit_graph(search, found, method, notes | found.notes, threshold, top_k)
+    return circuit_graph(search, found, method, notes=notes | found.notes, threshold=threshold, top_k=top_k)
 
 
 @takes()
@@ -198,7 +198,9 @@ def discovery_size(
         lengths = [len(prompt.ids) for prompt in prompts_of(loaded, clean, "clean")]
     else:
         raise ArgumentError("give clean= prompts, or data= with examples of a task")
-    return search_size(loaded, lengths, method, "zero" if method == "gradient" else how, steps, max_bytes).total
+    return search_size(
+        loaded, lengths, method, how="zero" if method == "gradient" else how, steps=steps, max_bytes=max_bytes
+    ).total
 
 
 def least_budget(search: Search, method: str, steps: int) -> None:
@@ -231,7 +233,7 @@ def _search(search: Search, method: str, threshold: float, steps: int, shortlist
     scores = attribution(search, steps=steps if method == "eap-ig" else 1, qk_fix=method in ("eap-qk", "acdc"))
     gap = search.gap_of(scores.clean, scores.corrupted)
     if method == "acdc":
-        return prune_greedily(search, scores.scores, _least(threshold, gap), shortlist), gap
+        return prune_greedily(search, scores.scores, _least(threshold, gap), shortlist=shortlist), gap
     return _scored(search, scores, _least(threshold, gap), {"steps": steps} if method == "eap-ig" else {}), gap
 
 

@@ -35,7 +35,7 @@ class SearchSize:
 
 
 def search_size(
-    loaded: LoadedModel, lengths: Iterable[int], method: str, how: str, steps: int, max_bytes: int
+    loaded: LoadedModel, lengths: Iterable[int], method: str, *, how: str, steps: int, max_bytes: int
 ) -> SearchSize:
     """Find the numbers of prompts that run together within ``max_bytes``.
 

@@ -200,6 +200,7 @@ def pairs_of(
     loaded: LoadedModel,
     clean: Prompts | None,
     corrupted: Prompts | None,
+    *,
     target: Answers,
     foil: Answers,
     data: TaskData | None,

@@ -19,7 +19,9 @@ ALL_BELOW = 5000
 """Models with fewer edges are pruned edge by edge from the whole model on."""
 
 
-def prune_greedily(search: Search, scores: Float[np.ndarray, "source receiver"], least: float, shortlist: int) -> Found:
+def prune_greedily(
+    search: Search, scores: Float[np.ndarray, "source receiver"], least: float, *, shortlist: int
+) -> Found:
     """Keep the edges of a shortlist that change the metric by at least ``least`` when they are taken away as well.
 
     Edges off the shortlist are taken away at the start. The pruning goes through the readers from the logits down, and through

@@ -82,7 +82,7 @@ class Responses:
         state = self.runs.cuts.kept[self.runs.cuts.reads_mlp, layer]
         senders = torch.arange(senders_before(self.anatomy, layer, "mlp"), device="cpu")
         parts = [
-            upcast(read_through_norm(self.anatomy, layer, "mlp", state, self.runs.changes[some]))
+            upcast(read_through_norm(self.anatomy, layer, "mlp", state=state, change=self.runs.changes[some]))
             for some in self._chunks(senders)
         ]
         return torch.cat([part.flatten(1).square().sum(1) for part in parts])
@@ -140,8 +140,8 @@ class Responses:
         pattern = self.forward.kept["pattern", layer][:, chosen]
         state, found = self.forward.kept["resid_pre", layer], []
         for some in self._chunks(torch.arange(len(change), device="cpu")):
-            moved = read_through_norm(self.anatomy, layer, "attention", state, change[some])
-            patched = patterns_of(self.loaded, self.forward, layer, into, moved)[:, :, chosen]
+            moved = read_through_norm(self.anatomy, layer, "attention", state=state, change=change[some])
+            patched = patterns_of(self.loaded, self.forward, layer, into=into, moved=moved)[:, :, chosen]
             self._ran(len(some))
             found.append(torch.einsum("uphts,phts->u", (patched - pattern).to(worth), worth))
         return torch.cat(found)
@@ -149,7 +149,7 @@ class Responses:
     def _heads(self, layer: int, into: Into, senders: Tensor) -> Float[Tensor, "u head prompt position d_head"]:
         """Change of every head's z with each source alone corrupted."""
         state = self.forward.kept["resid_pre", layer]
-        moved = read_through_norm(self.anatomy, layer, "attention", state, self.runs.changes[senders])
+        moved = read_through_norm(self.anatomy, layer, "attention", state=state, change=self.runs.changes[senders])
         pattern, values = upcast(self.forward.kept["pattern", layer]), self.forward.kept["v", layer]
         if into == "v":
             weight, _ = attention_weights(self.anatomy, layer, "value")
@@ -157,7 +157,7 @@ class Responses:
             shift = torch.einsum("uptd,gdk->ugptk", moved.to(weight), weight).repeat_interleave(self.group, 1)
             return torch.einsum("phts,uhpsk->uhptk", pattern, shift.to(pattern))
         assert into in ("q", "k")
-        patched = upcast(patterns_of(self.loaded, self.forward, layer, into, moved))
+        patched = upcast(patterns_of(self.loaded, self.forward, layer, into=into, moved=moved))
         self._ran(len(senders))
         by_head = upcast(values).repeat_interleave(self.group, 2)
         return torch.einsum("uphts,pshk->uhptk", patched - pattern, by_head)

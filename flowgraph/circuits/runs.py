@@ -83,7 +83,7 @@ def task_of(loaded: LoadedModel, data: Data) -> TaskData:
 
 
 def parts_of(
-    loaded: LoadedModel, task: TaskData, how: Ablation, reference: Prompts | None, *, bytes_of_token: int
+    loaded: LoadedModel, task: TaskData, how: Ablation, *, reference: Prompts | None, bytes_of_token: int
 ) -> list[Part]:
     """Sort the examples of a task by length, and split each length into parts that fit into memory.
 
@@ -141,7 +141,7 @@ def circuit_runs(
     anatomy = loaded.anatomy
     senders = 1 + len(anatomy.blocks) * (anatomy.n_heads + 1)
     # What senders wrote in the reference, what they write now, and a copy in between.
-    parts = parts_of(loaded, task, how, reference, bytes_of_token=3 * senders * anatomy.d_model * 4)
+    parts = parts_of(loaded, task, how, reference=reference, bytes_of_token=3 * senders * anatomy.d_model * 4)
     measured, full = np.empty((len(circuits), len(task))), np.empty(len(task))
     with loaded.lock, torch.no_grad():
         for part in parts:
@@ -210,7 +210,7 @@ class HeadRuns:
         size = len(anatomy.blocks) * anatomy.n_heads * anatomy.d_head * 4
         self.parts: list[tuple[Part, AnswerTokens, Reference]] = []
         with loaded.lock, torch.no_grad():
-            for part in parts_of(loaded, task, how, reference, bytes_of_token=size):
+            for part in parts_of(loaded, task, how, reference=reference, bytes_of_token=size):
                 batch = part.clean
                 logits = answer_logits(loaded, Pass(loaded, len(batch)).run(batch.feed), batch.positions)
                 answers = answer_tokens_of(batch, logits)
@@ -271,7 +271,7 @@ class KeptEdges:
             if cut.any():
                 moved = self._through_norm(layer, "attention", "resid_pre", cut)
                 for head in (alike == n).nonzero()[:, 0].tolist():
-                    result[:, :, head] += head_shift(self.anatomy, layer, into, head, moved)
+                    result[:, :, head] += head_shift(self.anatomy, layer, into, head=head, moved=moved)
         return result
 
     def _into_mlp(self, layer: int, rows: list[int], reads: Tensor) -> Tensor:
@@ -289,7 +289,7 @@ class KeptEdges:
             if self.moved and next(iter(self.moved))[0] != layer:
                 self.moved.clear()
             self.moved[key] = read_through_norm(
-                self.anatomy, layer, norm, self.run.kept[site, layer], self._change(cut)
+                self.anatomy, layer, norm, state=self.run.kept[site, layer], change=self._change(cut)
             )
         return self.moved[key]
 

@@ -33,7 +33,7 @@ def task_scores(
     sums = {name: np.zeros(shape) for name in TASK_SCORES}
     # What a backward pass keeps: queries, keys, values, what heads hand on, states, neurons, and the gradients of it all.
     size = shape[0] * 4 * (16 * anatomy.d_model + 3 * anatomy.blocks[0].mlp_output.d_in)
-    parts = parts_of(loaded, task, how, None, bytes_of_token=size)
+    parts = parts_of(loaded, task, how, reference=None, bytes_of_token=size)
     answers, done = 0, 0
     for part in parts:
         share = (done / len(task), len(part.rows) / len(task))

@@ -200,7 +200,7 @@ class Cuts:
             into = edges[0].into
             site = self.reads_mlp if into == "mlp" else "resid_pre"
             norm: Literal["attention", "mlp"] = "mlp" if into == "mlp" else "attention"
-            moved = read_through_norm(self.anatomy, layer, norm, self.kept[site, layer], changes)
+            moved = read_through_norm(self.anatomy, layer, norm, state=self.kept[site, layer], change=changes)
             if into == "mlp":
                 run.edit("mlp_in", layer, moved.flatten(0, 1).add)
             else:
@@ -217,7 +217,7 @@ class Cuts:
         result: Tensor = heads.clone().unflatten(0, (len(edges), -1))
         for n, edge in enumerate(edges):
             head = edge.target.head or 0
-            result[n, :, :, head] += head_shift(self.anatomy, layer, edge.into, head, moved[n])
+            result[n, :, :, head] += head_shift(self.anatomy, layer, edge.into, head=head, moved=moved[n])
         shifted: Tensor = result.flatten(0, 1)
         return shifted
 

@@ -263,7 +263,7 @@ def _scored(
         changes = written_change(loaded.anatomy, forward.kept, run.kept)
         scores = first_order(grads, changes)
         if qk_fix:
-            fix_softmax(loaded, grads, forward, changes, scores)
+            fix_softmax(loaded, grads, forward, changes=changes, scores=scores)
     return scores, grads.values, end
 
 
@@ -316,6 +316,7 @@ def fix_softmax(
     loaded: LoadedModel,
     grads: Gradients,
     forward: Forward,
+    *,
     changes: Float[Tensor, "source prompt position d_model"],
     scores: Float[Tensor, "source receiver"],
     tell: Callable[[float], None] | None = None,
@@ -334,9 +335,11 @@ def fix_softmax(
         before = senders_before(anatomy, layer, "q")
         for start in range(0, before, step):
             senders = slice(start, min(start + step, before))
-            moved = read_through_norm(anatomy, layer, "attention", forward.kept["resid_pre", layer], changes[senders])
+            moved = read_through_norm(
+                anatomy, layer, "attention", state=forward.kept["resid_pre", layer], change=changes[senders]
+            )
             for into in ("q", "k"):
-                patched = patterns_of(loaded, forward, layer, into, moved)
+                patched = patterns_of(loaded, forward, layer, into=into, moved=moved)
                 by_head = torch.einsum("uphts,phts->uh", (patched - pattern).to(worth), worth)
                 if into == "k":
                     # Heads of a group share a key, so its score is the sum over them.
@@ -348,6 +351,7 @@ def patterns_of(
     loaded: LoadedModel,
     forward: Forward,
     layer: int,
+    *,
     into: Literal["q", "k"],
     moved: Float[Tensor, "source prompt position d_model"],
 ) -> Float[Tensor, "source prompt head query_pos key_pos"]:

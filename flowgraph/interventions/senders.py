@@ -76,6 +76,7 @@ def read_through_norm(
     anatomy: Anatomy,
     layer: int,
     norm: Literal["attention", "mlp"],
+    *,
     state: Float[Tensor, "*row position d_model"],
     change: Float[Tensor, "*rows position d_model"],
 ) -> Float[Tensor, "*rows position d_model"]:
@@ -88,7 +89,7 @@ def read_through_norm(
 
 
 def head_shift(
-    anatomy: Anatomy, layer: int, into: Into, head: int, moved: Float[Tensor, "*rows position d_model"]
+    anatomy: Anatomy, layer: int, into: Into, *, head: int, moved: Float[Tensor, "*rows position d_model"]
 ) -> Float[Tensor, "*rows position d_head"]:
     """Change of a projection's output for one head, from the change of attention's input."""
     weight, _ = attention_weights(anatomy, layer, ROLES[into])
@@ -176,14 +177,14 @@ class Paths:
     def _into_heads(self, layer: int, into: Into, heads: Tensor) -> Tensor:
         result = heads.clone()
         cuts, state = self.cuts[layer, into], self.run.kept["resid_pre", layer]
-        moved = read_through_norm(self.anatomy, layer, "attention", state, self._change(*cuts.values()))
+        moved = read_through_norm(self.anatomy, layer, "attention", state=state, change=self._change(*cuts.values()))
         for head, own in zip(cuts, moved, strict=True):
-            result[:, :, head] += head_shift(self.anatomy, layer, into, head, own)
+            result[:, :, head] += head_shift(self.anatomy, layer, into, head=head, moved=own)
         return result
 
     def _into_mlp(self, layer: int, site: str, reads: Tensor) -> Tensor:
         change = self._change(self.cuts[layer, "mlp"][0])[0]
-        return reads + read_through_norm(self.anatomy, layer, "mlp", self.run.kept[site, layer], change)
+        return reads + read_through_norm(self.anatomy, layer, "mlp", state=self.run.kept[site, layer], change=change)
 
     def _into_logits(self, state: Tensor) -> Tensor:
         return (upcast(state) + self._change(self.cuts[None, "logits"][0])[0]).to(state.dtype)

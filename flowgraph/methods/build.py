@@ -118,7 +118,7 @@ def build_graph(
     >>> {node.layer for node in graph.nodes if node.kind == "head"}
     {23}
     """
-    check_filters(level, threshold, nucleus, top_k, max_edges, mass)
+    check_filters(level, threshold, nucleus, top_k=top_k, max_edges=max_edges, mass=mass)
     if mass is not None:
         warn_of_mass()
     weights = _weights(trace_or_weights, method, options)
@@ -130,7 +130,7 @@ def build_graph(
     if threshold_rule != "edge":
         weights = by_rule(weights, threshold, threshold_rule)
     collected = _Collected(threshold if threshold_rule == "edge" else 0.0, nucleus, top_k, mass, max_edges)
-    whole = whole_flow(given, level, start, heads_in)
+    whole = whole_flow(given, level, start, heads_in=heads_in)
     collected.read(edge_parts(weights, level, heads_in), whole)
     filters: dict[str, float | int | str] = {"heads_in": ", ".join(map(str, heads_in))} if heads_in else {}
     filters |= {"threshold": threshold} if threshold else {}
@@ -182,6 +182,7 @@ def check_filters(
     level: str,
     threshold: float,
     nucleus: float | None,
+    *,
     top_k: int | None,
     max_edges: int,
     mass: float | None = None,

@@ -30,10 +30,10 @@ _KNOWN: WeakKeyDictionary[EdgeWeights, dict[tuple[frozenset[int], Node], WholeFl
 
 
 def whole_flow(
-    weights: EdgeWeights, level: str, start: Node | None = None, heads_in: Collection[int] = ()
+    weights: EdgeWeights, level: str, start: Node | None = None, *, heads_in: Collection[int] = ()
 ) -> WholeFlow:
     """The whole flow into a start, see :func:`start_of`; for the last few starts it is kept as long as the weights are."""
-    start = start_of(weights, start, level, heads_in)
+    start = start_of(weights, start, level, heads_in=heads_in)
     known = _KNOWN.setdefault(weights, {})
     key = frozenset(opened(weights, level, heads_in)), start
     found = known.pop(key, None)
@@ -43,7 +43,7 @@ def whole_flow(
     return known[key]
 
 
-def start_of(weights: EdgeWeights, start: Node | None, level: str, heads_in: Collection[int] = ()) -> Node:
+def start_of(weights: EdgeWeights, start: Node | None, level: str, *, heads_in: Collection[int] = ()) -> Node:
     """The start if the weights have such a node at this level; if none is given, the logit, or the last state of the position.
 
     At token level, heads of the layers ``heads_in`` are nodes too.

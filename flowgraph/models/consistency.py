@@ -33,7 +33,7 @@ _Errors = dict[str, Float[Tensor, "layer"]]
 _along: WeakKeyDictionary[Any, dict[tuple[Any, ...], Tensor]] = WeakKeyDictionary()
 
 
-def check_trace(anatomy: Anatomy, feed: Feed, record: Pass, layers: range, at: int) -> None:
+def check_trace(anatomy: Anatomy, feed: Feed, record: Pass, *, layers: range, at: int) -> None:
     """Check every identity of the sites that a pass kept.
 
     Parameters
@@ -68,7 +68,7 @@ def check_trace(anatomy: Anatomy, feed: Feed, record: Pass, layers: range, at: i
     )
 
 
-def trace_errors(anatomy: Anatomy, feed: Feed, record: Pass, layers: range, at: int) -> _Errors:
+def trace_errors(anatomy: Anatomy, feed: Feed, record: Pass, *, layers: range, at: int) -> _Errors:
     """Relative error of every identity that the kept sites allow: [layer] each, of the whole model [1].
 
     Parameters as for :func:`check_trace`.
@@ -92,7 +92,7 @@ def _fault(
     anatomy: Anatomy, feed: Feed, record: Pass, layers: range, at: int
 ) -> tuple[str, int | None, float, float] | None:
     """The identity that fails most, its layer (None for one of the whole model), its error and the tolerance."""
-    errors = trace_errors(anatomy, feed, record, layers, at)
+    errors = trace_errors(anatomy, feed, record, layers=layers, at=at)
     if not errors:
         return None
     tolerance = TOLERANCE[anatomy.embedding.weight.dtype]

@@ -65,7 +65,7 @@ class Pass:
     was_watched: bool = False
 
 
-def site_shapes(anatomy: Anatomy, n_tokens: int, sites: frozenset[str], layers: range) -> dict[str, tuple[int, ...]]:
+def site_shapes(anatomy: Anatomy, n_tokens: int, sites: frozenset[str], *, layers: range) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors that a pass keeps; tensors that share memory are counted once.
 
     Parameters

@@ -131,7 +131,7 @@ def semantic_graph(
         select or "contribution",
     )  # fmt: skip
     _check_size(trace, (stop - first) * len(chosen), choice, max_nodes)
-    sketch = sketched(trace, (first, stop), chosen, choice)
+    sketch = sketched(trace, (first, stop), chosen, choice=choice)
     info = replace(
         origin(trace, "semantic", "contribution"),
         level="head", layers=(first, stop),
@@ -140,7 +140,7 @@ def semantic_graph(
     return sketch.graph(info, sketch.read(trace, k))
 
 
-def sketched(trace: Trace, layers: tuple[int, int], positions: tuple[int, ...], choice: Choice) -> Sketch:
+def sketched(trace: Trace, layers: tuple[int, int], positions: tuple[int, ...], *, choice: Choice) -> Sketch:
     """All nodes with their vectors, and all edges, before anything is read."""
     first, stop = layers
     directions = {position: _direction(trace, position, needed=choice.select == "target") for position in positions}

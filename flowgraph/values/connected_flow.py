@@ -92,7 +92,7 @@ def critical_levels(graph: GraphColumns, start: Node | None = None) -> Float[np.
     True
     """
     depths = topological_levels(graph)
-    return flow_levels(graph, _flow_of(graph, start, depths), start, depths)
+    return flow_levels(graph, _flow_of(graph, start, depths), start, depths=depths)
 
 
 def topological_levels(graph: GraphColumns) -> TopologicalLevels:
@@ -142,6 +142,7 @@ def flow_levels(
     graph: GraphColumns,
     flow: Float[np.ndarray, "E"] | None,
     start: Node | None = None,
+    *,
     depths: TopologicalLevels | None = None,
 ) -> Float[np.ndarray, "E"]:
     """[E] smallest flow on the best way from each edge to the start over edges of this graph; 0 without such a way.

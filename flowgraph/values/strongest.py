@@ -69,7 +69,7 @@ def keep_strongest(
     graph = into_start(graph, start)
     depths = topological_levels(graph)
     # The flow of the whole graph, so that a graph cut twice keeps the same edges as one cut once.
-    order = by_level(flow_levels(graph, graph.flow, start, depths), depths)
+    order = by_level(flow_levels(graph, graph.flow, start, depths=depths), depths)
     # Edges come in the order in which they are taken, so the running sum is the mass of each prefix.
     reached = np.cumsum(edge_mass(graph)[order])
     # Rounding must not ask for one more edge.

@@ -52,7 +52,7 @@ def _identities(setup: Setup, ids: list[int]) -> Row:
     kept = passed()
     return timed(
         f"identities of a trace, T = {len(ids)}",
-        lambda: check_trace(anatomy, feed, kept, layers, last),
+        lambda: check_trace(anatomy, feed, kept, layers=layers, at=last),
         "the pass, all sites kept",
         passed,
         pairs=setup.pairs,

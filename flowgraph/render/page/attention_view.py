@@ -172,8 +172,12 @@ def head_view(
     )  # fmt: skip
     first = panels[0]
     opening = {
-        "layer": first.layers[0] if layer is None else whole(layer, first.layers, "layer", "layer", first.argument),
-        "heads": None if heads is None else chosen(heads, range(len(first.heads)), "heads", "head", first.argument),
+        "layer": first.layers[0]
+        if layer is None
+        else whole(layer, first.layers, "layer", noun="layer", source=first.argument),
+        "heads": None
+        if heads is None
+        else chosen(heads, range(len(first.heads)), "heads", noun="head", source=first.argument),
         "theme": None,
     }
     return _view("head", panels, sentence_b_start, html_action, opening)
@@ -322,7 +326,7 @@ def _check_split(panels: list[Panel], start: int | None) -> None:
     length = len(panels[0].queries)
     if length < 2:
         raise ArgumentError(f"sentence_b_start={start!r}, but there is {length} token, which cannot be two sentences")
-    whole(start, range(1, length), "sentence_b_start", "position", "tokens")
+    whole(start, range(1, length), "sentence_b_start", noun="position", source="tokens")
 
 
 def _panel_data(found: Panel, codes: Codes) -> dict[str, Any]:

@@ -70,7 +70,7 @@ def attention_figure(
         raise ArgumentError("attention= is None; make sure you set output_attentions=True and pass outputs.attentions")
     found = _panel(attention, tokens, key_tokens, layer, prettify_tokens)
     asked = [heads] if heads is not None and not hasattr(heads, "__iter__") else heads
-    shown = chosen(asked, range(len(found.heads)), "heads", "head", "attention")  # type: ignore[arg-type]
+    shown = chosen(asked, range(len(found.heads)), "heads", noun="head", source="attention")  # type: ignore[arg-type]
     weights = found.weights[0, list(shown)].sum(axis=0, dtype=np.float64)
     return _figure(found, weights, _what(shown, len(found.heads)), theme)
 
@@ -81,7 +81,7 @@ def _panel(attention: Any, tokens: Any, key_tokens: Any, layer: int | None, pret
     known = range(layers.first, layers.first + len(layers.layers))
     if layer is None and len(known) > 1:
         raise ArgumentError(f"layer= is missing; attention= has the layers {known[0]} to {known[-1]}")
-    one = known[0] if layer is None else whole(layer, known, "layer", "layer", "attention")
+    one = known[0] if layer is None else whole(layer, known, "layer", noun="layer", source="attention")
     if isinstance(attention, Trace) and tokens is None:
         queries = attention.tokens
     else:

@@ -10,7 +10,7 @@ from .frame import AXIS_SIZE, LAYER_SIZE, LONGEST_TICK, Frame
 from .shapes import Anchor, Label, Point, baseline, shortened, text_width
 
 
-def token_ticks(content: Content, fitted: Frame, ticks: Sequence[str], target: int) -> list[Label]:
+def token_ticks(content: Content, fitted: Frame, ticks: Sequence[str], *, target: int) -> list[Label]:
     """Tokens on their axis; those from which nothing comes are muted, the target's is bold."""
     heard = {content.places[n].token for n in content.nodes}
     pitch = fitted.token_pitch

@@ -37,7 +37,7 @@ def bars_picture(bars: Bars, look: Look, spell: Spell = str) -> Picture:
     """
     if not all(len(column.places) for column in bars.columns):
         raise ArgumentError(f"{bars.title!r} has no numbers; there is nothing to draw")
-    shapes, top = heading(bars.title, bars.subtitle, look.points, spell)
+    shapes, top = heading(bars.title, bars.subtitle, look.points, spell=spell)
     draw = _upright if bars.is_upright else _side_by_side
     more, lowest = draw(bars, look, top + PAD, spell)
     shapes += more
@@ -52,9 +52,9 @@ def bars_picture(bars: Bars, look: Look, spell: Spell = str) -> Picture:
         if bars.parts_title:
             shapes.append(Label(spell(f"{bars.parts_title}:"), (PAD, baseline(lowest, AXIS_SIZE)), AXIS_SIZE, "muted"))
             lowest += LEAD
-        entries, lowest = legend(samples, look.points, lowest, spell)
+        entries, lowest = legend(samples, look.points, lowest, spell=spell)
         shapes += entries
-    return finished(shapes, lowest, look, bars.title, bars.about or bars.title, spell)
+    return finished(shapes, lowest, look, title=bars.title, about=bars.about or bars.title, spell=spell)
 
 
 def _upright(bars: Bars, look: Look, top: float, spell: Spell) -> tuple[list[Shape], float]:
@@ -108,7 +108,8 @@ def _side_by_side(bars: Bars, look: Look, top: float, spell: Spell) -> tuple[lis
         (_WORDS_SHOWN + 0.4) * 1.15 * AXIS_SIZE if any(column.words for column in bars.columns) else 1.45 * AXIS_SIZE
     )
     heads = [
-        centred(column.title, (0.0, 0.0), width, spell) for column, width in zip(bars.columns, widths, strict=True)
+        centred(column.title, (0.0, 0.0), width, spell=spell)
+        for column, width in zip(bars.columns, widths, strict=True)
     ]
     top += LEAD * max(map(len, heads))
     shapes: list[Shape] = []
@@ -123,12 +124,12 @@ def _side_by_side(bars: Bars, look: Look, top: float, spell: Spell) -> tuple[lis
                 )
         bottom = top + pitch * len(column.places)
         above = (left + width / 2, top - 0.5 * AXIS_SIZE - LEAD * (len(head) - 1))
-        shapes += centred(column.title, above, width, spell)
+        shapes += centred(column.title, above, width, spell=spell)
         if column.words:
             shapes += _words(column, (left + 2, top), width - 2, pitch, spell)
         else:
             shapes += _rows(column, (left, top, left + width, bottom), pitch)
-            axis = centred(_axis_title(column), (left + width / 2, bottom + 2 * LEAD), width + _BESIDE - 2, spell)
+            axis = centred(_axis_title(column), (left + width / 2, bottom + 2 * LEAD), width + _BESIDE - 2, spell=spell)
             shapes += axis
             lowest = max([lowest, bottom + LEAD, *(label.at[1] + 1 for label in axis)])
         lowest = max(lowest, bottom)

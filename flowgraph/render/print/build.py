@@ -140,13 +140,13 @@ def _flow(graph: FlowGraph, look: Look, spell: Spell) -> _Drawn:
     return _Drawn(
         shapes,
         bottom,
-        flow_groups(content, graph.info, fitted, own_names(graph), circuit=is_circuit(graph)),
+        flow_groups(content, graph.info, fitted, own=own_names(graph), circuit=is_circuit(graph)),
         _left_out(graph, drawn, content, lost),
     )
 
 
 def _semantic(graph: FlowGraph, look: Look, spell: Spell) -> _Drawn:
-    shapes, bottom = semantic_shapes(graph, look.points, look.theme, spell)
+    shapes, bottom = semantic_shapes(graph, look.points, look.theme, spell=spell)
     inner = [node for node in graph.nodes if node.kind in _WRITERS]
     places = sorted({(n.layer, n.position) for n in inner if n.layer is not None and n.position is not None})
     notes = []
@@ -160,7 +160,7 @@ def _graph_shapes(content: Content, fitted: Frame, ticks: Sequence[str], graph: 
     """The graph with its axes, and the number of labels that found no place."""
     first, end = graph.info.layers
     explained = -1 if is_circuit(graph) else graph.info.position
-    axes = token_ticks(content, fitted, ticks, explained) + layer_ticks(fitted, first, end)
+    axes = token_ticks(content, fitted, ticks, target=explained) + layer_ticks(fitted, first, end)
     lines, landings = edge_shapes(content, fitted)
     marks, numbers = node_shapes(content, fitted)
     # Left of where the axis ends its labels are alone.
@@ -170,7 +170,7 @@ def _graph_shapes(content: Content, fitted: Frame, ticks: Sequence[str], graph: 
     wanted = wishes(content, fitted)
     labels = ground.place(wanted)
     plates = [Plate(_behind(label)) for label in labels]
-    behind = scaffold(content, fitted, len(ticks), end - first)
+    behind = scaffold(content, fitted, len(ticks), layers=end - first)
     return [*behind, *lines, *landings, *plates, *marks, *numbers, *labels, *axes], len(wanted) - len(labels)
 
 

@@ -70,7 +70,7 @@ class Content:
         return max([0.0, *(min(_LONGEST, text_width(self.spell(goal), LABEL_SIZE, True)) for goal in goals)]) + 9
 
 
-def scaffold(content: Content, frame: Frame, tokens: int, layers: int) -> list[Line]:
+def scaffold(content: Content, frame: Frame, tokens: int, *, layers: int) -> list[Line]:
     """A line for every token and every five layers, so that long edges can be followed."""
     style = style_of("edge", ("scaffold",), content.theme)
     top = max([float(layers), *(content.places[n].layer for n in content.nodes)])
@@ -118,7 +118,7 @@ def edge_shapes(content: Content, frame: Frame) -> tuple[list[Line], list[Mark]]
     return [line for _, line in sorted(ranked, key=lambda entry: (entry[0], entry[1].width))], list(landings.values())
 
 
-def node_mark(node: Mapping[str, Any], centre: Point, content: Content, states: tuple[str, ...]) -> tuple[int, Mark]:
+def node_mark(node: Mapping[str, Any], centre: Point, content: Content, *, states: tuple[str, ...]) -> tuple[int, Mark]:
     """One node and its height above the page; ``states`` are classes of the picture: ``columns``, ``dense``."""
     style = style_of("node", (*node["classes"].split(), *states), content.theme)
     size = _value(style["width"], node["data"]) * SCALE
@@ -135,7 +135,7 @@ def node_shapes(content: Content, frame: Frame) -> tuple[list[Mark], list[Label]
     states = frame.states
     found = []
     for n, node in content.nodes.items():
-        height, mark = node_mark(node, frame.point(content.places[n]), content, states)
+        height, mark = node_mark(node, frame.point(content.places[n]), content, states=states)
         found.append((height, -content.places[n].slot, n, mark))
     found.sort(key=lambda entry: entry[:3])
     marks = [mark for *_, mark in found]
@@ -162,7 +162,7 @@ def wishes(content: Content, frame: Frame) -> list[Wish]:
             continue  # between narrow rows nobody can tell which a text belongs to
         if not priority or "lb" not in node["data"] or "head" in classes:
             continue
-        _, mark = node_mark(node, frame.point(content.places[n]), content, states)
+        _, mark = node_mark(node, frame.point(content.places[n]), content, states=states)
         is_goal = "goal" in classes
         text = content.spell(node["data"]["lb"])
         candidates = _candidates(text, mark, frame, is_bold=priority == 3, is_goal=is_goal)

@@ -104,7 +104,7 @@ def _set(entry: Entry, x: float, middle: float) -> list[Shape]:
 
 
 def flow_groups(
-    content: Content, info: GraphInfo, fitted: Frame, own: Mapping[str, str], *, circuit: bool
+    content: Content, info: GraphInfo, fitted: Frame, *, own: Mapping[str, str], circuit: bool
 ) -> list[Group]:
     """What a graph of flow, or a circuit, has to explain; ``own`` are names that this kind of graph has for classes."""
     nodes, edges = content.classes("node"), content.classes("edge")
@@ -146,7 +146,7 @@ def _nodes(content: Content, fitted: Frame, nodes: set[str], own: Mapping[str, s
 
 
 def _dot(content: Content, fitted: Frame, classes: str) -> Mark:
-    return node_mark({"classes": classes, "data": {"z": 8.0, "zd": 6.0}}, (0.0, 0.0), content, fitted.states)[1]
+    return node_mark({"classes": classes, "data": {"z": 8.0, "zd": 6.0}}, (0.0, 0.0), content, states=fitted.states)[1]
 
 
 def _sample(content: Content, name: str, part: float = _SHOWN_SHARE) -> Line:

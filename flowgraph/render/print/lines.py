@@ -36,7 +36,7 @@ def lines_picture(lines: Lines, look: Look, spell: Spell = str) -> Picture:
     if not sum(len(series.x) for series in several):
         raise ArgumentError(f"{lines.title!r} has no points; there is nothing to draw")
     width = look.points
-    shapes, top = heading(lines.title, lines.subtitle, width, spell)
+    shapes, top = heading(lines.title, lines.subtitle, width, spell=spell)
     longest = max(text_width(spell(printable(panel.y.title)), AXIS_SIZE) for panel in lines.panels)
     tall = max(_LEAST, (_ONE if len(lines.panels) == 1 else _SEVERAL) * width, min(longest + 2, _TALLEST * width))
     heights = [top + PAD + n * (tall + 2 * PAD) for n in range(len(lines.panels))]
@@ -53,13 +53,13 @@ def lines_picture(lines: Lines, look: Look, spell: Spell = str) -> Picture:
     for at, name in x.ticks(max(text_width(name, AXIS_SIZE) for name in names) + 8):
         shapes.append(Line((at, bottom), (at, bottom + 2), "muted", 0.5))
         shapes.append(Label(spell(printable(name)), (at, bottom + LEAD + 1), AXIS_SIZE, "ink", "middle"))
-    title = centred(x.axis.title, ((left + right) / 2, bottom + 2 * LEAD + 2), right - left, spell)
+    title = centred(x.axis.title, ((left + right) / 2, bottom + 2 * LEAD + 2), right - left, spell=spell)
     shapes += title
     lowest = title[-1].at[1] if title else bottom + LEAD + 2
     if look.legend and (len(several) > 1 or any(series.band is not None for series in several)):
-        entries, lowest = legend(_samples(several), width, lowest + LEAD, spell)
+        entries, lowest = legend(_samples(several), width, lowest + LEAD, spell=spell)
         shapes += entries
-    return finished(shapes, lowest, look, lines.title, lines.about or lines.title, spell)
+    return finished(shapes, lowest, look, title=lines.title, about=lines.about or lines.title, spell=spell)
 
 
 def _values(panel: Panel, bottom: float, top: float) -> Scale:

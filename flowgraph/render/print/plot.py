@@ -144,7 +144,7 @@ class Sample(NamedTuple):
     """``"line"``, ``"points"``, ``"bar"`` or ``"band"``."""
 
 
-def legend(samples: Sequence[Sample], width: float, top: float, spell: Spell) -> tuple[list[Shape], float]:
+def legend(samples: Sequence[Sample], width: float, top: float, *, spell: Spell) -> tuple[list[Shape], float]:
     """Entries from left to right, in as many lines as they need, and where they end."""
     shapes: list[Shape] = []
     x, y = PAD, top
@@ -168,13 +168,13 @@ def legend(samples: Sequence[Sample], width: float, top: float, spell: Spell) ->
     return shapes, y + 0.5 * LEAD if samples else top
 
 
-def centred(text: str, at: Point, room: float, spell: Spell, *, most: int = 3) -> list[Label]:
+def centred(text: str, at: Point, room: float, *, spell: Spell, most: int = 3) -> list[Label]:
     """A title in the middle of ``room`` points, in at most so many lines from ``at`` on."""
     lines = wrapped(spell(printable(text)), room, AXIS_SIZE, most=most) if text else []
     return [Label(line, (at[0], at[1] + n * LEAD), AXIS_SIZE, "muted", "middle") for n, line in enumerate(lines)]
 
 
-def heading(title: str, subtitle: str, width: float, spell: Spell) -> tuple[list[Shape], float]:
+def heading(title: str, subtitle: str, width: float, *, spell: Spell) -> tuple[list[Shape], float]:
     """The title, in bold, the line below it, and where they end."""
     shapes: list[Shape] = []
     y = PAD + AXIS_SIZE
@@ -186,7 +186,7 @@ def heading(title: str, subtitle: str, width: float, spell: Spell) -> tuple[list
     return shapes, y - 0.3 * AXIS_SIZE
 
 
-def finished(shapes: list[Shape], bottom: float, look: Look, title: str, about: str, spell: Spell) -> Picture:
+def finished(shapes: list[Shape], bottom: float, look: Look, *, title: str, about: str, spell: Spell) -> Picture:
     """The page, with its caption below if that is asked for."""
     caption = printable(about)
     if look.caption:

@@ -72,7 +72,7 @@ class Bands:
         return x - half, y - _PILL / 2, x + half, y + _PILL / 2
 
 
-def semantic_shapes(graph: FlowGraph, width: float, theme: ThemeName, spell: Spell) -> tuple[list[Shape], float]:
+def semantic_shapes(graph: FlowGraph, width: float, theme: ThemeName, *, spell: Spell) -> tuple[list[Shape], float]:
     """Shapes of a semantic graph, and where the lowest band ends.
 
     Raises

@@ -38,7 +38,7 @@ def table_picture(table: Table, look: Look, spell: Spell = str) -> Picture:
             f"the table has {len(names)} columns, and a width of {look.points:g} points has no room for them; give "
             f"width={wider} or more"
         )
-    shapes, y = heading(table.title, "", look.points, spell)
+    shapes, y = heading(table.title, "", look.points, spell=spell)
     right = PAD + sum(widths) + _BESIDE * (len(names) - 1)
     y += PAD
     shapes.append(Line((PAD, y), (right, y), "ink", 0.8))
@@ -56,7 +56,7 @@ def table_picture(table: Table, look: Look, spell: Spell = str) -> Picture:
     y += 0.5 * AXIS_SIZE
     shapes.append(Line((PAD, y), (right, y), "ink", 0.8))
     about = ". ".join([table.title, *said(table, MOST_ROWS)])
-    return finished(shapes, y, look, table.title, about, spell)
+    return finished(shapes, y, look, title=table.title, about=about, spell=spell)
 
 
 def _fitting(widths: list[float], room: float) -> list[float]:

@@ -99,7 +99,7 @@ def panel(
         If layers differ in shape, the tokens do not match, a layer or head is not there, or a number is not a weight.
     """
     known = range(found.first, found.first + len(found.layers))
-    layers = chosen(include_layers, known, "include_layers", "layer", found.argument)
+    layers = chosen(include_layers, known, "include_layers", noun="layer", source=found.argument)
     arrays = [_array(found.layers[layer - found.first], f"{found.argument}[{layer - found.first}]") for layer in layers]
     shapes = {array.shape: layer for layer, array in zip(layers, arrays, strict=True)}
     if len(shapes) > 1:
@@ -109,13 +109,13 @@ def panel(
             f"{list(other)}; every layer needs the same [head, query, key]"
         )
     _check_shape(arrays[0].shape, found.argument, name, len(queries), len(keys))
-    heads = chosen(include_heads, range(arrays[0].shape[0]), "include_heads", "head", found.argument)
+    heads = chosen(include_heads, range(arrays[0].shape[0]), "include_heads", noun="head", source=found.argument)
     weights = np.stack([array[list(heads)] for array in arrays])
     _check_weights(weights, found.argument, layers, heads)
     return Panel(name, tuple(queries), tuple(keys), layers, heads, weights)
 
 
-def chosen(asked: Sequence[int] | None, known: range, argument: str, noun: str, source: str) -> tuple[int, ...]:
+def chosen(asked: Sequence[int] | None, known: range, argument: str, *, noun: str, source: str) -> tuple[int, ...]:
     """The numbers that were asked for, in order and each once; all that are known if nothing was asked for.
 
     Raises
@@ -127,13 +127,13 @@ def chosen(asked: Sequence[int] | None, known: range, argument: str, noun: str, 
         return tuple(known)
     if isinstance(asked, (str, bytes)) or not hasattr(asked, "__iter__"):
         raise ArgumentError(f"{argument}={asked!r}; expected a list of {noun} numbers")
-    numbers = sorted({whole(one, known, argument, noun, source) for one in asked})
+    numbers = sorted({whole(one, known, argument, noun=noun, source=source) for one in asked})
     if not numbers:
         raise ArgumentError(f"{argument}= is empty; name at least one {noun}, or leave it out for all")
     return tuple(numbers)
 
 
-def whole(asked: Any, known: Sequence[int], argument: str, noun: str, source: str) -> int:
+def whole(asked: Any, known: Sequence[int], argument: str, *, noun: str, source: str) -> int:
     """One number that must be among those known.
 
     Raises
