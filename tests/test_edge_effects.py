@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -48,6 +50,23 @@ def test_every_edge_is_the_edge_of_the_forward_by_hand(tiny, name, how):
             logits, _ = forward(loaded.model, IDS, {(str(edge.target), edge.into): seen})
             expected = logit_difference(logits, TARGET, FOIL) - start
             assert effect == pytest.approx(expected, abs=PATHS[name], rel=PATHS[name]), str(edge)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_an_edge_at_one_position_is_cut_there_alone(tiny, name):
+    loaded = tiny(name, torch.float64)
+    everywhere = [edge for edge in edges_of(loaded.anatomy) if edge.source.kind == "embed"]
+    assert {edge.into for edge in everywhere} == {"q", "k", "v", "mlp", "logits"}
+    edges = [
+        fg.Edge(replace(edge.source, position=n), replace(edge.target, position=n), edge.into)
+        for edge in everywhere for n in (2, 4, 6)
+    ]  # fmt: skip
+    found = fg.edge_effects(loaded, IDS, OTHER, [*everywhere, *edges], target=TARGET, foil=FOIL)
+    for edge, effect in zip(edges, found.effects[len(everywhere) :], strict=True):
+        alone = fg.ablate(loaded, IDS, edge, "resample", reference=OTHER, target=TARGET, foil=FOIL)
+        assert effect == pytest.approx(alone.effect[0], rel=1e-6, abs=1e-9), str(edge)
+    whole, parts = found.effects[: len(everywhere)], found.effects[len(everywhere) :].reshape(-1, 3)
+    assert (np.abs(parts - whole[:, None]).min(1) > 1e-6).any()
 
 
 @pytest.mark.parametrize("name", PATHS)

@@ -323,15 +323,11 @@ class _Recorder:
         return self.angles.recognised() if self.is_given else self.angles.taken()
 
     def _rotate(self, site: str, angles: list[Angles]) -> None:
-        """Compute queries or keys as they enter the dot product, for a module that computes attention itself."""
-        sites = self.result.sites
-        source = sites[site]
-        # Projections that are kept under their own name stay as they are.
-        target = empty_buffer(source.shape, source) if source is sites.get(f"{site}_proj") else source
+        """Turn queries or keys into those that enter the dot product, for a module that computes attention itself."""
+        # They are tensors of their own beside the projections, see _is_apart.
+        heads = self.result.sites[site]
         for row, (cos, sin) in enumerate(angles):
-            x = source[row].clone() if target is source else source[row]
-            rotate(x, cos, sin, interleaved=self.angles.interleaved, out=target[row])
-        sites[site] = target
+            rotate(heads[row].clone(), cos, sin, interleaved=self.angles.interleaved, out=heads[row])
 
     def _store_returned(self, row: int, module: nn.Module, output: Any) -> None:
         self._store_pattern(row, module, output[1] if isinstance(output, tuple) and len(output) > 1 else None)
