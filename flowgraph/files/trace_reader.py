@@ -355,18 +355,7 @@ class _Reader:
         shape = entry.field("shape").indices()
         if shape != ((rows, plain["n_heads"], count) if name == "head_out" else (rows, count)):
             entry.field("shape").refuse("the layers and tokens of the trace, with its heads between them for head_out")
-        for what, value in arrays.items():
-            # The number of listed tokens is the file's own, the same in ids, logits and probabilities.
-            k = arrays["top_logits" if what.startswith("top") else "bottom_logits"].shape[1]
-            expected = (math.prod(shape), k)[: value.ndim]
-            if value.shape != expected or 0 in value.shape:
-                raise FileFormatError(
-                    f"readings.{name}.{what} has shape {list(value.shape)}; expected {list(expected)}"
-                )
-            if (what.endswith("_probability") and not what.endswith("log_probability")) or what.endswith(
-                "_probabilities"
-            ):
-                _check_probabilities(f"readings.{name}.{what}", value)
+        _check_readings(name, arrays, math.prod(shape))
         strings = _strings(entry.field("strings"))
         reading = Reading(
             **arrays,
@@ -378,19 +367,35 @@ class _Reader:
             foil_token=entry.field("foil_token").text() if foil else None,
             shape=shape,
         )
-        # Files of earlier releases have no names.
-        axes = entry.optional("axes")
-        if axes is None or not axes.texts():
-            return reading
-        expected_axes = ("layer", "head", "position") if name == "head_out" else ("layer", "position")
-        if axes.texts() != expected_axes:
-            axes.refuse(f"{list(expected_axes)}")
-        first, tokens = entry.optional("first_layer"), entry.optional("prompt_tokens")
-        return reading.named(
-            axes.texts(),
-            first_layer=0 if first is None else first.index(MOST_LAYERS),
-            prompt_tokens=() if tokens is None else tokens.texts(),
-        )
+        return _named(reading, entry, ("layer", "head", "position") if name == "head_out" else ("layer", "position"))
+
+
+def _named(reading: Reading, entry: Checked, expected: tuple[str, ...]) -> Reading:
+    """The reading with the names of its axes, layers and tokens."""
+    axes = entry.optional("axes")
+    # Files of earlier releases have no names.
+    if axes is None or not axes.texts():
+        return reading
+    if axes.texts() != expected:
+        axes.refuse(f"{list(expected)}")
+    first, tokens = entry.optional("first_layer"), entry.optional("prompt_tokens")
+    return reading.named(
+        axes.texts(),
+        first_layer=0 if first is None else first.index(MOST_LAYERS),
+        prompt_tokens=() if tokens is None else tokens.texts(),
+    )
+
+
+def _check_readings(name: str, arrays: Mapping[str, np.ndarray], count: int) -> None:
+    """``count`` vectors were read, and what should be probabilities are."""
+    for what, value in arrays.items():
+        # The number of listed tokens is the file's own, the same in ids, logits and probabilities.
+        k = arrays["top_logits" if what.startswith("top") else "bottom_logits"].shape[1]
+        expected = (count, k)[: value.ndim]
+        if value.shape != expected or 0 in value.shape:
+            raise FileFormatError(f"readings.{name}.{what} has shape {list(value.shape)}; expected {list(expected)}")
+        if what.endswith(("_probability", "_probabilities")) and not what.endswith("log_probability"):
+            _check_probabilities(f"readings.{name}.{what}", value)
 
 
 def _check_probabilities(place: str, value: Float[np.ndarray, "..."]) -> None:

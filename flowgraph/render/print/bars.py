@@ -94,16 +94,7 @@ def _side_by_side(bars: Bars, look: Look, top: float, spell: Spell) -> tuple[lis
     names = {id(column.places): place_names(column.places, spell) for column in named}
     # The last number of an axis hangs over the right end.
     room = look.points - 2 * PAD - AXIS_SIZE - _BESIDE * (len(bars.columns) - 1)
-    room -= sum(max(map(_width, names[id(column.places)])) + 3 for column in named)
-    weights = [1.7 if column.words else 1.0 for column in bars.columns]
-    widths = [room * weight / sum(weights) for weight in weights]
-    least = [_LEAST_WORDS if column.words else _LEAST_COLUMN for column in bars.columns]
-    if any(width < needed for width, needed in zip(widths, least, strict=True)):
-        wider = int(look.points - room + sum(weights) * max(n / w for n, w in zip(least, weights, strict=True))) + 1
-        raise ArgumentError(
-            f"the picture has {len(bars.columns)} columns side by side, and a width of {look.points:g} points has no room for "
-            f"them; give width={wider} or more"
-        )
+    widths = _widths(bars, look, room - sum(max(map(_width, names[id(column.places)])) + 3 for column in named))
     pitch = (
         (_WORDS_SHOWN + 0.4) * 1.15 * AXIS_SIZE if any(column.words for column in bars.columns) else 1.45 * AXIS_SIZE
     )
@@ -135,6 +126,20 @@ def _side_by_side(bars: Bars, look: Look, top: float, spell: Spell) -> tuple[lis
         lowest = max(lowest, bottom)
         left += width + _BESIDE
     return shapes, lowest
+
+
+def _widths(bars: Bars, look: Look, room: float) -> list[float]:
+    """Width of each column in points, of the ``room`` that they share."""
+    weights = [1.7 if column.words else 1.0 for column in bars.columns]
+    widths = [room * weight / sum(weights) for weight in weights]
+    least = [_LEAST_WORDS if column.words else _LEAST_COLUMN for column in bars.columns]
+    if any(width < needed for width, needed in zip(widths, least, strict=True)):
+        wider = int(look.points - room + sum(weights) * max(n / w for n, w in zip(least, weights, strict=True))) + 1
+        raise ArgumentError(
+            f"the picture has {len(bars.columns)} columns side by side, and a width of {look.points:g} points has no room for "
+            f"them; give width={wider} or more"
+        )
+    return widths
 
 
 def _rows(column: Column, where: tuple[float, float, float, float], pitch: float) -> Iterator[Shape]:

@@ -36,16 +36,8 @@ def grid_picture(grid: Grid, look: Look, spell: Spell = str) -> Picture:
     strength = grid.strength
     rows = place_names(grid.rows, spell)
     left = 2 * PAD + 1.2 * AXIS_SIZE + max(text_width(tick, AXIS_SIZE) for tick in rows)
-    room = (look.points - left - PAD) / len(grid.columns)
-    words = grid.words if room >= _LEAST_WORD else None
-    side = min(_MOST, room) if words is None else min(_MOST_WORD, room)
+    words, side = _fitted_cells(grid, look, look.points - left - PAD)
     tall = side if words is None else 1.6 * AXIS_SIZE
-    if side < _LEAST:
-        fit = int((look.points - left - PAD) / _LEAST)
-        raise ArgumentError(
-            f"the picture has {len(grid.columns)} columns, and a width of {look.points:g} points has room for {fit}; take a wider "
-            "picture (width=), or group tokens (.grouped)"
-        )
     upward = grid.rows.is_upward
     top = PAD + 1.6 * AXIS_SIZE
     bottom, right = top + tall * len(rows), left + side * len(grid.columns)
@@ -64,13 +56,8 @@ def grid_picture(grid: Grid, look: Look, spell: Spell = str) -> Picture:
         shapes += _cells(strength, heights, left, side)
     else:
         shapes += _words(words, strength, heights, left, side, spell)
-    for start, end in (
-        ((left, top), (right, top)),
-        ((left, bottom), (right, bottom)),
-        ((left, top), (left, bottom)),
-        ((right, top), (right, bottom)),
-    ):
-        shapes.append(Line(start, end, "muted", 0.5))
+    shapes += [Line((left, y), (right, y), "muted", 0.5) for y in (top, bottom)]
+    shapes += [Line((x, top), (x, bottom), "muted", 0.5) for x in (left, right)]
     labels, lowest = _axes(grid, rows, heights, (left, top, right, bottom), spell)
     shapes += labels
     if look.legend:
@@ -83,6 +70,20 @@ def grid_picture(grid: Grid, look: Look, spell: Spell = str) -> Picture:
         shapes += lines
     height = round(max(lowest, _height_of_title(grid.rows, top, bottom)) + 2 * PAD, 2)
     return Picture(look.points, height, tuple(shapes), palette(THEMES[look.theme]), title, caption)
+
+
+def _fitted_cells(grid: Grid, look: Look, room: float) -> tuple[tuple[tuple[str, ...], ...] | None, float]:
+    """The words that cells have room for, if any, and the width of a cell in points."""
+    each = room / len(grid.columns)
+    if grid.words is not None and each >= _LEAST_WORD:
+        return grid.words, min(_MOST_WORD, each)
+    side = min(_MOST, each)
+    if side < _LEAST:
+        raise ArgumentError(
+            f"the picture has {len(grid.columns)} columns, and a width of {look.points:g} points has room for "
+            f"{int(room / _LEAST)}; take a wider picture (width=), or group tokens (.grouped)"
+        )
+    return None, side
 
 
 def _axes(

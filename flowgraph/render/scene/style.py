@@ -203,6 +203,12 @@ def _node_rules(theme: Theme) -> dict[str, dict[str, Any]]:
         },
         ".head.major": {"width": 14, "height": 14},
     }  # fmt: skip
+    return rules | _scale_rules(theme, hollow)
+
+
+def _scale_rules(theme: Theme, hollow: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Colours of ranks and of effects, and of what has neither."""
+    rules: dict[str, dict[str, Any]] = {}
     for step, colour in enumerate(theme.ranks):
         border = {"border-color": theme.residual} if step >= 3 else {}
         rules[f".k{step}"] = {"background-color": colour, **border}
