@@ -382,7 +382,7 @@ def test_bad_input(tiny):
     with pytest.raises(ArgumentError, match="how='resample' does not"):
         fg.faithfulness(loaded, DATA, graph, reference=[IDS, OTHER])
     with pytest.raises(ArgumentError, match="how='median' must be one of"):
-        inspect.unwrap(parts_of)(loaded, fg.TaskData("", "", tuple(DATA)), "median", None, bytes_of_token=1)
+        inspect.unwrap(parts_of)(loaded, fg.TaskData("", "", tuple(DATA)), "median", reference=None, bytes_of_token=1)
     with pytest.raises(ArgumentError, match="sizes holds 2"):
         fg.faithfulness(loaded, DATA, graph, sizes=(2.0,))
     with pytest.raises(ArgumentError, match="bootstrap=-1"):
