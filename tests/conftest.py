@@ -56,14 +56,16 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """In several processes, whole files are dealt out in order: those that take long first, so that no process ends alone."""
     if not hasattr(config, "workerinput"):
         return
-    weight: Counter[Path] = Counter()
+    seconds: Counter[Path] = Counter()
     for item in items:
-        weight[item.path] += 1 + sum(_TIMES[mark.name] for mark in item.iter_markers() if mark.name in _TIMES)
-    items.sort(key=lambda item: -weight[item.path])  # stable: a file's tests stay together and in their order
+        marks = {mark.name: mark.kwargs for mark in item.iter_markers()}
+        said = marks.get("slow", {}).get("seconds")
+        seconds[item.path] += said or 0.06 + sum(each for name, each in _SECONDS.items() if name in marks)
+    items.sort(key=lambda item: -seconds[item.path])  # stable: a file's tests stay together and in their order
 
 
-_TIMES = {"browser": 10, "real_model": 10, "slow": 30}
-"""About how many ordinary tests one with this mark is worth."""
+_SECONDS = {"browser": 4.0, "real_model": 1.0, "slow": 1.5}
+"""About how long a test with this mark takes; ``slow(seconds=…)`` says it of one that takes much longer."""
 
 
 @pytest.fixture(scope="session")

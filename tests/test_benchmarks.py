@@ -38,7 +38,7 @@ def names_here():
     return [name for name in BENCHMARKS if name != "memory" or STATUS.exists()]
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=75)
 def test_the_command_prints_a_table_and_writes_json(folder, tmp_path, capsys):
     file = tmp_path / "ratios.json"
     main(["--model", str(folder), "--pairs", "1", "--json", str(file), *names_here()])

@@ -138,7 +138,7 @@ def test_the_strongest_head_reads_the_name_that_occurs_twice_and_writes_against_
         assert flowgraph.direct_logit_attribution(trace).heads_by_source[23, 3][twice].sum() > 1
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=60)
 @pytest.mark.real_model
 def test_the_script_measures_and_draws(tmp_path, monkeypatch):
     # Fewer curves, and fewer points of each: every one is a run of every prompt.

@@ -364,7 +364,7 @@ def elsewhere(layers, tokens, **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=35)
 def test_the_number_of_threads_changes_no_bit():
     for layers, tokens in ((5, 23), (18, 13)):
         runs = [elsewhere(layers, tokens, NUMBA_NUM_THREADS=count) for count in ("1", "2", "4")]

@@ -138,7 +138,7 @@ def test_every_notebook_has_claims():
     assert list(CLAIMS) == NAMES
 
 
-@pytest.mark.slow
+@pytest.mark.slow(seconds=20)
 @pytest.mark.real_model
 @pytest.mark.parametrize("name", NAMES)
 def test_a_notebook_runs_from_top_to_bottom(fresh, name):
