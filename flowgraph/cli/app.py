@@ -20,7 +20,7 @@ examples:
   flowgraph app
   flowgraph app --model smollm2 --model ./my-gpt2
   flowgraph app study.flowgraph                    # a session that was saved in the page
-  flowgraph app run.safetensors                    # a trace, with what was recorded with it
+  flowgraph app run.safetensors                    # a trace that Trace.save wrote, with what was recorded with it
   flowgraph app flow.json                          # a graph: .json, .graphml, or of another program
 
 The page answers to this machine only, unless --host says otherwise.
@@ -94,22 +94,17 @@ def _app(options: argparse.Namespace, _console: Console) -> None:
 
 
 def _opened(service: Any, path: Path) -> Any:
-    """The session of a file, or the one that a graph file is made into."""
+    """The session of a recorded file, or the one that a graph file is made into."""
     from flowgraph_webapp.panels.saved_graph import session_of_graph
-    from flowgraph_webapp.session.archive import LARGEST_FILE
+    from flowgraph_webapp.panels.saved_trace import open_recorded_file
+    from flowgraph_webapp.session.container import is_recorded
 
     if not path.is_file():
         raise ArgumentError(f"FILE={str(path)!r} is {'a folder' if path.is_dir() else 'not there'}; name a file")
     with path.open("rb") as file:
-        begins = file.read(4)
-        if begins == b"PK\x03\x04":
-            return service.open_session(begins + file.read(LARGEST_FILE))
-    if path.suffix.lower() == ".safetensors":
-        from flowgraph_webapp.panels.saved_trace import session_of_trace
-
-        from ..values.trace import Trace
-
-        return service.add_session(session_of_trace(Trace.load(path), path.name))
+        is_graph = not is_recorded(file) and path.suffix.lower() not in (".flowgraph", ".safetensors")
+    if not is_graph:
+        return open_recorded_file(service, path, path.name)
     from ..files import import_graph
 
     return service.add_session(session_of_graph(import_graph(path), path.name))

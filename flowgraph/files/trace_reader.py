@@ -31,6 +31,8 @@ from .json_file import info_of
 
 VERSION = 1
 KEY = "flowgraph"
+SESSION = "session"
+"""Tensor of bytes: the session of the app, where the file was saved there. It holds answers, and nothing of it is read here."""
 SHARED_BY_LAYERS = ("rotary.cos", "rotary.sin")
 """Sites that are the same in all layers of most models; they are then written once."""
 # safetensors would parse a header of any length before this project could look at it.
@@ -68,24 +70,32 @@ _ADDITIVE = ("attention", "proximity", "logits")
 _NEEDED_WEIGHTS = ("attention", "attention_summed", "head")
 _TOP = tuple(f"{end}_{what}" for end in ("top", "bottom") for what in ("token_ids", "logits", "probabilities"))
 _OF_TARGET = ("logit", "probability", "log_probability", "rank")
+_ONLY_ANSWERS = (
+    "which holds answers and not the tensors of a pass; 'flowgraph app FILE' shows them. To have the trace, trace its prompt again: "
+    "here, or in the app, whose sessions hold the trace of what they have run"
+)
 
 
 @rendering.load.register(Trace)
 def load_trace(path: str | Path) -> Trace:
-    """Read a trace that :func:`flowgraph.files.trace_file.save_trace` wrote.
+    """Read a trace that :func:`flowgraph.files.trace_file.save_trace` wrote, or the one in a session that the app saved.
 
     Raises
     ------
     FileFormatError
-        If the file is missing, damaged, not a trace, of a version this release does not read, or any value in it is wrong; the
-        message names the place.
+        If the file is missing, damaged, not a trace, a session without a trace, of a version this release does not read, or any
+        value in it is wrong; the message names the place.
     """
     path = as_path(path)
     try:
         _refuse_header(path)
         with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            if SESSION in names and file.get_slice(SESSION).get_dtype() == "U8":
+                names.remove(SESSION)
+                _refuse_no_trace(path, file.metadata())
             header = _header(path, file.metadata())
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  not a dict
+            tensors = {name: file.get_tensor(name) for name in names}
     except (OSError, SafetensorError) as error:
         raise FileFormatError(f"{str(path)!r} cannot be read as a trace: {error}") from error
     try:
@@ -100,14 +110,20 @@ def _refuse_header(path: Path) -> None:
         begins = file.read(8)
     if begins.startswith(b"PK\x03\x04"):
         raise FileFormatError(
-            f"{str(path)!r} is no trace: it is a zip, as a session of the app is, which holds answers and not the tensors of a pass; "
-            "'flowgraph app FILE' opens a session"
+            f"{str(path)!r} is no trace: it is a zip, as a session of the app of release 0.1 is, {_ONLY_ANSWERS}"
         )
     size = int.from_bytes(begins, "little")
     if size > LARGEST_HEADER:
         raise FileFormatError(
             f"{str(path)!r} cannot be read as a trace: its header is said to have {size:,} bytes; at most "
             f"{LARGEST_HEADER // 2**20} MiB are read"
+        )
+
+
+def _refuse_no_trace(path: Path, metadata: Mapping[str, str] | None) -> None:
+    if not metadata or KEY not in metadata:
+        raise FileFormatError(
+            f"{str(path)!r} is a session of the app that was saved without its trace, {_ONLY_ANSWERS}"
         )
 
 

@@ -466,12 +466,12 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
-        """Read a trace that :meth:`save` wrote; no model is attached.
+        """Read a trace that :meth:`save` wrote, or the one in a session that the app saved; no model is attached.
 
         Raises
         ------
         FileFormatError
-            If the file is damaged or not a trace.
+            If the file is damaged, not a trace, or a session that was saved without one.
         """
         loaded: Trace = rendering.load.function(cls)(path)
         return loaded

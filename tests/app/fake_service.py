@@ -13,6 +13,7 @@ from flowgraph_webapp.server.errors import Cancelled
 from flowgraph_webapp.server.messages import MOST_TOKENS
 from flowgraph_webapp.server.recorded import Example
 from flowgraph_webapp.server.run import RunQuestion, run_of, with_run
+from flowgraph_webapp.server.service import SavedSession
 from flowgraph_webapp.server.traces import Traces
 from flowgraph_webapp.session import Annotations, Session, read_session, write_session
 
@@ -83,17 +84,19 @@ class FakeService:
         self._stages.pop(ticket, None)
 
     def open_session(self, data: bytes) -> Session:
-        session = read_session(data)
+        return self.add_session(read_session(data))
+
+    def add_session(self, session: Session) -> Session:
         session = replace(session, id="opened", recipe=replace(session.recipe, session="opened"))
         self.sessions["opened"] = session
         return session
 
-    def session_file(self, recipe: Recipe, annotations: Annotations | None = None, title: str = "") -> bytes:
+    def session_file(self, recipe: Recipe, annotations: Annotations | None = None, title: str = "") -> SavedSession:
         run = replace(RunQuestion.of(recipe), session=None)
         answers = {run: self.ask(run)}
         asked = {q.whole for q in self._kept if getattr(q, "run", None) == run}
         answers |= {question: self.ask(question) for question in asked}
-        return write_session(recipe, answers, annotations, title)
+        return SavedSession(write_session(recipe, answers, annotations, title), "it is a stand-in")
 
     def progress(self, ticket: str) -> Stage | None:
         return self._stages.get(ticket)

@@ -19,6 +19,7 @@ import pytest
 from flowgraph_webapp.recipe import LONGEST_TEXT, to_query
 from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.service import Service
+from flowgraph_webapp.session import read_session
 
 from tests.app.conftest import Held, alive, until
 from tests.app.tabs import QUERY, Opened, served
@@ -231,6 +232,22 @@ def test_a_session_is_saved_and_opened_where_there_is_no_model(tab, without_mode
     there.choose("method", "attention")
     notice(there, "was not recorded")
     assert there.picture() == heads
+
+
+def test_a_trace_is_opened_and_what_a_session_leaves_out_is_said(without_model):
+    there = without_model.goto()
+    trace = (Path(__file__).parent.parent / "data" / "files_0_1" / "trace.safetensors").read_bytes()
+    there.redrawn(lambda: upload(there, trace, "run.safetensors"))
+    assert there.picture()
+    data, _ = downloaded(there, "session.flowgraph")
+    assert read_session(data).trace.endswith(trace[-10_000:])
+    assert there.text("#notice") == ""
+    there.page.locator("#examples summary").click()
+    there.redrawn(lambda: there.page.locator(".example").first.click())
+    data, _ = downloaded(there, "session.flowgraph")
+    assert read_session(data).trace == b""
+    assert "recorded elsewhere" in notice(there, "The session was saved without its trace")
+    assert there.page.locator("#notice .quiet").is_visible()
 
 
 def test_svg_and_pdf_are_exported(tab):

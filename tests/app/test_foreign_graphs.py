@@ -159,7 +159,7 @@ def text_of_all(parts) -> str:
 
 def test_a_session_of_a_foreign_graph_is_saved_and_opened(viewing, graph):
     session = viewing.add_session(session_of_graph(graph))
-    again = read_session(viewing.session_file(session.recipe, session.annotations))
+    again = read_session(viewing.session_file(session.recipe, session.annotations).data)
     found = next(
         answer.graph for question, answer in again.answers.items() if type(question).__name__ == "GraphQuestion"
     )

@@ -242,7 +242,7 @@ def test_names_that_a_session_does_not_have(data, name):
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
 def test_the_same_member_twice(data):
-    made = io.BytesIO(data)
+    made = io.BytesIO(zipped(members(data)))
     with zipfile.ZipFile(made, "a") as file:
         file.writestr("session.json", b"{}")
     with pytest.raises(FileFormatError, match=r"'session\.json' twice"):
@@ -493,7 +493,7 @@ def test_old_sessions_are_closed_when_there_are_many(viewing, data):
 
 def test_what_is_looked_at_is_saved(viewing, data, answers):
     session = viewing.open_session(data)
-    saved = read_session(viewing.session_file(session.recipe, NOTES))
+    saved = read_session(viewing.session_file(session.recipe, NOTES).data)
     run = RunQuestion("tiny", TEXT)
     assert set(saved.answers) == {question for question in answers if run in (question, getattr(question, "run", None))}
     assert (saved.title, saved.annotations) == (TEXT, NOTES)
@@ -510,7 +510,7 @@ def test_a_saved_graph_is_drawn(viewing, answers, tmp_path):
     assert answer.graph.nodes == graph.nodes
     assert viewing.ask(RunQuestion.of(session.recipe)).tokens == graph.info.tokens
     assert answer.note == "a saved graph, token level"
-    again = read_session(viewing.session_file(session.recipe))
+    again = read_session(viewing.session_file(session.recipe).data)
     assert again.answers[RunQuestion.of(dataclasses.replace(session.recipe, session=None))].model == graph.info.model
 
 
@@ -535,7 +535,7 @@ def test_a_graph_that_says_little_is_drawn(viewing, answers):
     assert isinstance(answer, GraphAnswer)
     assert len(run.tokens) > max(node.position for node in graph.nodes if node.position is not None)
     assert run.n_layers == 2
-    assert read_session(viewing.session_file(session.recipe)).answers
+    assert read_session(viewing.session_file(session.recipe).data).answers
 
 
 def many_edges(info: dict) -> dict:

@@ -20,7 +20,7 @@ from flowgraph_webapp.session import read_session, write_session
 
 import flowgraph as fg
 from flowgraph.cli.app import _opened
-from flowgraph.errors import FileFormatError, ModelNeededError
+from flowgraph.errors import ModelNeededError
 from flowgraph.values.flow_graph import EDGE_COLUMNS
 from tests.app.conftest import TEXT
 
@@ -121,13 +121,3 @@ def test_a_trace_of_ids_without_records(traces, folder, tmp_path):
     kept = fg.trace(loaded, [20, 31, 42], keep=["resid_post"]).save(tmp_path / "ids.safetensors")
     session = session_of_trace(fg.Trace.load(kept))
     assert [type(question) for question in session.answers] == [RunQuestion, RunQuestion]
-
-
-def test_a_session_is_no_trace_and_says_what_it_is(file, tmp_path):
-    session = session_of_trace(fg.Trace.load(file))
-    path = tmp_path / "session.safetensors"
-    path.write_bytes(write_session(session.recipe, session.answers))
-    with pytest.raises(
-        FileFormatError, match="as a session of the app is, which holds answers and not the tensors of a pass"
-    ):
-        fg.Trace.load(path)

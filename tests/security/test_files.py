@@ -16,12 +16,14 @@ from flowgraph_webapp.panels.bars import BarsQuestion
 from flowgraph_webapp.panels.flow import GraphQuestion
 from flowgraph_webapp.panels.heads import HeadsQuestion
 from flowgraph_webapp.panels.lens import LensQuestion
+from flowgraph_webapp.panels.saved_trace import session_of_trace
 from flowgraph_webapp.panels.semantic import SemanticQuestion
 from flowgraph_webapp.recipe import Recipe
 from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.traces import Traces
-from flowgraph_webapp.session import read_session, write_session
+from flowgraph_webapp.session import read_session, with_trace, write_session
 from flowgraph_webapp.session.archive import Archive
+from flowgraph_webapp.session.container import holds_session, joined, parts
 from safetensors.torch import load, save
 
 import flowgraph
@@ -268,7 +270,7 @@ def session(folder) -> bytes:  # noqa: F811
         SemanticQuestion(run, (1, 2)),
     ]
     answers = {question: question.answer(traces, lambda *_: None) for question in questions}
-    return write_session(Recipe(model=folder, text=TEXT), answers)
+    return parts(write_session(Recipe(model=folder, text=TEXT), answers)).session
 
 
 def members_of(data: bytes) -> dict[str, bytes]:
@@ -351,6 +353,188 @@ def test_a_session_has_no_links_no_paths_and_no_second_copies(session):
         with pytest.raises(FileFormatError):
             read_session(zipped(members | {name: b"[]"}))
     assert Archive(session).names == tuple(members)
+
+
+# Sessions with the trace that their answers came from
+
+
+@pytest.fixture(scope="module")
+def both(session, folder, tmp_path_factory) -> bytes:  # noqa: F811
+    """A right file that holds a session and a trace."""
+    trace = flowgraph.trace(flowgraph.load_model(folder), TEXT).record(methods=["proximity"], readings=["resid_post"])
+    return with_trace(session, trace.save(tmp_path_factory.mktemp("both") / "run.safetensors").read_bytes())
+
+
+def header_of(data: bytes) -> tuple[dict, bytes]:
+    size = 8 + int.from_bytes(data[:8], "little")
+    return json.loads(data[8:size]), data[size:]
+
+
+def with_header(header: dict | bytes, tensors: bytes) -> bytes:
+    text = header if isinstance(header, bytes) else written(header)
+    return len(text).to_bytes(8, "little") + text + tensors
+
+
+def opened_both_ways(data: bytes, path: Path) -> tuple[bool, bool]:
+    """Whether the app opens a file, and whether the library does; what the app kept as the trace, the library reads or refuses."""
+    in_app = opened_or_refused(data)
+    if in_app:
+        refused_or_right(read_session(data).trace, path)
+    return in_app, refused_or_right(data, path) is None
+
+
+def test_the_file_of_both_is_right_itself(both, session, tmp_path):
+    path = tmp_path / "both.flowgraph"
+    path.write_bytes(both)
+    assert opened_or_refused(both)
+    assert Trace.load(path).recorded_weights
+    header, tensors = header_of(both)
+    path.write_bytes(with_header(header, tensors))
+    assert opened_or_refused(path.read_bytes())
+    assert Trace.load(path).recorded_weights
+    assert parts(both).session == session
+
+
+def test_every_truncated_file_of_both_is_refused(both, tmp_path):
+    path = tmp_path / "both.flowgraph"
+    for end in [*range(0, len(both), len(both) // 60), len(both) - 1, len(both) - len(parts(both).session), 8, 9]:
+        assert not opened_or_refused(both[:end])
+        path.write_bytes(both[:end])
+        with pytest.raises(FileFormatError):
+            Trace.load(path)
+
+
+def wrong_entries(size: int, begin: int) -> list:
+    """What the header must not say of its session."""
+    right = {"dtype": "U8", "shape": [size - begin], "data_offsets": [begin, size]}
+    return [
+        None, [], 5, "x", {}, {"data_offsets": [begin, size]}, right | {"dtype": "F32"}, right | {"dtype": None},
+        right | {"shape": [size]}, right | {"shape": []}, right | {"shape": [True]}, right | {"data_offsets": [begin, size + 1]},
+        right | {"data_offsets": [begin - 1, size]}, right | {"data_offsets": [begin, size - 1]}, right | {"data_offsets": [size, begin]},
+        right | {"data_offsets": [-1, size]}, right | {"data_offsets": [begin]}, right | {"data_offsets": [begin, str(size)]},
+        right | {"data_offsets": [float(begin), size]}, right | {"data_offsets": [begin, 10**30]}, right | {"data_offsets": None},
+        right | {"data_offsets": [0, size], "shape": [size]}, right | {"data_offsets": [0, size - begin]},
+    ]  # fmt: skip
+
+
+def test_what_a_header_must_not_say_of_its_session(both, tmp_path):
+    header, tensors = header_of(both)
+    begin = header["session"]["data_offsets"][0]
+    for entry in wrong_entries(len(tensors), begin):
+        with pytest.raises(FileFormatError):
+            read_session(with_header(header | {"session": entry}, tensors))
+    for name, value in (("__metadata__", 5), ("__metadata__", {"flowgraph": 5}), ("__metadata__", {"flowgraph": "[]"}), ("__metadata__", {}),
+                        ("__metadata__", {"flowgraph": "{"}), ("__metadata__", {"flowgraph": '{"trace": []}'})):  # fmt: skip
+        with pytest.raises(FileFormatError):
+            read_session(with_header(header | {name: value}, tensors))
+        (tmp_path / "a").write_bytes(with_header(header | {name: value}, tensors))
+        with pytest.raises(FileFormatError):
+            Trace.load(tmp_path / "a")
+
+
+def test_a_session_is_bytes_to_the_library_too(both, tmp_path):
+    session, trace = parts(both)
+    tensors, path = load(trace), tmp_path / "a.safetensors"
+    header = header_of(trace)[0]["__metadata__"]
+    for wrong in (torch.ones(3), torch.ones(3, dtype=torch.int8)):
+        path.write_bytes(save(tensors | {"session": wrong}, header))
+        with pytest.raises(FileFormatError, match="'session' is none of a trace"):
+            Trace.load(path)
+    # Whatever the bytes are, the library reads nothing of them.
+    for harmless in (b"", b"junk", session[:-1], b"PK" * 1_000):
+        path.write_bytes(joined(harmless, trace))
+        assert Trace.load(path).tokens
+        with pytest.raises(FileFormatError):
+            read_session(path.read_bytes())
+
+
+def test_headers_of_both_that_are_too_large_are_not_parsed(both, tmp_path, monkeypatch):
+    _, tensors = header_of(both)
+    path = tmp_path / "a"
+    bomb = b'{"a":[[]' + b",[]" * 4_500_000 + b"]}"
+    huge = [
+        (2**62).to_bytes(8, "little") + both[8:],
+        (2**40).to_bytes(8, "little") + both[8:],
+        with_header(bomb, tensors),
+    ]
+    assert len(both) < huge[-1].__len__() < 2**24
+    monkeypatch.setattr(json, "loads", lambda *_, **__: pytest.fail("it was parsed"))
+    for data in huge:
+        path.write_bytes(data)
+        with pytest.raises(FileFormatError):
+            read_session(data)
+        if data[7] == 0:
+            with path.open("rb") as file, pytest.raises(FileFormatError):
+                holds_session(file)
+        with pytest.raises(FileFormatError):
+            Trace.load(path)
+
+
+def test_headers_of_both_that_are_no_header(both, tmp_path):
+    _, tensors = header_of(both)
+    for text in (
+        b"{" * 500_000,
+        b'{"a":' * 500_000,
+        b"{",
+        b"{}",
+        b'{"session": NaN}',
+        b"{\xff}",
+        b"{" + b"9" * 100_000 + b"}",
+    ):
+        with pytest.raises(FileFormatError):
+            read_session(with_header(text, tensors))
+        (tmp_path / "a").write_bytes(with_header(text, tensors))
+        with pytest.raises(FileFormatError):
+            Trace.load(tmp_path / "a")
+
+
+@pytest.mark.slow
+def test_changed_headers_of_both(both, tmp_path, factor):
+    header, tensors = header_of(both)
+    path = tmp_path / "both.flowgraph"
+    opened = [opened_both_ways(with_header(text, tensors), path) for text in of_header(header, 50 * factor)]
+    assert any(app for app, _ in opened)
+    assert not all(app for app, _ in opened)
+    assert not all(library for _, library in opened)
+
+
+def of_header(header: dict, count: int):
+    """Changed headers: of the whole, and of what the metadata say of the trace."""
+    chance = random.Random(21)
+    outside = {name: value for name, value in header.items() if name in ("session", "__metadata__", "logits")}
+    inside = json.loads(header["__metadata__"][KEY])
+    for _ in range(count):
+        place = chance.choice(list(places(outside)))
+        found = changed(outside, chance, place)
+        yield written(header | found if isinstance(found, dict) else found)
+        found = changed(inside, chance, chance.choice(list(places(inside["trace"], ("trace",)))))
+        yield written(header | {"__metadata__": {KEY: json.dumps(found)}})
+
+
+@pytest.mark.slow
+def test_changed_bytes_of_both(both, tmp_path, factor):
+    path = tmp_path / "both.flowgraph"
+    size = 8 + int.from_bytes(both[:8], "little")
+    wrong = [
+        *of_bytes(both, 60 * factor, seed=22),
+        *(head + both[size:] for head in of_bytes(both[:size], 60 * factor, seed=23)),
+    ]
+    opened = [opened_both_ways(data, path) for data in wrong]
+    assert not all(app for app, _ in opened)
+    assert not all(library for _, library in opened)
+
+
+@pytest.mark.slow
+def test_changed_traces_become_sessions_or_are_refused(good, tmp_path, factor):
+    """What a changed trace shows in the app: whatever the library loads, the app draws or refuses in words."""
+    header, tensors, _ = good
+    path = tmp_path / "a.safetensors"
+    drawn = 0
+    for text in of_json(header, 200 * factor, seed=24):
+        path.write_bytes(file_of(text, tensors))
+        with contextlib.suppress(FlowgraphError):
+            drawn += bool(session_of_trace(Trace.load(path), "a").answers)
+    assert drawn
 
 
 def test_every_kind_of_value_is_tried():

@@ -149,6 +149,7 @@ _VALUES = {
     "selection.data": "resid_mid.23.7", "panel.data": {"tab": "lens", "search": _EXAMPLE, "key": "", "first": 2},
     "continuation-ticket.data": _TICKET | {"count": 3}, "test.data": _TICKET | {"what": "graph"},
     "proposal.data": {"search": _EXAMPLE}, "find-ticket.data": _TICKET | {"form": _FORM}, "open-session.contents": "data:;base64,QUJD",
+    "open-session.filename": "a.flowgraph",
 }  # fmt: skip
 """What the page may send, by the end of a callback; all others are counts of clicks."""
 

@@ -67,6 +67,8 @@
     file.href = URL.createObjectURL(await answer.blob());
     file.click();
     setTimeout(() => URL.revokeObjectURL(file.href), 60_000);
+    const note = decodeURIComponent(answer.headers.get('Flowgraph-Note') ?? '');
+    if (note) refuse(note, 'quiet');
   }
 
   async function copyLink() {
@@ -126,12 +128,12 @@
     return true;
   }
 
-  /** Say beside the picture what did not work. */
-  function refuse(why) {
+  /** Say beside the picture what did not work, or, quietly, what has to be known. */
+  function refuse(why, tone = 'problem') {
     const made = (type, props) => ({ type, namespace: 'dash_html_components', props });
     const close = made('Button', { children: 'Dismiss', type: 'button', className: 'button small', 'data-dismiss': 'notice' });
     const children = [made('P', { children: why }), close];
-    window.dash_clientside.set_props('notice', { children: made('Div', { className: 'notice problem', children }) });
+    window.dash_clientside.set_props('notice', { children: made('Div', { className: `notice ${tone}`, children }) });
   }
 
   app.refuse = refuse;
@@ -142,7 +144,7 @@
     const size = target.files?.[0]?.size ?? 0;
     if (size <= largest) return;
     const [words, limit] = [`${(size / 2 ** 20).toFixed(0)} MiB`, `${largest / 2 ** 20} MiB`];
-    refuse(`This file is too large. It has ${words}; a session has at most ${limit}.`);
+    refuse(`This file is too large. It has ${words}; a file that is opened here has at most ${limit}. A larger trace opens from the command line: flowgraph app FILE.`);
     closeMenus();
   }, true);
 

@@ -63,6 +63,7 @@ _VALUES: Mapping[str, Any] = {
     f"{Id.PROPOSAL}.data": _View | None,
     f"{Id.FIND_TICKET}.data": _Find | None,
     f"{Id.OPEN}.contents": str | None,
+    f"{Id.OPEN}.filename": str | None,
     **{f"{name}.n_intervals": int | None for name in (Id.POLL, Id.CONTINUATION_POLL, Id.TEST_POLL, Id.FIND_POLL)},
     **{f"{name}.n_clicks": int | None for name in (Id.CANCEL, Id.CONTINUATION_CANCEL, Id.TEST_CANCEL, Id.FIND_CANCEL)},
 }

@@ -90,6 +90,11 @@ class OfGraph(OfRun[A], Generic[A]):
         """Its fields that say which graph is meant."""
         return {item.name: getattr(self, item.name) for item in fields(OfGraph)}
 
+    @property
+    def edge_methods(self) -> tuple[str, ...]:
+        """As the base class says."""
+        return (self.method,)
+
 
 @recorded
 @dataclass(frozen=True)

@@ -75,6 +75,11 @@ class LensQuestion(OfRun[Reading]):
         """The lens of a recipe."""
         return cls(RunQuestion.of(recipe))
 
+    @property
+    def read_sites(self) -> tuple[str, ...]:
+        """As the base class says."""
+        return ("resid_post",)
+
     def answer(self, traces: Traces, check: Check) -> Reading:
         """Every state after every layer, read in vocabulary; some layers at a time, so that it can be taken back."""
         trace = traces.trace(self.run, check)

@@ -1,21 +1,83 @@
-"""A recorded trace as a session: the page answers what the file of a pass holds, without the model."""
+"""Recorded files: a session as it is, a trace as a session, whose page answers what the file of a pass holds, without the model."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import flowgraph
 from flowgraph import DEFAULT_METHOD, EDGE_METHODS, Trace
+from flowgraph.errors import FileFormatError
 
 from ..recipe import LONGEST_TEXT, Recipe
 from ..server.question import Question
 from ..server.run import Prediction, Run, RunQuestion
+from ..server.traces import Check, Traces
 from ..session import Annotations, Session
+from ..session.archive import LARGEST_FILE
+from ..session.container import LARGEST_TRACE, holds_session
 from .attention import Attention, AttentionQuestion
 from .flow import GraphAnswer, GraphQuestion
 from .heads import HeadsQuestion, heads_answer
 from .lens import LensQuestion
+
+if TYPE_CHECKING:
+    from ..server.service import Service
+
+
+@dataclass(frozen=True)
+class OpenQuestion(Question[Session]):
+    """The session of a trace's file, which the worker reads: a process that holds torch, and that may be ended.
+
+    Attributes
+    ----------
+    path
+        The file, on this machine.
+    title
+        What it is called, in the page and in messages.
+    """
+
+    path: str
+    title: str
+    kept = False
+
+    def answer(self, traces: Traces, check: Check) -> Session:  # noqa: ARG002  no model is asked
+        """What the file holds."""
+        check("reading the trace", None)
+        try:
+            trace = Trace.load(self.path)
+        except FileFormatError as error:
+            raise FileFormatError(str(error).replace(repr(self.path), repr(self.title[:200]))) from error
+        check("drawing what was recorded", None)
+        return session_of_trace(trace, self.title)
+
+
+def open_recorded_file(service: Service, path: Path, title: str) -> Session:
+    """Open a session or a trace, which may come from anywhere; nothing in it is run.
+
+    Parameters
+    ----------
+    service
+        Where it is opened.
+    path
+        The file.
+    title
+        What to call it.
+
+    Raises
+    ------
+    FileFormatError
+        If it is neither, or anything in it is not what it should be.
+    """
+    with path.open("rb") as file:
+        is_session = holds_session(file)
+        file.seek(0)
+        data = file.read(LARGEST_FILE + 1)
+    if is_session:
+        return service.open_session(data)
+    session = service.ask(OpenQuestion(str(path), title))
+    return service.add_session(replace(session, trace=data if len(data) <= LARGEST_TRACE else b""))
 
 
 def session_of_trace(trace: Trace, title: str = "") -> Session:

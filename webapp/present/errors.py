@@ -44,7 +44,7 @@ _WORDS: tuple[tuple[type[Exception], _Words], ...] = (
     (UnknownModelError, _Words("This model is not offered here.", "Choose one from the list.")),
     (GraphTooLargeError, _Words("This graph is too large.", "Raise the threshold, choose fewer layers, or show routes.")),
     (NonFiniteError, _Words("The model gives numbers that are not finite.", "Its weights may be damaged.")),
-    (FileFormatError, _Words("This file cannot be opened.", "Choose a session file that this page wrote.")),
+    (FileFormatError, _Words("This file cannot be opened.", "Choose a session that this page wrote, or a trace that Trace.save wrote.")),
     (ArgumentError, _Words("This cannot be shown.", "Change the setting that is named, or go back.")),
     (ArchitectureError, _Words("This model is not understood.", "Another method may work; otherwise choose another model.")),
     (UnsupportedReadingError, _Words("This model cannot be read in this way.", "Choose another method or panel.")),

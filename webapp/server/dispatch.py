@@ -395,7 +395,7 @@ class Dispatcher:
             if job.result is not None:
                 return
             job.result = result
-            if not isinstance(result, Failure):
+            if job.question.kept and not isinstance(result, Failure):
                 self.answers.put(job.question, result, size_of((job.question, result)))
                 if self.answers.dropped > _MANY:
                     self.answers.dropped = 0

@@ -26,10 +26,13 @@ class Question(Generic[A]):
         Whether it takes minutes: others are answered between its steps.
     quick
         Whether it is read off a trace in about the time of one pass, so that a download may wait for it.
+    kept
+        Whether the answer is kept for those who ask the same later.
     """
 
     long: ClassVar[bool] = False
     quick: ClassVar[bool] = False
+    kept: ClassVar[bool] = True
 
     def answer(self, traces: Traces, check: Check) -> A:
         """The answer. Runs in the worker only.
@@ -47,6 +50,16 @@ class Question(Generic[A]):
     def whole(self) -> Question[A]:
         """The question whose answer holds that of this one; most often the same."""
         return self
+
+    @property
+    def edge_methods(self) -> tuple[str, ...]:
+        """Edge methods whose weights, recorded with a trace, answer it without the model."""
+        return ()
+
+    @property
+    def read_sites(self) -> tuple[str, ...]:
+        """Sites whose readings, recorded with a trace, answer it without the model."""
+        return ()
 
 
 def recorded(kind: K) -> K:

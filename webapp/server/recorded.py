@@ -71,7 +71,7 @@ class Sessions:
         """Open a session; its recipe names it from now on."""
         name = secrets.token_urlsafe(9)
         session = replace(session, id=name, recipe=replace(session.recipe, session=name, example=None))
-        size = size_of(dict(session.answers))
+        size = size_of(dict(session.answers)) + len(session.trace)
         with self._lock:
             self._open[name] = session, size
             while len(self._open) > 1 and (

@@ -6,12 +6,14 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from flowgraph.errors import ArgumentError, FlowgraphError, ModelNeededError
 
 from ..recipe import Recipe, check_model
-from ..session import Annotations, Session, read_session, write_session
+from ..session import Annotations, Session, read_session, with_trace, write_session
+from ..session.archive import LARGEST_FILE
+from ..session.container import LARGEST_TRACE
 from .dispatch import Dispatcher
 from .errors import Busy, NotYet
 from .jobs import Stage
@@ -20,6 +22,7 @@ from .model import ModelQuestion
 from .question import A, Question
 from .recorded import Example, Examples, Sessions
 from .run import RunQuestion, run_of, with_run
+from .trace_file import TraceFileQuestion
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +30,20 @@ CACHE_BYTES = 256 * 2**20
 WORKER_BYTES = 2**30
 PATIENCE = 20.0
 """Seconds that an export waits for an answer."""
+
+
+_NOT_RUN_HERE = (
+    f"its answers were recorded elsewhere, and no trace of at most {LARGEST_TRACE // 2**20} MiB with them. In Python, fg.trace of the "
+    "prompt gives one"
+)
+_NOT_TRACED = "this server no longer holds the pass. Press Trace, and save again"
+
+
+class SavedSession(NamedTuple):
+    """A session file, and why it holds no trace; empty where it does."""
+
+    data: bytes
+    without_trace: str
 
 
 class Known:
@@ -220,8 +237,8 @@ class Service:
         """
         return self._sessions.session(id)
 
-    def session_file(self, recipe: Recipe, annotations: Annotations | None = None, title: str = "") -> bytes:
-        """A session file of what is looked at: every answer about the recipe's run that is known here.
+    def session_file(self, recipe: Recipe, annotations: Annotations | None = None, title: str = "") -> SavedSession:
+        """A session file of what is looked at: every answer about the recipe's run that is known here, and its trace.
 
         Raises
         ------
@@ -239,7 +256,11 @@ class Service:
             answers |= {} if found is None else {whole: found}
         if asked.session is not None:
             answers |= {q: answer for q, answer in self.session(asked.session).answers.items() if run_of(q) == run}
-        return write_session(recipe, answers, annotations, title or recipe.text[:80])
+        data = write_session(recipe, answers, annotations, title or recipe.text[:80])
+        trace, why = self._trace(asked, list(answers))
+        if len(data) + len(trace) > LARGEST_FILE:
+            return SavedSession(data, f"its answers leave no room for it in {LARGEST_FILE // 2**20} MiB")
+        return SavedSession(with_trace(data, trace), why)
 
     def warm(self, model: str | None = None) -> None:
         """Start the worker and load a model behind the page's back; what goes wrong is said to the first who asks."""
@@ -277,6 +298,30 @@ class Service:
                 self._dispatcher.keep(question, found)
         return found
 
+    def _trace(self, asked: RunQuestion, answered: Sequence[Question[Any]]) -> tuple[bytes, str]:
+        """The trace that answers about a run came from, as a file; empty where there is none, and then why.
+
+        A pass that was recorded elsewhere is not run again: other weights may go by the name of its model.
+        """
+        if asked.session is not None:
+            session = self.session(asked.session)
+            is_its_run = bool(session.trace) and RunQuestion.of(session.recipe) == asked
+            return (session.trace, "") if is_its_run else (b"", _NOT_RUN_HERE)
+        if self._recorded is not None and self._recorded.holds(asked):
+            return b"", _NOT_RUN_HERE
+        methods = dict.fromkeys(method for question in answered for method in question.edge_methods)
+        readings = dict.fromkeys(site for question in answered for site in question.read_sites)
+        try:
+            file = self.ready(TraceFileQuestion(asked, tuple(methods), tuple(readings)))
+        except NotYet:
+            return b"", _NOT_TRACED
+        if not file.data:
+            return b"", (
+                f"it has {file.size / 2**20:,.0f} MiB, and a session takes at most {LARGEST_TRACE // 2**20}. In Python, Trace.save "
+                "writes traces of any size"
+            )
+        return file.data, ""
+
     def _load(self, question: ModelQuestion) -> None:
         try:
             self.ask(question)
@@ -284,7 +329,9 @@ class Service:
             logger.warning("%s could not be loaded: %s", question.model, error)
 
     def _refuse_model(self, asked: RunQuestion | str | None, session: Session | None) -> None:
-        """Refuse a model that this server does not run."""
+        """Refuse a model that this server does not run; some questions are about none."""
+        if asked is None:
+            return
         name = asked.model if isinstance(asked, RunQuestion) else asked
         if session is not None and session.is_graph_file:
             do = (

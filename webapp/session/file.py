@@ -1,8 +1,9 @@
 """Session files: a recipe, the answers that were recorded for it, and what a reader noted, in one file that runs nothing.
 
-A session is a zip of JSON, of graphs in flowgraph's own format and of numpy arrays. It is opened as if an enemy had made it:
-sizes are bounded before anything is unpacked (:mod:`flowgraph_webapp.session.archive`), and every value is checked against the type of
-its field (:mod:`flowgraph_webapp.session.codec`).
+A session is a zip of JSON, of graphs in flowgraph's own format and of numpy arrays. It stands in a safetensors file, with the
+trace that the answers came from where that is not too large (:mod:`flowgraph_webapp.session.container`). It is opened as if an
+enemy had made it: sizes are bounded before anything is unpacked (:mod:`flowgraph_webapp.session.archive`), and every value is
+checked against the type of its field (:mod:`flowgraph_webapp.session.codec`).
 """
 
 from __future__ import annotations
@@ -21,9 +22,10 @@ from ..node_key import parse_node_key
 from ..recipe import MOST_PINS, Recipe
 from ..registered import KINDS
 from ..server.question import A, Question, answer_type
-from ..server.run import Run, RunQuestion, refuse_unfit, run_of
+from ..server.run import Run, RunQuestion, refuse_unfit, run_of, same
 from .archive import Archive, packed
 from .codec import Reader, Writer, completed, refuse, strict_json
+from .container import joined, parts, pass_of
 
 FORMAT = "flowgraph-session"
 VERSION = 1
@@ -75,6 +77,8 @@ class Session:
         What was pinned and noted.
     answers
         Question → answer. Of a bundled example each is unpacked when it is asked for.
+    trace
+        The trace of the recipe's run, as :meth:`flowgraph.Trace.save` writes it; empty where the file holds none.
     id
         Under which the service has opened it; empty before.
     """
@@ -83,6 +87,7 @@ class Session:
     recipe: Recipe
     annotations: Annotations
     answers: Mapping[Question[Any], Any] = field(repr=False)
+    trace: bytes = field(default=b"", repr=False)
     id: str = ""
 
     @property
@@ -143,7 +148,12 @@ def write_session(
     members = {"session.json": _dump(manifest)}
     members |= {f"answers/{n}.json": _dump(group) for n, group in enumerate(groups.values())}
     members["readings.json"] = _dump([writer.plain(reading) for reading in writer.readings])
-    return packed(members | writer.members)
+    return joined(packed(members | writer.members))
+
+
+def with_trace(data: bytes, trace: bytes) -> bytes:
+    """A session file with the trace of its recipe's run, as :meth:`flowgraph.Trace.save` writes it, or without one."""
+    return joined(parts(data).session, trace)
 
 
 def read_session(data: bytes) -> Session:
@@ -160,12 +170,17 @@ def read_session(data: bytes) -> Session:
         run = answers[_run(question)]
         assert isinstance(run, Run)
         refuse_unfit(run, question, answer)
+    if session.trace:
+        _refuse_other_pass(session, answers)
     return replace(session, answers=answers)
 
 
 def open_recorded(data: bytes) -> Session:
     """Open a session file, its answers to be unpacked when they are asked for."""
-    archive = Archive(data)
+    packed_session, trace = parts(data)
+    if trace and not packed_session:
+        raise FileFormatError("the file is the trace of a pass and holds no session")
+    archive = Archive(packed_session)
     manifest = strict_json(archive.member("session.json"), "session.json")
     reader = Reader(archive.member)
     if not isinstance(manifest, dict):
@@ -175,7 +190,19 @@ def open_recorded(data: bytes) -> Session:
     if manifest.get("version") != VERSION:
         refuse("session.json: version", manifest.get("version"), f"{VERSION}, the only one this release reads")
     about = reader.record(_Manifest, manifest, "session.json")
-    return Session(about.title[:200], about.recipe, about.annotations, _Answers(archive, about))
+    return Session(about.title[:200], about.recipe, about.annotations, _Answers(archive, about), trace)
+
+
+def _refuse_other_pass(session: Session, answers: Mapping[Question[Any], Any]) -> None:
+    """Refuse a trace of another pass than the one that the session is about."""
+    run = answers.get(RunQuestion.of(session.recipe)) if session.recipe.text else None
+    if not isinstance(run, Run):
+        raise FileFormatError("the file holds a trace, and no answer about the run that it would be of")
+    said = pass_of(session.trace)
+    for name in ("tokens", "position", "target", "foil"):
+        value = said.get(name)
+        same(f"trace.{name}", tuple(value) if isinstance(value, list) else value, getattr(run, name))
+    same("trace.model_name", said.get("model_name"), run.model)
 
 
 @dataclass(frozen=True)

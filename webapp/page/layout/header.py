@@ -10,13 +10,18 @@ from dash import dcc, html
 from ...panels import PANELS
 from ...present.attributes import named
 from ...recipe import LONGEST_TEXT, Recipe
+from ...session.container import LARGEST_TRACE
 from ..ids import Id
 from .examples import Example, example_list
 from .parts import hidden_label, icon_button, menu
 
+_SESSION = (
+    "A session holds the prompt, the view and every answer on this page, and the trace that they came from, which Python opens, up to "
+    f"{LARGEST_TRACE // 2**20} MiB. Traces that Python saved (.safetensors) open here as well. Opening a file runs no model."
+)
 _NOTHING = "There is nothing to take along yet: trace a prompt, or open an example, and wait for its picture."
 LARGEST_FILE = 64 * 2**20
-"""Bytes of a session file that the page sends on."""
+"""Bytes of a recorded file that the page sends on."""
 PANEL_FILES = {panel.name: panel.title for panel in PANELS}
 
 
@@ -126,9 +131,9 @@ def _session() -> list[html.A | html.Div | html.P]:
         html.Div(
             dcc.Upload(
                 html.Button("Open session …", type="button", className="button"),
-                id=Id.OPEN, max_size=LARGEST_FILE, accept=".flowgraph", multiple=False, className="upload",
+                id=Id.OPEN, max_size=LARGEST_FILE, accept=".flowgraph,.safetensors", multiple=False, className="upload",
             ),
             **named({"data-largest": str(LARGEST_FILE)}),
         ),
-        html.P("A session holds the prompt, the view and every answer on this page. Opening one runs nothing.", className="note"),
+        html.P(_SESSION, className="note"),
     ]  # fmt: skip

@@ -8,7 +8,8 @@ import tempfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
 
 import flask
 from dash import Dash
@@ -33,10 +34,20 @@ FORMATS = (
     ".svg", ".pdf", ".png", ".tex", ".html", ".json", ".graphml", ".gexf", ".gml", ".dot", ".csv", ".neuronpedia.json",
 )  # fmt: skip
 """Endings of the files that a graph is offered as."""
+NOTE = "Flowgraph-Note"
+"""Header of a file's answer: a note that the page shows, percent-encoded."""
 _PLAIN = re.compile(r"[^A-Za-z0-9]+")
 _KINDS = {
     ".svg": "image/svg+xml", ".pdf": "application/pdf", ".png": "image/png", ".json": "application/json", ".csv": "text/csv",
 }  # fmt: skip
+
+
+class Exported(NamedTuple):
+    """A file, its name, and what has to be said to who takes it; empty where nothing has."""
+
+    data: bytes
+    name: str
+    note: str = ""
 
 
 def register(app: Dash, service: Service) -> None:
@@ -48,16 +59,18 @@ def register(app: Dash, service: Service) -> None:
         try:
             recipe = from_query(flask.request.query_string.decode("ascii", "replace"))
             with turns.one():
-                data, file = exported(service, recipe, name)
+                file = exported(service, recipe, name)
         except FlowgraphError as error:
             status = next((number for kind, number in _STATUS.items() if isinstance(error, kind)), 400)
             return flask.Response(f"{sentence(str(error))}\n", status=status, mimetype="text/plain")
-        kind = _KINDS.get(Path(file).suffix, "application/octet-stream")
-        return flask.send_file(io.BytesIO(data), mimetype=kind, as_attachment=True, download_name=file)
+        kind = _KINDS.get(Path(file.name).suffix, "application/octet-stream")
+        response = flask.send_file(io.BytesIO(file.data), mimetype=kind, as_attachment=True, download_name=file.name)
+        response.headers[NOTE] = quote(file.note)
+        return response
 
 
-def exported(service: Service, recipe: Recipe, name: str) -> tuple[bytes, str]:
-    """Content and name of a file.
+def exported(service: Service, recipe: Recipe, name: str) -> Exported:
+    """A file of a view.
 
     Parameters
     ----------
@@ -82,12 +95,13 @@ def exported(service: Service, recipe: Recipe, name: str) -> tuple[bytes, str]:
         if stem == "graph" and ending in FORMATS:
             return _graph_file(known, recipe, ending)
         if name == "session.flowgraph":
-            data = service.session_file(recipe, Annotations(pins=recipe.pins))
-            return data, f"{_file_stem(recipe, 'session')}.flowgraph"
+            data, why = service.session_file(recipe, Annotations(pins=recipe.pins))
+            note = f"The session was saved without its trace: {why}." if why else ""
+            return Exported(data, f"{_file_stem(recipe, 'session')}.flowgraph", note)
         if stem in sheets and ending == ".csv":
             run = ask(known, RunQuestion.of(recipe))
             table = sheets[stem].table(ask(known, sheets[stem].question(recipe, run)), run)
-            return table.to_csv().encode("utf-8"), f"{_file_stem(recipe, stem)}.csv"
+            return Exported(table.to_csv().encode("utf-8"), f"{_file_stem(recipe, stem)}.csv")
     except NotYet as error:
         raise NotYet(f"{name} cannot be made yet: {error}. {_first(stem, recipe)}.") from error
     raise ArgumentError(
@@ -108,15 +122,15 @@ _STATUS: Mapping[type[FlowgraphError], int] = {NotYet: 409, ModelNeededError: 40
 """Errors whose request is all right, and may be answered later."""
 
 
-def _graph_file(service: Known, recipe: Recipe, ending: str) -> tuple[bytes, str]:
+def _graph_file(service: Known, recipe: Recipe, ending: str) -> Exported:
     answer = shown(service, recipe)
     with tempfile.TemporaryDirectory(prefix="flowgraph-") as folder:
         stem = _file_stem(recipe, _method(recipe))
         shown_graph(answer.graph, recipe.keep).save(Path(folder) / f"{stem}{ending}")
         files = sorted(Path(folder).iterdir())
         if len(files) == 1:
-            return files[0].read_bytes(), files[0].name
-        return _zipped(files), f"{stem}{ending.replace('.', '-')}.zip"
+            return Exported(files[0].read_bytes(), files[0].name)
+        return Exported(_zipped(files), f"{stem}{ending.replace('.', '-')}.zip")
 
 
 def _method(recipe: Recipe) -> str:

@@ -4,29 +4,49 @@ from __future__ import annotations
 
 import base64
 import binascii
+import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output
+from dash import Dash, Input, Output, State
 
 from flowgraph.errors import FileFormatError
 
+from ...panels.saved_trace import open_recorded_file
 from ...recipe import to_query
 from ..ids import Id
 from ..layout.examples import Example
 
 if TYPE_CHECKING:
     from ...server.service import Service
+    from ...session import Session
 
 
 def register(app: Dash, service: Service) -> None:
     """Connect the callback."""
 
-    @app.callback(Output(Id.OPENED, "data"), Input(Id.OPEN, "contents"), prevent_initial_call=True)
-    def open_file(contents: str | None) -> dict[str, Any] | None:
+    @app.callback(
+        Output(Id.OPENED, "data"), Input(Id.OPEN, "contents"), State(Id.OPEN, "filename"), prevent_initial_call=True
+    )
+    def open_file(contents: str | None, name: str | None) -> dict[str, Any] | None:
         if contents is None:
             return None
-        session = service.open_session(uploaded(contents))
+        session = opened(service, uploaded(contents), name or "")
         return {"search": to_query(session.recipe)}
+
+
+def opened(service: Service, data: bytes, name: str) -> Session:
+    """Open the bytes of a session or a trace.
+
+    Raises
+    ------
+    FlowgraphError
+        As :func:`~flowgraph_webapp.panels.saved_trace.open_recorded_file`.
+    """
+    with tempfile.TemporaryDirectory(prefix="flowgraph-") as folder:
+        path = Path(folder) / "upload"
+        path.write_bytes(data)
+        return open_recorded_file(service, path, name)
 
 
 def uploaded(contents: str) -> bytes:
