@@ -63,10 +63,14 @@ def register(app: Dash, service: Service) -> None:
         except FlowgraphError as error:
             status = next((number for kind, number in _STATUS.items() if isinstance(error, kind)), 400)
             return flask.Response(f"{sentence(str(error))}\n", status=status, mimetype="text/plain")
-        kind = _KINDS.get(Path(file.name).suffix, "application/octet-stream")
-        response = flask.send_file(io.BytesIO(file.data), mimetype=kind, as_attachment=True, download_name=file.name)
-        response.headers[NOTE] = quote(file.note)
-        return response
+        return _sent(file)
+
+
+def _sent(file: Exported) -> flask.Response:
+    kind = _KINDS.get(Path(file.name).suffix, "application/octet-stream")
+    response = flask.send_file(io.BytesIO(file.data), mimetype=kind, as_attachment=True, download_name=file.name)
+    response.headers[NOTE] = quote(file.note)
+    return response
 
 
 def exported(service: Service, recipe: Recipe, name: str) -> Exported:
