@@ -205,6 +205,17 @@ def test_an_address_that_cannot_be_used_is_explained_and_nothing_else_changes(pa
     assert answer.get("response", {}) == {}
 
 
+def test_a_layer_that_the_model_does_not_have_is_said_and_the_picture_is_drawn(page):
+    _, answer = page.draw(QUERY + "&layer=99")
+    response = answer["response"]
+    said = json.dumps(response["notice"]["children"], ensure_ascii=False)
+    assert "layer=99 is not a layer of this model; its layers are 0…29, and the last is chosen" in said
+    assert response["layer"]["value"] == 29
+    assert response["picture"]["children"]
+    _, answer = page.draw(QUERY + "&layer=29")
+    assert answer["response"]["notice"]["children"] is None
+
+
 def test_a_busy_server_is_said_beside_the_picture(page):
     page.service.failure = Busy("32 questions are waiting, as many as this server lets wait")
     _, answer = page.draw()

@@ -136,6 +136,17 @@ def test_it_opens_without_the_model_and_keeps_its_trace(viewing, saved):
     assert container.parts(other).trace == b""
 
 
+def test_what_depends_on_no_target_is_saved_with_a_target_too(service, viewing, recipe, saved):
+    attention = AttentionQuestion.of(recipe, 1)
+    assert attention.run.foil is None
+    service.ask(attention)
+    session = read_session(service.session_file(recipe).data)
+    assert set(session.answers) >= {attention, attention.run, RunQuestion.of(recipe), GraphQuestion.of(recipe)}
+    # It stays where it is opened and saved again.
+    opened = viewing.open_session(service.session_file(recipe).data)
+    assert set(read_session(viewing.session_file(opened.recipe).data).answers) == set(session.answers)
+
+
 def test_the_same_session_is_the_same_bytes(saved):
     data = saved.read_bytes()
     assert with_trace(data, container.parts(data).trace) == data

@@ -247,15 +247,10 @@ class Service:
         """
         asked = RunQuestion.of(recipe)
         run = replace(asked, session=None)
-        answers: dict[Question[Any], Any] = {run: self.ready(asked)}
-        kept = self._dispatcher.kept_for(run)
-        for question in kept:
-            # A page that has drawn a sketch waits for the whole.
-            whole = question.whole
-            found = kept.get(whole) or self._dispatcher.join(whole, PATIENCE)
-            answers |= {} if found is None else {whole: found}
-        if asked.session is not None:
-            answers |= {q: answer for q, answer in self.session(asked.session).answers.items() if run_of(q) == run}
+        answers: dict[Question[Any], Any] = {run: self.ready(asked)} | self._answered(asked)
+        plain = replace(asked, target=None, foil=None)
+        if plain != asked:
+            answers |= self._of_no_target(plain)
         data = write_session(recipe, answers, annotations, title or recipe.text[:80])
         trace, why = self._trace(asked, list(answers))
         if len(data) + len(trace) > LARGEST_FILE:
@@ -297,6 +292,29 @@ class Service:
             if found is not None:
                 self._dispatcher.keep(question, found)
         return found
+
+    def _answered(self, asked: RunQuestion) -> dict[Question[Any], Any]:
+        """Every answer about a run that is kept, or recorded in the session that the run names."""
+        run = replace(asked, session=None)
+        kept = self._dispatcher.kept_for(run)
+        answers: dict[Question[Any], Any] = {}
+        for question in kept:
+            # A page that has drawn a sketch waits for the whole.
+            whole = question.whole
+            found = kept.get(whole) or self._dispatcher.join(whole, PATIENCE)
+            answers |= {} if found is None else {whole: found}
+        if asked.session is not None:
+            answers |= {q: answer for q, answer in self.session(asked.session).answers.items() if run_of(q) == run}
+        return answers
+
+    def _of_no_target(self, plain: RunQuestion) -> dict[Question[Any], Any]:
+        """Answers of the same pass that depend on no target, as attention does: with the run without one, which they are about."""
+        answers, run = self._answered(plain), replace(plain, session=None)
+        if not answers or run in answers:
+            return answers
+        if run.model in self.models and self._dispatcher.has_traced(run):
+            return {run: self._dispatcher.ask(run, None, None, PATIENCE)} | answers
+        return {}
 
     def _trace(self, asked: RunQuestion, answered: Sequence[Question[Any]]) -> tuple[bytes, str]:
         """The trace that answers about a run came from, as a file; empty where there is none, and then why.

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from dash import Dash, Input, Output, State, no_update
 
-from flowgraph.errors import FlowgraphError
+from flowgraph.errors import ArgumentError, FlowgraphError
 from flowgraph.render import drawing, legend_sections, page_data
 
 from ...panels import circuit
@@ -15,6 +15,7 @@ from ...panels.circuit import Circuit
 from ...panels.flow import GraphAnswer, GraphQuestion, caption, mass_hint, meta, readings, start_chip
 from ...panels.prediction import predictions
 from ...panels.writers import writers
+from ...present.errors import notice
 from ...present.legend import legend_components
 from ...recipe import Recipe, from_query
 from ...server.errors import Cancelled
@@ -26,6 +27,8 @@ from .following import follow
 from .offers import offered
 
 if TYPE_CHECKING:
+    from dash.development.base_component import Component
+
     from ...server.service import Service
 
 _OUTPUTS = {
@@ -62,7 +65,7 @@ def register(app: Dash, service: Service) -> None:
         answer = shown(service, recipe, ticket["id"], sketch=True)
         said = about_picture(recipe, answer, ticket, run)
         said["run"] |= offered(service, recipe, run)
-        return {**about_run(recipe, run), **said, "notice": None}
+        return {**about_run(recipe, run), **said, "notice": passed_over(recipe, run)}
 
     @app.callback(
         Output(Id.READINGS, "data"), Input(Id.DRAWN, "data"), State(Id.TICKET, "data"), prevent_initial_call=True
@@ -109,7 +112,7 @@ def largest_writers(service: Service, recipe: Recipe, ticket: str) -> dict[str, 
 
 def about_run(recipe: Recipe, run: Run) -> dict[str, Any]:
     """Strip of predictions, and how far the layers go."""
-    layer = run.n_layers - 1 if recipe.layer is None else recipe.layer
+    layer = run.n_layers - 1 if recipe.layer is None or _is_beyond(recipe.layer, run) else recipe.layer
     return {
         "strip": predictions(run),
         "layer_count": run.n_layers,
@@ -119,6 +122,22 @@ def about_run(recipe: Recipe, run: Run) -> dict[str, Any]:
         "layer_options": [{"label": f"L{number}", "value": number} for number in range(run.n_layers)],
         "layer": layer,
     }
+
+
+def passed_over(recipe: Recipe, run: Run) -> Component | None:
+    """What the address says of the view and this model does not have; the picture is drawn all the same."""
+    if recipe.layer is None or not _is_beyond(recipe.layer, run):
+        return None
+    last = run.n_layers - 1
+    return notice(
+        ArgumentError(
+            f"layer={recipe.layer} is not a layer of this model; its layers are 0…{last}, and the last is chosen"
+        )
+    )
+
+
+def _is_beyond(layer: int, run: Run) -> bool:
+    return layer >= run.n_layers
 
 
 def picture_name(ticket: dict[str, Any]) -> str:
