@@ -413,7 +413,7 @@ def wrong_entries(size: int, begin: int) -> list:
         right | {"data_offsets": [begin - 1, size]}, right | {"data_offsets": [begin, size - 1]}, right | {"data_offsets": [size, begin]},
         right | {"data_offsets": [-1, size]}, right | {"data_offsets": [begin]}, right | {"data_offsets": [begin, str(size)]},
         right | {"data_offsets": [float(begin), size]}, right | {"data_offsets": [begin, 10**30]}, right | {"data_offsets": None},
-        right | {"data_offsets": [0, size], "shape": [size]}, right | {"data_offsets": [0, size - begin]},
+        right | {"data_offsets": [0, size], "shape": [size]}, right | {"data_offsets": [begin, size - 1], "shape": [size - 1 - begin]}, right | {"data_offsets": [0, size - begin]},
     ]  # fmt: skip
 
 
