@@ -357,7 +357,7 @@ def _frozen(
         name: torch.stack([bias for bias in rows if bias is not None])
         for name, rows in (
             ("attn", [block.attention_output.bias for block in blocks]),
-            ("mlp", [block.mlp_output.bias for block in blocks]),
+            ("mlp", [None if block.mlp_output is None else block.mlp_output.bias for block in blocks]),
         )
         if all(bias is not None for bias in rows)
     }

@@ -170,7 +170,7 @@ def _refuse_outside(trace: Trace, asked: Node) -> None:
 
 def _widths(trace: Trace) -> tuple[int, int]:
     anatomy = trace.model.anatomy
-    return anatomy.n_heads * anatomy.d_head, anatomy.blocks[0].mlp_output.d_in
+    return anatomy.n_heads * anatomy.d_value, anatomy.blocks[0].n_neurons
 
 
 def _reading(trace: Trace, asked: Node, k: int) -> tuple[NodeReading | None, str]:

@@ -287,7 +287,7 @@ def _final(trace: Trace, layer: int | None, position: int) -> tuple[Norm, Tensor
 def _stages(norm: Norm, x: Float[Tensor, "d_model"]) -> dict[Step, Float[Tensor, "d_model"]]:
     """The vector after each step of a norm, in order."""
     scale, found = norm.scale(x), dict[Step, Tensor]()
-    if norm.kind == "layer":
+    if norm.is_layer:
         found["centering"] = x = x - x.mean()
     found["scale"] = x = x / scale
     if norm.module.weight is not None:

@@ -283,7 +283,7 @@ def _checked(
 ) -> tuple[int, int]:
     """The window of layers, after all arguments were checked."""
     anatomy = loaded.anatomy
-    n_layers, d_mlp = len(anatomy.blocks), anatomy.blocks[0].mlp_output.d_in
+    n_layers, d_mlp = len(anatomy.blocks), anatomy.blocks[0].n_neurons
     window = (0, n_layers) if layers is None else (layers, layers + 1) if isinstance(layers, int) else layers
     if not 0 <= window[0] < window[1] <= n_layers:
         raise ArgumentError(f"layers={layers} is not within 0…{n_layers - 1}; give one, or (first, one past last)")

@@ -110,13 +110,13 @@ def _before(norm: Norm | None, weight: Float[Tensor, "*n d_model out"]) -> Float
         return weight
     scaled = norm.gain(weight.shape[-2]).to(weight)[:, None] * weight
     # A LayerNorm also takes the mean out of its input; to the weights that is the same as taking the mean out of them.
-    return scaled - scaled.mean(-2, keepdim=True) if norm.kind == "layer" else scaled
+    return scaled - scaled.mean(-2, keepdim=True) if norm.is_layer else scaled
 
 
 def _unembedding(anatomy: Anatomy) -> Float[Tensor, "token d_model"]:
     """W_U, a row for each token; the head's modules in one."""
     *inner, last = anatomy.head
-    weight = upcast(last.weight.detach())
+    weight = upcast(last.weight.detach()) * anatomy.logit_factor
     for module in reversed(inner):
         weight = weight @ upcast(module.weight.detach())
     return weight

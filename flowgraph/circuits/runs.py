@@ -207,7 +207,7 @@ class HeadRuns:
     ) -> None:
         anatomy = loaded.anatomy
         self.loaded, self.metric, self.full = loaded, metric, np.empty(len(task))
-        size = len(anatomy.blocks) * anatomy.n_heads * anatomy.d_head * 4
+        size = len(anatomy.blocks) * anatomy.n_heads * anatomy.d_value * 4
         self.parts: list[tuple[Part, AnswerTokens, Reference]] = []
         with loaded.lock, torch.no_grad():
             for part in parts_of(loaded, task, how, reference=reference, bytes_of_token=size):

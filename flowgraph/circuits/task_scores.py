@@ -32,7 +32,7 @@ def task_scores(
     shape = (len(anatomy.blocks), anatomy.n_heads)
     sums = {name: np.zeros(shape) for name in TASK_SCORES}
     # What a backward pass keeps: queries, keys, values, what heads hand on, states, neurons, and the gradients of it all.
-    size = shape[0] * 4 * (16 * anatomy.d_model + 3 * anatomy.blocks[0].mlp_output.d_in)
+    size = shape[0] * 4 * (16 * anatomy.d_model + 3 * anatomy.blocks[0].n_neurons)
     parts = parts_of(loaded, task, how, reference=None, bytes_of_token=size)
     answers, done = 0, 0
     for part in parts:
@@ -66,7 +66,7 @@ def _importance(loaded: LoadedModel, batch: Batch, metric: Metric) -> np.ndarray
     found, forward = backward(loaded, batch, metric)
     anatomy = loaded.anatomy
     outputs = torch.stack([upcast(forward.kept["z", layer]) for layer in range(len(anatomy.blocks))])
-    outputs = outputs.unflatten(-1, (anatomy.n_heads, anatomy.d_head))
+    outputs = outputs.unflatten(-1, (anatomy.n_heads, anatomy.d_value))
     # The sum over positions comes before the absolute value: a head counts by its net effect on a prompt.
     summed: np.ndarray = torch.einsum("lpthd,lpthd->lph", outputs, found.z).abs().sum(1).double().cpu().numpy()
     return summed

@@ -38,7 +38,7 @@ def after_attention(
     Each position is computed by itself: only attention mixes positions.
     """
     block = anatomy.blocks[layer]
-    added = _normed(block.attention_post_norm, block.attention_output.module(z))
+    added = _normed(block.attention_post_norm, block.attention_output.added(z))
     if anatomy.wiring == "parallel":
         return states + added + mlp_of(anatomy, layer, block.mlp_norm.module(states))
     middle = states + added
@@ -52,12 +52,18 @@ def after_attention(
 def mlp_of(anatomy: Anatomy, layer: int, reads: Tensor) -> Tensor:
     """[..., d_model] what the MLP of a layer writes for the vectors that it reads."""
     block = anatomy.blocks[layer]
+    if block.mlp_output is None:
+        # A module of its own may take rows of positions only.
+        output = block.mlp(reads[None] if reads.ndim == 2 else reads)
+        whole = output[0] if isinstance(output, tuple) else output
+        return _normed(block.mlp_post_norm, (whole.reshape(reads.shape)) * block.mlp_factor)
+    assert block.mlp_input is not None
     # One module may hold gate and input side by side; it then runs once for both.
     fused = block.mlp_gate is not None and block.mlp_gate.module is block.mlp_input.module
     up = block.mlp_input.module(reads)
     gate = None if block.mlp_gate is None else up if fused else block.mlp_gate.module(reads)
     neurons = block.neurons(None if gate is None else _part(block.mlp_gate, gate), _part(block.mlp_input, up))
-    return _normed(block.mlp_post_norm, block.mlp_output.module(neurons))
+    return _normed(block.mlp_post_norm, block.mlp_output.added(neurons))
 
 
 def _part(projection: Projection | None, output: Tensor) -> Tensor:

@@ -108,7 +108,7 @@ def install(run: Pass, plan: Plan, reference: Reference) -> None:
         run.probe(layer)
         run.edit("z", layer, partial(_terms_replaced, run, layer, terms.to(device), reference))
     for layer in plan.heads.flatten(1).any(1).nonzero()[:, 0].tolist():
-        mask = (plan.heads[layer].T.to(device) & valid[:, None]).repeat_interleave(run.anatomy.d_head, 1)
+        mask = (plan.heads[layer].T.to(device) & valid[:, None]).repeat_interleave(run.anatomy.d_value, 1)
         run.edit("z", layer, partial(_replaced, reference, "z", layer, mask))
     for layer in plan.mlps.any(1).nonzero()[:, 0].tolist():
         mask = (plan.mlps[layer].to(device) & valid)[:, None]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..errors import ArgumentError, UnsupportedReadingError
-from ..models.anatomy import Anatomy
+from ..models.anatomy import Anatomy, no_neurons, no_projections
 from ..values.node import Node, label
 
 Into = Literal["q", "k", "v", "mlp", "logits"]
@@ -156,6 +156,8 @@ def check_edge(anatomy: Anatomy, edge: Edge) -> None:
         If a node does not exist, keys and values are not those of a group, or the target reads before the source writes.
     """
     require_sum(anatomy)
+    if edge.into in ("q", "k", "v") and not anatomy.has_projections:
+        raise UnsupportedReadingError(no_projections(anatomy))
     check_node(anatomy, edge.target)
     sent = sender_index(anatomy, edge.source)
     grouped = anatomy.n_kv_heads != anatomy.n_heads
@@ -185,8 +187,10 @@ def check_node(anatomy: Anatomy, node: Node) -> None:
     """
     heads = anatomy.n_kv_heads if node.kind == "kv_group" else anatomy.n_heads
     limits = {"layer": len(anatomy.blocks), "head": heads}
+    if node.kind == "neuron" and not anatomy.has_neurons:
+        raise UnsupportedReadingError(f"{node}: {no_neurons(anatomy)}")
     if node.kind == "neuron" and node.layer is not None and node.layer < len(anatomy.blocks):
-        limits["index"] = anatomy.blocks[node.layer].mlp_output.d_in
+        limits["index"] = anatomy.blocks[node.layer].n_neurons
     for name, limit in limits.items():
         value = getattr(node, name)
         if value is not None and value >= limit:

@@ -187,7 +187,7 @@ def _gradients(anatomy: Anatomy, grads: dict[tuple[str, int], Tensor], values: T
         embed=grads["resid_pre", 0],
         attn_out=stacked("attn_out"),
         mlp_out=stacked("mlp_out"),
-        z=stacked("z").unflatten(-1, (anatomy.n_heads, anatomy.d_head)),
+        z=stacked("z").unflatten(-1, (anatomy.n_heads, anatomy.d_value)),
         q=stacked("q"),
         k=stacked("k"),
         v=stacked("v"),
@@ -208,11 +208,11 @@ def norm_vjp(norm: Norm, x: Float[Tensor, "*n d"], gradient: Float[Tensor, "*m d
     """Gradient before a norm from the gradient after it; the norm's scale moves along."""
     x = upcast(x)
     scale = norm.scale(x)[..., None]
-    centred = x - x.mean(-1, keepdim=True) if norm.kind == "layer" else x
+    centred = x - x.mean(-1, keepdim=True) if norm.is_layer else x
     direction = centred / scale
     # In place: there is a gradient for each receiver, and each pass over them takes as long as a part of the model.
     result = gradient * (norm.gain(x.shape[-1]).to(gradient) / scale)
-    if norm.kind == "layer":
+    if norm.is_layer:
         # The scale moves with the input: the part along the normalised direction drops out.
         along = (result * direction).mean(-1, keepdim=True)
         return result.sub_(result.mean(-1, keepdim=True)).addcmul_(direction, along, value=-1)

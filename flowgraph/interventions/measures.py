@@ -37,8 +37,10 @@ def measure_of(loaded: LoadedModel, metric: Metric, answers: AnswerTokens) -> Me
         AnswerTokens(target.expand(last.in_features), foil.expand(last.in_features), clean.expand(last.in_features, -1))
         for target, foil, clean in zip(answers.targets, answers.foils, answers.clean, strict=True)
     ]
-    weights = torch.stack([metric.measure(last.weight.detach().T, own) for own in units])
-    bias = None if last.bias is None else metric.measure(last.bias.detach().expand(len(units), -1), answers)
+    # A factor on the logits is one on the weights and biases.
+    factor = anatomy.logit_factor
+    weights = torch.stack([metric.measure(last.weight.detach().T * factor, own) for own in units])
+    bias = None if last.bias is None else metric.measure(last.bias.detach().expand(len(units), -1) * factor, answers)
 
     def measure(states: Tensor, prompt: Tensor) -> Tensor:
         values = (read_by_head(loaded, states) * weights[prompt]).sum(-1)

@@ -70,7 +70,7 @@ def pass_numbers(loaded: LoadedModel, n_tokens: int) -> PassNumbers:
     anatomy = loaded.anatomy
     layers, d_model, pattern = len(anatomy.blocks), anatomy.d_model, anatomy.n_heads * n_tokens
     readers = anatomy.n_heads + 2 * anatomy.n_kv_heads
-    projected, d_mlp = readers * anatomy.d_head, max(block.mlp_output.d_in for block in anatomy.blocks)
+    projected, d_mlp = readers * anatomy.d_head, max(block.n_neurons for block in anatomy.blocks)
     senders, widths = 1 + layers * (anatomy.n_heads + 1), (d_model, projected, d_mlp, pattern)
 
     def together(counts: tuple[int, int, int, int]) -> int:
@@ -83,7 +83,7 @@ def pass_numbers(loaded: LoadedModel, n_tokens: int) -> PassNumbers:
         block=together(_WORKING),
         attention=6 * d_model + 6 * projected + 4 * pattern,
         # States before attention and MLP, what both add, z, and where there is a second norm what it reads.
-        kept=layers * (4 * d_model + anatomy.n_heads * anatomy.d_head) + 2 * d_model,
+        kept=layers * (4 * d_model + anatomy.n_heads * anatomy.d_value) + 2 * d_model,
         gradients=layers * (3 * d_model + 2 * projected) + 2 * d_model,
         changes=senders * d_model,
         making=senders * d_model if anatomy.wiring == "sandwich" else 0,

@@ -17,11 +17,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import NoPatternError
+from ..errors import NoPatternError, UnsupportedReadingError
 from ..models import LoadedModel
-from ..models.anatomy import Anatomy, Block, upcast
+from ..models.anatomy import Anatomy, Block, no_neurons, no_projections, upcast
 from ..models.attention_weights import Role
-from ..models.eager import eager_attention
+from ..models.eager import AttentionCall, Watch, eager_attention, watching
 from ..models.forward import Feed
 from ..models.hooks import on_call, on_result
 from .ticks import Tick
@@ -124,9 +124,22 @@ class Pass:
             stack.enter_context(torch.set_grad_enabled(self.gradients))
             # Fused attention kernels return no pattern.
             stack.enter_context(eager_attention(self.anatomy.model))
+            if not self.anatomy.has_projections:
+                stack.enter_context(watching(self._watches()))
             for handle in self._handles(last):
                 stack.callback(handle.remove)
             return stack.pop_all()
+
+    def _watches(self) -> dict[nn.Module, Watch]:
+        """Values of probed layers, where they are seen at the attention function alone."""
+
+        def watch(layer: int) -> Watch:
+            def keep(call: AttentionCall) -> None:
+                self.kept["v", layer] = call.value.transpose(1, 2).detach()
+
+            return keep
+
+        return {self.anatomy.blocks[layer].attention: watch(layer) for layer in self.probed}
 
     def _handles(self, last: Edit | None) -> Iterator[Any]:
         for layer, block in enumerate(self.anatomy.blocks):
@@ -158,12 +171,17 @@ class Pass:
         if ("attn_sum", layer) in self.edits:
             yield self._on_output(block.attention_output.module, "attn_sum", layer)
         if ("attn_out", layer) in self.edits or middle:
-            yield self._on_output(block.attention_output.module if post is None else post.module, "attn_out", layer)
+            output = block.attention_output
+            yield self._on_output(output.module if post is None else post.module, "attn_out", layer, output.factor)
         if ("resid_mid", layer) in self.edits and self.anatomy.wiring == "post_norm":
             yield self._on_output(block.attention_norm.module, "resid_mid", layer)
 
     def _projection_handles(self, layer: int, block: Block) -> Iterator[Any]:
         sites = [site for site in ROLES if (site, layer) in self.edits or (site == "v" and layer in self.probed)]
+        if not self.anatomy.has_projections:
+            if any((site, layer) in self.edits for site in sites):
+                raise UnsupportedReadingError(no_projections(self.anatomy))
+            return
         if block.fused is not None:
             if sites:
                 yield self._on_heads(block.fused, sites, layer)
@@ -174,19 +192,22 @@ class Pass:
     def _mlp_handles(self, layer: int, block: Block) -> Iterator[Any]:
         # A gate and an input in one module are hooked once.
         modules = {id(p.module): p.module for p in (block.mlp_input, block.mlp_gate) if p is not None}
+        if not modules:
+            modules = {id(block.mlp): block.mlp}
         for n, module in enumerate(modules.values()):
             if ("mlp_in", layer) in self.edits:
                 yield self._on_input(module, "mlp_in", layer)
             if (f"mlp_in{n}", layer) in self.edits:
                 yield self._on_input(module, f"mlp_in{n}", layer)
         post = block.mlp_post_norm
-        for site, module, hook in (
-            ("neurons", block.mlp_output.module, self._on_input),
-            ("mlp_out", block.mlp_output.module if post is None else post.module, self._on_output),
-            ("resid_post", block.module, self._on_output),
-        ):
-            if (site, layer) in self.edits:
-                yield hook(module, site, layer)
+        if ("neurons", layer) in self.edits:
+            if block.mlp_output is None:
+                raise UnsupportedReadingError(no_neurons(self.anatomy))
+            yield self._on_input(block.mlp_output.module, "neurons", layer)
+        if ("mlp_out", layer) in self.edits:
+            yield self._on_output(block.mlp if post is None else post.module, "mlp_out", layer, block.mlp_factor)
+        if ("resid_post", layer) in self.edits:
+            yield self._on_output(block.module, "resid_post", layer)
 
     def _edited(self, site: str, layer: int, x: Tensor) -> Tensor:
         """The tensor after the edits of a site; the same object if nothing changed."""
@@ -226,12 +247,16 @@ class Pass:
 
         return on_call(module, hook)
 
-    def _on_output(self, module: nn.Module, site: str, layer: int) -> Any:
+    def _on_output(self, module: nn.Module, site: str, layer: int, factor: float = 1.0) -> Any:
+        """Edits of a module's output; of one that the model multiplies by a factor, what comes after it."""
+
         def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
             x = output[0] if isinstance(output, tuple) else output
-            new = self._edited(site, layer, x)
-            if new is x:
+            shown = x if factor == 1.0 else x * factor
+            new = self._edited(site, layer, shown)
+            if new is shown:
                 return None
+            new = new if factor == 1.0 else new / factor
             return (new, *output[1:]) if isinstance(output, tuple) else new
 
         return on_result(module, hook)
@@ -240,7 +265,8 @@ class Pass:
         """Edits of queries, keys or values as projected, [row, position, head, d_head]."""
 
         def hook(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            heads = output.view(self.rows, -1, output.shape[-1] // self.anatomy.d_head, self.anatomy.d_head)
+            size = self.anatomy.d_value if sites == ["v"] else self.anatomy.d_head
+            heads = output.view(self.rows, -1, output.shape[-1] // size, size)
             # One fused projection gives all three, so edits of a site see a slice of it.
             new = heads
             for site in sites:
@@ -282,7 +308,7 @@ _LAST = ("resid_post", -1)
 def logits_of_states(loaded: LoadedModel, states: Float[Tensor, "row d_model"]) -> Float[Tensor, "row d_vocab"]:
     """[row, d_vocab] logits of last states by the model's own final norm and head, at least in float32."""
     anatomy = loaded.anatomy
-    logits = upcast(anatomy.head[-1](read_by_head(loaded, states)))
+    logits = upcast(anatomy.head[-1](read_by_head(loaded, states))) * anatomy.logit_factor
     return logits if anatomy.softcap is None else anatomy.softcap * torch.tanh(logits / anatomy.softcap)
 
 

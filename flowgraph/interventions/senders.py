@@ -66,7 +66,7 @@ def written_by_heads(anatomy: Anatomy, layer: int, kept: Kept) -> Float[Tensor, 
     z = upcast(kept["z", layer])
     rows, n_tokens, _ = z.shape
     # One product per head over all rows and positions: heads × d_head instead of one large product with zeros.
-    by_head = z.reshape(rows * n_tokens, anatomy.n_heads, anatomy.d_head).transpose(0, 1)
+    by_head = z.reshape(rows * n_tokens, anatomy.n_heads, anatomy.d_value).transpose(0, 1)
     outputs = torch.bmm(by_head, anatomy.W_O(layer)).view(anatomy.n_heads, rows, n_tokens, -1)
     post = anatomy.blocks[layer].attention_post_norm
     return outputs if post is None else post.linear(outputs, post.scale(kept["attn_sum", layer]))

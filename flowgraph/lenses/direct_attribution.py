@@ -237,7 +237,7 @@ def _attribute(
     trace: Trace, direction: Tensor, head_bias: dict[str, float], logit: float, aim: tuple[int, int | None, int]
 ) -> DirectLogitAttribution:
     anatomy, at = trace.model.anatomy, aim[2]
-    by_source, neurons = [], []
+    by_source, neurons, whole = [], [], []
     biases: dict[str, float] = {}
     for layer, block in enumerate(anatomy.blocks):
         toward = _through(block.attention_post_norm, trace, "attention_post", layer, at, direction)
@@ -248,7 +248,13 @@ def _attribute(
             block.attention_output.bias, block.attention_post_norm, toward, direction, f"L{layer}.attn_bias"
         )
         toward = _through(block.mlp_post_norm, trace, "mlp_post", layer, at, direction)
+        if block.mlp_output is None:
+            # An MLP without neurons is one part, with all of its biases in it.
+            whole.append(upcast(trace.mlp_out[layer, at]) @ direction)
+            neurons.append(direction.new_empty(0))
+            continue
         neurons.append(upcast(trace.neurons[layer, at]) * (block.mlp_output.weight @ toward))
+        whole.append(neurons[-1].double().sum())
         biases |= _bias(block.mlp_output.bias, block.mlp_post_norm, toward, direction, f"L{layer}.mlp_bias")
     # Summed in float64: thousands of neurons of either sign cancel.
     heads_by_source = torch.stack(by_source).double().cpu().numpy()
@@ -258,7 +264,7 @@ def _attribute(
     result = DirectLogitAttribution(
         heads=heads_by_source.sum(-1),
         heads_by_source=heads_by_source,
-        mlps=by_neuron.sum(-1),
+        mlps=torch.stack(whole).double().cpu().numpy(),
         neurons=by_neuron,
         embedding=float((first if place is None else first - place) @ direction),
         position_embedding=0.0 if place is None else float(place @ direction),
@@ -289,8 +295,9 @@ def _direction(loaded: LoadedModel, trace: Trace, token_id: int, position: int) 
     """[d_model] vector whose dot product with a part is its share of the token's logit, and the head's own biases."""
     anatomy = loaded.anatomy
     *inner, last = anatomy.head
-    column = upcast(last.weight[token_id].detach())
-    biases = {} if getattr(last, "bias", None) is None else {"unembed_bias": float(last.bias[token_id].detach())}
+    column = upcast(last.weight[token_id].detach()) * anatomy.logit_factor
+    bias = None if getattr(last, "bias", None) is None else last.bias[token_id].detach()
+    biases = {} if bias is None else {"unembed_bias": float(bias) * anatomy.logit_factor}
     for module in reversed(inner):
         if getattr(module, "bias", None) is not None:
             biases["unembed_bias"] = biases.get("unembed_bias", 0.0) + float(upcast(module.bias.detach()) @ column)

@@ -246,6 +246,8 @@ def logits_of_rows(
         for module in inner:
             x = _linear(loaded, module, upcast(x), None)
         x = _linear(loaded, last, upcast(x), out)
+        if anatomy.logit_factor != 1.0:
+            x = x.mul_(anatomy.logit_factor)
     if softcap and anatomy.softcap is not None:
         x = x.div_(anatomy.softcap).tanh_().mul_(anatomy.softcap)
     return x

@@ -23,8 +23,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from ..errors import ArgumentError
-from ..models.anatomy import Block, Norm, upcast
+from ..errors import ArgumentError, UnsupportedReadingError
+from ..models.anatomy import Block, Norm, no_neurons, upcast
 from ..values.edge_weights import EdgeWeights
 from ..values.trace import Trace
 from .origin import array, origin
@@ -90,6 +90,8 @@ def ff(trace: Trace, *, sources: int | None = SOURCES) -> EdgeWeights:
     ------
     ArgumentError
         If ``sources`` is below 1.
+    UnsupportedReadingError
+        If the model's MLPs have no neurons.
 
     References
     ----------
@@ -98,6 +100,8 @@ def ff(trace: Trace, *, sources: int | None = SOURCES) -> EdgeWeights:
     """
     if sources is not None and sources < 1:
         raise ArgumentError(f"sources={sources} must be at least 1 (the token itself), or None for all tokens")
+    if not trace.model.anatomy.has_neurons:
+        raise UnsupportedReadingError(f"method 'ff' takes an MLP apart: {no_neurons(trace.model.anatomy)}")
     n, t = trace.layers[1] - trace.layers[0], len(trace.tokens)
     summed, residual, rest = np.zeros((n, t, t)), np.zeros((n, t)), np.zeros((n, t))
     worst = 0.0

@@ -105,7 +105,7 @@ def mlp_parts(trace: Trace, row: int) -> MlpParts:
 
 def _gained(norm: Norm, parts: Float[np.ndarray, "*n d"]) -> Float[np.ndarray, "*n d"]:
     """Parts with the norm's mean subtraction and gain, before its scale."""
-    if norm.kind == "layer":
+    if norm.is_layer:
         parts = parts - parts.mean(-1, keepdims=True)
     gained: np.ndarray = parts * array(norm.gain(parts.shape[-1])).astype(parts.dtype)
     return gained

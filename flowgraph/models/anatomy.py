@@ -11,8 +11,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import ArchitectureError
-from .families import FAMILIES, Attention, Family, NormKind, Stack, Wiring
+from .families import FAMILIES, FUNCTION, Attention, Family, NormKind, Sizes, Stack, Wiring
 from .kinds import is_encoder_decoder, kind_of, reads_choices, unread_head
+from .norms import found_kind
 
 _FAR = 6
 """A row that misses more paths than this has nothing in common with the model but its age."""
@@ -27,16 +28,24 @@ class Norm:
 
     module: Any
     kind: NormKind
+    found_epsilon: float | None = None
 
     @property
     def epsilon(self) -> float:
         """The ε inside the square root."""
+        if self.found_epsilon is not None:
+            return self.found_epsilon
         return float(getattr(self.module, "variance_epsilon", getattr(self.module, "eps", 0.0)))
+
+    @property
+    def is_layer(self) -> bool:
+        """Whether the mean is subtracted, as in LayerNorm."""
+        return self.kind in ("layer", "layer_unit_offset")
 
     def size(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "*n"]:
         """[…] length of each vector, less its mean for LayerNorm; at least in float32. See :func:`scale_of_size`."""
         x = upcast(x)
-        if self.kind == "layer":
+        if self.is_layer:
             x = x - x.mean(-1, keepdim=True)
         size: Tensor = torch.linalg.vector_norm(x, dim=-1)
         return size
@@ -47,10 +56,10 @@ class Norm:
 
     def gain(self, d: int) -> Float[Tensor, "d"]:
         """[d] the factor γ after division, at least in float32."""
-        weight = self.module.weight
+        weight = getattr(self.module, "weight", None)
         if weight is None:
             return torch.ones(d, device="cpu")
-        return upcast(weight.detach()) + (1.0 if self.kind == "rms_unit_offset" else 0.0)
+        return upcast(weight.detach()) + (1.0 if self.kind.endswith("unit_offset") else 0.0)
 
     @property
     def bias(self) -> Float[Tensor, "d"] | None:
@@ -61,7 +70,7 @@ class Norm:
     def linear(self, x: Float[Tensor, "*n d"], scale: Float[Tensor, "*#n"]) -> Float[Tensor, "*n d"]:
         """[…, d] the norm frozen at ``scale``, without its bias: a linear map of x."""
         x = upcast(x)
-        if self.kind == "layer":
+        if self.is_layer:
             x = x - x.mean(-1, keepdim=True)
         return x / scale[..., None] * self.gain(x.shape[-1]).to(x)
 
@@ -69,21 +78,28 @@ class Norm:
         """[d] the vector g with ``linear(x, scale) · direction = x · g`` for every x."""
         # For LayerNorm the mean leaves x before the product; the same as taking it out of g.
         g = direction * self.gain(len(direction)).to(direction) / scale
-        return g - g.mean() if self.kind == "layer" else g
+        return g - g.mean() if self.is_layer else g
 
 
 def scale_of_size(size: Float[Tensor, "layer *n"], norms: Sequence[Norm], d: int) -> Float[Tensor, "layer *n"]:
     """[layer, …] scales of norms, one norm for each row, from the sizes (:meth:`Norm.size`) of their d-dimensional inputs."""
     epsilon = size.new_tensor([norm.epsilon for norm in norms])
-    return (size.square() / d + epsilon.view(-1, *[1] * (size.ndim - 1))).sqrt()
+    scale = (size.square() / d + epsilon.view(-1, *[1] * (size.ndim - 1))).sqrt()
+    absent = [i for i, norm in enumerate(norms) if norm.kind == "none"]
+    # Where there is no norm the state is read as it is.
+    return scale.index_fill(0, torch.tensor(absent, device=scale.device), 1.0) if absent else scale
 
 
 @dataclass(frozen=True)
 class Projection:
-    """A linear layer, or some of its outputs, as ``x @ weight + bias``, whatever the layout of the module."""
+    """A linear layer, or some of its outputs, as ``x @ weight + bias``, whatever the layout of the module.
+
+    Weight and bias hold the factor that the model multiplies the output by before it goes on.
+    """
 
     module: Any
     columns: tuple[int | None, int | None] = (None, None)
+    factor: float = 1.0
 
     def __call__(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_out"]:
         """[…, d_out] the layer's output, at least in float32."""
@@ -95,13 +111,22 @@ class Projection:
         """[d_in, d_out], at least in float32."""
         weight = self.module.weight.detach()
         # Hugging Face's Conv1D keeps [in, out]; torch.nn.Linear keeps [out, in].
-        return upcast((weight if type(self.module).__name__ == "Conv1D" else weight.T)[:, slice(*self.columns)])
+        found = upcast((weight if type(self.module).__name__ == "Conv1D" else weight.T)[:, slice(*self.columns)])
+        return found if self.factor == 1.0 else found * self.factor
 
     @property
     def bias(self) -> Float[Tensor, "d_out"] | None:
         """[d_out], or None."""
         bias = getattr(self.module, "bias", None)
-        return None if bias is None else upcast(bias.detach()[slice(*self.columns)])
+        if bias is None:
+            return None
+        found = upcast(bias.detach()[slice(*self.columns)])
+        return found if self.factor == 1.0 else found * self.factor
+
+    def added(self, x: Tensor) -> Tensor:
+        """The module's own output in its own number type, times the factor."""
+        out: Tensor = self.module(x)
+        return out if self.factor == 1.0 else out * self.factor
 
     @property
     def d_in(self) -> int:
@@ -112,7 +137,11 @@ class Projection:
 
 @dataclass(frozen=True)
 class Block:
-    """One resolved block of a stack; ``mlp_gate`` is None where the MLP has no gate."""
+    """One resolved block of a stack.
+
+    ``query``, ``key``, ``value`` and ``fused`` are all None where queries and keys are no linear maps of what attention reads;
+    ``mlp_gate`` is None where the MLP has no gate. An MLP without neurons has ``mlp`` alone.
+    """
 
     index: int
     module: nn.Module
@@ -128,16 +157,29 @@ class Block:
     attention_post_norm: Norm | None
     mlp_norm: Norm
     mlp_post_norm: Norm | None
-    mlp_input: Projection
+    mlp: nn.Module
+    mlp_factor: float
+    mlp_input: Projection | None
     mlp_gate: Projection | None
-    mlp_output: Projection
-    activation: Callable[[Tensor], Tensor]
+    mlp_output: Projection | None
+    activation: Callable[[Tensor], Tensor] | None
     scale: float
+
+    @property
+    def n_neurons(self) -> int:
+        """Number of neurons of the MLP; 0 where it is no projection – activation – projection."""
+        return 0 if self.mlp_output is None else self.mlp_output.d_in
+
+    @property
+    def mlp_reader(self) -> nn.Module:
+        """The module that reads the MLP's input first."""
+        return self.mlp if self.mlp_input is None else self.mlp_input.module
 
     def neurons(
         self, gate: Float[Tensor, "*n d_mlp"] | None, up: Float[Tensor, "*n d_mlp"]
     ) -> Float[Tensor, "*n d_mlp"]:
         """[…, d_mlp] input of the MLP's output projection, from the values of :meth:`Anatomy.mlp_pre`."""
+        assert self.activation is not None
         return self.activation(up) if gate is None else self.activation(gate) * up
 
 
@@ -153,8 +195,8 @@ class Anatomy:
         How a block adds to the residual stream, after the config's switch.
     causal
         Whether a token sees earlier tokens only.
-    n_heads, n_kv_heads, d_head, d_model, d_vocab
-        Sizes; ``d_vocab`` is 0 without a head.
+    n_heads, n_kv_heads, d_head, d_value, d_model, d_vocab
+        Sizes; ``d_value`` is that of a head's values, ``d_vocab`` is 0 without a head.
     context
         Longest input in tokens; None where the config names none.
     head
@@ -180,12 +222,18 @@ class Anatomy:
     n_heads: int
     n_kv_heads: int
     d_head: int
+    d_value: int
     d_model: int
     d_vocab: int
     context: int | None
     softcap: float | None
     attention_softcap: float | None
     unread_head: tuple[str, ...] = ()
+
+    @property
+    def logit_factor(self) -> float:
+        """Number that the output of the head's last module is multiplied by to give logits, before a soft-cap."""
+        return self.family.logit_factor
 
     @property
     def has_head(self) -> bool:
@@ -195,22 +243,54 @@ class Anatomy:
     @property
     def embedding_scale(self) -> float:
         """Factor on the token embeddings."""
-        return self.d_model**0.5 if self.stack.embedding_scale == "sqrt_d_model" else 1.0
+        scale = self.stack.embedding_scale
+        if isinstance(scale, str):
+            return self.d_model**0.5 if scale == "sqrt_d_model" else 1.0
+        return scale
+
+    @property
+    def has_neurons(self) -> bool:
+        """Whether the MLPs of all layers have neurons."""
+        return all(block.mlp_output is not None for block in self.blocks)
+
+    @property
+    def has_projections(self) -> bool:
+        """Whether queries, keys and values are linear maps of what attention reads, rotated or not."""
+        return all(block.fused is not None or block.query is not None for block in self.blocks)
 
     def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """[head, d_head, d_model] output projection of one layer, at least in float32."""
-        return self.blocks[layer].attention_output.weight.reshape(self.n_heads, self.d_head, self.d_model)
+        return self.blocks[layer].attention_output.weight.reshape(self.n_heads, self.d_value, self.d_model)
 
     def mlp_pre(
         self, layer: int, x: Float[Tensor, "*n d_model"]
     ) -> tuple[Float[Tensor, "*n d_mlp"] | None, Float[Tensor, "*n d_mlp"]]:
         """Gate (None without one) and input of a layer's neurons before the activation, from the MLP's input x."""
         block = self.blocks[layer]
+        assert block.mlp_input is not None
         return None if block.mlp_gate is None else block.mlp_gate(x), block.mlp_input(x)
 
     def per_query_head(self, x: Float[Tensor, "kv_head *n"]) -> Float[Tensor, "head *n"]:
         """[head, …] keys or values repeated for the query heads that share them."""
         return x.repeat_interleave(self.n_heads // self.n_kv_heads, dim=0)
+
+
+def no_neurons(anatomy: Anatomy) -> str:
+    """A sentence on a model whose MLPs are no projection – activation – projection."""
+    kind = type(anatomy.blocks[0].mlp).__name__
+    return (
+        f"the MLPs of {type(anatomy.model).__name__} ({kind}) are no projection, activation and projection, as a mixture of experts "
+        "is not, so they have no neurons; each MLP is one node"
+    )
+
+
+def no_projections(anatomy: Anatomy) -> str:
+    """A sentence on a model whose queries and keys are no linear maps of what attention reads."""
+    return (
+        f"queries, keys and values of {type(anatomy.model).__name__} are no linear maps of what its attention reads (a norm over all "
+        "heads, or a low-rank projection, lies in between), so what single parts of the stream bring to them is not known; heads, "
+        "patterns, values, MLPs and states can be used"
+    )
 
 
 def resolve(model: Any) -> Anatomy:
@@ -234,7 +314,7 @@ def resolve(model: Any) -> Anatomy:
     for row in named or FAMILIES.values():
         missing = _missing(model, row)
         if not missing:
-            return _build(model, row)
+            return build(model, row)
         failures[row.name] = missing
     raise ArchitectureError(no_row(model, model_type, failures))
 
@@ -282,7 +362,7 @@ def _missing(model: Any, row: Family) -> list[str]:
             fault = _fault(root, path, matrix=path == stack.embedding)
             missing += [] if fault is None else [fault]
         found = _find(blocks[0], stack.attention.module)
-        if stack.attention.scale == "module" and found is not None and not hasattr(found, "scaling"):
+        if stack.attention.scale == "module" and not stack.attention.scales and found is not None and not hasattr(found, "scaling"):
             # Without it the row says that there is a factor and the model does not say which.
             where = stack.attention.module
             missing += [] if hasattr(found, "scale_attn") else [f"{where}.scaling or {where}.scale_attn"]
@@ -335,7 +415,9 @@ def _block_paths(stack: Stack) -> Iterator[str]:
     attention = stack.attention
     yield from (attention.module, attention.query, attention.key, attention.value, attention.fused, attention.output)
     yield from (attention.query_norm, attention.key_norm, stack.attention_norm, stack.attention_post_norm)
-    yield from (stack.mlp_norm, stack.mlp_post_norm, stack.mlp_output, stack.mlp_activation)
+    yield from (stack.mlp_norm, stack.mlp_post_norm, stack.mlp_output, stack.mlp)
+    if not stack.mlp_activation.startswith(FUNCTION):
+        yield stack.mlp_activation
     yield from (stack.mlp_input, stack.mlp_gate, stack.mlp_gate_up)
 
 
@@ -352,7 +434,8 @@ def _find(start: Any, path: str) -> Any:
     return None
 
 
-def _build(model: Any, row: Family) -> Anatomy:
+def build(model: Any, row: Family) -> Anatomy:
+    """The parts that a row names."""
     base = getattr(model, "base_model", model)
     config = model.config.get_text_config()
     stack = row.stacks[-1]
@@ -363,8 +446,7 @@ def _build(model: Any, row: Family) -> Anatomy:
             f"{type(model).__name__} computes its MLPs in chunks of positions (chunk_size_feed_forward="
             f"{config.chunk_size_feed_forward}), so no hook sees them whole; load it with chunk_size_feed_forward=0"
         )
-    heads = int(config.num_attention_heads)
-    d_model = int(config.hidden_size)
+    sizes = stack.sizes or _sizes(config)
     row, head = _head(model, row)
     position_embedding = _find(root, stack.position_embedding) if stack.position_embedding else None
     final_norm = _find(root, stack.final_norm) if stack.final_norm else None
@@ -375,21 +457,29 @@ def _build(model: Any, row: Family) -> Anatomy:
         config=config,
         wiring=_wiring(stack, config),
         causal=stack.role == "decoder" or bool(getattr(config, "is_decoder", False)),
-        blocks=tuple(_block(i, block, row, stack) for i, block in enumerate(_find(root, stack.blocks))),
+        blocks=tuple(_block(i, block, row, stack, sizes) for i, block in enumerate(_find(root, stack.blocks))),
         embedding=_find(root, stack.embedding),
         position_embedding=position_embedding,
-        final_norm=None if final_norm is None else Norm(final_norm, row.norm),
+        final_norm=None if final_norm is None else _norm(final_norm, row.norm, sizes.d_model),
         head=head,
-        n_heads=heads,
-        n_kv_heads=int(getattr(config, "num_key_value_heads", None) or heads),
-        d_head=int(getattr(config, "head_dim", None) or d_model // heads),
-        d_model=d_model,
+        n_heads=sizes.heads,
+        n_kv_heads=sizes.kv_heads,
+        d_head=sizes.d_head,
+        d_value=sizes.d_value,
+        d_model=sizes.d_model,
         d_vocab=_vocabulary_size(model, head),
         context=_context(row, config, position_embedding),
         softcap=_number(config, row.logit_softcap),
         attention_softcap=_number(config, stack.attention.softcap),
         unread_head=() if head else unread_head(model),
     )
+
+
+def _sizes(config: Any) -> Sizes:
+    """Sizes under the names that most configs have for them."""
+    heads, d_model = int(config.num_attention_heads), int(config.hidden_size)
+    d_head = int(getattr(config, "head_dim", None) or d_model // heads)
+    return Sizes(heads, int(getattr(config, "num_key_value_heads", None) or heads), d_head, d_head, d_model)
 
 
 def without_head(anatomy: Anatomy) -> Anatomy:
@@ -458,45 +548,69 @@ def _context(row: Family, config: Any, positions: Any) -> int | None:
     return min(said, int(rows) - unused)
 
 
-def _number(config: Any, attribute: str) -> float | None:
+def _number(config: Any, attribute: str | float) -> float | None:
+    if not isinstance(attribute, str):
+        return attribute
     value = getattr(config, attribute, None) if attribute else None
     return None if value is None else float(value)
 
 
-def _block(index: int, block: nn.Module, row: Family, stack: Stack) -> Block:
-    def norm(path: str) -> Norm | None:
-        return Norm(_find(block, path), row.norm) if path else None
+def _norm(module: Any, kind: NormKind | None, width: int) -> Norm:
+    """The norm of a row's kind, or of the kind that its formula shows."""
+    if kind is not None:
+        return Norm(module, kind)
+    found = found_kind(module, width)
+    if found is None:
+        raise ArchitectureError(f"{type(module).__name__} is no norm of a known formula")
+    return Norm(module, *found)
 
-    def required_norm(path: str) -> Norm:
-        return Norm(_find(block, path), row.norm)
+
+def _block(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes) -> Block:
+    def norm(path: str, width: int = sizes.d_model) -> Norm | None:
+        return _norm(_find(block, path), row.norm, width) if path else None
+
+    def norm_or_none(path: str) -> Norm:
+        return norm(path) or Norm(nn.Identity(), "none")
 
     def module(path: str) -> nn.Module | None:
         return _find(block, path) if path else None
 
     attention = stack.attention
-    mlp_output = Projection(_find(block, stack.mlp_output))
-    mlp_input, mlp_gate = _mlp_inputs(block, stack, mlp_output.d_in)
+    mlp_output = Projection(_find(block, stack.mlp_output), factor=stack.mlp_factor) if stack.mlp_output else None
+    mlp_input, mlp_gate = (None, None) if mlp_output is None else _mlp_inputs(block, stack, mlp_output.d_in)
+    found = _find(block, attention.module)
     return Block(
         index=index,
         module=block,
-        attention=_find(block, attention.module),
+        attention=found,
         query=module(attention.query),
         key=module(attention.key),
         value=module(attention.value),
         fused=module(attention.fused),
-        attention_output=Projection(_find(block, attention.output)),
-        query_norm=norm(attention.query_norm),
-        key_norm=norm(attention.key_norm),
-        attention_norm=required_norm(stack.attention_norm),
+        attention_output=Projection(_find(block, attention.output), factor=attention.factor),
+        query_norm=norm(attention.query_norm, sizes.d_head),
+        key_norm=norm(attention.key_norm, sizes.d_head),
+        attention_norm=norm_or_none(stack.attention_norm),
         attention_post_norm=norm(stack.attention_post_norm),
-        mlp_norm=required_norm(stack.mlp_norm),
+        mlp_norm=norm_or_none(stack.mlp_norm),
         mlp_post_norm=norm(stack.mlp_post_norm),
+        mlp=_find(block, stack.mlp) if mlp_output is None else mlp_output.module,
+        mlp_factor=stack.mlp_factor,
         mlp_input=mlp_input,
         mlp_gate=mlp_gate,
         mlp_output=mlp_output,
-        activation=_find(block, stack.mlp_activation),
-        scale=_attention_scale(_find(block, attention.module), attention),
+        activation=_activation(block, stack.mlp_activation) if mlp_output is not None else None,
+        scale=attention.scales[index] if attention.scales else _attention_scale(found, attention),
     )
+
+
+def _activation(block: nn.Module, path: str) -> Any:
+    """The elementwise function of an MLP: a module of the block, or a function of the library by its name."""
+    if not path.startswith(FUNCTION):
+        return _find(block, path)
+    from transformers.activations import ACT2FN
+
+    return ACT2FN[path.removeprefix(FUNCTION)]
 
 
 def _mlp_inputs(block: nn.Module, stack: Stack, d_mlp: int) -> tuple[Projection, Projection | None]:

@@ -7,7 +7,8 @@ from typing import Literal
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from .anatomy import Anatomy, Projection
+from ..errors import UnsupportedReadingError
+from .anatomy import Anatomy, Projection, no_projections
 
 Role = Literal["query", "key", "value"]
 
@@ -31,6 +32,8 @@ def attention_weights(
     [head, d_model, d_head] and [head, d_head] (None without a bias), at least in float32; for keys and values the heads are
     the key/value heads.
     """
+    if not anatomy.has_projections:
+        raise UnsupportedReadingError(no_projections(anatomy))
     block = anatomy.blocks[layer]
     module: nn.Module | None = getattr(block, role)
     heads = anatomy.n_heads if role == "query" else anatomy.n_kv_heads

@@ -154,7 +154,7 @@ def _written_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range
         ("Σ z W_O + b_O = attention's output", "z", "attn_out", "attention_post",
          [(block.attention_output, block.attention_post_norm) for block in blocks]),
         ("Σ neurons W_out + b_out = MLP's output", "neurons", "mlp_out", "mlp_post",
-         [(block.mlp_output, block.mlp_post_norm) for block in blocks]),
+         [(block.mlp_output, block.mlp_post_norm) for block in blocks if block.mlp_output is not None]),
     )  # fmt: skip
     for name, read, written, scale_name, outputs in parts:
         scales = sites.get(f"norm_scales.{scale_name}")
@@ -187,9 +187,9 @@ def _projected(anatomy: Anatomy, output: Projection, norm: Norm | None) -> Float
     kept = _along.setdefault(anatomy.model, {})
     parameters = [output.module.weight, getattr(output.module, "bias", None)]
     if norm is not None:
-        parameters.append(norm.module.weight)
+        parameters.append(getattr(norm.module, "weight", None))
     # Address and version name the weights: both stay while torch sees no change.
-    key = tuple((p.data_ptr(), version(p)) for p in parameters if p is not None)
+    key = (output.factor, *((p.data_ptr(), version(p)) for p in parameters if p is not None))
     if key not in kept:
         weight, bias = output.weight, output.bias
         direction = _direction(anatomy, weight)
@@ -279,6 +279,7 @@ def _logits_error(anatomy: Anatomy, record: Pass, at: int) -> _Errors:
     made = x @ upcast(last.weight.detach()[tokens]).T
     if getattr(last, "bias", None) is not None:
         made = made + upcast(last.bias.detach()[tokens])
+    made = made * anatomy.logit_factor
     if anatomy.softcap is not None:
         made = anatomy.softcap * torch.tanh(made / anatomy.softcap)
     return errors | {"final norm and head = logits": _error(made, logits[None, tokens])}

@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -24,8 +25,37 @@ from ..errors import ArgumentError, NoPatternError
 NAME = "flowgraph_eager"
 """Name of our attention function in the library's registry; during a pass it also stands in the model's config."""
 
-Watch = Callable[[Tensor, Tensor, Tensor | None], None]
-"""Called with queries [1, head, position, d_head], keys [1, kv_head, position, d_head], pattern [1, head, query_pos, key_pos]."""
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """One call of a model's attention function: everything that enters it, and what leaves it.
+
+    Attributes
+    ----------
+    query, key, value
+        [row, head, query position, d_head], [row, kv_head, key position, d_head], [row, kv_head, key position, d_value], as they
+        enter: after rotary embedding, norms, low-rank projections and temperatures.
+    mask
+        What is added to the scores, [row, 1 or head, query position, key position]; None where nothing is.
+    pattern
+        [row, head, query position, key position] attention weights; None if the function gives none.
+    output
+        [row, query position, head, d_value] outputs of the heads.
+    options
+        The other arguments by name: ``scaling``, ``softcap``, ``s_aux`` …
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    mask: Tensor | None
+    pattern: Tensor | None
+    output: Tensor
+    options: Mapping[str, Any]
+
+
+Watch = Callable[[AttentionCall], None]
+"""Called with each call of one attention module."""
 
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 # Two threads that ask for the lock of one model at once must get the same one.
@@ -172,7 +202,7 @@ def _attention(
     output, pattern = _eager_function(module)(module, query, key, value, attention_mask, *args, **kwargs)
     watch = _here.watches.get(module)
     if watch is not None:
-        watch(query, key, pattern)
+        watch(AttentionCall(query, key, value, attention_mask, pattern, output, kwargs))
     return output, pattern
 
 

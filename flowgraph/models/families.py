@@ -19,8 +19,34 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from ..errors import ArgumentError
 
 Wiring = Literal["sequential", "parallel", "sandwich", "post_norm"]
-NormKind = Literal["layer", "rms", "rms_unit_offset"]
+NormKind = Literal["layer", "layer_unit_offset", "rms", "rms_unit_offset", "none"]
 Rotary = Literal["none", "half", "interleaved"]
+FUNCTION = "function:"
+"""Before the name of an activation in transformers that is no module of its own."""
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a stack whose config does not say them under the usual names.
+
+    Attributes
+    ----------
+    heads, kv_heads
+        Query heads, and key/value heads.
+    d_head, d_value
+        Length of a head's queries and keys, and of its values.
+    d_model
+        Width of the residual stream.
+    """
+
+    heads: int
+    kv_heads: int
+    d_head: int
+    d_value: int
+    d_model: int
+
+    def __post_init__(self) -> None:
+        _check_types(self)
 
 
 @dataclass(frozen=True)
@@ -34,7 +60,8 @@ class Attention:
     output
         Its output projection. The input of this projection is z.
     query, key, value
-        Split projections, or empty when they are fused.
+        Split projections, or empty when they are fused. All of them and ``fused`` are empty where queries and keys are no linear
+        maps of the block's input (low-rank projections, say): they are then known only as they enter the attention function.
     fused, fused_layout
         One projection for all three: ``"concatenated"`` [q; k; v], or ``"interleaved"`` [head][q; k; v].
     query_norm, key_norm
@@ -44,8 +71,12 @@ class Attention:
     scale
         ``"module"``: the factor of the dot product stands in the module as ``scaling`` or ``scale_attn`` (a divisor);
         ``"none"``: there is no factor.
+    scales
+        The factor of each layer, in place of ``scale``.
     softcap
-        Config attribute of the soft-cap on attention scores.
+        Config attribute of the soft-cap on attention scores, or its number.
+    factor
+        Number that the output is multiplied by before it joins the stream.
     """
 
     module: str
@@ -59,7 +90,9 @@ class Attention:
     key_norm: str = ""
     rotary: Rotary = "none"
     scale: Literal["module", "none"] = "module"
-    softcap: str = ""
+    scales: tuple[float, ...] = ()
+    softcap: str | float = ""
+    factor: float = 1.0
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -84,25 +117,32 @@ class Stack:
     attention, cross_attention
         Self-attention, and attention to another stack where the blocks have one.
     attention_norm, mlp_norm
-        The norms before attention and MLP; for ``post_norm`` the norms after them.
+        The norms before attention and MLP, empty where there is none; for ``post_norm`` the norms after them.
     attention_post_norm, mlp_post_norm
         The second norms of ``sandwich`` blocks, after attention and MLP.
     mlp_output
         The output projection of the MLP. Its input are the neurons.
     mlp_activation
-        The elementwise function of the MLP.
+        The elementwise function of the MLP: a module, or ``"function:gelu"`` with a name of transformers' activations.
     mlp_input, mlp_gate
         Projections of the MLP's input: neurons = activation(input) without a gate, activation(gate) · input with one.
     mlp_gate_up
         One projection for both: [gate; input].
+    mlp
+        The module whose output is the MLP's, where it is no input projection, activation and output projection (a mixture of
+        experts, say). It then has no neurons, and the paths above are empty.
+    mlp_factor
+        Number that the MLP's output is multiplied by before it joins the stream.
     embedding, position_embedding
         Token embedding, and learned positions.
     embedding_scale
-        ``"sqrt_d_model"`` where token embeddings are multiplied by √d_model.
+        ``"sqrt_d_model"`` where token embeddings are multiplied by √d_model, or another factor.
     embedding_is_residual
         False where something else happens between embedding and the first block (projection, norm, token types).
     final_norm
         Norm before the head.
+    sizes
+        Sizes, where the config does not say them.
     """
 
     blocks: str
@@ -122,10 +162,13 @@ class Stack:
     mlp_input: str = ""
     mlp_gate: str = ""
     mlp_gate_up: str = ""
+    mlp: str = ""
+    mlp_factor: float = 1.0
     position_embedding: str = ""
-    embedding_scale: Literal["none", "sqrt_d_model"] = "none"
+    embedding_scale: Literal["none", "sqrt_d_model"] | float = "none"
     embedding_is_residual: bool = True
     final_norm: str = ""
+    sizes: Sizes | None = None
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -144,13 +187,16 @@ class Family:
     stacks
         The towers; the last one ends in the head.
     norm
-        ``"layer"``, ``"rms"`` (x/rms·w) or ``"rms_unit_offset"`` (x/rms·(1 + w)).
+        ``"layer"``, ``"rms"`` (x/rms·w) or ``"rms_unit_offset"`` (x/rms·(1 + w)); None: each norm is held against these formulas
+        when the model is loaded.
     head
         Modules from the final norm's output to the logits, applied in order; empty for families without one.
     head_kind
         ``"linear"``: norm + linear, direct logit attribution exists. ``"masked"``: a masked language model's head.
     logit_softcap
-        Config attribute of the soft-cap on the logits.
+        Config attribute of the soft-cap on the logits, or its number.
+    logit_factor
+        Number that the head's output is multiplied by.
     context
         Config attributes of the longest input, the first that exists counts.
     positions_start_after_padding
@@ -160,10 +206,11 @@ class Family:
     name: str
     model_types: tuple[str, ...]
     stacks: tuple[Stack, ...]
-    norm: NormKind = "layer"
+    norm: NormKind | None = "layer"
     head: tuple[str, ...] = ("lm_head",)
     head_kind: Literal["linear", "masked"] = "linear"
-    logit_softcap: str = ""
+    logit_softcap: str | float = ""
+    logit_factor: float = 1.0
     context: tuple[str, ...] = ("max_position_embeddings", "n_positions", "n_ctx")
     positions_start_after_padding: bool = False
 
@@ -176,20 +223,27 @@ class Family:
         for stack in self.stacks:
             split = (stack.attention.query, stack.attention.key, stack.attention.value)
             # Half of the three names would leave a projection unread, and the proof would say so less clearly.
-            if bool(stack.attention.fused) == any(split) or (any(split) and not all(split)):
+            if (stack.attention.fused and any(split)) or (any(split) and not all(split)):
                 raise ArgumentError(
-                    f"family {self.name!r}: give either query=, key= and value= or fused=, got {split} "
+                    f"family {self.name!r}: give either query=, key= and value= or fused=, or none of them, got {split} "
                     f"and {stack.attention.fused!r}"
-                )
-            if bool(stack.mlp_gate_up) == bool(stack.mlp_input) or (stack.mlp_gate and not stack.mlp_input):
-                raise ArgumentError(
-                    f"family {self.name!r}: give either mlp_input=, with mlp_gate= for a gated MLP, or mlp_gate_up=, got "
-                    f"{(stack.mlp_input, stack.mlp_gate)} and {stack.mlp_gate_up!r}"
                 )
             if (stack.wiring == "sandwich") != bool(stack.attention_post_norm and stack.mlp_post_norm):
                 raise ArgumentError(
                     f"family {self.name!r}: attention_post_norm= and mlp_post_norm= belong to wiring='sandwich', "
                     f"got wiring={stack.wiring!r}"
+                )
+            projections = (stack.mlp_input, stack.mlp_gate_up, stack.mlp_gate, stack.mlp_activation, stack.mlp_output)
+            if stack.mlp:
+                if any(projections):
+                    raise ArgumentError(
+                        f"family {self.name!r}: mlp= stands for an MLP without neurons; got mlp={stack.mlp!r} beside {projections}"
+                    )
+                continue
+            if bool(stack.mlp_gate_up) == bool(stack.mlp_input) or (stack.mlp_gate and not stack.mlp_input):
+                raise ArgumentError(
+                    f"family {self.name!r}: give either mlp_input=, with mlp_gate= for a gated MLP, or mlp_gate_up=, got "
+                    f"{(stack.mlp_input, stack.mlp_gate)} and {stack.mlp_gate_up!r}"
                 )
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from ..errors import NoPatternError
 from .anatomy import Anatomy, Block, Norm, scale_of_size
-from .eager import Watch, asks_for_attention, eager_attention, watching
+from .eager import AttentionCall, Watch, asks_for_attention, eager_attention, watching
 from .hooks import after, before, on_call, on_result
 from .memory import empty_buffer
 from .rotary import Angles, HandedAngles, rotate
@@ -65,6 +65,14 @@ class Pass:
     was_watched: bool = False
 
 
+def given_sites(anatomy: Anatomy, sites: frozenset[str]) -> frozenset[str]:
+    """Those of some sites that the model has: neurons, and projected queries and keys, are not in every model."""
+    absent = set() if anatomy.has_neurons else {"neurons"}
+    if not anatomy.has_projections:
+        absent |= {"q_proj", "k_proj", "rotary"}
+    return sites - absent
+
+
 def site_shapes(anatomy: Anatomy, n_tokens: int, sites: frozenset[str], *, layers: range) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors that a pass keeps; tensors that share memory are counted once.
 
@@ -81,15 +89,17 @@ def site_shapes(anatomy: Anatomy, n_tokens: int, sites: frozenset[str], *, layer
     """
     n, t, d = len(layers), n_tokens, anatomy.d_model
     query, key = (anatomy.n_heads, t, anatomy.d_head), (anatomy.n_kv_heads, t, anatomy.d_head)
+    value, z = (anatomy.n_kv_heads, t, anatomy.d_value), (anatomy.n_heads, t, anatomy.d_value)
     block = anatomy.blocks[0]
+    sites = given_sites(anatomy, sites)
     shapes: dict[str, tuple[int, ...]] = {}
     states = n * bool(sites & {"resid_pre", "resid_post"}) + ({"resid_pre", "resid_post"} <= sites)
     if states:
         shapes["resid"] = (states, t, d)
     for site, shape in {
         "pattern": (anatomy.n_heads, t, t),
-        "q_proj": query, "k_proj": key, "v": key, "z": query,
-        "attn_out": (t, d), "mlp_out": (t, d), "neurons": (t, block.mlp_output.d_in),
+        "q_proj": query, "k_proj": key, "v": value, "z": z,
+        "attn_out": (t, d), "mlp_out": (t, d), "neurons": (t, block.n_neurons),
     }.items():  # fmt: skip
         if site in sites:
             shapes[site] = (n, *shape)
@@ -157,18 +167,21 @@ class _Recorder:
 
     def __init__(self, anatomy: Anatomy, sites: frozenset[str], layers: range) -> None:
         self.anatomy = anatomy
-        self.sites = sites
+        self.sites = sites = given_sites(anatomy, sites)
         self.layers = layers
         self.result = Pass()
         self.places: dict[str, tuple[Tensor, ...]] = {}
         self.norms: dict[str, list[Norm]] = {}
         self.has_rotary = anatomy.stack.attention.rotary != "none"
+        # Without projections, what enters the attention function is all that is known of queries, keys and values.
+        self.all_given = not anatomy.has_projections
         self.is_given = asks_for_attention(anatomy.blocks[0].attention)
         self.angles = HandedAngles(interleaved=anatomy.stack.attention.rotary == "interleaved")
 
     def watches(self) -> dict[nn.Module, Watch]:
         """Watches on the calls of the library's attention function, by attention module."""
-        if not (self.is_given and self.sites & {"q", "k", "pattern", "rotary"}):
+        seen = {"q", "k", "pattern", "rotary"} | ({"v"} if self.all_given else set())
+        if not (self.is_given and self.sites & seen):
             return {}
         blocks = self.anatomy.blocks
         return {blocks[layer].attention: partial(self._store_call, row) for row, layer in enumerate(self.layers)}
@@ -219,14 +232,15 @@ class _Recorder:
         yield from self._residual_hooks(row, block)
         yield from self._attention_hooks(row, block)
         if "neurons" in self.sites:
+            assert block.mlp_output is not None
             yield before(block.mlp_output.module, lambda x: self._store("neurons", row, _rows(x)))
-        for site, projection, post_norm in (
-            ("attn_out", block.attention_output, block.attention_post_norm),
-            ("mlp_out", block.mlp_output, block.mlp_post_norm),
+        for site, module, factor, post_norm in (
+            ("attn_out", block.attention_output.module, block.attention_output.factor, block.attention_post_norm),
+            ("mlp_out", block.mlp, block.mlp_factor, block.mlp_post_norm),
         ):
             if site in self.sites:
-                added = projection.module if post_norm is None else post_norm.module
-                yield after(added, partial(self._store_rows, site, row))
+                added = module if post_norm is None else post_norm.module
+                yield after(added, partial(self._store_written, site, row, factor))
         if "norm_scales" in self.sites:
             yield from self._scale_hooks(row, block)
 
@@ -241,7 +255,8 @@ class _Recorder:
             if self.anatomy.wiring == "post_norm":
                 yield after(block.attention_norm.module, lambda x: self._store("resid_mid", row, _rows(x)))
             else:
-                yield before(block.mlp_norm.module, lambda x: self._store("resid_mid", row, _rows(x)))
+                reader = block.mlp_reader if block.mlp_norm.kind == "none" else block.mlp_norm.module
+                yield before(reader, lambda x: self._store("resid_mid", row, _rows(x)))
 
     def _store_state(self, site: str, row: int, x: Tensor, shared: bool) -> None:
         """Keep a state; resid_post of a block and resid_pre of the next are the same rows of one tensor."""
@@ -254,7 +269,7 @@ class _Recorder:
     def _attention_hooks(self, row: int, block: Block) -> Iterator[Any]:
         if self.has_rotary and self.sites & {"q", "k", "rotary"}:
             yield on_call(block.attention, lambda module, _args, kwargs: self.angles.handed(row, module, kwargs))
-        if self.sites & {"q", "k", "q_proj", "k_proj", "v", "norm_scales", "rotary"}:
+        if not self.all_given and self.sites & {"q", "k", "q_proj", "k_proj", "v", "norm_scales", "rotary"}:
             if block.fused is not None:
                 yield after(block.fused, lambda x: self._store_fused(row, block, x))
             else:
@@ -266,12 +281,12 @@ class _Recorder:
                 if "v" in self.sites:
                     yield after(block.value, lambda x: self._store("v", row, self._heads(x)))
         if "z" in self.sites:
-            yield before(block.attention_output.module, lambda x: self._store("z", row, self._heads(x)))
+            yield before(block.attention_output.module, lambda x: self._store("z", row, self._heads(x, self.anatomy.d_value)))
         if "pattern" in self.sites and not self.is_given:
             yield on_result(block.attention, lambda module, _args, output: self._store_returned(row, module, output))
 
-    def _heads(self, x: Float[Tensor, "*n d"]) -> Float[Tensor, "position head d_head"]:
-        return x.reshape(x.shape[-2], -1, self.anatomy.d_head)
+    def _heads(self, x: Float[Tensor, "*n d"], size: int | None = None) -> Float[Tensor, "position head d_head"]:
+        return x.reshape(x.shape[-2], -1, size or self.anatomy.d_head)
 
     def _store_fused(self, row: int, block: Block, x: Tensor) -> None:
         heads = self._heads(x)
@@ -299,13 +314,15 @@ class _Recorder:
             one = heads[:, :1]
             self.angles.before(site, row, one.clone() if norm is None else norm.module(one))
 
-    def _store_call(self, row: int, query: Tensor, key: Tensor, pattern: Tensor | None) -> None:
+    def _store_call(self, row: int, call: AttentionCall) -> None:
         """Keep the input of a block's attention function and the pattern that it gives."""
         self.result.was_watched = True
         block = self.anatomy.blocks[self.layers[row]]
         if "pattern" in self.sites:
-            self._store_pattern(row, block.attention, pattern)
-        for site, heads, norm in (("q", query, block.query_norm), ("k", key, block.key_norm)):
+            self._store_pattern(row, block.attention, call.pattern)
+        if self.all_given and "v" in self.sites:
+            self._store("v", row, call.value[0].transpose(0, 1))
+        for site, heads, norm in (("q", call.query, block.query_norm), ("k", call.key, block.key_norm)):
             rows = heads[0].transpose(0, 1)
             if site in self.sites and self._is_apart(site, norm):
                 self._store(site, row, rows)
@@ -348,8 +365,11 @@ class _Recorder:
             "mlp_post": block.mlp_post_norm,
         }
         for name, norm in norms.items():
-            if norm is not None:
-                yield before(norm.module, partial(self._store_norm_input, name, row, norm))
+            if norm is None:
+                continue
+            # Where there is no norm, the block's own input tells how many positions there are.
+            reads = block.module if norm.kind == "none" else norm.module
+            yield before(reads, partial(self._store_norm_input, name, row, norm))
 
     def _store_norm_input(self, name: str, row: int, norm: Norm, x: Tensor) -> None:
         self._store_scale(name, row, norm, _rows(x))
@@ -359,8 +379,8 @@ class _Recorder:
         self.norms.setdefault(site, []).append(norm)
         self._store(site, row, norm.size(x))
 
-    def _store_rows(self, site: str, row: int, x: Tensor) -> None:
-        self._store(site, row, _rows(x))
+    def _store_written(self, site: str, row: int, factor: float, x: Tensor) -> None:
+        self._store(site, row, _rows(x) if factor == 1.0 else _rows(x) * factor)
 
     def _store(self, site: str, row: int, value: Tensor, rows: int | None = None) -> None:
         self._place(site, row, value, rows).copy_(value)

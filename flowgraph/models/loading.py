@@ -27,6 +27,7 @@ from ..errors import (
     UnsupportedReadingError,
 )
 from .anatomy import Anatomy, resolve, without_head
+from .discovery import can_search, found_and_proved
 from .eager import lock_of
 from .families import FAMILIES
 from .hooks import hooks_on
@@ -342,7 +343,7 @@ def load_model(
 def _attach(name: str, model: Any, tokenizer: Any, revision: str | None = None) -> LoadedModel:
     with lock_of(model), _understood(model):
         # Proof and comparison run the model under hooks, so they hold its lock.
-        anatomy, proof = _proved(resolve(model))
+        anatomy, proof = _parts(model)
         own, hooks = own_attention(anatomy), hooks_on(model)
         rows = int(anatomy.embedding.weight.shape[0])
     # More tokens than rows are another model's; fewer are padding of the embedding.
@@ -358,6 +359,25 @@ def _attach(name: str, model: Any, tokenizer: Any, revision: str | None = None) 
     _warn_of(name, own, stacklevel=4)
     vocabulary = Vocabulary(tokenizer, rows)
     return LoadedModel(name, model, tokenizer, anatomy, vocabulary, proof, revision, own, [hooks])
+
+
+def _parts(model: Any) -> tuple[Anatomy, dict[str, float]]:
+    """The model's parts with their proof: by a row, else by search. Where they disagree, the proof decides.
+
+    Raises
+    ------
+    ArchitectureError
+        If neither is proved; the message is the row's, with what the search says after it.
+    """
+    try:
+        return _proved(resolve(model))
+    except ArchitectureError as by_row:
+        if can_search(model):
+            try:
+                return found_and_proved(model, _proof)
+            except ArchitectureError as by_search:
+                raise ArchitectureError(f"{by_row}. Nor are they found by search: {by_search}") from by_row
+        raise
 
 
 def _warn_of(name: str, own: OwnAttention, stacklevel: int) -> None:

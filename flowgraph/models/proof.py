@@ -203,6 +203,7 @@ def _logits(anatomy: Anatomy, x: Tensor) -> Tensor:
         return upcast(x)
     for module in anatomy.head:
         x = Projection(module)(x)
+    x = x * anatomy.logit_factor
     return x if anatomy.softcap is None else anatomy.softcap * torch.tanh(x / anatomy.softcap)
 
 
@@ -225,6 +226,8 @@ def _entering(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     """Projections, with the row's norms of single heads and rotary embedding, give queries and keys of the dot product."""
     block, sites = anatomy.blocks[i], record.sites
     kind = anatomy.stack.attention.rotary
+    if not anatomy.has_projections:
+        return upcast(record.sites["q"].new_zeros(()))
     errors = [record.sites["q"].new_zeros(())]
     for site, norm in (("q", block.query_norm), ("k", block.key_norm)):
         x = sites[f"{site}_proj"][i]
@@ -262,6 +265,8 @@ def _heads_to_attn_out(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
 
 def _neurons_to_mlp_out(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     block = anatomy.blocks[i]
+    if block.mlp_output is None:
+        return upcast(record.sites["mlp_out"].new_zeros(()))
     neurons = upcast(record.sites["neurons"][i])
     return _written(neurons, block.mlp_output, block.mlp_post_norm, record, i, "mlp_out", "mlp_post")
 
@@ -304,6 +309,8 @@ def _mlp_input(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
 def _input_to_neurons(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     """The MLP's projections and activation, applied to its input, give the neurons."""
     block = anatomy.blocks[i]
+    if block.mlp_output is None:
+        return upcast(record.sites["mlp_out"].new_zeros(()))
     x = upcast(record.sites["resid_pre" if anatomy.wiring == "parallel" else "resid_mid"][i])
     if anatomy.wiring != "post_norm":
         x = _normed(block.mlp_norm, x, record.sites["norm_scales.mlp"][i])
@@ -314,7 +321,10 @@ def _norm_formula(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     """Scale, gain and bias together give the output of the norm's own module."""
     block: Block = anatomy.blocks[i]
     x = record.sites["resid_pre"][i]
-    norm = block.attention_norm
+    # Where attention reads the state itself, the norm over what it adds, or that of the MLP, is tried.
+    norm = next((one for one in (block.attention_norm, block.attention_post_norm, block.mlp_norm) if one and one.kind != "none"), None)
+    if norm is None:
+        return upcast(x.new_zeros(()))
     with torch.no_grad():
         expected: Tensor = norm.module(x)
     return _error(_normed(norm, upcast(x), norm.scale(x)), expected)

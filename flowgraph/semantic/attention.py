@@ -165,7 +165,7 @@ class AttentionNodes:
         remains = outputs.clone()
         # What is left of each head once its shown rows are taken off it; together it is the rest of the sum.
         for n in shown.tolist():
-            h, written = n // self.trace.model.anatomy.d_head, amounts[n] * rows[n]
+            h, written = n // self.trace.model.anatomy.d_value, amounts[n] * rows[n]
             remains[h] -= written
             node = self.sketch.node(
                 Node("row", layer=self.at, position=t, index=n), written, activation=float(z[n]),

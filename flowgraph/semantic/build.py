@@ -17,7 +17,7 @@ from torch import Tensor
 from ..errors import ArgumentError, NotRecordedError, UnsupportedReadingError
 from ..lenses.direct_attribution import logit_direction, target_and_foil
 from ..methods.origin import origin
-from ..models.anatomy import upcast
+from ..models.anatomy import no_neurons, upcast
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
 from ..values.node import Node
@@ -99,7 +99,7 @@ def semantic_graph(
     GraphTooLargeError
         If the graph would have more than ``max_nodes`` nodes.
     UnsupportedReadingError
-        If ``select="target"`` and the model has no direct logit attribution.
+        If ``select="target"`` and the model has no direct logit attribution, or if its MLPs have no neurons.
 
     References
     ----------
@@ -112,6 +112,8 @@ def semantic_graph(
     >>> graph.readings[head].top[0][0]  # what the head writes
     ' Japanese'
     """
+    if not trace.model.anatomy.has_neurons:
+        raise UnsupportedReadingError(f"a semantic graph shows neurons: {no_neurons(trace.model.anatomy)}")
     if style not in ("flow", "visit"):
         raise ArgumentError(f"style={style!r} is not known; expected 'flow' or 'visit'")
     if style == "visit":
@@ -288,7 +290,7 @@ def _choice(
     if select not in MEASURES:
         raise ArgumentError(f"select={select!r} is not known; expected one of {', '.join(MEASURES)}")
     anatomy = trace.model.anatomy
-    most = anatomy.n_heads * anatomy.d_head, anatomy.blocks[0].mlp_output.d_in
+    most = anatomy.n_heads * anatomy.d_value, anatomy.blocks[0].n_neurons
     for name, value, least, limit in (
         ("sources_per_head", sources, 1, None),
         ("rows_per_block", rows, 0, most[0]),

@@ -23,7 +23,9 @@ from ..charts import rendering
 from ..charts.table import Table, data_frame
 from ..errors import ArgumentError, ModelMismatchError, ModelNeededError, NotRecordedError, UnsupportedReadingError
 from ..models import LoadedModel, load_model
+from ..models.anatomy import no_neurons, no_projections
 from ..models.eager import refuse_autocast
+from ..models.forward import given_sites
 from .edge_weights import EdgeWeights
 from .inputs import Inputs, Row
 from .reading import Reading
@@ -220,8 +222,13 @@ class Trace:
         ------
         NotRecordedError
             If it was not kept.
+        UnsupportedReadingError
+            If the model has no such site.
         """
         if name not in self.sites:
+            if self.loaded is not None and not given_sites(self.loaded.anatomy, frozenset({name})):
+                lack = no_neurons if name == "neurons" else no_projections
+                raise UnsupportedReadingError(f"no trace of {self.model_name!r} holds {name!r}: {lack(self.loaded.anatomy)}")
             kept = ", ".join(sorted(self.sites)) or "nothing"
             raise NotRecordedError(
                 f"this trace does not hold {name!r} (kept: {kept}); trace again with keep= naming it, or without keep="

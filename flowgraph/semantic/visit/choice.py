@@ -81,7 +81,7 @@ def _check_selection(trace: Trace, selection: Selection) -> None:
     ):
         if value < least:
             raise ArgumentError(f"{name}={value} must be at least {least}")
-    there = min(anatomy.n_heads * anatomy.d_head, anatomy.blocks[0].mlp_output.d_in)
+    there = min(anatomy.n_heads * anatomy.d_value, anatomy.blocks[0].n_neurons)
     if selection.top + selection.bottom > there:
         raise ArgumentError(
             f"top_neurons={selection.top} and bottom_neurons={selection.bottom} are more than the {there} there are; take fewer"

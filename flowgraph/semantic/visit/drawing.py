@@ -131,7 +131,7 @@ class Drawing:
     def _add_rows(self, joined: Node, attn: Node) -> None:
         """Add the rows of W_O with the largest and the smallest z · length."""
         rows, amounts = self.layer.output_rows, self.layer.output_amounts(self.t)
-        measure, d_head = amounts * rows.norm(dim=-1), self.trace.model.anatomy.d_head
+        measure, d_head = amounts * rows.norm(dim=-1), self.trace.model.anatomy.d_value
         for n in self._outermost(measure):
             row = self._node("row", rows[n], index=n, activation=float(amounts[n]))
             self._edge(joined, row, "head", FIXED, head=n // d_head)

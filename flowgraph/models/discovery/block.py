@@ -1,0 +1,453 @@
+"""One block of an unknown model: what it adds to the residual stream, through which modules, in which order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..eager import AttentionCall
+from ..families import FUNCTION
+from ..norms import found_kind
+from .record import Record, same
+
+# Far above rounding of a sum in the model's number type, far below a part that is missing.
+ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+
+
+class NotFoundError(Exception):
+    """A part of the block was not found; the text says which, and how far the search came."""
+
+
+@dataclass(eq=False)
+class FoundBlock:
+    """Paths from the block on, empty where there is no such module; the rest as in :class:`flowgraph.models.Stack`."""
+
+    attention: str = ""
+    attention_output: str = ""
+    attention_norm: str = ""
+    attention_post_norm: str = ""
+    attention_factor: float = 1.0
+    query: str = ""
+    key: str = ""
+    value: str = ""
+    fused: str = ""
+    fused_layout: str = "concatenated"
+    query_norm: str = ""
+    key_norm: str = ""
+    scale: float = 1.0
+    softcap: float | None = None
+    wiring: str = "sequential"
+    mlp: str = ""
+    has_neurons: bool = False
+    mlp_norm: str = ""
+    mlp_post_norm: str = ""
+    mlp_factor: float = 1.0
+    mlp_input: str = ""
+    mlp_gate: str = ""
+    mlp_gate_up: str = ""
+    mlp_activation: str = ""
+    mlp_output: str = ""
+    sizes: tuple[int, int, int, int] = (0, 0, 0, 0)
+    notes: list[str] = field(default_factory=list)
+
+
+class BlockSearch:
+    """The search in one block.
+
+    Parameters
+    ----------
+    record
+        A pass of the whole model.
+    path
+        The block.
+    attention
+        Path of its attention module.
+    activations
+        Name → elementwise function, tried where the MLP's activation is no module.
+    """
+
+    def __init__(self, record: Record, path: str, attention: str, activations: dict[str, Any]) -> None:
+        self.record, self.path, self.at = record, path, attention
+        self.activations = activations
+        self.call: AttentionCall = record.attention[attention][0]
+        x, y = record.input(path), record.output(path)
+        if x is None or y is None or x.numel() != y.numel():
+            raise NotFoundError(f"{path} does not give a state as long as the one that it takes")
+        self.shape = (x.shape[-2], x.shape[-1])
+        self.x, self.y = self._state(x), self._state(y)
+        self.rounding = ROUNDING[x.dtype]
+        self.found = FoundBlock(attention=self._inside(attention))
+
+    def run(self) -> FoundBlock:
+        """Everything that could be found.
+
+        Raises
+        ------
+        NotFoundError
+            If what the block adds is not explained.
+        """
+        self._sizes()
+        self._output_projection()
+        self._sum()
+        self._attention_input()
+        self._projections()
+        self._neurons()
+        return self.found
+
+    # What is added.
+
+    def _sizes(self) -> None:
+        q, k, v = self.call.query, self.call.key, self.call.value
+        self.found.sizes = (q.shape[1], k.shape[1], q.shape[3], v.shape[3])
+        scaling = self.call.options.get("scaling")
+        own = getattr(self.record.modules[self.at], "scaling", None)
+        scale = scaling if scaling is not None else own if isinstance(own, (int, float)) else q.shape[-1] ** -0.5
+        self.found.scale = float(scale)
+        cap = self.call.options.get("softcap")
+        self.found.softcap = None if cap is None else float(cap)
+
+    def _output_projection(self) -> None:
+        z = self.call.output
+        flat = z.reshape(z.shape[1], -1) if z.ndim == 4 else z.reshape(-1, z.shape[-1])
+        for name in self.record.reading(flat, self.path):
+            if _is_linear(self.record.modules[name]) and self._is_state(self.record.output(name)):
+                self.found.attention_output = self._inside(name)
+                self.added = self._output(name)
+                return
+        raise NotFoundError(
+            f"no linear layer of {self.path} reads exactly what the heads of {self.at} give, so what single heads write is not known"
+        )
+
+    def _sum(self) -> None:
+        """The wiring: x + attention + MLP, with the norms and factors in between."""
+        if self._post_norm():
+            return
+        written = [(self.added, "")]
+        written += [(self._output(name), name) for name in self._norms_of(self.added)]
+        change = self.y - self.x
+        for added, norm in written:
+            for mlp, names in self._candidates():
+                factors = _fit(change, (added, mlp), self.rounding)
+                if factors is not None:
+                    self.found.attention_factor, self.found.mlp_factor = factors
+                    self.found.attention_post_norm = self._inside(norm) if norm else ""
+                    self.middle = self.x + factors[0] * added
+                    self._mlp(mlp, names)
+                    return
+        raise NotFoundError(
+            f"what {self.path} adds to the residual stream is not the sum of its attention's output and one more module's"
+        )
+
+    def _post_norm(self) -> bool:
+        """Norms on the stream itself: norm(x + attention), then norm(that + MLP)."""
+        for last in self.record.giving(self.y, self.path):
+            if last == self.path or not self._is_norm(last):
+                continue
+            summed = self._input(last)
+            for first in self._norms():
+                before, middle = self._input(first), self._output(first)
+                if first == last or _fit(before - self.x, (self.added,), self.rounding) != (1.0,):
+                    continue
+                for mlp, names in self._candidates():
+                    if _fit(summed - middle, (mlp,), self.rounding) == (1.0,):
+                        self.found.wiring = "post_norm"
+                        self.found.attention_norm, self.found.mlp_norm = self._inside(first), self._inside(last)
+                        self.middle = middle
+                        self._mlp(mlp, names)
+                        return True
+        return False
+
+    def _candidates(self) -> Iterator[tuple[Tensor, list[str]]]:
+        """Outputs of modules that may be the MLP's, each once, with the modules that give it, inner ones first."""
+        seen: list[Tensor] = [self.added]
+        for name in reversed(self._names()):
+            output = self.record.output(name)
+            if output is None or not self._is_state(output) or name == self.path or self._holds_attention(name):
+                continue
+            state = self._state(output)
+            if any(torch.equal(state, one) for one in seen):
+                continue
+            seen.append(state)
+            yield state, list(self.record.giving(output, self.path))
+
+    def _mlp(self, written: Tensor, names: list[str]) -> None:
+        """The module that writes ``written``, its second norm, and the norm that it reads through."""
+        found = self.found
+        norm = next((name for name in names if self._is_norm(name)), None)
+        if norm is not None and found.wiring != "post_norm":
+            inside = [name for name in self.record.giving(self.record_input(norm), self.path) if not self._holds_attention(name)]
+            if inside:
+                found.mlp_post_norm, names = self._inside(norm), inside
+        if bool(found.mlp_post_norm) != bool(found.attention_post_norm) and found.wiring != "post_norm":
+            raise NotFoundError(f"only one of the two outputs of {self.path} goes through a second norm")
+        if found.mlp_post_norm:
+            found.wiring = "sandwich"
+        # Dropout and the like hand on what they read.
+        self.mlp_names = [name for name in names if any(True for _ in self.record.modules[name].parameters())]
+        if not self.mlp_names:
+            raise NotFoundError(f"no module with weights gives what {self.path} adds beside attention")
+        outer = self.mlp_names[-1]
+        reads = self._input(outer)
+        if not self._is_state(reads):
+            # The MLP is no module of its own: its last linear layer reads neurons, and the first one the state.
+            reads = self._first_reader_state(reads)
+        self.mlp_reads = reads
+        found.mlp = self._inside(outer)
+        if found.wiring == "post_norm":
+            if not self._is_close(reads, self.middle):
+                raise NotFoundError(f"the MLP of {self.path} reads something else than the state after attention")
+            return
+        for name in [None, *self.record.giving(reads, self.path)]:
+            before = reads if name is None else self._input(name)
+            if name is not None and (not self._is_state(before) or not self._is_norm(name)):
+                continue
+            for state, parallel in ((self.middle, False), (self.x, True)):
+                if self._is_close(before, state):
+                    found.mlp_norm = "" if name is None else self._inside(name)
+                    if parallel:
+                        if found.wiring == "sandwich":
+                            raise NotFoundError(f"{self.path} is parallel and has second norms")
+                        found.wiring = "parallel"
+                    return
+        raise NotFoundError(f"the MLP of {self.path} ({outer}) reads neither the state before nor the state after attention")
+
+    def _first_reader_state(self, neurons: Tensor) -> Tensor:
+        """The state that the linear layers read whose output is as wide as the neurons."""
+        for name in self._names():
+            if self._holds_attention(name) or name.startswith(f"{self.at}."):
+                continue
+            x = self.record.input(name)
+            if _is_linear(self.record.modules[name]) and self._is_state(x) and x is not None:
+                width = self._output(name).shape[-1]
+                if width in (neurons.shape[-1], 2 * neurons.shape[-1]):
+                    return self._state(x)
+        raise NotFoundError(f"no linear layer of {self.path} makes the neurons of its MLP")
+
+    # What attention reads.
+
+    def _attention_input(self) -> None:
+        x = self.record.input(self.at)
+        readers = [x] if x is not None and self._is_state(x) else []
+        for state in readers:
+            if self._is_close(self._state(state), self.x):
+                self.reads = self._state(state)
+                return
+            for name in self.record.giving(state, self.path):
+                if self._is_norm(name) and self._is_close(self._input(name), self.x):
+                    self.reads = self._state(state)
+                    if self.found.wiring == "post_norm":
+                        raise NotFoundError(f"{self.path} has norms before and on the stream")
+                    self.found.attention_norm = self._inside(name)
+                    return
+        raise NotFoundError(f"{self.at} reads neither the state that enters {self.path} nor a norm of it")
+
+    def _projections(self) -> None:
+        """Linear layers that make queries, keys and values, where these are no more than that (and a rotation)."""
+        heads, kv_heads, d_head, d_value = self.found.sizes
+        given = {
+            "query": self._by_position(self.call.query), "key": self._by_position(self.call.key),
+            "value": self._by_position(self.call.value),
+        }  # fmt: skip
+        linear = [
+            name for name in self.record.reading(self.reads, self.path)
+            if _is_linear(self.record.modules[name]) and not self._is_of_mlp(name)
+        ]  # fmt: skip
+        single = {}
+        for role, entering in given.items():
+            for name in linear:
+                if name in single.values():
+                    continue
+                made = self._output(name)
+                if made.numel() != entering.numel():
+                    continue
+                made = made.reshape(entering.shape)
+                norm = "" if role == "value" else self._head_norm(name, entering)
+                if same(made, entering) or (role != "value" and (norm or self._is_turned(made, entering))):
+                    single[role] = name
+                    if norm:
+                        setattr(self.found, f"{role}_norm", self._inside(norm))
+                    break
+        if len(single) == 3:
+            for role, name in single.items():
+                setattr(self.found, role, self._inside(name))
+            return
+        self.found.query_norm = self.found.key_norm = ""
+        for name in linear if d_head == d_value else ():
+            made = self._output(name)
+            if made.shape[-1] != (heads + 2 * kv_heads) * d_head:
+                continue
+            made = made.reshape(made.shape[0], -1, d_head)
+            layouts = {"concatenated": made[:, heads + kv_heads :]}
+            if heads == kv_heads:
+                layouts["interleaved"] = made[:, 2::3]
+            for layout, value in layouts.items():
+                if torch.equal(value, given["value"]):
+                    self.found.fused, self.found.fused_layout = self._inside(name), layout
+                    return
+
+    def _head_norm(self, projection: str, entering: Tensor) -> str:
+        """The norm of single heads that reads a projection, if its output is what enters, rotated or not."""
+        for name in self.record.reading(self._flat_output(projection), self.path):
+            made = self.record.output(name)
+            if made is None or not self._is_norm(name) or made.numel() != entering.numel():
+                continue
+            # Over all heads together it is no norm of a head.
+            if made.shape[-1] != entering.shape[-1]:
+                continue
+            # Some models norm heads after they have moved them before the positions.
+            made = made[0].transpose(0, 1) if made.ndim == 4 and made.shape[1] != len(entering) else made
+            if self._is_turned(made.reshape(entering.shape), entering):
+                return name
+        return ""
+
+    def _is_turned(self, made: Tensor, entering: Tensor) -> bool:
+        """Whether each head's vector kept its length, as a rotation keeps it."""
+        return _error(made.norm(dim=-1), entering.norm(dim=-1)) < self.rounding * 10
+
+    # Neurons.
+
+    def _neurons(self) -> None:
+        """Input projection, gate, activation and output projection of the MLP; left out if they do not explain its neurons."""
+        output = next((name for name in self.mlp_names if _is_linear(self.record.modules[name])), None)
+        if output is None or not self._try_neurons(output):
+            self.found.notes.append("the MLP is no linear – activation – linear: it is one node without neurons")
+            return
+        self.found.mlp_output, self.found.has_neurons = self._inside(output), True
+
+    def _try_neurons(self, output: str) -> bool:
+        neurons = self.record.input(output)
+        if neurons is None:
+            return False
+        neurons = neurons.reshape(-1, neurons.shape[-1])
+        width = neurons.shape[-1]
+        linear = [
+            name for name in self.record.reading(self.mlp_reads, self.path)
+            if _is_linear(self.record.modules[name]) and not name.startswith(f"{self.at}.")
+        ]  # fmt: skip
+        outputs = {name: self._output(name) for name in linear}
+        narrow = [name for name in linear if outputs[name].shape[-1] == width]
+        for name in narrow:
+            for how, value in self._activated(outputs[name]):
+                if _error(value, neurons) < self.rounding:
+                    self.found.mlp_input, self.found.mlp_activation = self._inside(name), how
+                    return True
+                for other in narrow:
+                    if other != name and _error(value * outputs[other], neurons) < self.rounding:
+                        self.found.mlp_gate, self.found.mlp_input = self._inside(name), self._inside(other)
+                        self.found.mlp_activation = how
+                        return True
+        for name in linear:
+            if outputs[name].shape[-1] != 2 * width:
+                continue
+            gate, up = outputs[name][:, :width], outputs[name][:, width:]
+            for how, value in self._activated(gate):
+                if _error(value * up, neurons) < self.rounding:
+                    self.found.mlp_gate_up, self.found.mlp_activation = self._inside(name), how
+                    return True
+        return False
+
+    def _activated(self, x: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """The block's own elementwise modules, then known functions, applied to a tensor."""
+        for name in self._names():
+            module = self.record.modules[name]
+            made = self.record.output(name)
+            if made is not None and not list(module.children()) and not list(module.parameters(recurse=False)):
+                with torch.no_grad():
+                    try:
+                        value = module(x)
+                    except (TypeError, RuntimeError, ValueError, IndexError):
+                        continue
+                if isinstance(value, Tensor) and value.shape == x.shape:
+                    yield self._inside(name), value
+        for name, function in self.activations.items():
+            yield f"{FUNCTION}{name}", function(x)
+
+    # Small words.
+
+    def _names(self) -> list[str]:
+        """Modules inside the block that ran once, outer ones after inner ones of the same path."""
+        return [
+            name for name in self.record.calls
+            if name.startswith(f"{self.path}.") and len(self.record.calls[name]) == 1
+        ]  # fmt: skip
+
+    def _norms(self) -> Iterator[str]:
+        for name in self._names():
+            if self._is_state(self.record.output(name)) and self._is_norm(name):
+                yield name
+
+    def _norms_of(self, x: Tensor) -> Iterator[str]:
+        for name in self.record.reading(x, self.path):
+            if self._is_norm(name):
+                yield name
+
+    def _is_norm(self, name: str) -> bool:
+        width = self.record.input(name)
+        return width is not None and found_kind(self.record.modules[name], width.shape[-1]) is not None
+
+    def _is_of_mlp(self, name: str) -> bool:
+        return any(name == one or name.startswith(f"{one}.") for one in self.mlp_names)
+
+    def _holds_attention(self, name: str) -> bool:
+        return self.at == name or self.at.startswith(f"{name}.")
+
+    def _is_state(self, x: Tensor | None) -> bool:
+        return x is not None and x.numel() == self.x.numel() and x.shape[-1] == self.shape[-1]
+
+    def _state(self, x: Tensor) -> Tensor:
+        return x.reshape(self.shape)
+
+    def _by_position(self, x: Tensor) -> Tensor:
+        return x[0].transpose(0, 1)
+
+    def _flat_output(self, name: str) -> Tensor:
+        found = self.record.output(name)
+        assert found is not None
+        return found
+
+    def record_input(self, name: str) -> Tensor:
+        """First input of a module that has run."""
+        found = self.record.input(name)
+        assert found is not None
+        return found
+
+    def _input(self, name: str) -> Tensor:
+        x = self.record_input(name)
+        return self._state(x) if self._is_state(x) else x.reshape(-1, x.shape[-1])
+
+    def _output(self, name: str) -> Tensor:
+        x = self._flat_output(name)
+        return self._state(x) if self._is_state(x) else x.reshape(-1, x.shape[-1])
+
+    def _inside(self, name: str) -> str:
+        return name[len(self.path) + 1 :]
+
+    def _is_close(self, x: Tensor, y: Tensor) -> bool:
+        return x.shape == y.shape and _error(x, y) < self.rounding
+
+
+def _is_linear(module: nn.Module) -> bool:
+    weight = getattr(module, "weight", None)
+    return isinstance(weight, Tensor) and weight.ndim == 2 and weight.is_floating_point()
+
+
+def _error(x: Tensor, y: Tensor) -> float:
+    size = float(y.double().norm())
+    return float((x.double() - y.double()).norm()) / (size or 1.0)
+
+
+def _fit(whole: Tensor, parts: tuple[Tensor, ...], rounding: float) -> tuple[float, ...] | None:
+    """Factors with which the parts add up to the whole, by least squares; None if they do not, or if one is not needed.
+
+    A factor within rounding of 1 is 1.
+    """
+    target = whole.double().reshape(-1)
+    matrix = torch.stack([part.double().reshape(-1) for part in parts], 1)
+    factors = torch.linalg.lstsq(matrix, target[:, None]).solution[:, 0]
+    if _error(matrix @ factors, target) > rounding or bool((factors.abs() < 1e-4).any()):
+        return None
+    return tuple(1.0 if abs(f - 1) < 100 * rounding else float(f) for f in factors.tolist())

@@ -1,0 +1,255 @@
+"""From a model to a row: its blocks, what each adds, its embedding and its head, all found in one pass of a few tokens."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ArchitectureError
+from ..families import Attention, Family, Sizes, Stack
+from ..norms import found_kind
+from .block import ROUNDING, BlockSearch, FoundBlock, NotFoundError
+from .record import Record, record_pass
+
+_TOKENS = 7
+"""Length of the pass: more than the proof's, so that windows and chunks of tiny models show."""
+_SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "logit_softcapping", "final_logits_softcap")
+# Models say the longest input under many names.
+_CONTEXT = (
+    "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length", "context_length",
+    "max_target_positions",
+)  # fmt: skip
+
+
+def discover(model: Any) -> Family:
+    """The row of a model, with every fitted number in it.
+
+    Raises
+    ------
+    ArchitectureError
+        If its parts are not found; the message says which part, and how far the search came.
+    """
+    ids = _probe(model)
+    # Without a cache, which some models cannot fill for layers that do not attend.
+    accepts = inspect.signature(model.forward).parameters
+    record = record_pass(model, {"input_ids": ids, **({"use_cache": False} if "use_cache" in accepts else {})})
+    try:
+        return _Search(model, record, ids).row()
+    except NotFoundError as error:
+        raise ArchitectureError(
+            f"the parts of {type(model).__name__} (model_type {model.config.model_type!r}) are not found: {error}"
+        ) from error
+
+
+def _probe(model: Any) -> Tensor:
+    embedding = model.get_input_embeddings().weight
+    return torch.linspace(1, len(embedding) - 1, _TOKENS, dtype=torch.float64, device=embedding.device).long()[None]
+
+
+@dataclass(eq=False)
+class _Search:
+    model: Any
+    record: Record
+    ids: Tensor
+
+    def row(self) -> Family:
+        """The row."""
+        blocks, paths = self._blocks()
+        found = [BlockSearch(self.record, f"{blocks}.{i}", path, _functions()).run() for i, path in enumerate(paths)]
+        first = found[0]
+        first_state, last_state = self.record.input(f"{blocks}.0"), self.record.output(f"{blocks}.{len(paths) - 1}")
+        assert first_state is not None
+        assert last_state is not None
+        config = self.model.config.get_text_config()
+        heads, kv_heads, d_head, d_value = _agreed("sizes of heads", [one.sizes for one in found])
+        embedding, scale, positions = self._embedding(first_state)
+        final_norm = self._final_norm(last_state, blocks)
+        projected = all(one.query for one in found) or all(one.fused for one in found)
+        stack = Stack(
+            blocks=self._from_base(blocks),
+            attention=Attention(
+                module=_merged([one.attention for one in found]),
+                output=_merged([one.attention_output for one in found]),
+                **(
+                    {name: _merged([getattr(one, name) for one in found])
+                     for name in ("query", "key", "value", "fused", "query_norm", "key_norm")}
+                    if projected else {}
+                ),
+                fused_layout=cast("Any", first.fused_layout),
+                scales=tuple(one.scale for one in found),
+                softcap=first.softcap or "",
+                factor=_agreed("factors of attention", [one.attention_factor for one in found]),
+            ),
+            wiring=cast("Any", _agreed("wirings", [one.wiring for one in found])),
+            attention_norm=_merged([one.attention_norm for one in found]),
+            attention_post_norm=_merged([one.attention_post_norm for one in found]),
+            mlp_norm=_merged([one.mlp_norm for one in found]),
+            mlp_post_norm=_merged([one.mlp_post_norm for one in found]),
+            mlp_factor=_agreed("factors of the MLP", [one.mlp_factor for one in found]),
+            **_mlp_paths(found),
+            embedding=embedding,
+            embedding_scale="none" if scale in (None, 1.0) else scale,
+            embedding_is_residual=scale is not None,
+            position_embedding=positions,
+            final_norm=final_norm,
+            role="decoder" if self._is_causal() else "encoder",
+            sizes=Sizes(heads, kv_heads, d_head, d_value, first_state.shape[-1]),
+        )  # fmt: skip
+        head, kind, factor, cap = self._head(final_norm, last_state)
+        model_type = str(getattr(config, "model_type", "") or type(self.model).__name__)
+        return Family(
+            name=model_type, model_types=(model_type,), stacks=(stack,), norm=None, head=head, head_kind=cast("Any", kind),
+            logit_factor=factor, logit_softcap=cap, context=_CONTEXT,
+        )  # fmt: skip
+
+    # Blocks.
+
+    def _blocks(self) -> tuple[str, list[str]]:
+        """The list of blocks, and the attention of each."""
+        attending = list(self.record.attention)
+        if not attending:
+            raise NotFoundError("no module asked the library for an attention function")
+        tried = []
+        for name, module in self.record.modules.items():
+            if not isinstance(module, (nn.ModuleList, nn.Sequential)) or not len(module):
+                continue
+            paths = [f"{name}.{i}" for i in range(len(module))]
+            inside = [[at for at in attending if at.startswith(f"{path}.")] for path in paths]
+            if not any(inside):
+                continue
+            if any(len(self.record.calls.get(path, ())) != 1 for path in paths):
+                tried.append(f"{name} holds modules that do not run once each")
+                continue
+            if any(len(ats) != 1 for ats in inside):
+                counts = ", ".join(str(len(ats)) for ats in inside)
+                tried.append(f"the blocks of {name} attend {counts} times each")
+                continue
+            if any(len(self.record.attention[ats[0]]) != 1 for ats in inside):
+                tried.append(f"an attention of {name} runs more than once")
+                continue
+            return name, [ats[0] for ats in inside]
+        raise NotFoundError("; ".join(tried) or "no list of blocks holds the modules that attend")
+
+    def _is_causal(self) -> bool:
+        patterns = [call.pattern for calls in self.record.attention.values() for call in calls]
+        return all(pattern is not None and not bool(pattern.triu(1).any()) for pattern in patterns)
+
+    # Ends.
+
+    def _embedding(self, state: Tensor) -> tuple[str, float | None, str]:
+        """Path of the token embedding; the factor with which it enters the first state, None if more happens; positions."""
+        table = self.model.get_input_embeddings()
+        path = self._from_base(next(name for name, module in self.record.modules.items() if module is table))
+        tokens = table.weight.detach()[self.ids[0]]
+        rounding = ROUNDING[state.dtype]
+        state = state.reshape(-1, state.shape[-1]).double()
+        if tokens.shape[-1] != state.shape[-1]:
+            return path, None, ""
+        tokens = tokens.double()
+        for name in ["", *self._tables(table)]:
+            places = 0.0
+            if name:
+                output = self.record.output(name)
+                assert output is not None
+                places = output.reshape(-1, output.shape[-1]).double()
+                if places.shape != state.shape:
+                    continue
+            rest = state - places
+            factor = float((rest * tokens).sum() / tokens.square().sum())
+            if float((factor * tokens - rest).norm() / state.norm()) < rounding:
+                return path, 1.0 if abs(factor - 1) < rounding else factor, self._from_base(name) if name else ""
+        return path, None, ""
+
+    def _tables(self, tokens: nn.Module) -> list[str]:
+        found = [name for name, module in self.record.modules.items() if isinstance(module, nn.Embedding)]
+        return [name for name in found if self.record.modules[name] is not tokens and self.record.output(name) is not None]
+
+    def _final_norm(self, state: Tensor, blocks: str) -> str:
+        for name in self.record.reading(state):
+            is_inside = name.startswith(f"{blocks}.")
+            if not is_inside and found_kind(self.record.modules[name], state.shape[-1]) is not None:
+                return self._from_base(name)
+        return ""
+
+    def _head(self, final_norm: str, last: Tensor) -> tuple[tuple[str, ...], str, float, str | float]:
+        """Modules of the head, its kind, the factor on its output, and the soft-cap after it; no modules where none is read."""
+        try:
+            output = self.model.get_output_embeddings()
+        except (AttributeError, NotImplementedError):
+            output = None
+        logits = self.record.logits
+        if output is None or logits is None:
+            return (), "linear", 1.0, ""
+        path = next((name for name, module in self.record.modules.items() if module is output), "")
+        reads = last if not final_norm else self.record.output(self._full(final_norm))
+        given = self.record.output(path) if path else None
+        entering = self.record.input(path) if path else None
+        if given is None or entering is None or reads is None or entering.numel() != reads.numel():
+            return (), "linear", 1.0, ""
+        given, logits = given.reshape(-1, given.shape[-1]).double(), logits.reshape(-1, logits.shape[-1]).double()
+        rounding = ROUNDING[last.dtype]
+        if given.shape != logits.shape or not torch.equal(entering.reshape(reads.shape), reads):
+            return (), "linear", 1.0, ""
+        factor = float((given * logits).sum() / given.square().sum())
+        if float((factor * given - logits).norm() / logits.norm()) < rounding:
+            return (path,), "linear", 1.0 if abs(factor - 1) < rounding else factor, ""
+        for name in _SOFTCAPS:
+            cap = getattr(self.model.config.get_text_config(), name, None)
+            if cap and float((cap * torch.tanh(given / cap) - logits).norm() / logits.norm()) < rounding:
+                return (path,), "linear", 1.0, float(cap)
+        return (), "linear", 1.0, ""
+
+    # Paths.
+
+    def _from_base(self, name: str) -> str:
+        """A path from the base model on."""
+        base = getattr(self.model, "base_model", self.model)
+        if base is self.model:
+            return name
+        at = next(path for path, module in self.record.modules.items() if module is base)
+        if not name.startswith(f"{at}."):
+            raise NotFoundError(f"{name} is no part of the base model {at}")
+        return name[len(at) + 1 :]
+
+    def _full(self, path: str) -> str:
+        base = getattr(self.model, "base_model", self.model)
+        if base is self.model:
+            return path
+        at = next(name for name, module in self.record.modules.items() if module is base)
+        return f"{at}.{path}"
+
+
+def _mlp_paths(found: list[FoundBlock]) -> dict[str, Any]:
+    """Paths of the MLP: down to its neurons if every block has them, else as one module."""
+    names = ("mlp_input", "mlp_gate", "mlp_gate_up", "mlp_activation", "mlp_output")
+    if not all(one.has_neurons for one in found) or len({one.mlp_activation for one in found}) > 1:
+        return {"mlp": _merged([one.mlp for one in found]), **dict.fromkeys(("mlp_output", "mlp_activation"), "")}
+    return {name: _merged([getattr(one, name) for one in found]) for name in names}
+
+
+def _merged(paths: list[str]) -> str:
+    """One path for all blocks, with alternatives where they differ."""
+    different = list(dict.fromkeys(paths))
+    if len(different) > 1 and "" in different:
+        raise NotFoundError(f"some blocks have {next(filter(None, different))} and others have nothing in its place")
+    return "|".join(different)
+
+
+def _agreed(what: str, values: list[Any]) -> Any:
+    different = list(dict.fromkeys(values))
+    numbers = all(isinstance(value, float) for value in values)
+    if len(different) > 1 and not (numbers and max(values) - min(values) < 1e-3):
+        raise NotFoundError(f"the {what} differ from block to block: {different}")
+    return values[0]
+
+
+def _functions() -> dict[str, Any]:
+    """Elementwise functions by the names that configs give them."""
+    from transformers.activations import ACT2FN
+
+    names = ("gelu", "gelu_new", "relu", "silu", "relu2", "gelu_pytorch_tanh", "quick_gelu", "tanh", "sigmoid", "gelu_fast", "mish")
+    return {name: ACT2FN[name] for name in names}
