@@ -241,6 +241,11 @@ class Anatomy:
         return bool(self.head)
 
     @property
+    def is_found(self) -> bool:
+        """Whether the row was found by search, and not written by hand."""
+        return self.family.found
+
+    @property
     def embedding_scale(self) -> float:
         """Factor on the token embeddings."""
         scale = self.stack.embedding_scale

@@ -17,14 +17,12 @@ from torch import Tensor
 
 from ..errors import ArchitectureError
 from .anatomy import Anatomy, Norm, Projection, upcast
-from .forward import Feed, Pass
+from .forward import Feed, Pass, spread
 from .weights import version
 
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 """Largest relative error on a prompt. Rounding grows with the size of scores and the length, a wrong row fails by a factor."""
 
-# The cost of a check stays small beside the pass, whatever the length of the prompt.
-_MOST_POSITIONS = 32
 _MOST_TOKENS = 64
 
 _Errors = dict[str, Float[Tensor, "layer"]]
@@ -78,7 +76,7 @@ def trace_errors(anatomy: Anatomy, feed: Feed, record: Pass, *, layers: range, a
     rows = _sample(len(token_ids), at, token_ids.device)
     errors: _Errors = {}
     if "pattern" in sites:
-        errors |= _attention_errors(anatomy, sites, layers, rows)
+        errors |= _attention_errors(anatomy, record, layers, rows)
     errors |= _written_errors(anatomy, sites, layers, rows)
     errors |= _stream_errors(anatomy, sites, layers, rows)
     if {"resid_pre"} <= sites.keys() and layers.start == 0 and anatomy.stack.embedding_is_residual:
@@ -107,21 +105,24 @@ def _fault(
 
 def _sample(n_tokens: int, at: int, device: torch.device) -> Int[Tensor, "row"]:
     """Positions spread over the prompt, the explained and the last among them; all of a short prompt."""
-    if n_tokens <= _MOST_POSITIONS:
-        return torch.arange(n_tokens, device=device)
-    spread = torch.linspace(0, n_tokens - 1, _MOST_POSITIONS, dtype=torch.float64, device="cpu").long().tolist()
-    return torch.tensor(sorted({*spread, at}), device=device)
+    return torch.tensor(sorted({*spread(n_tokens, device).tolist(), at}), device=device)
 
 
-def _attention_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range, rows: Tensor) -> _Errors:
+def _attention_errors(anatomy: Anatomy, record: Pass, layers: range, rows: Tensor) -> _Errors:
+    sites = record.sites
     pattern = sites["pattern"][:, :, rows]
     wide_pattern = upcast(pattern)
-    errors: _Errors = {"pattern rows sum to 1": (wide_pattern.sum(-1) - 1).abs().flatten(1).amax(1)}
+    errors: _Errors = {}
+    # A sink takes the rest of a row; the scores that are given then prove both.
+    if not anatomy.stack.attention.sinks:
+        errors["pattern rows sum to 1"] = (wide_pattern.sum(-1) - 1).abs().flatten(1).amax(1)
     if anatomy.causal:
         later = torch.arange(pattern.shape[-1], device=rows.device) > rows[:, None]
         # A wrong mask would also give later tokens weight, which no sum shows.
         errors["a causal pattern is lower-triangular"] = (wide_pattern * later).flatten(1).amax(1)
-    if {"q", "k"} <= sites.keys():
+    if record.pattern_errors:
+        errors["softmax(scale · q · k) = pattern"] = torch.stack([record.pattern_errors[i] for i in range(len(layers))])
+    elif {"q", "k"} <= sites.keys():
         scale = pattern.new_tensor([anatomy.blocks[layer].scale for layer in layers]).view(-1, 1, 1, 1)
         # In the model's own number type, so that half precision rounds as the model did.
         queries = sites["q"][:, :, rows]
@@ -158,6 +159,8 @@ def _written_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range
     )  # fmt: skip
     for name, read, written, scale_name, outputs in parts:
         scales = sites.get(f"norm_scales.{scale_name}")
+        if not outputs:
+            continue  # an MLP without neurons
         has_post = outputs[0][1] is not None
         if not {read, written} <= sites.keys() or (has_post and scales is None):
             continue

@@ -18,6 +18,7 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, NoPatternError
@@ -42,7 +43,8 @@ class AttentionCall:
     output
         [row, query position, head, d_value] outputs of the heads.
     options
-        The other arguments by name: ``scaling``, ``softcap``, ``s_aux`` …
+        The other arguments by name: ``scaling``, ``softcap``, ``position_bias``, ``s_aux`` (one score of each head for a key that
+        holds nothing, its sink) …
     """
 
     query: Tensor
@@ -52,6 +54,30 @@ class AttentionCall:
     pattern: Tensor | None
     output: Tensor
     options: Mapping[str, Any]
+
+    def pattern_error(self, scale: float, softcap: float | None, rows: Tensor) -> Float[Tensor, ""]:
+        """‖softmax(scale · q · k, capped, + bias + mask, with the sink) − pattern‖ / ‖pattern‖ at some query positions.
+
+        Unlike the support of the pattern, the mask and the bias are those that were given.
+        """
+        assert self.pattern is not None
+        pattern = self.pattern[:, :, rows]
+        keys = self.key.repeat_interleave(pattern.shape[1] // self.key.shape[1], 1)
+        # In the model's own number type, so that half precision rounds as the model did; sums of scores are made in 32 bits.
+        scores = (self.query[:, :, rows] @ keys.transpose(-1, -2)).float() * scale
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        for added in (self.options.get("position_bias"), self.mask):
+            if isinstance(added, Tensor):
+                # One row serves all queries where the bias depends on the key alone.
+                chosen = added if added.shape[-2] == 1 else added[..., rows, :]
+                scores = scores + chosen[..., : scores.shape[-1]].float()
+        sink = self.options.get("s_aux")
+        if isinstance(sink, Tensor):
+            scores = torch.cat([scores, sink.float().reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1)], -1)
+        made = scores.softmax(-1)[..., : pattern.shape[-1]]
+        error: Tensor = (made - pattern).norm() / pattern.float().norm()
+        return error
 
 
 Watch = Callable[[AttentionCall], None]

@@ -77,6 +77,11 @@ class Attention:
         Config attribute of the soft-cap on attention scores, or its number.
     factor
         Number that the output is multiplied by before it joins the stream.
+    bias
+        Whether something besides a mask is added to scores, such as a bias by distance. It is then taken as it is given to the
+        attention function, and so is the mask.
+    sinks
+        Whether each head has a score for a key that holds nothing, so that a pattern's rows sum to less than 1.
     """
 
     module: str
@@ -93,6 +98,8 @@ class Attention:
     scales: tuple[float, ...] = ()
     softcap: str | float = ""
     factor: float = 1.0
+    bias: bool = False
+    sinks: bool = False
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -201,6 +208,8 @@ class Family:
         Config attributes of the longest input, the first that exists counts.
     positions_start_after_padding
         Positions are counted from ``pad_token_id + 1``, so that many fewer can be used.
+    found
+        Whether the row was found by search in a model, and not written by hand.
     """
 
     name: str
@@ -213,6 +222,7 @@ class Family:
     logit_factor: float = 1.0
     context: tuple[str, ...] = ("max_position_embeddings", "n_positions", "n_ctx")
     positions_start_after_padding: bool = False
+    found: bool = False
 
     def __post_init__(self) -> None:
         _check_types(self)

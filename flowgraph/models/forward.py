@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import NoPatternError
@@ -23,6 +23,7 @@ from .anatomy import Anatomy, Block, Norm, scale_of_size
 from .eager import AttentionCall, Watch, asks_for_attention, eager_attention, watching
 from .hooks import after, before, on_call, on_result
 from .memory import empty_buffer
+from .softmax_capture import capturing
 from .rotary import Angles, HandedAngles, rotate
 
 SITES: tuple[str, ...] = (
@@ -56,6 +57,8 @@ class Pass:
         [position, d_vocab], or [d_vocab] of the one position asked for; None without a head.
     was_watched
         Whether the library's attention function was called.
+    pattern_errors
+        Row of the window → error of its pattern against the scores that were given, where scores have a bias or a sink.
     """
 
     sites: dict[str, Tensor] = field(default_factory=dict)
@@ -63,6 +66,18 @@ class Pass:
     position_embedding: Tensor | None = None
     logits: Tensor | None = None
     was_watched: bool = False
+    pattern_errors: dict[int, Tensor] = field(default_factory=dict)
+
+
+_MOST_POSITIONS = 32
+"""Positions that checks of every pass look at, so that their cost stays small beside the pass, whatever the length."""
+
+
+def spread(n_tokens: int, device: torch.device) -> Int[Tensor, "row"]:
+    """Positions spread over the prompt, the last among them; all of a short prompt."""
+    if n_tokens <= _MOST_POSITIONS:
+        return torch.arange(n_tokens, device=device)
+    return torch.linspace(0, n_tokens - 1, _MOST_POSITIONS, dtype=torch.float64, device="cpu").long().to(device)
 
 
 def given_sites(anatomy: Anatomy, sites: frozenset[str]) -> frozenset[str]:
@@ -148,7 +163,10 @@ def run(
     with torch.inference_mode(mode=False), torch.no_grad(), eager_attention(anatomy.model), ExitStack() as hooks:
         for handle in recorder.hooks():
             hooks.callback(handle.remove)
-        with watching(recorder.watches()):
+        watches = recorder.watches()
+        if not recorder.asks:
+            hooks.enter_context(capturing(watches))
+        with watching(watches if recorder.asks else {}):
             output = anatomy.model(**feed, **options)
     if anatomy.has_head:
         rows = output.logits[0].detach()
@@ -175,7 +193,9 @@ class _Recorder:
         self.has_rotary = anatomy.stack.attention.rotary != "none"
         # Without projections, what enters the attention function is all that is known of queries, keys and values.
         self.all_given = not anatomy.has_projections
-        self.is_given = asks_for_attention(anatomy.blocks[0].attention)
+        self.asks = asks_for_attention(anatomy.blocks[0].attention)
+        # Modules with attention code of their own are looked at from inside where their row was found by search.
+        self.is_given = self.asks or anatomy.is_found
         self.angles = HandedAngles(interleaved=anatomy.stack.attention.rotary == "interleaved")
 
     def watches(self) -> dict[nn.Module, Watch]:
@@ -320,6 +340,10 @@ class _Recorder:
         block = self.anatomy.blocks[self.layers[row]]
         if "pattern" in self.sites:
             self._store_pattern(row, block.attention, call.pattern)
+            attention = self.anatomy.stack.attention
+            if attention.bias or attention.sinks:
+                rows_seen = spread(call.query.shape[2], call.query.device)
+                self.result.pattern_errors[row] = call.pattern_error(block.scale, self.anatomy.attention_softcap, rows_seen)
         if self.all_given and "v" in self.sites:
             self._store("v", row, call.value[0].transpose(0, 1))
         for site, heads, norm in (("q", call.query, block.query_norm), ("k", call.key, block.key_norm)):

@@ -213,6 +213,8 @@ def _attention_of_values(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
 
 
 def _pattern_of_scores(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
+    if record.pattern_errors:
+        return upcast(record.pattern_errors[i])
     pattern = upcast(record.sites["pattern"][i])
     keys = anatomy.per_query_head(upcast(record.sites["k"][i]))
     scores = anatomy.blocks[i].scale * upcast(record.sites["q"][i]) @ keys.transpose(-1, -2)
@@ -247,8 +249,11 @@ def _entering(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     return torch.stack([upcast(error) for error in errors]).max()
 
 
-def _pattern_rows(_anatomy: Anatomy, record: Pass, i: int) -> Tensor:
+def _pattern_rows(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     rows = upcast(record.sites["pattern"][i]).sum(-1)
+    if anatomy.stack.attention.sinks:
+        # The scores with the sink prove its share; here only that it is one.
+        return (rows - 1).clamp(min=0).amax()
     return _error(rows, torch.ones_like(rows))
 
 

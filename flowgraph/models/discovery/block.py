@@ -40,6 +40,8 @@ class FoundBlock:
     key_norm: str = ""
     scale: float = 1.0
     softcap: float | None = None
+    bias: bool = False
+    sinks: bool = False
     wiring: str = "sequential"
     mlp: str = ""
     has_neurons: bool = False
@@ -109,6 +111,10 @@ class BlockSearch:
         self.found.scale = float(scale)
         cap = self.call.options.get("softcap")
         self.found.softcap = None if cap is None else float(cap)
+        assert self.call.pattern is not None
+        self.found.sinks = bool((self.call.pattern.float().sum(-1) < 1 - 10 * self.rounding).any())
+        position_bias = self.call.options.get("position_bias")
+        self.found.bias = any(_is_more_than_mask(added) for added in (position_bias, self.call.mask))
 
     def _output_projection(self) -> None:
         z = self.call.output
@@ -428,6 +434,13 @@ class BlockSearch:
 
     def _is_close(self, x: Tensor, y: Tensor) -> bool:
         return x.shape == y.shape and _error(x, y) < self.rounding
+
+
+def _is_more_than_mask(added: Any) -> bool:
+    """Whether what is added to scores is more than nothing here and minus infinity there."""
+    if not isinstance(added, Tensor) or not added.is_floating_point():
+        return False
+    return bool(((added != 0) & (added > -1e4)).any())
 
 
 def _is_linear(module: nn.Module) -> bool:

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..eager import AttentionCall, eager_attention, watching
+from ..eager import AttentionCall, asks_for_attention, eager_attention, watching
 from ..hooks import on_call, on_result
+from ..softmax_capture import capturing_all
 
 _SHOWN = 24
 """Leading numbers by which tensors are looked up, before all of their numbers are compared."""
@@ -106,18 +107,22 @@ def record_pass(model: Any, feed: dict[str, Any]) -> Record:
     names = {module: name for name, module in modules.items()}
     unfinished: dict[str, list[ModuleCall]] = {}
 
+    inside: list[str] = []
+
     def begin(name: str) -> Any:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             found = next((x for x in (*args, *kwargs.values()) if _is_number(x)), None)
             call = ModuleCall(name, None if found is None else found.detach().clone())
             record.calls.setdefault(name, []).append(call)
             unfinished.setdefault(name, []).append(call)
+            inside.append(name)
 
         return hook
 
     def end(name: str) -> Any:
         def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
             call = unfinished[name].pop()
+            inside.pop()
             found = next((x for x in _flat(output) if _is_number(x)), None)
             # A copy, since a model may go on in the same memory.
             call.output = None if found is None else found.detach().clone()
@@ -128,11 +133,16 @@ def record_pass(model: Any, feed: dict[str, Any]) -> Record:
     def watch(name: str) -> Any:
         return lambda call: record.attention.setdefault(name, []).append(call)
 
+    def seen(call: AttentionCall) -> None:
+        # Inside the library's function the same attention is already watched.
+        if not asks_for_attention(modules[inside[-1]]):
+            record.attention.setdefault(inside[-1], []).append(call)
+
     with torch.inference_mode(mode=False), torch.no_grad(), eager_attention(model), ExitStack() as hooks:
         for name, module in modules.items():
             hooks.callback(on_call(module, begin(name)).remove)
             hooks.callback(on_result(module, end(name)).remove)
-        with watching({module: watch(name) for module, name in names.items()}):
+        with watching({module: watch(name) for module, name in names.items()}), capturing_all(seen):
             output = model(**feed)
     logits = getattr(output, "logits", None)
     record.logits = logits.detach() if isinstance(logits, Tensor) else None

@@ -83,6 +83,8 @@ class _Search:
                 scales=tuple(one.scale for one in found),
                 softcap=first.softcap or "",
                 factor=_agreed("factors of attention", [one.attention_factor for one in found]),
+                bias=any(one.bias for one in found),
+                sinks=any(one.sinks for one in found),
             ),
             wiring=cast("Any", _agreed("wirings", [one.wiring for one in found])),
             attention_norm=_merged([one.attention_norm for one in found]),
@@ -103,7 +105,7 @@ class _Search:
         model_type = str(getattr(config, "model_type", "") or type(self.model).__name__)
         return Family(
             name=model_type, model_types=(model_type,), stacks=(stack,), norm=None, head=head, head_kind=cast("Any", kind),
-            logit_factor=factor, logit_softcap=cap, context=_CONTEXT,
+            logit_factor=factor, logit_softcap=cap, context=_CONTEXT, found=True,
         )  # fmt: skip
 
     # Blocks.
@@ -112,7 +114,7 @@ class _Search:
         """The list of blocks, and the attention of each."""
         attending = list(self.record.attention)
         if not attending:
-            raise NotFoundError("no module asked the library for an attention function")
+            raise NotFoundError("no module attends: none asks the library for an attention function, and no softmax of products meets values")
         tried = []
         for name, module in self.record.modules.items():
             if not isinstance(module, (nn.ModuleList, nn.Sequential)) or not len(module):

@@ -1,0 +1,179 @@
+"""Attention that a module computes by code of its own, seen at its softmax.
+
+The functions of torch that run inside the module are followed: the product of two tensors that becomes scores, what scales and
+shifts these, the softmax over them, and the product of the softmax with values. The scores' two factors are queries and keys. What
+is followed is arithmetic, not names, so a module of any kind can be looked at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from .eager import AttentionCall, Watch
+from .hooks import on_call, on_result
+
+_PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "baddbmm"})
+_TIMES = frozenset({"mul", "__mul__", "__rmul__", "mul_", "__imul__", "multiply"})
+_OVER = frozenset({"div", "__truediv__", "div_", "__itruediv__", "true_divide"})
+_PLUS = frozenset({"add", "__add__", "__radd__", "add_", "__iadd__"})
+_SAME = frozenset({
+    "view", "reshape", "to", "type", "type_as", "float", "contiguous", "clone", "dropout", "unsqueeze", "squeeze", "expand",
+    "__getitem__", "masked_fill", "masked_fill_", "where", "half", "bfloat16", "flatten", "unflatten",
+    # Lowest and highest numbers do not change a softmax of finite scores.
+    "clamp", "max", "maximum",
+})  # fmt: skip
+"""Functions after which a tensor still holds the scores, or the pattern, in the same order."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Scores:
+    """How a tensor of scores was made: scale · q · k + what was added."""
+
+    query: Tensor
+    key: Tensor
+    scale: float
+    added: tuple[Tensor, ...]
+
+
+class _Following(TorchFunctionMode):
+    """Follows the functions of torch until a pattern has met its values."""
+
+    def __init__(self, found: Callable[[AttentionCall], None]) -> None:
+        super().__init__()
+        self.found = found
+        # The tensors are held, so that no other gets the number of one that is gone.
+        self.scores: dict[int, tuple[Tensor, _Scores]] = {}
+        self.patterns: dict[int, tuple[Tensor, Tensor, _Scores]] = {}
+
+    def __torch_function__(
+        self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        out = func(*args, **kwargs)
+        if isinstance(out, Tensor):
+            self._follow(getattr(func, "__name__", ""), args, kwargs, out)
+        return out
+
+    def clear(self) -> None:
+        """Forget the tensors that were followed."""
+        self.scores.clear()
+        self.patterns.clear()
+
+    def _follow(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor) -> None:
+        if name in _PRODUCTS:
+            self._product(name, args, kwargs, out)
+            return
+        first = args[0] if args else kwargs.get("input")
+        if name == "softmax" and id(first) in self.scores and out.ndim in (3, 4):
+            self.patterns[id(out)] = (out, out, self.scores[id(first)][1])
+            return
+        for one in args[:3]:
+            if id(one) in self.patterns and (name in _SAME or name in _TIMES):
+                self.patterns[id(out)] = (out, *self.patterns[id(one)][1:])
+                return
+            if id(one) in self.scores:
+                made = self._shifted(name, one, args, self.scores[id(one)][1])
+                if made is not None:
+                    self.scores[id(out)] = (out, made)
+                return
+
+    def _product(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor) -> None:
+        added: tuple[Tensor, ...] = ()
+        scale = 1.0
+        if name == "baddbmm":
+            shift, left, right = (*args, *(kwargs[key] for key in ("batch1", "batch2") if key in kwargs))[:3]
+            scale, beta = float(kwargs.get("alpha", 1.0)), float(kwargs.get("beta", 1.0))
+            added = (shift * beta,) if beta else ()
+        else:
+            left, right = (*args, *kwargs.values())[:2]
+        if id(left) in self.patterns:
+            _, pattern, scores = self.patterns[id(left)]
+            self.found(_call(pattern, right, out, scores))
+        elif isinstance(left, Tensor) and isinstance(right, Tensor) and left.ndim in (3, 4) and right.ndim in (3, 4):
+            self.scores[id(out)] = (out, _Scores(left, right, scale, added))
+
+    def _shifted(self, name: str, own: Tensor, args: tuple[Any, ...], scores: _Scores) -> _Scores | None:
+        """The scores after one more function; None if it is not one that is followed."""
+        if name in _SAME:
+            return scores
+        other = next((one for one in args[:2] if one is not own), None)
+        if name in _PLUS and isinstance(other, Tensor):
+            return replace(scores, added=(*scores.added, other))
+        if name in _TIMES and isinstance(other, Tensor) and _is_mask(other):
+            return scores
+        number = float(other) if isinstance(other, (int, float)) or (isinstance(other, Tensor) and other.numel() == 1) else None
+        if number is None or name not in _TIMES | _OVER:
+            return None
+        factor = number if name in _TIMES else 1 / number
+        return replace(scores, scale=scores.scale * factor, added=tuple(one * factor for one in scores.added))
+
+
+def _is_mask(x: Tensor) -> bool:
+    """Whether a tensor lets some scores pass and makes the others 0, which are then shifted out of the softmax."""
+    return x.numel() > 1 and bool(((x == 0) | (x == 1)).all())
+
+
+def _call(pattern: Tensor, value: Tensor, output: Tensor, scores: _Scores) -> AttentionCall:
+    """The call in the form that the library's attention function has, for one row of tokens."""
+    n_queries, n_keys = pattern.shape[-2:]
+    bias: Tensor | None = None
+    for added in scores.added:
+        shaped = added.reshape(1, -1, *added.shape[-2:]) if added.ndim > 2 else added
+        bias = shaped if bias is None else bias + shaped
+    # What a module masked is not followed: a key without any weight was masked.
+    mask = torch.zeros_like(pattern).masked_fill_(pattern == 0, float("-inf")).reshape(1, -1, n_queries, n_keys)
+    query, key = scores.query, scores.key.transpose(-1, -2)
+    return AttentionCall(
+        query=query.reshape(1, -1, n_queries, query.shape[-1]),
+        key=key.reshape(1, -1, n_keys, key.shape[-1]),
+        value=value.reshape(1, -1, n_keys, value.shape[-1]),
+        mask=mask,
+        pattern=pattern.reshape(1, -1, n_queries, n_keys),
+        output=output.reshape(1, -1, n_queries, output.shape[-1]).transpose(1, 2),
+        options={"scaling": scores.scale, "position_bias": bias},
+    )
+
+
+@contextmanager
+def capturing(watches: Mapping[nn.Module, Watch]) -> Iterator[None]:
+    """Show the attention that modules compute by code of their own to their watches."""
+    running: list[_Following] = []
+    handles = []
+
+    def begin(watch: Watch) -> Any:
+        def hook(_module: nn.Module, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+            running.append(_Following(watch))
+            running[-1].__enter__()
+
+        return hook
+
+    def end(_module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+        running.pop().__exit__(None, None, None)
+
+    try:
+        for module, watch in watches.items():
+            handles += [on_call(module, begin(watch)), on_result(module, end)]
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+        # An error inside a module leaves it without its end.
+        while running:
+            running.pop().__exit__(None, None, None)
+
+
+@contextmanager
+def capturing_all(found: Callable[[AttentionCall], None]) -> Iterator[None]:
+    """Show every attention that is computed in this thread."""
+    with torch.no_grad(), _Following(found) as mode:
+        try:
+            yield
+        finally:
+            mode.clear()
