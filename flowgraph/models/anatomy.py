@@ -140,17 +140,20 @@ class Block:
     """One resolved block of a stack.
 
     ``query``, ``key``, ``value`` and ``fused`` are all None where queries and keys are no linear maps of what attention reads;
-    ``mlp_gate`` is None where the MLP has no gate. An MLP without neurons has ``mlp`` alone.
+    ``mlp_gate`` is None where the MLP has no gate. An MLP without neurons has ``mlp`` alone. A block that does not attend has
+    neither ``attention`` nor ``attention_output``, but a ``mixer``.
     """
 
     index: int
     module: nn.Module
     attention: Any
+    mixer: nn.Module | None
+    mixer_factor: float
     query: nn.Module | None
     key: nn.Module | None
     value: nn.Module | None
     fused: nn.Module | None
-    attention_output: Projection
+    attention_output: Projection | None
     query_norm: Norm | None
     key_norm: Norm | None
     attention_norm: Norm
@@ -254,6 +257,16 @@ class Anatomy:
         return scale
 
     @property
+    def attending(self) -> tuple[int, ...]:
+        """Layers whose blocks attend."""
+        return tuple(block.index for block in self.blocks if block.attention is not None)
+
+    @property
+    def has_mixers(self) -> bool:
+        """Whether some blocks mix tokens by something else than attention."""
+        return any(block.mixer is not None for block in self.blocks)
+
+    @property
     def has_neurons(self) -> bool:
         """Whether the MLPs of all layers have neurons."""
         return all(block.mlp_output is not None for block in self.blocks)
@@ -261,11 +274,17 @@ class Anatomy:
     @property
     def has_projections(self) -> bool:
         """Whether queries, keys and values are linear maps of what attention reads, rotated or not."""
-        return all(block.fused is not None or block.query is not None for block in self.blocks)
+        return all(
+            block.fused is not None or block.query is not None for block in self.blocks if block.attention is not None
+        )
 
     def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
-        """[head, d_head, d_model] output projection of one layer, at least in float32."""
-        return self.blocks[layer].attention_output.weight.reshape(self.n_heads, self.d_value, self.d_model)
+        """[head, d_head, d_model] output projection of one layer, at least in float32; zeros if the layer does not attend."""
+        output = self.blocks[layer].attention_output
+        if output is None:
+            wide = upcast(self.embedding.weight.new_empty(0))
+            return wide.new_zeros(self.n_heads, self.d_value, self.d_model)
+        return output.weight.reshape(self.n_heads, self.d_value, self.d_model)
 
     def mlp_pre(
         self, layer: int, x: Float[Tensor, "*n d_model"]
@@ -420,7 +439,7 @@ def _block_paths(stack: Stack) -> Iterator[str]:
     attention = stack.attention
     yield from (attention.module, attention.query, attention.key, attention.value, attention.fused, attention.output)
     yield from (attention.query_norm, attention.key_norm, stack.attention_norm, stack.attention_post_norm)
-    yield from (stack.mlp_norm, stack.mlp_post_norm, stack.mlp_output, stack.mlp)
+    yield from (stack.mlp_norm, stack.mlp_post_norm, stack.mlp_output, stack.mlp, stack.mixer)
     if not stack.mlp_activation.startswith(FUNCTION):
         yield stack.mlp_activation
     yield from (stack.mlp_input, stack.mlp_gate, stack.mlp_gate_up)
@@ -564,6 +583,8 @@ def _norm(module: Any, kind: NormKind | None, width: int) -> Norm:
     """The norm of a row's kind, or of the kind that its formula shows."""
     if kind is not None:
         return Norm(module, kind)
+    if isinstance(module, nn.Identity):
+        return Norm(module, "none")
     found = found_kind(module, width)
     if found is None:
         raise ArchitectureError(f"{type(module).__name__} is no norm of a known formula")
@@ -572,7 +593,8 @@ def _norm(module: Any, kind: NormKind | None, width: int) -> Norm:
 
 def _block(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes) -> Block:
     def norm(path: str, width: int = sizes.d_model) -> Norm | None:
-        return _norm(_find(block, path), row.norm, width) if path else None
+        found = _find(block, path) if path else None
+        return None if found is None else _norm(found, row.norm, width)
 
     def norm_or_none(path: str) -> Norm:
         return norm(path) or Norm(nn.Identity(), "none")
@@ -583,16 +605,21 @@ def _block(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes
     attention = stack.attention
     mlp_output = Projection(_find(block, stack.mlp_output), factor=stack.mlp_factor) if stack.mlp_output else None
     mlp_input, mlp_gate = (None, None) if mlp_output is None else _mlp_inputs(block, stack, mlp_output.d_in)
-    found = _find(block, attention.module)
+    output = _find(block, attention.output)
+    # A block that does not attend may have a mixer of another kind under the same name.
+    found = None if output is None else _find(block, attention.module)
+    mixer = module(stack.mixer)
     return Block(
         index=index,
         module=block,
         attention=found,
+        mixer=None if mixer is found else mixer,
+        mixer_factor=stack.mixer_factor,
         query=module(attention.query),
         key=module(attention.key),
         value=module(attention.value),
         fused=module(attention.fused),
-        attention_output=Projection(_find(block, attention.output), factor=attention.factor),
+        attention_output=None if output is None else Projection(output, factor=attention.factor),
         query_norm=norm(attention.query_norm, sizes.d_head),
         key_norm=norm(attention.key_norm, sizes.d_head),
         attention_norm=norm_or_none(stack.attention_norm),
@@ -605,7 +632,7 @@ def _block(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes
         mlp_gate=mlp_gate,
         mlp_output=mlp_output,
         activation=_activation(block, stack.mlp_activation) if mlp_output is not None else None,
-        scale=attention.scales[index] if attention.scales else _attention_scale(found, attention),
+        scale=1.0 if found is None else attention.scales[index] if attention.scales else _attention_scale(found, attention),
     )
 
 

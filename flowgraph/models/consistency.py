@@ -109,7 +109,15 @@ def _sample(n_tokens: int, at: int, device: torch.device) -> Int[Tensor, "row"]:
 
 
 def _attention_errors(anatomy: Anatomy, record: Pass, layers: range, rows: Tensor) -> _Errors:
-    sites = record.sites
+    attending = [row for row, layer in enumerate(layers) if layer in anatomy.attending]
+    if not attending:
+        return {}
+    sites: Mapping[str, Tensor] = record.sites
+    if len(attending) < len(layers):
+        sites = {name: sites[name][attending] for name in ("pattern", "q", "k", "v", "z") if name in sites}
+        layers_attending = [layers[row] for row in attending]
+    else:
+        layers_attending = list(layers)
     pattern = sites["pattern"][:, :, rows]
     wide_pattern = upcast(pattern)
     errors: _Errors = {}
@@ -121,9 +129,9 @@ def _attention_errors(anatomy: Anatomy, record: Pass, layers: range, rows: Tenso
         # A wrong mask would also give later tokens weight, which no sum shows.
         errors["a causal pattern is lower-triangular"] = (wide_pattern * later).flatten(1).amax(1)
     if record.pattern_errors:
-        errors["softmax(scale · q · k) = pattern"] = torch.stack([record.pattern_errors[i] for i in range(len(layers))])
+        errors["softmax(scale · q · k) = pattern"] = torch.stack([record.pattern_errors[row] for row in attending])
     elif {"q", "k"} <= sites.keys():
-        scale = pattern.new_tensor([anatomy.blocks[layer].scale for layer in layers]).view(-1, 1, 1, 1)
+        scale = pattern.new_tensor([anatomy.blocks[layer].scale for layer in layers_attending]).view(-1, 1, 1, 1)
         # In the model's own number type, so that half precision rounds as the model did.
         queries = sites["q"][:, :, rows]
         scores = upcast(_by_group(anatomy, queries, sites["k"].transpose(-1, -2)) * scale)
@@ -135,7 +143,12 @@ def _attention_errors(anatomy: Anatomy, record: Pass, layers: range, rows: Tenso
     if {"v", "z"} <= sites.keys():
         made = _by_group(anatomy, wide_pattern, upcast(sites["v"]))
         errors["pattern · v = z"] = _error(made, sites["z"][:, :, rows])
-    return errors
+    return {name: _of_all(error, attending, len(layers)) for name, error in errors.items()}
+
+
+def _of_all(errors: Float[Tensor, "some"], rows: list[int], count: int) -> Float[Tensor, "layer"]:
+    """Errors of some rows in their places among all, 0 elsewhere."""
+    return errors if len(rows) == count else errors.new_zeros(count).index_copy(0, torch.tensor(rows, device=errors.device), errors)
 
 
 def _by_group(
@@ -153,7 +166,7 @@ def _written_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range
     blocks = [anatomy.blocks[layer] for layer in layers]
     parts = (
         ("Σ z W_O + b_O = attention's output", "z", "attn_out", "attention_post",
-         [(block.attention_output, block.attention_post_norm) for block in blocks]),
+         [(block.attention_output, block.attention_post_norm) for block in blocks if block.attention_output is not None]),
         ("Σ neurons W_out + b_out = MLP's output", "neurons", "mlp_out", "mlp_post",
          [(block.mlp_output, block.mlp_post_norm) for block in blocks if block.mlp_output is not None]),
     )  # fmt: skip
@@ -164,21 +177,23 @@ def _written_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range
         has_post = outputs[0][1] is not None
         if not {read, written} <= sites.keys() or (has_post and scales is None):
             continue
-        x = sites[read]
+        chosen = [row for row, block in enumerate(blocks) if read != "z" or block.attention_output is not None]
+        x = sites[read][chosen] if len(chosen) < len(blocks) else sites[read]
         x = upcast(x.transpose(1, 2)[:, rows].flatten(2) if read == "z" else x[:, rows])
         along = torch.stack([_projected(anatomy, *output) for output in outputs]).to(x)
         # The last entry of each row is the bias along the same direction.
         made = torch.einsum("lri,li->lr", x, along[:, :-1]) + along[:, -1:]
         # The scale of a second norm differs from row to row; its gain and mean are in the cached product.
         if has_post and scales is not None:
-            made = made / scales[:, rows]
-        whole = upcast(sites[written][:, rows])
+            made = made / scales[chosen][:, rows]
+        whole = upcast(sites[written][chosen][:, rows] if len(chosen) < len(blocks) else sites[written][:, rows])
         direction = _direction(anatomy, whole)
         if has_post:
             made = made + torch.stack([_constant(norm, direction) for _, norm in outputs])[:, None]
         # Of a wrong vector of this length, the direction sees this much on average.
         size = whole.flatten(1).norm(dim=1) * direction.norm() / len(direction) ** 0.5
-        errors[name] = (made - whole @ direction).norm(dim=1) / torch.where(size > 0, size, torch.ones_like(size))
+        found = (made - whole @ direction).norm(dim=1) / torch.where(size > 0, size, torch.ones_like(size))
+        errors[name] = _of_all(found, chosen, len(blocks))
     return errors
 
 
@@ -224,6 +239,10 @@ def _stream_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range,
     if not wanted <= sites.keys():
         return {}
     s = {name: upcast(sites[name][:, rows]) for name in wanted}
+    if anatomy.has_mixers:
+        if "mixer_out" not in sites:
+            return {}
+        s["attn_out"] = s["attn_out"] + upcast(sites["mixer_out"][:, rows])
     if anatomy.wiring == "parallel":
         found = _error(s["resid_pre"] + s["attn_out"] + s["mlp_out"], s["resid_post"])
     elif anatomy.wiring == "post_norm":

@@ -122,7 +122,11 @@ class Stack:
     wiring_switch
         (config attribute, value, wiring that holds then).
     attention, cross_attention
-        Self-attention, and attention to another stack where the blocks have one.
+        Self-attention, and attention to another stack where the blocks have one. If some blocks do not attend, the paths of
+        attention end in ``?``.
+    mixer, mixer_factor
+        The module that mixes tokens in attention's place, or beside it (a state-space model, a convolution), in the blocks that
+        have one, and the number that its output is multiplied by before it joins the stream.
     attention_norm, mlp_norm
         The norms before attention and MLP, empty where there is none; for ``post_norm`` the norms after them.
     attention_post_norm, mlp_post_norm
@@ -169,6 +173,8 @@ class Stack:
     mlp_input: str = ""
     mlp_gate: str = ""
     mlp_gate_up: str = ""
+    mixer: str = ""
+    mixer_factor: float = 1.0
     mlp: str = ""
     mlp_factor: float = 1.0
     position_embedding: str = ""

@@ -28,7 +28,7 @@ from .rotary import Angles, HandedAngles, rotate
 
 SITES: tuple[str, ...] = (
     "resid_pre", "resid_mid", "resid_post", "pattern", "q", "k", "q_proj", "k_proj", "v", "z",
-    "attn_out", "mlp_out", "neurons", "norm_scales", "rotary",
+    "attn_out", "mixer_out", "mlp_out", "neurons", "norm_scales", "rotary",
 )  # fmt: skip
 """Names of the sites that a trace can keep, per layer."""
 
@@ -83,6 +83,7 @@ def spread(n_tokens: int, device: torch.device) -> Int[Tensor, "row"]:
 def given_sites(anatomy: Anatomy, sites: frozenset[str]) -> frozenset[str]:
     """Those of some sites that the model has: neurons, and projected queries and keys, are not in every model."""
     absent = set() if anatomy.has_neurons else {"neurons"}
+    absent |= set() if anatomy.has_mixers else {"mixer_out"}
     if not anatomy.has_projections:
         absent |= {"q_proj", "k_proj", "rotary"}
     return sites - absent
@@ -114,7 +115,7 @@ def site_shapes(anatomy: Anatomy, n_tokens: int, sites: frozenset[str], *, layer
     for site, shape in {
         "pattern": (anatomy.n_heads, t, t),
         "q_proj": query, "k_proj": key, "v": value, "z": z,
-        "attn_out": (t, d), "mlp_out": (t, d), "neurons": (t, block.n_neurons),
+        "attn_out": (t, d), "mixer_out": (t, d), "mlp_out": (t, d), "neurons": (t, block.n_neurons),
     }.items():  # fmt: skip
         if site in sites:
             shapes[site] = (n, *shape)
@@ -191,9 +192,10 @@ class _Recorder:
         self.places: dict[str, tuple[Tensor, ...]] = {}
         self.norms: dict[str, list[Norm]] = {}
         self.has_rotary = anatomy.stack.attention.rotary != "none"
+        self.has_gaps = anatomy.has_mixers
         # Without projections, what enters the attention function is all that is known of queries, keys and values.
         self.all_given = not anatomy.has_projections
-        self.asks = asks_for_attention(anatomy.blocks[0].attention)
+        self.asks = all(asks_for_attention(anatomy.blocks[layer].attention) for layer in anatomy.attending)
         # Modules with attention code of their own are looked at from inside where their row was found by search.
         self.is_given = self.asks or anatomy.is_found
         self.angles = HandedAngles(interleaved=anatomy.stack.attention.rotary == "interleaved")
@@ -203,8 +205,8 @@ class _Recorder:
         seen = {"q", "k", "pattern", "rotary"} | ({"v"} if self.all_given else set())
         if not (self.is_given and self.sites & seen):
             return {}
-        blocks = self.anatomy.blocks
-        return {blocks[layer].attention: partial(self._store_call, row) for row, layer in enumerate(self.layers)}
+        attends = [(row, self.anatomy.blocks[layer].attention) for row, layer in enumerate(self.layers)]
+        return {module: partial(self._store_call, row) for row, module in attends if module is not None}
 
     def hooks(self) -> Iterator[Any]:
         """Register every hook that the wanted sites need."""
@@ -254,11 +256,13 @@ class _Recorder:
         if "neurons" in self.sites:
             assert block.mlp_output is not None
             yield before(block.mlp_output.module, lambda x: self._store("neurons", row, _rows(x)))
+        output = block.attention_output
         for site, module, factor, post_norm in (
-            ("attn_out", block.attention_output.module, block.attention_output.factor, block.attention_post_norm),
+            ("attn_out", output and output.module, output.factor if output else 1.0, block.attention_post_norm),
+            ("mixer_out", block.mixer, block.mixer_factor, block.attention_post_norm if output is None else None),
             ("mlp_out", block.mlp, block.mlp_factor, block.mlp_post_norm),
         ):
-            if site in self.sites:
+            if site in self.sites and module is not None:
                 added = module if post_norm is None else post_norm.module
                 yield after(added, partial(self._store_written, site, row, factor))
         if "norm_scales" in self.sites:
@@ -287,6 +291,8 @@ class _Recorder:
             self._store(site, row, _rows(x))
 
     def _attention_hooks(self, row: int, block: Block) -> Iterator[Any]:
+        if block.attention_output is None:
+            return
         if self.has_rotary and self.sites & {"q", "k", "rotary"}:
             yield on_call(block.attention, lambda module, _args, kwargs: self.angles.handed(row, module, kwargs))
         if not self.all_given and self.sites & {"q", "k", "q_proj", "k_proj", "v", "norm_scales", "rotary"}:
@@ -415,6 +421,9 @@ class _Recorder:
         if places is None:
             # Only now are the value's size and type known, so no site is allocated that no module gives.
             tensor = empty_buffer((rows or len(self.layers), *value.shape), value)
+            if self.has_gaps:
+                # Layers that do not attend, or that only attend, leave their rows as they are.
+                tensor.zero_()
             self.result.sites[site] = tensor
             self.places[site] = places = tensor.unbind(0)
         return places[row]

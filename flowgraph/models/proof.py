@@ -6,6 +6,7 @@ with. A wrong row fails by a factor, not by rounding.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,6 +175,8 @@ def identity_errors(
         The model's parts and a pass of ``token_ids`` that kept every site of every layer.
     """
     layers = range(len(anatomy.blocks))
+    if not anatomy.attending:
+        raise ArchitectureError(f"no block of {type(anatomy.model).__name__} attends")
     errors = {name: torch.stack([check(anatomy, record, i) for i in layers]) for name, check in _PER_LAYER.items()}
     sites = record.sites
     if anatomy.stack.embedding_is_residual and anatomy.embedding.weight.shape[1] == anatomy.d_model:
@@ -183,7 +186,7 @@ def identity_errors(
         errors["embedding = first residual"] = _error(embedded, sites["resid_pre"][0])[None]
     # Only where nothing is normalised on the way is the last state the sum of all that was written.
     if anatomy.wiring != "post_norm":
-        written = (upcast(sites["attn_out"]) + upcast(sites["mlp_out"])).sum(0)
+        written = _mixed(sites).sum(0) + upcast(sites["mlp_out"]).sum(0)
         errors["embedding + everything written = last residual"] = _error(
             upcast(sites["resid_pre"][0]) + written, sites["resid_post"][-1]
         )[None]
@@ -207,12 +210,20 @@ def _logits(anatomy: Anatomy, x: Tensor) -> Tensor:
     return x if anatomy.softcap is None else anatomy.softcap * torch.tanh(x / anatomy.softcap)
 
 
+def _mixed(sites: Mapping[str, Tensor]) -> Float[Tensor, "layer position d_model"]:
+    """What attention and other mixers of tokens add in each layer."""
+    attended = upcast(sites["attn_out"])
+    return attended + upcast(sites["mixer_out"]) if "mixer_out" in sites else attended
+
+
 def _attention_of_values(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     values = anatomy.per_query_head(upcast(record.sites["v"][i]))
     return _error(upcast(record.sites["pattern"][i]) @ values, record.sites["z"][i])
 
 
 def _pattern_of_scores(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
+    if i not in anatomy.attending:
+        return upcast(record.sites["q"].new_zeros(()))
     if record.pattern_errors:
         return upcast(record.pattern_errors[i])
     pattern = upcast(record.sites["pattern"][i])
@@ -228,7 +239,7 @@ def _entering(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     """Projections, with the row's norms of single heads and rotary embedding, give queries and keys of the dot product."""
     block, sites = anatomy.blocks[i], record.sites
     kind = anatomy.stack.attention.rotary
-    if not anatomy.has_projections:
+    if not anatomy.has_projections or i not in anatomy.attending:
         return upcast(record.sites["q"].new_zeros(()))
     errors = [record.sites["q"].new_zeros(())]
     for site, norm in (("q", block.query_norm), ("k", block.key_norm)):
@@ -251,6 +262,8 @@ def _entering(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
 
 def _pattern_rows(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     rows = upcast(record.sites["pattern"][i]).sum(-1)
+    if i not in anatomy.attending:
+        return rows.abs().amax()
     if anatomy.stack.attention.sinks:
         # The scores with the sink prove its share; here only that it is one.
         return (rows - 1).clamp(min=0).amax()
@@ -264,6 +277,8 @@ def _pattern_is_causal(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
 
 def _heads_to_attn_out(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     block = anatomy.blocks[i]
+    if block.attention_output is None:
+        return upcast(record.sites["attn_out"][i]).abs().amax()
     z = upcast(record.sites["z"][i]).transpose(0, 1).flatten(1)
     return _written(z, block.attention_output, block.attention_post_norm, record, i, "attn_out", "attention_post")
 
@@ -291,6 +306,8 @@ def _written(
 def _wiring(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     """The residual stream adds up as the wiring says."""
     s = {name: upcast(record.sites[name][i]) for name in ("resid_pre", "attn_out", "mlp_out", "resid_post")}
+    if "mixer_out" in record.sites:
+        s["attn_out"] = s["attn_out"] + upcast(record.sites["mixer_out"][i])
     if anatomy.wiring == "parallel":
         return _error(s["resid_pre"] + s["attn_out"] + s["mlp_out"], s["resid_post"])
     middle = upcast(record.sites["resid_mid"][i])

@@ -18,6 +18,9 @@ from .record import Record, same
 ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 
+_SAMPLE = 256
+
+
 class NotFoundError(Exception):
     """A part of the block was not found; the text says which, and how far the search came."""
 
@@ -31,6 +34,8 @@ class FoundBlock:
     attention_norm: str = ""
     attention_post_norm: str = ""
     attention_factor: float = 1.0
+    mixer: str = ""
+    mixer_factor: float = 1.0
     query: str = ""
     key: str = ""
     value: str = ""
@@ -72,17 +77,17 @@ class BlockSearch:
         Name → elementwise function, tried where the MLP's activation is no module.
     """
 
-    def __init__(self, record: Record, path: str, attention: str, activations: dict[str, Any]) -> None:
-        self.record, self.path, self.at = record, path, attention
+    def __init__(self, record: Record, path: str, attention: str | None, activations: dict[str, Any]) -> None:
+        self.record, self.path, self.at = record, path, attention or ""
         self.activations = activations
-        self.call: AttentionCall = record.attention[attention][0]
+        self.call: AttentionCall | None = record.attention[attention][0] if attention else None
         x, y = record.input(path), record.output(path)
         if x is None or y is None or x.numel() != y.numel():
             raise NotFoundError(f"{path} does not give a state as long as the one that it takes")
         self.shape = (x.shape[-2], x.shape[-1])
         self.x, self.y = self._state(x), self._state(y)
         self.rounding = ROUNDING[x.dtype]
-        self.found = FoundBlock(attention=self._inside(attention))
+        self.found = FoundBlock(attention=self._inside(attention) if attention else "")
 
     def run(self) -> FoundBlock:
         """Everything that could be found.
@@ -92,32 +97,36 @@ class BlockSearch:
         NotFoundError
             If what the block adds is not explained.
         """
-        self._sizes()
-        self._output_projection()
-        self._sum()
-        self._attention_input()
-        self._projections()
+        if self.call is None:
+            self._mixer_and_mlp()
+            self._mixer_input()
+        else:
+            self._sizes(self.call)
+            self._output_projection(self.call)
+            self._sum()
+            self._attention_input()
+            self._projections(self.call)
         self._neurons()
         return self.found
 
     # What is added.
 
-    def _sizes(self) -> None:
-        q, k, v = self.call.query, self.call.key, self.call.value
+    def _sizes(self, call: AttentionCall) -> None:
+        q, k, v = call.query, call.key, call.value
         self.found.sizes = (q.shape[1], k.shape[1], q.shape[3], v.shape[3])
-        scaling = self.call.options.get("scaling")
+        scaling = call.options.get("scaling")
         own = getattr(self.record.modules[self.at], "scaling", None)
         scale = scaling if scaling is not None else own if isinstance(own, (int, float)) else q.shape[-1] ** -0.5
         self.found.scale = float(scale)
-        cap = self.call.options.get("softcap")
+        cap = call.options.get("softcap")
         self.found.softcap = None if cap is None else float(cap)
-        assert self.call.pattern is not None
-        self.found.sinks = bool((self.call.pattern.float().sum(-1) < 1 - 10 * self.rounding).any())
-        position_bias = self.call.options.get("position_bias")
-        self.found.bias = any(_is_more_than_mask(added) for added in (position_bias, self.call.mask))
+        assert call.pattern is not None
+        self.found.sinks = bool((call.pattern.float().sum(-1) < 1 - 10 * self.rounding).any())
+        position_bias = call.options.get("position_bias")
+        self.found.bias = any(_is_more_than_mask(added) for added in (position_bias, call.mask))
 
-    def _output_projection(self) -> None:
-        z = self.call.output
+    def _output_projection(self, call: AttentionCall) -> None:
+        z = call.output
         flat = z.reshape(z.shape[1], -1) if z.ndim == 4 else z.reshape(-1, z.shape[-1])
         for name in self.record.reading(flat, self.path):
             if _is_linear(self.record.modules[name]) and self._is_state(self.record.output(name)):
@@ -136,7 +145,7 @@ class BlockSearch:
         written += [(self._output(name), name) for name in self._norms_of(self.added)]
         change = self.y - self.x
         for added, norm in written:
-            for mlp, names in self._candidates():
+            for mlp, names in self._candidates((self.added,)):
                 factors = _fit(change, (added, mlp), self.rounding)
                 if factors is not None:
                     self.found.attention_factor, self.found.mlp_factor = factors
@@ -148,6 +157,64 @@ class BlockSearch:
             f"what {self.path} adds to the residual stream is not the sum of its attention's output and one more module's"
         )
 
+    def _mixer_and_mlp(self) -> None:
+        """x + mixer + MLP in a block that does not attend: the mixer reads the state that enters, the MLP the one after it."""
+        candidates = list(self._candidates(()))
+        change = self.y - self.x
+        for mixed, mixers in candidates:
+            for mlp, names in candidates:
+                if mlp is mixed:
+                    continue
+                factors = _fit(change, (mixed, mlp), self.rounding)
+                if factors is None:
+                    continue
+                self.middle = self.x + factors[0] * mixed
+                if not self._reads_middle(names):
+                    continue
+                self.found.mixer_factor, self.found.mlp_factor = factors
+                mixers = [name for name in mixers if self._has_weights(name)]
+                norm = next((name for name in mixers if self._is_norm(name)), None)
+                if norm is not None:
+                    mixers = [name for name in self.record.giving(self.record_input(norm), self.path)]
+                    self.found.attention_post_norm = self._inside(norm)
+                self.added, self.mixer = mixed, mixers[-1]
+                self.found.mixer = self._inside(self.mixer)
+                self._mlp(mlp, names)
+                return
+        raise NotFoundError(f"{self.path} does not attend, and what it adds is not the sum of a mixer's output and an MLP's")
+
+    def _reads_middle(self, names: list[str]) -> bool:
+        """Whether one of some modules, or the norm before it, reads the state in the middle."""
+        for name in names:
+            x = self.record.input(name)
+            if x is None or not self._is_state(x):
+                continue
+            if self._is_close(self._state(x), self.middle):
+                return True
+            if any(self._is_norm(norm) and self._is_close(self._input(norm), self.middle) for norm in self.record.giving(x, self.path)):
+                return True
+            # A second norm reads what the MLP gives.
+            if self._is_norm(name) and self._reads_middle([one for one in self.record.giving(x, self.path) if one != name]):
+                return True
+        return False
+
+    def _mixer_input(self) -> None:
+        x = self.record.input(self.mixer)
+        if x is None or not self._is_state(x):
+            raise NotFoundError(f"{self.mixer} does not read a state")
+        self.found.attention_norm = self._norm_before(x, self.mixer)
+
+    def _norm_before(self, reads: Tensor, reader: str) -> str:
+        """The norm between the state that enters the block and a module that reads it; empty if there is none."""
+        for name in self.record.giving(reads, self.path):
+            if self._is_norm(name) and self._is_close(self._input(name), self.x):
+                if self.found.wiring == "post_norm":
+                    raise NotFoundError(f"{self.path} has norms before and on the stream")
+                return self._inside(name)
+        if self._is_close(self._state(reads), self.x):
+            return ""
+        raise NotFoundError(f"{reader} reads neither the state that enters {self.path} nor a norm of it")
+
     def _post_norm(self) -> bool:
         """Norms on the stream itself: norm(x + attention), then norm(that + MLP)."""
         for last in self.record.giving(self.y, self.path):
@@ -158,7 +225,7 @@ class BlockSearch:
                 before, middle = self._input(first), self._output(first)
                 if first == last or _fit(before - self.x, (self.added,), self.rounding) != (1.0,):
                     continue
-                for mlp, names in self._candidates():
+                for mlp, names in self._candidates((self.added,)):
                     if _fit(summed - middle, (mlp,), self.rounding) == (1.0,):
                         self.found.wiring = "post_norm"
                         self.found.attention_norm, self.found.mlp_norm = self._inside(first), self._inside(last)
@@ -167,9 +234,9 @@ class BlockSearch:
                         return True
         return False
 
-    def _candidates(self) -> Iterator[tuple[Tensor, list[str]]]:
+    def _candidates(self, known: tuple[Tensor, ...]) -> Iterator[tuple[Tensor, list[str]]]:
         """Outputs of modules that may be the MLP's, each once, with the modules that give it, inner ones first."""
-        seen: list[Tensor] = [self.added]
+        seen = list(known)
         for name in reversed(self._names()):
             output = self.record.output(name)
             if output is None or not self._is_state(output) or name == self.path or self._holds_attention(name):
@@ -193,7 +260,7 @@ class BlockSearch:
         if found.mlp_post_norm:
             found.wiring = "sandwich"
         # Dropout and the like hand on what they read.
-        self.mlp_names = [name for name in names if any(True for _ in self.record.modules[name].parameters())]
+        self.mlp_names = [name for name in names if self._has_weights(name)]
         if not self.mlp_names:
             raise NotFoundError(f"no module with weights gives what {self.path} adds beside attention")
         outer = self.mlp_names[-1]
@@ -224,7 +291,7 @@ class BlockSearch:
     def _first_reader_state(self, neurons: Tensor) -> Tensor:
         """The state that the linear layers read whose output is as wide as the neurons."""
         for name in self._names():
-            if self._holds_attention(name) or name.startswith(f"{self.at}."):
+            if self._holds_attention(name) or (self.at and name.startswith(f"{self.at}.")):
                 continue
             x = self.record.input(name)
             if _is_linear(self.record.modules[name]) and self._is_state(x) and x is not None:
@@ -237,26 +304,18 @@ class BlockSearch:
 
     def _attention_input(self) -> None:
         x = self.record.input(self.at)
-        readers = [x] if x is not None and self._is_state(x) else []
-        for state in readers:
-            if self._is_close(self._state(state), self.x):
-                self.reads = self._state(state)
-                return
-            for name in self.record.giving(state, self.path):
-                if self._is_norm(name) and self._is_close(self._input(name), self.x):
-                    self.reads = self._state(state)
-                    if self.found.wiring == "post_norm":
-                        raise NotFoundError(f"{self.path} has norms before and on the stream")
-                    self.found.attention_norm = self._inside(name)
-                    return
-        raise NotFoundError(f"{self.at} reads neither the state that enters {self.path} nor a norm of it")
+        if x is None or not self._is_state(x):
+            raise NotFoundError(f"{self.at} does not read a state")
+        self.reads = self._state(x)
+        norm = self._norm_before(x, self.at)
+        if norm:
+            self.found.attention_norm = norm
 
-    def _projections(self) -> None:
+    def _projections(self, call: AttentionCall) -> None:
         """Linear layers that make queries, keys and values, where these are no more than that (and a rotation)."""
         heads, kv_heads, d_head, d_value = self.found.sizes
         given = {
-            "query": self._by_position(self.call.query), "key": self._by_position(self.call.key),
-            "value": self._by_position(self.call.value),
+            "query": self._by_position(call.query), "key": self._by_position(call.key), "value": self._by_position(call.value),
         }  # fmt: skip
         linear = [
             name for name in self.record.reading(self.reads, self.path)
@@ -332,7 +391,7 @@ class BlockSearch:
         width = neurons.shape[-1]
         linear = [
             name for name in self.record.reading(self.mlp_reads, self.path)
-            if _is_linear(self.record.modules[name]) and not name.startswith(f"{self.at}.")
+            if _is_linear(self.record.modules[name]) and not (self.at and name.startswith(f"{self.at}."))
         ]  # fmt: skip
         outputs = {name: self._output(name) for name in linear}
         narrow = [name for name in linear if outputs[name].shape[-1] == width]
@@ -395,11 +454,14 @@ class BlockSearch:
         width = self.record.input(name)
         return width is not None and found_kind(self.record.modules[name], width.shape[-1]) is not None
 
+    def _has_weights(self, name: str) -> bool:
+        return any(True for _ in self.record.modules[name].parameters())
+
     def _is_of_mlp(self, name: str) -> bool:
         return any(name == one or name.startswith(f"{one}.") for one in self.mlp_names)
 
     def _holds_attention(self, name: str) -> bool:
-        return self.at == name or self.at.startswith(f"{name}.")
+        return bool(self.at) and (self.at == name or self.at.startswith(f"{name}."))
 
     def _is_state(self, x: Tensor | None) -> bool:
         return x is not None and x.numel() == self.x.numel() and x.shape[-1] == self.shape[-1]
@@ -458,9 +520,15 @@ def _fit(whole: Tensor, parts: tuple[Tensor, ...], rounding: float) -> tuple[flo
 
     A factor within rounding of 1 is 1.
     """
-    target = whole.double().reshape(-1)
-    matrix = torch.stack([part.double().reshape(-1) for part in parts], 1)
-    factors = torch.linalg.lstsq(matrix, target[:, None]).solution[:, 0]
+    target = whole.reshape(-1)
+    columns = [part.reshape(-1) for part in parts]
+    # Factors follow from some of the numbers; whether they hold is asked of all.
+    some = torch.linspace(0, len(target) - 1, min(len(target), _SAMPLE), dtype=torch.float64).long().to(target.device)
+    few = torch.stack([column[some].double() for column in columns], 1)
+    factors = torch.linalg.lstsq(few.cpu(), target[some, None].double().cpu()).solution[:, 0].to(target.device)
+    if _error(few @ factors, target[some]) > 10 * rounding:
+        return None
+    target, matrix = target.double(), torch.stack([column.double() for column in columns], 1)
     if _error(matrix @ factors, target) > rounding or bool((factors.abs() < 1e-4).any()):
         return None
     return tuple(1.0 if abs(f - 1) < 100 * rounding else float(f) for f in factors.tolist())

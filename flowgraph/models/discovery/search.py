@@ -60,17 +60,20 @@ class _Search:
         """The row."""
         blocks, paths = self._blocks()
         found = [BlockSearch(self.record, f"{blocks}.{i}", path, _functions()).run() for i, path in enumerate(paths)]
-        first = found[0]
+        attending = [one for one in found if one.attention]
+        first = attending[0]
         first_state, last_state = self.record.input(f"{blocks}.0"), self.record.output(f"{blocks}.{len(paths) - 1}")
         assert first_state is not None
         assert last_state is not None
         config = self.model.config.get_text_config()
-        heads, kv_heads, d_head, d_value = _agreed("sizes of heads", [one.sizes for one in found])
+        heads, kv_heads, d_head, d_value = _agreed("sizes of heads", [one.sizes for one in attending])
         embedding, scale, positions = self._embedding(first_state)
         final_norm = self._final_norm(last_state, blocks)
-        projected = all(one.query for one in found) or all(one.fused for one in found)
+        projected = all(one.query for one in attending) or all(one.fused for one in attending)
         stack = Stack(
             blocks=self._from_base(blocks),
+            mixer=_merged([one.mixer for one in found]),
+            mixer_factor=_agreed("factors of mixers", [one.mixer_factor for one in found if one.mixer] or [1.0]),
             attention=Attention(
                 module=_merged([one.attention for one in found]),
                 output=_merged([one.attention_output for one in found]),
@@ -82,7 +85,7 @@ class _Search:
                 fused_layout=cast("Any", first.fused_layout),
                 scales=tuple(one.scale for one in found),
                 softcap=first.softcap or "",
-                factor=_agreed("factors of attention", [one.attention_factor for one in found]),
+                factor=_agreed("factors of attention", [one.attention_factor for one in attending]),
                 bias=any(one.bias for one in found),
                 sinks=any(one.sinks for one in found),
             ),
@@ -110,8 +113,8 @@ class _Search:
 
     # Blocks.
 
-    def _blocks(self) -> tuple[str, list[str]]:
-        """The list of blocks, and the attention of each."""
+    def _blocks(self) -> tuple[str, list[str | None]]:
+        """The list of blocks, and the attention of each, None where it does not attend."""
         attending = list(self.record.attention)
         if not attending:
             raise NotFoundError("no module attends: none asks the library for an attention function, and no softmax of products meets values")
@@ -126,14 +129,14 @@ class _Search:
             if any(len(self.record.calls.get(path, ())) != 1 for path in paths):
                 tried.append(f"{name} holds modules that do not run once each")
                 continue
-            if any(len(ats) != 1 for ats in inside):
+            if any(len(ats) > 1 for ats in inside):
                 counts = ", ".join(str(len(ats)) for ats in inside)
                 tried.append(f"the blocks of {name} attend {counts} times each")
                 continue
-            if any(len(self.record.attention[ats[0]]) != 1 for ats in inside):
+            if any(len(self.record.attention[at]) != 1 for ats in inside for at in ats):
                 tried.append(f"an attention of {name} runs more than once")
                 continue
-            return name, [ats[0] for ats in inside]
+            return name, [ats[0] if ats else None for ats in inside]
         raise NotFoundError("; ".join(tried) or "no list of blocks holds the modules that attend")
 
     def _is_causal(self) -> bool:
@@ -236,9 +239,8 @@ def _mlp_paths(found: list[FoundBlock]) -> dict[str, Any]:
 def _merged(paths: list[str]) -> str:
     """One path for all blocks, with alternatives where they differ."""
     different = list(dict.fromkeys(paths))
-    if len(different) > 1 and "" in different:
-        raise NotFoundError(f"some blocks have {next(filter(None, different))} and others have nothing in its place")
-    return "|".join(different)
+    named = "|".join(filter(None, different))
+    return f"{named}?" if named and "" in different else named
 
 
 def _agreed(what: str, values: list[Any]) -> Any:
