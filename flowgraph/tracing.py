@@ -353,13 +353,15 @@ def _frozen(
 ) -> Trace:
     anatomy, vocabulary = loaded.anatomy, loaded.vocabulary
     blocks = anatomy.blocks[window.start : window.stop]
+    zero = anatomy.embedding.weight.new_zeros(anatomy.d_model, dtype=torch.promote_types(loaded.dtype, torch.float32))
     biases = {
-        name: torch.stack([bias for bias in rows if bias is not None])
+        # A layer without the part has no bias, whatever the others have.
+        name: torch.stack([zero if bias is None else bias for bias in rows])
         for name, rows in (
-            ("attn", [block.attention_output.bias for block in blocks]),
-            ("mlp", [None if block.mlp_output is None else block.mlp_output.bias for block in blocks]),
+            ("attn", [None if b.attention_output is None else b.attention_output.bias for b in blocks]),
+            ("mlp", [None if b.mlp_output is None else b.mlp_output.bias for b in blocks]),
         )
-        if all(bias is not None for bias in rows)
+        if any(bias is not None for bias in rows)
     }
     words = {name: None if value is None else vocabulary.string(value) for name, value in answers.items()}
     return Trace(

@@ -48,7 +48,8 @@ def layer_matrices(
         stream already. For a method with options pass its weights themselves.
     residual
         True: (A + I) / row sum, rows of A having to sum to 1 (those of 16-bit floats do within .01); the identity is added to
-        square blocks only. False: the matrices as they are. None: True, except for shares that hold the residual stream already.
+        square blocks only. If a trace's heads have sinks, a row is (A + I) / 2 and sums to less than 1; a layer that does not
+        attend is the identity. False: the matrices as they are. None: True, except for shares that hold the residual stream already.
     mask
         [position] True where there is a token, False where there is padding, whose rows and columns become zero.
 
@@ -91,6 +92,8 @@ def layer_matrices(
         _check_entries(block, layer)
     if not residual:
         return blocks
+    if getattr(attention_or_trace, "is_incomplete", False) and method == "attention":
+        return [_halves(block) for block in blocks]
     return [_with_residual(block, layer, present, tolerance) for layer, block in enumerate(blocks)]
 
 
@@ -293,6 +296,15 @@ def _check_entries(block: Float[np.ndarray, "query_pos key_pos"], layer: int) ->
                 f"attention[{layer}] is {block[query, key]} at query {query}, key {key}: {wrong.sum()} of {block.size} entries "
                 f"are {what}; attention is made of probabilities"
             )
+
+
+def _halves(block: Float[np.ndarray, "query_pos key_pos"]) -> Float[np.ndarray, "query_pos key_pos"]:
+    """(A + I)/2 as it is, where rows of A may sum to less than 1: what heads' sinks take is then missing from the row.
+
+    A layer that does not attend leaves every token where it is.
+    """
+    own = np.eye(len(block))
+    return (block + own) / 2 if block.any() else own
 
 
 def _with_residual(

@@ -32,7 +32,7 @@ def task_scores(
     shape = (len(anatomy.blocks), anatomy.n_heads)
     sums = {name: np.zeros(shape) for name in TASK_SCORES}
     # What a backward pass keeps: queries, keys, values, what heads hand on, states, neurons, and the gradients of it all.
-    size = shape[0] * 4 * (16 * anatomy.d_model + 3 * anatomy.blocks[0].n_neurons)
+    size = shape[0] * 4 * (16 * anatomy.d_model + 3 * anatomy.mlp_width)
     parts = parts_of(loaded, task, how, reference=None, bytes_of_token=size)
     answers, done = 0, 0
     for part in parts:

@@ -45,7 +45,7 @@ _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _STATE, _QUERY, _KEY = ("T", "d_model"), ("H", "T", "d_head"), ("K", "T", "d_head")
 _AXES: Mapping[str, tuple[str, ...]] = {
     "sites.resid_pre": _STATE, "sites.resid_mid": _STATE, "sites.resid_post": _STATE, "sites.attn_out": _STATE,
-    "sites.mlp_out": _STATE, "sites.pattern": ("H", "T", "T"), "sites.q": _QUERY, "sites.q_proj": _QUERY, "sites.k": _KEY,
+    "sites.mlp_out": _STATE, "sites.mixer_out": _STATE, "sites.pattern": ("H", "T", "T"), "sites.q": _QUERY, "sites.q_proj": _QUERY, "sites.k": _KEY,
     "sites.k_proj": _KEY, "sites.v": ("K", "T", "d_value"), "sites.z": ("H", "T", "d_value"), "sites.neurons": ("T", "d_mlp"),
     "sites.norm_scales.attention": ("T",), "sites.norm_scales.mlp": ("T",), "sites.norm_scales.attention_post": ("T",),
     "sites.norm_scales.mlp_post": ("T",), "sites.norm_scales.query": ("H", "T"), "sites.norm_scales.key": ("K", "T"),
@@ -63,6 +63,7 @@ _WEIGHTS = {
     "mlp_in": 2,
     "residual_mlp": 2,
     "rest": 2,
+    "mixer": 2,
 }
 """Array of edge weights → number of its axes."""
 _ADDITIVE = ("attention", "proximity", "logits")

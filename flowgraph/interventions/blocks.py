@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from ..errors import UnsupportedReadingError
 from ..models.anatomy import Anatomy, Norm, Projection
 from ..models.hooks import before
 from .passes import Call
@@ -17,11 +19,13 @@ def mixed(
 ) -> Float[Tensor, "row position width"]:
     """[row, position, width] outputs z of a layer's heads, heads side by side."""
     block = anatomy.blocks[layer]
+    assert block.attention_output is not None
     # Post-norm blocks normalise behind attention, so attention reads the state itself.
     reads = states if anatomy.wiring == "post_norm" else block.attention_norm.module(states)
     seen: list[Tensor] = []
     handle = before(block.attention_output.module, seen.append)
     try:
+        call = call.of_rows(len(states), anatomy.n_heads)
         output = block.attention(reads, *call.args, **call.kwargs)
     finally:
         handle.remove()
@@ -38,6 +42,8 @@ def after_attention(
     Each position is computed by itself: only attention mixes positions.
     """
     block = anatomy.blocks[layer]
+    if block.attention_output is None or block.mixer is not None:
+        raise UnsupportedReadingError(f"layer {layer}: what a mixer adds does not follow from the outputs of heads")
     added = _normed(block.attention_post_norm, block.attention_output.added(z))
     if anatomy.wiring == "parallel":
         return states + added + mlp_of(anatomy, layer, block.mlp_norm.module(states))
@@ -52,6 +58,8 @@ def after_attention(
 def mlp_of(anatomy: Anatomy, layer: int, reads: Tensor) -> Tensor:
     """[..., d_model] what the MLP of a layer writes for the vectors that it reads."""
     block = anatomy.blocks[layer]
+    if block.mlp is None:
+        return torch.zeros_like(reads)
     if block.mlp_output is None:
         # A module of its own may take rows of positions only.
         output = block.mlp(reads[None] if reads.ndim == 2 else reads)

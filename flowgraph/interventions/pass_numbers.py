@@ -70,7 +70,7 @@ def pass_numbers(loaded: LoadedModel, n_tokens: int) -> PassNumbers:
     anatomy = loaded.anatomy
     layers, d_model, pattern = len(anatomy.blocks), anatomy.d_model, anatomy.n_heads * n_tokens
     readers = anatomy.n_heads + 2 * anatomy.n_kv_heads
-    projected, d_mlp = readers * anatomy.d_head, max(block.n_neurons for block in anatomy.blocks)
+    projected, d_mlp = readers * anatomy.d_head, anatomy.mlp_width
     senders, widths = 1 + layers * (anatomy.n_heads + 1), (d_model, projected, d_mlp, pattern)
 
     def together(counts: tuple[int, int, int, int]) -> int:

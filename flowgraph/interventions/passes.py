@@ -39,6 +39,15 @@ class Call:
     args: tuple[Any, ...]
     kwargs: dict[str, Any]
 
+    def of_rows(self, rows: int, heads: int) -> Call:
+        """The arguments for some rows: one row broadcasts, but for what holds a row for every head of every row (ALiBi)."""
+
+        def fitted(value: Any) -> Any:
+            by_head = isinstance(value, Tensor) and value.ndim == 3 and len(value) == heads > 1
+            return value.repeat(rows, 1, 1) if by_head else value
+
+        return Call(tuple(map(fitted, self.args)), {name: fitted(value) for name, value in self.kwargs.items()})
+
 
 class Pass:
     """One forward pass, or several of the same edits.
@@ -114,6 +123,7 @@ class Pass:
 
     def block(self, layer: int, states: Tensor, call: Call) -> Tensor:
         """One block; only inside :meth:`hooked`."""
+        call = call.of_rows(len(states), self.anatomy.n_heads)
         output = self.anatomy.blocks[layer].module(states, *call.args, **call.kwargs)
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
@@ -366,6 +376,8 @@ def _call_hook(module: nn.Module, calls: dict[int, Call], layer: int) -> Any:
 def _first_row(value: Any, rows: int) -> Any:
     """Masks and positions of one row: prompts of one length without padding all have the same."""
     if isinstance(value, Tensor):
+        if value.ndim == 3 and rows > 1 and len(value) > rows and len(value) % rows == 0:
+            return value[: len(value) // rows]
         return value[:1] if value.ndim > 1 and len(value) == rows else value
     return tuple(_first_row(part, rows) for part in value) if isinstance(value, tuple) else value
 

@@ -174,7 +174,7 @@ def size_of(loaded: LoadedModel, batch: Batch, others: Batch | None, max_bytes: 
         )
     # What works at a time takes half of what is left at most, so that enough rows climb together.
     every, share = len(anatomy.blocks) * anatomy.n_heads * len(batch), (max_bytes - base - held) // 2
-    blocks = max(1, min(_WIDEST // (4 * n_tokens * anatomy.blocks[0].n_neurons), share // in_block, every))
+    blocks = max(1, min(_WIDEST // (4 * n_tokens * anatomy.mlp_width), share // in_block, every))
     heads = max(1, min(_LOGIT_ROWS, share // in_head, every))
     work = max(blocks * in_block, heads * in_head)
     rows = min(every, (max_bytes - base - work) // held)
@@ -200,7 +200,7 @@ def _base_bytes(loaded: LoadedModel, batch: Batch, others: Batch | None) -> int:
 def _block_bytes(loaded: LoadedModel, n_tokens: int) -> int:
     """An upper bound of the bytes of one row while a block works on it."""
     anatomy = loaded.anatomy
-    widths = 8 * anatomy.d_model + 6 * anatomy.n_heads * anatomy.d_value + 5 * anatomy.blocks[0].n_neurons
+    widths = 8 * anatomy.d_model + 6 * anatomy.n_heads * anatomy.d_value + 5 * anatomy.mlp_width
     patterns = 4 * anatomy.n_heads * n_tokens**2
     return (n_tokens * widths + patterns) * max(4, loaded.dtype.itemsize)
 

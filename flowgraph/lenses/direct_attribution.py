@@ -49,6 +49,8 @@ class DirectLogitAttribution(Result):
         |Σ parts − logit| / max(1, |logit|).
     target, foil, position
         Token ids and query position.
+    mixers
+        [layer] what layers' mixers wrote, which are no attention (a state-space model, say); None where there are none.
     """
 
     heads: Float[np.ndarray, "layer head"]
@@ -63,11 +65,13 @@ class DirectLogitAttribution(Result):
     target: int
     foil: int | None
     position: int
+    mixers: Float[np.ndarray, "layer"] | None = None
 
     @property
     def total(self) -> float:
         """Sum of all parts."""
         parts = float(self.heads.sum() + self.mlps.sum()) + self.embedding + self.position_embedding
+        parts += 0.0 if self.mixers is None else float(self.mixers.sum())
         return parts + sum(self.biases.values())
 
     def __repr__(self) -> str:
@@ -81,7 +85,7 @@ class DirectLogitAttribution(Result):
     def table(self) -> Table:
         """One row for each part, the largest |logits| first: ``part``, ``kind``, ``layer``, ``head``, ``logits``.
 
-        Kinds are ``head``, ``mlp``, ``embedding``, ``position_embedding`` and ``bias``; the column sums to :attr:`total`. Heads
+        Kinds are ``head``, ``mlp``, ``mixer``, ``embedding``, ``position_embedding`` and ``bias``; the column sums to :attr:`total`. Heads
         by source and single neurons are in :meth:`arrays`.
         """
         rows: list[dict[str, Any]] = []
@@ -91,6 +95,9 @@ class DirectLogitAttribution(Result):
         for layer, logits in enumerate(self.mlps):
             place = Node("mlp", layer=layer)
             rows.append({"part": label(place), "kind": "mlp", "layer": layer, "logits": float(logits)})
+        for layer, logits in enumerate([] if self.mixers is None else self.mixers):
+            place = Node("mixer", layer=layer)
+            rows.append({"part": label(place), "kind": "mixer", "layer": layer, "logits": float(logits)})
         rows += [{"part": kind, "kind": kind, "logits": getattr(self, kind)} for kind in _EMBEDDINGS]
         rows += [{"part": name, "kind": "bias", "logits": logits} for name, logits in self.biases.items()]
         rows.sort(key=lambda row: -abs(row["logits"]))
@@ -145,6 +152,7 @@ _COLUMNS = ("part", "kind", "layer", "head", "logits")
 _BARS: dict[str, tuple[Role, tuple[str, ...]]] = {
     "heads": ("attention", ("head",)),
     "MLPs": ("mlp", ("mlp",)),
+    "mixers": ("other", ("mixer",)),
     "embedding and biases": ("rest", ("embedding", "position_embedding", "bias")),
 }
 """What a bar is of → its role, and the kinds of parts that it stands for."""
@@ -237,16 +245,17 @@ def _attribute(
     trace: Trace, direction: Tensor, head_bias: dict[str, float], logit: float, aim: tuple[int, int | None, int]
 ) -> DirectLogitAttribution:
     anatomy, at = trace.model.anatomy, aim[2]
-    by_source, neurons, whole = [], [], []
+    by_source, neurons, whole, mixers = [], [], [], []
     biases: dict[str, float] = {}
     for layer, block in enumerate(anatomy.blocks):
         toward = _through(block.attention_post_norm, trace, "attention_post", layer, at, direction)
         reads = anatomy.W_O(layer) @ toward
         values = anatomy.per_query_head(upcast(trace.v[layer]))
         by_source.append(upcast(trace.pattern[layer, :, at]) * torch.einsum("hsd,hd->hs", values, reads))
-        biases |= _bias(
-            block.attention_output.bias, block.attention_post_norm, toward, direction, f"L{layer}.attn_bias"
-        )
+        output = block.attention_output
+        if output is not None:
+            biases |= _bias(output.bias, block.attention_post_norm, toward, direction, f"L{layer}.attn_bias")
+        mixers.append(upcast(trace.mixer_out[layer, at]) @ direction if block.mixer is not None else direction.new_zeros(()))
         toward = _through(block.mlp_post_norm, trace, "mlp_post", layer, at, direction)
         if block.mlp_output is None:
             # An MLP without neurons is one part, with all of its biases in it.
@@ -274,6 +283,7 @@ def _attribute(
         target=aim[0],
         foil=aim[1],
         position=at,
+        mixers=torch.stack(mixers).double().cpu().numpy() if anatomy.has_mixers else None,
     )
     object.__setattr__(result, "completeness_error", abs(result.total - logit) / max(1.0, abs(logit)))
     return result

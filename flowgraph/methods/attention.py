@@ -22,6 +22,7 @@ def attention(trace: Trace) -> EdgeWeights:
     """
     pattern = rows_of_one(array(trace.pattern), trace.pattern.dtype.itemsize)
     n, h, t, _ = pattern.shape
+    summed = pattern.mean(1, dtype=np.float64)
     parallel = trace.wiring == "parallel"
     ones = np.ones((n, t))
     return EdgeWeights(
@@ -30,9 +31,11 @@ def attention(trace: Trace) -> EdgeWeights:
         query_positions=tuple(range(t)),
         attention=pattern,
         additive=True,
-        attention_summed=pattern.mean(1, dtype=np.float64),
+        attention_summed=summed,
         head=np.full((n, h, t), 1.0 / h),
         residual=ones,
         residual_mlp=None if parallel else ones,
+        # A head's sink takes weight from a row and gives nothing for it.
+        rest=np.maximum(1.0 - summed.sum(-1), 0.0) if trace.has_sinks else None,
         unembed=1.0 if trace.target is not None and trace.layers[1] == trace.n_layers else None,
     )

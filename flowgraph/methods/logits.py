@@ -37,6 +37,7 @@ def logits(trace: Trace) -> EdgeWeights:
         embedding=parts.embedding,
         position_embedding=parts.position_embedding if trace.position_embedding is not None else None,
         biases=dict(parts.biases),
+        mixer=None if parts.mixers is None else parts.mixers[:, None],
     )
 
 
@@ -44,4 +45,5 @@ def total(weights: EdgeWeights) -> float:
     """Sum of all parts, which is the logit (or the difference to the foil)."""
     further = [weights.embedding, weights.position_embedding, *weights.biases.values()]
     mlp = 0.0 if weights.mlp is None else float(np.sum(weights.mlp))
+    mlp += 0.0 if weights.mixer is None else float(np.sum(weights.mixer))
     return float(np.sum(weights.head)) + mlp + sum(part for part in further if part is not None)

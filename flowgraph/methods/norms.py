@@ -39,8 +39,16 @@ def norms(trace: Trace) -> EdgeWeights:
         mlp=np.stack([_length(part.mlp) for part in steps or parts if part.mlp is not None]),
         mlp_in=before_mlp,
         residual_mlp=None if parallel else before_mlp,
+        rest=_mixed(parts),
         unembed=float(np.linalg.norm(array(trace.resid_post[-1, trace.position]))) if reaches_logit else None,
     )
+
+
+def _mixed(parts: list[AttentionParts]) -> Float[np.ndarray, "layer T"] | None:
+    """[layer, T] lengths of what mixers write; None in models without any."""
+    if all(part.mixer is None for part in parts):
+        return None
+    return np.stack([np.zeros(len(part.whole)) if part.mixer is None else _length(part.mixer) for part in parts])
 
 
 def norm_of_sum(parts: AttentionParts) -> Float[np.ndarray, "T S"]:

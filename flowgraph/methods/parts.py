@@ -33,6 +33,8 @@ class AttentionParts:
         [T, d] the part that comes along the residual stream.
     mlp
         [T, d] the MLP's part, in parallel blocks only, where everything enters in one step.
+    mixer
+        [T, d] the part of the layer's mixer, which is not taken apart by source; None where there is none.
     """
 
     whole: Float[np.ndarray, "T d"]
@@ -40,6 +42,7 @@ class AttentionParts:
     vectors: Float[np.ndarray, "H S d"]
     residual: Float[np.ndarray, "T d"]
     mlp: Float[np.ndarray, "T d"] | None
+    mixer: Float[np.ndarray, "T d"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +91,7 @@ def attention_parts(trace: Trace, row: int, *, normed: bool = True) -> Attention
         vectors=np.ascontiguousarray(vectors),
         residual=residual,
         mlp=array(trace.mlp_out[row]) if parallel else None,
+        mixer=None if block.mixer is None else array(trace.mixer_out[row]),
     )
 
 

@@ -29,6 +29,7 @@ class _Step:
     residual: Float[np.ndarray, "T"]
     mlp: Float[np.ndarray, "T"]
     undefined: Bool[np.ndarray, "T"]
+    mixer: Float[np.ndarray, "T"] | None = None
 
 
 def proximity(trace: Trace, *, parts: Literal["head", "token"] = "head") -> EdgeWeights:
@@ -81,49 +82,65 @@ def proximity(trace: Trace, *, parts: Literal["head", "token"] = "head") -> Edge
         mlp_in=np.ones_like(mlp),
         residual_mlp=None if parallel else np.stack([step.residual for step in mlp_steps]),
         unembed=1.0 if trace.target is not None and stop == trace.n_layers else None,
+        rest=_rest(steps, count),
         undefined=undefined,
     )
+
+
+def _rest(steps: list[_Step], count: int) -> Float[np.ndarray, "layer T"] | None:
+    """[layer, T] shares of mixers; None in models without any."""
+    if all(step.mixer is None for step in steps):
+        return None
+    return np.stack([np.zeros(count) if step.mixer is None else step.mixer for step in steps])
+
+
+def _beside(parts: AttentionParts) -> list[Float[np.ndarray, "T d"]]:
+    """What enters beside attention and the stream: an MLP in parallel blocks, a mixer; zero where there is none."""
+    nothing = np.zeros_like(parts.residual)
+    return [nothing if part is None else part for part in (parts.mlp, parts.mixer)]
 
 
 def _head_step(parts: AttentionParts, attention: Float[np.ndarray, "H T S"], summed: Float[np.ndarray, "T S"]) -> _Step:
     """Shares of each head and source, written to ``attention``, and their sums over heads, to ``summed``."""
     near = proximity_of_parts(parts.whole, parts.coefficient, parts.vectors)
-    residual = _near(parts.whole, parts.residual)
-    mlp = np.zeros_like(residual) if parts.mlp is None else _near(parts.whole, parts.mlp)
-    total = near.sum((0, 2), dtype=np.float64) + residual + mlp
+    along = [parts.residual, *_beside(parts)]
+    shares = [_near(parts.whole, part) for part in along]
+    total = near.sum((0, 2), dtype=np.float64) + sum(shares)
     undefined = total <= 0
     if undefined.any():
         t = np.flatnonzero(undefined)
         near[:, t] = np.abs(parts.coefficient[:, t]) * np.abs(parts.vectors).sum(-1)[:, None]
-        residual[t] = np.abs(parts.residual[t]).sum(-1)
-        mlp[t] = 0.0 if parts.mlp is None else np.abs(parts.mlp[t]).sum(-1)
-        total = near.sum((0, 2), dtype=np.float64) + residual + mlp
+        for share, part in zip(shares, along, strict=True):
+            share[t] = np.abs(part[t]).sum(-1)
+        total = near.sum((0, 2), dtype=np.float64) + sum(shares)
+    residual, mlp, mixer = shares
     # A state that is zero through and through is made of nothing; everything it has comes along the stream.
     empty = total <= 0
     residual[empty], total[empty] = 1.0, 1.0
     np.divide(near, total[:, None].astype(near.dtype), out=attention)
     attention.sum(0, out=summed, dtype=np.float64)
-    return _Step(residual / total, mlp / total, undefined)
+    return _Step(residual / total, mlp / total, undefined, None if parts.mixer is None else mixer / total)
 
 
 def _token_step(parts: AttentionParts, summed: Float[np.ndarray, "T S"]) -> _Step:
     """Shares of each source but the token itself, written to ``summed``; its own is the residual's."""
     near = proximity_of_sums(parts.whole, parts.coefficient, parts.vectors, parts.residual).astype(np.float64)
-    mlp = np.zeros(len(near)) if parts.mlp is None else _near(parts.whole, parts.mlp)
-    total = near.sum(1) + mlp
+    beside = _beside(parts)
+    mlp, mixer = (_near(parts.whole, part) for part in beside)
+    total = near.sum(1) + mlp + mixer
     undefined = total <= 0
     for t in np.flatnonzero(undefined):
         made = np.einsum("hs,hsd->sd", parts.coefficient[:, t], parts.vectors)
         made[t] += parts.residual[t]
         near[t] = np.abs(made).sum(-1)
-        mlp[t] = 0.0 if parts.mlp is None else np.abs(parts.mlp[t]).sum()
-        total[t] = near[t].sum() + mlp[t]
+        mlp[t], mixer[t] = (np.abs(part[t]).sum() for part in beside)
+        total[t] = near[t].sum() + mlp[t] + mixer[t]
     empty = total <= 0
     near[empty, np.flatnonzero(empty)], total[empty] = 1.0, 1.0
     near /= total[:, None]
     summed[:] = near
     np.fill_diagonal(summed, 0.0)
-    return _Step(near.diagonal().copy(), mlp / total, undefined)
+    return _Step(near.diagonal().copy(), mlp / total, undefined, None if parts.mixer is None else mixer / total)
 
 
 def _mlp_step(parts: MlpParts) -> _Step:

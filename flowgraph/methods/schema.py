@@ -221,6 +221,8 @@ def _logit_part(weights: EdgeWeights, heads_in: Collection[int]) -> Columns:
             pieces.append(_edges("head", head, logit, weights.head[row, :, 0], head=h, key=at, **place))
         assert weights.mlp is not None
         pieces.append(_edges("mlp", codes.of("mlp", layer, -1, at), logit, weights.mlp[row], key=at, **place))
+        if weights.mixer is not None and weights.mixer[row, 0]:
+            pieces.append(_edges("mixer", codes.of("mixer", layer, -1, at), logit, weights.mixer[row], key=at, **place))
     return _with_shares(joined([*pieces, *_further_parts(weights, codes, logit, at)]))
 
 

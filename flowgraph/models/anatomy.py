@@ -141,7 +141,7 @@ class Block:
 
     ``query``, ``key``, ``value`` and ``fused`` are all None where queries and keys are no linear maps of what attention reads;
     ``mlp_gate`` is None where the MLP has no gate. An MLP without neurons has ``mlp`` alone. A block that does not attend has
-    neither ``attention`` nor ``attention_output``, but a ``mixer``.
+    neither ``attention`` nor ``attention_output``, but a ``mixer``; one without an MLP has no ``mlp``.
     """
 
     index: int
@@ -160,7 +160,7 @@ class Block:
     attention_post_norm: Norm | None
     mlp_norm: Norm
     mlp_post_norm: Norm | None
-    mlp: nn.Module
+    mlp: nn.Module | None
     mlp_factor: float
     mlp_input: Projection | None
     mlp_gate: Projection | None
@@ -174,8 +174,8 @@ class Block:
         return 0 if self.mlp_output is None else self.mlp_output.d_in
 
     @property
-    def mlp_reader(self) -> nn.Module:
-        """The module that reads the MLP's input first."""
+    def mlp_reader(self) -> nn.Module | None:
+        """The module that reads the MLP's input first; None without an MLP."""
         return self.mlp if self.mlp_input is None else self.mlp_input.module
 
     def neurons(
@@ -267,9 +267,19 @@ class Anatomy:
         return any(block.mixer is not None for block in self.blocks)
 
     @property
+    def has_gaps(self) -> bool:
+        """Whether blocks differ in what they hold: some do not attend, or have no MLP."""
+        return any(block.attention is None or block.mlp is None for block in self.blocks) or self.has_mixers
+
+    @property
     def has_neurons(self) -> bool:
         """Whether the MLPs of all layers have neurons."""
         return all(block.mlp_output is not None for block in self.blocks)
+
+    @property
+    def mlp_width(self) -> int:
+        """Number of neurons of the widest MLP; where there are none, four times the stream, for counts of memory."""
+        return max(block.n_neurons for block in self.blocks) or 4 * self.d_model
 
     @property
     def has_projections(self) -> bool:
@@ -301,7 +311,7 @@ class Anatomy:
 
 def no_neurons(anatomy: Anatomy) -> str:
     """A sentence on a model whose MLPs are no projection – activation – projection."""
-    kind = type(anatomy.blocks[0].mlp).__name__
+    kind = next((type(block.mlp).__name__ for block in anatomy.blocks if block.mlp_output is None and block.mlp), "none")
     return (
         f"the MLPs of {type(anatomy.model).__name__} ({kind}) are no projection, activation and projection, as a mixture of experts "
         "is not, so they have no neurons; each MLP is one node"
@@ -626,7 +636,7 @@ def _block(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes
         attention_post_norm=norm(stack.attention_post_norm),
         mlp_norm=norm_or_none(stack.mlp_norm),
         mlp_post_norm=norm(stack.mlp_post_norm),
-        mlp=_find(block, stack.mlp) if mlp_output is None else mlp_output.module,
+        mlp=module(stack.mlp) if mlp_output is None else mlp_output.module,
         mlp_factor=stack.mlp_factor,
         mlp_input=mlp_input,
         mlp_gate=mlp_gate,

@@ -192,7 +192,7 @@ class _Recorder:
         self.places: dict[str, tuple[Tensor, ...]] = {}
         self.norms: dict[str, list[Norm]] = {}
         self.has_rotary = anatomy.stack.attention.rotary != "none"
-        self.has_gaps = anatomy.has_mixers
+        self.has_gaps = anatomy.has_gaps
         # Without projections, what enters the attention function is all that is known of queries, keys and values.
         self.all_given = not anatomy.has_projections
         self.asks = all(asks_for_attention(anatomy.blocks[layer].attention) for layer in anatomy.attending)
@@ -280,7 +280,9 @@ class _Recorder:
                 yield after(block.attention_norm.module, lambda x: self._store("resid_mid", row, _rows(x)))
             else:
                 reader = block.mlp_reader if block.mlp_norm.kind == "none" else block.mlp_norm.module
-                yield before(reader, lambda x: self._store("resid_mid", row, _rows(x)))
+                # Without an MLP the state after attention is the one that leaves.
+                hook = after if reader is None else before
+                yield hook(reader or block.module, lambda x: self._store("resid_mid", row, _rows(x)))
 
     def _store_state(self, site: str, row: int, x: Tensor, shared: bool) -> None:
         """Keep a state; resid_post of a block and resid_pre of the next are the same rows of one tensor."""

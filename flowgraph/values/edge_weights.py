@@ -56,6 +56,9 @@ class EdgeWeights:
         some of its layers.
     embedding, position_embedding, biases
         The further parts that end in the logit, in the method's unit.
+    mixer
+        [layer, query_pos] mixer@t → logit, for methods whose edges end there, in models some of whose layers mix tokens by something
+        else than attention. For other methods a mixer's part is in ``rest``.
     undefined
         States whose weights the method's own formula does not define; they follow its stated substitute.
     """
@@ -78,13 +81,14 @@ class EdgeWeights:
     position_embedding: float | None = None
     biases: Mapping[str, float] = field(default_factory=dict)
     undefined: tuple[Node, ...] = ()
+    mixer: Float[np.ndarray, "layer query_pos"] | None = None
 
     def __post_init__(self) -> None:
         n, h, q, t = self.attention.shape
         expected = {
             "attention_summed": (n, q, t),
             "head": (n, h, q),
-            **dict.fromkeys(("residual", "mlp", "mlp_in", "residual_mlp", "rest"), (n, q)),
+            **dict.fromkeys(("residual", "mlp", "mlp_in", "residual_mlp", "rest", "mixer"), (n, q)),
         }
         for name, shape in expected.items():
             array = getattr(self, name)

@@ -16,7 +16,7 @@ NodeKind = Literal[
     "attn_norm_bias", "attn", "qkv", "concat_heads",
     "mlp_norm", "gate", "neuron_in", "neuron", "mlp_rest", "mlp_bias", "mlp_norm_bias", "mlp", "mlp_bias_in",
     "final_norm", "final_norm_bias", "unembed_bias", "logit", "logits",
-    "feature", "attn_feature", "mlp_error", "attn_error",
+    "feature", "attn_feature", "mlp_error", "attn_error", "mixer",
 ]  # fmt: skip
 NODE_KINDS: tuple[str, ...] = get_args(NodeKind)
 
@@ -39,7 +39,8 @@ class Node:
     ----------
     kind
         One of :data:`NODE_KINDS`. ``logit`` is that of one token, ``logits`` the final norm and the head as readers. ``feature`` and
-        ``attn_feature`` are features of sparse dictionaries, ``mlp_error`` and ``attn_error`` the parts that these leave out.
+        ``attn_feature`` are features of sparse dictionaries, ``mlp_error`` and ``attn_error`` the parts that these leave out. A
+        ``mixer`` mixes tokens in attention's place, as a state-space model does.
     layer, head, position, index
         Counted from 0; None where the kind has none. ``position`` is the query's; ``index`` is the source position of a
         ``key`` or ``value``, the neuron of a ``neuron``, ``neuron_in`` (its row of W_in) or ``gate``, the row of W_O of a

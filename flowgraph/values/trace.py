@@ -291,6 +291,11 @@ class Trace:
         return self.site("attn_out")
 
     @property
+    def mixer_out(self) -> Float[Tensor, "layer position d_model"]:
+        """[layer, position, d_model] output of layers' mixers as it is added to the residual stream; zero where there is none."""
+        return self.site("mixer_out")
+
+    @property
     def mlp_out(self) -> Float[Tensor, "layer position d_model"]:
         """[layer, position, d_model] output of the MLP as it is added to the residual stream."""
         return self.site("mlp_out")
@@ -323,6 +328,25 @@ class Trace:
             If they were not kept, or the model has none.
         """
         return self.site("rotary.cos"), self.site("rotary.sin")
+
+    @property
+    def has_sinks(self) -> bool:
+        """Whether heads have a sink, a key that holds nothing: rows of the pattern then sum to less than 1."""
+        if self.loaded is not None:
+            return self.loaded.anatomy.stack.attention.sinks
+        # A trace from a file does not know its model: rows that miss more than rounding tell it.
+        sums = self.pattern.float().sum(-1)
+        return bool(((sums > 0) & (sums < 1 - (1e-2 if self.pattern.element_size() <= 2 else 1e-3))).any())
+
+    @property
+    def is_incomplete(self) -> bool:
+        """Whether rows of some patterns do not sum to 1: heads have sinks, or layers do not attend."""
+        return self.has_sinks or not bool(self.pattern.flatten(1).any(1).all())
+
+    @property
+    def sink(self) -> Float[Tensor, "layer head position"]:
+        """[layer, head, position] attention to each head's sink; with it, rows of the pattern sum to 1. Zero without sinks."""
+        return (1 - self.pattern.float().sum(-1)).clamp(min=0) if self.has_sinks else self.pattern.new_zeros(self.pattern.shape[:-1])
 
     def grouped(self, groups: Any = "words", *, head: int | None = None) -> TokenMatrix:
         """Attention between words, or between any groups of tokens, in every kept layer.

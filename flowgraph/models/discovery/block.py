@@ -370,8 +370,10 @@ class BlockSearch:
         return ""
 
     def _is_turned(self, made: Tensor, entering: Tensor) -> bool:
-        """Whether each head's vector kept its length, as a rotation keeps it."""
-        return _error(made.norm(dim=-1), entering.norm(dim=-1)) < self.rounding * 10
+        """Whether each head's vector kept its length but for one factor, as a rotation (with one on its angles) keeps it."""
+        before, after = made.float().norm(dim=-1), entering.float().norm(dim=-1)
+        factor = (before * after).sum() / before.square().sum()
+        return _error(before * factor, after) < self.rounding * 10
 
     # Neurons.
 

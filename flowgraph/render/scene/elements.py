@@ -388,7 +388,7 @@ def _edge_classes(drawn: Drawing, e: int, kind: str) -> list[str]:
         return ["from-head"]
     if kind == "attention":
         return ["self"] if source.position == target.position else ["attention"]
-    return ["mlp"] if kind in ("mlp", "mlp_in") else [kind]
+    return ["mlp"] if kind in ("mlp", "mlp_in", "mixer") else [kind]
 
 
 def facts(drawn: Drawing) -> dict[str, Any]:

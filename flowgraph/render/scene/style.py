@@ -132,6 +132,7 @@ _STROKES = {
     "unembed": _RESIDUAL_STROKE,
     "mlp": _MLP_STROKE,
     "mlp_in": _MLP_STROKE,
+    "mixer": _MLP_STROKE,
 }
 
 
