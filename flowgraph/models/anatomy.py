@@ -10,11 +10,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..errors import ArchitectureError
+from ..errors import ArchitectureError, UnsupportedReadingError
 from .families import FAMILIES, FUNCTION, Attention, Family, NormKind, Sizes, Stack, Wiring
 from .kinds import is_encoder_decoder, kind_of, reads_choices, unread_head
 from .norms import found_kind
 
+Level = Literal["patterns", "stream", "full"]
+"""What is known of a model, and proved: ``patterns`` (attention maps, rollout, attention flow), ``stream`` (also the residual
+stream and heads' outputs: norms, proximity, routes), ``full`` (also readings in vocabulary, interventions on answers, circuits)."""
 _FAR = 6
 """A row that misses more paths than this has nothing in common with the model but its age."""
 
@@ -239,6 +242,27 @@ class Anatomy:
         return self.family.logit_factor
 
     @property
+    def level(self) -> Level:
+        """What is known of the model: ``"patterns"``, ``"stream"`` or ``"full"``, see :data:`Level`."""
+        if self.wiring == "unknown":
+            return "patterns"
+        return "full" if self.has_head else "stream"
+
+    def require_stream(self, wanted: str) -> None:
+        """Refuse a model of which patterns alone are known; ``wanted`` is the thing that needs more, in words.
+
+        Raises
+        ------
+        UnsupportedReadingError
+            Naming the level, and the reason why the model does not reach a higher one.
+        """
+        if self.level == "patterns":
+            raise UnsupportedReadingError(
+                f"{wanted} needs the residual stream, and {type(self.model).__name__} is open at level 'patterns': its attention "
+                f"maps, rollout and attention flow can be used. No more is known of it because {self.stack.reason}"
+            )
+
+    @property
     def has_head(self) -> bool:
         """Whether the model ends in logits over a vocabulary."""
         return bool(self.head)
@@ -290,6 +314,7 @@ class Anatomy:
 
     def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """[head, d_head, d_model] output projection of one layer, at least in float32; zeros if the layer does not attend."""
+        self.require_stream("what heads write")
         output = self.blocks[layer].attention_output
         if output is None:
             wide = upcast(self.embedding.weight.new_empty(0))
@@ -481,6 +506,8 @@ def build(model: Any, row: Family) -> Anatomy:
             f"{config.chunk_size_feed_forward}), so no hook sees them whole; load it with chunk_size_feed_forward=0"
         )
     sizes = stack.sizes or _sizes(config)
+    if stack.wiring == "unknown":
+        return _patterns_only(model, row, stack, sizes)
     row, head = _head(model, row)
     position_embedding = _find(root, stack.position_embedding) if stack.position_embedding else None
     final_norm = _find(root, stack.final_norm) if stack.final_norm else None
@@ -507,6 +534,28 @@ def build(model: Any, row: Family) -> Anatomy:
         attention_softcap=_number(config, stack.attention.softcap),
         unread_head=() if head else unread_head(model),
     )
+
+
+def _patterns_only(model: Any, row: Family, stack: Stack, sizes: Sizes) -> Anatomy:
+    """The modules that attend, and nothing around them."""
+    base = getattr(model, "base_model", model)
+    none = Norm(nn.Identity(), "none")
+    blocks = tuple(
+        Block(
+            index=i, module=_find(base, path), attention=_find(base, path), mixer=None, mixer_factor=1.0, query=None, key=None,
+            value=None, fused=None, attention_output=None, query_norm=None, key_norm=None, attention_norm=none,
+            attention_post_norm=None, mlp_norm=none, mlp_post_norm=None, mlp=None, mlp_factor=1.0, mlp_input=None, mlp_gate=None,
+            mlp_output=None, activation=None, scale=stack.attention.scales[i],
+        )
+        for i, path in enumerate(stack.attentions)
+    )  # fmt: skip
+    return Anatomy(
+        family=row, stack=stack, model=model, config=model.config.get_text_config(), wiring="unknown",
+        causal=stack.role == "decoder", blocks=blocks, embedding=_find(base, stack.embedding), position_embedding=None,
+        final_norm=None, head=(), n_heads=sizes.heads, n_kv_heads=sizes.kv_heads, d_head=sizes.d_head, d_value=sizes.d_value,
+        d_model=sizes.d_model, d_vocab=0, context=_context(row, model.config.get_text_config(), None), softcap=None,
+        attention_softcap=_number(model.config, stack.attention.softcap),
+    )  # fmt: skip
 
 
 def _sizes(config: Any) -> Sizes:

@@ -77,6 +77,8 @@ def trace_errors(anatomy: Anatomy, feed: Feed, record: Pass, *, layers: range, a
     errors: _Errors = {}
     if "pattern" in sites:
         errors |= _attention_errors(anatomy, record, layers, rows)
+    if record.output_errors:
+        errors["pattern · v = z"] = torch.stack([record.output_errors[row] for row in range(len(layers))])
     errors |= _written_errors(anatomy, sites, layers, rows)
     errors |= _stream_errors(anatomy, sites, layers, rows)
     if {"resid_pre"} <= sites.keys() and layers.start == 0 and anatomy.stack.embedding_is_residual:

@@ -80,6 +80,16 @@ class AttentionCall:
         return error
 
 
+    def output_error(self) -> Float[Tensor, ""]:
+        """‖pattern · v − output‖ / ‖output‖."""
+        assert self.pattern is not None
+        values = self.value.repeat_interleave(self.pattern.shape[1] // self.value.shape[1], 1)
+        made = (self.pattern.to(values.dtype) @ values).transpose(1, 2).float()
+        output = self.output.reshape(made.shape).float()
+        error: Tensor = (made - output).norm() / output.norm()
+        return error
+
+
 Watch = Callable[[AttentionCall], None]
 """Called with each call of one attention module."""
 

@@ -18,7 +18,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from ..errors import ArgumentError
 
-Wiring = Literal["sequential", "parallel", "sandwich", "post_norm"]
+Wiring = Literal["sequential", "parallel", "sandwich", "post_norm", "unknown"]
 NormKind = Literal["layer", "layer_unit_offset", "rms", "rms_unit_offset", "none"]
 Rotary = Literal["none", "half", "interleaved"]
 FUNCTION = "function:"
@@ -154,6 +154,11 @@ class Stack:
         Norm before the head.
     sizes
         Sizes, where the config does not say them.
+    attentions
+        Paths of the modules that attend, in the order in which they run, for ``wiring="unknown"``: attention is then known, and
+        nothing of the residual stream.
+    reason
+        With it, the reason why no more is known.
     """
 
     blocks: str
@@ -182,6 +187,8 @@ class Stack:
     embedding_is_residual: bool = True
     final_norm: str = ""
     sizes: Sizes | None = None
+    attentions: tuple[str, ...] = ()
+    reason: str = ""
 
     def __post_init__(self) -> None:
         _check_types(self)
@@ -249,6 +256,8 @@ class Family:
                     f"family {self.name!r}: attention_post_norm= and mlp_post_norm= belong to wiring='sandwich', "
                     f"got wiring={stack.wiring!r}"
                 )
+            if stack.wiring == "unknown":
+                continue
             projections = (stack.mlp_input, stack.mlp_gate_up, stack.mlp_gate, stack.mlp_activation, stack.mlp_output)
             if stack.mlp:
                 if any(projections):

@@ -59,6 +59,8 @@ class Pass:
         Whether the library's attention function was called.
     pattern_errors
         Row of the window → error of its pattern against the scores that were given, where scores have a bias or a sink.
+    output_errors
+        Row of the window → error of what heads give against pattern · v, where outputs are not kept.
     """
 
     sites: dict[str, Tensor] = field(default_factory=dict)
@@ -67,6 +69,7 @@ class Pass:
     logits: Tensor | None = None
     was_watched: bool = False
     pattern_errors: dict[int, Tensor] = field(default_factory=dict)
+    output_errors: dict[int, Tensor] = field(default_factory=dict)
 
 
 _MOST_POSITIONS = 32
@@ -82,6 +85,8 @@ def spread(n_tokens: int, device: torch.device) -> Int[Tensor, "row"]:
 
 def given_sites(anatomy: Anatomy, sites: frozenset[str]) -> frozenset[str]:
     """Those of some sites that the model has: neurons, and projected queries and keys, are not in every model."""
+    if anatomy.level == "patterns":
+        return sites & {"pattern", "q", "k", "v"}
     absent = set() if anatomy.has_neurons else {"neurons"}
     absent |= set() if anatomy.has_mixers else {"mixer_out"}
     if not anatomy.has_projections:
@@ -210,6 +215,8 @@ class _Recorder:
 
     def hooks(self) -> Iterator[Any]:
         """Register every hook that the wanted sites need."""
+        if self.anatomy.level == "patterns":
+            return
         for row, layer in enumerate(self.layers):
             yield from self._block_hooks(row, self.anatomy.blocks[layer])
         if self.layers.stop == len(self.anatomy.blocks) and self.anatomy.final_norm is not None:
@@ -349,6 +356,9 @@ class _Recorder:
         if "pattern" in self.sites:
             self._store_pattern(row, block.attention, call.pattern)
             attention = self.anatomy.stack.attention
+            if self.anatomy.level == "patterns":
+                # What the heads give is kept nowhere, so it is held against pattern and values while it is there.
+                self.result.output_errors[row] = call.output_error()
             if attention.bias or attention.sinks:
                 rows_seen = spread(call.query.shape[2], call.query.device)
                 self.result.pattern_errors[row] = call.pattern_error(block.scale, self.anatomy.attention_softcap, rows_seen)

@@ -26,7 +26,7 @@ from ..errors import (
     PromptError,
     UnsupportedReadingError,
 )
-from .anatomy import Anatomy, resolve, without_head
+from .anatomy import Anatomy, Level, resolve, without_head
 from .discovery import can_search, found_and_proved
 from .eager import lock_of
 from .families import FAMILIES
@@ -84,13 +84,19 @@ class LoadedModel:
     _wide: dict[tuple[int, int, bytes], Tensor] = field(default_factory=dict, repr=False)
     _digests: dict[tuple[int, int, bytes], bytes] = field(default_factory=dict, repr=False)
 
+    @property
+    def level(self) -> Level:
+        """What is known of the model, and proved: ``"patterns"``, ``"stream"`` or ``"full"``; see the attribute ``proof``."""
+        return self.anatomy.level
+
     def __repr__(self) -> str:
         a = self.anatomy
         revision = "" if self.revision is None else f"revision {self.revision!r}, "
+        level = "" if self.level == "full" else f", level {self.level!r}"
         unread = f", head {', '.join(a.unread_head)} not read" if a.unread_head else ""
         return (
             f"LoadedModel({self.name!r}, {revision}family {a.family.name!r}, {len(a.blocks)} layers × {a.n_heads} heads, "
-            f"d_model {a.d_model}, {self.dtype}, {self.device}{unread}{self._own_answers()})"
+            f"d_model {a.d_model}, {self.dtype}, {self.device}{level}{unread}{self._own_answers()})"
         )
 
     def _own_answers(self) -> str:

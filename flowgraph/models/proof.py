@@ -120,9 +120,10 @@ def prove(anatomy: Anatomy) -> dict[str, float]:
     """
     ids = _probe(anatomy)
     record = run(anatomy, {"input_ids": ids}, sites=frozenset(SITES), layers=range(len(anatomy.blocks)), logits_at=None)
-    check_finite(anatomy, record.sites["resid_post"], record.logits)
+    states = record.sites["pattern" if anatomy.level == "patterns" else "resid_post"]
+    check_finite(anatomy, states, record.logits)
     errors = identity_errors(anatomy, ids, record)
-    tolerance = TOLERANCE[record.sites["resid_post"].dtype]
+    tolerance = TOLERANCE[states.dtype]
     for name, per_layer in errors.items():
         worst = int(per_layer.argmax())
         if not per_layer[worst] <= tolerance:
@@ -177,6 +178,9 @@ def identity_errors(
     layers = range(len(anatomy.blocks))
     if not anatomy.attending:
         raise ArchitectureError(f"no block of {type(anatomy.model).__name__} attends")
+    if anatomy.level == "patterns":
+        errors = {name: torch.stack([_PER_LAYER[name](anatomy, record, i) for i in layers]) for name in _OF_PATTERNS}
+        return errors | {"pattern · v = z": torch.stack([record.output_errors[i] for i in layers])}
     errors = {name: torch.stack([check(anatomy, record, i) for i in layers]) for name, check in _PER_LAYER.items()}
     sites = record.sites
     if anatomy.stack.embedding_is_residual and anatomy.embedding.weight.shape[1] == anatomy.d_model:
@@ -365,6 +369,10 @@ def _error(value: Tensor, expected: Tensor) -> Tensor:
     return error
 
 
+_OF_PATTERNS = (
+    "softmax(scale · q · k) = pattern", "pattern rows sum to 1", "a causal pattern is lower-triangular",
+)  # fmt: skip
+"""Identities that need nothing but attention."""
 _PER_LAYER = {
     "pattern · v = z": _attention_of_values,
     "softmax(scale · q · k) = pattern": _pattern_of_scores,

@@ -227,6 +227,7 @@ class Trace:
         """
         if name not in self.sites:
             if self.loaded is not None and not given_sites(self.loaded.anatomy, frozenset({name})):
+                self.loaded.anatomy.require_stream(f"the site {name!r}")
                 lack = no_neurons if name == "neurons" else no_projections
                 raise UnsupportedReadingError(f"no trace of {self.model_name!r} holds {name!r}: {lack(self.loaded.anatomy)}")
             kept = ", ".join(sorted(self.sites)) or "nothing"

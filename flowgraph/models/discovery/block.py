@@ -101,7 +101,7 @@ class BlockSearch:
             self._mixer_and_mlp()
             self._mixer_input()
         else:
-            self._sizes(self.call)
+            describe_call(self.found, self.call, self.record, self.at)
             self._output_projection(self.call)
             self._sum()
             self._attention_input()
@@ -110,20 +110,6 @@ class BlockSearch:
         return self.found
 
     # What is added.
-
-    def _sizes(self, call: AttentionCall) -> None:
-        q, k, v = call.query, call.key, call.value
-        self.found.sizes = (q.shape[1], k.shape[1], q.shape[3], v.shape[3])
-        scaling = call.options.get("scaling")
-        own = getattr(self.record.modules[self.at], "scaling", None)
-        scale = scaling if scaling is not None else own if isinstance(own, (int, float)) else q.shape[-1] ** -0.5
-        self.found.scale = float(scale)
-        cap = call.options.get("softcap")
-        self.found.softcap = None if cap is None else float(cap)
-        assert call.pattern is not None
-        self.found.sinks = bool((call.pattern.float().sum(-1) < 1 - 10 * self.rounding).any())
-        position_bias = call.options.get("position_bias")
-        self.found.bias = any(_is_more_than_mask(added) for added in (position_bias, call.mask))
 
     def _output_projection(self, call: AttentionCall) -> None:
         z = call.output
@@ -498,6 +484,21 @@ class BlockSearch:
 
     def _is_close(self, x: Tensor, y: Tensor) -> bool:
         return x.shape == y.shape and _error(x, y) < self.rounding
+
+
+def describe_call(found: FoundBlock, call: AttentionCall, record: Record, name: str = "") -> None:
+    """Sizes, factor, cap, bias and sinks of an attention, as its call shows them."""
+    q, k, v = call.query, call.key, call.value
+    found.sizes = (q.shape[1], k.shape[1], q.shape[3], v.shape[3])
+    scaling = call.options.get("scaling")
+    own = getattr(record.modules.get(name), "scaling", None)
+    scale = scaling if scaling is not None else own if isinstance(own, (int, float)) else q.shape[-1] ** -0.5
+    found.scale = float(scale)
+    cap = call.options.get("softcap")
+    found.softcap = None if cap is None else float(cap)
+    assert call.pattern is not None
+    found.sinks = bool((call.pattern.float().sum(-1) < 1 - 10 * ROUNDING[call.pattern.dtype]).any())
+    found.bias = any(_is_more_than_mask(added) for added in (call.options.get("position_bias"), call.mask))
 
 
 def _is_more_than_mask(added: Any) -> bool:

@@ -10,7 +10,8 @@ from ...errors import ArchitectureError
 from ..anatomy import Anatomy, build
 from ..families import Family
 from ..kinds import is_encoder_decoder, reads_choices
-from .search import discover
+from .block import NotFoundError
+from .search import Search
 
 Proof = Callable[[Anatomy], dict[str, float]]
 
@@ -26,25 +27,42 @@ def found_and_proved(model: Any, prove: Proof) -> tuple[Anatomy, dict[str, float
     Raises
     ------
     ArchitectureError
-        If none of the rows that the search suggests is proved.
+        If none of the rows that the search suggests is proved; the message says how far each came.
     """
-    first: ArchitectureError | None = None
-    for row in _suggested(discover(model)):
+    search = Search(model)
+    try:
+        suggested, reason = list(_suggested(search.row())), ""
+    except NotFoundError as error:
+        suggested, reason = [], str(error)
+    failures = []
+    for row in suggested:
         anatomy = build(model, row)
         try:
             return anatomy, prove(anatomy)
         except ArchitectureError as error:
-            first = first or error
-    assert first is not None
-    raise first
+            failures.append(str(error))
+    try:
+        anatomy = build(model, search.patterns_row(reason or failures[0]))
+        return anatomy, prove(anatomy)
+    except NotFoundError as error:
+        reason = reason or failures[0]
+        said = str(error)
+        raise ArchitectureError(
+            f"the parts of {type(model).__name__} (model_type {model.config.model_type!r}) are not found: {reason}"
+            + ("" if said in reason else f"; and not even patterns can be shown: {said}")
+        ) from error
 
 
 def _suggested(found: Family) -> Iterator[Family]:
     """The found row with each form of rotary embedding, then without projections, whose queries and keys need no explanation."""
     (stack,) = found.stacks
     attention = stack.attention
+    forms = [replace(attention, query="", key="", value="", fused="", query_norm="", key_norm="")]
     if attention.query or attention.fused:
-        for rotary in ("none", "half", "interleaved"):
-            yield replace(found, stacks=(replace(stack, attention=replace(attention, rotary=rotary)),))
-    bare = replace(attention, query="", key="", value="", fused="", query_norm="", key_norm="")
-    yield replace(found, stacks=(replace(stack, attention=bare),))
+        forms = [*(replace(attention, rotary=rotary) for rotary in ("none", "half", "interleaved")), *forms]
+    for form in forms:
+        yield replace(found, stacks=(replace(stack, attention=form),))
+    if found.head:
+        # A head that is not what it seems to be costs its readings, not the stream.
+        for form in forms:
+            yield replace(found, stacks=(replace(stack, attention=form),), head=())

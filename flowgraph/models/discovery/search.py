@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from ...errors import ArchitectureError
 from ..families import Attention, Family, Sizes, Stack
 from ..norms import found_kind
-from .block import ROUNDING, BlockSearch, FoundBlock, NotFoundError
-from .record import Record, record_pass
+from .block import ROUNDING, BlockSearch, FoundBlock, NotFoundError, describe_call
+from .record import record_pass
 
 _TOKENS = 7
 """Length of the pass: more than the proof's, so that windows and chunks of tiny models show."""
 _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "logit_softcapping", "final_logits_softcap")
+_NOTHING_ATTENDS = "no module asks the library for an attention function, and no softmax of products meets values"
 # Models say the longest input under many names.
 _CONTEXT = (
     "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length", "context_length",
@@ -25,39 +24,23 @@ _CONTEXT = (
 )  # fmt: skip
 
 
-def discover(model: Any) -> Family:
-    """The row of a model, with every fitted number in it.
+class Search:
+    """The search in one model, from one pass of a few tokens."""
 
-    Raises
-    ------
-    ArchitectureError
-        If its parts are not found; the message says which part, and how far the search came.
-    """
-    ids = _probe(model)
-    # Without a cache, which some models cannot fill for layers that do not attend.
-    accepts = inspect.signature(model.forward).parameters
-    record = record_pass(model, {"input_ids": ids, **({"use_cache": False} if "use_cache" in accepts else {})})
-    try:
-        return _Search(model, record, ids).row()
-    except NotFoundError as error:
-        raise ArchitectureError(
-            f"the parts of {type(model).__name__} (model_type {model.config.model_type!r}) are not found: {error}"
-        ) from error
-
-
-def _probe(model: Any) -> Tensor:
-    embedding = model.get_input_embeddings().weight
-    return torch.linspace(1, len(embedding) - 1, _TOKENS, dtype=torch.float64, device=embedding.device).long()[None]
-
-
-@dataclass(eq=False)
-class _Search:
-    model: Any
-    record: Record
-    ids: Tensor
+    def __init__(self, model: Any) -> None:
+        self.model, self.ids = model, _probe(model)
+        # Without a cache, which some models cannot fill for layers that do not attend.
+        accepts = inspect.signature(model.forward).parameters
+        self.record = record_pass(model, {"input_ids": self.ids, **({"use_cache": False} if "use_cache" in accepts else {})})
 
     def row(self) -> Family:
-        """The row."""
+        """The row of a model, with every fitted number in it.
+
+        Raises
+        ------
+        NotFoundError
+            If its parts are not found; the text says which part, and how far the search came.
+        """
         blocks, paths = self._blocks()
         found = [BlockSearch(self.record, f"{blocks}.{i}", path, _functions()).run() for i, path in enumerate(paths)]
         attending = [one for one in found if one.attention]
@@ -105,11 +88,53 @@ class _Search:
             sizes=Sizes(heads, kv_heads, d_head, d_value, first_state.shape[-1]),
         )  # fmt: skip
         head, kind, factor, cap = self._head(final_norm, last_state)
-        model_type = str(getattr(config, "model_type", "") or type(self.model).__name__)
+        model_type = self._type(config)
         return Family(
             name=model_type, model_types=(model_type,), stacks=(stack,), norm=None, head=head, head_kind=cast("Any", kind),
             logit_factor=factor, logit_softcap=cap, context=_CONTEXT, found=True,
         )  # fmt: skip
+
+    def patterns_row(self, reason: str) -> Family:
+        """A row of which attention alone is known; ``reason`` says why no more is.
+
+        Raises
+        ------
+        NotFoundError
+            If no module attends, or if their patterns differ in shape.
+        """
+        calls = [(name, call) for name, several in self.record.attention.items() for call in several]
+        if not calls:
+            raise NotFoundError(_NOTHING_ATTENDS)
+        if len(calls) > len(self.record.attention):
+            raise NotFoundError("a module that attends runs more than once in a pass")
+        found = []
+        for _, call in calls:
+            one = FoundBlock()
+            describe_call(one, call, self.record)
+            found.append(one)
+        first = found[0]
+        shapes = list(dict.fromkeys(tuple(call.pattern.shape[1:]) for _, call in calls if call.pattern is not None))
+        if len(shapes) > 1:
+            raise NotFoundError(f"patterns of different layers differ in shape [head, query, key]: {shapes}")
+        sizes = _agreed("sizes of heads", [one.sizes for one in found])
+        config = self.model.config.get_text_config()
+        table = self.model.get_input_embeddings()
+        stack = Stack(
+            blocks="", attention_norm="", mlp_norm="", mlp_output="", mlp_activation="",
+            embedding=self._from_base(next(name for name, module in self.record.modules.items() if module is table)),
+            attention=Attention(
+                module="", output="", scales=tuple(one.scale for one in found), softcap=first.softcap or "",
+                bias=any(one.bias for one in found), sinks=any(one.sinks for one in found),
+            ),
+            wiring="unknown", role="decoder" if self._is_causal() else "encoder",
+            attentions=tuple(self._from_base(name) for name, _ in calls), sizes=Sizes(*sizes, table.weight.shape[1]),
+            reason=reason,
+        )  # fmt: skip
+        model_type = self._type(config)
+        return Family(name=model_type, model_types=(model_type,), stacks=(stack,), norm=None, head=(), context=_CONTEXT, found=True)
+
+    def _type(self, config: Any) -> str:
+        return str(getattr(config, "model_type", "") or type(self.model).__name__)
 
     # Blocks.
 
@@ -117,7 +142,7 @@ class _Search:
         """The list of blocks, and the attention of each, None where it does not attend."""
         attending = list(self.record.attention)
         if not attending:
-            raise NotFoundError("no module attends: none asks the library for an attention function, and no softmax of products meets values")
+            raise NotFoundError(_NOTHING_ATTENDS)
         tried = []
         for name, module in self.record.modules.items():
             if not isinstance(module, (nn.ModuleList, nn.Sequential)) or not len(module):
@@ -257,3 +282,8 @@ def _functions() -> dict[str, Any]:
 
     names = ("gelu", "gelu_new", "relu", "silu", "relu2", "gelu_pytorch_tanh", "quick_gelu", "tanh", "sigmoid", "gelu_fast", "mish")
     return {name: ACT2FN[name] for name in names}
+
+
+def _probe(model: Any) -> Tensor:
+    embedding = model.get_input_embeddings().weight
+    return torch.linspace(1, len(embedding) - 1, _TOKENS, dtype=torch.float64, device=embedding.device).long()[None]
