@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from ..errors import NoPatternError, UnsupportedReadingError
 from ..models import LoadedModel
-from ..models.anatomy import Anatomy, Block, no_neurons, no_projections, upcast
+from ..models.anatomy import Anatomy, Block, counting, no_neurons, no_projections, upcast
 from ..models.attention_weights import Role
-from ..models.eager import AttentionCall, Watch, eager_attention, watching
-from ..models.forward import Feed
-from ..models.hooks import on_call, on_result
+from ..models.eager import AttentionCall, Watch, asks_for_attention, eager_attention, watching
+from ..models.forward import Feed, watch_of
+from ..models.hooks import on_call, on_result, only_while
+from ..models.softmax_capture import capturing
 from .ticks import Tick
 
 Edit = Callable[[Tensor], Tensor]
@@ -125,6 +126,10 @@ class Pass:
     def block(self, layer: int, states: Tensor, call: Call) -> Tensor:
         """One block; only inside :meth:`hooked`."""
         call = call.of_rows(len(states), self.anatomy.n_heads)
+        turns = self.anatomy.blocks[layer].turns
+        if turns is not None:
+            # The run that follows counts one on.
+            turns.now = self.anatomy.blocks[layer].turn - 1
         output = self.anatomy.blocks[layer].module(states, *call.args, **call.kwargs)
         result: Tensor = output[0] if isinstance(output, tuple) else output
         return result
@@ -135,37 +140,60 @@ class Pass:
             stack.enter_context(torch.set_grad_enabled(self.gradients))
             # Fused attention kernels return no pattern.
             stack.enter_context(eager_attention(self.anatomy.model))
-            if not self.anatomy.has_projections:
-                stack.enter_context(watching(self._watches()))
+            if self.anatomy.is_found:
+                asks = all(asks_for_attention(self.anatomy.blocks[layer].attention) for layer in self.anatomy.attending)
+                stack.enter_context((watching if asks else capturing)(self._watches()))
             for handle in self._handles(last):
                 stack.callback(handle.remove)
             return stack.pop_all()
 
     def _watches(self) -> dict[nn.Module, Watch]:
-        """Values of probed layers, where they are seen at the attention function alone."""
+        """Patterns, and values of probed layers, taken where a found attention is seen: its module may not return them."""
 
         def watch(layer: int) -> Watch:
             def keep(call: AttentionCall) -> None:
-                self.kept["v", layer] = call.value.transpose(1, 2).detach()
+                if call.pattern is None:
+                    raise NoPatternError(f"layer {layer} gives no attention pattern, even under eager attention")
+                if not self._probing:
+                    self._edited("pattern", layer, call.pattern)
+                    return
+                self.kept["pattern", layer] = call.pattern.detach()
+                if not self.anatomy.has_projections:
+                    self.kept["v", layer] = call.value.transpose(1, 2).detach()
 
             return keep
 
-        return {self.anatomy.blocks[layer].attention: watch(layer) for layer in self.probed}
+        wanted = self.probed | {layer for site, layer in self.edits if site == "pattern"}
+        several: dict[nn.Module, list[tuple[Block, Watch]]] = {}
+        for layer in sorted(wanted):
+            block = self.anatomy.blocks[layer]
+            several.setdefault(block.attention, []).append((block, watch(layer)))
+        return {module: watch_of(own) for module, own in several.items()}
 
     def _handles(self, last: Edit | None) -> Iterator[Any]:
+        yield from counting(self.anatomy)
         for layer, block in enumerate(self.anatomy.blocks):
-            if self.tick is not None:
-                yield _tick_hook(block.module, self.tick)
-            if self._keeps_calls:
-                yield _call_hook(block.module, self.block_calls, layer)
+            with only_while(block.is_running):
+                handles = list(self._block_handles(layer, block, last))
+            yield from handles
+
+    def _block_handles(self, layer: int, block: Block, last: Edit | None) -> Iterator[Any]:
+        if self.tick is not None:
+            yield _tick_hook(block.module, self.tick)
+        if self._keeps_calls:
+            yield _call_hook(block.module, self.block_calls, layer)
+            if block.attention is not None:
                 yield _call_hook(block.attention, self.attention_calls, layer)
-            yield from self._attention_handles(layer, block)
-            yield from self._mlp_handles(layer, block)
-            if last is not None and layer == len(self.anatomy.blocks) - 1:
-                self.edits[_LAST] = [last]
-                yield self._on_output(block.module, *_LAST)
+        yield from self._attention_handles(layer, block)
+        yield from self._mlp_handles(layer, block)
+        if last is not None and layer == len(self.anatomy.blocks) - 1:
+            self.edits[_LAST] = [last]
+            yield self._on_output(block.module, *_LAST)
 
     def _attention_handles(self, layer: int, block: Block) -> Iterator[Any]:
+        if block.attention_output is None:
+            yield from self._mixer_handles(layer, block)
+            return
         # No module hands the state between attention and MLP on, so it is edited through what attention adds, which
         # needs the state that entered.
         middle = ("resid_mid", layer) in self.edits and self.anatomy.wiring not in ("parallel", "post_norm")
@@ -176,7 +204,7 @@ class Pass:
         yield from self._projection_handles(layer, block)
         if ("z", layer) in self.edits:
             yield self._on_input(block.attention_output.module, "z", layer)
-        if ("pattern", layer) in self.edits:
+        if ("pattern", layer) in self.edits and not self.anatomy.is_found:
             yield on_result(block.attention, self._pattern_hook(layer))
         post = block.attention_post_norm
         if ("attn_sum", layer) in self.edits:
@@ -186,6 +214,27 @@ class Pass:
             yield self._on_output(output.module if post is None else post.module, "attn_out", layer, output.factor)
         if ("resid_mid", layer) in self.edits and self.anatomy.wiring == "post_norm":
             yield self._on_output(block.attention_norm.module, "resid_mid", layer)
+
+    def _mixer_handles(self, layer: int, block: Block) -> Iterator[Any]:
+        """The same places of a block that does not attend; it has no heads."""
+        middle = ("resid_mid", layer) in self.edits
+        if ("resid_pre", layer) in self.edits or middle:
+            yield self._on_input(block.module, "resid_pre", layer)
+        added = block.mixer if block.attention_post_norm is None else block.attention_post_norm.module
+        if (("mixer_out", layer) in self.edits or middle) and added is not None:
+            yield self._on_output(added, "mixer_out", layer, block.mixer_factor)
+        if ("z", layer) in self.edits:
+            yield on_call(block.module, self._empty_heads(layer))
+
+    def _empty_heads(self, layer: int) -> Any:
+        """Heads that are not there write nothing; edits of them see zeros and change nothing."""
+        width = self.anatomy.n_heads * self.anatomy.d_value
+
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            states = args[0] if args else next(iter(kwargs.values()))
+            self._edited("z", layer, states.new_zeros(*states.shape[:-1], width))
+
+        return hook
 
     def _projection_handles(self, layer: int, block: Block) -> Iterator[Any]:
         sites = [site for site in ROLES if (site, layer) in self.edits or (site == "v" and layer in self.probed)]
@@ -203,6 +252,8 @@ class Pass:
     def _mlp_handles(self, layer: int, block: Block) -> Iterator[Any]:
         # A gate and an input in one module are hooked once.
         modules = {id(p.module): p.module for p in (block.mlp_input, block.mlp_gate) if p is not None}
+        if block.mlp is None:
+            return
         if not modules:
             modules = {id(block.mlp): block.mlp}
         for n, module in enumerate(modules.values()):
@@ -232,7 +283,7 @@ class Pass:
             y = edit(y)
         if site == "resid_pre":
             self._entering[layer] = y
-        if site == "attn_out" and self.anatomy.wiring not in ("parallel", "post_norm"):
+        if site in ("attn_out", "mixer_out") and self.anatomy.wiring not in ("parallel", "post_norm"):
             y = self._middle(layer, y)
         # The same object tells the hook that nothing changed, and the model goes on with its own tensor.
         return x if y is rows else y.view(x.shape)
@@ -302,7 +353,8 @@ class Pass:
                 output = module.forward(*args, **kwargs)
             finally:
                 self._probing = False
-            self.kept["pattern", layer] = _pattern(module, output, layer)
+            if not self.anatomy.is_found:
+                self.kept["pattern", layer] = _pattern(module, output, layer)
 
         return hook
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..errors import ArchitectureError, UnsupportedReadingError
 from .families import FAMILIES, FUNCTION, Attention, Family, NormKind, Sizes, Stack, Wiring
 from .kinds import is_encoder_decoder, kind_of, reads_choices, unread_head
+from .hooks import Turns
 from .norms import found_kind
 
 Level = Literal["patterns", "stream", "full"]
@@ -144,7 +145,8 @@ class Block:
 
     ``query``, ``key``, ``value`` and ``fused`` are all None where queries and keys are no linear maps of what attention reads;
     ``mlp_gate`` is None where the MLP has no gate. An MLP without neurons has ``mlp`` alone. A block that does not attend has
-    neither ``attention`` nor ``attention_output``, but a ``mixer``; one without an MLP has no ``mlp``.
+    neither ``attention`` nor ``attention_output``, but a ``mixer``; one without an MLP has no ``mlp``. If the module runs several
+    times in a pass, ``turns`` counts its runs, and this layer is its run number ``turn``.
     """
 
     index: int
@@ -170,6 +172,12 @@ class Block:
     mlp_output: Projection | None
     activation: Callable[[Tensor], Tensor] | None
     scale: float
+    turn: int = 0
+    turns: Turns | None = None
+
+    def is_running(self) -> bool:
+        """Whether the run of the block's module that is going on is this layer's."""
+        return self.turns is None or self.turns.now == self.turn
 
     @property
     def n_neurons(self) -> int:
@@ -518,7 +526,7 @@ def build(model: Any, row: Family) -> Anatomy:
         config=config,
         wiring=_wiring(stack, config),
         causal=stack.role == "decoder" or bool(getattr(config, "is_decoder", False)),
-        blocks=tuple(_block(i, block, row, stack, sizes) for i, block in enumerate(_find(root, stack.blocks))),
+        blocks=_in_order(_find(root, stack.blocks), row, stack, sizes),
         embedding=_find(root, stack.embedding),
         position_embedding=position_embedding,
         final_norm=None if final_norm is None else _norm(final_norm, row.norm, sizes.d_model),
@@ -636,6 +644,27 @@ def _number(config: Any, attribute: str | float) -> float | None:
         return attribute
     value = getattr(config, attribute, None) if attribute else None
     return None if value is None else float(value)
+
+
+def _in_order(modules: Any, row: Family, stack: Stack, sizes: Sizes) -> tuple[Block, ...]:
+    """The block of each layer."""
+    if not stack.order:
+        return tuple(_block(i, module, row, stack, sizes) for i, module in enumerate(modules))
+    turns = [Turns() for _ in modules]
+    blocks = (_block(i, modules[n], row, stack, sizes) for i, n in enumerate(stack.order))
+    return tuple(
+        replace(block, turns=turns[n], turn=stack.order[:i].count(n))
+        for i, (n, block) in enumerate(zip(stack.order, blocks, strict=True))
+    )
+
+
+def counting(anatomy: Anatomy) -> Iterator[Any]:
+    """Hooks that count the runs of blocks that run several times; set before all others."""
+    seen: set[int] = set()
+    for block in anatomy.blocks:
+        if block.turns is not None and id(block.turns) not in seen:
+            seen.add(id(block.turns))
+            yield block.turns.counting(block.module)
 
 
 def _norm(module: Any, kind: NormKind | None, width: int) -> Norm:

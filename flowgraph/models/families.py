@@ -154,6 +154,8 @@ class Stack:
         Norm before the head.
     sizes
         Sizes, where the config does not say them.
+    order
+        Number of the block that each layer runs, where blocks run several times in a pass; empty where each runs once.
     attentions
         Paths of the modules that attend, in the order in which they run, for ``wiring="unknown"``: attention is then known, and
         nothing of the residual stream.
@@ -187,6 +189,7 @@ class Stack:
     embedding_is_residual: bool = True
     final_norm: str = ""
     sizes: Sizes | None = None
+    order: tuple[int, ...] = ()
     attentions: tuple[str, ...] = ()
     reason: str = ""
 

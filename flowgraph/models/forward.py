@@ -8,7 +8,7 @@ rotated as the row says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -19,9 +19,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import NoPatternError
-from .anatomy import Anatomy, Block, Norm, scale_of_size
+from .anatomy import Anatomy, Block, Norm, counting, scale_of_size
 from .eager import AttentionCall, Watch, asks_for_attention, eager_attention, watching
-from .hooks import after, before, on_call, on_result
+from .hooks import after, before, on_call, on_result, only_while
 from .memory import empty_buffer
 from .softmax_capture import capturing
 from .rotary import Angles, HandedAngles, rotate
@@ -70,6 +70,17 @@ class Pass:
     was_watched: bool = False
     pattern_errors: dict[int, Tensor] = field(default_factory=dict)
     output_errors: dict[int, Tensor] = field(default_factory=dict)
+
+
+def watch_of(several: Sequence[tuple[Block, Watch]]) -> Watch:
+    """One watch for the layers that share an attention module: that of the layer that runs."""
+
+    def watch(call: AttentionCall) -> None:
+        for block, own in several:
+            if block.is_running():
+                own(call)
+
+    return several[0][1] if len(several) == 1 and several[0][0].turns is None else watch
 
 
 _MOST_POSITIONS = 32
@@ -210,15 +221,23 @@ class _Recorder:
         seen = {"q", "k", "pattern", "rotary"} | ({"v"} if self.all_given else set())
         if not (self.is_given and self.sites & seen):
             return {}
-        attends = [(row, self.anatomy.blocks[layer].attention) for row, layer in enumerate(self.layers)]
-        return {module: partial(self._store_call, row) for row, module in attends if module is not None}
+        attends = [(row, self.anatomy.blocks[layer]) for row, layer in enumerate(self.layers)]
+        watches: dict[nn.Module, list[tuple[Block, Watch]]] = {}
+        for row, block in attends:
+            if block.attention is not None:
+                watches.setdefault(block.attention, []).append((block, partial(self._store_call, row)))
+        return {module: watch_of(several) for module, several in watches.items()}
 
     def hooks(self) -> Iterator[Any]:
         """Register every hook that the wanted sites need."""
         if self.anatomy.level == "patterns":
             return
+        yield from counting(self.anatomy)
         for row, layer in enumerate(self.layers):
-            yield from self._block_hooks(row, self.anatomy.blocks[layer])
+            block = self.anatomy.blocks[layer]
+            with only_while(block.is_running):
+                handles = list(self._block_hooks(row, block))
+            yield from handles
         if self.layers.stop == len(self.anatomy.blocks) and self.anatomy.final_norm is not None:
             final = self.anatomy.final_norm
             yield before(final.module, lambda x: setattr(self.result, "final_scale", final.scale(_rows(x))))

@@ -7,10 +7,41 @@ neither record nor change them.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 from torch import Tensor, nn
+
+
+_gate: ContextVar[Callable[[], bool] | None] = ContextVar("gate", default=None)
+
+
+class Turns:
+    """Counts the runs of a module that a model runs several times in one pass, as ALBERT does with its one block."""
+
+    def __init__(self) -> None:
+        self.now = -1
+
+    def counting(self, module: nn.Module) -> Any:
+        """Start to count; set before any other hook, so that these find the turn that has begun."""
+        self.now = -1
+
+        def hook(_module: nn.Module, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
+            self.now += 1
+
+        return on_call(module, hook)
+
+
+@contextmanager
+def only_while(gate: Callable[[], bool]) -> Iterator[None]:
+    """Hooks that are set inside act only while the gate says so."""
+    token = _gate.set(gate)
+    try:
+        yield
+    finally:
+        _gate.reset(token)
 
 
 def before(module: nn.Module, use: Callable[[Tensor], object]) -> Any:
@@ -52,10 +83,10 @@ def hooks_on(model: nn.Module) -> frozenset[tuple[str, int]]:
 
 
 def _of_this_thread(hook: Callable[..., Any]) -> Callable[..., Any]:
-    owner = threading.get_ident()
+    owner, gate = threading.get_ident(), _gate.get()
 
     # Any number of arguments: torch notes that a hook wants keywords only after it has put it where other threads see it.
     def acting(*args: Any) -> Any:
-        return hook(*args) if threading.get_ident() == owner else None
+        return hook(*args) if threading.get_ident() == owner and (gate is None or gate()) else None
 
     return acting

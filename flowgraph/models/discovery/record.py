@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class ModuleCall:
     input: Tensor | None
     output: Tensor | None = None
     result: Any = None
+    begun: int = 0
 
 
 @dataclass(eq=False)
@@ -77,6 +79,25 @@ class Record:
             if _is_under(name, under) and found is not None and same(found, x):
                 yield name
 
+    def runs(self, name: str) -> int:
+        """How often a module ran."""
+        return len(self.calls.get(name, ()))
+
+    def of_run(self, path: str, run: int) -> Record:
+        """What one run of a module shows: of the modules inside it the calls of that run, of all others everything."""
+        times = self.runs(path)
+
+        def own(name: str, several: list[Any]) -> list[Any]:
+            # A module inside may itself run several times in each run.
+            each = len(several) // times
+            return several[run * each : (run + 1) * each] if _is_under(name, path) and len(several) % times == 0 else several
+
+        calls = {name: found for name, several in self.calls.items() if (found := own(name, several))}
+        attention = {name: own(name, several) for name, several in self.attention.items()}
+        record = Record(self.modules, calls, attention, self.logits, self.last)
+        record.index()
+        return record
+
     def index(self) -> None:
         """Make tensors findable."""
         for name, (call, *_) in self.calls.items():
@@ -108,11 +129,12 @@ def record_pass(model: Any, feed: dict[str, Any]) -> Record:
     unfinished: dict[str, list[ModuleCall]] = {}
 
     inside: list[str] = []
+    clock = count()
 
     def begin(name: str) -> Any:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             found = next((x for x in (*args, *kwargs.values()) if _is_number(x)), None)
-            call = ModuleCall(name, None if found is None else found.detach().clone())
+            call = ModuleCall(name, None if found is None else found.detach().clone(), begun=next(clock))
             record.calls.setdefault(name, []).append(call)
             unfinished.setdefault(name, []).append(call)
             inside.append(name)

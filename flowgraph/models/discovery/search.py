@@ -42,10 +42,16 @@ class Search:
             If its parts are not found; the text says which part, and how far the search came.
         """
         blocks, paths = self._blocks()
-        found = [BlockSearch(self.record, f"{blocks}.{i}", path, _functions()).run() for i, path in enumerate(paths)]
+        order = self._order(blocks, len(paths))
+        found = [
+            BlockSearch(self.record.of_run(f"{blocks}.{n}", order[:i].count(n)) if len(order) > len(paths) else self.record,
+                        f"{blocks}.{n}", paths[n], _functions()).run()
+            for i, n in enumerate(order)
+        ]  # fmt: skip
         attending = [one for one in found if one.attention]
         first = attending[0]
-        first_state, last_state = self.record.input(f"{blocks}.0"), self.record.output(f"{blocks}.{len(paths) - 1}")
+        first_state = self.record.calls[f"{blocks}.{order[0]}"][0].input
+        last_state = self.record.calls[f"{blocks}.{order[-1]}"][-1].output
         assert first_state is not None
         assert last_state is not None
         config = self.model.config.get_text_config()
@@ -85,6 +91,7 @@ class Search:
             position_embedding=positions,
             final_norm=final_norm,
             role="decoder" if self._is_causal() else "encoder",
+            order=tuple(order) if len(order) > len(paths) else (),
             sizes=Sizes(heads, kv_heads, d_head, d_value, first_state.shape[-1]),
         )  # fmt: skip
         head, kind, factor, cap = self._head(final_norm, last_state)
@@ -151,18 +158,26 @@ class Search:
             inside = [[at for at in attending if at.startswith(f"{path}.")] for path in paths]
             if not any(inside):
                 continue
-            if any(len(self.record.calls.get(path, ())) != 1 for path in paths):
-                tried.append(f"{name} holds modules that do not run once each")
+            if not all(self.record.runs(path) for path in paths):
+                tried.append(f"{name} holds modules that do not run")
                 continue
             if any(len(ats) > 1 for ats in inside):
                 counts = ", ".join(str(len(ats)) for ats in inside)
                 tried.append(f"the blocks of {name} attend {counts} times each")
                 continue
-            if any(len(self.record.attention[at]) != 1 for ats in inside for at in ats):
+            if any(
+                len(self.record.attention[at]) != self.record.runs(path)
+                for ats, path in zip(inside, paths, strict=True) for at in ats
+            ):
                 tried.append(f"an attention of {name} runs more than once")
                 continue
             return name, [ats[0] if ats else None for ats in inside]
         raise NotFoundError("; ".join(tried) or "no list of blocks holds the modules that attend")
+
+    def _order(self, blocks: str, count: int) -> list[int]:
+        """Number of the block that each layer runs, in the order in which they ran."""
+        begun = [(call.begun, n) for n in range(count) for call in self.record.calls[f"{blocks}.{n}"]]
+        return [n for _, n in sorted(begun)]
 
     def _is_causal(self) -> bool:
         patterns = [call.pattern for calls in self.record.attention.values() for call in calls]
