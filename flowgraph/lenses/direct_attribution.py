@@ -152,7 +152,7 @@ _COLUMNS = ("part", "kind", "layer", "head", "logits")
 _BARS: dict[str, tuple[Role, tuple[str, ...]]] = {
     "heads": ("attention", ("head",)),
     "MLPs": ("mlp", ("mlp",)),
-    "mixers": ("other", ("mixer",)),
+    "mixers": ("rest", ("mixer",)),
     "embedding and biases": ("rest", ("embedding", "position_embedding", "bias")),
 }
 """What a bar is of → its role, and the kinds of parts that it stands for."""
@@ -255,7 +255,9 @@ def _attribute(
         output = block.attention_output
         if output is not None:
             biases |= _bias(output.bias, block.attention_post_norm, toward, direction, f"L{layer}.attn_bias")
-        mixers.append(upcast(trace.mixer_out[layer, at]) @ direction if block.mixer is not None else direction.new_zeros(()))
+        mixers.append(
+            upcast(trace.mixer_out[layer, at]) @ direction if block.mixer is not None else direction.new_zeros(())
+        )
         toward = _through(block.mlp_post_norm, trace, "mlp_post", layer, at, direction)
         if block.mlp_output is None:
             # An MLP without neurons is one part, with all of its biases in it.

@@ -102,6 +102,11 @@ def ff(trace: Trace, *, sources: int | None = SOURCES) -> EdgeWeights:
         raise ArgumentError(f"sources={sources} must be at least 1 (the token itself), or None for all tokens")
     if not trace.model.anatomy.has_neurons:
         raise UnsupportedReadingError(f"method 'ff' takes an MLP apart: {no_neurons(trace.model.anatomy)}")
+    if trace.model.anatomy.has_gaps:
+        raise UnsupportedReadingError(
+            f"method 'ff' takes the state before each MLP apart into tokens, and some layers of {trace.model_name!r} mix them by "
+            "something else than attention; take 'norms' or 'proximity'"
+        )
     n, t = trace.layers[1] - trace.layers[0], len(trace.tokens)
     summed, residual, rest = np.zeros((n, t, t)), np.zeros((n, t)), np.zeros((n, t))
     worst = 0.0
@@ -196,7 +201,7 @@ class _Block:
             # Its gain goes into the vectors, which no target changes, its scale into the coefficients.
             vectors = over_attention.norm.linear(vectors, vectors.new_ones(1, 1))
             coefficient = coefficient / upcast(over_attention.scale)[:, None]
-        everywhere, b_O = slice(None), block.attention_output.bias
+        everywhere, b_O = slice(None), block.output_projection.bias
         bias = torch.zeros_like(residual) if b_O is None or parallel else b_O.expand_as(residual)
         projections = [p for p in (block.mlp_gate, block.mlp_input) if p is not None]
         return cls(
@@ -211,8 +216,8 @@ class _Block:
             mlp=block,
             W_in=tuple(p.weight for p in projections),
             b_in=tuple(p.bias for p in projections),
-            W_out=block.mlp_output.weight,
-            b_out=block.mlp_output.bias,
+            W_out=block.neuron_layers.output.weight,
+            b_out=block.neuron_layers.output.bias,
         )
 
     def source_lengths(self) -> Float[Tensor, "T S"]:
@@ -242,7 +247,7 @@ class _Block:
         pieces = [seen @ weight for weight in self.W_in]
         starts = [constant @ weight for weight in self.W_in]
         starts = [x if b is None else x + b for x, b in zip(starts, self.b_in, strict=True)]
-        factors, error = _factors(self.mlp.activation, starts, [piece.sum(1) for piece in pieces])
+        factors, error = _factors(self.mlp.neuron_layers.activation, starts, [piece.sum(1) for piece in pieces])
         neurons = pieces[0].mul_(factors[0][:, None])
         for piece, factor in zip(pieces[1:], factors[1:], strict=True):
             neurons.addcmul_(piece, factor[:, None])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ..errors import ArchitectureError, UnsupportedReadingError
 from .families import FAMILIES, FUNCTION, Attention, Family, NormKind, Sizes, Stack, Wiring
-from .kinds import is_encoder_decoder, kind_of, reads_choices, unread_head
 from .hooks import Turns
+from .kinds import is_encoder_decoder, kind_of, reads_choices, unread_head
 from .norms import found_kind
 
 Level = Literal["patterns", "stream", "full"]
@@ -139,6 +139,15 @@ class Projection:
         return int(shape[0] if type(self.module).__name__ == "Conv1D" else shape[1])
 
 
+class NeuronLayers(NamedTuple):
+    """An MLP with neurons: activation(input) without a gate, activation(gate) · input with one, then the output projection."""
+
+    input: Projection
+    gate: Projection | None
+    output: Projection
+    activation: Callable[[Tensor], Tensor]
+
+
 @dataclass(frozen=True)
 class Block:
     """One resolved block of a stack.
@@ -183,6 +192,32 @@ class Block:
     def n_neurons(self) -> int:
         """Number of neurons of the MLP; 0 where it is no projection – activation – projection."""
         return 0 if self.mlp_output is None else self.mlp_output.d_in
+
+    @property
+    def output_projection(self) -> Projection:
+        """W_O of a block that attends.
+
+        Raises
+        ------
+        UnsupportedReadingError
+            If the block does not attend.
+        """
+        if self.attention_output is None:
+            raise UnsupportedReadingError(f"layer {self.index} does not attend, so it has no heads")
+        return self.attention_output
+
+    @property
+    def neuron_layers(self) -> NeuronLayers:
+        """The projections and the activation of an MLP with neurons.
+
+        Raises
+        ------
+        UnsupportedReadingError
+            If the MLP has none.
+        """
+        if self.mlp_input is None or self.mlp_output is None or self.activation is None:
+            raise UnsupportedReadingError(f"the MLP of layer {self.index} has no neurons")
+        return NeuronLayers(self.mlp_input, self.mlp_gate, self.mlp_output, self.activation)
 
     @property
     def mlp_reader(self) -> nn.Module | None:
@@ -344,7 +379,9 @@ class Anatomy:
 
 def no_neurons(anatomy: Anatomy) -> str:
     """A sentence on a model whose MLPs are no projection – activation – projection."""
-    kind = next((type(block.mlp).__name__ for block in anatomy.blocks if block.mlp_output is None and block.mlp), "none")
+    kind = next(
+        (type(block.mlp).__name__ for block in anatomy.blocks if block.mlp_output is None and block.mlp), "none"
+    )
     return (
         f"the MLPs of {type(anatomy.model).__name__} ({kind}) are no projection, activation and projection, as a mixture of experts "
         "is not, so they have no neurons; each MLP is one node"
@@ -375,7 +412,7 @@ def resolve(model: Any) -> Anatomy:
     # The decoder of such a model alone looks like a row's, and would be another model; a model of choices looks like one too.
     if is_encoder_decoder(model) or reads_choices(model):
         raise ArchitectureError(no_row(model, model_type))
-    named = [row for row in FAMILIES.values() if model_type in row.model_types]
+    named = named_rows(model)
     failures: dict[str, list[str]] = {}
     # A row that names the type is the only candidate: its failure is then said, and no other row is tried in its place.
     for row in named or FAMILIES.values():
@@ -384,6 +421,12 @@ def resolve(model: Any) -> Anatomy:
             return build(model, row)
         failures[row.name] = missing
     raise ArchitectureError(no_row(model, model_type, failures))
+
+
+def named_rows(model: Any) -> list[Family]:
+    """Rows that name the type of a model."""
+    model_type = getattr(model.config.get_text_config(), "model_type", "")
+    return [row for row in FAMILIES.values() if model_type in row.model_types]
 
 
 def no_row(model: Any, model_type: str, failures: dict[str, list[str]] | None = None) -> str:
@@ -429,7 +472,12 @@ def _missing(model: Any, row: Family) -> list[str]:
             fault = _fault(root, path, matrix=path == stack.embedding)
             missing += [] if fault is None else [fault]
         found = _find(blocks[0], stack.attention.module)
-        if stack.attention.scale == "module" and not stack.attention.scales and found is not None and not hasattr(found, "scaling"):
+        if (
+            stack.attention.scale == "module"
+            and not stack.attention.scales
+            and found is not None
+            and not hasattr(found, "scaling")
+        ):
             # Without it the row says that there is a factor and the model does not say which.
             where = stack.attention.module
             missing += [] if hasattr(found, "scale_attn") else [f"{where}.scaling or {where}.scale_attn"]
@@ -720,7 +768,11 @@ def _block(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes
         mlp_gate=mlp_gate,
         mlp_output=mlp_output,
         activation=_activation(block, stack.mlp_activation) if mlp_output is not None else None,
-        scale=1.0 if found is None else attention.scales[index] if attention.scales else _attention_scale(found, attention),
+        scale=1.0
+        if found is None
+        else attention.scales[index]
+        if attention.scales
+        else _attention_scale(found, attention),
     )
 
 

@@ -150,7 +150,11 @@ def _attention_errors(anatomy: Anatomy, record: Pass, layers: range, rows: Tenso
 
 def _of_all(errors: Float[Tensor, "some"], rows: list[int], count: int) -> Float[Tensor, "layer"]:
     """Errors of some rows in their places among all, 0 elsewhere."""
-    return errors if len(rows) == count else errors.new_zeros(count).index_copy(0, torch.tensor(rows, device=errors.device), errors)
+    return (
+        errors
+        if len(rows) == count
+        else errors.new_zeros(count).index_copy(0, torch.tensor(rows, device=errors.device), errors)
+    )
 
 
 def _by_group(

@@ -79,7 +79,6 @@ class AttentionCall:
         error: Tensor = (made - pattern).norm() / pattern.float().norm()
         return error
 
-
     def output_error(self) -> Float[Tensor, ""]:
         """‖pattern · v − output‖ / ‖output‖."""
         assert self.pattern is not None

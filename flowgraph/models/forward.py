@@ -23,8 +23,8 @@ from .anatomy import Anatomy, Block, Norm, counting, scale_of_size
 from .eager import AttentionCall, Watch, asks_for_attention, eager_attention, watching
 from .hooks import after, before, on_call, on_result, only_while
 from .memory import empty_buffer
-from .softmax_capture import capturing
 from .rotary import Angles, HandedAngles, rotate
+from .softmax_capture import capturing
 
 SITES: tuple[str, ...] = (
     "resid_pre", "resid_mid", "resid_post", "pattern", "q", "k", "q_proj", "k_proj", "v", "z",
@@ -283,11 +283,17 @@ class _Recorder:
             assert block.mlp_output is not None
             yield before(block.mlp_output.module, lambda x: self._store("neurons", row, _rows(x)))
         output = block.attention_output
-        for site, module, factor, post_norm in (
-            ("attn_out", output and output.module, output.factor if output else 1.0, block.attention_post_norm),
+        writers: tuple[tuple[str, nn.Module | None, float, Norm | None], ...] = (
+            (
+                "attn_out",
+                None if output is None else output.module,
+                1.0 if output is None else output.factor,
+                block.attention_post_norm,
+            ),
             ("mixer_out", block.mixer, block.mixer_factor, block.attention_post_norm if output is None else None),
             ("mlp_out", block.mlp, block.mlp_factor, block.mlp_post_norm),
-        ):
+        )
+        for site, module, factor, post_norm in writers:
             if site in self.sites and module is not None:
                 added = module if post_norm is None else post_norm.module
                 yield after(added, partial(self._store_written, site, row, factor))
@@ -335,7 +341,9 @@ class _Recorder:
                 if "v" in self.sites:
                     yield after(block.value, lambda x: self._store("v", row, self._heads(x)))
         if "z" in self.sites:
-            yield before(block.attention_output.module, lambda x: self._store("z", row, self._heads(x, self.anatomy.d_value)))
+            yield before(
+                block.attention_output.module, lambda x: self._store("z", row, self._heads(x, self.anatomy.d_value))
+            )
         if "pattern" in self.sites and not self.is_given:
             yield on_result(block.attention, lambda module, _args, output: self._store_returned(row, module, output))
 
@@ -380,7 +388,9 @@ class _Recorder:
                 self.result.output_errors[row] = call.output_error()
             if attention.bias or attention.sinks:
                 rows_seen = spread(call.query.shape[2], call.query.device)
-                self.result.pattern_errors[row] = call.pattern_error(block.scale, self.anatomy.attention_softcap, rows_seen)
+                self.result.pattern_errors[row] = call.pattern_error(
+                    block.scale, self.anatomy.attention_softcap, rows_seen
+                )
         if self.all_given and "v" in self.sites:
             self._store("v", row, call.value[0].transpose(0, 1))
         for site, heads, norm in (("q", call.query, block.query_norm), ("k", call.key, block.key_norm)):

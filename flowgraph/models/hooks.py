@@ -14,7 +14,6 @@ from typing import Any
 
 from torch import Tensor, nn
 
-
 _gate: ContextVar[Callable[[], bool] | None] = ContextVar("gate", default=None)
 
 

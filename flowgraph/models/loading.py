@@ -26,7 +26,7 @@ from ..errors import (
     PromptError,
     UnsupportedReadingError,
 )
-from .anatomy import Anatomy, Level, resolve, without_head
+from .anatomy import Anatomy, Level, named_rows, resolve, without_head
 from .discovery import can_search, found_and_proved
 from .eager import lock_of
 from .families import FAMILIES
@@ -376,14 +376,29 @@ def _parts(model: Any) -> tuple[Anatomy, dict[str, float]]:
         If neither is proved; the message is the row's, with what the search says after it.
     """
     try:
-        return _proved(resolve(model))
+        return _by_row(model)
     except ArchitectureError as by_row:
-        if can_search(model):
-            try:
-                return found_and_proved(model, _proof)
-            except ArchitectureError as by_search:
-                raise ArchitectureError(f"{by_row}. Nor are they found by search: {by_search}") from by_row
-        raise
+        if not can_search(model):
+            raise
+        try:
+            found = found_and_proved(model, _proof)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except _FOREIGN as error:  # the model itself fails on a few tokens
+            raise ArchitectureError(f"{by_row}. A search fails with {type(error).__name__}: {first_line(error)}") from None
+        except ArchitectureError as by_search:
+            raise ArchitectureError(f"{by_row}. Nor are its parts found by search: {by_search}") from None
+        if named_rows(model):
+            warnings.warn(
+                f"{by_row}. The row is set aside, and the parts that a search found are proved and used", stacklevel=4
+            )
+        return found
+
+
+def _by_row(model: Any) -> tuple[Anatomy, dict[str, float]]:
+    """The model's parts by a row, with their proof."""
+    with _understood(model):
+        return _proved(resolve(model))
 
 
 def _warn_of(name: str, own: OwnAttention, stacklevel: int) -> None:

@@ -51,7 +51,7 @@ def _kind(module: nn.Module, width: int) -> tuple[NormKind, float] | None:
     expected = given.reshape(x.shape).double()
     if bool((expected == x.double()).all()):
         return None
-    tolerance = _ROUNDING[like.dtype] if like.dtype in _ROUNDING else 1e-5
+    tolerance = _ROUNDING.get(like.dtype, 1e-5)
     for epsilon in _epsilons(module):
         for kind in _FORMULAS:
             made = _formula(kind, epsilon, x.double(), weight, bias)

@@ -137,7 +137,7 @@ def prove(anatomy: Anatomy) -> dict[str, float]:
     return {name: float(per_layer.max()) for name, per_layer in errors.items()}
 
 
-def check_finite(anatomy: Anatomy, states: Float[Tensor, "layer position d_model"], logits: Tensor | None) -> None:
+def check_finite(anatomy: Anatomy, states: Float[Tensor, "layer *n"], logits: Tensor | None) -> None:
     """Refuse NaN and infinity in a pass.
 
     Raises
@@ -348,7 +348,14 @@ def _norm_formula(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
     block: Block = anatomy.blocks[i]
     x = record.sites["resid_pre"][i]
     # Where attention reads the state itself, the norm over what it adds, or that of the MLP, is tried.
-    norm = next((one for one in (block.attention_norm, block.attention_post_norm, block.mlp_norm) if one and one.kind != "none"), None)
+    norm = next(
+        (
+            one
+            for one in (block.attention_norm, block.attention_post_norm, block.mlp_norm)
+            if one and one.kind != "none"
+        ),
+        None,
+    )
     if norm is None:
         return upcast(x.new_zeros(()))
     with torch.no_grad():

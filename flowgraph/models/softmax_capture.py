@@ -108,7 +108,11 @@ class _Following(TorchFunctionMode):
             return replace(scores, added=(*scores.added, other))
         if name in _TIMES and isinstance(other, Tensor) and _is_mask(other):
             return scores
-        number = float(other) if isinstance(other, (int, float)) or (isinstance(other, Tensor) and other.numel() == 1) else None
+        number = (
+            float(other)
+            if isinstance(other, (int, float)) or (isinstance(other, Tensor) and other.numel() == 1)
+            else None
+        )
         if number is None or name not in _TIMES | _OVER:
             return None
         factor = number if name in _TIMES else 1 / number

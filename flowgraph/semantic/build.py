@@ -114,6 +114,10 @@ def semantic_graph(
     """
     if not trace.model.anatomy.has_neurons:
         raise UnsupportedReadingError(f"a semantic graph shows neurons: {no_neurons(trace.model.anatomy)}")
+    if trace.model.anatomy.has_gaps:
+        raise UnsupportedReadingError(
+            f"a semantic graph shows heads and neurons of its layers, and some layers of {trace.model_name!r} do not attend"
+        )
     if style not in ("flow", "visit"):
         raise ArgumentError(f"style={style!r} is not known; expected 'flow' or 'visit'")
     if style == "visit":

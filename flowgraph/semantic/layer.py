@@ -50,7 +50,7 @@ class Layer:
     @cached_property
     def neuron_rows(self) -> Float[Tensor, "d_mlp d_model"]:
         """[d_mlp, d_model] rows of W_out."""
-        return _gained(self._post_norm("mlp"), self._block.mlp_output.weight)
+        return _gained(self._post_norm("mlp"), self._block.neuron_layers.output.weight)
 
     def source_amounts(self, position: int) -> Float[Tensor, "head key_pos"]:
         """[head, key_pos] pattern of a query, through the scale of a norm after the block."""
@@ -66,7 +66,8 @@ class Layer:
 
     def bias(self, part: str, position: int) -> Vector | None:
         """[d_model] contribution of the bias of ``"attention"`` or ``"mlp"`` and of a norm after it; None without a bias."""
-        projection: Projection = self._block.attention_output if part == "attention" else self._block.mlp_output
+        block = self._block
+        projection: Projection = block.output_projection if part == "attention" else block.neuron_layers.output
         norm = self._post_norm(part)
         bias = projection.bias
         if bias is not None and norm is not None:

@@ -57,8 +57,9 @@ class MlpNodes:
         block = self.trace.model.anatomy.blocks[self.at]
         place, rows, amounts = self._place(t), self.layer.neuron_rows, self.layer.neuron_amounts(t)
         activations, x = upcast(self.trace.neurons[self.layer.row, t]), self.sketch.vectors[read]
-        into = block.mlp_input.weight[:, shown].T
-        gates = None if block.mlp_gate is None else block.mlp_gate.weight[:, shown].T
+        layers = block.neuron_layers
+        into = layers.input.weight[:, shown].T
+        gates = None if layers.gate is None else layers.gate.weight[:, shown].T
         gate, up = self.trace.model.anatomy.mlp_pre(self.at, x)
         for place_in_shown, n in enumerate(shown.tolist()):
             written = amounts[n] * rows[n]
@@ -70,7 +71,7 @@ class MlpNodes:
             # in.
             reads = [("neuron_in", into, up[n], up[n] if gate is not None else activations[n])]
             if gates is not None and gate is not None:
-                reads.append(("gate", gates, gate[n], block.activation(gate[n])))
+                reads.append(("gate", gates, gate[n], layers.activation(gate[n])))
             for kind, weights, before, after in reads:
                 node = Node(kind, layer=self.at, position=t, index=n)  # type: ignore[arg-type]
                 self.sketch.node(node, weights[place_in_shown], activation=float(before))

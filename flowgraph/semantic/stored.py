@@ -66,7 +66,14 @@ def store_of(loaded: LoadedModel) -> Path:
     anatomy = loaded.anatomy
     modules = (*([] if anatomy.final_norm is None else [anatomy.final_norm.module]), *anatomy.head)
     # Number of the format, device and head: any change of them gives another file.
-    about = (_FORMAT, anatomy.family.name, str(loaded.device), anatomy.softcap, anatomy.logit_factor, [str(module) for module in modules])
+    about = (
+        _FORMAT,
+        anatomy.family.name,
+        str(loaded.device),
+        anatomy.softcap,
+        anatomy.logit_factor,
+        [str(module) for module in modules],
+    )
     digest = hashlib.sha256(repr(about).encode())
     for module in modules:
         for parameter in module.parameters():

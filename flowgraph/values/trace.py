@@ -229,7 +229,9 @@ class Trace:
             if self.loaded is not None and not given_sites(self.loaded.anatomy, frozenset({name})):
                 self.loaded.anatomy.require_stream(f"the site {name!r}")
                 lack = no_neurons if name == "neurons" else no_projections
-                raise UnsupportedReadingError(f"no trace of {self.model_name!r} holds {name!r}: {lack(self.loaded.anatomy)}")
+                raise UnsupportedReadingError(
+                    f"no trace of {self.model_name!r} holds {name!r}: {lack(self.loaded.anatomy)}"
+                )
             kept = ", ".join(sorted(self.sites)) or "nothing"
             raise NotRecordedError(
                 f"this trace does not hold {name!r} (kept: {kept}); trace again with keep= naming it, or without keep="
@@ -347,7 +349,11 @@ class Trace:
     @property
     def sink(self) -> Float[Tensor, "layer head position"]:
         """[layer, head, position] attention to each head's sink; with it, rows of the pattern sum to 1. Zero without sinks."""
-        return (1 - self.pattern.float().sum(-1)).clamp(min=0) if self.has_sinks else self.pattern.new_zeros(self.pattern.shape[:-1])
+        return (
+            (1 - self.pattern.float().sum(-1)).clamp(min=0)
+            if self.has_sinks
+            else self.pattern.new_zeros(self.pattern.shape[:-1])
+        )
 
     def grouped(self, groups: Any = "words", *, head: int | None = None) -> TokenMatrix:
         """Attention between words, or between any groups of tokens, in every kept layer.

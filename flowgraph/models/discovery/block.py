@@ -137,14 +137,14 @@ class BlockSearch:
                     self.found.attention_factor, self.found.mlp_factor = factors
                     self.found.attention_post_norm = self._inside(norm) if norm else ""
                     self.middle = self.x + factors[0] * added
-                    self._mlp(mlp, names)
+                    self._mlp(names)
                     return
         raise NotFoundError(
             f"what {self.path} adds to the residual stream is not the sum of its attention's output and one more module's"
         )
 
     def _mixer_and_mlp(self) -> None:
-        """x + mixer + MLP in a block that does not attend: the mixer reads the state that enters, the MLP the one after it."""
+        """X + mixer + MLP in a block that does not attend: the mixer reads the state that enters, the MLP the one after it."""
         candidates = list(self._candidates(()))
         change = self.y - self.x
         for mixed, mixers in candidates:
@@ -161,13 +161,15 @@ class BlockSearch:
                 mixers = [name for name in mixers if self._has_weights(name)]
                 norm = next((name for name in mixers if self._is_norm(name)), None)
                 if norm is not None:
-                    mixers = [name for name in self.record.giving(self.record_input(norm), self.path)]
+                    mixers = list(self.record.giving(self.record_input(norm), self.path))
                     self.found.attention_post_norm = self._inside(norm)
                 self.added, self.mixer = mixed, mixers[-1]
                 self.found.mixer = self._inside(self.mixer)
-                self._mlp(mlp, names)
+                self._mlp(names)
                 return
-        raise NotFoundError(f"{self.path} does not attend, and what it adds is not the sum of a mixer's output and an MLP's")
+        raise NotFoundError(
+            f"{self.path} does not attend, and what it adds is not the sum of a mixer's output and an MLP's"
+        )
 
     def _reads_middle(self, names: list[str]) -> bool:
         """Whether one of some modules, or the norm before it, reads the state in the middle."""
@@ -177,10 +179,15 @@ class BlockSearch:
                 continue
             if self._is_close(self._state(x), self.middle):
                 return True
-            if any(self._is_norm(norm) and self._is_close(self._input(norm), self.middle) for norm in self.record.giving(x, self.path)):
+            if any(
+                self._is_norm(norm) and self._is_close(self._input(norm), self.middle)
+                for norm in self.record.giving(x, self.path)
+            ):
                 return True
             # A second norm reads what the MLP gives.
-            if self._is_norm(name) and self._reads_middle([one for one in self.record.giving(x, self.path) if one != name]):
+            if self._is_norm(name) and self._reads_middle(
+                [one for one in self.record.giving(x, self.path) if one != name]
+            ):
                 return True
         return False
 
@@ -216,7 +223,7 @@ class BlockSearch:
                         self.found.wiring = "post_norm"
                         self.found.attention_norm, self.found.mlp_norm = self._inside(first), self._inside(last)
                         self.middle = middle
-                        self._mlp(mlp, names)
+                        self._mlp(names)
                         return True
         return False
 
@@ -233,12 +240,16 @@ class BlockSearch:
             seen.append(state)
             yield state, list(self.record.giving(output, self.path))
 
-    def _mlp(self, written: Tensor, names: list[str]) -> None:
-        """The module that writes ``written``, its second norm, and the norm that it reads through."""
+    def _mlp(self, names: list[str]) -> None:
+        """The module that writes what the MLP adds, its second norm, and the norm that it reads through."""
         found = self.found
         norm = next((name for name in names if self._is_norm(name)), None)
         if norm is not None and found.wiring != "post_norm":
-            inside = [name for name in self.record.giving(self.record_input(norm), self.path) if not self._holds_attention(name)]
+            inside = [
+                name
+                for name in self.record.giving(self.record_input(norm), self.path)
+                if not self._holds_attention(name)
+            ]
             if inside:
                 found.mlp_post_norm, names = self._inside(norm), inside
         if bool(found.mlp_post_norm) != bool(found.attention_post_norm) and found.wiring != "post_norm":
@@ -272,7 +283,9 @@ class BlockSearch:
                             raise NotFoundError(f"{self.path} is parallel and has second norms")
                         found.wiring = "parallel"
                     return
-        raise NotFoundError(f"the MLP of {self.path} ({outer}) reads neither the state before nor the state after attention")
+        raise NotFoundError(
+            f"the MLP of {self.path} ({outer}) reads neither the state before nor the state after attention"
+        )
 
     def _first_reader_state(self, neurons: Tensor) -> Tensor:
         """The state that the linear layers read whose output is as wide as the neurons."""
@@ -307,7 +320,7 @@ class BlockSearch:
             name for name in self.record.reading(self.reads, self.path)
             if _is_linear(self.record.modules[name]) and not self._is_of_mlp(name)
         ]  # fmt: skip
-        single = {}
+        single: dict[str, str] = {}
         for role, entering in given.items():
             for name in linear:
                 if name in single.values():

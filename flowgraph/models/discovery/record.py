@@ -90,7 +90,11 @@ class Record:
         def own(name: str, several: list[Any]) -> list[Any]:
             # A module inside may itself run several times in each run.
             each = len(several) // times
-            return several[run * each : (run + 1) * each] if _is_under(name, path) and len(several) % times == 0 else several
+            return (
+                several[run * each : (run + 1) * each]
+                if _is_under(name, path) and len(several) % times == 0
+                else several
+            )
 
         calls = {name: found for name, several in self.calls.items() if (found := own(name, several))}
         attention = {name: own(name, several) for name, several in self.attention.items()}

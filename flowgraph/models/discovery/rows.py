@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
+from torch import Tensor
+
 from ...errors import ArchitectureError
 from ..anatomy import Anatomy, build
 from ..families import Family
@@ -18,7 +20,13 @@ Proof = Callable[[Anatomy], dict[str, float]]
 
 def can_search(model: Any) -> bool:
     """Whether a search makes sense: one stack that takes token ids."""
-    return not is_encoder_decoder(model) and not reads_choices(model)
+    if is_encoder_decoder(model) or reads_choices(model) or getattr(model, "main_input_name", "input_ids") != "input_ids":
+        return False
+    try:
+        table = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return False
+    return isinstance(getattr(table, "weight", None), Tensor) and table.weight.ndim == 2
 
 
 def found_and_proved(model: Any, prove: Proof) -> tuple[Anatomy, dict[str, float]]:

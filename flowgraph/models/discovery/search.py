@@ -16,6 +16,7 @@ from .record import record_pass
 _TOKENS = 7
 """Length of the pass: more than the proof's, so that windows and chunks of tiny models show."""
 _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "logit_softcapping", "final_logits_softcap")
+_PROJECTIONS = ("query", "key", "value", "fused", "query_norm", "key_norm")
 _NOTHING_ATTENDS = "no module asks the library for an attention function, and no softmax of products meets values"
 # Models say the longest input under many names.
 _CONTEXT = (
@@ -31,7 +32,9 @@ class Search:
         self.model, self.ids = model, _probe(model)
         # Without a cache, which some models cannot fill for layers that do not attend.
         accepts = inspect.signature(model.forward).parameters
-        self.record = record_pass(model, {"input_ids": self.ids, **({"use_cache": False} if "use_cache" in accepts else {})})
+        self.record = record_pass(
+            model, {"input_ids": self.ids, **({"use_cache": False} if "use_cache" in accepts else {})}
+        )
 
     def row(self) -> Family:
         """The row of a model, with every fitted number in it.
@@ -59,6 +62,8 @@ class Search:
         embedding, scale, positions = self._embedding(first_state)
         final_norm = self._final_norm(last_state, blocks)
         projected = all(one.query for one in attending) or all(one.fused for one in attending)
+        names = _PROJECTIONS if projected else ()
+        projections: dict[str, Any] = {name: _merged([getattr(one, name) for one in found]) for name in names}
         stack = Stack(
             blocks=self._from_base(blocks),
             mixer=_merged([one.mixer for one in found]),
@@ -66,11 +71,7 @@ class Search:
             attention=Attention(
                 module=_merged([one.attention for one in found]),
                 output=_merged([one.attention_output for one in found]),
-                **(
-                    {name: _merged([getattr(one, name) for one in found])
-                     for name in ("query", "key", "value", "fused", "query_norm", "key_norm")}
-                    if projected else {}
-                ),
+                **projections,
                 fused_layout=cast("Any", first.fused_layout),
                 scales=tuple(one.scale for one in found),
                 softcap=first.softcap or "",
@@ -123,7 +124,7 @@ class Search:
         shapes = list(dict.fromkeys(tuple(call.pattern.shape[1:]) for _, call in calls if call.pattern is not None))
         if len(shapes) > 1:
             raise NotFoundError(f"patterns of different layers differ in shape [head, query, key]: {shapes}")
-        sizes = _agreed("sizes of heads", [one.sizes for one in found])
+        heads, kv_heads, d_head, d_value = _agreed("sizes of heads", [one.sizes for one in found])
         config = self.model.config.get_text_config()
         table = self.model.get_input_embeddings()
         stack = Stack(
@@ -134,11 +135,20 @@ class Search:
                 bias=any(one.bias for one in found), sinks=any(one.sinks for one in found),
             ),
             wiring="unknown", role="decoder" if self._is_causal() else "encoder",
-            attentions=tuple(self._from_base(name) for name, _ in calls), sizes=Sizes(*sizes, table.weight.shape[1]),
+            attentions=tuple(self._from_base(name) for name, _ in calls),
+            sizes=Sizes(heads, kv_heads, d_head, d_value, table.weight.shape[1]),
             reason=reason,
         )  # fmt: skip
         model_type = self._type(config)
-        return Family(name=model_type, model_types=(model_type,), stacks=(stack,), norm=None, head=(), context=_CONTEXT, found=True)
+        return Family(
+            name=model_type,
+            model_types=(model_type,),
+            stacks=(stack,),
+            norm=None,
+            head=(),
+            context=_CONTEXT,
+            found=True,
+        )
 
     def _type(self, config: Any) -> str:
         return str(getattr(config, "model_type", "") or type(self.model).__name__)
@@ -167,7 +177,8 @@ class Search:
                 continue
             if any(
                 len(self.record.attention[at]) != self.record.runs(path)
-                for ats, path in zip(inside, paths, strict=True) for at in ats
+                for ats, path in zip(inside, paths, strict=True)
+                for at in ats
             ):
                 tried.append(f"an attention of {name} runs more than once")
                 continue
@@ -196,7 +207,7 @@ class Search:
             return path, None, ""
         tokens = tokens.double()
         for name in ["", *self._tables(table)]:
-            places = 0.0
+            places = torch.zeros_like(state)
             if name:
                 output = self.record.output(name)
                 assert output is not None
@@ -211,7 +222,9 @@ class Search:
 
     def _tables(self, tokens: nn.Module) -> list[str]:
         found = [name for name, module in self.record.modules.items() if isinstance(module, nn.Embedding)]
-        return [name for name in found if self.record.modules[name] is not tokens and self.record.output(name) is not None]
+        return [
+            name for name in found if self.record.modules[name] is not tokens and self.record.output(name) is not None
+        ]
 
     def _final_norm(self, state: Tensor, blocks: str) -> str:
         for name in self.record.reading(state):
@@ -295,7 +308,19 @@ def _functions() -> dict[str, Any]:
     """Elementwise functions by the names that configs give them."""
     from transformers.activations import ACT2FN
 
-    names = ("gelu", "gelu_new", "relu", "silu", "relu2", "gelu_pytorch_tanh", "quick_gelu", "tanh", "sigmoid", "gelu_fast", "mish")
+    names = (
+        "gelu",
+        "gelu_new",
+        "relu",
+        "silu",
+        "relu2",
+        "gelu_pytorch_tanh",
+        "quick_gelu",
+        "tanh",
+        "sigmoid",
+        "gelu_fast",
+        "mish",
+    )
     return {name: ACT2FN[name] for name in names}
 
 

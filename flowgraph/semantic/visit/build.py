@@ -167,7 +167,7 @@ def _check_size(trace: Trace, layers: int, selection: Selection, max_nodes: int)
     """Count before anything is computed; sources that attention does not reach make it a few less."""
     heads = selection.heads if isinstance(selection.heads, int) else len(selection.heads)
     block = trace.model.anatomy.blocks[0]
-    biases = (block.attention_output.bias, block.mlp_input.bias, block.mlp_output.bias)
+    biases = (block.output_projection.bias, block.neuron_layers.input.bias, block.neuron_layers.output.bias)
     states = (7 if trace.wiring == "parallel" else 8) + sum(bias is not None for bias in biases)
     sources = min(selection.sources, len(trace.tokens))
     # One state at the bottom; a head has query and output, a source key and value; a row of W_O is one node, a neuron

@@ -91,7 +91,7 @@ class Drawing:
         for h in self._heads(z):
             self._add_head(h, queries[h], together=together, joined=joined)
         self._add_rows(joined, attn)
-        bias = self.block.attention_output.bias
+        bias = self.block.output_projection.bias
         if bias is not None:
             node = self._node("attn_bias", bias)
             self._edge(joined, node, "bias", FIXED)
@@ -142,7 +142,7 @@ class Drawing:
         normed = self._add_norm("mlp_norm", before)
         mlp = self._node("mlp", upcast(self.trace.mlp_out[self.row, self.t]))
         rows, amounts = self.layer.neuron_rows, self.layer.neuron_amounts(self.t)
-        measure, into = amounts * rows.norm(dim=-1), self.block.mlp_input.weight
+        measure, into = amounts * rows.norm(dim=-1), self.block.neuron_layers.input.weight
         for n in self._outermost(measure):
             reads = self._node("neuron_in", into[:, n], index=n)
             neuron = self._node("neuron", rows[n], index=n, activation=float(amounts[n]))
@@ -154,10 +154,11 @@ class Drawing:
 
     def _add_mlp_biases(self, normed: Node, mlp: Node) -> None:
         """Add the bias of the neurons' input, as if they were linear, and that of the output."""
-        before, after = self.block.mlp_input.bias, self.block.mlp_output.bias
+        layers = self.block.neuron_layers
+        before, after = layers.input.bias, layers.output.bias
         if before is not None:
             # The original multiplies the bias by the output weights, as if no activation lay between.
-            reads = self._node("mlp_bias_in", before @ self.block.mlp_output.weight)
+            reads = self._node("mlp_bias_in", before @ layers.output.weight)
             self._edge(normed, reads, "bias", self._length(normed) if self.selection.version == 1 else FIXED)
         if after is not None:
             adds = self._node("mlp_bias", after)
