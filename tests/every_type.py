@@ -75,6 +75,30 @@ for _value, _names in {
     _SIZES |= dict.fromkeys(_names.split(), _value)
 
 
+_LINEAR = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+SETTINGS: Mapping[str, Mapping[str, Any]] = {
+    # Sizes that do not follow from others, and layers of each kind among the three.
+    "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]]},
+    "hunyuan_v1_dense": {"head_dim": 8},
+    "hunyuan_v1_moe": {"head_dim": 8},
+    "ministral": {"head_dim": 8},
+    "nemotron": {"num_key_value_heads": 2},
+    "esm": {"vocab_size": VOCABULARY, "pad_token_id": 1, "mask_token_id": 2},
+    "lfm2_moe": {"layer_types": ["conv", "full_attention", "conv"]},
+    "bamba": {"attn_layer_indices": [1]},
+    "jamba": {"attn_layer_period": 2, "attn_layer_offset": 1},
+    "granitemoehybrid": {"layer_types": ["mamba", "attention", "mamba"]},
+    "qwen3_next": _LINEAR,
+    "qwen3_5_text": _LINEAR,
+    "qwen3_5_moe_text": _LINEAR,
+    "qwen4_exp_text": _LINEAR,
+    "cohere2": {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
+    "deepseek_v2": {"topk_method": "greedy"},
+    "mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2},
+    "zaya": {"num_experts_per_tok": 1},
+}
+
+
 @dataclass(frozen=True)
 class Outcome:
     """What became of one model from one source.
@@ -118,7 +142,7 @@ def classes(types: Mapping[str, Container[str]] | None = None) -> Iterator[tuple
 
 
 def small(kind: Any) -> Any:
-    """A config of class ``kind`` with its default settings and small sizes."""
+    """A config of class ``kind`` with its default settings and small sizes, and what :data:`SETTINGS` says of its type."""
     default = kind()
     plain = default.to_dict()
     n_layers = plain.get("num_hidden_layers")
@@ -138,13 +162,14 @@ def small(kind: Any) -> Any:
             settings[name] = [_SIZES[name]] * count if several else _SIZES[name]
         elif name.endswith(("_id", "_index", "_token_id")) and isinstance(value, int) and value >= VOCABULARY:
             settings[name] = 300 + zlib.crc32(name.encode()) % 15
-    return kind(**settings)
+    return kind(**settings | dict(SETTINGS.get(getattr(kind, "model_type", ""), {})))
 
 
 def build(config_class: type, model_class: type) -> nn.Module | None:
     """A tiny random model; None where the shrunk config makes none, or one that is not tiny."""
     try:
-        config = small(config_class)
+        # The class may take one of the configs inside that of its type.
+        config = small(getattr(model_class, "config_class", None) or config_class)
         with torch.device("meta"):
             weightless = model_class(copy.deepcopy(config))
         if sum(parameter.numel() for parameter in weightless.parameters()) > _MOST_PARAMETERS:

@@ -205,6 +205,11 @@ def require_sum(anatomy: Anatomy) -> None:
     UnsupportedReadingError
         If blocks normalise the stream itself.
     """
+    if anatomy.has_gaps:
+        raise UnsupportedReadingError(
+            f"some layers of {type(anatomy.model).__name__} mix tokens by something else than attention, and edges are known between "
+            "heads and MLPs alone, so they would leave out what these layers write. Change nodes instead"
+        )
     # After a norm of the whole stream, what one part wrote is scaled by all others: its difference is no longer what a
     # reader sees.
     if anatomy.wiring == "post_norm":

@@ -112,6 +112,8 @@ def gradients(
     """
     loaded = load_model(model)
     loaded.require_head("a gradient of the answer")
+    if loaded.anatomy.has_gaps:
+        require_sum(loaded.anatomy)
     batch = batch_of(loaded, prompts_of(loaded, prompts, "prompts", target=target, foil=foil), "prompts")
     with loaded.lock:
         return backward(loaded, batch, metric_of(metric))[0]

@@ -131,7 +131,7 @@ class Pass:
             # The run that follows counts one on.
             turns.now = self.anatomy.blocks[layer].turn - 1
         output = self.anatomy.blocks[layer].module(states, *call.args, **call.kwargs)
-        result: Tensor = output[0] if isinstance(output, tuple) else output
+        result: Tensor = output[0] if isinstance(output, (tuple, list)) else output
         return result
 
     def hooked(self, last: Edit | None = None) -> ExitStack:
@@ -313,13 +313,13 @@ class Pass:
         """Edits of a module's output; of one that the model multiplies by a factor, what comes after it."""
 
         def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
-            x = output[0] if isinstance(output, tuple) else output
+            x = output[0] if isinstance(output, (tuple, list)) else output
             shown = x if factor == 1.0 else x * factor
             new = self._edited(site, layer, shown)
             if new is shown:
                 return None
             new = new if factor == 1.0 else new / factor
-            return (new, *output[1:]) if isinstance(output, tuple) else new
+            return type(output)((new, *output[1:])) if isinstance(output, (tuple, list)) else new
 
         return on_result(module, hook)
 

@@ -80,11 +80,12 @@ class Sweep:
         layers, prompts = len(self.anatomy.blocks), len(self.positions)
         # By the same way as the changed runs, so that what rounds alike cancels.
         before = self._measured(self.unchanged, torch.arange(prompts, device="cpu"), size.in_head)
-        every = torch.cartesian_prod(
-            *(torch.arange(count, device="cpu") for count in (layers, self.anatomy.n_heads, prompts))
-        )
+        # A layer that does not attend has no heads, and their effect stays 0.
+        attending = torch.tensor(self.anatomy.attending, device="cpu")
+        counts = (torch.arange(count, device="cpu") for count in (self.anatomy.n_heads, prompts))
+        every = torch.cartesian_prod(attending, *counts)
         tick = ticking("changing each head", int((layers - every[:, 0]).sum()), progress, cancel, unit="blocks")
-        effects = np.empty((prompts, layers, self.anatomy.n_heads))
+        effects = np.zeros((prompts, layers, self.anatomy.n_heads))
         # Rows of several layers share a climb, so early layers do not run almost empty.
         for rows in every.split(size.rows):
             layer, head, prompt = rows.numpy().T
@@ -108,8 +109,11 @@ class Sweep:
                     joins, entering = part.start >= below, states[part]
                     # In the last block a row goes through attention whole and through the MLP at one position, so it is
                     # not run as one module.
-                    if not joins and layer < end:
+                    whole = self.anatomy.blocks[layer].mixer is not None
+                    if not joins and (layer < end or whole):
                         states[part] = run.block(layer, entering, self.block_calls[layer])
+                        if layer == end:
+                            last[part] = states[part][range(part.stop - part.start), self.positions[rows[part, 2]]]
                         continue
                     if joins:
                         entering, z = self._joining(layer, rows[part])
@@ -139,7 +143,8 @@ class Sweep:
 
     def _run(self, batch: Batch) -> tuple[Pass, Tensor, Batch]:
         run = Pass(self.loaded, len(batch))
-        run.keep(("resid_pre", "z"))
+        run.keep(("resid_pre",))
+        run.keep(("z",), self.anatomy.attending)
         run.keep_calls()
         return run, run.run(batch.feed), batch
 
@@ -148,7 +153,7 @@ class Sweep:
         if self.how == "zero":
             return {}
         source = kept["clean" if self.how == "denoise" else "others"]
-        values = {layer: source["z", layer] for layer in range(len(self.anatomy.blocks))}
+        values = {layer: source["z", layer] for layer in self.anatomy.attending}
         if self.how == "mean":
             values = {layer: upcast(z).mean(0, keepdim=True).to(z.dtype) for layer, z in values.items()}
         return values

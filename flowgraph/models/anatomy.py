@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import ArchitectureError, UnsupportedReadingError
-from .families import FAMILIES, FUNCTION, Attention, Family, NormKind, Sizes, Stack, Wiring
+from .families import FAMILIES, FUNCTION, NOT_READ, Attention, Family, NormKind, Sizes, Stack, Wiring
 from .hooks import Turns
 from .kinds import is_encoder_decoder, kind_of, reads_choices, unread_head
 from .norms import found_kind
@@ -340,8 +340,9 @@ class Anatomy:
 
     @property
     def has_neurons(self) -> bool:
-        """Whether the MLPs of all layers have neurons."""
-        return all(block.mlp_output is not None for block in self.blocks)
+        """Whether there are MLPs, and all of them have neurons."""
+        mlps = [block for block in self.blocks if block.mlp is not None]
+        return bool(mlps) and all(block.mlp_output is not None for block in mlps)
 
     @property
     def mlp_width(self) -> int:
@@ -636,6 +637,8 @@ def _head(model: Any, row: Family) -> tuple[Family, tuple[Any, ...]]:
     complete = all(module is not None or path.endswith("?") for path, module in found)
     modules = tuple(module for _, module in found if module is not None) if complete else ()
     output = _output_embeddings(model)
+    if row.head == NOT_READ:
+        return row, ()
     if output is None:
         # A head without output embeddings scores something else, as that of next sentences does under BERT's name.
         return row, modules if modules and getattr(modules[-1], "weight", None) is not None else ()
@@ -739,17 +742,19 @@ def _block(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes
         return _find(block, path) if path else None
 
     attention = stack.attention
-    mlp_output = Projection(_find(block, stack.mlp_output), factor=stack.mlp_factor) if stack.mlp_output else None
+    holds = stack.parts[index].split("+") if stack.parts else ("attention", "mixer", "mlp")
+    has_mlp = "mlp" in holds
+    mlp_output = (
+        Projection(_find(block, stack.mlp_output), factor=stack.mlp_factor) if stack.mlp_output and has_mlp else None
+    )
     mlp_input, mlp_gate = (None, None) if mlp_output is None else _mlp_inputs(block, stack, mlp_output.d_in)
-    output = _find(block, attention.output)
-    # A block that does not attend may have a mixer of another kind under the same name.
+    output = _find(block, attention.output) if "attention" in holds else None
     found = None if output is None else _find(block, attention.module)
-    mixer = module(stack.mixer)
     return Block(
         index=index,
         module=block,
         attention=found,
-        mixer=None if mixer is found else mixer,
+        mixer=module(stack.mixer) if "mixer" in holds else None,
         mixer_factor=stack.mixer_factor,
         query=module(attention.query),
         key=module(attention.key),
@@ -760,9 +765,9 @@ def _block(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes
         key_norm=norm(attention.key_norm, sizes.d_head),
         attention_norm=norm_or_none(stack.attention_norm),
         attention_post_norm=norm(stack.attention_post_norm),
-        mlp_norm=norm_or_none(stack.mlp_norm),
+        mlp_norm=norm_or_none(stack.mlp_norm if has_mlp else ""),
         mlp_post_norm=norm(stack.mlp_post_norm),
-        mlp=module(stack.mlp) if mlp_output is None else mlp_output.module,
+        mlp=mlp_output.module if mlp_output is not None else module(stack.mlp) if has_mlp else None,
         mlp_factor=stack.mlp_factor,
         mlp_input=mlp_input,
         mlp_gate=mlp_gate,

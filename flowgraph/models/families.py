@@ -21,6 +21,8 @@ from ..errors import ArgumentError
 Wiring = Literal["sequential", "parallel", "sandwich", "post_norm", "unknown"]
 NormKind = Literal["layer", "layer_unit_offset", "rms", "rms_unit_offset", "none"]
 Rotary = Literal["none", "half", "interleaved"]
+NOT_READ = ("",)
+"""A row's ``head`` for a head that is there and is not read."""
 FUNCTION = "function:"
 """Before the name of an activation in transformers that is no module of its own."""
 
@@ -154,6 +156,8 @@ class Stack:
         Norm before the head.
     sizes
         Sizes, where the config does not say them.
+    parts
+        What each layer holds, of ``"attention"``, ``"mixer"`` and ``"mlp"`` joined by ``+``, where layers differ.
     order
         Number of the block that each layer runs, where blocks run several times in a pass; empty where each runs once.
     attentions
@@ -189,6 +193,7 @@ class Stack:
     embedding_is_residual: bool = True
     final_norm: str = ""
     sizes: Sizes | None = None
+    parts: tuple[str, ...] = ()
     order: tuple[int, ...] = ()
     attentions: tuple[str, ...] = ()
     reason: str = ""
@@ -259,7 +264,7 @@ class Family:
                     f"family {self.name!r}: attention_post_norm= and mlp_post_norm= belong to wiring='sandwich', "
                     f"got wiring={stack.wiring!r}"
                 )
-            if stack.wiring == "unknown":
+            if stack.wiring == "unknown" or (stack.parts and not any("mlp" in part for part in stack.parts)):
                 continue
             projections = (stack.mlp_input, stack.mlp_gate_up, stack.mlp_gate, stack.mlp_activation, stack.mlp_output)
             if stack.mlp:

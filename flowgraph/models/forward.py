@@ -131,7 +131,7 @@ def site_shapes(anatomy: Anatomy, n_tokens: int, sites: frozenset[str], *, layer
     for site, shape in {
         "pattern": (anatomy.n_heads, t, t),
         "q_proj": query, "k_proj": key, "v": value, "z": z,
-        "attn_out": (t, d), "mixer_out": (t, d), "mlp_out": (t, d), "neurons": (t, block.n_neurons),
+        "attn_out": (t, d), "mixer_out": (t, d), "mlp_out": (t, d), "neurons": (t, anatomy.mlp_width),
     }.items():  # fmt: skip
         if site in sites:
             shapes[site] = (n, *shape)
@@ -267,7 +267,10 @@ class _Recorder:
                 self._rotate(site, angles)
         if "rotary" in self.sites and angles:
             for part, name in enumerate(("rotary.cos", "rotary.sin")):
-                sites[name] = _one_or_all([of_row[part][:, 0] for of_row in angles])
+                # A layer that does not attend turns nothing; the first angles stand in its place.
+                found = dict(zip(self.angles.rows, angles, strict=True))
+                whole = [found.get(row, angles[0])[part][:, 0] for row in range(len(self.layers))]
+                sites[name] = _one_or_all(whole)
         for name in _BY_HEAD:
             if name in sites:
                 sites[name] = sites[name].transpose(1, 2)
@@ -279,8 +282,7 @@ class _Recorder:
     def _block_hooks(self, row: int, block: Block) -> Iterator[Any]:
         yield from self._residual_hooks(row, block)
         yield from self._attention_hooks(row, block)
-        if "neurons" in self.sites:
-            assert block.mlp_output is not None
+        if "neurons" in self.sites and block.mlp_output is not None:
             yield before(block.mlp_output.module, lambda x: self._store("neurons", row, _rows(x)))
         output = block.attention_output
         writers: tuple[tuple[str, nn.Module | None, float, Norm | None], ...] = (
@@ -414,7 +416,7 @@ class _Recorder:
         """Turn queries or keys into those that enter the dot product, for a module that computes attention itself."""
         # They are tensors of their own beside the projections, see _is_apart.
         heads = self.result.sites[site]
-        for row, (cos, sin) in enumerate(angles):
+        for row, (cos, sin) in zip(self.angles.rows, angles, strict=True):
             rotate(heads[row].clone(), cos, sin, interleaved=self.angles.interleaved, out=heads[row])
 
     def _store_returned(self, row: int, module: nn.Module, output: Any) -> None:

@@ -56,7 +56,7 @@ def after(module: nn.Module, use: Callable[[Tensor], object]) -> Any:
     """Call ``use`` with a module's output, the first of several."""
 
     def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
-        use(output[0] if isinstance(output, tuple) else output)
+        use(output[0] if isinstance(output, (tuple, list)) else output)
 
     return on_result(module, hook)
 

@@ -382,12 +382,14 @@ def _parts(model: Any) -> tuple[Anatomy, dict[str, float]]:
             raise
         try:
             found = found_and_proved(model, _proof)
+        except ArchitectureError as by_search:
+            raise ArchitectureError(f"{by_row}. Nor are its parts found by search: {by_search}") from None
         except torch.cuda.OutOfMemoryError:
             raise
         except _FOREIGN as error:  # the model itself fails on a few tokens
-            raise ArchitectureError(f"{by_row}. A search fails with {type(error).__name__}: {first_line(error)}") from None
-        except ArchitectureError as by_search:
-            raise ArchitectureError(f"{by_row}. Nor are its parts found by search: {by_search}") from None
+            raise ArchitectureError(
+                f"{by_row}. A search fails with {type(error).__name__}: {first_line(error)}"
+            ) from None
         if named_rows(model):
             warnings.warn(
                 f"{by_row}. The row is set aside, and the parts that a search found are proved and used", stacklevel=4

@@ -78,6 +78,11 @@ class HandedAngles:
         """Note the same head as it entered the dot product."""
         self._after[site, row] = head
 
+    @property
+    def rows(self) -> list[int]:
+        """Rows whose attention was called with angles."""
+        return sorted(self._pairs)
+
     def taken(self) -> list[Angles]:
         """Angles of modules that have a table of their own; the table holds each angle once."""
         return [self._full(pair, twice=True) for _, pair in sorted(self._pairs.items())]

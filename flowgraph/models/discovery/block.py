@@ -99,14 +99,16 @@ class BlockSearch:
         """
         if self.call is None:
             self._mixer_and_mlp()
-            self._mixer_input()
+            if self.found.mixer:
+                self._mixer_input()
         else:
             describe_call(self.found, self.call, self.record, self.at)
             self._output_projection(self.call)
             self._sum()
             self._attention_input()
             self._projections(self.call)
-        self._neurons()
+        if self.found.mlp:
+            self._neurons()
         return self.found
 
     # What is added.
@@ -139,6 +141,14 @@ class BlockSearch:
                     self.middle = self.x + factors[0] * added
                     self._mlp(names)
                     return
+        for added, norm in written:
+            factors = _fit(change, (added,), self.rounding)
+            if factors is not None:
+                # A block of attention alone.
+                self.found.attention_factor = factors[0]
+                self.found.attention_post_norm = self._inside(norm) if norm else ""
+                self.mlp_names = []
+                return
         raise NotFoundError(
             f"what {self.path} adds to the residual stream is not the sum of its attention's output and one more module's"
         )
@@ -167,9 +177,29 @@ class BlockSearch:
                 self.found.mixer = self._inside(self.mixer)
                 self._mlp(names)
                 return
+        for written, names in candidates:
+            factors = _fit(change, (written,), self.rounding)
+            named = [name for name in names if self._has_weights(name)]
+            if factors is not None and named:
+                self._alone(named, factors[0])
+                return
         raise NotFoundError(
             f"{self.path} does not attend, and what it adds is not the sum of a mixer's output and an MLP's"
         )
+
+    def _alone(self, names: list[str], factor: float) -> None:
+        """A block with one part: an MLP if it has neurons that follow from the state, else a mixer."""
+        self.mlp_names, self.mixer = names, names[-1]
+        reads = self.record.input(names[-1])
+        if reads is None or not self._is_state(reads):
+            raise NotFoundError(f"{names[-1]} does not read a state")
+        self.mlp_reads = self._state(reads)
+        norm = self._norm_before(reads, names[-1])
+        self._neurons()
+        if self.found.has_neurons:
+            self.found.mlp, self.found.mlp_norm, self.found.mlp_factor = self._inside(names[-1]), norm, factor
+        else:
+            self.found.mixer, self.found.attention_norm, self.found.mixer_factor = self._inside(names[-1]), norm, factor
 
     def _reads_middle(self, names: list[str]) -> bool:
         """Whether one of some modules, or the norm before it, reads the state in the middle."""

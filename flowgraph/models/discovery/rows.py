@@ -10,7 +10,7 @@ from torch import Tensor
 
 from ...errors import ArchitectureError
 from ..anatomy import Anatomy, build
-from ..families import Family
+from ..families import NOT_READ, Family
 from ..kinds import is_encoder_decoder, reads_choices
 from .block import NotFoundError
 from .search import Search
@@ -20,8 +20,14 @@ Proof = Callable[[Anatomy], dict[str, float]]
 
 def can_search(model: Any) -> bool:
     """Whether a search makes sense: one stack that takes token ids."""
-    if is_encoder_decoder(model) or reads_choices(model) or getattr(model, "main_input_name", "input_ids") != "input_ids":
+    if (
+        is_encoder_decoder(model)
+        or reads_choices(model)
+        or getattr(model, "main_input_name", "input_ids") != "input_ids"
+    ):
         return False
+    if hasattr(getattr(model, "base_model", model), "layers_are_rescaled"):
+        return False  # a forward of RWKV changes its own weights
     try:
         table = model.get_input_embeddings()
     except (AttributeError, NotImplementedError):
@@ -70,7 +76,6 @@ def _suggested(found: Family) -> Iterator[Family]:
         forms = [*(replace(attention, rotary=rotary) for rotary in ("none", "half", "interleaved")), *forms]
     for form in forms:
         yield replace(found, stacks=(replace(stack, attention=form),))
-    if found.head:
-        # A head that is not what it seems to be costs its readings, not the stream.
-        for form in forms:
-            yield replace(found, stacks=(replace(stack, attention=form),), head=())
+    # A head that is not what it seems to be costs its readings, not the stream.
+    for form in forms:
+        yield replace(found, stacks=(replace(stack, attention=form),), head=NOT_READ)

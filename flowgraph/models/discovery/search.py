@@ -92,6 +92,7 @@ class Search:
             position_embedding=positions,
             final_norm=final_norm,
             role="decoder" if self._is_causal() else "encoder",
+            parts=_parts(found),
             order=tuple(order) if len(order) > len(paths) else (),
             sizes=Sizes(heads, kv_heads, d_head, d_value, first_state.shape[-1]),
         )  # fmt: skip
@@ -244,20 +245,21 @@ class Search:
             return (), "linear", 1.0, ""
         path = next((name for name, module in self.record.modules.items() if module is output), "")
         reads = last if not final_norm else self.record.output(self._full(final_norm))
-        given = self.record.output(path) if path else None
-        entering = self.record.input(path) if path else None
-        if given is None or entering is None or reads is None or entering.numel() != reads.numel():
+        weight, bias = output.weight.detach(), getattr(output, "bias", None)
+        if not path or reads is None or reads.shape[-1] != weight.shape[-1] or weight.ndim != 2:
             return (), "linear", 1.0, ""
-        given, logits = given.reshape(-1, given.shape[-1]).double(), logits.reshape(-1, logits.shape[-1]).double()
+        made = reads.reshape(-1, reads.shape[-1]).double() @ weight.double().T
+        made = made if bias is None else made + bias.detach().double()
+        logits = logits.reshape(-1, logits.shape[-1]).double()
+        if made.shape != logits.shape:
+            return (), "linear", 1.0, ""
         rounding = ROUNDING[last.dtype]
-        if given.shape != logits.shape or not torch.equal(entering.reshape(reads.shape), reads):
-            return (), "linear", 1.0, ""
-        factor = float((given * logits).sum() / given.square().sum())
-        if float((factor * given - logits).norm() / logits.norm()) < rounding:
+        factor = float((made * logits).sum() / made.square().sum())
+        if float((factor * made - logits).norm() / logits.norm()) < rounding:
             return (path,), "linear", 1.0 if abs(factor - 1) < rounding else factor, ""
         for name in _SOFTCAPS:
             cap = getattr(self.model.config.get_text_config(), name, None)
-            if cap and float((cap * torch.tanh(given / cap) - logits).norm() / logits.norm()) < rounding:
+            if cap and float((cap * torch.tanh(made / cap) - logits).norm() / logits.norm()) < rounding:
                 return (path,), "linear", 1.0, float(cap)
         return (), "linear", 1.0, ""
 
@@ -281,9 +283,18 @@ class Search:
         return f"{at}.{path}"
 
 
+def _parts(found: list[FoundBlock]) -> tuple[str, ...]:
+    """What each layer holds; nothing where all hold the same."""
+    parts = tuple("+".join(name for name in ("attention", "mixer", "mlp") if getattr(one, name)) for one in found)
+    return parts if len(set(parts)) > 1 or any(one.mixer for one in found) else ()
+
+
 def _mlp_paths(found: list[FoundBlock]) -> dict[str, Any]:
     """Paths of the MLP: down to its neurons if every block has them, else as one module."""
     names = ("mlp_input", "mlp_gate", "mlp_gate_up", "mlp_activation", "mlp_output")
+    found = [one for one in found if one.mlp]
+    if not found:
+        return dict.fromkeys(("mlp_output", "mlp_activation"), "")
     if not all(one.has_neurons for one in found) or len({one.mlp_activation for one in found}) > 1:
         return {"mlp": _merged([one.mlp for one in found]), **dict.fromkeys(("mlp_output", "mlp_activation"), "")}
     return {name: _merged([getattr(one, name) for one in found]) for name in names}
