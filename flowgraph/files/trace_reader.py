@@ -46,7 +46,7 @@ _STATE, _QUERY, _KEY = ("T", "d_model"), ("H", "T", "d_head"), ("K", "T", "d_hea
 _AXES: Mapping[str, tuple[str, ...]] = {
     "sites.resid_pre": _STATE, "sites.resid_mid": _STATE, "sites.resid_post": _STATE, "sites.attn_out": _STATE,
     "sites.mlp_out": _STATE, "sites.mixer_out": _STATE, "sites.pattern": ("H", "T", "T"), "sites.q": _QUERY, "sites.q_proj": _QUERY, "sites.k": _KEY,
-    "sites.k_proj": _KEY, "sites.v": ("K", "T", "d_value"), "sites.z": ("H", "T", "d_value"), "sites.neurons": ("T", "d_mlp"),
+    "sites.k_proj": _KEY, "sites.v": ("K", "T", "d_value"), "sites.z": ("H", "T", "d_value"), "sites.z_gate": ("H", "T", "d_value"), "sites.neurons": ("T", "d_mlp"),
     "sites.norm_scales.attention": ("T",), "sites.norm_scales.mlp": ("T",), "sites.norm_scales.attention_post": ("T",),
     "sites.norm_scales.mlp_post": ("T",), "sites.norm_scales.query": ("H", "T"), "sites.norm_scales.key": ("K", "T"),
     "sites.rotary.cos": ("T", "rotated"), "sites.rotary.sin": ("T", "rotated"), "biases.attn": ("d_model",), "biases.mlp": ("d_model",),

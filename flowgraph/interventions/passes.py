@@ -99,6 +99,7 @@ class Pass:
 
     def probe(self, layer: int) -> None:
         """Put the pattern and the values of a layer into ``kept`` before its z is edited."""
+        self.anatomy.refuse_gates("a change of single entries of a pattern")
         self.probed.add(layer)
 
     def run(self, feed: Feed) -> Float[Tensor, "row position d_model"]:

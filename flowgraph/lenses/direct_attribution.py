@@ -251,6 +251,8 @@ def _attribute(
         toward = _through(block.attention_post_norm, trace, "attention_post", layer, at, direction)
         reads = anatomy.W_O(layer) @ toward
         values = anatomy.per_query_head(upcast(trace.v[layer]))
+        if anatomy.is_gated:
+            values = values * upcast(trace.z_gate[layer, :, at])[:, None]
         by_source.append(upcast(trace.pattern[layer, :, at]) * torch.einsum("hsd,hd->hs", values, reads))
         output = block.attention_output
         if output is not None:
@@ -262,7 +264,7 @@ def _attribute(
         if block.mlp_output is None:
             # An MLP without neurons is one part, with all of its biases in it.
             whole.append(upcast(trace.mlp_out[layer, at]) @ direction)
-            neurons.append(direction.new_empty(0))
+            neurons.append(direction.new_zeros(anatomy.mlp_width if anatomy.has_neurons else 0))
             continue
         neurons.append(upcast(trace.neurons[layer, at]) * (block.mlp_output.weight @ toward))
         whole.append(neurons[-1].double().sum())

@@ -108,6 +108,7 @@ def _parts(trace: Trace, layer_norm: bool) -> list[AttentionParts]:
             f"layer_norm=True, but no norm follows attention in the {trace.wiring} blocks of {trace.model_name!r}: the norm "
             "before it is inside the values already; leave layer_norm out"
         )
+    trace.model.anatomy.refuse_gates("the map of norms")
     return [attention_parts(trace, row, normed=layer_norm) for row in range(trace.layers[1] - trace.layers[0])]
 
 

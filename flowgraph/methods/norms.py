@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float
 
 from ..values.edge_weights import EdgeWeights
 from ..values.trace import Trace
 from .origin import array, origin
-from .parts import AttentionParts, attention_parts, mlp_parts
+from .parts import AttentionParts, mlp_parts, parts_by_target
 
 
 def norms(trace: Trace) -> EdgeWeights:
@@ -24,19 +26,21 @@ def norms(trace: Trace) -> EdgeWeights:
     """
     parallel = trace.wiring == "parallel"
     rows = range(trace.layers[1] - trace.layers[0])
-    parts = [attention_parts(trace, row) for row in rows]
+    parts = [list(parts_by_target(trace, row)) for row in rows]
     steps = [] if parallel else [mlp_parts(trace, row) for row in rows]
-    before_mlp = np.stack([_length(part.residual) for part in steps or parts])
+    residual = _stacked(parts, lambda part: _length(part.residual))
+    before_mlp = np.stack([_length(step.residual) for step in steps]) if steps else residual
+    of_mlp = _stacked(parts, _length_of_mlp) if parallel else np.stack([_length(step.mlp) for step in steps])
     reaches_logit = trace.target is not None and trace.layers[1] == trace.n_layers
     return EdgeWeights(
         info=origin(trace, "norms", "norm"),
         parallel=parallel,
         query_positions=tuple(range(len(trace.tokens))),
-        attention=np.stack([part.coefficient * _length(part.vectors)[:, None] for part in parts]),
-        attention_summed=np.stack([norm_of_sum(part) for part in parts]),
-        head=np.stack([_length(part.coefficient @ part.vectors) for part in parts]),
-        residual=np.stack([_length(part.residual) for part in parts]),
-        mlp=np.stack([_length(part.mlp) for part in steps or parts if part.mlp is not None]),
+        attention=_stacked(parts, lambda part: part.coefficient * _length(part.vectors)[:, None], axis=1),
+        attention_summed=_stacked(parts, norm_of_sum),
+        head=_stacked(parts, lambda part: _length(part.coefficient @ part.vectors), axis=1),
+        residual=residual,
+        mlp=of_mlp,
         mlp_in=before_mlp,
         residual_mlp=None if parallel else before_mlp,
         rest=_mixed(parts),
@@ -44,11 +48,23 @@ def norms(trace: Trace) -> EdgeWeights:
     )
 
 
-def _mixed(parts: list[AttentionParts]) -> Float[np.ndarray, "layer T"] | None:
+def _length_of_mlp(part: AttentionParts) -> Float[np.ndarray, "T"]:
+    assert part.mlp is not None
+    return _length(part.mlp)
+
+
+def _stacked(
+    parts: list[list[AttentionParts]], measure: Callable[[AttentionParts], np.ndarray], axis: int = 0
+) -> Float[np.ndarray, "layer *n"]:
+    """A measure of every layer's parts, those of its targets joined along an axis."""
+    return np.stack([np.concatenate([measure(part) for part in layer], axis) for layer in parts])
+
+
+def _mixed(parts: list[list[AttentionParts]]) -> Float[np.ndarray, "layer T"] | None:
     """[layer, T] lengths of what mixers write; None in models without any."""
-    if all(part.mixer is None for part in parts):
+    if all(part.mixer is None for layer in parts for part in layer):
         return None
-    return np.stack([np.zeros(len(part.whole)) if part.mixer is None else _length(part.mixer) for part in parts])
+    return _stacked(parts, lambda part: np.zeros(len(part.whole)) if part.mixer is None else _length(part.mixer))
 
 
 def norm_of_sum(parts: AttentionParts) -> Float[np.ndarray, "T S"]:

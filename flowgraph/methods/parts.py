@@ -7,6 +7,7 @@ linear: its gain goes into the vectors, its scale into the coefficients.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,6 +53,31 @@ class MlpParts:
     whole: Float[np.ndarray, "T d"]
     mlp: Float[np.ndarray, "T d"]
     residual: Float[np.ndarray, "T d"]
+
+
+def parts_by_target(trace: Trace, row: int) -> Iterator[AttentionParts]:
+    """Parts of the attention step of one layer, of all targets at once or, where heads' outputs are gated, of one after another.
+
+    A gate multiplies the numbers of a head's output, another way for each target, so the vectors differ from target to target.
+    """
+    parts = attention_parts(trace, row)
+    anatomy, layer = trace.model.anatomy, trace.layers[0] + row
+    if not anatomy.is_gated or layer not in anatomy.attending:
+        yield parts
+        return
+    values, weight, gate = anatomy.per_query_head(trace.v[row]), anatomy.W_O(layer), trace.z_gate[row]
+    block = anatomy.blocks[layer]
+    norm = block.attention_post_norm or (block.attention_norm if trace.wiring == "post_norm" else None)
+    for t in range(len(parts.whole)):
+        vectors = array((values * gate[:, t, None]).to(weight.dtype) @ weight)
+        yield AttentionParts(
+            whole=parts.whole[t : t + 1],
+            coefficient=np.ascontiguousarray(parts.coefficient[:, t : t + 1]),
+            vectors=np.ascontiguousarray(vectors if norm is None else _gained(norm, vectors)),
+            residual=parts.residual[t : t + 1],
+            mlp=None if parts.mlp is None else parts.mlp[t : t + 1],
+            mixer=None if parts.mixer is None else parts.mixer[t : t + 1],
+        )
 
 
 def attention_parts(trace: Trace, row: int, *, normed: bool = True) -> AttentionParts:

@@ -19,7 +19,7 @@ from ..values.edge_weights import EdgeWeights
 from ..values.node import Node
 from ..values.trace import Trace
 from .origin import array, origin
-from .parts import AttentionParts, MlpParts, attention_parts, mlp_parts
+from .parts import AttentionParts, MlpParts, attention_parts, mlp_parts, parts_by_target
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +61,10 @@ def proximity(trace: Trace, *, parts: Literal["head", "token"] = "head") -> Edge
     # Filled layer by layer: one copy of what grows with the square of the prompt is enough.
     attention = np.empty((len(rows), heads, count, count), array(trace.pattern[0, :0]).dtype)
     summed = np.empty((len(rows), count, count))
+    if parts == "token":
+        trace.model.anatomy.refuse_gates("proximity of tokens (parts='token')")
     if heads:
-        steps = [_head_step(attention_parts(trace, row), attention[row], summed[row]) for row in rows]
+        steps = [_layer_step(trace, row, attention[row], summed[row]) for row in rows]
     else:
         steps = [_token_step(attention_parts(trace, row), summed[row]) for row in rows]
     mlp_steps = [] if parallel else [_mlp_step(mlp_parts(trace, row)) for row in rows]
@@ -98,6 +100,25 @@ def _beside(parts: AttentionParts) -> list[Float[np.ndarray, "T d"]]:
     """What enters beside attention and the stream: an MLP in parallel blocks, a mixer; zero where there is none."""
     nothing = np.zeros_like(parts.residual)
     return [nothing if part is None else part for part in (parts.mlp, parts.mixer)]
+
+
+def _layer_step(
+    trace: Trace, row: int, attention: Float[np.ndarray, "H T S"], summed: Float[np.ndarray, "T S"]
+) -> _Step:
+    """Shares of one layer, written to ``attention`` and ``summed``."""
+    found: list[_Step] = []
+    first = 0
+    for part in parts_by_target(trace, row):
+        targets = slice(first, first + len(part.whole))
+        found.append(_head_step(part, attention[:, targets], summed[targets]))
+        first = targets.stop
+    if len(found) == 1:
+        return found[0]
+    mixers = [step.mixer for step in found if step.mixer is not None]
+    residual, mlp, undefined = (
+        np.concatenate([getattr(step, name) for step in found]) for name in ("residual", "mlp", "undefined")
+    )
+    return _Step(residual, mlp, undefined, np.concatenate(mixers) if mixers else None)
 
 
 def _head_step(parts: AttentionParts, attention: Float[np.ndarray, "H T S"], summed: Float[np.ndarray, "T S"]) -> _Step:

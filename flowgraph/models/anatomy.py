@@ -324,6 +324,26 @@ class Anatomy:
         return scale
 
     @property
+    def is_gated(self) -> bool:
+        """Whether something multiplies the outputs of heads before the output projection."""
+        return self.stack.attention.gated
+
+    def refuse_gates(self, wanted: str) -> None:
+        """Refuse what takes a head's value · W_O as the same for every query.
+
+        Raises
+        ------
+        UnsupportedReadingError
+            If the model gates the outputs of heads.
+        """
+        if self.is_gated:
+            raise UnsupportedReadingError(
+                f"{wanted} is not made for {type(self.model).__name__}: it multiplies the outputs of its heads before the output "
+                "projection, by a gate or a norm of their own, so a value writes something else for each query. Norms, proximity, "
+                "direct logit attribution and changes of heads take that into account"
+            )
+
+    @property
     def attending(self) -> tuple[int, ...]:
         """Layers whose blocks attend."""
         return tuple(block.index for block in self.blocks if block.attention is not None)

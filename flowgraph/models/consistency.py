@@ -116,7 +116,7 @@ def _attention_errors(anatomy: Anatomy, record: Pass, layers: range, rows: Tenso
         return {}
     sites: Mapping[str, Tensor] = record.sites
     if len(attending) < len(layers):
-        sites = {name: sites[name][attending] for name in ("pattern", "q", "k", "v", "z") if name in sites}
+        sites = {name: sites[name][attending] for name in ("pattern", "q", "k", "v", "z", "z_gate") if name in sites}
         layers_attending = [layers[row] for row in attending]
     else:
         layers_attending = list(layers)
@@ -144,6 +144,10 @@ def _attention_errors(anatomy: Anatomy, record: Pass, layers: range, rows: Tenso
         errors["softmax(scale · q · k) = pattern"] = _error(made, wide_pattern)
     if {"v", "z"} <= sites.keys():
         made = _by_group(anatomy, wide_pattern, upcast(sites["v"]))
+        if anatomy.is_gated:
+            if "z_gate" not in sites:
+                return {name: _of_all(error, attending, len(layers)) for name, error in errors.items()}
+            made = made * upcast(sites["z_gate"][:, :, rows])
         errors["pattern · v = z"] = _error(made, sites["z"][:, :, rows])
     return {name: _of_all(error, attending, len(layers)) for name, error in errors.items()}
 

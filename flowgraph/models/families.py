@@ -82,6 +82,8 @@ class Attention:
     bias
         Whether something besides a mask is added to scores, such as a bias by distance. It is then taken as it is given to the
         attention function, and so is the mask.
+    gated
+        Whether the numbers of the heads' outputs are multiplied before the output projection, by a gate or a norm in between.
     sinks
         Whether each head has a score for a key that holds nothing, so that a pattern's rows sum to less than 1.
     """
@@ -102,6 +104,7 @@ class Attention:
     factor: float = 1.0
     bias: bool = False
     sinks: bool = False
+    gated: bool = False
 
     def __post_init__(self) -> None:
         _check_types(self)

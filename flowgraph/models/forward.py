@@ -27,7 +27,7 @@ from .rotary import Angles, HandedAngles, rotate
 from .softmax_capture import capturing
 
 SITES: tuple[str, ...] = (
-    "resid_pre", "resid_mid", "resid_post", "pattern", "q", "k", "q_proj", "k_proj", "v", "z",
+    "resid_pre", "resid_mid", "resid_post", "pattern", "q", "k", "q_proj", "k_proj", "v", "z", "z_gate",
     "attn_out", "mixer_out", "mlp_out", "neurons", "norm_scales", "rotary",
 )  # fmt: skip
 """Names of the sites that a trace can keep, per layer."""
@@ -36,7 +36,7 @@ Feed = Mapping[str, Tensor]
 """Name of an argument of the model → tensor: ``input_ids`` [row, position], and where there are any ``token_type_ids`` and
 ``position_ids`` of the same shape."""
 
-_BY_HEAD = ("q", "k", "q_proj", "k_proj", "v", "z", "norm_scales.query", "norm_scales.key")
+_BY_HEAD = ("q", "k", "q_proj", "k_proj", "v", "z", "z_gate", "norm_scales.query", "norm_scales.key")
 
 
 @dataclass
@@ -100,6 +100,7 @@ def given_sites(anatomy: Anatomy, sites: frozenset[str]) -> frozenset[str]:
         return sites & {"pattern", "q", "k", "v"}
     absent = set() if anatomy.has_neurons else {"neurons"}
     absent |= set() if anatomy.has_mixers else {"mixer_out"}
+    absent |= set() if anatomy.is_gated else {"z_gate"}
     if not anatomy.has_projections:
         absent |= {"q_proj", "k_proj", "rotary"}
     return sites - absent
@@ -130,7 +131,7 @@ def site_shapes(anatomy: Anatomy, n_tokens: int, sites: frozenset[str], *, layer
         shapes["resid"] = (states, t, d)
     for site, shape in {
         "pattern": (anatomy.n_heads, t, t),
-        "q_proj": query, "k_proj": key, "v": value, "z": z,
+        "q_proj": query, "k_proj": key, "v": value, "z": z, "z_gate": z,
         "attn_out": (t, d), "mixer_out": (t, d), "mlp_out": (t, d), "neurons": (t, anatomy.mlp_width),
     }.items():  # fmt: skip
         if site in sites:
@@ -207,6 +208,7 @@ class _Recorder:
         self.result = Pass()
         self.places: dict[str, tuple[Tensor, ...]] = {}
         self.norms: dict[str, list[Norm]] = {}
+        self.ungated: dict[int, Tensor] = {}
         self.has_rotary = anatomy.stack.attention.rotary != "none"
         self.has_gaps = anatomy.has_gaps
         # Without projections, what enters the attention function is all that is known of queries, keys and values.
@@ -218,7 +220,7 @@ class _Recorder:
 
     def watches(self) -> dict[nn.Module, Watch]:
         """Watches on the calls of the library's attention function, by attention module."""
-        seen = {"q", "k", "pattern", "rotary"} | ({"v"} if self.all_given else set())
+        seen = {"q", "k", "pattern", "rotary", "z_gate"} | ({"v"} if self.all_given else set())
         if not (self.is_given and self.sites & seen):
             return {}
         attends = [(row, self.anatomy.blocks[layer]) for row, layer in enumerate(self.layers)]
@@ -346,6 +348,8 @@ class _Recorder:
             yield before(
                 block.attention_output.module, lambda x: self._store("z", row, self._heads(x, self.anatomy.d_value))
             )
+        if "z_gate" in self.sites:
+            yield before(block.attention_output.module, lambda x: self._store_gate(row, x))
         if "pattern" in self.sites and not self.is_given:
             yield on_result(block.attention, lambda module, _args, output: self._store_returned(row, module, output))
 
@@ -378,6 +382,11 @@ class _Recorder:
             one = heads[:, :1]
             self.angles.before(site, row, one.clone() if norm is None else norm.module(one))
 
+    def _store_gate(self, row: int, x: Tensor) -> None:
+        """Keep what the heads' outputs were multiplied by; where an output is 0 its factor does not matter."""
+        given = self.ungated.pop(row)
+        self._store("z_gate", row, torch.where(given == 0, 0.0, self._heads(x, self.anatomy.d_value) / given))
+
     def _store_call(self, row: int, call: AttentionCall) -> None:
         """Keep the input of a block's attention function and the pattern that it gives."""
         self.result.was_watched = True
@@ -393,6 +402,8 @@ class _Recorder:
                 self.result.pattern_errors[row] = call.pattern_error(
                     block.scale, self.anatomy.attention_softcap, rows_seen
                 )
+        if "z_gate" in self.sites:
+            self.ungated[row] = call.output.reshape(call.query.shape[2], self.anatomy.n_heads, -1)
         if self.all_given and "v" in self.sites:
             self._store("v", row, call.value[0].transpose(0, 1))
         for site, heads, norm in (("q", call.query, block.query_norm), ("k", call.key, block.key_norm)):
@@ -474,7 +485,10 @@ class _Recorder:
 
 def _is_transformed(anatomy: Anatomy, norm: Norm | None) -> bool:
     """Whether q or k differ between the projection's output and the dot product."""
-    return norm is not None or anatomy.stack.attention.rotary != "none"
+    attention = anatomy.stack.attention
+    # Where the scores that were given prove the pattern, they do not prove that the projections are what entered.
+    unproved = anatomy.is_found and (attention.bias or attention.sinks)
+    return norm is not None or attention.rotary != "none" or unproved
 
 
 def _one_or_all(rows: list[Tensor]) -> Tensor:

@@ -181,6 +181,7 @@ class LoadedModel:
         UnsupportedReadingError
             If the model ends in hidden states, or in something else than logits over a vocabulary.
         """
+        self.anatomy.require_stream(wanted)
         if self.anatomy.unread_head:
             raise UnsupportedReadingError(f"{_unread(self.model, self.anatomy)}; {wanted} has no meaning for it")
         if not self.anatomy.has_head:

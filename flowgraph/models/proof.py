@@ -221,8 +221,8 @@ def _mixed(sites: Mapping[str, Tensor]) -> Float[Tensor, "layer position d_model
 
 
 def _attention_of_values(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
-    values = anatomy.per_query_head(upcast(record.sites["v"][i]))
-    return _error(upcast(record.sites["pattern"][i]) @ values, record.sites["z"][i])
+    made = upcast(record.sites["pattern"][i]) @ anatomy.per_query_head(upcast(record.sites["v"][i]))
+    return _error(made * upcast(record.sites["z_gate"][i]) if anatomy.is_gated else made, record.sites["z"][i])
 
 
 def _pattern_of_scores(anatomy: Anatomy, record: Pass, i: int) -> Tensor:

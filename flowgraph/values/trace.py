@@ -289,6 +289,11 @@ class Trace:
         return self.site("z")
 
     @property
+    def z_gate(self) -> Float[Tensor, "layer head position d_value"]:
+        """[layer, head, position, d_value] what a gate or a norm multiplies heads' outputs by: z = z_gate · (pattern · v)."""
+        return self.site("z_gate")
+
+    @property
     def attn_out(self) -> Float[Tensor, "layer position d_model"]:
         """[layer, position, d_model] output of attention as it is added to the residual stream."""
         return self.site("attn_out")

@@ -47,6 +47,7 @@ class FoundBlock:
     softcap: float | None = None
     bias: bool = False
     sinks: bool = False
+    gated: bool = False
     wiring: str = "sequential"
     mlp: str = ""
     has_neurons: bool = False
@@ -81,6 +82,7 @@ class BlockSearch:
         self.record, self.path, self.at = record, path, attention or ""
         self.activations = activations
         self.call: AttentionCall | None = record.attention[attention][0] if attention else None
+        self.call_begun = record.attended_at.get(attention or "", 0)
         x, y = record.input(path), record.output(path)
         if x is None or y is None or x.numel() != y.numel():
             raise NotFoundError(f"{path} does not give a state as long as the one that it takes")
@@ -88,6 +90,7 @@ class BlockSearch:
         self.x, self.y = self._state(x), self._state(y)
         self.rounding = ROUNDING[x.dtype]
         self.found = FoundBlock(attention=self._inside(attention) if attention else "")
+        self.mlp_names: list[str] = []
 
     def run(self) -> FoundBlock:
         """Everything that could be found.
@@ -121,9 +124,32 @@ class BlockSearch:
                 self.found.attention_output = self._inside(name)
                 self.added = self._output(name)
                 return
+        gated = self._gated_projection(flat)
+        if gated:
+            self.found.attention_output, self.found.gated = self._inside(gated), True
+            self.added = self._output(gated)
+            return
         raise NotFoundError(
             f"no linear layer of {self.path} reads exactly what the heads of {self.at} give, so what single heads write is not known"
         )
+
+    def _gated_projection(self, z: Tensor) -> str:
+        """The linear layer that reads the heads' outputs multiplied by something, each number by its own; empty if there is none.
+
+        It runs after attention, is as wide, and reads neither the state that enters nor what attention reads.
+        """
+        around = self.at.rpartition(".")[0]
+        read = [self.x, *([] if self.record.input(self.at) is None else [self.record_input(self.at)])]
+        for name in self._names():
+            x, call = self.record.input(name), self.record.calls[name][0]
+            if x is None or not name.startswith((f"{self.at}.", f"{around}.")) or call.begun < self.call_begun:
+                continue
+            is_as_wide = x.numel() == z.numel() and x.shape[-1] == z.shape[-1]
+            if not is_as_wide or not _is_linear(self.record.modules[name]) or not self._is_state(call.output):
+                continue
+            if not any(same(x, one) for one in read):
+                return name
+        return ""
 
     def _sum(self) -> None:
         """The wiring: x + attention + MLP, with the norms and factors in between."""

@@ -43,8 +43,8 @@ class Record:
         Path → module.
     calls
         Path → its calls, in their order.
-    attention
-        Path of the attention module → its calls.
+    attention, attended_at
+        Path of the attention module → its calls, and the time of the first, counted as that of modules' calls.
     logits, last
         The model's output: logits, or None; the first tensor of it.
     """
@@ -52,6 +52,7 @@ class Record:
     modules: dict[str, nn.Module]
     calls: dict[str, list[ModuleCall]] = field(default_factory=dict)
     attention: dict[str, list[AttentionCall]] = field(default_factory=dict)
+    attended_at: dict[str, int] = field(default_factory=dict)
     logits: Tensor | None = None
     last: Tensor | None = None
     _by_input: dict[tuple[Any, ...], list[str]] = field(default_factory=dict)
@@ -98,7 +99,7 @@ class Record:
 
         calls = {name: found for name, several in self.calls.items() if (found := own(name, several))}
         attention = {name: own(name, several) for name, several in self.attention.items()}
-        record = Record(self.modules, calls, attention, self.logits, self.last)
+        record = Record(self.modules, calls, attention, self.attended_at, self.logits, self.last)
         record.index()
         return record
 
@@ -157,12 +158,16 @@ def record_pass(model: Any, feed: dict[str, Any]) -> Record:
         return hook
 
     def watch(name: str) -> Any:
-        return lambda call: record.attention.setdefault(name, []).append(call)
+        return lambda call: note(name, call)
+
+    def note(name: str, call: AttentionCall) -> None:
+        record.attention.setdefault(name, []).append(call)
+        record.attended_at.setdefault(name, next(clock))
 
     def seen(call: AttentionCall) -> None:
         # Inside the library's function the same attention is already watched.
         if not asks_for_attention(modules[inside[-1]]):
-            record.attention.setdefault(inside[-1], []).append(call)
+            note(inside[-1], call)
 
     with torch.inference_mode(mode=False), torch.no_grad(), eager_attention(model), ExitStack() as hooks:
         for name, module in modules.items():

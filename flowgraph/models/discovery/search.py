@@ -78,6 +78,7 @@ class Search:
                 factor=_agreed("factors of attention", [one.attention_factor for one in attending]),
                 bias=any(one.bias for one in found),
                 sinks=any(one.sinks for one in found),
+                gated=any(one.gated for one in found),
             ),
             wiring=cast("Any", _agreed("wirings", [one.wiring for one in found])),
             attention_norm=_merged([one.attention_norm for one in found]),

@@ -1,0 +1,460 @@
+"""Models that no row is written for: their parts are found by the flow of data, and proved.
+
+Every model is tiny and random, its biases and norms included, so that a part that is missed shows.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from torch import nn
+
+import flowgraph as fg
+from flowgraph.errors import ArchitectureError, UnsupportedReadingError
+from flowgraph.models.consistency import trace_errors
+from flowgraph.models.eager import AttentionCall, eager_attention
+from flowgraph.models.forward import SITES, run
+from flowgraph.models.norms import found_kind
+from flowgraph.models.softmax_capture import capturing
+from tests.every_type import build, classes
+from tests.tiny_models import tiny_model
+
+DECODERS = (
+    "afmoe", "apertus", "arcee", "bamba", "biogpt", "bitnet", "bloom", "codegen", "cohere", "cohere2", "cwm", "deepseek_v3",
+    "ernie4_5", "ernie4_5_moe", "exaone4", "falcon", "flex_olmo", "glm", "glm4", "glm4_moe", "gpt_bigcode", "gpt_oss", "granite",
+    "granitemoe", "helium", "hunyuan_v1_dense", "jamba", "laguna", "lfm2", "lfm2_moe", "llama4", "minicpm3", "minimax_m2", "ministral3",
+    "mixtral", "mpt", "nemotron", "nemotron_h", "olmo", "olmo2", "olmo3", "olmoe", "openai-gpt", "persimmon", "phi", "phimoe",
+    "qwen2_moe", "qwen3_moe", "qwen3_next", "recurrent_gemma", "seed_oss", "smollm3", "stablelm", "starcoder2", "xglm",
+)  # fmt: skip
+ENCODERS = (
+    "albert", "big_bird", "deberta-v2", "esm", "esmc", "eurobert", "gte", "megatron-bert", "modernbert", "mpnet", "nomic_bert",
+    "rembert", "roberta-prelayernorm", "roformer", "xlm-roberta-xl",
+)  # fmt: skip
+PATTERNS = ("doge", "falcon_h1", "granitemoeshared", "longcat_flash", "minimax", "xlm")
+IDS = [20, 31, 42, 53, 64, 75, 86, 97, 108]
+LONG = [5 + 7 * n % 300 for n in range(40)]
+
+
+@cache
+def model_of(model_type: str, task: str = "causal") -> Any:
+    for _, _, config_class, model_class in classes({**dict.fromkeys(_TASKS, ()), task: (model_type,)}):
+        model = build(config_class, model_class)
+        assert model is not None, f"{model_type} is not built"
+        assert sum(parameter.numel() for parameter in model.parameters()) < 6_000_000
+        return model
+    return pytest.skip(f"this release of transformers has no {model_type}")
+
+
+_TASKS = (
+    "causal", "masked", "pretraining", "sequences", "speech", "images and text", "classifier", "base", "images",
+    "letters from sound",
+)  # fmt: skip
+
+
+@cache
+def loaded_of(model_type: str, task: str = "causal") -> fg.LoadedModel:
+    return fg.load_model(model_of(model_type, task))
+
+
+def check_full(loaded: fg.LoadedModel) -> None:
+    assert loaded.level == "full"
+    assert max(loaded.proof.values()) < 1e-5, loaded.proof
+    layers = range(len(loaded.anatomy.blocks))
+    for ids in ([50], IDS[:5], LONG):
+        at = len(ids) - 1
+        trace = fg.trace(loaded, ids, position=at)
+        feed = {"input_ids": torch.tensor([ids])}
+        record = run(loaded.anatomy, feed, sites=frozenset(SITES), layers=layers, logits_at=at)
+        errors = trace_errors(loaded.anatomy, feed, record, layers, at)
+        assert max(float(error.max()) for error in errors.values()) < 1e-5, errors
+        with torch.no_grad(), eager_attention(loaded.model):
+            said = loaded.model(**feed).logits[0, at]
+        torch.testing.assert_close(trace.logits, said, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", DECODERS)
+def test_decoders_open_whole(model_type):
+    loaded = loaded_of(model_type)
+    check_full(loaded)
+    trace = fg.trace(loaded, IDS, position=len(IDS) - 1)
+    if loaded.has_attribution:
+        assert fg.direct_logit_attribution(trace).completeness_error < 1e-5
+    graph = fg.build_graph(trace, method="proximity", readings=False)
+    assert fg.mass(graph) == pytest.approx(1.0)
+    assert fg.attention_rollout(trace).shape == (len(loaded.anatomy.blocks), len(IDS), len(IDS))
+
+
+@pytest.mark.parametrize("model_type", ENCODERS)
+def test_encoders_open_whole(model_type):
+    check_full(loaded_of(model_type, "masked"))
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "phi", "glm4", "olmo2", "gpt_oss", "smollm3"])
+def test_patterns_are_the_models_own(model_type):
+    loaded = loaded_of(model_type)
+    trace = fg.trace(loaded, IDS)
+    with torch.no_grad(), eager_attention(loaded.model):
+        own = loaded.model(torch.tensor([IDS]), output_attentions=True).attentions
+    assert len(own) == len(trace.pattern)
+    for mine, theirs in zip(trace.pattern, own, strict=True):
+        torch.testing.assert_close(mine, theirs[0], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "bloom", "qwen3_next", "nemotron_h"])
+def test_a_folder_opens_as_the_model_in_memory(model_type, tmp_path):
+    model = model_of(model_type)
+    model.save_pretrained(tmp_path)
+    again = fg.load_model(tmp_path)
+    assert (again.level, again.anatomy.family) == ("full", loaded_of(model_type).anatomy.family)
+    torch.testing.assert_close(
+        fg.trace(again, IDS).logits, fg.trace(loaded_of(model_type), IDS).logits, rtol=1e-5, atol=1e-5
+    )
+
+
+# Factors, norms and styles of one family
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings"),
+    [
+        ("Granite", {"residual_multiplier": 0.22, "embedding_multiplier": 12.0, "logits_scaling": 8.0, "attention_multiplier": 0.3}),
+        ("Cohere", {"logit_scale": 0.0625}),
+        ("Cohere", {"logit_scale": 2.0, "use_qk_norm": True}),
+        ("Olmo", {"clip_qkv": None}),
+        ("Olmo2", {}),
+        ("StableLm", {"use_parallel_residual": True, "use_qkv_bias": True}),
+        ("StableLm", {"qk_layernorm": True, "partial_rotary_factor": 0.5}),
+        ("Phi", {"qk_layernorm": True}),
+        ("Starcoder2", {"use_bias": False}),
+        ("SmolLM3", {"no_rope_layer_interval": 2}),
+        ("Llama", {"hidden_size": 36, "num_attention_heads": 3, "head_dim": 8, "num_key_value_heads": 1, "attention_bias": True, "mlp_bias": True}),
+    ],
+)  # fmt: skip
+def test_factors_norms_and_biases_are_fitted(kind, settings):
+    config = getattr(transformers, f"{kind}Config")(
+        **{"vocab_size": 60, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+           "num_key_value_heads": 2, "max_position_embeddings": 64, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2} | settings
+    )  # fmt: skip
+    torch.manual_seed(3)
+    model = getattr(transformers, f"{kind}ForCausalLM")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    # Taken away, so that no row is tried first.
+    from flowgraph.models.discovery import found_and_proved
+    from flowgraph.models.loading import _proof
+
+    anatomy, proof = found_and_proved(model, _proof)
+    assert anatomy.level == "full"
+    assert max(proof.values()) < 1e-5, proof
+    if kind == "Granite":
+        assert anatomy.blocks[0].attention_output.factor == pytest.approx(0.22, rel=1e-4)
+        assert anatomy.blocks[1].mlp_factor == pytest.approx(0.22, rel=1e-4)
+        assert anatomy.logit_factor == pytest.approx(1 / 8, rel=1e-4)
+        assert anatomy.embedding_scale == pytest.approx(12.0, rel=1e-4)
+        assert anatomy.blocks[0].scale == pytest.approx(0.3)
+    if kind == "Cohere":
+        assert anatomy.logit_factor == pytest.approx(settings["logit_scale"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "gptj", "gpt_neox", "llama", "gemma2", "phi3"])
+def test_a_search_finds_what_the_rows_say(name):
+    """Of models whose row is written by hand the search finds the same numbers at every site."""
+    from flowgraph.models.discovery import found_and_proved
+    from flowgraph.models.loading import _proof
+
+    model, _ = tiny_model(name, torch.float32)
+    by_row = fg.load_model(model).anatomy
+    found, _ = found_and_proved(model, _proof)
+    assert (found.wiring, found.causal, found.n_heads, found.n_kv_heads) == (
+        by_row.wiring, by_row.causal, by_row.n_heads, by_row.n_kv_heads,
+    )  # fmt: skip
+    feed, layers = {"input_ids": torch.tensor([[20, 31, 42, 53, 11]])}, range(len(found.blocks))
+    records = [run(a, feed, sites=frozenset(SITES), layers=layers, logits_at=None) for a in (by_row, found)]
+    common = records[0].sites.keys() & records[1].sites.keys()
+    assert {"resid_pre", "resid_post", "pattern", "q", "k", "v", "z", "attn_out", "mlp_out", "neurons"} <= common
+    for site in common:
+        torch.testing.assert_close(records[1].sites[site], records[0].sites[site], rtol=1e-5, atol=1e-6, msg=site)
+
+
+class _Scaled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
+
+
+def test_norms_are_recognised_by_their_formula():
+    torch.manual_seed(0)
+    layer, rms = nn.LayerNorm(8, eps=1e-3), nn.RMSNorm(8, eps=1e-4)
+    for module in (layer, rms):
+        for parameter in module.parameters():
+            nn.init.normal_(parameter, 1.0, 0.3)
+    assert found_kind(layer, 8) == ("layer", 1e-3)
+    assert found_kind(rms, 8) == ("rms", 1e-4)
+    gemma = transformers.models.gemma.modeling_gemma.GemmaRMSNorm(8)
+    nn.init.normal_(gemma.weight, 0.2, 0.3)
+    assert found_kind(gemma, 8) == ("rms_unit_offset", 1e-6)
+    nemotron = transformers.models.nemotron.modeling_nemotron.NemotronLayerNorm1P(8)
+    nn.init.normal_(nemotron.weight, 0.2, 0.3)
+    assert found_kind(nemotron, 8) == ("layer_unit_offset", 1e-5)
+    for other in (
+        nn.Linear(8, 8),
+        nn.Identity(),
+        nn.GELU(),
+        _Scaled(),
+        nn.Dropout(),
+        nn.Softmax(-1),
+        nn.BatchNorm1d(8),
+    ):
+        assert found_kind(other, 8) is None
+
+
+# Attention code of a module's own
+
+
+class _OwnAttention(nn.Module):
+    """Scores with a bias by distance, a factor after the product, and a mask."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(12, 12) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = (layer(x).view(1, -1, 3, 4).transpose(1, 2) for layer in (self.q, self.k, self.v))
+        t = torch.arange(x.shape[1])
+        scores = torch.matmul(q, k.transpose(-1, -2)) / math.sqrt(4) + 0.1 * (t - t[:, None]).abs()
+        scores = scores.masked_fill(t > t[:, None], float("-inf"))
+        weights = nn.functional.dropout(torch.softmax(scores, -1), 0.0)
+        return self.o((weights @ v).transpose(1, 2).flatten(2))
+
+
+def test_own_attention_is_followed_at_its_softmax():
+    torch.manual_seed(1)
+    module, x, calls = _OwnAttention().eval(), torch.randn(1, 6, 12), []
+    with torch.no_grad(), capturing({module: calls.append}):
+        module(x)
+        (call,) = calls
+        assert isinstance(call, AttentionCall)
+        torch.testing.assert_close(call.query, module.q(x).view(1, -1, 3, 4).transpose(1, 2))
+        torch.testing.assert_close(call.key, module.k(x).view(1, -1, 3, 4).transpose(1, 2))
+        torch.testing.assert_close(call.value, module.v(x).view(1, -1, 3, 4).transpose(1, 2))
+    assert call.options["scaling"] == pytest.approx(0.5)
+    assert float(call.pattern_error(0.5, None, torch.arange(6))) < 1e-6
+    assert float(call.output_error()) < 1e-6
+    # Another factor, or no bias, is not what was computed.
+    assert float(call.pattern_error(0.6, None, torch.arange(6))) > 1e-3
+
+
+def test_a_module_that_fails_leaves_no_trace_behind():
+    module = _OwnAttention()
+    with pytest.raises(RuntimeError), capturing({module: lambda _: None}):
+        module(torch.zeros(1, 3, 5))
+    assert not torch.overrides._get_current_function_mode_stack()
+    assert not module._forward_hooks
+    assert not module._forward_pre_hooks
+
+
+# Sinks, mixers, gates, blocks that run again
+
+
+def test_a_row_and_its_sink_sum_to_one():
+    trace = fg.trace(loaded_of("gpt_oss"), IDS)
+    assert trace.has_sinks
+    torch.testing.assert_close(trace.pattern.sum(-1) + trace.sink, torch.ones(trace.sink.shape))
+    assert float(trace.sink.min()) > 0.01
+    sinks = [layer.self_attn.sinks for layer in loaded_of("gpt_oss").model.model.layers]
+    # At the first token only the token itself and the sink compete.
+    scale = loaded_of("gpt_oss").anatomy.blocks[0].scale
+    keys = trace.k[0].repeat_interleave(trace.n_heads // len(trace.k[0]), 0)
+    own = scale * (trace.q[0, :, 0] * keys[:, 0]).sum(-1)
+    torch.testing.assert_close(trace.sink[0, :, 0], torch.sigmoid(sinks[0].detach() - own))
+    # Half of a state is attention: what sinks take of it is in no token.
+    rollout = fg.attention_rollout(trace)
+    np.testing.assert_allclose(rollout[0].sum(-1), 1 - trace.sink[0].mean(0).numpy() / 2, atol=1e-6)
+    assert not fg.trace(loaded_of("mixtral"), IDS).has_sinks
+
+
+def test_sinks_are_known_to_a_recorded_trace(tmp_path):
+    trace = fg.trace(loaded_of("gpt_oss"), IDS)
+    trace.save(tmp_path / "trace.safetensors")
+    again = fg.Trace.load(tmp_path / "trace.safetensors")
+    assert again.has_sinks
+    np.testing.assert_array_equal(fg.attention_rollout(again), fg.attention_rollout(trace))
+
+
+@pytest.mark.parametrize("model_type", ["bamba", "jamba", "lfm2_moe", "nemotron_h", "qwen3_next", "recurrent_gemma"])
+def test_mixers_write_what_attention_does_not(model_type):
+    loaded = loaded_of(model_type)
+    trace = fg.trace(loaded, IDS)
+    attending = loaded.anatomy.attending
+    assert 0 < len(attending) < len(loaded.anatomy.blocks)
+    for layer, block in enumerate(loaded.anatomy.blocks):
+        assert (block.attention is None) == (layer not in attending)
+        assert bool(trace.pattern[layer].any()) == (layer in attending)
+        assert bool(trace.mixer_out[layer].any()) == (block.mixer is not None)
+    added = trace.attn_out + trace.mixer_out + trace.mlp_out
+    torch.testing.assert_close(trace.resid_pre[0] + added.sum(0), trace.resid_post[-1], rtol=1e-4, atol=1e-5)
+    parts = fg.direct_logit_attribution(trace)
+    assert parts.mixers is not None
+    assert parts.total == pytest.approx(parts.logit, rel=1e-5)
+    weights = fg.edge_weights(trace, method="norms")
+    np.testing.assert_allclose(weights.rest, trace.mixer_out.norm(dim=-1).numpy(), rtol=1e-5, atol=1e-6)
+    graph = fg.build_graph(trace, method="logits", readings=False)
+    mixers = [float(graph.weight[e]) for e in range(len(graph)) if graph.nodes[graph.source[e]].kind == "mixer"]
+    assert sum(mixers) == pytest.approx(float(parts.mixers.sum()), rel=1e-5)
+
+
+def test_heads_of_layers_without_attention_have_no_effect():
+    loaded = loaded_of("bamba")
+    effects = fg.head_effects(loaded, [IDS]).effects
+    silent = [layer for layer in range(len(loaded.anatomy.blocks)) if layer not in loaded.anatomy.attending]
+    assert not np.asarray(effects)[..., silent, :].any()
+    assert np.asarray(effects).any()
+
+
+@pytest.mark.parametrize("model_type", ["qwen3_next", "afmoe", "bitnet", "laguna"])
+def test_gates_are_in_every_part(model_type):
+    """What each token brings through a head is pattern · (gate ∘ value) · W_O, another for each query."""
+    loaded = loaded_of(model_type)
+    anatomy = loaded.anatomy
+    assert anatomy.is_gated
+    trace = fg.trace(loaded, IDS)
+    layer = anatomy.attending[0]
+    values = anatomy.per_query_head(trace.v[layer])
+    norms = fg.edge_weights(trace, method="norms")
+    post = anatomy.blocks[layer].attention_post_norm
+    for t in (0, 4, len(IDS) - 1):
+        vectors = (values * trace.z_gate[layer, :, t, None]) @ anatomy.W_O(layer)
+        parts = trace.pattern[layer, :, t, :, None] * vectors
+        whole = parts.sum((0, 1))
+        bias = anatomy.blocks[layer].attention_output.bias
+        if post is None:
+            torch.testing.assert_close(
+                whole + (0 if bias is None else bias), trace.attn_out[layer, t], rtol=1e-4, atol=1e-5
+            )
+            np.testing.assert_allclose(norms.attention[layer, :, t], parts.norm(dim=-1).numpy(), rtol=1e-4, atol=1e-6)
+        else:
+            scale = trace.norm_scales["attention_post"][layer, t]
+            through = post.linear(parts, scale.expand(parts.shape[:-1]))
+            np.testing.assert_allclose(norms.attention[layer, :, t], through.norm(dim=-1).numpy(), rtol=1e-4, atol=1e-6)
+    with pytest.raises(
+        UnsupportedReadingError, match="multiplies the outputs of its heads before the output projection"
+    ):
+        fg.norm_map(trace)
+
+
+def test_a_block_that_runs_again_is_a_layer_each_time():
+    loaded = loaded_of("albert", "masked")
+    model, anatomy = loaded.model, loaded.anatomy
+    assert len({id(block.module) for block in anatomy.blocks}) == 1
+    assert len(anatomy.blocks) == model.config.num_hidden_layers > 1
+    trace = fg.trace(loaded, IDS, position=2)
+    with torch.no_grad(), eager_attention(model):
+        own = model(torch.tensor([IDS]), output_hidden_states=True, output_attentions=True)
+    for layer in range(len(anatomy.blocks)):
+        torch.testing.assert_close(trace.pattern[layer], own.attentions[layer][0])
+        torch.testing.assert_close(trace.resid_post[layer], own.hidden_states[layer + 1][0])
+
+
+# Levels
+
+
+@pytest.mark.parametrize("model_type", PATTERNS)
+def test_where_no_more_is_found_patterns_are(model_type):
+    loaded = loaded_of(model_type)
+    assert loaded.level == "patterns"
+    assert "level 'patterns'" in repr(loaded)
+    assert max(loaded.proof.values()) < 1e-5
+    trace = fg.trace(loaded, IDS)
+    with torch.no_grad(), eager_attention(loaded.model):
+        expected = torch.zeros(len(IDS))
+    torch.testing.assert_close(trace.pattern.sum(-1)[0, 0], expected + 1, rtol=1e-5, atol=1e-5)
+    assert fg.attention_rollout(trace).shape[-1] == len(IDS)
+    assert fg.attention_flow(trace).shape[-1] == len(IDS)
+    assert len(fg.build_graph(trace, method="attention", readings=False))
+    for use in (
+        lambda: trace.resid_pre,
+        lambda: fg.edge_weights(trace, method="norms"),
+        lambda: fg.edge_weights(trace, method="proximity"),
+        lambda: fg.ablate(loaded, IDS, fg.Node("head", layer=0, head=0)),
+    ):
+        with pytest.raises(UnsupportedReadingError, match="residual stream"):
+            use()
+    for use in (lambda: fg.logit_lens(trace), lambda: fg.direct_logit_attribution(trace)):
+        with pytest.raises(UnsupportedReadingError):
+            use()
+
+
+def test_levels_are_stated():
+    assert fg.load_model(tiny_model("llama")).level == "full"
+    assert fg.load_model(tiny_model("llama")[0].model).level == "stream"
+    assert "level" not in repr(fg.load_model(tiny_model("llama")))
+    assert "level 'stream'" in repr(fg.load_model(tiny_model("llama")[0].model))
+
+
+@pytest.mark.parametrize(
+    ("use", "said"),
+    [
+        (lambda loaded, trace: trace.neurons, "so they have no neurons"),
+        (lambda loaded, trace: fg.edge_weights(trace, method="ff"), "so they have no neurons"),
+        (lambda loaded, trace: fg.semantic_graph(trace, layers=1), "so they have no neurons"),
+        (lambda loaded, trace: fg.ablate(loaded, IDS, fg.Node("neuron", layer=1, index=2)), "so they have no neurons"),
+    ],
+)
+def test_a_mixture_of_experts_has_no_neurons(use, said):
+    loaded = loaded_of("mixtral")
+    with pytest.raises(UnsupportedReadingError, match=said):
+        use(loaded, fg.trace(loaded, IDS))
+
+
+@pytest.mark.parametrize("model_type", ["deepseek_v3", "olmo2"])
+def test_queries_that_are_no_linear_map_are_named(model_type):
+    loaded = loaded_of(model_type)
+    assert not loaded.anatomy.has_projections
+    trace = fg.trace(loaded, IDS)
+    with pytest.raises(UnsupportedReadingError, match="no linear maps of what its attention reads"):
+        _ = trace.q_proj
+    edge = fg.Edge(fg.Node("head", layer=0, head=0), fg.Node("head", layer=1, head=0), "q")
+    with pytest.raises(UnsupportedReadingError, match="no linear maps"):
+        fg.ablate(loaded, IDS, edge)
+    # Single entries of a pattern can be changed all the same: its values are seen at the attention function.
+    off = fg.PatternEdit(layer=1, head=0, query_pos=len(IDS) - 1, key_pos=3)
+    assert fg.ablate(loaded, IDS, off).after != fg.ablate(loaded, IDS, off).before
+
+
+def test_a_changed_pattern_changes_what_it_says():
+    """Removing one entry of a pattern takes pattern · value · W_O away from the stream, no more and no less."""
+    loaded = loaded_of("bloom")
+    trace = fg.trace(loaded, IDS)
+    last, t = len(loaded.anatomy.blocks) - 1, len(IDS) - 1
+    edit = fg.PatternEdit(layer=last, head=1, query_pos=t, key_pos=2)
+    effect = fg.ablate(loaded, IDS, edit, metric=fg.log_probability)
+    vector = trace.pattern[last, 1, t, 2] * trace.v[last, 1, 2] @ loaded.anatomy.W_O(last)[1]
+    block = loaded.anatomy.blocks[last]
+    with torch.no_grad():
+        middle = trace.resid_mid[last, t] - vector
+        state = middle + block.mlp_output.module(
+            block.activation(block.mlp_input.module(block.mlp_norm.module(middle)))
+        )
+        logits = loaded.model.lm_head(loaded.anatomy.final_norm.module(state))
+    expected = torch.log_softmax(logits, -1)[trace.target]
+    assert float(effect.after[0]) == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_what_cannot_be_found_says_how_far_the_search_came():
+    with pytest.raises(ArchitectureError, match="no softmax of products meets values"):
+        fg.load_model(model_of("falcon_mamba"))
+
+
+def test_weights_and_modules_stay_as_they_were():
+    model = model_of("jamba")
+    before = [(name, p.data_ptr(), p._version) for name, p in model.named_parameters()]
+    loaded = fg.load_model(model)
+    fg.trace(loaded, IDS)
+    assert [(name, p.data_ptr(), p._version) for name, p in model.named_parameters()] == before
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
