@@ -28,6 +28,8 @@ from flowgraph.errors import (
     UnknownModelError,
 )
 from flowgraph.models import FAMILIES, sources
+from flowgraph.models.anatomy import resolve
+from flowgraph.models.proof import prove
 from tests.tiny_models import TINY, tiny_model
 
 SAVED = ("gpt2", "llama", "bert", "bert_headless", "gemma2", "roberta", "llama_tied")
@@ -577,24 +579,27 @@ def both(model, folder):
 
 def test_an_unknown_architecture_says_what_was_not_found_and_how_to_write_a_row(tmp_path):
     model = built("Olmo2ForCausalLM", **SIZES, pad_token_id=1, bos_token_id=1, eos_token_id=2)
+    with pytest.raises(ArchitectureError, match="no architecture row fits Olmo2ForCausalLM") as error:
+        resolve(model)
+    message = str(error.value)
+    assert "Nearest is" in message
+    assert "input_layernorm" in message.partition("not found: ")[2]
+    for part in ("model_type 'olmo2'", "register_family(dataclasses.replace(", "Known families: gpt2"):
+        assert part in message
+    # Its parts are found without a row, from memory and from a folder.
     for source in both(model, tmp_path):
-        with pytest.raises(ArchitectureError, match="no architecture row fits Olmo2ForCausalLM") as error:
-            flowgraph.load_model(source)
-        message = str(error.value)
-        assert "Nearest is" in message
-        assert "input_layernorm" in message.partition("not found: ")[2]
-        for part in ("model_type 'olmo2'", "register_family(dataclasses.replace(", "Known families: gpt2"):
-            assert part in message
+        assert flowgraph.load_model(source).anatomy.is_found
 
 
 @pytest.mark.parametrize("kind", ["Bloom", "Falcon"])
 def test_a_row_that_has_nothing_in_common_is_not_called_near(kind, tmp_path):
     model = built(f"{kind}ForCausalLM", hidden_size=32, num_hidden_layers=1, num_attention_heads=4, vocab_size=60)
+    with pytest.raises(ArchitectureError, match=f"no architecture row fits {kind}ForCausalLM") as error:
+        resolve(model)
+    assert "Known families: gpt2" in str(error.value)
+    assert "Nearest" not in str(error.value)
     for source in both(model, tmp_path):
-        with pytest.raises(ArchitectureError, match=f"no architecture row fits {kind}ForCausalLM") as error:
-            flowgraph.load_model(source)
-        assert "Known families: gpt2" in str(error.value)
-        assert "Nearest" not in str(error.value)
+        assert flowgraph.load_model(source).level == "full"
 
 
 def stablelm():
@@ -623,7 +628,7 @@ def noisy(model):
 def test_a_row_that_a_user_writes_is_proved_and_traced(make, refusal, registered, tmp_path):
     model = make()
     with pytest.raises(ArchitectureError, match=refusal):
-        flowgraph.load_model(model)
+        prove(resolve(model))
     kind = model.config.model_type
     llama = FAMILIES["llama"]
     stack = llama.stacks[0]
@@ -635,8 +640,8 @@ def test_a_row_that_a_user_writes_is_proved_and_traced(make, refusal, registered
 
     wrong = dataclasses.replace(row, norm="rms")
     flowgraph.register_family(wrong)
-    with pytest.raises(ArchitectureError, match=f"the row '{kind}' does not describe"):
-        flowgraph.load_model(model)
+    with pytest.warns(UserWarning, match=f"the row '{kind}' does not describe .* The row is set aside"):
+        assert flowgraph.load_model(model).anatomy.is_found
     with pytest.raises(ArgumentError, match="already registered"):
         flowgraph.register_family(row)
     flowgraph.register_family(row, replace_existing=True)
@@ -666,10 +671,11 @@ def test_a_type_without_a_row_is_taken_by_structure_and_proved():
 
 
 def test_modules_of_another_make_behind_the_same_names():
-    """OLMo has a llama's paths, and norms without weights that the proof cannot even ask."""
-    config = transformers.OlmoConfig(**SIZES, pad_token_id=1, eos_token_id=2)
+    """OLMo has a llama's paths, and norms without weights: another formula, which the proof sees."""
+    model = transformers.OlmoForCausalLM(transformers.OlmoConfig(**SIZES, pad_token_id=1, eos_token_id=2)).eval()
     with pytest.raises(ArchitectureError, match="the row 'llama' does not describe OlmoForCausalLM"):
-        flowgraph.load_model(transformers.OlmoForCausalLM(config))
+        prove(resolve(model))
+    assert flowgraph.load_model(model).anatomy.blocks[0].attention_norm.kind == "layer"
 
 
 def test_a_config_that_names_no_architecture_is_refused(tmp_path):

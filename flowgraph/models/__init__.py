@@ -12,7 +12,7 @@ from ..importing import late_names
 if TYPE_CHECKING:
     from .anatomy import Anatomy, Block, Norm, Projection
     from .cache import cache_folder, cached_models, remove
-    from .families import FAMILIES, Attention, Family, Stack, register_family
+    from .families import FAMILIES, Attention, Family, Sizes, Stack, register_family
     from .known import KNOWN_MODELS, KnownModel, fetch
     from .loading import LoadedModel, load_model
     from .vocabulary import Vocabulary
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "anatomy": ("Anatomy", "Block", "Norm", "Projection"),
     "cache": ("cache_folder", "cached_models", "remove"),
-    "families": ("FAMILIES", "Attention", "Family", "Stack", "register_family"),
+    "families": ("FAMILIES", "Attention", "Family", "Sizes", "Stack", "register_family"),
     "known": ("KNOWN_MODELS", "KnownModel", "fetch"),
     "loading": ("LoadedModel", "load_model"),
     "vocabulary": ("Vocabulary",),
@@ -29,7 +29,7 @@ _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names
 
 __all__ = [
     "FAMILIES", "KNOWN_MODELS", "Anatomy", "Attention", "Block", "Family", "KnownModel", "LoadedModel", "Norm",
-    "Projection", "Stack", "Vocabulary", "cache_folder", "cached_models", "fetch", "load_model", "register_family",
+    "Projection", "Sizes", "Stack", "Vocabulary", "cache_folder", "cached_models", "fetch", "load_model", "register_family",
     "remove",
 ]  # fmt: skip
 
