@@ -71,7 +71,7 @@ def check_full(loaded: fg.LoadedModel) -> None:
         trace = fg.trace(loaded, ids, position=at)
         feed = {"input_ids": torch.tensor([ids])}
         record = run(loaded.anatomy, feed, sites=frozenset(SITES), layers=layers, logits_at=at)
-        errors = trace_errors(loaded.anatomy, feed, record, layers, at)
+        errors = trace_errors(loaded.anatomy, feed, record, layers=layers, at=at)
         assert max(float(error.max()) for error in errors.values()) < 1e-5, errors
         with torch.no_grad(), eager_attention(loaded.model):
             said = loaded.model(**feed).logits[0, at]
