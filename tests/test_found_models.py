@@ -458,3 +458,32 @@ def test_weights_and_modules_stay_as_they_were():
     fg.trace(loaded, IDS)
     assert [(name, p.data_ptr(), p._version) for name, p in model.named_parameters()] == before
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("name", ["smollm2", "minilm"])
+def test_a_search_finds_real_models(name):
+    """Their states hold massive activations, beside which what a block adds is known to few digits."""
+    from flowgraph.models.discovery import found_and_proved
+    from flowgraph.models.loading import _proof
+
+    loaded = fg.load_model(name)
+    found, proof = found_and_proved(loaded.model, _proof)
+    by_row = loaded.anatomy
+    assert found.level == loaded.level
+    assert (found.wiring, found.has_projections, found.has_neurons) == (by_row.wiring, True, True)
+    assert max(proof.values()) < 1e-5
+    for mine, theirs in zip(found.blocks, by_row.blocks, strict=True):
+        for part in ("attention", "query", "key", "value", "mlp"):
+            assert getattr(mine, part) is getattr(theirs, part), part
+        assert mine.attention_output is not None
+        assert theirs.attention_output is not None
+        assert mine.attention_output.module is theirs.attention_output.module
+
+
+@pytest.mark.parametrize("model_type", ["bloom", "phi", "olmo2", "glm4"])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_number_types(model_type, dtype):
+    loaded = fg.load_model(model_of(model_type), dtype=dtype)
+    assert (loaded.level, loaded.dtype) == ("full", dtype)
+    assert fg.trace(loaded, IDS).pattern.dtype == dtype

@@ -50,7 +50,7 @@ class _Following(TorchFunctionMode):
         self.found = found
         # The tensors are held, so that no other gets the number of one that is gone.
         self.scores: dict[int, tuple[Tensor, _Scores]] = {}
-        self.patterns: dict[int, tuple[Tensor, Tensor, _Scores]] = {}
+        self.patterns: dict[int, tuple[Tensor, _Scores]] = {}
 
     def __torch_function__(
         self, func: Any, types: Sequence[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
@@ -72,11 +72,11 @@ class _Following(TorchFunctionMode):
             return
         first = args[0] if args else kwargs.get("input")
         if name == "softmax" and id(first) in self.scores and out.ndim in (3, 4):
-            self.patterns[id(out)] = (out, out, self.scores[id(first)][1])
+            self.patterns[id(out)] = (out, self.scores[id(first)][1])
             return
         for one in args[:3]:
             if id(one) in self.patterns and (name in _SAME or name in _TIMES):
-                self.patterns[id(out)] = (out, *self.patterns[id(one)][1:])
+                self.patterns[id(out)] = (out, self.patterns[id(one)][1])
                 return
             if id(one) in self.scores:
                 made = self._shifted(name, one, args, self.scores[id(one)][1])
@@ -94,8 +94,8 @@ class _Following(TorchFunctionMode):
         else:
             left, right = (*args, *kwargs.values())[:2]
         if id(left) in self.patterns:
-            _, pattern, scores = self.patterns[id(left)]
-            self.found(_call(pattern, right, out, scores))
+            # As it meets the values: after a softmax in 32 bits it may have been rounded.
+            self.found(_call(left, right, out, self.patterns[id(left)][1]))
         elif isinstance(left, Tensor) and isinstance(right, Tensor) and left.ndim in (3, 4) and right.ndim in (3, 4):
             self.scores[id(out)] = (out, _Scores(left, right, scale, added))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from ..norms import found_kind
 from .record import Record, same
 
 # Far above rounding of a sum in the model's number type, far below a part that is missing.
-ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 
 
 _SAMPLE = 256
@@ -157,21 +157,25 @@ class BlockSearch:
             return
         written = [(self.added, "")]
         written += [(self._output(name), name) for name in self._norms_of(self.added)]
-        change = self.y - self.x
+        fits = [
+            (fit, added, norm, names)
+            for added, norm in written
+            for mlp, names in self._candidates((self.added,))
+            if (fit := _fit(self.y, self.x, (added, mlp), self.rounding)) is not None
+        ]
+        if fits:
+            # Numbers of 16 bits leave room for more than one; the closest is meant.
+            fit, added, norm, names = min(fits, key=lambda one: one[0].error)
+            self.found.attention_factor, self.found.mlp_factor = fit.factors
+            self.found.attention_post_norm = self._inside(norm) if norm else ""
+            self.middle = self.x + fit.factors[0] * added
+            self._mlp(names)
+            return
         for added, norm in written:
-            for mlp, names in self._candidates((self.added,)):
-                factors = _fit(change, (added, mlp), self.rounding)
-                if factors is not None:
-                    self.found.attention_factor, self.found.mlp_factor = factors
-                    self.found.attention_post_norm = self._inside(norm) if norm else ""
-                    self.middle = self.x + factors[0] * added
-                    self._mlp(names)
-                    return
-        for added, norm in written:
-            factors = _fit(change, (added,), self.rounding)
-            if factors is not None:
+            fit = _fit(self.y, self.x, (added,), self.rounding)
+            if fit is not None:
                 # A block of attention alone.
-                self.found.attention_factor = factors[0]
+                self.found.attention_factor = fit.factors[0]
                 self.found.attention_post_norm = self._inside(norm) if norm else ""
                 self.mlp_names = []
                 return
@@ -182,18 +186,17 @@ class BlockSearch:
     def _mixer_and_mlp(self) -> None:
         """X + mixer + MLP in a block that does not attend: the mixer reads the state that enters, the MLP the one after it."""
         candidates = list(self._candidates(()))
-        change = self.y - self.x
         for mixed, mixers in candidates:
             for mlp, names in candidates:
                 if mlp is mixed:
                     continue
-                factors = _fit(change, (mixed, mlp), self.rounding)
-                if factors is None:
+                fit = _fit(self.y, self.x, (mixed, mlp), self.rounding)
+                if fit is None:
                     continue
-                self.middle = self.x + factors[0] * mixed
+                self.middle = self.x + fit.factors[0] * mixed
                 if not self._reads_middle(names):
                     continue
-                self.found.mixer_factor, self.found.mlp_factor = factors
+                self.found.mixer_factor, self.found.mlp_factor = fit.factors
                 mixers = [name for name in mixers if self._has_weights(name)]
                 norm = next((name for name in mixers if self._is_norm(name)), None)
                 if norm is not None:
@@ -204,10 +207,10 @@ class BlockSearch:
                 self._mlp(names)
                 return
         for written, names in candidates:
-            factors = _fit(change, (written,), self.rounding)
+            fit = _fit(self.y, self.x, (written,), self.rounding)
             named = [name for name in names if self._has_weights(name)]
-            if factors is not None and named:
-                self._alone(named, factors[0])
+            if fit is not None and named:
+                self._alone(named, fit.factors[0])
                 return
         raise NotFoundError(
             f"{self.path} does not attend, and what it adds is not the sum of a mixer's output and an MLP's"
@@ -272,10 +275,10 @@ class BlockSearch:
             summed = self._input(last)
             for first in self._norms():
                 before, middle = self._input(first), self._output(first)
-                if first == last or _fit(before - self.x, (self.added,), self.rounding) != (1.0,):
+                if first == last or not _is_sum(before, self.x, self.added, self.rounding):
                     continue
                 for mlp, names in self._candidates((self.added,)):
-                    if _fit(summed - middle, (mlp,), self.rounding) == (1.0,):
+                    if _is_sum(summed, middle, mlp, self.rounding):
                         self.found.wiring = "post_norm"
                         self.found.attention_norm, self.found.mlp_norm = self._inside(first), self._inside(last)
                         self.middle = middle
@@ -587,20 +590,41 @@ def _error(x: Tensor, y: Tensor) -> float:
     return float((x.double() - y.double()).norm()) / (size or 1.0)
 
 
-def _fit(whole: Tensor, parts: tuple[Tensor, ...], rounding: float) -> tuple[float, ...] | None:
-    """Factors with which the parts add up to the whole, by least squares; None if they do not, or if one is not needed.
+class _Fit(NamedTuple):
+    """Factors of parts, and the error that is left, in parts of the change."""
 
-    A factor within rounding of 1 is 1.
+    factors: tuple[float, ...]
+    error: float
+
+
+def _is_sum(state: Tensor, before: Tensor, part: Tensor, rounding: float) -> bool:
+    """Whether a state is the one before and a part, without any factor."""
+    fit = _fit(state, before, (part,), rounding)
+    return fit is not None and fit.factors == (1.0,)
+
+
+def _fit(state: Tensor, before: Tensor, parts: tuple[Tensor, ...], rounding: float) -> _Fit | None:
+    """Factors with which parts add up to the change from one state to the next, by least squares; None if they do not.
+
+    None too if a part is not needed. A factor within rounding of 1 is 1. The change of a large state is known only to the last
+    digits of that state, as after a token with massive activations.
     """
-    target = whole.reshape(-1)
-    columns = [part.reshape(-1) for part in parts]
-    # Factors follow from some of the numbers; whether they hold is asked of all.
-    some = torch.linspace(0, len(target) - 1, min(len(target), _SAMPLE), dtype=torch.float64).long().to(target.device)
+    whole, columns = (state - before).reshape(-1), [part.reshape(-1) for part in parts]
+    last_digits = (8 * torch.finfo(state.dtype).eps * torch.maximum(state.abs(), before.abs())).reshape(-1)
+
+    def is_rest(made: Tensor, expected: Tensor, digits: Tensor, slack: float) -> bool:
+        allowed = slack * rounding * float(expected.norm()) + float(digits.double().norm())
+        return float((made - expected).norm()) <= allowed
+
+    # Factors follow from some of the numbers, those that are known best; whether they hold is asked of all.
+    some = torch.argsort(last_digits.float())[:_SAMPLE]
     few = torch.stack([column[some].double() for column in columns], 1)
-    factors = torch.linalg.lstsq(few.cpu(), target[some, None].double().cpu()).solution[:, 0].to(target.device)
-    if _error(few @ factors, target[some]) > 10 * rounding:
+    factors = torch.linalg.lstsq(few.cpu(), whole[some, None].double().cpu()).solution[:, 0].to(whole.device)
+    if not is_rest(few @ factors, whole[some].double(), last_digits[some], 10):
         return None
-    target, matrix = target.double(), torch.stack([column.double() for column in columns], 1)
-    if _error(matrix @ factors, target) > rounding or bool((factors.abs() < 1e-4).any()):
+    matrix = torch.stack([column.double() for column in columns], 1)
+    if not is_rest(matrix @ factors, whole.double(), last_digits, 1) or bool((factors.abs() < 1e-4).any()):
         return None
-    return tuple(1.0 if abs(f - 1) < 100 * rounding else float(f) for f in factors.tolist())
+    near = 100 * rounding if rounding < 1e-3 else 2 * rounding
+    found = tuple(1.0 if abs(f - 1) < near else float(f) for f in factors.tolist())
+    return _Fit(found, _error(matrix @ factors, whole))
