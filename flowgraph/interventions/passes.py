@@ -294,6 +294,11 @@ class Pass:
         edits = self.edits.get(("resid_mid", layer))
         if not edits:
             return added
+        if self.anatomy.blocks[layer].mixer is not None and layer in self.anatomy.attending:
+            raise UnsupportedReadingError(
+                f"the state between attention and MLP of layer {layer} is the sum of attention and a mixer beside it, and cannot be "
+                "changed through one of them; change the state that leaves the layer"
+            )
         state = middle = self._entering[layer] + added
         for edit in edits:
             state = edit(state)

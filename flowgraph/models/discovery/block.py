@@ -171,6 +171,8 @@ class BlockSearch:
             self.middle = self.x + fit.factors[0] * added
             self._mlp(names)
             return
+        if self._with_mixer():
+            return
         for added, norm in written:
             fit = _fit(self.y, self.x, (added,), self.rounding)
             if fit is not None:
@@ -229,6 +231,24 @@ class BlockSearch:
             self.found.mlp, self.found.mlp_norm, self.found.mlp_factor = self._inside(names[-1]), norm, factor
         else:
             self.found.mixer, self.found.attention_norm, self.found.mixer_factor = self._inside(names[-1]), norm, factor
+
+    def _with_mixer(self) -> bool:
+        """x + attention + mixer + MLP: both mix tokens of the state that enters, and the MLP reads the sum."""
+        candidates = list(self._candidates((self.added,)))
+        for mixed, mixers in candidates:
+            for mlp, names in candidates:
+                fit = None if mlp is mixed else _fit(self.y, self.x, (self.added, mixed, mlp), self.rounding)
+                if fit is None:
+                    continue
+                self.middle = self.x + fit.factors[0] * self.added + fit.factors[1] * mixed
+                named = [name for name in mixers if self._has_weights(name)]
+                if not named or not self._reads_middle(names):
+                    continue
+                self.found.attention_factor, self.found.mixer_factor, self.found.mlp_factor = fit.factors
+                self.found.mixer = self._inside(named[-1])
+                self._mlp(names)
+                return True
+        return False
 
     def _reads_middle(self, names: list[str]) -> bool:
         """Whether one of some modules, or the norm before it, reads the state in the middle."""
