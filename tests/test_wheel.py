@@ -39,7 +39,7 @@ assert len(session.answers) > 5
 
 client = create_app(Service()).server.test_client()
 assert client.get("/").status_code == 200
-for name in ("assets/app.css", "assets/panels.js", "page/flowgraph.js", "page/theme.css"):
+for name in ("assets/app.css", "assets/chart_panel.js", "page/flowgraph.js", "page/theme.css"):
     answer = client.get(f"/{{name}}")
     assert answer.status_code == 200 and len(answer.data) > 1_000, name
 """

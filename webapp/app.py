@@ -16,7 +16,7 @@ from flowgraph.render import css_variables, page_bundle, page_library, page_styl
 from .page.ids import Id
 from .page.layout.page import page
 from .page.posted import check_posted
-from .page.wires import browser, details, discovery, downloads, drawing, effects, generation, panels, sessions
+from .page.wires import browser, charts, details, discovery, downloads, drawing, effects, generation, panels, sessions
 from .present.errors import notice
 from .present.palette import panel_variables
 from .server.guard import HEADERS, refused
@@ -75,6 +75,7 @@ def create_app(service: Service, opening: str = "") -> Dash:
     for module in (drawing, generation, panels, details, effects, discovery, sessions, downloads):
         module.register(app, service)
     browser.register(app)
+    charts.register(app)
     _serve_page_files(app)
     if opening:
         _open_at(app, opening)

@@ -15,6 +15,7 @@ from flowgraph_webapp.page.layout.examples import Example, example_list
 from flowgraph_webapp.page.layout.header import first_model
 from flowgraph_webapp.page.layout.page import SILENT, VIEW, page
 from flowgraph_webapp.page.wires.downloads import FORMATS
+from flowgraph_webapp.present.chart_panel import ChartPanel
 from flowgraph_webapp.recipe import CHOICES, LONGEST_TEXT, Recipe, from_query
 from flowgraph_webapp.registered import TABS
 
@@ -46,12 +47,12 @@ def text_of(component) -> str:
 
 
 def test_every_id_is_on_the_page_once(layout):
-    found = Counter(one.id for one in components(layout) if getattr(one, "id", None))
+    found = Counter(str(one.id) for one in components(layout) if getattr(one, "id", None))
     # The slider is an element of the page's own, and stands as text in the component that carries it.
-    drawn = [json.loads(tree) for one in components(layout) if (tree := getattr(one, "data-draw", None))]
+    drawn = [one.chart for one in components(layout, ChartPanel)]
     found.update(attributes["id"] for _, attributes, *_ in drawn if "id" in attributes)
     assert {name for name, count in found.items() if count > 1} == set()
-    assert {str(name) for name in Id} <= set(map(str, found))
+    assert {str(name) for name in Id} <= set(found)
 
 
 def test_controls_offer_exactly_what_a_recipe_takes(layout):

@@ -38,7 +38,7 @@ class Tree:
 
     def __init__(self, component: Component) -> None:
         self.component = component
-        self.tree = json.loads(component.to_plotly_json()["props"]["data-draw"])
+        self.tree = json.loads(json.dumps(component.to_plotly_json()["props"]["chart"]))
         self.all = list(_walk(self.tree))
 
     def find(self, tag: str = "", **attributes: str) -> list:
@@ -181,7 +181,7 @@ def panels(run: Run) -> dict[str, Component]:
 def test_what_is_drawn_is_on_the_lists_and_every_pick_is_a_node(name):
     for panel, component in panels(RUNS[name]).items():
         tree = Tree(component)
-        assert component.to_plotly_json()["props"]["aria-label"]
+        assert component.to_plotly_json()["props"]["label"]
         for tag, attributes, *_ in tree.all:
             assert tag in TAGS
             assert all(key in ATTRIBUTES or key.startswith(("aria-", "data-", "--")) for key in attributes)
@@ -195,13 +195,13 @@ def test_what_is_drawn_is_on_the_lists_and_every_pick_is_a_node(name):
 
 
 def test_the_script_draws_from_the_same_lists():
-    script = _asset("panels.js")
+    script = _asset("chart_panel.js")
     listed = {
         name: set(re.findall(r"'([\w-]+)'", re.search(rf"const {name} = new Set\(\[(.*?)\]\)", script)[1]))
         for name in ("TAGS", "ATTRIBUTES")
     }
     assert listed == {"TAGS": set(TAGS), "ATTRIBUTES": set(ATTRIBUTES)}
-    for script in (_asset("panels.js"), _asset("panels_attention.js")):
+    for script in (_asset("chart_panel.js"), _asset("panels_attention.js")):
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
 
 
@@ -293,7 +293,7 @@ def test_lens_has_layers_from_top_to_bottom_and_a_cell_for_every_state():
     assert f"rank of ␣Tokyo\t{reading.target_rank:,}" in lines
     assert lines[-1] == f"entropy\t{reading.entropy:.2f} nats"
     assert [node[1]["data-pick"] for node in tree.find("td", cls="start")] == ["resid_post.4.-.5.-"]
-    assert tree.component.to_plotly_json()["props"]["data-selected"] == "resid_post.2.-.3.-"
+    assert tree.component.to_plotly_json()["props"]["selected"] == "resid_post.2.-.3.-"
 
 
 @pytest.mark.parametrize("fill", lens.FILLS)
@@ -338,7 +338,7 @@ def test_a_long_prompt_is_shown_in_windows(position, first, shown):
 def test_the_largest_lens_stays_small():
     run = replace(RUNS["512 tokens"], layers=(0, 30), n_layers=30)
     component = lens.panel(a_lens(run), run)
-    assert len(component.to_plotly_json()["props"]["data-draw"]) < 1_000_000
+    assert len(json.dumps(component.to_plotly_json()["props"]["chart"], separators=(",", ":"))) < 1_000_000
 
 
 def test_lens_rows_hold_every_state():
@@ -431,7 +431,7 @@ def test_attention_of_a_long_prompt_says_what_is_left_out():
     tree = Tree(component)
     assert "Shown are tokens 384–511 of 512 tokens" in tree.text
     assert "disabled" in tree.find("input")[0][1]
-    assert len(component.to_plotly_json()["props"]["data-draw"]) < 600_000
+    assert len(json.dumps(component.to_plotly_json()["props"]["chart"], separators=(",", ":"))) < 600_000
 
 
 def test_attention_opens_at_the_selected_node_and_the_chosen_heads():

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dash import Dash, Input, Output, dcc, html
+from flowgraph_webapp.page.wires import charts
 from flowgraph_webapp.panels import attention, bars, details, heads, lens, semantic
 from flowgraph_webapp.panels.attention import Attention, AttentionQuestion
 from flowgraph_webapp.panels.bars import BarsQuestion
@@ -18,6 +19,7 @@ from flowgraph_webapp.panels.details import NodeQuestion
 from flowgraph_webapp.panels.heads import HeadsQuestion
 from flowgraph_webapp.panels.lens import LensQuestion
 from flowgraph_webapp.panels.semantic import SemanticQuestion
+from flowgraph_webapp.present.chart_panel import every_chart
 from flowgraph_webapp.present.palette import panel_variables
 from flowgraph_webapp.server.run import Run, RunQuestion
 from flowgraph_webapp.server.traces import Traces
@@ -110,7 +112,7 @@ def dash_app(panels) -> Dash:
     app = Dash(
         __name__,
         assets_folder=str(ROOT / "webapp" / "assets"),
-        assets_ignore=r"^(?!panels).*$",
+        assets_ignore=r"^(?!panels|chart_panel).*$",
         external_scripts=["/page/flowgraph.js", "/page/cytoscape.js"],
         external_stylesheets=["/page/theme.css"],
         add_log_handler=False,
@@ -120,7 +122,6 @@ def dash_app(panels) -> Dash:
         [
             dcc.Location(id="location"),
             dcc.Store(id="selection"),
-            dcc.Store(id="setting"),
             html.Div(id="content"),
             *said,
         ],
@@ -143,10 +144,15 @@ def dash_app(panels) -> Dash:
     def show(path: str):
         return panels.get(path.strip("/"))
 
-    for name in ("selection", "setting"):
-        app.clientside_callback(
-            "(data) => JSON.stringify(data ?? null)", Output(f"said-{name}", "children"), Input(name, "data")
-        )
+    charts.register(app)
+    app.clientside_callback(
+        "(data) => JSON.stringify(data ?? null)", Output("said-selection", "children"), Input("selection", "data")
+    )
+    app.clientside_callback(
+        "(said) => JSON.stringify(said.findLast(Boolean) ?? null)",
+        Output("said-setting", "children"),
+        Input(every_chart(), "setting"),
+    )
     return app
 
 
@@ -202,6 +208,16 @@ class Opened:
         text = json.dumps(value, separators=(",", ":"))
         self.page.wait_for_function(
             "([name, text]) => document.getElementById(`said-${name}`).textContent === text", arg=[name, text]
+        )
+
+    def select(self, key: str | None) -> None:
+        """Select a node elsewhere on the page."""
+        self.page.evaluate("(key) => window.dash_clientside.set_props('selection', { data: key })", key)
+
+    def redraw(self, name: str, chart: object) -> None:
+        """Give the panel of a name another tree."""
+        self.page.evaluate(
+            "([of, chart]) => window.dash_clientside.set_props({ of, type: 'chart' }, { chart })", [name, chart]
         )
 
     def faults(self) -> list[str]:
@@ -286,11 +302,23 @@ def test_a_click_on_a_state_selects_it_everywhere(opened):
     chosen = panel.page.locator("[role=gridcell].chosen")
     assert chosen.count() == 1
     assert chosen.get_attribute("aria-selected") == "true"
-    panel.page.evaluate("window.flowgraph.panels.select('resid_post.24.-.2.-')")
-    assert chosen.get_attribute("data-pick") == "resid_post.24.-.2.-"
-    panel.page.evaluate("window.flowgraph.panels.select(null)")
-    assert chosen.count() == 0
-    assert panel.said("selection") == "resid_post.25.-.3.-"
+    panel.select("resid_post.24.-.2.-")
+    panel.page.wait_for_selector('[data-pick="resid_post.24.-.2.-"].chosen')
+    assert chosen.count() == 1
+    panel.select(None)
+    panel.page.wait_for_selector(".chosen[role=gridcell]", state="detached")
+    # The same node can be picked again.
+    panel.page.locator('[data-pick="resid_post.25.-.3.-"]').click()
+    panel.wait_said("selection", "resid_post.25.-.3.-")
+    assert chosen.count() == 1
+
+
+def test_a_panel_that_comes_late_is_told_what_is_selected(opened):
+    """Whatever its answer was made with: meanwhile something else may have been selected."""
+    panel = opened("lens")
+    assert panel.said("selection") is None
+    panel.page.wait_for_selector(".chosen[role=gridcell]", state="detached")
+    assert panel.faults() == []
 
 
 def test_the_keyboard_walks_a_grid(opened):
@@ -451,7 +479,8 @@ def test_the_semantic_graph_is_mounted_selects_and_lets_go(opened):
     panel = opened("semantic")
     assert panel.page.locator("[data-part=layer] option").count() == 1
     assert panel.page.locator("[data-part=where]").inner_text().startswith("layer 23, position 7")
-    panel.page.evaluate("window.flowgraph.panels.select('head.23.4.7.-')")
+    panel.select("head.23.4.7.-")
+    panel.page.wait_for_function("document.querySelector('[data-part=details] h3').textContent.includes('H4')")
     assert "H4" in panel.page.locator("[data-part=details] h3").inner_text()
     panel.page.locator("[data-part=stage]").click(position={"x": 230, "y": 300})
     panel.page.evaluate("window.dash_clientside.set_props('content', {children: null})")
@@ -473,22 +502,23 @@ def test_a_new_answer_is_drawn_in_the_place_of_the_old(opened):
     panel = opened("lens")
     box = panel.page.locator(".grid-box")
     box.evaluate("box => { box.scrollTop = 40; }")
-    panel.page.locator(".drawn").evaluate(
-        "host => { host.dataset.draw = host.dataset.draw.replaceAll('fill-5', 'fill-4'); }"
+    tree = panel.page.evaluate(
+        "JSON.stringify(window.dash_component_api.getLayout({ of: 'lens', type: 'chart' }).props.chart)"
     )
+    panel.redraw("lens", json.loads(tree.replace("fill-5", "fill-4")))
     panel.page.wait_for_function("!document.querySelector('.cells .fill-5')")
     assert box.evaluate("box => box.scrollTop") == 40
 
 
-def test_nothing_that_is_not_listed_is_built(opened):
+@pytest.mark.parametrize(
+    "tree",
+    [["script", {}, "alert(1)"], ["p", {"onclick": "alert(1)"}], ["img", {"src": "x", "onerror": "alert(1)"}]],
+    ids=lambda tree: tree[0],
+)
+def test_nothing_that_is_not_listed_is_built(opened, tree):
     panel = opened("lens")
-    for tree in (
-        '["script",{},"alert(1)"]',
-        '["p",{"onclick":"alert(1)"}]',
-        '["img",{"src":"x","onerror":"alert(1)"}]',
-    ):
-        panel.page.locator(".drawn").evaluate("(host, tree) => { host.dataset.draw = tree; }", tree)
-        panel.page.wait_for_timeout(50)
-    assert panel.page.locator(".drawn script, .drawn img, .drawn [onclick]").count() == 0
-    assert len([text for text in panel.faults() if "flowgraph: no" in text]) == 3
+    panel.redraw("lens", tree)
+    panel.page.wait_for_timeout(50)
+    assert panel.page.locator("#content :is(script, img, [onclick])").count() == 0
+    assert [text for text in panel.faults() if "flowgraph: no" in text]
     assert not [text for text in panel.messages if text.startswith("dialog")]

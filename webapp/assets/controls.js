@@ -187,11 +187,14 @@
   }
 
   /** A field of the recipe that a panel has changed. */
-  function setting(said) {
-    if (!said) return;
+  function setting(_said, shown) {
+    const [last] = (window.dash_clientside.callback_context?.triggered ?? []).map((one) => one.value).filter(Boolean).slice(-1);
+    const keep = window.dash_clientside.no_update;
+    if (!last) return keep;
     // Which part of a long lens is shown is no part of the address.
-    if (said.name === 'first') window.dash_clientside.set_props('panel', { data: { ...app.panel, first: said.value } });
-    else app.address.change({ [said.name]: [said.value].flat().join(',') });
+    if (last.name === 'first') return { ...shown, first: last.value };
+    app.address.change({ [last.name]: [last.value].flat().join(',') });
+    return keep;
   }
 
   function opened(address) {

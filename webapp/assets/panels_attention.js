@@ -85,7 +85,7 @@
     box.append(element('div', { class: 'map-title' }, 'queries ↓ read keys →'), element('div', { class: 'map-box' }, grid));
     Object.assign(state, { canvas, rows, columns, mapBox: box });
     canvas.addEventListener('pointermove', (event) => point(state, cellAt(state, event), event.clientX, event.clientY));
-    canvas.addEventListener('pointerleave', () => flowgraph.panels.hideTip());
+    canvas.addEventListener('pointerleave', () => flowgraph.tips.hideTip());
     canvas.addEventListener('click', (event) => take(state, cellAt(state, event)));
     canvas.addEventListener('keydown', (event) => walk(state, event));
   }
@@ -110,7 +110,7 @@
 
   function point(state, [query, key], x, y) {
     const text = pairTip(state, query, key);
-    flowgraph.panels.showTip(text, x, y);
+    flowgraph.tips.showTip(text, x, y);
     return text;
   }
 
@@ -122,7 +122,7 @@
     says(state);
     const position = state.model.first + query;
     const [head] = state.chosen;
-    flowgraph.panels.pick(state.chosen.size === 1 ? `head.${state.model.layer}.${head}.${position}.-` : `attn.${state.model.layer}.-.${position}.-`);
+    state.tell.pick(state.chosen.size === 1 ? `head.${state.model.layer}.${head}.${position}.-` : `attn.${state.model.layer}.-.${position}.-`);
   }
 
   function walk(state, event) {
@@ -291,7 +291,7 @@
     for (const chip of state.host.querySelectorAll('[data-head]')) {
       chip.setAttribute('aria-pressed', String(chip.dataset.head === 'all' ? whole : !whole && state.chosen.has(Number(chip.dataset.head))));
     }
-    flowgraph.panels.tellSetting('heads', whole ? [] : [...state.chosen].sort((a, b) => a - b));
+    state.tell.set('heads', whole ? [] : [...state.chosen].sort((a, b) => a - b));
     refresh(state);
   }
 
@@ -324,10 +324,10 @@
     }
   }
 
-  widgets.attention = (host, model) => {
+  widgets.attention = (host, model, tell) => {
     const queries = model.tokens.length;
     const state = {
-      host, model, queries, keys: queries + (model.others > 0), numbers: numbersOf(model), sink: false, cursor: null,
+      host, model, tell, queries, keys: queries + (model.others > 0), numbers: numbersOf(model), sink: false, cursor: null,
       chosen: new Set(model.chosen), chosenQueries: new Set([model.query]), chosenKeys: new Set(),
     };
     createMap(state);

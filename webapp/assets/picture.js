@@ -113,7 +113,6 @@
     const edge = isEdge ? app.meta.edge_index.indexOf(Number(key.slice(5))) : -1;
     app.view.select(isEdge ? `e${edge}` : idOf(key));
     app.address.change({ selected: isEdge ? (edge < 0 ? '' : edgeKey(edge)) : (key ?? '') });
-    window.flowgraph.panels?.select(isEdge ? null : key);
   }
 
   /** Pins were changed in the picture. */

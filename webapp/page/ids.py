@@ -27,8 +27,6 @@ class Id(StrEnum):
     """Store: key of the selected node, ``edge.17`` for an edge of the drawn graph, or None."""
     PINS = "pins"
     """Store: keys of the pinned nodes."""
-    SETTING = "setting"
-    """Store: ``{"name", "value"}`` of a field of the recipe that a panel changes."""
     PANEL = "panel"
     """Store: which panel is wanted, ``{"tab", "search", "key"}``, or None while none is open."""
     OPENED = "opened"

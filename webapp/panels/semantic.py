@@ -1,6 +1,6 @@
 """The semantic graph of some layers: every vector a pill that says what it holds. The page scripts of flowgraph draw it.
 
-``panel(semantic, run) -> Component``: ``assets/panels.js`` mounts ``window.flowgraph.semantic`` on the parts made here, and
+``panel(semantic, run) -> Component``: ``assets/chart_panel.js`` mounts ``window.flowgraph.semantic`` on the parts made here, and
 selects by node key like every panel.
 ``rows(semantic) -> (header, rows)``: one row for each edge.
 """

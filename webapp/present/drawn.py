@@ -1,13 +1,12 @@
 """Panels as plain trees that the browser draws at once: thousands of cells as Dash components would take it seconds.
 
-A tree is made of :func:`element`; :func:`drawn` is the one Dash component that carries it, as JSON in ``data-draw``.
-``assets/panels.js`` builds it with ``createElement`` and ``textContent``, from the tags and attributes listed here and no
+A tree is made of :func:`element`; :func:`drawn` is the :class:`~.chart_panel.ChartPanel` that carries it.
+``assets/chart_panel.js`` builds it with ``createElement`` and ``textContent``, from the tags and attributes listed here and no
 others: no text can become markup.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -15,10 +14,8 @@ from typing import TYPE_CHECKING, Any
 from flowgraph import Node, node_key
 from flowgraph.render import visible
 
-from . import html
-
 if TYPE_CHECKING:
-    from dash.development.base_component import Component
+    from .chart_panel import ChartPanel
 
 TAGS = frozenset({
     "div", "p", "span", "b", "i", "button", "table", "caption", "thead", "tbody", "tfoot", "tr", "th", "td", "dl", "dt", "dd", "h3", "h4",
@@ -85,7 +82,7 @@ def element(tag: str, *children: Element | str | None, **attributes: Any) -> Ele
     return Element(tag, texts, tuple(child for child in children if child is not None))
 
 
-def drawn(tree: Element, *, name: str, label: str, selected: str | None = None) -> Component:
+def drawn(tree: Element, *, name: str, label: str, selected: str | None = None) -> ChartPanel:
     """The component of a tree.
 
     Parameters
@@ -93,18 +90,19 @@ def drawn(tree: Element, *, name: str, label: str, selected: str | None = None) 
     tree
         What is drawn.
     name
-        Class of the panel, ``lens``.
+        Class of the panel, ``lens``. A page shows one panel of a name.
     label
         What a screen reader calls it.
     selected
         Key of the node that is marked, wherever it occurs.
     """
-    data = json.dumps(tree.plain(), ensure_ascii=False, separators=(",", ":"))
-    said: dict[str, Any] = {"aria-label": label, "data-draw": data, "data-selected": selected or ""}
-    return html.Div(className=f"drawn {name}", role="region", **said)
+    # The process that answers questions draws nothing and needs no Dash.
+    from .chart_panel import ChartPanel
+
+    return ChartPanel(tree.plain(), name=name, label=label, selected=selected)
 
 
-def message(text: str, *, name: str = "absent", label: str = "Nothing to show") -> Component:
+def message(text: str, *, name: str = "absent", label: str = "Nothing to show") -> ChartPanel:
     """A panel that has nothing to show, and why."""
     return drawn(element("p", text, cls="absent"), name=name, label=label)
 

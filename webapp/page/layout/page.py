@@ -79,7 +79,6 @@ def _stores() -> list[Component]:
         Id.WRITERS,
         Id.SELECTION,
         Id.PINS,
-        Id.SETTING,
         Id.PANEL,
         Id.OPENED,
         Id.CONTINUATION_TICKET,

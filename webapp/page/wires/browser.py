@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dash import ClientsideFunction, Dash, Input, Output, State
 
+from ...present.chart_panel import every_chart
 from ..ids import Id
 
 _SHARED = (Id.LAYER, Id.SCORE)
@@ -36,7 +37,9 @@ def register(app: Dash) -> None:
     _wire(app, "holdAgainst", Input(Id.WRITERS, "data"))
     _wire(app, "select", Input(Id.SELECTION, "data"))
     _wire(app, "opened", Input(Id.OPENED, "data"))
-    _wire(app, "setting", Input(Id.SETTING, "data"))
+    _wire(
+        app, "setting", Output(Id.PANEL, "data", allow_duplicate=True), Input(every_chart(), "setting"), State(Id.PANEL, "data")
+    )  # fmt: skip
     _wire(app, "markGrown", address, Input(Id.CONTINUATION, "children"))
     _wire(app, "goOn", Input(Id.CONTINUE, "n_clicks"), Input(Id.COUNT, "n_submit"), State(Id.COUNT, "value"))
     _wire(app, "chooseTask", Input(Id.TASK, "value"))
@@ -54,4 +57,5 @@ def register(app: Dash) -> None:
 
 def _wire(app: Dash, function: str, *ends: Output | Input | State) -> None:
     outputs = [end for end in ends if isinstance(end, Output)]
-    app.clientside_callback(ClientsideFunction("flowgraph", function), *ends, prevent_initial_call=not outputs)
+    at_once = [end for end in outputs if not end.allow_duplicate]
+    app.clientside_callback(ClientsideFunction("flowgraph", function), *ends, prevent_initial_call=not at_once)

@@ -1,20 +1,47 @@
-/* The panels: trees that Python made are built here, and what is clicked in them is told to the page.
+/* ChartPanel: a Dash component that draws a tree which Python made, and tells what is picked and set in it.
 
-A tree is [tag, attributes, child, …] in data-draw. Texts go through textContent and attributes through a list: nothing becomes markup. */
+A tree is [tag, attributes, child, …]. Texts go through textContent and attributes through a list: nothing becomes markup. Thousands
+of cells are built as plain elements: as elements of React they take several times as long. */
 
 (() => {
   'use strict';
+  const { createElement, useLayoutEffect, useRef } = window.React;
   const flowgraph = (window.flowgraph ??= {});
   const TAGS = new Set(['div', 'p', 'span', 'b', 'i', 'button', 'table', 'caption', 'thead', 'tbody', 'tfoot', 'tr', 'th', 'td', 'dl', 'dt', 'dd', 'h2', 'h3', 'h4', 'label', 'input', 'section', 'ul', 'select']);
   const ATTRIBUTES = new Set(['class', 'title', 'role', 'scope', 'type', 'tabindex', 'hidden', 'colspan', 'disabled', 'checked', 'id', 'min', 'max', 'step', 'value']);
-  const DRAWN = '[data-draw]';
   const CELL = '[role=gridcell]';
   const STEPS = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
-  /** What draws the parts with data-widget: name → (host, model) → { select(key), destroy() }. */
+  /** What draws the parts with data-widget: name → (host, model, { pick(key), set(name, value) }) → { select(key), destroy() }. */
   const widgets = (flowgraph.widgets ??= {});
-  const living = new Map();
-  const choices = {};
-  let chosen = null;
+  /** The grouping that was chosen last: the next panel opens with it. */
+  let grouping = null;
+
+  function ChartPanel(props) {
+    const host = useRef(null);
+    const living = useRef([]);
+    const marked = useRef(null);
+    const { chart, name = '', label, selected = null, n_picks: picks = 0, setProps } = props;
+    // Widgets live longer than one rendering, and tell through the last.
+    const tell = useRef({});
+    tell.current.pick = (key) => setProps({ selected: key, n_picks: picks + 1 });
+    tell.current.set = (field, value) => setProps({ setting: { name: field, value } });
+
+    useLayoutEffect(() => {
+      const said = { pick: (key) => tell.current.pick(key), set: (field, value) => tell.current.set(field, value) };
+      const kept = [...host.current.querySelectorAll('.grid-box')].map((box) => [box.scrollLeft, box.scrollTop]);
+      living.current = draw(host.current, chart, said);
+      follow(host.current, living.current, marked, selected, true);
+      host.current.querySelectorAll('.grid-box').forEach((box, i) => scrollGrid(box, kept[i]));
+      return () => living.current.forEach((widget) => widget.destroy?.());
+    }, [chart]);
+    useLayoutEffect(() => follow(host.current, living.current, marked, selected, false), [selected]);
+
+    return createElement('div', {
+      ref: host, className: `drawn ${name}`, role: 'region', 'aria-label': label,
+      onClick: (event) => clicked(event, tell.current), onKeyDown: (event) => walk(event, tell.current),
+      onPointerOver: tipOf, onPointerLeave: hideTip, onFocus: tipOfFocus, onBlur: hideTip,
+    });
+  }
 
   function build(tree) {
     if (typeof tree === 'string') return document.createTextNode(tree);
@@ -30,27 +57,27 @@ A tree is [tag, attributes, child, …] in data-draw. Texts go through textConte
     return made;
   }
 
-  function draw(host) {
-    if (host.drawnFrom === host.dataset.draw) return;
-    host.drawnFrom = host.dataset.draw;
+  /** Build a tree in its place; the widgets in it. */
+  function draw(host, tree, tell) {
     hideTip();
-    const kept = [...host.querySelectorAll('.grid-box')].map((box) => [box.scrollLeft, box.scrollTop]);
-    host.replaceChildren(build(JSON.parse(host.dataset.draw)));
-    bury();
-    for (const found of host.querySelectorAll('[data-widget]')) {
-      living.set(found, widgets[found.dataset.widget](found, JSON.parse(found.dataset.model)));
-    }
+    host.replaceChildren(build(tree));
+    const made = [...host.querySelectorAll('[data-widget]')].map((found) => widgets[found.dataset.widget](found, JSON.parse(found.dataset.model), tell));
     for (const button of host.querySelectorAll('[data-switch]')) {
-      if (button.dataset.switch === choices.switch) chooseGroup(button);
+      if (button.dataset.switch === grouping) chooseGroup(button);
     }
     for (const cell of host.querySelectorAll(CELL)) {
       cell.tabIndex = -1;
       nameByTip(cell);
     }
-    if (host.dataset.selected) chosen = host.dataset.selected;
-    mark(host, chosen);
-    if (chosen) living.get(host.querySelector('[data-widget]'))?.select?.(chosen);
-    host.querySelectorAll('.grid-box').forEach((box, i) => scrollGrid(box, kept[i]));
+    return made;
+  }
+
+  /** Mark what is selected; the widgets hear of it when it changes. */
+  function follow(host, living, marked, key, isNew) {
+    if (!isNew && marked.current === key) return;
+    mark(host, key);
+    if (key || !isNew) for (const widget of living) widget.select?.(key);
+    marked.current = key;
   }
 
   /** A grid opens where it was, or at the cell that is selected, or at the position that is explained. */
@@ -60,20 +87,6 @@ A tree is [tag, attributes, child, …] in data-draw. Texts go through textConte
     if (first) first.tabIndex = 0;
     if (kept) [box.scrollLeft, box.scrollTop] = kept;
     else if (cell) box.scrollLeft = cell.offsetLeft + cell.offsetWidth / 2 - box.clientWidth / 2;
-  }
-
-  /** Widgets whose element has left the page let go of what they hold. */
-  function bury() {
-    for (const [host, widget] of living) {
-      if (host.isConnected) continue;
-      widget.destroy?.();
-      living.delete(host);
-    }
-  }
-
-  function drawAll(root) {
-    if (root.matches?.(DRAWN)) draw(root);
-    for (const host of root.querySelectorAll?.(DRAWN) ?? []) draw(host);
   }
 
   function mark(root, key) {
@@ -89,29 +102,23 @@ A tree is [tag, attributes, child, …] in data-draw. Texts go through textConte
     }
   }
 
-  function select(key) {
-    chosen = key ?? null;
-    for (const host of document.querySelectorAll(DRAWN)) {
-      host.dataset.selected = chosen ?? '';
-      mark(host, chosen);
-    }
-    for (const widget of living.values()) widget.select?.(chosen);
-  }
-
-  function pick(key) {
-    select(key);
-    window.dash_clientside?.set_props?.('selection', { data: key });
-  }
-
-  function tellSetting(name, value) {
-    window.dash_clientside?.set_props?.('setting', { data: { name, value } });
-  }
-
   function chooseGroup(button) {
-    const host = button.closest(DRAWN);
-    choices.switch = button.dataset.switch;
+    const host = button.closest('.drawn');
+    grouping = button.dataset.switch;
     for (const one of host.querySelectorAll('[data-switch]')) one.setAttribute('aria-pressed', String(one === button));
     for (const group of host.querySelectorAll('[data-group]')) group.hidden = group.dataset.group !== button.dataset.switch;
+  }
+
+  function clicked(event, tell) {
+    const button = event.target.closest('[data-switch], [data-set], button.sort, [data-pick]');
+    if (!button) return;
+    if (button.matches('[data-switch]')) chooseGroup(button);
+    else if (button.matches('[data-set]')) tell.set(button.dataset.set, Number(button.dataset.value));
+    else if (button.matches('button.sort')) sortBy(button);
+    else {
+      if (button.matches(CELL)) button.focus({ preventScroll: true });
+      tell.pick(button.dataset.pick);
+    }
   }
 
   /* Tables */
@@ -141,12 +148,12 @@ A tree is [tag, attributes, child, …] in data-draw. Texts go through textConte
 
   /* Grids: one stop for Tab, arrow keys inside */
 
-  function walk(event) {
+  function walk(event, tell) {
     const cell = event.target.closest?.(CELL);
     if (!cell) return;
     if (event.key === 'Enter' || event.key === ' ') {
       event.preventDefault();
-      pick(cell.dataset.pick);
+      tell.pick(cell.dataset.pick);
       return;
     }
     const next = neighbour(cell, event.key);
@@ -226,22 +233,9 @@ A tree is [tag, attributes, child, …] in data-draw. Texts go through textConte
     owner.setAttribute('aria-label', owner.dataset.tip.replaceAll('\t', ': ').replaceAll('\n', ', '));
   }
 
-  function clicked(event) {
-    if (!event.target.closest?.('.drawn')) return;
-    const button = event.target.closest('[data-switch], [data-set], button.sort, [data-pick]');
-    if (!button) return;
-    if (button.matches('[data-switch]')) chooseGroup(button);
-    else if (button.matches('[data-set]')) tellSetting(button.dataset.set, Number(button.dataset.value));
-    else if (button.matches('button.sort')) sortBy(button);
-    else {
-      if (button.matches(CELL)) button.focus({ preventScroll: true });
-      pick(button.dataset.pick);
-    }
-  }
-
   /* The semantic graph is drawn by flowgraph's own page scripts. */
 
-  widgets.semantic = (host, { page, keys }) => {
+  widgets.semantic = (host, { page, keys }, { pick }) => {
     const shown = () => (document.documentElement.dataset.theme === 'dark' ? 'dark' : 'light');
     host.dataset.theme = shown();
     const view = flowgraph.semantic.mount(host, page, {
@@ -255,25 +249,28 @@ A tree is [tag, attributes, child, …] in data-draw. Texts go through textConte
     };
   };
 
-  flowgraph.panels = { select, pick, tellSetting, showTip, hideTip };
+  document.addEventListener('scroll', hideTip, { capture: true, passive: true });
+  flowgraph.tips = { showTip, hideTip };
+  window.flowgraph_webapp = Object.assign(window.flowgraph_webapp ?? {}, { ChartPanel });
 
-  function start() {
-    document.addEventListener('click', clicked);
-    document.addEventListener('keydown', walk);
-    document.addEventListener('pointerover', tipOf);
-    document.addEventListener('focusin', tipOfFocus);
-    document.addEventListener('focusout', hideTip);
-    document.addEventListener('scroll', hideTip, { capture: true, passive: true });
-    new MutationObserver((changes) => {
-      for (const { type, target, addedNodes } of changes) {
-        if (type === 'attributes') draw(target);
-        else addedNodes.forEach(drawAll);
-      }
-      if (living.size) bury();
-    }).observe(document.body, { childList: true, subtree: true, attributes: true, attributeFilter: ['data-draw'] });
-    drawAll(document.body);
+  /* Callbacks between panels and the page */
+
+  const keep = () => window.dash_clientside.no_update;
+  const said = () => (window.dash_clientside.callback_context?.triggered ?? []).filter(({ value }) => value);
+
+  /** What was picked in a panel. A panel that has just come has picked nothing. */
+  function picked(_counts, selected, ids) {
+    const [last] = said().slice(-1);
+    const at = ids.findIndex((id) => last && JSON.parse(last.prop_id.slice(0, last.prop_id.lastIndexOf('.'))).of === id.of);
+    return at < 0 ? keep() : selected[at];
   }
 
-  if (document.readyState === 'loading') document.addEventListener('DOMContentLoaded', start);
-  else start();
+  /** What is selected is marked in every panel, also in one that comes later. */
+  function markEverywhere(key, _charts, selected) {
+    return selected.map((one) => ((one ?? null) === (key ?? null) ? keep() : (key ?? null)));
+  }
+
+  window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
+    flowgraph: { ...window.dash_clientside?.flowgraph, picked, markEverywhere },
+  });
 })();
