@@ -75,8 +75,8 @@ class Page:
         return self.call("panel.data", "content.children", value=value)
 
     def details(self, key, search: str = QUERY, pins=()):
-        state = {"run.data": {"key": "run", "search": search}, "pins.data": list(pins)}
-        return self.call("selection.data", "details.children", state, value=key)
+        state = {"run.data": {"key": "run", "search": search}, "picture.pins": list(pins)}
+        return self.call("picture.selected", "details.children", state, value=key)
 
 
 @pytest.fixture(scope="module")
@@ -126,9 +126,9 @@ def test_drawing_asks_once_for_run_and_graph_and_answers_all_of_the_picture(page
     assert status == 200
     shown = answer["response"]
     assert [type(one).__name__ for one in page.service.asked] == ["RunQuestion", "SketchQuestion"]
-    picture = shown["picture"]["children"]["props"]
-    assert picture["id"] == "flow-t-1" == shown["meta"]["data"]["picture"]
-    assert len(picture["elements"]["edges"]) == len(shown["meta"]["data"]["edge_index"]) > 100
+    picture = shown["picture"]["data"]
+    assert picture["picture"] == "flow-t-1"
+    assert len(picture["edges"]) == len(picture["edge_index"]) > 100
     assert shown["run"]["data"] == {
         "key": "run",
         "picture": "flow-t-1",
@@ -149,13 +149,13 @@ def test_what_the_picture_does_not_show_of_its_nodes_comes_after_it(page, view):
     search = QUERY + view
     _, answer = page.draw(search)
     ticket = {"id": "t-1", "previous": None, "search": search, "run": "run"}
-    status, then = page.call("drawn.data", "readings.data", {"ticket.data": ticket}, value="flow-t-1")
+    status, then = page.call("picture.drawn", "picture.readings", {"ticket.data": ticket}, value="flow-t-1")
     assert status == 200
-    late = then["response"]["readings"]["data"]
-    assert late["picture"] == answer["response"]["meta"]["data"]["picture"]
+    late = then["response"]["picture"]["readings"]
+    assert late["picture"] == answer["response"]["picture"]["data"]["picture"]
     recipe = from_query(search)
     sketch, whole = (page_data(page.service.ask(made(recipe)).graph) for made in (SketchQuestion.of, GraphQuestion.of))
-    first = answer["response"]["meta"]["data"]["readings"]
+    first = answer["response"]["picture"]["data"]["readings"]
     assert sum(one is None for one in first) > sum(one is None for one in late["readings"])
     # Colours, labels and all the rest are final before the rest has been read.
     assert sketch | {name: late[name] for name in ("readings", "vocabulary")} == whole
@@ -165,8 +165,8 @@ def test_what_the_picture_does_not_show_of_its_nodes_comes_after_it(page, view):
 def test_flow_into_a_chosen_node_is_drawn_and_exported(page, start):
     search = f"{QUERY}&start={start}" + ("&level=head" if start.startswith("head") else "")
     _, answer = page.draw(search)
-    meta = answer["response"]["meta"]["data"]
-    assert meta["starts"][meta["start"]] == start
+    data = answer["response"]["picture"]["data"]
+    assert data["starts"][data["start"]] == start
     assert start.split(".")[1] in json.dumps(answer["response"]["start"])
     assert page.client.get(f"/export/graph.html{search}").status_code == 200
 
@@ -379,7 +379,7 @@ def test_a_session_is_saved_and_opened_again(page):
     assert recipe.text == EXAMPLE
     assert recipe.session == "opened"
     _, drawn = page.draw(answer["response"]["opened"]["data"]["search"], id="t-2")
-    assert len(drawn["response"]["picture"]["children"]["props"]["elements"]["edges"]) > 100
+    assert len(drawn["response"]["picture"]["data"]["edges"]) > 100
 
 
 @pytest.mark.parametrize("contents", ["data:;base64,bm8gc2Vzc2lvbg==", "data:;base64,###", "nothing", ""])
@@ -418,11 +418,11 @@ def test_every_control_of_the_browser_exists(page):
 )
 def test_files_and_captions_say_the_mass_of_what_they_contain_as_the_screen_does(page, tmp_path, query):
     _, answer = page.draw(QUERY + query)
-    meta = answer["response"]["meta"]["data"]
-    edges = answer["response"]["picture"]["children"]["props"]["elements"]["edges"]
-    for keep in (meta["level"], 15, 300, 1_000):
+    picture = answer["response"]["picture"]["data"]
+    edges = picture["edges"]
+    for keep in (picture["level"], 15, 300, 1_000):
         shown = sum(edge["data"]["c"] <= keep for edge in edges)
-        screen = meta["mass"][shown - 1] if shown else 0.0
+        screen = picture["mass"][shown - 1] if shown else 0.0
         data = page.client.get(f"/export/graph.json{QUERY}{query}&keep={keep}").get_data()
         (tmp_path / "graph.json").write_bytes(data)
         file = flowgraph.FlowGraph.load(tmp_path / "graph.json")

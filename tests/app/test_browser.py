@@ -157,7 +157,7 @@ def test_a_refusal_is_seen_and_what_is_still_shown_is_said_to_be_old(tab, servic
     assert "trace a prompt" in tab.text("#export .menu-body")
     tab.page.keyboard.press("Escape")
     # Details are of the picture that is shown, and nothing is offered that would ask the refused run.
-    tab.evaluate("window.dash_clientside.set_props('selection', { data: argument })", READ)
+    tab.evaluate("window.dash_clientside.set_props('picture', { selected: argument })", READ)
     tab.wait("document.getElementById('details').textContent.includes('L23.resid_post@7')")
     assert not any(tab.page.locator(one).is_visible() for one in (".tests", "#continue", "#finder"))
     tab.page.locator("[role=tab][data-tab=heads]").click()
@@ -204,7 +204,7 @@ def test_a_selected_edge_is_marked_is_in_the_address_and_fits_into_the_window(op
         "app.data.edges.findIndex((one, i) => app.meta.edge_kinds[i] === 'attention' && one.data.source !== one.data.target)"
     )
     tab.evaluate(
-        "window.dash_clientside.set_props('selection', { data: `edge.${app.meta.edge_index[argument]}` })", edge
+        "window.dash_clientside.set_props('picture', { selected: `edge.${app.meta.edge_index[argument]}` })", edge
     )
     tab.wait("document.getElementById('details').textContent.includes('attention edge')")
     assert tab.evaluate("app.cy.edges('.chosen').map((one) => Number(one.style('underlay-opacity')) > 0)") == [True]

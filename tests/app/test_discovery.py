@@ -500,10 +500,10 @@ def test_a_search_gives_the_address_of_its_circuit(page, folder):
     assert recipe.foil == page.service.ask(TokenQuestion(RunQuestion(folder, TEXT), " cat", "foil")).token_id
     kept = page.service._kept[CircuitQuestion.of(recipe)]
     ticket = {"id": "t-1", "previous": None, "search": to_query(recipe), "run": "r"}
-    status, answer = page.call("ticket.data", "picture.children", value=ticket)
+    status, answer = page.call("ticket.data", "picture.data", value=ticket)
     assert status == 200
     drawn = answer["response"]
-    assert len(drawn["picture"]["children"]["props"]["elements"]["edges"]) == len(kept.graph)
+    assert len(drawn["picture"]["data"]["edges"]) == len(kept.graph)
     assert "circuit: eap in logits, this prompt at position 8" in json.dumps(drawn["caption"])
     assert "back to the flow graph" in json.dumps(drawn["start"])
     assert page.service._kept[CircuitQuestion.of(recipe)] is kept
@@ -556,8 +556,8 @@ def test_details_of_a_circuit(page, folder):
     graph = page.service.ask(CircuitQuestion.of(from_query(query))).graph
 
     def told(key):
-        state = {"run.data": {"key": "r", "search": query}, "pins.data": []}
-        status, answer = page.call("selection.data", "details.children", value=key, state=state)
+        state = {"run.data": {"key": "r", "search": query}, "picture.pins": []}
+        status, answer = page.call("picture.selected", "details.children", value=key, state=state)
         assert status == 200
         return json.dumps(answer["response"], ensure_ascii=False)
 
@@ -575,14 +575,16 @@ def test_a_circuit_is_tested_beside_its_details(page, folder):
 
     def said(what):
         value = {"id": "c-1", "previous": None, "search": query, "what": what}
-        return json.dumps(page.call("test.data", "effect.children", value=value)[1]["response"], ensure_ascii=False)
+        return json.dumps(page.call("picture.test", "effect.children", value=value)[1]["response"], ensure_ascii=False)
 
     assert "this circuit alone" in said("graph")
     assert "Only a circuit as a whole is tested" in said("edge.0")
     value = {"id": None, "previous": "c-1", "search": "", "what": None}
-    assert page.call("test.data", "effect.children", value=value)[1]["response"]["effect"]["children"] is None
+    assert page.call("picture.test", "effect.children", value=value)[1]["response"]["effect"]["children"] is None
     assert "c-1" in page.service.cancelled
-    page.call("test-cancel.n_clicks", state={"test.data": {"id": "c-2", "previous": None, "search": "", "what": None}})
+    page.call(
+        "test-cancel.n_clicks", state={"picture.test": {"id": "c-2", "previous": None, "search": "", "what": None}}
+    )
     assert "c-2" in page.service.cancelled
 
 
@@ -601,10 +603,10 @@ def test_a_circuit_is_taken_away_and_kept(page, folder):
 
 def test_a_proposal_is_offered_and_an_error_beside_it(page, folder):
     search = to_query(Recipe(model=folder, text=TEXT))
-    status, answer = page.call("proposal.data", value={"search": search})
+    status, answer = page.call("picture.proposal", value={"search": search})
     assert status == 200
     made = page.service.ask(CorruptQuestion(RunQuestion(folder, TEXT)))
     assert answer["response"]["corrupted"]["value"] == made.text
-    status, answer = page.call("proposal.data", value={"search": "?nonsense=1"})
+    status, answer = page.call("picture.proposal", value={"search": "?nonsense=1"})
     assert "which is not known" in json.dumps(answer["response"]["proposed"])
     assert "corrupted" not in answer["response"]

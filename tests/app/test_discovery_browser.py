@@ -105,7 +105,7 @@ def test_the_page_stays_usable_while_it_searches_and_a_search_can_be_cancelled(o
         expect(page.locator("#find-cancel")).to_be_visible()
         expect(page.locator("#find-progress .stage-name")).not_to_be_empty()
         # What is known already is answered at once.
-        tab.evaluate("dash_clientside.set_props('selection', { data: 'edge.0' })")
+        tab.evaluate("dash_clientside.set_props('picture', { selected: 'edge.0' })")
         expect(page.locator("#details")).to_contain_text("edge")
         page.locator("#find-cancel").click()
         expect(page.locator("#found")).to_contain_text("The search was cancelled.")

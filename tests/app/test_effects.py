@@ -154,7 +154,7 @@ def page() -> Page:
 
 def run_test(page, what, search=f"?text={EXAMPLE}"):
     value = {"id": "e-1", "previous": None, "search": search, "what": what}
-    status, answer = page.call("test.data", "effect.children", value=value)
+    status, answer = page.call("picture.test", "effect.children", value=value)
     assert status == 200
     return json.dumps(answer["response"], ensure_ascii=False)
 
@@ -215,7 +215,7 @@ def test_a_test_appears_beside_the_details_and_goes_with_the_selection(tab):
     tab.page.get_by_role("button", name="Ablate").click()
     effect.locator(".effect-box").wait_for()
     assert "without it" in effect.inner_text()
-    tab.evaluate("dash_clientside.set_props('selection', { data: null })")
+    tab.evaluate("dash_clientside.set_props('picture', { selected: null })")
     tab.wait("!document.querySelector('.effect-box')")
     tab.page.get_by_role("button", name="Test this graph").click()
     effect.locator(".effect-box").wait_for()

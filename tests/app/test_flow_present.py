@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 from dash.development.base_component import Component
 from flowgraph_webapp.node_key import parse_node_key
-from flowgraph_webapp.page.picture import picture
-from flowgraph_webapp.panels.flow import GraphAnswer, caption, meta, start_chip
+from flowgraph_webapp.panels.flow import GraphAnswer, caption, picture_data, start_chip
 from flowgraph_webapp.panels.prediction import predictions, probability, token_text
 from flowgraph_webapp.present.errors import notice, panel_error
 from flowgraph_webapp.present.legend import legend_components
@@ -48,36 +47,27 @@ def graph(request):
     return GRAPHS[request.param]()
 
 
-def test_the_picture_is_plain_data_with_settings_that_leave_it_alone(graph):
-    shown = picture(page_data(graph), "flow-1")
-    assert len(shown.elements["nodes"]) == len(graph.nodes)
-    assert len(shown.elements["edges"]) == len(graph)
-    assert (shown.autoRefreshLayout, shown.responsive, shown.autoungrabify) == (False, False, True)
-    assert shown.layout == {"name": "preset", "fit": False}
-    json.dumps(shown.to_plotly_json()["props"], allow_nan=False)
-
-
 def test_keys_and_edge_numbers_name_what_the_elements_show(graph):
     data, drawn = page_data(graph), drawing(graph)
-    about = meta(data, drawn, "flow-1")
+    about = picture_data(data, drawn, "flow-1")
     assert [parse_node_key(key) for key in about["keys"]] == list(graph.nodes)
     for edge, e in zip(data["edges"], about["edge_index"], strict=True):
         assert edge["data"]["source"] == f"n{graph.source[e]}"
         assert edge["data"]["target"] == f"n{graph.target[e]}"
-    assert "nodes" not in about
-    assert "edges" not in about
+    assert (len(about["nodes"]), len(about["edges"])) == (len(graph.nodes), len(graph))
+    assert about["picture"] == "flow-1"
     json.dumps(about, allow_nan=False)
 
 
 def test_a_start_in_the_address_is_the_node_itself(graph):
-    about = meta(page_data(graph), drawing(graph), "flow-1")
+    about = picture_data(page_data(graph), drawing(graph), "flow-1")
     for node, start in zip(graph.nodes, about["starts"], strict=True):
         assert start is None or parse_node(start) == node
         assert (start is None) == (node.position is None or node.kind == "logit")
 
 
 def test_ways_between_pins_have_the_colour_of_a_pin_in_every_theme():
-    about = meta(page_data(token_graph(layers=2)), drawing(token_graph(layers=2)), "flow-1")
+    about = picture_data(page_data(token_graph(layers=2)), drawing(token_graph(layers=2)), "flow-1")
     for rules in about["styles"].values():
         pin = next(rule["style"]["border-color"] for rule in rules if rule["selector"] == "node.pin")
         assert rules[-1]["selector"] == "edge.way"

@@ -121,7 +121,7 @@ def dash_app(panels) -> Dash:
     app.layout = html.Div(
         [
             dcc.Location(id="location"),
-            dcc.Store(id="selection"),
+            dcc.Store(id="picture"),
             html.Div(id="content"),
             *said,
         ],
@@ -146,7 +146,7 @@ def dash_app(panels) -> Dash:
 
     charts.register(app)
     app.clientside_callback(
-        "(data) => JSON.stringify(data ?? null)", Output("said-selection", "children"), Input("selection", "data")
+        "(key) => JSON.stringify(key ?? null)", Output("said-selection", "children"), Input("picture", "selected")
     )
     app.clientside_callback(
         "(said) => JSON.stringify(said.findLast(Boolean) ?? null)",
@@ -212,7 +212,7 @@ class Opened:
 
     def select(self, key: str | None) -> None:
         """Select a node elsewhere on the page."""
-        self.page.evaluate("(key) => window.dash_clientside.set_props('selection', { data: key })", key)
+        self.page.evaluate("(key) => window.dash_clientside.set_props('picture', { selected: key })", key)
 
     def redraw(self, name: str, chart: object) -> None:
         """Give the panel of a name another tree."""

@@ -145,10 +145,10 @@ _FORM = {
     "budget": None,
 }
 _VALUES = {
-    "ticket.data": _TICKET, "drawn.data": "flow-t", "run.data": {"key": "r", "search": _EXAMPLE}, "pins.data": ["embed.3"],
-    "selection.data": "resid_mid.23.7", "panel.data": {"tab": "lens", "search": _EXAMPLE, "key": "", "first": 2},
-    "continuation-ticket.data": _TICKET | {"count": 3}, "test.data": _TICKET | {"what": "graph"},
-    "proposal.data": {"search": _EXAMPLE}, "find-ticket.data": _TICKET | {"form": _FORM}, "open-session.contents": "data:;base64,QUJD",
+    "ticket.data": _TICKET, "picture.drawn": "flow-t", "run.data": {"key": "r", "search": _EXAMPLE}, "picture.pins": ["embed.3"],
+    "picture.selected": "resid_mid.23.7", "panel.data": {"tab": "lens", "search": _EXAMPLE, "key": "", "first": 2},
+    "continuation-ticket.data": _TICKET | {"count": 3}, "picture.test": _TICKET | {"what": "graph"},
+    "picture.proposal": {"search": _EXAMPLE}, "find-ticket.data": _TICKET | {"form": _FORM}, "open-session.contents": "data:;base64,QUJD",
     "open-session.filename": "a.flowgraph",
 }  # fmt: skip
 """What the page may send, by the end of a callback; all others are counts of clicks."""

@@ -3,7 +3,7 @@
 (() => {
   'use strict';
   const app = (window.flowgraphApp ??= {});
-  const set = (id, props) => window.dash_clientside.set_props(id, props);
+  const keep = () => window.dash_clientside.no_update;
   const tab = crypto.getRandomValues(new Uint32Array(2)).join('-');
   const defaultModel = () => JSON.parse(app.root().dataset.defaults).model;
   let runs = 0;
@@ -11,15 +11,16 @@
 
   /** Ask for more tokens of the prompt that was traced. */
   function goOn(_clicks, _submits, count) {
-    if (!(window.dash_clientside.callback_context?.triggered ?? []).length) return;
+    if (!(window.dash_clientside.callback_context?.triggered ?? []).length) return keep();
     if (!app.address.read().text) {
       document.getElementById('prompt').focus();
-      return;
+      return keep();
     }
     runs += 1;
     const id = `${tab}-${runs}`;
-    set('continuation-ticket', { data: { id, previous: last, search: window.location.search, count: count ?? 0 } });
+    const ticket = { id, previous: last, search: window.location.search, count: count ?? 0 };
     last = id;
+    return ticket;
   }
 
   /** The run becomes the text before a token, and the token its target; what was said about the former run is left behind. */
@@ -38,16 +39,16 @@
   /** Mark the token that is explained. A continuation of another text is put away. */
   function markGrown() {
     const row = document.querySelector('[data-base]');
-    if (!row) return;
+    if (!row) return keep();
     const { text, target = '', model = defaultModel() } = app.address.read();
     const tokens = [...row.querySelectorAll('[data-grown]')];
     const isOurs = model === row.dataset.model && [row.dataset.base, ...tokens.map((one) => one.dataset.grown)].includes(text);
-    if (!isOurs) set('continuation', { children: null });
     row.toggleAttribute('data-grown-from', text !== row.dataset.base);
     for (const one of tokens) {
       const isExplained = one.dataset.grown === text && ['', one.dataset.aim].includes(target);
       one.setAttribute('aria-pressed', String(isExplained));
     }
+    return isOurs ? keep() : null;
   }
 
   Object.assign(app, { explainGrown: explain, explainWritten });

@@ -33,14 +33,15 @@
 
   /** Run the prompt as the controls stand; what was said about the former prompt is left behind. */
   function trace(_clicks, text, model, chat, method, show, level, headsIn, threshold, position) {
-    if (!touched().length) return;
+    const keep = window.dash_clientside.no_update;
+    if (!touched().length) return keep;
     if (!text) {
       document.getElementById('prompt').focus();
-      return;
+      return keep;
     }
     if (!model) {
       app.refuse('No model is chosen. Choose one beside the prompt, then press Trace.');
-      return;
+      return keep;
     }
     const values = app.address.read();
     const { width = '', orientation = '', tab: panel = '', fill = '' } = values;
@@ -48,9 +49,11 @@
     const at = !values.text || values.text === text ? String(position ?? '') : '';
     const chosen = { model, text, chat: chat.length ? '1' : '0', position: at, method, show, level, heads_in: listed(headsIn), threshold: String(threshold ?? '') };
     const search = app.address.written({ ...chosen, width, orientation, tab: panel, fill });
-    if (app.address.pictureKey(search) === app.address.pictureKey(window.location.search) && values.text) again();
-    else app.address.go(search);
+    const isSame = values.text && app.address.pictureKey(search) === app.address.pictureKey(window.location.search);
+    if (!isSame) app.address.go(search);
     fold();
+    // The same question once more: after an error or a cancelled run.
+    return isSame ? issue(window.location.search, app.address.pictureKey(window.location.search)) : keep;
   }
 
   /** The open prompt box lies over the page: it closes when what stands in it is asked for, answered or refused. */
@@ -58,12 +61,6 @@
     const box = document.getElementById('prompt');
     if (document.activeElement !== box || box.value !== app.address.read().text) return;
     document.getElementById('stage').focus({ preventScroll: true });
-  }
-
-  /** The same question once more: after an error or a cancelled run. */
-  function again() {
-    const { search } = window.location;
-    window.dash_clientside.set_props('ticket', { data: issue(search, app.address.pictureKey(search)) });
   }
 
   /** What a control shows when the address says nothing of it: of these values, nothing is written. */
@@ -201,7 +198,7 @@
     if (address) app.address.go(address.search);
   }
 
-  Object.assign(app, { again, toggleHeads });
+  Object.assign(app, { toggleHeads });
   window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
     flowgraph: { ...window.dash_clientside?.flowgraph, ticket, trace, fold, countLines, choose, panel, settle, setting, opened },
   });

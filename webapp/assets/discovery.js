@@ -3,13 +3,14 @@
 (() => {
   'use strict';
   const app = (window.flowgraphApp ??= {});
-  const set = (id, props) => window.dash_clientside.set_props(id, props);
+  const keep = () => window.dash_clientside.no_update;
   const tab = crypto.getRandomValues(new Uint32Array(2)).join('-');
   const form = () => document.getElementById('finder');
   const FLOW = { circuit: '', corrupted: '', task: '', prompts: '', budget: '', selected: '', pins: '', keep: '' };
   let searches = 0;
   let last = null;
   let about = null;
+  let written = null;
 
   /** How the circuit was searched that the address shows; empty where it shows a flow graph. */
   function shownCircuit(search) {
@@ -19,12 +20,13 @@
 
   /** Search with what the form says. */
   function find(_clicks, task, corrupted, answer, against, prompts, circuit, budget) {
-    if (!(window.dash_clientside.callback_context?.triggered ?? []).length || !app.address.read().text) return;
+    if (!(window.dash_clientside.callback_context?.triggered ?? []).length || !app.address.read().text) return keep();
     searches += 1;
     const id = `find-${tab}-${searches}`;
     const asked = { task, corrupted: corrupted ?? '', answer: answer ?? '', against: against ?? '', prompts: prompts ?? 0, circuit, budget: budget ?? null };
-    set('find-ticket', { data: { id, previous: last, search: window.location.search, form: asked } });
+    const ticket = { id, previous: last, search: window.location.search, form: asked };
     last = id;
+    return ticket;
   }
 
   /** Show a circuit that was found, unless another picture is looked at by now: then its button does. */
@@ -46,30 +48,36 @@
   function propose() {
     if (!form().open || about || !prompt()) return;
     about = prompt();
-    set('proposal', { data: { search: window.location.search } });
+    app.tell({ proposal: { search: window.location.search } });
   }
 
-  /** The form as the search of this address was asked for. */
-  function restoreForm() {
-    const { corrupted = '', task = 'none', prompts = '8', circuit, budget } = app.address.read();
-    form().open = true;
-    about = prompt();
-    const values = { corrupted, task, prompts: Number(prompts), circuit, budget: budget ? Number(budget) : null };
-    for (const [name, value] of Object.entries(values)) set(name, { value });
-  }
-
-  /** Another picture is drawn: what was written for another prompt no longer fits. */
-  function aboutPrompt() {
+  /** Another picture is drawn: a circuit has its form, and what was written for another prompt no longer fits. */
+  function aboutPicture() {
     const circuit = shownCircuit();
     app.root().toggleAttribute('data-circuit', Boolean(circuit));
     offerFound();
-    if (circuit) restoreForm();
-    else if (about !== prompt()) {
+    if (circuit) {
+      form().open = true;
+      about = prompt();
+      written = restored();
+    } else if (about !== prompt()) {
       about = null;
-      set('corrupted', { value: '' });
-      set('proposed', { children: null });
+      written = [keep(), '', keep(), keep(), keep(), null];
       propose();
     }
+  }
+
+  /** The form as the search of this address was asked for: task, corrupted text, prompts, method, budget; what was proposed stays. */
+  function restored() {
+    const { corrupted = '', task = 'none', prompts = '8', circuit, budget } = app.address.read();
+    return [task, corrupted, Number(prompts), circuit, budget ? Number(budget) : null, keep()];
+  }
+
+  /** What the picture that was drawn writes into the form, once. */
+  function fillForm() {
+    const said = written ?? Array(6).fill(keep());
+    written = null;
+    return said;
   }
 
   /** What is shown already needs no button that shows it. */
@@ -83,8 +91,8 @@
     if (event.target.id === 'finder') propose();
   }, true);
 
-  Object.assign(app, { aboutPrompt, shownCircuit, leaveCircuit: () => app.address.change(FLOW), flowOnly: FLOW });
+  Object.assign(app, { aboutPicture, shownCircuit, leaveCircuit: () => app.address.change(FLOW), flowOnly: FLOW });
   window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
-    flowgraph: { ...window.dash_clientside?.flowgraph, find, showFound, chooseTask },
+    flowgraph: { ...window.dash_clientside?.flowgraph, fillForm, find, showFound, chooseTask },
   });
 })();

@@ -24,7 +24,7 @@
     runs += 1;
     const id = `test-${tab}-${runs}`;
     const data = { id, previous: last, search: window.location.search, what: button.dataset.test };
-    window.dash_clientside.set_props('test', { data });
+    app.tell({ test: data });
     last = id;
   }
 
@@ -33,9 +33,8 @@
     measured = null;
     markTest();
     if (!last) return;
-    const data = { id: null, previous: last, search: '', what: null };
+    app.tell({ test: { id: null, previous: last, search: '', what: null } });
     last = null;
-    window.dash_clientside.set_props('test', { data });
   }
 
   Object.assign(app, { test, forgetTest, markTest });

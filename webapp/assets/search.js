@@ -65,7 +65,7 @@
   }
 
   function open(node) {
-    window.dash_clientside.set_props('selection', { data: app.meta.keys[node] });
+    app.tell({ selected: app.meta.keys[node] });
     document.getElementById('search').value = '';
     showMatches('');
   }

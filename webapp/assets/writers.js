@@ -13,7 +13,7 @@
 
   function link({ name, key }) {
     const button = made('button', name, { type: 'button', className: 'link', title: `Details of ${name}` });
-    button.addEventListener('click', () => window.dash_clientside.set_props('selection', { data: key }));
+    button.addEventListener('click', () => app.tell({ selected: key }));
     return button;
   }
 
@@ -32,7 +32,4 @@
   }
 
   app.holdAgainst = holdAgainst;
-  window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
-    flowgraph: { ...window.dash_clientside?.flowgraph, holdAgainst },
-  });
 })();

@@ -159,10 +159,19 @@ def _graph(traces: Traces, question: GraphQuestion | SketchQuestion, check: Chec
     return GraphAnswer(drawn.with_readings(tuple(readings.get(node) for node in drawn.nodes)), note)
 
 
-def meta(data: dict[str, Any], drawn: Drawing, name: str) -> dict[str, Any]:
-    """What the page scripts need beside the elements: facts, styles, and which element is which node or edge."""
-    found = {key: value for key, value in data.items() if key not in ("nodes", "edges")}
-    return found | {
+def picture_data(data: dict[str, Any], drawn: Drawing, name: str) -> dict[str, Any]:
+    """What shows a graph in the page: its elements, facts and styles, and which element is which node or edge.
+
+    Parameters
+    ----------
+    data
+        What :func:`flowgraph.render.page_data` gives of the graph.
+    drawn
+        The drawing of the graph.
+    name
+        Name of the picture, another for each.
+    """
+    return data | {
         "picture": name,
         # The page follows routes as far as it can draw them, and opens on what can be read at a glance.
         "level": drawn.opening_level,

@@ -95,7 +95,9 @@ def _keep() -> html.Section:
 
 def _slider() -> Element:
     """An input of the page's own: one of Dash would put back its own value whenever it loses the focus."""
-    return element("input", type="range", id=Id.KEEP, min=0, max=LARGEST_LEVEL, step=1, value=LARGEST_LEVEL)
+    return element(
+        "input", type="range", id=Id.KEEP, data_part="keep", min=0, max=LARGEST_LEVEL, step=1, value=LARGEST_LEVEL
+    )
 
 
 def _position() -> html.Section:

@@ -73,17 +73,9 @@ def _stores() -> list[Component]:
     names = (
         Id.TICKET,
         Id.RUN,
-        Id.META,
-        Id.DRAWN,
-        Id.READINGS,
-        Id.WRITERS,
-        Id.SELECTION,
-        Id.PINS,
         Id.PANEL,
         Id.OPENED,
         Id.CONTINUATION_TICKET,
-        Id.TEST,
-        Id.PROPOSAL,
         Id.FIND_TICKET,
         Id.FOUND_AT,
     )

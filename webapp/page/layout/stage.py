@@ -8,6 +8,7 @@ from dash import dcc, html
 
 from ...present.attributes import named
 from ...recipe import MOST_GENERATED
+from ..flow_picture import FlowPicture
 from ..ids import Id
 from .examples import Example, example_list
 from .finder import finder, progress_row
@@ -98,7 +99,7 @@ def _zoom() -> html.Div:
 def _stage(examples: Sequence[Example]) -> html.Div:
     return html.Div(
         [
-            html.Div(id=Id.PICTURE, className="picture", **named({"data-part": "picture"})),
+            FlowPicture(id=Id.PICTURE),
             html.Div(className="axis gutter", **named({"data-part": "gutter", "aria-hidden": "true"})),
             html.Div(className="axis ground", **named({"data-part": "ground", "aria-hidden": "true"})),
             html.P("No picture: what is asked for above was not traced.", className="undrawn"),

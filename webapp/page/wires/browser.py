@@ -32,23 +32,43 @@ def register(app: Dash) -> None:
     _wire(app, "countLines", Input(Id.PROMPT, "value"))
     _wire(app, "settle", address, Input(Id.RUN, "data"))
     _wire(app, "fold", Input(Id.RUN, "data"), Input(Id.NOTICE, "children"))
-    _wire(app, "attach", Input(Id.META, "data"))
-    _wire(app, "fill", Input(Id.READINGS, "data"))
-    _wire(app, "holdAgainst", Input(Id.WRITERS, "data"))
-    _wire(app, "select", Input(Id.SELECTION, "data"))
     _wire(app, "opened", Input(Id.OPENED, "data"))
     _wire(
         app, "setting", Output(Id.PANEL, "data", allow_duplicate=True), Input(every_chart(), "setting"), State(Id.PANEL, "data")
     )  # fmt: skip
-    _wire(app, "markGrown", address, Input(Id.CONTINUATION, "children"))
-    _wire(app, "goOn", Input(Id.CONTINUE, "n_clicks"), Input(Id.COUNT, "n_submit"), State(Id.COUNT, "value"))
+    _wire(
+        app,
+        "markGrown",
+        Output(Id.CONTINUATION, "children", allow_duplicate=True),
+        address,
+        Input(Id.CONTINUATION, "children"),
+    )
+    _wire(
+        app,
+        "goOn",
+        Output(Id.CONTINUATION_TICKET, "data"),
+        Input(Id.CONTINUE, "n_clicks"),
+        Input(Id.COUNT, "n_submit"),
+        State(Id.COUNT, "value"),
+    )
     _wire(app, "chooseTask", Input(Id.TASK, "value"))
     _wire(app, "showFound", Input(Id.FOUND_AT, "data"))
     form = (Id.TASK, Id.CORRUPTED, Id.ANSWER, Id.AGAINST, Id.PROMPTS, Id.CIRCUIT, Id.BUDGET)
-    _wire(app, "find", Input(Id.FIND, "n_clicks"), *(State(name, "value") for name in form))
+    written = (
+        Output(name, "value", allow_duplicate=True)
+        for name in (Id.TASK, Id.CORRUPTED, Id.PROMPTS, Id.CIRCUIT, Id.BUDGET)
+    )
+    _wire(app, "fillForm", *written, Output(Id.PROPOSED, "children", allow_duplicate=True), Input(Id.PICTURE, "drawn"))
+    _wire(
+        app,
+        "find",
+        Output(Id.FIND_TICKET, "data"),
+        Input(Id.FIND, "n_clicks"),
+        *(State(name, "value") for name in form),
+    )
     settings = (Id.METHOD, Id.SHOW, Id.LEVEL, Id.HEADS_IN, Id.THRESHOLD, Id.POSITION)
     asked = (State(name, "value") for name in (Id.PROMPT, Id.MODEL, Id.CHAT, *settings))
-    _wire(app, "trace", Input(Id.TRACE, "n_clicks"), *asked)
+    _wire(app, "trace", Output(Id.TICKET, "data", allow_duplicate=True), Input(Id.TRACE, "n_clicks"), *asked)
     chosen = (*settings, Id.WIDTH, Id.ORIENTATION, Id.FILL, Id.SCORE, Id.LAYER, Id.LAYERS, Id.SEMANTIC_LAYERS)
     _wire(
         app, "choose", *(Input(name, "value") for name in chosen), State(Id.LAYERS, "max"), State(Id.SCORE, "options")

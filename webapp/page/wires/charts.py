@@ -13,13 +13,13 @@ def register(app: Dash) -> None:
     panels = every_chart()
     app.clientside_callback(
         ClientsideFunction("flowgraph", "picked"),
-        Output(Id.SELECTION, "data"),
+        Output(Id.PICTURE, "selected"),
         Input(panels, "n_picks"), State(panels, "selected"), State(panels, "id"), prevent_initial_call=True,
     )  # fmt: skip
     app.clientside_callback(
         ClientsideFunction("flowgraph", "markEverywhere"),
         Output(panels, "selected"),
-        Input(Id.SELECTION, "data"),
+        Input(Id.PICTURE, "selected"),
         Input(panels, "chart"),
         State(panels, "selected"),
     )

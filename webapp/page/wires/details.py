@@ -32,7 +32,7 @@ def register(app: Dash, service: Service) -> None:
 
     @app.callback(
         Output(Id.DETAILS, "children"),
-        Input(Id.SELECTION, "data"), Input(Id.RUN, "data"), Input(Id.PINS, "data"), prevent_initial_call=True,
+        Input(Id.PICTURE, "selected"), Input(Id.RUN, "data"), Input(Id.PICTURE, "pins"), prevent_initial_call=True,
     )  # fmt: skip
     def tell(key: str | None, run: dict[str, Any] | None, pins: list[str] | None) -> Component | None:
         if run is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output, no_update
+from dash import Dash, Input, Output, State, no_update
 
 from flowgraph.errors import FlowgraphError
 
@@ -30,7 +30,7 @@ def register(app: Dash, service: Service) -> None:
     """Connect the callbacks."""
 
     @app.callback(
-        Output(Id.CORRUPTED, "value", allow_duplicate=True), Output(Id.PROPOSED, "children"), Input(Id.PROPOSAL, "data"),
+        Output(Id.CORRUPTED, "value", allow_duplicate=True), Output(Id.PROPOSED, "children"), Input(Id.PICTURE, "proposal"),
         prevent_initial_call=True,
     )  # fmt: skip
     def propose(wanted: dict[str, Any] | None) -> tuple[Any, Any]:
@@ -43,7 +43,9 @@ def register(app: Dash, service: Service) -> None:
     def find(ticket: dict[str, Any] | None) -> tuple[Any, Any]:
         return (None, None) if ticket is None else found(service, ticket)
 
-    follow(app, service, Id.FIND_TICKET, poll=Id.FIND_POLL, progress=Id.FIND_PROGRESS, cancel=Id.FIND_CANCEL)
+    follow(
+        app, service, State(Id.FIND_TICKET, "data"), poll=Id.FIND_POLL, progress=Id.FIND_PROGRESS, cancel=Id.FIND_CANCEL
+    )
 
 
 def proposed(service: Service, search: str) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ from flowgraph.render import drawing, legend_sections, page_data
 from ...panels import circuit
 from ...panels.bars import Bars, BarsQuestion
 from ...panels.circuit import Circuit
-from ...panels.flow import GraphAnswer, GraphQuestion, caption, mass_hint, meta, readings, start_chip
+from ...panels.flow import GraphAnswer, GraphQuestion, caption, mass_hint, picture_data, readings, start_chip
 from ...panels.prediction import predictions
 from ...panels.writers import writers
 from ...present.errors import notice
@@ -21,7 +21,6 @@ from ...recipe import Recipe, from_query
 from ...server.errors import Cancelled
 from ...server.run import Run, RunQuestion
 from ..ids import Id
-from ..picture import picture
 from .asking import ask, shown
 from .following import follow
 from .offers import offered
@@ -34,8 +33,7 @@ if TYPE_CHECKING:
 _OUTPUTS = {
     "strip": Output(Id.STRIP, "children"),
     "start": Output(Id.START, "children"),
-    "picture": Output(Id.PICTURE, "children"),
-    "meta": Output(Id.META, "data"),
+    "picture": Output(Id.PICTURE, "data"),
     "legend": Output(Id.LEGEND, "children"),
     "caption": Output(Id.CAPTION, "children"),
     "mass": Output(Id.COUNTER, "title"),
@@ -68,7 +66,7 @@ def register(app: Dash, service: Service) -> None:
         return {**about_run(recipe, run), **said, "notice": passed_over(recipe, run)}
 
     @app.callback(
-        Output(Id.READINGS, "data"), Input(Id.DRAWN, "data"), State(Id.TICKET, "data"), prevent_initial_call=True
+        Output(Id.PICTURE, "readings"), Input(Id.PICTURE, "drawn"), State(Id.TICKET, "data"), prevent_initial_call=True
     )
     def read(drawn: str, ticket: dict[str, Any] | None) -> Any:
         if ticket is None or drawn != picture_name(ticket):
@@ -80,7 +78,7 @@ def register(app: Dash, service: Service) -> None:
         return readings(answer.graph, drawn)
 
     @app.callback(
-        Output(Id.WRITERS, "data"), Input(Id.DRAWN, "data"), State(Id.TICKET, "data"), prevent_initial_call=True
+        Output(Id.PICTURE, "writers"), Input(Id.PICTURE, "drawn"), State(Id.TICKET, "data"), prevent_initial_call=True
     )
     def hold_against(drawn: str, ticket: dict[str, Any] | None) -> Any:
         if ticket is None or drawn != picture_name(ticket):
@@ -92,7 +90,7 @@ def register(app: Dash, service: Service) -> None:
         except FlowgraphError as error:
             return {"picture": drawn, "about": "", "parts": [], "failed": str(error)}
 
-    follow(app, service, Id.TICKET, poll=Id.POLL, progress=Id.PROGRESS, cancel=Id.CANCEL)
+    follow(app, service, State(Id.TICKET, "data"), poll=Id.POLL, progress=Id.PROGRESS, cancel=Id.CANCEL)
 
 
 def largest_writers(service: Service, recipe: Recipe, ticket: str) -> dict[str, Any]:
@@ -141,7 +139,7 @@ def _is_beyond(layer: int, run: Run) -> bool:
 
 
 def picture_name(ticket: dict[str, Any]) -> str:
-    """Id of the picture that a ticket asks for."""
+    """Name of the picture that a ticket asks for."""
     return f"flow-{ticket['id']}"
 
 
@@ -161,8 +159,7 @@ def about_picture(recipe: Recipe, answer: GraphAnswer | Circuit, ticket: dict[st
     data, drawn, name = page_data(answer.graph), drawing(answer.graph), picture_name(ticket)
     said = _of_circuit(answer) if isinstance(answer, Circuit) else _of_graph(recipe, answer)
     return said | {
-        "picture": picture(data, name),
-        "meta": meta(data, drawn, name),
+        "picture": picture_data(data, drawn, name),
         "legend": legend_components(legend_sections(drawn, data)),
         "run": {
             "key": ticket["run"],

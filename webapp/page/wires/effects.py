@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output
+from dash import Dash, Input, Output, State
 from dash.development.base_component import Component
 
 from flowgraph.errors import FlowgraphError
@@ -32,11 +32,11 @@ _RUNNING = [
 def register(app: Dash, service: Service) -> None:
     """Connect the callbacks."""
 
-    @app.callback(Output(Id.EFFECT, "children"), Input(Id.TEST, "data"), running=_RUNNING, prevent_initial_call=True)
+    @app.callback(Output(Id.EFFECT, "children"), Input(Id.PICTURE, "test"), running=_RUNNING, prevent_initial_call=True)
     def test(ticket: dict[str, Any] | None) -> Component | None:
         return None if ticket is None else tested(service, ticket)
 
-    follow(app, service, Id.TEST, poll=Id.TEST_POLL, progress=Id.TEST_PROGRESS, cancel=Id.TEST_CANCEL)
+    follow(app, service, State(Id.PICTURE, "test"), poll=Id.TEST_POLL, progress=Id.TEST_PROGRESS, cancel=Id.TEST_CANCEL)
 
 
 def tested(service: Service, ticket: dict[str, Any]) -> Component | None:

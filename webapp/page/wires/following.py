@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from ...server.service import Service
 
 
-def follow(app: Dash, service: Service, ticket: Id, *, poll: Id, progress: Id, cancel: Id) -> None:
+def follow(app: Dash, service: Service, ticket: State, *, poll: Id, progress: Id, cancel: Id) -> None:
     """Connect the callbacks that follow the question of a ticket.
 
     Parameters
@@ -21,7 +21,7 @@ def follow(app: Dash, service: Service, ticket: Id, *, poll: Id, progress: Id, c
     app, service
         The app, and what answers.
     ticket
-        Store of the ticket, ``{"id", …}``.
+        Where the ticket is, ``{"id", …}``.
     poll
         Interval at which the page asks.
     progress
@@ -30,11 +30,11 @@ def follow(app: Dash, service: Service, ticket: Id, *, poll: Id, progress: Id, c
         Button that takes it back.
     """
 
-    @app.callback(Output(progress, "children"), Input(poll, "n_intervals"), State(ticket, "data"))
+    @app.callback(Output(progress, "children"), Input(poll, "n_intervals"), ticket)
     def watch(_polls: int, asked: dict[str, Any] | None) -> Any:
         return progress_text(service.progress(asked["id"]) if asked and asked["id"] else None)
 
-    @app.callback(Input(cancel, "n_clicks"), State(ticket, "data"), prevent_initial_call=True)
+    @app.callback(Input(cancel, "n_clicks"), ticket, prevent_initial_call=True)
     def take_back(_clicks: int, asked: dict[str, Any] | None) -> None:
         if asked and asked["id"]:
             service.cancel(asked["id"])

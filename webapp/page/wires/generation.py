@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output
+from dash import Dash, Input, Output, State
 
 from flowgraph.errors import FlowgraphError
 
@@ -37,7 +37,7 @@ def register(app: Dash, service: Service) -> None:
     follow(
         app,
         service,
-        Id.CONTINUATION_TICKET,
+        State(Id.CONTINUATION_TICKET, "data"),
         poll=Id.CONTINUATION_POLL,
         progress=Id.CONTINUATION_PROGRESS,
         cancel=Id.CONTINUATION_CANCEL,

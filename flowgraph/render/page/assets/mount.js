@@ -24,10 +24,11 @@ function mountPage(kind, root, given, options = {}) {
   return viewOf(page);
 }
 
-/** What others may do; none of it calls back what they have just said. */
+/** The picture, and what others may do; none of it calls back what they have just said. */
 function viewOf(page) {
   const { kind } = page;
   return {
+    cy: page.cy,
     setLevel: (level) => kind.setLevel(page, level),
     setWidth: (mode) => kind.setWidth(page, mode),
     setOrientation: (wanted) => kind.setOrientation(page, wanted),

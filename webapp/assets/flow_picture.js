@@ -1,54 +1,51 @@
-/* The picture: hand the Cytoscape instance that Dash made to the page scripts, and keep selection and pins in the address. */
+/* FlowPicture: a Dash component that shows a graph, tells what is chosen in it, and keeps selection and pins in the address.
+
+It draws with flowgraph's own page scripts: hover, keys, pins and axes that follow the picture need what no property of
+dash-cytoscape's component gives. */
 
 (() => {
   'use strict';
   const app = (window.flowgraphApp ??= {});
-  const TRIES = 400;
-  const TRY_MS = 15;
+  const { createElement, useEffect } = window.React;
   const QUIET_MS = 150;
-  const set = (id, data) => window.dash_clientside.set_props(id, { data });
 
-  /** The instance appears a few frames after its component. */
-  function whenReady(id, then, tries = 0) {
-    const cy = document.getElementById(id)?._cyreg?.cy;
-    if (cy?.elements().length) then(cy);
-    else if (tries < TRIES) setTimeout(() => whenReady(id, then, tries + 1), TRY_MS);
+  function FlowPicture({ id, data, readings, writers, selected = null, setProps }) {
+    useEffect(() => { app.tell = setProps; });
+    useEffect(() => (data ? attach(data) : undefined), [data]);
+    useEffect(() => fill(readings), [readings]);
+    useEffect(() => app.holdAgainst(writers), [writers]);
+    useEffect(() => select(selected), [selected]);
+    return createElement('div', { id, className: 'picture', 'data-part': 'picture' });
   }
 
-  const plain = (item) => ({ data: { ...item.data() }, classes: item.classes().join(' ') });
-
-  function attach(meta) {
-    if (!meta) return;
-    whenReady(meta.picture, (cy) => {
-      if (app.cy === cy) return;
-      app.view?.destroy();
-      app.view = null;
-      app.applyTheme();
-      Object.assign(app, { cy, meta, pins: [], selected: null });
-      app.data = { ...meta, nodes: cy.nodes().map(plain), edges: cy.edges().map(plain) };
-      document.getElementById('keep').dataset.part = 'keep';
-      app.view = window.flowgraph.flow.mount(app.root(), app.data, {
-        cy, select: tapped, pin: pinned, level: keepLevel, open: (id) => id.startsWith('n') && startFrom(keyOf(id)),
-      });
-      fill();
-      app.holdAgainst();
-      app.forgetTest();
-      app.aboutPrompt();
-      showAddress();
-      nameLayers();
-      app.root().dataset.drawn = meta.picture;
-      // Not before the picture is seen: reading the rest takes the processor that draws it.
-      requestAnimationFrame(() => requestAnimationFrame(() => set('drawn', meta.picture)));
+  /** Mount the page scripts on a graph; what takes the picture away again. */
+  function attach(given) {
+    // Words that come late are put into these.
+    const data = { ...given, readings: [...given.readings], vocabulary: [...given.vocabulary] };
+    app.applyTheme();
+    Object.assign(app, { data, meta: data, pins: [], selected: null });
+    app.view = window.flowgraph.flow.mount(app.root(), data, {
+      select: tapped, pin: pinned, level: keepLevel, open: (id) => id.startsWith('n') && startFrom(keyOf(id)),
     });
+    app.cy = app.view.cy;
+    app.holdAgainst();
+    app.forgetTest();
+    app.aboutPicture();
+    showAddress();
+    nameLayers();
+    app.root().dataset.drawn = data.picture;
+    // Not before the picture is seen: reading the rest takes the processor that draws it.
+    requestAnimationFrame(() => requestAnimationFrame(() => app.tell({ drawn: data.picture })));
+    return () => {
+      app.view.destroy();
+      Object.assign(app, { view: null, cy: null });
+    };
   }
 
-  let late = null;
-
-  /** Words of nodes that no colour needs come after the picture, or before it has been mounted. */
-  function fill(found = late) {
-    late = found;
-    if (!found || found.picture !== app.meta?.picture) return;
-    for (const name of ['readings', 'vocabulary']) app.meta[name].splice(0, Infinity, ...found[name]);
+  /** Words of nodes that no colour needs come after the picture. */
+  function fill(found) {
+    if (!found || found.picture !== app.data?.picture) return;
+    for (const name of ['readings', 'vocabulary']) app.data[name].splice(0, Infinity, ...found[name]);
     app.root().dataset.read = found.picture;
   }
 
@@ -76,7 +73,10 @@
     app.view.setLevel(/^\d+$/.test(keep ?? '') ? Number(keep) : app.meta.level);
     app.holdAgainst();
     setPins((pins ?? '').split(',').map(idOf).filter(Boolean));
-    set('selection', storedSelection(selected));
+    const key = storedSelection(selected);
+    app.tell({ selected: key });
+    // Also where the same key was selected in the picture before.
+    select(key);
   }
 
   /** An edge stands in the address as its kind and its ends; the server is told its number in this picture. */
@@ -100,8 +100,8 @@
 
   /** A node or edge was chosen in the picture. */
   function tapped(id) {
-    if (!id) set('selection', null);
-    else set('selection', id.startsWith('e') ? `edge.${app.meta.edge_index[Number(id.slice(1))]}` : keyOf(id));
+    if (!id) app.tell({ selected: null });
+    else app.tell({ selected: id.startsWith('e') ? `edge.${app.meta.edge_index[Number(id.slice(1))]}` : keyOf(id) });
   }
 
   /** Show a selection, wherever it was made; the node need not be in this graph. */
@@ -121,7 +121,7 @@
     const keys = ids.map(keyOf);
     app.address.change({ pins: keys.join(',') });
     app.showWays();
-    set('pins', keys);
+    app.tell({ pins: keys });
   }
 
   function setPins(ids) {
@@ -150,11 +150,6 @@
     quiet = setTimeout(() => app.address.change({ keep: level === app.meta.level ? '' : String(level) }), QUIET_MS);
   }
 
-  // Dash passes Cytoscape's own default on, and Cytoscape warns of every value it is given.
-  document.addEventListener('DOMContentLoaded', () => { delete window.dash_cytoscape?.Cytoscape.defaultProps?.wheelSensitivity; });
-
   Object.assign(app, { togglePin, startFrom });
-  window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
-    flowgraph: { ...window.dash_clientside?.flowgraph, attach, fill, select },
-  });
+  window.flowgraph_webapp = Object.assign(window.flowgraph_webapp ?? {}, { FlowPicture });
 })();
