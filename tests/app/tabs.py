@@ -21,14 +21,23 @@ WAIT = 60_000
 
 @contextmanager
 def served(service: Any) -> Iterator[str]:
-    """The address of a page on a service, by the server that ``flowgraph app`` uses; the service is closed at the end."""
-    server = listening(LocalHosts(create_app(service).server), "127.0.0.1", 0)
+    """The address of a page on a service; the service is closed at the end."""
+    with listened(create_app(service).server) as address:
+        try:
+            yield address
+        finally:
+            service.close()
+
+
+@contextmanager
+def listened(application: Any) -> Iterator[str]:
+    """The address of a WSGI application, by the server that ``flowgraph app`` uses."""
+    server = listening(LocalHosts(application), "127.0.0.1", 0)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.effective_port}/"
     finally:
-        service.close()
         server.task_dispatcher.shutdown()
         server.close()
         for connection in list(server._map.values()):  # those that a browser keeps for later

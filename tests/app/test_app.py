@@ -275,7 +275,7 @@ def test_a_panel_that_cannot_be_shown_says_why_in_its_place(page, tab, search, s
 def test_a_closed_panel_asks_nothing(page):
     page.service.asked.clear()
     _, answer = page.call("panel.data", "content.children", value=None)
-    assert answer["response"]["content"]["children"] is None
+    assert answer["response"]["content"]["children"] == []
     assert page.service.asked == []
 
 
@@ -409,7 +409,8 @@ def test_every_control_of_the_browser_exists(page):
     layout = json.dumps(page.client.get("/_dash-layout").get_json())
     for one in page.callbacks:
         for end in [*one["inputs"], *one["state"]]:
-            assert f'"id": "{end["id"]}"' in layout
+            # Panels come and go: their ids are patterns.
+            assert end["id"].startswith("{") or f'"id": "{end["id"]}"' in layout
     assert Id.KEEP.value in layout
 
 

@@ -580,7 +580,7 @@ def test_a_circuit_is_tested_beside_its_details(page, folder):
     assert "this circuit alone" in said("graph")
     assert "Only a circuit as a whole is tested" in said("edge.0")
     value = {"id": None, "previous": "c-1", "search": "", "what": None}
-    assert page.call("picture.test", "effect.children", value=value)[1]["response"]["effect"]["children"] is None
+    assert page.call("picture.test", "effect.children", value=value)[1]["response"]["effect"]["children"] == []
     assert "c-1" in page.service.cancelled
     page.call(
         "test-cancel.n_clicks", state={"picture.test": {"id": "c-2", "previous": None, "search": "", "what": None}}

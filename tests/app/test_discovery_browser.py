@@ -78,7 +78,7 @@ def test_from_the_form_to_the_circuit_and_back(opened_form, circuits, folder, sc
     assert "circuit" not in tab.search()
     page.go_back()
     shows_circuit(tab)
-    assert page.locator("#corrupted").input_value() == OTHER
+    expect(page.locator("#corrupted")).to_have_value(OTHER)
 
 
 def test_a_link_to_a_circuit_opens_it_with_its_form(opened, folder):
@@ -86,7 +86,7 @@ def test_a_link_to_a_circuit_opens_it_with_its_form(opened, folder):
     tab = opened()
     tab.goto(query)
     shows_circuit(tab)
-    assert tab.page.locator("#corrupted").input_value() == OTHER
+    expect(tab.page.locator("#corrupted")).to_have_value(OTHER)
     expect(tab.page.locator("#circuit")).to_contain_text("eap-ig")
     assert tab.page.locator("#budget").input_value() == "30"
     # A choice about the flow graph shows that graph again.

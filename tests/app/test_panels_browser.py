@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dash import Dash, Input, Output, dcc, html
+from flowgraph_webapp.page.flow_picture import FlowPicture
 from flowgraph_webapp.page.wires import charts
 from flowgraph_webapp.panels import attention, bars, details, heads, lens, semantic
 from flowgraph_webapp.panels.attention import Attention, AttentionQuestion
@@ -112,7 +113,7 @@ def dash_app(panels) -> Dash:
     app = Dash(
         __name__,
         assets_folder=str(ROOT / "webapp" / "assets"),
-        assets_ignore=r"^(?!panels|chart_panel).*$",
+        assets_ignore=r"^(?!panels|chart_panel|flow_picture).*$",
         external_scripts=["/page/flowgraph.js", "/page/cytoscape.js"],
         external_stylesheets=["/page/theme.css"],
         add_log_handler=False,
@@ -121,7 +122,7 @@ def dash_app(panels) -> Dash:
     app.layout = html.Div(
         [
             dcc.Location(id="location"),
-            dcc.Store(id="picture"),
+            FlowPicture(id="picture"),
             html.Div(id="content"),
             *said,
         ],
@@ -364,6 +365,7 @@ def test_1920_cells_are_walked_without_1920_stops(opened):
 
 def test_heads_are_selected_at_the_position(opened):
     panel = opened("heads")
+    panel.select(node_key(HEAD))
     assert panel.page.locator(".chosen").inner_text() == "+2.68"
     panel.page.locator('[data-pick="head.29.1.7.-"]').click()
     panel.wait_said("selection", "head.29.1.7.-")

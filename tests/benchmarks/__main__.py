@@ -32,6 +32,7 @@ from . import (
     interventions,
     load,
     memory,
+    picture,
     readings,
     rollout,
     routes,
@@ -54,8 +55,9 @@ BENCHMARKS = {
     "interventions": interventions.rows,
     "circuits": circuits.rows,
     "app": app.rows,
+    "picture": picture.rows,
 }
-NEEDS = {"flow": flow.NEEDS, "app": app.NEEDS}
+NEEDS = {"flow": flow.NEEDS, "app": app.NEEDS, "picture": app.NEEDS}
 """What a benchmark needs that is not installed with flowgraph itself."""
 
 

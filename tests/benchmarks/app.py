@@ -27,7 +27,7 @@ ELEMENTS = (2_000, 10_000)
 """Elements in the picture while it is moved."""
 _WAIT = 120_000
 _SIZE = {"width": 1600, "height": 950}
-_FRAME = "const frame = () => new Promise((done) => requestAnimationFrame(done));"
+FRAME = "const frame = () => new Promise((done) => requestAnimationFrame(done));"
 _DRAWN = """() => new Promise((done) => {
   const app = window.flowgraphApp;
   const begun = performance.now();
@@ -40,8 +40,8 @@ _DRAWN = """() => new Promise((done) => {
   watch.observe(app.root(), { attributes: true, attributeFilter: ['data-drawn'] });
   ACT
 })"""
-_STEP = f"""async (level) => {{
-  {_FRAME}
+STEP = f"""async (level) => {{
+  {FRAME}
   const {{ cy }} = window.flowgraphApp;
   const shown = () => cy.edges().not('.off').length;
   const before = shown();
@@ -80,7 +80,7 @@ _ADD = """(wanted) => {
   return cy.elements().length;
 }"""
 _PAN = f"""async (frames) => {{
-  {_FRAME}
+  {FRAME}
   const {{ cy }} = window.flowgraphApp;
   await frame();
   const times = [];
@@ -115,13 +115,15 @@ def rows(setup: Setup) -> Iterator[Row]:
 
     with sync_playwright() as playwright:
         browser = launch(playwright)
-        yield _row("flowgraph app, start to interactive page", 4.0, _repeated(setup, lambda _: _start(setup, browser)))
+        yield app_row(
+            "flowgraph app, start to interactive page", 4.0, repeated(setup, lambda _: _start(setup, browser))
+        )
         yield from _with_model(setup, browser)
         yield from _large_picture(setup, browser)
         browser.close()
 
 
-def _row(work: str, most: float, times: list[float], note: str = "") -> Row:
+def app_row(work: str, most: float, times: list[float], note: str = "") -> Row:
     """Measured times against the time that they may take."""
     ratios = [one / most for one in times]
     said = f"worst {max(times):.3g} s; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
@@ -134,7 +136,8 @@ def _limit(most: float) -> str:
     return f"{most:g} s" if most >= 1 else f"{most * 1000:.0f} ms"
 
 
-def _repeated(setup: Setup, once: Callable[[int], float]) -> list[float]:
+def repeated(setup: Setup, once: Callable[[int], float]) -> list[float]:
+    """Seconds of doing something, as often as pairs are timed."""
     return [once(n) for n in range(setup.pairs)]
 
 
@@ -151,7 +154,7 @@ def _start(setup: Setup, browser: Any) -> float:
             if not line:
                 raise RuntimeError("the app ended before it said where it is")
             found = re.search(r"http://\S+/", line)
-        with _page(browser) as page:
+        with opened_page(browser) as page:
             page.goto(found.group())
             page.locator("#prompt").fill("a")
             page.wait_for_function("() => window.flowgraphApp.root()?.hasAttribute('data-empty')")
@@ -171,14 +174,14 @@ def _with_model(setup: Setup, browser: Any) -> Iterator[Row]:
     from tests.app.tabs import served
 
     service = Service((setup.name,))
-    with served(service) as address, _page(browser) as page:
+    with served(service) as address, opened_page(browser) as page:
 
         def example(_: int) -> float:
             page.goto(address)
             page.wait_for_selector(".opening .example")
             return _acted(page, "document.querySelector('.opening .example').click();")
 
-        yield _row("example, click to drawn", 1.0, _repeated(setup, example))
+        yield app_row("example, click to drawn", 1.0, repeated(setup, example))
         service.ask(ModelQuestion(setup.name))
         forwards: list[float] = []
 
@@ -191,10 +194,10 @@ def _with_model(setup: Setup, browser: Any) -> Iterator[Row]:
             forwards.append(run.seconds)
             return spent - run.seconds
 
-        drawn = _repeated(setup, prompt)
+        drawn = repeated(setup, prompt)
         note = f"forward pass {median(forwards):.3g} s more, at worst {max(forwards):.3g} s"
-        yield _row(f"prompt of {N_TOKENS} tokens, end of forward to drawn", 1.0, drawn, note)
-        yield _row("click on a node to its details", 0.25, _clicks(setup, page))
+        yield app_row(f"prompt of {N_TOKENS} tokens, end of forward to drawn", 1.0, drawn, note)
+        yield app_row("click on a node to its details", 0.25, _clicks(setup, page))
 
 
 def _acted(page: Any, act: str) -> float:
@@ -238,21 +241,22 @@ def _large_picture(setup: Setup, browser: Any) -> Iterator[Row]:
     graph = flowgraph.keep_strongest(whole, mass=None, max_edges=2_000)
     service = Service(())
     opened = service.add_session(session_of_graph(graph))
-    with served(service) as address, _page(browser) as page:
+    with served(service) as address, opened_page(browser) as page:
         page.goto(address + to_query(replace(opened.recipe, keep=1_000)))
         page.wait_for_function("() => window.flowgraphApp.root()?.dataset.drawn")
         size = f"{len(graph.nodes):,} nodes, {len(graph):,} edges"
         # Between all edges and some of them, so that the picture is never a light one.
-        steps = _repeated(setup, lambda n: float(page.evaluate(_STEP, 700 - n if n % 2 == 0 else 1_000 - n)))
-        yield _row(f"slider step to redrawn, {size}", 0.15, steps)
+        steps = repeated(setup, lambda n: float(page.evaluate(STEP, 700 - n if n % 2 == 0 else 1_000 - n)))
+        yield app_row(f"slider step to redrawn, {size}", 0.15, steps)
         for wanted in ELEMENTS:
             count = page.evaluate(_ADD, wanted)
             times = page.evaluate(_PAN, max(10, 4 * setup.pairs))
-            yield _row(f"frame while the picture is moved, {count:,} elements", 1 / 30, times)
+            yield app_row(f"frame while the picture is moved, {count:,} elements", 1 / 30, times)
 
 
 @contextmanager
-def _page(browser: Any) -> Iterator[Any]:
+def opened_page(browser: Any) -> Iterator[Any]:
+    """A page of the size that the app is measured at."""
     context = browser.new_context(viewport=_SIZE)
     context.set_default_timeout(_WAIT)
     yield context.new_page()

@@ -13,7 +13,7 @@ dash-cytoscape's component gives. */
     useEffect(() => { app.tell = setProps; });
     useEffect(() => (data ? attach(data) : undefined), [data]);
     useEffect(() => fill(readings), [readings]);
-    useEffect(() => app.holdAgainst(writers), [writers]);
+    useEffect(() => { if (writers) app.holdAgainst(writers); }, [writers]);
     useEffect(() => select(selected), [selected]);
     return createElement('div', { id, className: 'picture', 'data-part': 'picture' });
   }

@@ -21,6 +21,7 @@ from ...recipe import Recipe, from_query
 from ...server.run import RunQuestion
 from ..ids import Id
 from .asking import ask, shown
+from .charts import NOTHING
 from .offers import EDGE, can_ask, edge_of, offer_tests
 
 if TYPE_CHECKING:
@@ -34,9 +35,9 @@ def register(app: Dash, service: Service) -> None:
         Output(Id.DETAILS, "children"),
         Input(Id.PICTURE, "selected"), Input(Id.RUN, "data"), Input(Id.PICTURE, "pins"), prevent_initial_call=True,
     )  # fmt: skip
-    def tell(key: str | None, run: dict[str, Any] | None, pins: list[str] | None) -> Component | None:
+    def tell(key: str | None, run: dict[str, Any] | None, pins: list[str] | None) -> Component | list[Component]:
         if run is None:
-            return None
+            return NOTHING
         try:
             # The address may ask for a run by now that was refused: details are of what is shown.
             return details_of(service, from_query(run["search"]), key, tuple(pins or ()))

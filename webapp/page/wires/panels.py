@@ -17,6 +17,7 @@ from ...recipe import Recipe, check_index, from_query
 from ...server.run import RunQuestion
 from ..ids import Id
 from .asking import ask
+from .charts import NOTHING
 
 if TYPE_CHECKING:
     from ...server.service import Service
@@ -28,9 +29,9 @@ def register(app: Dash, service: Service) -> None:
     """Connect the callbacks."""
 
     @app.callback(Output(Id.CONTENT, "children"), Input(Id.PANEL, "data"), running=_RUNNING, prevent_initial_call=True)
-    def show(panel: dict[str, Any] | None) -> Component | None:
+    def show(panel: dict[str, Any] | None) -> Component | list[Component]:
         if panel is None:
-            return None
+            return NOTHING
         try:
             return panel_of(panel["tab"], service, from_query(panel["search"]), panel["first"])
         except FlowgraphError as error:
