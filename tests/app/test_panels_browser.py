@@ -122,7 +122,7 @@ def dash_app(panels) -> Dash:
     app.layout = html.Div(
         [
             dcc.Location(id="location"),
-            FlowPicture(id="picture"),
+            html.Div(FlowPicture(id="picture"), hidden=True),
             html.Div(id="content"),
             *said,
         ],

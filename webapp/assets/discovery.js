@@ -34,6 +34,14 @@
     if (found && app.address.pictureKey(found.from) === app.address.pictureKey(window.location.search)) app.address.go(found.search);
   }
 
+  /** A node of the map: show the circuit with it. */
+  function openFound(node) {
+    const shown = document.querySelector('#found [data-go]')?.dataset.go;
+    if (!node || !shown) return;
+    if (app.address.pictureKey(shown) === app.address.pictureKey(window.location.search)) app.tell({ selected: node.key });
+    else app.address.go(`${shown}&selected=${node.key}`);
+  }
+
   function chooseTask(task) {
     form().dataset.source = task;
   }
@@ -91,8 +99,11 @@
     if (event.target.id === 'finder') propose();
   }, true);
 
+  // Dash passes Cytoscape's own default on, and Cytoscape warns of every value it is given.
+  document.addEventListener('DOMContentLoaded', () => { delete window.dash_cytoscape?.Cytoscape.defaultProps?.wheelSensitivity; });
+
   Object.assign(app, { aboutPicture, shownCircuit, leaveCircuit: () => app.address.change(FLOW), flowOnly: FLOW });
   window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
-    flowgraph: { ...window.dash_clientside?.flowgraph, fillForm, find, showFound, chooseTask },
+    flowgraph: { ...window.dash_clientside?.flowgraph, fillForm, find, showFound, openFound, chooseTask },
   });
 })();

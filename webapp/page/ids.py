@@ -99,5 +99,6 @@ class Id(StrEnum):
     FIND_PROGRESS = "find-progress"
     FIND_CANCEL = "find-cancel"
     FOUND = "found"
+    FOUND_MAP = "found-map"
     FOUND_AT = "found-at"
     """Store: address of a circuit that was just found, and the one that it was searched from, ``{"search", "from"}``."""

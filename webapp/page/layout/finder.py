@@ -8,6 +8,7 @@ from dash import dcc, html
 
 from ...present.attributes import named
 from ...recipe import LONGEST_TEXT, MOST_FORWARDS, MOST_PROMPTS, Recipe
+from ..circuit_map import circuit_map
 from ..ids import Id
 from .words import CIRCUITS, TASKS
 
@@ -23,7 +24,7 @@ def finder() -> html.Details:
         [
             html.Summary("Find the circuit", title="Search the edges between heads and MLPs by which the model gives its answer"),
             html.Div(
-                [_source(), _pair(), _task(), _method(), _go(), html.Div(id=Id.FOUND, **named({"aria-live": "polite"}))],
+                [_source(), _pair(), _task(), _method(), _go(), html.Div(id=Id.FOUND, **named({"aria-live": "polite"})), circuit_map()],
                 className="finder-body",
             ),
         ],

@@ -53,6 +53,7 @@ def register(app: Dash) -> None:
     )
     _wire(app, "chooseTask", Input(Id.TASK, "value"))
     _wire(app, "showFound", Input(Id.FOUND_AT, "data"))
+    _wire(app, "openFound", Input(Id.FOUND_MAP, "tapNodeData"))
     form = (Id.TASK, Id.CORRUPTED, Id.ANSWER, Id.AGAINST, Id.PROMPTS, Id.CIRCUIT, Id.BUDGET)
     written = (
         Output(name, "value", allow_duplicate=True)

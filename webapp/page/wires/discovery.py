@@ -13,6 +13,7 @@ from ...panels.circuit import CircuitQuestion, CorruptQuestion, TokenQuestion, f
 from ...present.errors import search_error
 from ...recipe import Recipe, from_query, to_query
 from ...server.run import RunQuestion
+from ..circuit_map import map_elements
 from ..ids import Id
 from .asking import ask
 from .following import follow
@@ -37,11 +38,11 @@ def register(app: Dash, service: Service) -> None:
         return (no_update, no_update) if wanted is None else proposed(service, wanted["search"])
 
     @app.callback(
-        Output(Id.FOUND, "children"), Output(Id.FOUND_AT, "data"), Input(Id.FIND_TICKET, "data"), running=_RUNNING,
+        Output(Id.FOUND, "children"), Output(Id.FOUND_MAP, "elements"), Output(Id.FOUND_AT, "data"), Input(Id.FIND_TICKET, "data"), running=_RUNNING,
         prevent_initial_call=True,
     )  # fmt: skip
-    def find(ticket: dict[str, Any] | None) -> tuple[Any, Any]:
-        return (None, None) if ticket is None else found(service, ticket)
+    def find(ticket: dict[str, Any] | None) -> tuple[Any, Any, Any]:
+        return (None, [], None) if ticket is None else found(service, ticket)
 
     follow(
         app, service, State(Id.FIND_TICKET, "data"), poll=Id.FIND_POLL, progress=Id.FIND_PROGRESS, cancel=Id.FIND_CANCEL
@@ -57,8 +58,8 @@ def proposed(service: Service, search: str) -> tuple[Any, Any]:
     return made.text, made.note
 
 
-def found(service: Service, ticket: dict[str, Any]) -> tuple[Any, Any]:
-    """What came of a search, and the address that shows it; the service keeps the answer for it."""
+def found(service: Service, ticket: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """What came of a search, its map, and the address that shows it; the service keeps the answer for it."""
     if ticket["previous"]:
         service.cancel(ticket["previous"])
     try:
@@ -66,8 +67,8 @@ def found(service: Service, ticket: dict[str, Any]) -> tuple[Any, Any]:
         answer = ask(service, CircuitQuestion.of(recipe), ticket["id"])
         query = to_query(recipe)
     except FlowgraphError as error:
-        return search_error(error), no_update
-    return found_box(answer, query), {"search": query, "from": ticket["search"]}
+        return search_error(error), [], no_update
+    return found_box(answer, query), map_elements(answer.graph), {"search": query, "from": ticket["search"]}
 
 
 def recipe_of(service: Service, ticket: dict[str, Any]) -> Recipe:
