@@ -522,7 +522,17 @@ def test_search_finds_nodes_and_brings_back_what_was_filtered(opened):
     assert node in page.shown("nodes")
     assert page.text("[data-part=details] h3").startswith("L1.resid_post@3")
     page.page.locator("[data-part=search]").fill("nowhere")
-    assert page.text("[data-part=matches]") == "no node of this name"
+    assert page.text("[data-part=matches]") == "no node of this name, and none whose reading has this word"
+
+
+def test_search_finds_the_words_that_nodes_read(opened):
+    graph = token_graph(layers=4)
+    page = opened(graph)
+    n = next(n for n, one in enumerate(graph.readings) if one is not None and graph.nodes[n].kind == "resid_post")
+    word = graph.readings[n].top[1][0]
+    page.page.locator("[data-part=search]").fill(word)
+    page.page.wait_for_selector("[data-part=matches] button")
+    assert "word" in page.text("[data-part=matches]")
 
 
 def test_a_hidden_table_lists_the_strongest_edges_shown(opened):

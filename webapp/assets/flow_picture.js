@@ -23,6 +23,8 @@ dash-cytoscape's component gives. */
     // Words that come late are put into these.
     const data = { ...given, readings: [...given.readings], vocabulary: [...given.vocabulary] };
     app.applyTheme();
+    // Dash's input takes no attribute of ours.
+    document.getElementById('search').dataset.part = 'search';
     Object.assign(app, { data, meta: data, pins: [], selected: null });
     app.view = window.flowgraph.flow.mount(app.root(), data, {
       select: tapped, pin: pinned, level: keepLevel, open: (id) => id.startsWith('n') && startFrom(keyOf(id)),

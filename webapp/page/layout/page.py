@@ -23,7 +23,7 @@ VIEW = ("keep", "width", "orientation", "tab", "layer", "heads", "selected", "pi
 """Fields of a recipe that no graph depends on."""
 SILENT = ("keep", "width", "orientation", "selected", "pins")
 """Fields that are looks only: they stand in the address without a step to go back over."""
-_UNUSED = ("details", "search", "matches", "theme")
+_UNUSED = ("details", "theme")
 """Parts that the page scripts would fill, and that this page has of its own; named so that no part of a panel is taken for them."""
 _POLL_MS = 250
 

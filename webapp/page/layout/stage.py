@@ -196,7 +196,7 @@ def search_box() -> html.Div:
     return html.Div(
         [
             dcc.Input(id=Id.SEARCH, type="search", placeholder="Find a token, node or word ( / )", autoComplete="off", className="box"),
-            html.Ul(id=Id.MATCHES, className="matches"),
+            html.Ul(id=Id.MATCHES, className="matches", **named({"data-part": "matches"})),
         ],
         className="search",
     )  # fmt: skip
