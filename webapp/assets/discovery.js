@@ -100,7 +100,7 @@
   }, true);
 
   // Dash passes Cytoscape's own default on, and Cytoscape warns of every value it is given.
-  document.addEventListener('DOMContentLoaded', () => { delete window.dash_cytoscape?.Cytoscape.defaultProps?.wheelSensitivity; });
+  delete window.dash_cytoscape.Cytoscape.defaultProps?.wheelSensitivity;
 
   Object.assign(app, { aboutPicture, shownCircuit, leaveCircuit: () => app.address.change(FLOW), flowOnly: FLOW });
   window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {

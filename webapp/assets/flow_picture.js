@@ -11,15 +11,28 @@ dash-cytoscape's component gives. */
 
   function FlowPicture({ id, data, readings, writers, selected = null, setProps }) {
     useEffect(() => { app.tell = setProps; });
-    useEffect(() => (data ? attach(data) : undefined), [data]);
+    useEffect(() => (data ? inTwoFrames(() => attach(data)) : undefined), [data]);
+    useEffect(() => detach, []);
     useEffect(() => fill(readings), [readings]);
     useEffect(() => { if (writers) app.holdAgainst(writers); }, [writers]);
     useEffect(() => select(selected), [selected]);
     return createElement('div', { id, className: 'picture', 'data-part': 'picture' });
   }
 
-  /** Mount the page scripts on a graph; what takes the picture away again. */
+  /** What came with the picture changes the room that there is for it, when it is laid out. */
+  function inTwoFrames(act) {
+    let frame = requestAnimationFrame(() => { frame = requestAnimationFrame(act); });
+    return () => cancelAnimationFrame(frame);
+  }
+
+  function detach() {
+    app.view?.destroy();
+    Object.assign(app, { view: null, cy: null });
+  }
+
+  /** Mount the page scripts on a graph; the picture before stands until then. */
   function attach(given) {
+    detach();
     // Words that come late are put into these.
     const data = { ...given, readings: [...given.readings], vocabulary: [...given.vocabulary] };
     app.applyTheme();
@@ -37,11 +50,7 @@ dash-cytoscape's component gives. */
     nameLayers();
     app.root().dataset.drawn = data.picture;
     // Not before the picture is seen: reading the rest takes the processor that draws it.
-    requestAnimationFrame(() => requestAnimationFrame(() => app.tell({ drawn: data.picture })));
-    return () => {
-      app.view.destroy();
-      Object.assign(app, { view: null, cy: null });
-    };
+    inTwoFrames(() => app.tell({ drawn: data.picture }));
   }
 
   /** Words of nodes that no colour needs come after the picture. */
