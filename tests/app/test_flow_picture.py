@@ -89,6 +89,8 @@ def test_what_is_done_in_the_picture_are_properties_of_it(tab: Opened, queries: 
     tab.drawn(f"{queries[0]}&tab=lens")
     tab.wait(f"{PROPS}.drawn === app.root().dataset.drawn")
     tab.wait("app.root().dataset.read && app.root().dataset.held")
+    # The open panel has scrolled the picture away.
+    tab.evaluate("document.getElementById('stage').scrollIntoView()")
     x, y = tab.point(STATE)
     tab.page.mouse.click(x, y)
     tab.wait(f"{PROPS}.selected === argument", STATE)
