@@ -127,9 +127,10 @@ def test_a_worker_that_is_killed_once_is_not_noticed_and_twice_is_said(tab, serv
     assert second != first
     assert not alive(first)
     before = tab.picture()
+    # What is asked after a picture is not what is to die here.
     tab.wait(
-        "app.root().dataset.read === app.root().dataset.drawn"
-    )  # what is asked after a picture is not what is to die here
+        "app.root().dataset.read === app.root().dataset.drawn && app.root().dataset.held === app.root().dataset.drawn"
+    )
     with Held(service) as held:
         trace(tab, f"{SHORT} five")
         running(tab, service)
@@ -413,7 +414,9 @@ def test_twenty_at_once_are_answered_or_told_that_the_server_is_busy(service, ad
     with ThreadPoolExecutor(20) as pool:
         answers = list(pool.map(lambda n: drawn_over_http(address, prompts[n % 4], f"user-{n}"), range(20)))
     for n, answer in enumerate(answers):
-        assert json.dumps(prompts[n % 4].split()[-1])[1:-1] in json.dumps(answer["response"]["meta"]["data"]["tokens"])
+        assert json.dumps(prompts[n % 4].split()[-1])[1:-1] in json.dumps(
+            answer["response"]["picture"]["data"]["tokens"]
+        )
         assert answer["response"]["picture"]["children"]["props"]["id"] == f"flow-user-{n}"
         others = [one for one in answers if one is not answer]
         assert all(one["response"]["run"]["data"]["picture"] != f"flow-user-{n}" for one in others)

@@ -130,7 +130,7 @@ def test_drawing_says_which_layers_are_opened_and_why_some_methods_cannot():
     status, answer = page.draw(f"?text={EXAMPLE}&heads_in=23")
     assert status == 200
     assert "heads of L23 one by one" in json.dumps(answer["response"]["caption"])
-    assert any(key.startswith("head.23.") for key in answer["response"]["meta"]["data"]["keys"])
+    assert any(key.startswith("head.23.") for key in answer["response"]["picture"]["data"]["keys"])
     _, refused = page.draw(f"?text={EXAMPLE}&heads_in=23&method=norms")
     assert "do not add up" in notice_of(refused)
 
