@@ -211,7 +211,7 @@ def test_a_layer_that_the_model_does_not_have_is_said_and_the_picture_is_drawn(p
     said = json.dumps(response["notice"]["children"], ensure_ascii=False)
     assert "layer=99 is not a layer of this model; its layers are 0…29, and the last is chosen" in said
     assert response["layer"]["value"] == 29
-    assert response["picture"]["children"]
+    assert response["picture"]["data"]
     _, answer = page.draw(QUERY + "&layer=29")
     assert answer["response"]["notice"]["children"] is None
 

@@ -417,7 +417,7 @@ def test_twenty_at_once_are_answered_or_told_that_the_server_is_busy(service, ad
         assert json.dumps(prompts[n % 4].split()[-1])[1:-1] in json.dumps(
             answer["response"]["picture"]["data"]["tokens"]
         )
-        assert answer["response"]["picture"]["children"]["props"]["id"] == f"flow-user-{n}"
+        assert answer["response"]["picture"]["data"]["picture"] == f"flow-user-{n}"
         others = [one for one in answers if one is not answer]
         assert all(one["response"]["run"]["data"]["picture"] != f"flow-user-{n}" for one in others)
     assert tab.picture() == before
