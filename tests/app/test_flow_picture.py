@@ -89,6 +89,7 @@ def test_what_is_done_in_the_picture_are_properties_of_it(tab: Opened, queries: 
     tab.drawn(f"{queries[0]}&tab=lens")
     tab.wait(f"{PROPS}.drawn === app.root().dataset.drawn")
     tab.wait("app.root().dataset.read && app.root().dataset.held")
+    tab.page.wait_for_selector("#content [role=gridcell]")
     # The open panel has scrolled the picture away.
     tab.evaluate("document.getElementById('stage').scrollIntoView()")
     x, y = tab.point(STATE)
