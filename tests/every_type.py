@@ -12,6 +12,7 @@ import copy
 import os
 import sys
 import tempfile
+import time
 import warnings
 import zlib
 from collections import Counter
@@ -115,6 +116,12 @@ class Outcome:
         The refusal's or the fault's text.
     unforeseen
         Whether the refusal stands for an error of another library, so its kind is not known better.
+    level
+        What is known of a model that opens, see :attr:`flowgraph.LoadedModel.level`.
+    found
+        Whether its parts were found by search, and not by a row.
+    error, seconds
+        Largest relative error of its identities at loading, and how long loading took.
     """
 
     task: str
@@ -124,6 +131,10 @@ class Outcome:
     result: str
     said: str = ""
     unforeseen: bool = False
+    level: str = ""
+    found: bool = False
+    error: float = 0.0
+    seconds: float = 0.0
 
 
 def classes(types: Mapping[str, Container[str]] | None = None) -> Iterator[tuple[str, str, Any, type]]:
@@ -193,7 +204,9 @@ def tried(task: str, model_type: str, model: nn.Module, folder: Path | None) -> 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
+            begin = time.perf_counter()
             loaded = flowgraph.load_model(model if folder is None else folder)
+            seconds = time.perf_counter() - begin
             trace = flowgraph.trace(loaded, IDS, position=len(IDS) - 1)
         except flowgraph.FlowgraphError as error:
             foreign = error.__cause__ is not None and not isinstance(error.__cause__, flowgraph.FlowgraphError)
@@ -205,7 +218,10 @@ def tried(task: str, model_type: str, model: nn.Module, folder: Path | None) -> 
         return Outcome(task, model_type, kind, source, "fault", fault)
     anatomy = loaded.anatomy
     head = "" if anatomy.has_head else ", head not read" if anatomy.unread_head else ", no head"
-    return Outcome(task, model_type, kind, source, f"opens{head}")
+    return Outcome(
+        task, model_type, kind, source, f"opens{head}", level=loaded.level, found=anatomy.is_found,
+        error=max(loaded.proof.values()), seconds=seconds,
+    )  # fmt: skip
 
 
 def _difference(model: Any, loaded: flowgraph.LoadedModel, trace: flowgraph.Trace) -> str:
@@ -237,8 +253,8 @@ def _hooks(module: nn.Module) -> list[Any]:
     return [*module._forward_hooks.values(), *module._forward_pre_hooks.values()]
 
 
-def outcomes(chosen: Iterator[tuple[str, str, type, type]]) -> Iterator[Outcome]:
-    """What becomes of each class, from memory and from a folder."""
+def outcomes(chosen: Iterator[tuple[str, str, type, type]], *, folders: bool = True) -> Iterator[Outcome]:
+    """What becomes of each class, from memory and, unless told otherwise, from a folder."""
     seen: set[type] = set()
     for task, model_type, config_class, model_class in chosen:
         if model_class in seen:
@@ -255,6 +271,8 @@ def outcomes(chosen: Iterator[tuple[str, str, type, type]]) -> Iterator[Outcome]
         if _state(model) != before:
             first = Outcome(task, model_type, model_class.__name__, "memory", "fault", "loading changed the model")
         yield first
+        if not folders:
+            continue
         with tempfile.TemporaryDirectory() as folder:
             try:
                 model.save_pretrained(folder)
@@ -274,8 +292,40 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0][:200]}"
 
 
+def print_levels(found: list[Outcome]) -> None:
+    """How many types of each task reach each level, of those that could be built."""
+    for task in TASKS:
+        of_task = [one for one in found if one.task == task and one.source == "memory" and one.result != "not built"]
+        levels = Counter(one.level or "refused" for one in of_task)
+        if of_task:
+            print(
+                f"{task:<20} {len(of_task):>4} built  "
+                + "  ".join(f"{name} {count}" for name, count in levels.most_common())
+            )
+
+
+def table(found: list[Outcome]) -> Iterator[str]:
+    """A table in Markdown with a row for each type that could be built, as it stands in docs/concepts/types.md."""
+    yield "| task | type | level | parts | largest error | seconds |"
+    yield "|---|---|---|---|---|---|"
+    for one in found:
+        if one.source != "memory" or one.result == "not built":
+            continue
+        opened = f"{one.level} | {'search' if one.found else 'row'} | {one.error:.0e} | {one.seconds:.2f}"
+        yield f"| {one.task} | {one.model_type} | {opened if one.level else 'refused | | | '} |"
+
+
 def main(types: list[str]) -> int:
-    """Print what becomes of every type, or of those named; 1 where something is wrong."""
+    """Print what becomes of every type, or of those named; 1 where something is wrong. ``--table`` prints the table alone."""
+    if types[:1] == ["--table"]:
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        print(
+            "\n".join(
+                table(list(outcomes(classes(dict.fromkeys(TASKS, types[1:]) if types[1:] else None), folders=False)))
+            )
+        )
+        return 0
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     found = []
@@ -289,6 +339,7 @@ def main(types: list[str]) -> int:
         print(f"{task:<20} {source:<7} {result:<22} {count}")
     faults = sum(outcome.result == "fault" for outcome in found)
     unforeseen = sum(outcome.unforeseen for outcome in found)
+    print_levels(found)
     print(f"{len(found)} outcomes, {faults} faults, {unforeseen} refusals that stand for another library's error")
     return int(faults > 0)
 

@@ -233,7 +233,7 @@ class BlockSearch:
             self.found.mixer, self.found.attention_norm, self.found.mixer_factor = self._inside(names[-1]), norm, factor
 
     def _with_mixer(self) -> bool:
-        """x + attention + mixer + MLP: both mix tokens of the state that enters, and the MLP reads the sum."""
+        """X + attention + mixer + MLP: both mix tokens of the state that enters, and the MLP reads the sum."""
         candidates = list(self._candidates((self.added,)))
         for mixed, mixers in candidates:
             for mlp, names in candidates:
