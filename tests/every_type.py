@@ -94,7 +94,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "qwen3_5_moe_text": _LINEAR,
     "qwen4_exp_text": _LINEAR,
     "cohere2": {"layer_types": ["sliding_attention", "full_attention", "sliding_attention"]},
-    "deepseek_v2": {"topk_method": "greedy"},
+    "deepseek_v2": {"topk_method": "greedy", "num_experts_per_tok": 2},
     "mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2},
     "zaya": {"num_experts_per_tok": 1},
 }

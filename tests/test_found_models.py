@@ -28,7 +28,7 @@ from tests.tiny_models import tiny_model
 DECODERS = (
     "afmoe", "apertus", "arcee", "bamba", "biogpt", "bitnet", "bloom", "codegen", "cohere", "cohere2", "cwm", "deepseek_v3",
     "ernie4_5", "ernie4_5_moe", "exaone4", "falcon", "falcon_h1", "flex_olmo", "glm", "glm4", "glm4_moe", "gpt_bigcode", "gpt_oss", "granite",
-    "granitemoe", "helium", "hunyuan_v1_dense", "jamba", "laguna", "lfm2", "lfm2_moe", "llama4", "minicpm3", "minimax_m2", "ministral3",
+    "granitemoe", "granitemoehybrid", "granitemoeshared", "helium", "hunyuan_v1_dense", "jamba", "laguna", "lfm2", "lfm2_moe", "llama4", "minicpm3", "minimax_m2", "ministral3",
     "mixtral", "mpt", "nemotron", "nemotron_h", "olmo", "olmo2", "olmo3", "olmoe", "openai-gpt", "persimmon", "phi", "phimoe",
     "qwen2_moe", "qwen3_moe", "qwen3_next", "recurrent_gemma", "seed_oss", "smollm3", "stablelm", "starcoder2", "xglm",
 )  # fmt: skip
@@ -36,7 +36,7 @@ ENCODERS = (
     "albert", "big_bird", "deberta-v2", "esm", "esmc", "eurobert", "gte", "megatron-bert", "modernbert", "mpnet", "nomic_bert",
     "rembert", "roberta-prelayernorm", "roformer", "xlm-roberta-xl",
 )  # fmt: skip
-PATTERNS = ("doge", "granitemoeshared", "longcat_flash", "minimax", "xlm")
+PATTERNS = ("doge", "gemma4_text", "longcat_flash", "mimo_v2_flash", "minimax", "xlm")
 IDS = [20, 31, 42, 53, 64, 75, 86, 97, 108]
 LONG = [5 + 7 * n % 300 for n in range(40)]
 
@@ -250,6 +250,27 @@ def test_own_attention_is_followed_at_its_softmax():
     assert float(call.pattern_error(0.6, None, torch.arange(6))) > 1e-3
 
 
+def test_products_written_as_sums_over_letters_are_followed():
+    torch.manual_seed(2)
+
+    class Summed(nn.Module):
+        def forward(self, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+            scores = torch.einsum("ibnd,jbnd->bnij", q, k) * 0.5 + 0
+            return torch.einsum("bnij,jbnd->ibnd", torch.softmax(scores, 3), v)
+
+    module, calls = Summed(), []
+    q, k, v = (torch.randn(5, 1, 3, 4) for _ in range(3))
+    with capturing({module: calls.append}):
+        out = module(q, k, v)
+    (call,) = calls
+    torch.testing.assert_close(call.query[0], q[:, 0].transpose(0, 1))
+    torch.testing.assert_close(call.key[0], k[:, 0].transpose(0, 1))
+    torch.testing.assert_close(call.value[0], v[:, 0].transpose(0, 1))
+    torch.testing.assert_close(call.output[0], out[:, 0])
+    assert float(call.pattern_error(0.5, None, torch.arange(5))) < 1e-6
+    assert float(call.output_error()) < 1e-6
+
+
 def test_a_module_that_fails_leaves_no_trace_behind():
     module = _OwnAttention()
     with pytest.raises(RuntimeError), capturing({module: lambda _: None}):
@@ -359,6 +380,27 @@ def test_a_block_that_runs_again_is_a_layer_each_time():
     for layer in range(len(anatomy.blocks)):
         torch.testing.assert_close(trace.pattern[layer], own.attentions[layer][0])
         torch.testing.assert_close(trace.resid_post[layer], own.hidden_states[layer + 1][0])
+
+
+def test_two_modules_that_write_one_output_are_one_node():
+    """Shared experts beside the routed ones: together they are the MLP, and without it a layer hands its middle state on."""
+    loaded = loaded_of("granitemoeshared")
+    trace = fg.trace(loaded, IDS)
+    layer = loaded.model.model.layers[1]
+    block = loaded.anatomy.blocks[1]
+    with torch.no_grad():
+        reads = block.mlp_norm.module(trace.resid_mid[1][None])
+        both = layer.block_sparse_moe(reads)[0] + layer.shared_mlp(reads)
+    torch.testing.assert_close(
+        trace.mlp_out[1], block.mlp_factor * both.reshape(trace.mlp_out[1].shape), rtol=1e-4, atol=1e-5
+    )
+    last, seen = len(loaded.anatomy.blocks) - 1, []
+    handle = loaded.anatomy.final_norm.module.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    try:
+        fg.ablate(loaded, IDS, fg.Node("mlp", layer=last))
+    finally:
+        handle.remove()
+    assert any(torch.allclose(x.reshape(-1, x.shape[-1])[-1], trace.resid_mid[last, -1], atol=1e-5) for x in seen)
 
 
 # Levels

@@ -60,6 +60,10 @@ def mlp_of(anatomy: Anatomy, layer: int, reads: Tensor) -> Tensor:
     block = anatomy.blocks[layer]
     if block.mlp is None:
         return torch.zeros_like(reads)
+    if block.mlp_beside is not None:
+        raise UnsupportedReadingError(
+            f"layer {layer} has a second module beside its MLP, which does not follow from what the MLP reads"
+        )
     if block.mlp_output is None:
         # A module of its own may take rows of positions only.
         output = block.mlp(reads[None] if reads.ndim == 2 else reads)

@@ -268,7 +268,11 @@ class Pass:
                 raise UnsupportedReadingError(no_neurons(self.anatomy))
             yield self._on_input(block.mlp_output.module, "neurons", layer)
         if ("mlp_out", layer) in self.edits:
-            yield self._on_output(block.mlp if post is None else post.module, "mlp_out", layer, block.mlp_factor)
+            written = block.mlp if post is None else post.module
+            if block.mlp_beside is None:
+                yield self._on_output(written, "mlp_out", layer, block.mlp_factor)
+            else:
+                yield from self._on_two_outputs(layer, block, written)
         if ("resid_post", layer) in self.edits:
             yield self._on_output(block.module, "resid_post", layer)
 
@@ -328,6 +332,31 @@ class Pass:
             return type(output)((new, *output[1:])) if isinstance(output, (tuple, list)) else new
 
         return on_result(module, hook)
+
+    def _on_two_outputs(self, layer: int, block: Block, first: nn.Module) -> Iterator[Any]:
+        """Edits of what an MLP and the module beside it write together, made through the one that runs last."""
+        assert block.mlp_beside is not None
+        earlier: list[Tensor] = []
+
+        def whole(output: Any) -> Tensor:
+            found: Tensor = output[0] if isinstance(output, (tuple, list)) else output
+            return found
+
+        def keep(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> None:
+            earlier[:] = [whole(output) * block.mlp_factor]
+
+        def edit(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
+            last = whole(output)
+            # One of the two may have folded rows and positions away.
+            both = earlier[0] + last.view(earlier[0].shape) * block.mlp_beside_factor
+            new = self._edited("mlp_out", layer, both)
+            if new is both:
+                return None
+            changed = ((new - earlier[0]) / block.mlp_beside_factor).view(last.shape)
+            return type(output)((changed, *output[1:])) if isinstance(output, (tuple, list)) else changed
+
+        yield on_result(first, keep)
+        yield on_result(block.mlp_beside, edit)
 
     def _on_heads(self, module: nn.Module, sites: Sequence[str], layer: int) -> Any:
         """Edits of queries, keys or values as projected, [row, position, head, d_head]."""

@@ -176,6 +176,8 @@ class Block:
     mlp_post_norm: Norm | None
     mlp: nn.Module | None
     mlp_factor: float
+    mlp_beside: nn.Module | None
+    mlp_beside_factor: float
     mlp_input: Projection | None
     mlp_gate: Projection | None
     mlp_output: Projection | None
@@ -357,6 +359,11 @@ class Anatomy:
     def has_gaps(self) -> bool:
         """Whether blocks differ in what they hold: some do not attend, or have no MLP."""
         return any(block.attention is None or block.mlp is None for block in self.blocks) or self.has_mixers
+
+    @property
+    def has_second_mlp(self) -> bool:
+        """Whether a second module writes beside some MLP."""
+        return any(block.mlp_beside is not None for block in self.blocks)
 
     @property
     def has_neurons(self) -> bool:
@@ -551,7 +558,7 @@ def _block_paths(stack: Stack) -> Iterator[str]:
     attention = stack.attention
     yield from (attention.module, attention.query, attention.key, attention.value, attention.fused, attention.output)
     yield from (attention.query_norm, attention.key_norm, stack.attention_norm, stack.attention_post_norm)
-    yield from (stack.mlp_norm, stack.mlp_post_norm, stack.mlp_output, stack.mlp, stack.mixer)
+    yield from (stack.mlp_norm, stack.mlp_post_norm, stack.mlp_output, stack.mlp, stack.mlp_beside, stack.mixer)
     if not stack.mlp_activation.startswith(FUNCTION):
         yield stack.mlp_activation
     yield from (stack.mlp_input, stack.mlp_gate, stack.mlp_gate_up)
@@ -621,7 +628,7 @@ def _patterns_only(model: Any, row: Family, stack: Stack, sizes: Sizes) -> Anato
         Block(
             index=i, module=_find(base, path), attention=_find(base, path), mixer=None, mixer_factor=1.0, query=None, key=None,
             value=None, fused=None, attention_output=None, query_norm=None, key_norm=None, attention_norm=none,
-            attention_post_norm=None, mlp_norm=none, mlp_post_norm=None, mlp=None, mlp_factor=1.0, mlp_input=None, mlp_gate=None,
+            attention_post_norm=None, mlp_norm=none, mlp_post_norm=None, mlp=None, mlp_factor=1.0, mlp_beside=None, mlp_beside_factor=1.0, mlp_input=None, mlp_gate=None,
             mlp_output=None, activation=None, scale=stack.attention.scales[i],
         )
         for i, path in enumerate(stack.attentions)
@@ -697,7 +704,8 @@ def _wiring(stack: Stack, config: Any) -> Wiring:
 def _context(row: Family, config: Any, positions: Any) -> int | None:
     """The longest input: the config's number, but at most the learned positions after the padding's."""
     # Some configs name a longer input than their table of positions holds.
-    said = next((int(value) for name in row.context if (value := getattr(config, name, None))), None)
+    # XLNet says −1 for any length.
+    said = next((int(value) for name in row.context if (value := getattr(config, name, None)) and value > 0), None)
     # Positions are counted from the padding's on where the table has one, as RoBERTa and its kin do; others skip a fixed
     # number of rows, as OPT does.
     padding = getattr(positions, "padding_idx", None)
@@ -789,6 +797,8 @@ def _block(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes
         mlp_post_norm=norm(stack.mlp_post_norm),
         mlp=mlp_output.module if mlp_output is not None else module(stack.mlp) if has_mlp else None,
         mlp_factor=stack.mlp_factor,
+        mlp_beside=module(stack.mlp_beside) if has_mlp else None,
+        mlp_beside_factor=stack.mlp_beside_factor,
         mlp_input=mlp_input,
         mlp_gate=mlp_gate,
         mlp_output=mlp_output,

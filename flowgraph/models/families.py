@@ -147,6 +147,9 @@ class Stack:
     mlp
         The module whose output is the MLP's, where it is no input projection, activation and output projection (a mixture of
         experts, say). It then has no neurons, and the paths above are empty.
+    mlp_beside, mlp_beside_factor
+        A second module that writes beside the MLP, or after it, and that mixes no tokens (shared experts, an input of its own for
+        each layer), and the number that its output is multiplied by. The two are one node, without neurons.
     mlp_factor
         Number that the MLP's output is multiplied by before it joins the stream.
     embedding, position_embedding
@@ -166,6 +169,8 @@ class Stack:
     attentions
         Paths of the modules that attend, in the order in which they run, for ``wiring="unknown"``: attention is then known, and
         nothing of the residual stream.
+    uneven
+        With it, whether heads differ in size from layer to layer, so that of attention patterns alone are kept.
     reason
         With it, the reason why no more is known.
     """
@@ -191,6 +196,8 @@ class Stack:
     mixer_factor: float = 1.0
     mlp: str = ""
     mlp_factor: float = 1.0
+    mlp_beside: str = ""
+    mlp_beside_factor: float = 1.0
     position_embedding: str = ""
     embedding_scale: Literal["none", "sqrt_d_model"] | float = "none"
     embedding_is_residual: bool = True
@@ -199,6 +206,7 @@ class Stack:
     parts: tuple[str, ...] = ()
     order: tuple[int, ...] = ()
     attentions: tuple[str, ...] = ()
+    uneven: bool = False
     reason: str = ""
 
     def __post_init__(self) -> None:

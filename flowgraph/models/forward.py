@@ -97,7 +97,7 @@ def spread(n_tokens: int, device: torch.device) -> Int[Tensor, "row"]:
 def given_sites(anatomy: Anatomy, sites: frozenset[str]) -> frozenset[str]:
     """Those of some sites that the model has: neurons, and projected queries and keys, are not in every model."""
     if anatomy.level == "patterns":
-        return sites & {"pattern", "q", "k", "v"}
+        return sites & ({"pattern"} if anatomy.stack.uneven else {"pattern", "q", "k", "v"})
     absent = set() if anatomy.has_neurons else {"neurons"}
     absent |= set() if anatomy.has_mixers else {"mixer_out"}
     absent |= set() if anatomy.is_gated else {"z_gate"}
@@ -210,7 +210,7 @@ class _Recorder:
         self.norms: dict[str, list[Norm]] = {}
         self.ungated: dict[int, Tensor] = {}
         self.has_rotary = anatomy.stack.attention.rotary != "none"
-        self.has_gaps = anatomy.has_gaps
+        self.has_gaps = anatomy.has_gaps or anatomy.has_second_mlp
         # Without projections, what enters the attention function is all that is known of queries, keys and values.
         self.all_given = not anatomy.has_projections
         self.asks = all(asks_for_attention(anatomy.blocks[layer].attention) for layer in anatomy.attending)
@@ -296,6 +296,7 @@ class _Recorder:
             ),
             ("mixer_out", block.mixer, block.mixer_factor, block.attention_post_norm if output is None else None),
             ("mlp_out", block.mlp, block.mlp_factor, block.mlp_post_norm),
+            ("mlp_out", block.mlp_beside, block.mlp_beside_factor, None),
         )
         for site, module, factor, post_norm in writers:
             if site in self.sites and module is not None:
@@ -464,7 +465,12 @@ class _Recorder:
         self._store(site, row, norm.size(x))
 
     def _store_written(self, site: str, row: int, factor: float, x: Tensor) -> None:
-        self._store(site, row, _rows(x) if factor == 1.0 else _rows(x) * factor)
+        written = _rows(x) if factor == 1.0 else _rows(x) * factor
+        if site == "mlp_out" and self.anatomy.has_second_mlp:
+            # Two modules write one output; the place is zero before the first.
+            self._place(site, row, written).add_(written)
+        else:
+            self._store(site, row, written)
 
     def _store(self, site: str, row: int, value: Tensor, rows: int | None = None) -> None:
         self._place(site, row, value, rows).copy_(value)

@@ -19,10 +19,11 @@ from torch.overrides import TorchFunctionMode
 from .eager import AttentionCall, Watch
 from .hooks import on_call, on_result
 
-_PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "baddbmm"})
+_PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "baddbmm", "einsum"})
 _TIMES = frozenset({"mul", "__mul__", "__rmul__", "mul_", "__imul__", "multiply"})
 _OVER = frozenset({"div", "__truediv__", "div_", "__itruediv__", "true_divide"})
 _PLUS = frozenset({"add", "__add__", "__radd__", "add_", "__iadd__"})
+_MINUS = frozenset({"sub", "__sub__", "sub_", "__isub__"})
 _SAME = frozenset({
     "view", "reshape", "to", "type", "type_as", "float", "contiguous", "clone", "dropout", "unsqueeze", "squeeze", "expand",
     "__getitem__", "masked_fill", "masked_fill_", "where", "half", "bfloat16", "flatten", "unflatten",
@@ -87,6 +88,16 @@ class _Following(TorchFunctionMode):
     def _product(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], out: Tensor) -> None:
         added: tuple[Tensor, ...] = ()
         scale = 1.0
+        if name == "einsum":
+            ordered = _as_matmul(args, pattern=len(args) == 3 and id(args[1]) in self.patterns)
+            if ordered is None:
+                return
+            left, right, made = ordered
+            if id(args[1]) in self.patterns:
+                self.found(_call(left, right, made(out), self.patterns[id(args[1])][1]))
+            else:
+                self.scores[id(out)] = (out, _Scores(left, right, 1.0, ()))
+            return
         if name == "baddbmm":
             shift, left, right = (*args, *(kwargs[key] for key in ("batch1", "batch2") if key in kwargs))[:3]
             scale, beta = float(kwargs.get("alpha", 1.0)), float(kwargs.get("beta", 1.0))
@@ -104,10 +115,14 @@ class _Following(TorchFunctionMode):
         if name in _SAME:
             return scores
         other = next((one for one in args[:2] if one is not own), None)
+        if name in _PLUS and isinstance(other, (int, float)):
+            return scores  # the same for every key
         if name in _PLUS and isinstance(other, Tensor):
             return replace(scores, added=(*scores.added, other))
         if name in _TIMES and isinstance(other, Tensor) and _is_mask(other):
             return scores
+        if name in _MINUS and isinstance(other, Tensor) and args[0] is own:
+            return replace(scores, added=(*scores.added, -other))
         number = (
             float(other)
             if isinstance(other, (int, float)) or (isinstance(other, Tensor) and other.numel() == 1)
@@ -117,6 +132,34 @@ class _Following(TorchFunctionMode):
             return None
         factor = number if name in _TIMES else 1 / number
         return replace(scores, scale=scores.scale * factor, added=tuple(one * factor for one in scores.added))
+
+
+def _as_matmul(args: tuple[Any, ...], *, pattern: bool) -> tuple[Tensor, Tensor, Callable[[Tensor], Tensor]] | None:
+    """The factors of an einsum of two tensors, turned so that a matrix product of them is meant, and a turn for its result.
+
+    None for any other einsum: scores are to come out as [row, head, query, key], as softmax takes them.
+    """
+    if len(args) != 3 or not isinstance(args[0], str) or "->" not in args[0] or "." in args[0]:
+        return None
+    inputs, _, result = args[0].replace(" ", "").partition("->")
+    first, _, second = inputs.partition(",")
+    if {len(first), len(second), len(result)} != {4}:
+        return None
+    contracted = (set(first) & set(second)) - set(result)
+    batch = [letter for letter in first if letter in second and letter in result]
+    if len(contracted) != 1 or len(batch) != 2:
+        return None
+    inner = contracted.pop()
+    of_first, of_second = (next(x for x in letters if x not in (*batch, inner)) for letters in (first, second))
+    if not pattern and result != "".join((*batch, of_first, of_second)):
+        return None
+
+    def turned(x: Tensor, letters: str, order: str) -> Tensor:
+        return x.permute([letters.index(letter) for letter in order])
+
+    rows = "".join(batch)
+    left, right = turned(args[1], first, rows + of_first + inner), turned(args[2], second, rows + inner + of_second)
+    return left, right, lambda out: turned(out, result, rows + of_first + of_second)
 
 
 def _is_mask(x: Tensor) -> bool:

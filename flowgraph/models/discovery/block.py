@@ -54,6 +54,8 @@ class FoundBlock:
     mlp_norm: str = ""
     mlp_post_norm: str = ""
     mlp_factor: float = 1.0
+    mlp_beside: str = ""
+    mlp_beside_factor: float = 1.0
     mlp_input: str = ""
     mlp_gate: str = ""
     mlp_gate_up: str = ""
@@ -86,7 +88,7 @@ class BlockSearch:
         x, y = record.input(path), record.output(path)
         if x is None or y is None or x.numel() != y.numel():
             raise NotFoundError(f"{path} does not give a state as long as the one that it takes")
-        self.shape = (x.shape[-2], x.shape[-1])
+        self.shape = (x.numel() // x.shape[-1], x.shape[-1])
         self.x, self.y = self._state(x), self._state(y)
         self.rounding = ROUNDING[x.dtype]
         self.found = FoundBlock(attention=self._inside(attention) if attention else "")
@@ -110,7 +112,7 @@ class BlockSearch:
             self._sum()
             self._attention_input()
             self._projections(self.call)
-        if self.found.mlp:
+        if self.found.mlp and not self.found.mlp_beside:
             self._neurons()
         return self.found
 
@@ -171,7 +173,7 @@ class BlockSearch:
             self.middle = self.x + fit.factors[0] * added
             self._mlp(names)
             return
-        if self._with_mixer():
+        if self._with_mixer() or self._with_second_mlp(written):
             return
         for added, norm in written:
             fit = _fit(self.y, self.x, (added,), self.rounding)
@@ -208,6 +210,9 @@ class BlockSearch:
                 self.found.mixer = self._inside(self.mixer)
                 self._mlp(names)
                 return
+        for mixed, mixers in candidates:
+            if self._mixer_with_second_mlp(mixed, mixers, candidates):
+                return
         for written, names in candidates:
             fit = _fit(self.y, self.x, (written,), self.rounding)
             named = [name for name in names if self._has_weights(name)]
@@ -217,6 +222,32 @@ class BlockSearch:
         raise NotFoundError(
             f"{self.path} does not attend, and what it adds is not the sum of a mixer's output and an MLP's"
         )
+
+    def _mixer_with_second_mlp(
+        self, mixed: Tensor, mixers: list[str], candidates: list[tuple[Tensor, list[str]]]
+    ) -> bool:
+        """X + mixer + MLP + a second module; see :meth:`_with_second_mlp`."""
+        named = [name for name in mixers if self._has_weights(name)]
+        for mlp, names in candidates:
+            for second, others in candidates:
+                beside = [name for name in others if self._has_weights(name)]
+                if mlp is mixed or second is mlp or second is mixed or not named or not beside:
+                    continue
+                if self._begun(beside) < self._begun(names):
+                    continue
+                fit = _fit(self.y, self.x, (mixed, mlp, second), self.rounding)
+                if fit is None:
+                    continue
+                self.middle = self.x + fit.factors[0] * mixed
+                if not self._reads_middle(names):
+                    continue
+                found = self.found
+                found.mixer_factor, found.mlp_factor, found.mlp_beside_factor = fit.factors
+                self.added, self.mixer, found.mixer = mixed, named[-1], self._inside(named[-1])
+                found.mlp_beside = self._inside(beside[-1])
+                self._mlp(names)
+                return True
+        return False
 
     def _alone(self, names: list[str], factor: float) -> None:
         """A block with one part: an MLP if it has neurons that follow from the state, else a mixer."""
@@ -249,6 +280,32 @@ class BlockSearch:
                 self._mlp(names)
                 return True
         return False
+
+    def _with_second_mlp(self, written: list[tuple[Tensor, str]]) -> bool:
+        """X + attention + MLP + a second module, where the MLP reads the state after attention and runs first."""
+        candidates = list(self._candidates((self.added,)))
+        for added, norm in written:
+            for mlp, names in candidates:
+                for second, others in candidates:
+                    named = [name for name in others if self._has_weights(name)]
+                    if second is mlp or not named or self._begun(named) < self._begun(names):
+                        continue
+                    fit = _fit(self.y, self.x, (added, mlp, second), self.rounding)
+                    if fit is None:
+                        continue
+                    self.middle = self.x + fit.factors[0] * added
+                    if not self._reads_middle(names):
+                        continue
+                    found = self.found
+                    found.attention_factor, found.mlp_factor, found.mlp_beside_factor = fit.factors
+                    found.attention_post_norm = self._inside(norm) if norm else ""
+                    found.mlp_beside = self._inside(named[-1])
+                    self._mlp(names)
+                    return True
+        return False
+
+    def _begun(self, names: list[str]) -> int:
+        return min(self.record.calls[name][0].begun for name in names)
 
     def _reads_middle(self, names: list[str]) -> bool:
         """Whether one of some modules, or the norm before it, reads the state in the middle."""

@@ -85,7 +85,11 @@ class Search:
             attention_post_norm=_merged([one.attention_post_norm for one in found]),
             mlp_norm=_merged([one.mlp_norm for one in found]),
             mlp_post_norm=_merged([one.mlp_post_norm for one in found]),
-            mlp_factor=_agreed("factors of the MLP", [one.mlp_factor for one in found]),
+            mlp_factor=_agreed("factors of the MLP", [one.mlp_factor for one in found if one.mlp] or [1.0]),
+            mlp_beside=_merged([one.mlp_beside for one in found]),
+            mlp_beside_factor=_agreed(
+                "factors of second MLPs", [one.mlp_beside_factor for one in found if one.mlp_beside] or [1.0]
+            ),
             **_mlp_paths(found),
             embedding=embedding,
             embedding_scale="none" if scale in (None, 1.0) else scale,
@@ -126,7 +130,8 @@ class Search:
         shapes = list(dict.fromkeys(tuple(call.pattern.shape[1:]) for _, call in calls if call.pattern is not None))
         if len(shapes) > 1:
             raise NotFoundError(f"patterns of different layers differ in shape [head, query, key]: {shapes}")
-        heads, kv_heads, d_head, d_value = _agreed("sizes of heads", [one.sizes for one in found])
+        uneven = len({one.sizes for one in found}) > 1
+        heads, kv_heads, d_head, d_value = first.sizes
         config = self.model.config.get_text_config()
         table = self.model.get_input_embeddings()
         stack = Stack(
@@ -134,9 +139,10 @@ class Search:
             embedding=self._from_base(next(name for name, module in self.record.modules.items() if module is table)),
             attention=Attention(
                 module="", output="", scales=tuple(one.scale for one in found), softcap=first.softcap or "",
-                bias=any(one.bias for one in found), sinks=any(one.sinks for one in found),
+                # Queries and keys of several sizes are kept nowhere, so patterns are proved while they are there.
+                bias=uneven or any(one.bias for one in found), sinks=any(one.sinks for one in found),
             ),
-            wiring="unknown", role="decoder" if self._is_causal() else "encoder",
+            uneven=uneven, wiring="unknown", role="decoder" if self._is_causal() else "encoder",
             attentions=tuple(self._from_base(name) for name, _ in calls),
             sizes=Sizes(heads, kv_heads, d_head, d_value, table.weight.shape[1]),
             reason=reason,
