@@ -369,6 +369,32 @@ def test_gates_are_in_every_part(model_type):
         fg.norm_map(trace)
 
 
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_next"])
+def test_what_mixes_heads_before_their_projection_is_no_gate(model_type):
+    """A factor that is read off fits anything; the derivative shows that number 1 comes from another's place."""
+    from copy import deepcopy
+
+    model = deepcopy(model_of(model_type))
+    for layer in model.model.layers:
+        if hasattr(layer, "self_attn"):
+            layer.self_attn.o_proj.register_forward_pre_hook(lambda _, args: (args[0].roll(1, -1), *args[1:]))
+    loaded = fg.load_model(model)
+    assert loaded.level == "patterns"
+    assert "more than a factor on each number" in loaded.anatomy.stack.reason
+
+
+def test_an_mlp_that_reads_other_positions_is_none():
+    from copy import deepcopy
+
+    model = deepcopy(model_of("mixtral"))
+    # Each token's experts are given the token before as well.
+    for layer in model.model.layers:
+        layer.mlp.forward = lambda x, forward=layer.mlp.forward: forward(x + x.roll(1, 1))
+    loaded = fg.load_model(model)
+    assert loaded.level == "patterns"
+    assert "depends on other positions" in loaded.anatomy.stack.reason
+
+
 def test_a_block_that_runs_again_is_a_layer_each_time():
     loaded = loaded_of("albert", "masked")
     model, anatomy = loaded.model, loaded.anatomy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -16,8 +16,7 @@ from .record import Record, same
 
 # Far above rounding of a sum in the model's number type, far below a part that is missing.
 ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
-
-
+# So many numbers determine two or three factors; whether they hold is asked of all.
 _SAMPLE = 256
 
 
@@ -62,7 +61,6 @@ class FoundBlock:
     mlp_activation: str = ""
     mlp_output: str = ""
     sizes: tuple[int, int, int, int] = (0, 0, 0, 0)
-    notes: list[str] = field(default_factory=list)
 
 
 class BlockSearch:
@@ -188,7 +186,7 @@ class BlockSearch:
         )
 
     def _mixer_and_mlp(self) -> None:
-        """X + mixer + MLP in a block that does not attend: the mixer reads the state that enters, the MLP the one after it."""
+        """The sum x + mixer + MLP of a block that does not attend: the mixer reads what enters, the MLP the state after it."""
         candidates = list(self._candidates(()))
         for mixed, mixers in candidates:
             for mlp, names in candidates:
@@ -226,7 +224,7 @@ class BlockSearch:
     def _mixer_with_second_mlp(
         self, mixed: Tensor, mixers: list[str], candidates: list[tuple[Tensor, list[str]]]
     ) -> bool:
-        """X + mixer + MLP + a second module; see :meth:`_with_second_mlp`."""
+        """The sum x + mixer + MLP + a second module; see :meth:`_with_second_mlp`."""
         named = [name for name in mixers if self._has_weights(name)]
         for mlp, names in candidates:
             for second, others in candidates:
@@ -264,7 +262,7 @@ class BlockSearch:
             self.found.mixer, self.found.attention_norm, self.found.mixer_factor = self._inside(names[-1]), norm, factor
 
     def _with_mixer(self) -> bool:
-        """X + attention + mixer + MLP: both mix tokens of the state that enters, and the MLP reads the sum."""
+        """The sum x + attention + mixer + MLP: both mix tokens of the state that enters, and the MLP reads the sum."""
         candidates = list(self._candidates((self.added,)))
         for mixed, mixers in candidates:
             for mlp, names in candidates:
@@ -282,7 +280,7 @@ class BlockSearch:
         return False
 
     def _with_second_mlp(self, written: list[tuple[Tensor, str]]) -> bool:
-        """X + attention + MLP + a second module, where the MLP reads the state after attention and runs first."""
+        """The sum x + attention + MLP + a second module, where the MLP reads the state after attention and runs first."""
         candidates = list(self._candidates((self.added,)))
         for added, norm in written:
             for mlp, names in candidates:
@@ -516,7 +514,6 @@ class BlockSearch:
         """Input projection, gate, activation and output projection of the MLP; left out if they do not explain its neurons."""
         output = next((name for name in self.mlp_names if _is_linear(self.record.modules[name])), None)
         if output is None or not self._try_neurons(output):
-            self.found.notes.append("the MLP is no linear – activation – linear: it is one node without neurons")
             return
         self.found.mlp_output, self.found.has_neurons = self._inside(output), True
 

@@ -8,9 +8,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..eager import asks_for_attention
 from ..families import Attention, Family, Sizes, Stack
 from ..norms import found_kind
 from .block import ROUNDING, BlockSearch, FoundBlock, NotFoundError, describe_call
+from .derivatives import gate_error, mixing_error
 from .record import record_pass
 
 _TOKENS = 7
@@ -32,9 +34,8 @@ class Search:
         self.model, self.ids = model, _probe(model)
         # Without a cache, which some models cannot fill for layers that do not attend.
         accepts = inspect.signature(model.forward).parameters
-        self.record = record_pass(
-            model, {"input_ids": self.ids, **({"use_cache": False} if "use_cache" in accepts else {})}
-        )
+        self.feed = {"input_ids": self.ids, **({"use_cache": False} if "use_cache" in accepts else {})}
+        self.record = record_pass(model, self.feed)
 
     def row(self) -> Family:
         """The row of a model, with every fitted number in it.
@@ -52,6 +53,8 @@ class Search:
             for i, n in enumerate(order)
         ]  # fmt: skip
         attending = [one for one in found if one.attention]
+        self._check_gates(blocks, order, found)
+        self._check_mlps(blocks, order, found)
         first = attending[0]
         first_state = self.record.calls[f"{blocks}.{order[0]}"][0].input
         last_state = self.record.calls[f"{blocks}.{order[-1]}"][-1].output
@@ -107,6 +110,42 @@ class Search:
             name=model_type, model_types=(model_type,), stacks=(stack,), norm=None, head=head, head_kind=cast("Any", kind),
             logit_factor=factor, logit_softcap=cap, context=_CONTEXT, found=True,
         )  # fmt: skip
+
+    def _check_gates(self, blocks: str, order: list[int], found: list[FoundBlock]) -> None:
+        """Refuse a gate on heads' outputs that does more than multiply each number."""
+        modules = self.record.modules
+        gated = [(f"{blocks}.{n}", one) for n, one in zip(order, found, strict=True) if one.gated]
+        if not gated:
+            return
+        if len(order) > len(set(order)) or not all(
+            asks_for_attention(modules[f"{at}.{one.attention}"]) for at, one in gated
+        ):
+            raise NotFoundError(
+                "heads' outputs are changed before their projection, in a way that cannot be looked at here"
+            )
+        pairs = [(modules[f"{at}.{one.attention}"], modules[f"{at}.{one.attention_output}"]) for at, one in gated]
+        error = gate_error(self.model, self.feed, pairs)
+        if not error < 10 * ROUNDING[self.model.get_input_embeddings().weight.dtype]:
+            raise NotFoundError(
+                f"between the heads of {gated[0][0]} and their output projection lies more than a factor on each number "
+                f"(relative error {error:.2g} of the derivatives)"
+            )
+
+    def _check_mlps(self, blocks: str, order: list[int], found: list[FoundBlock]) -> None:
+        """Refuse an MLP, known as one module alone, that reads other positions than the one that it writes to."""
+        modules = self.record.modules
+        whole = [
+            modules[f"{blocks}.{n}.{path}"]
+            for n, one in zip(order, found, strict=True) if one.mlp and not one.has_neurons
+            for path in (one.mlp, one.mlp_beside) if path
+        ]  # fmt: skip
+        if (
+            whole
+            and mixing_error(self.model, self.feed, whole) > ROUNDING[self.model.get_input_embeddings().weight.dtype]
+        ):
+            raise NotFoundError(
+                "what is added after attention at one position depends on other positions, so it is no MLP"
+            )
 
     def patterns_row(self, reason: str) -> Family:
         """A row of which attention alone is known; ``reason`` says why no more is.
