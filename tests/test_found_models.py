@@ -458,6 +458,19 @@ def test_where_no_more_is_found_patterns_are(model_type):
             use()
 
 
+def test_captions_and_files_say_what_is_not_known(tmp_path):
+    for model_type, said in (
+        ("minimax", "attention patterns alone are known of this model"),
+        ("bamba", "layers 0, 2 without attention: what moves between tokens there is on no edge"),
+    ):
+        graph = fg.build_graph(fg.trace(loaded_of(model_type), IDS), method="attention", readings=False)
+        assert said in graph.caption()
+        graph.save(tmp_path / "graph.json")
+        assert said in fg.import_graph(tmp_path / "graph.json").caption()
+    whole = fg.build_graph(fg.trace(loaded_of("mixtral"), IDS), method="attention", readings=False)
+    assert not {"known", "without_attention"} & whole.info.provenance.keys()
+
+
 def test_levels_are_stated():
     assert fg.load_model(tiny_model("llama")).level == "full"
     assert fg.load_model(tiny_model("llama")[0].model).level == "stream"

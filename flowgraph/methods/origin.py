@@ -48,12 +48,24 @@ def provenance(trace: Trace) -> dict[str, Any]:
         **trace.fingerprint,
         "dtype": ", ".join(sorted(kinds)) if trace.loaded is None else str(trace.loaded.dtype).removeprefix("torch."),
         **({} if own is None or not own.differs else {"attention": own.text}),
+        **_limits(trace),
         "token_ids": list(trace.token_ids),
         **_fed(trace),
         "flowgraph": __version__,
         "torch": str(torch.__version__),
         "transformers": version("transformers"),
     }
+
+
+def _limits(trace: Trace) -> dict[str, Any]:
+    """What is not known of the model, where it is not all; nothing for a model that attends in every layer and is open whole."""
+    if trace.loaded is None:
+        return {}
+    anatomy = trace.loaded.anatomy
+    level = {"known": "patterns"} if anatomy.level == "patterns" else {}
+    first, stop = trace.layers
+    silent = [layer for layer in range(first, stop) if layer not in anatomy.attending]
+    return level | ({"without_attention": silent} if silent else {})
 
 
 def _fed(trace: Trace) -> dict[str, list[int]]:

@@ -25,6 +25,7 @@ def caption(graph: FlowGraph) -> str:
         f"“{prompt_text(graph.info, _LONGEST_PROMPT)}”" if graph.info.tokens else prompt_text(graph.info),
         *_prediction(graph),
         f"{graph.info.method_text} ({graph.info.unit}), {graph.info.level} level, {layers_text(graph)}",
+        *limit_texts(graph.info),
         *filter_texts(graph),
         edges_text(graph),
         f"flowgraph {__version__}",
@@ -63,6 +64,16 @@ def layers_text(graph: FlowGraph) -> str:
         return f"{end} layer{'s' if end != 1 else ''}"
     which = f"layer {first}" if end - first == 1 else f"layers {first}–{end - 1}"
     return f"{which} of {graph.info.total_layers}"
+
+
+def limit_texts(info: GraphInfo) -> list[str]:
+    """What of the model the graph cannot show, in words."""
+    texts = ["attention patterns alone are known of this model"] if info.provenance.get("known") == "patterns" else []
+    silent = info.provenance.get("without_attention")
+    if isinstance(silent, (list, tuple)) and silent:
+        which = f"layer{'s' if len(silent) > 1 else ''} {', '.join(printable(str(layer)) for layer in silent)}"
+        texts.append(f"{which} without attention: what moves between tokens there is on no edge")
+    return texts
 
 
 def filter_texts(graph: FlowGraph) -> list[str]:
