@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +21,7 @@ from flowgraph.models.eager import AttentionCall, eager_attention
 from flowgraph.models.forward import SITES, run
 from flowgraph.models.norms import found_kind
 from flowgraph.models.softmax_capture import capturing
-from tests.every_type import build, classes
+from tests.every_type import model_of
 from tests.tiny_models import tiny_model
 
 DECODERS = (
@@ -39,22 +38,6 @@ ENCODERS = (
 PATTERNS = ("doge", "gemma4_text", "longcat_flash", "mimo_v2_flash", "minimax", "xlm")
 IDS = [20, 31, 42, 53, 64, 75, 86, 97, 108]
 LONG = [5 + 7 * n % 300 for n in range(40)]
-
-
-@cache
-def model_of(model_type: str, task: str = "causal") -> Any:
-    for _, _, config_class, model_class in classes({**dict.fromkeys(_TASKS, ()), task: (model_type,)}):
-        model = build(config_class, model_class)
-        assert model is not None, f"{model_type} is not built"
-        assert sum(parameter.numel() for parameter in model.parameters()) < 6_000_000
-        return model
-    return pytest.skip(f"this release of transformers has no {model_type}")
-
-
-_TASKS = (
-    "causal", "masked", "pretraining", "sequences", "speech", "images and text", "classifier", "base", "images",
-    "letters from sound",
-)  # fmt: skip
 
 
 @cache
@@ -444,7 +427,7 @@ def test_where_no_more_is_found_patterns_are(model_type):
     torch.testing.assert_close(trace.pattern.sum(-1)[0, 0], expected + 1, rtol=1e-5, atol=1e-5)
     assert fg.attention_rollout(trace).shape[-1] == len(IDS)
     assert fg.attention_flow(trace).shape[-1] == len(IDS)
-    assert len(fg.build_graph(trace, method="attention", readings=False))
+    assert len(fg.build_graph(trace, method="attention"))
     for use in (
         lambda: trace.resid_pre,
         lambda: fg.edge_weights(trace, method="norms"),
@@ -469,6 +452,14 @@ def test_captions_and_files_say_what_is_not_known(tmp_path):
         assert said in fg.import_graph(tmp_path / "graph.json").caption()
     whole = fg.build_graph(fg.trace(loaded_of("mixtral"), IDS), method="attention", readings=False)
     assert not {"known", "without_attention"} & whole.info.provenance.keys()
+
+
+def test_what_a_layer_does_not_have_is_named():
+    loaded = loaded_of("bamba")
+    with pytest.raises(UnsupportedReadingError, match="does not attend"):
+        fg.head_roles(loaded)
+    with pytest.raises(fg.ArgumentError, match="has no norm there"):
+        fg.norm_filter(fg.trace(loaded_of("olmo2"), IDS), layer=1)
 
 
 def test_levels_are_stated():

@@ -261,6 +261,10 @@ def _norm_and_input(trace: Trace, layer: int | None, part: Part, position: int) 
         raise ArgumentError(f"part={part!r} needs layer=, got None; only part='final' has no layer")
     row, block = row_of(trace, layer), anatomy.blocks[layer]
     norm = block.attention_norm if part == "attention" else block.mlp_norm
+    if norm.kind == "none":
+        raise ArgumentError(
+            f"part={part!r}, layer={layer}: {trace.model_name!r} has no norm there; {part} reads the state as it is, or the layer has none"
+        )
     middle = None if part == "attention" else trace.resid_mid  # parallel blocks: both read what enters the block
     state = upcast((trace.resid_pre if middle is None else middle)[row, position])
     if trace.wiring == "post_norm":
@@ -290,7 +294,7 @@ def _stages(norm: Norm, x: Float[Tensor, "d_model"]) -> dict[Step, Float[Tensor,
     if norm.is_layer:
         found["centering"] = x = x - x.mean()
     found["scale"] = x = x / scale
-    if norm.module.weight is not None:
+    if getattr(norm.module, "weight", None) is not None:
         found["gain"] = x = x * norm.gain(len(x)).to(x)
     if norm.bias is not None:
         found["bias"] = x + norm.bias

@@ -19,7 +19,7 @@ READ_AT_MOST = 2_000
 
 _SITE = {
     "embed": "resid_pre", "resid_pre": "resid_pre", "resid_mid": "resid_mid", "resid_post": "resid_post",
-    "attn": "attn_out", "mlp": "mlp_out", "head": "head_out",
+    "attn": "attn_out", "mlp": "mlp_out", "mixer": "mixer_out", "head": "head_out",
 }  # fmt: skip
 
 
@@ -27,7 +27,7 @@ _SITE = {
 def node_readings(trace: Trace, nodes: Sequence[Node], *, k: int = 5) -> tuple[NodeReading | None, ...]:
     """Readings of nodes: [N], None for kinds that have no vector of their own (logits, biases).
 
-    A model without a head gives norms alone. Readings that the trace has recorded are used where it has no model.
+    A model without a head gives norms alone, one of which patterns alone are known nothing. Readings that the trace has recorded are used where it has no model.
 
     Parameters
     ----------
@@ -40,6 +40,8 @@ def node_readings(trace: Trace, nodes: Sequence[Node], *, k: int = 5) -> tuple[N
     """
     if trace.loaded is None:
         return tuple(_recorded(trace, node) for node in nodes)
+    if trace.loaded.level == "patterns":
+        return (None,) * len(nodes)  # there are no vectors to read
     heads = head_outputs(trace) if any(node.kind == "head" for node in nodes) else None
     readable = [n for n, node in enumerate(nodes) if node.kind in _SITE]
     result: list[NodeReading | None] = [None] * len(nodes)

@@ -26,6 +26,8 @@ from flowgraph.algorithms.routes import SMALLEST_SHARE, routes_threshold
 from flowgraph.errors import ArgumentError, GraphTooLargeError, PromptError, UnsupportedReadingError
 from tests.app.conftest import TEXT
 from tests.conftest import JAPAN
+from tests.every_type import model_of
+from tests.tiny_models import tiny_model
 
 
 def unheard(_stage, _part=None):
@@ -513,3 +515,17 @@ def test_examples_are_what_is_computed_now(smollm2):
             np.testing.assert_allclose(then.pattern, answer.pattern, atol=1e-4)
         elif isinstance(question, LensQuestion):
             np.testing.assert_allclose(then.target_probability, answer.target_probability, atol=1e-3)
+
+
+def test_a_model_of_which_patterns_alone_are_known_opens(tmp_path):
+    """What needs more is refused in words that the page shows; its attention is drawn."""
+    model_of("minimax").save_pretrained(tmp_path)
+    tiny_model("gpt2")[1].save_pretrained(tmp_path)
+    name = str(tmp_path)
+    traces = Traces([name], 2**30, 512)
+    assert not ask(traces, ModelQuestion(name)).has_head
+    run = RunQuestion(name, TEXT)
+    drawn = ask(traces, GraphQuestion(run, method="attention"))
+    assert len(drawn.graph)
+    with pytest.raises(UnsupportedReadingError, match="open at level 'patterns'"):
+        ask(traces, GraphQuestion(run, method="proximity"))

@@ -55,7 +55,9 @@ class ModelQuestion(Question[Model]):
         loaded = traces.model(self.model, check)
         anatomy = loaded.anatomy
         check(f"{LOADING}: making ready", None)
-        flowgraph.edge_weights(flowgraph.trace(loaded, [0, 0], position=0), method="proximity")
+        # Of some models patterns alone are known.
+        method = "attention" if loaded.level == "patterns" else "proximity"
+        flowgraph.edge_weights(flowgraph.trace(loaded, [0, 0], position=0), method=method)
         return Model(
             name=loaded.name,
             family=anatomy.family.name,
