@@ -48,7 +48,7 @@ _AFTER_GATE = 0.14
 _STAGE_OF = {
     "embed": "embed", "position_embed": "embed", "resid_pre": "state", "resid_post": "state", "resid_mid": "attn",
     "head_rest": "value", "attn_bias": "head", "attn_norm_bias": "head", "attn_rest": "head",
-    "kv_group": "head", "attn_feature": "head", "attn_error": "head", "feature": "neuron", "mlp_error": "neuron",
+    "kv_group": "head", "mixer": "head", "attn_feature": "head", "attn_error": "head", "feature": "neuron", "mlp_error": "neuron",
     "mlp_rest": "neuron", "mlp_bias": "neuron", "mlp_norm_bias": "neuron", "mlp_bias_in": "neuron_in",
 }  # fmt: skip
 _NARROW = frozenset({"resid_mid", "attn_norm", "mlp_norm", "qkv"})
