@@ -518,9 +518,32 @@ def test_a_changed_pattern_changes_what_it_says():
     assert float(effect.after[0]) == pytest.approx(float(expected), abs=1e-4)
 
 
+@pytest.mark.parametrize("model_type", ["mamba", "falcon_mamba", "mamba2"])
+def test_a_model_without_attention_is_placed_by_its_stream(model_type):
+    loaded = loaded_of(model_type)
+    check_full(loaded)
+    assert "no attention" in repr(loaded)
+    trace = fg.trace(loaded, IDS)
+    assert not trace.pattern.any()
+    parts = fg.direct_logit_attribution(trace)
+    assert parts.completeness_error < 1e-5
+    assert parts.mixers is not None
+    assert parts.mixers.any()
+    graph = fg.build_graph(trace, method="norms")
+    assert "without attention" in graph.caption()
+    assert {node.kind for node in graph.nodes} <= {"embed", "resid_mid", "resid_post", "mlp", "logit"}
+    for use in (
+        lambda: fg.head_effects(loaded, [IDS]),
+        lambda: fg.ablate(loaded, IDS, fg.Node("head", layer=0, head=0)),
+        lambda: fg.ablate(loaded, IDS, fg.PatternEdit(layer=1, head=0, query_pos=3, key_pos=2)),
+    ):
+        with pytest.raises(UnsupportedReadingError, match="so it has no heads"):
+            use()
+
+
 def test_what_cannot_be_found_says_how_far_the_search_came():
-    with pytest.raises(ArchitectureError, match="no softmax of products meets values"):
-        fg.load_model(model_of("falcon_mamba"))
+    with pytest.raises(ArchitectureError, match="runs more than once"):
+        fg.load_model(model_of("hrm_text"))
 
 
 def test_weights_and_modules_stay_as_they_were():

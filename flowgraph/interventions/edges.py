@@ -187,6 +187,8 @@ def check_node(anatomy: Anatomy, node: Node) -> None:
     """
     heads = anatomy.n_kv_heads if node.kind == "kv_group" else anatomy.n_heads
     limits = {"layer": len(anatomy.blocks), "head": heads}
+    if node.kind in ("head", "kv_group") and node.layer in range(len(anatomy.blocks)):
+        anatomy.require_attention(node.layer, str(node))
     if node.kind == "neuron" and not anatomy.has_neurons:
         raise UnsupportedReadingError(f"{node}: {no_neurons(anatomy)}")
     if node.kind == "neuron" and node.layer is not None and node.layer < len(anatomy.blocks):

@@ -219,6 +219,7 @@ def _add_pattern(plan: Plan, edit: PatternEdit) -> None:
         value = getattr(edit, name)
         if value is not None and not 0 <= value < limit:
             raise ArgumentError(f"{edit}: {name}={value} does not exist; it must lie in 0…{limit - 1}")
+    anatomy.require_attention(edit.layer, str(edit))
     if anatomy.causal and edit.query_pos is not None and edit.key_pos is not None and edit.key_pos > edit.query_pos:
         raise ArgumentError(
             f"{edit}: key_pos={edit.key_pos} comes after query_pos={edit.query_pos}; in a causal model a token sees earlier "

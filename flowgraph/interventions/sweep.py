@@ -81,7 +81,7 @@ class Sweep:
         # By the same way as the changed runs, so that what rounds alike cancels.
         before = self._measured(self.unchanged, torch.arange(prompts, device="cpu"), size.in_head)
         # A layer that does not attend has no heads, and their effect stays 0.
-        attending = torch.tensor(self.anatomy.attending, device="cpu")
+        attending = torch.tensor(self.anatomy.attending, dtype=torch.long, device="cpu")
         counts = (torch.arange(count, device="cpu") for count in (self.anatomy.n_heads, prompts))
         every = torch.cartesian_prod(attending, *counts)
         tick = ticking("changing each head", int((layers - every[:, 0]).sum()), progress, cancel, unit="blocks")
@@ -168,6 +168,7 @@ def size_of(loaded: LoadedModel, batch: Batch, others: Batch | None, max_bytes: 
         If not even one row fits.
     """
     anatomy, n_tokens = loaded.anatomy, batch.n_tokens
+    anatomy.require_attention(None, "the effect of each head")
     in_block, in_head = _block_bytes(loaded, n_tokens), 8 * 4 * anatomy.d_vocab
     held = (n_tokens + 1) * anatomy.d_model * loaded.dtype.itemsize
     base = _base_bytes(loaded, batch, others)

@@ -325,6 +325,23 @@ class Anatomy:
             return self.d_model**0.5 if scale == "sqrt_d_model" else 1.0
         return scale
 
+    def require_attention(self, layer: int | None, wanted: str) -> None:
+        """Refuse heads of a layer, or of any layer, that does not attend; ``wanted`` is the thing that needs them, in words.
+
+        Raises
+        ------
+        UnsupportedReadingError
+            Naming the layer.
+        """
+        if layer is None and not self.attending:
+            raise UnsupportedReadingError(
+                f"{wanted}: {type(self.model).__name__} does not attend in any layer, so it has no heads"
+            )
+        if layer is not None and layer not in self.attending:
+            raise UnsupportedReadingError(
+                f"{wanted}: layer {layer} of {type(self.model).__name__} does not attend, so it has no heads"
+            )
+
     @property
     def is_gated(self) -> bool:
         """Whether something multiplies the outputs of heads before the output projection."""
@@ -379,9 +396,8 @@ class Anatomy:
     @property
     def has_projections(self) -> bool:
         """Whether queries, keys and values are linear maps of what attention reads, rotated or not."""
-        return all(
-            block.fused is not None or block.query is not None for block in self.blocks if block.attention is not None
-        )
+        attending = [block for block in self.blocks if block.attention is not None]
+        return bool(attending) and all(block.fused is not None or block.query is not None for block in attending)
 
     def W_O(self, layer: int) -> Float[Tensor, "head d_head d_model"]:
         """[head, d_head, d_model] output projection of one layer, at least in float32; zeros if the layer does not attend."""

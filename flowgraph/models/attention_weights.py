@@ -35,10 +35,7 @@ def attention_weights(
     if not anatomy.has_projections:
         raise UnsupportedReadingError(no_projections(anatomy))
     block = anatomy.blocks[layer]
-    if block.attention is None:
-        raise UnsupportedReadingError(
-            f"layer {layer} of {type(anatomy.model).__name__} does not attend, so it has no queries, keys and values"
-        )
+    anatomy.require_attention(layer, f"W of a {role}")
     module: nn.Module | None = getattr(block, role)
     heads = anatomy.n_heads if role == "query" else anatomy.n_kv_heads
     if module is not None:

@@ -252,7 +252,14 @@ class _Recorder:
     def finished(self) -> Pass:
         """The pass, with its sites under their names and axes in their order."""
         sites = self.result.sites
-        if self.is_given and self.sites & {"q", "k", "pattern"} and not self.result.was_watched:
+        if self.has_gaps:
+            self._add_empty()
+        if (
+            self.is_given
+            and self.anatomy.attending
+            and self.sites & {"q", "k", "pattern"}
+            and not self.result.was_watched
+        ):
             raise NoPatternError(
                 f"{type(self.anatomy.blocks[0].attention).__name__} did not ask for an attention function in this pass, so "
                 "its patterns, queries and keys were not seen; leave them out of keep="
@@ -280,6 +287,18 @@ class _Recorder:
             states = sites.pop("resid")
             sites["resid_pre"], sites["resid_post"] = states[:-1], states[1:]
         return self.result
+
+    def _add_empty(self) -> None:
+        """Zeros for sites that no layer of the window gives: of attention, or of the MLP, where there is none."""
+        like = next(
+            (x for name, x in self.result.sites.items() if name.startswith(("resid", "mixer", "attn", "mlp"))), None
+        )
+        shapes = site_shapes(self.anatomy, 0 if like is None else like.shape[1], self.sites, layers=self.layers)
+        for site in ("pattern", "q", "k", "v", "z", "attn_out", "mixer_out", "mlp_out"):
+            if site in shapes and like is not None and site not in self.result.sites:
+                zeros = like.new_zeros(shapes[site])
+                # Those of single heads are turned to [layer, head, position] at the end.
+                self.result.sites[site] = zeros.transpose(1, 2) if site in _BY_HEAD else zeros
 
     def _block_hooks(self, row: int, block: Block) -> Iterator[Any]:
         yield from self._residual_hooks(row, block)

@@ -92,10 +92,11 @@ class LoadedModel:
     def __repr__(self) -> str:
         a = self.anatomy
         revision = "" if self.revision is None else f"revision {self.revision!r}, "
+        heads = f"{a.n_heads} heads" if a.attending else "no attention"
         level = "" if self.level == "full" else f", level {self.level!r}"
         unread = f", head {', '.join(a.unread_head)} not read" if a.unread_head else ""
         return (
-            f"LoadedModel({self.name!r}, {revision}family {a.family.name!r}, {len(a.blocks)} layers × {a.n_heads} heads, "
+            f"LoadedModel({self.name!r}, {revision}family {a.family.name!r}, {len(a.blocks)} layers × {heads}, "
             f"d_model {a.d_model}, {self.dtype}, {self.device}{level}{unread}{self._own_answers()})"
         )
 

@@ -176,8 +176,6 @@ def identity_errors(
         The model's parts and a pass of ``token_ids`` that kept every site of every layer.
     """
     layers = range(len(anatomy.blocks))
-    if not anatomy.attending:
-        raise ArchitectureError(f"no block of {type(anatomy.model).__name__} attends")
     if anatomy.level == "patterns":
         errors = {name: torch.stack([_PER_LAYER[name](anatomy, record, i) for i in layers]) for name in _OF_PATTERNS}
         return errors | {"pattern · v = z": torch.stack([record.output_errors[i] for i in layers])}

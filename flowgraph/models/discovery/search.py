@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 from typing import Any, cast
 
 import torch
@@ -13,7 +14,7 @@ from ..families import Attention, Family, Sizes, Stack
 from ..norms import found_kind
 from .block import ROUNDING, BlockSearch, FoundBlock, NotFoundError, describe_call
 from .derivatives import gate_error, mixing_error
-from .record import record_pass
+from .record import record_pass, same
 
 _TOKENS = 7
 """Length of the pass: more than the proof's, so that windows and chunks of tiny models show."""
@@ -55,13 +56,14 @@ class Search:
         attending = [one for one in found if one.attention]
         self._check_gates(blocks, order, found)
         self._check_mlps(blocks, order, found)
-        first = attending[0]
+        # A model that does not attend has one head by name, which gives nothing.
+        first = attending[0] if attending else FoundBlock(sizes=(1, 1, 1, 1))
         first_state = self.record.calls[f"{blocks}.{order[0]}"][0].input
         last_state = self.record.calls[f"{blocks}.{order[-1]}"][-1].output
         assert first_state is not None
         assert last_state is not None
         config = self.model.config.get_text_config()
-        heads, kv_heads, d_head, d_value = _agreed("sizes of heads", [one.sizes for one in attending])
+        heads, kv_heads, d_head, d_value = _agreed("sizes of heads", [one.sizes for one in attending or [first]])
         embedding, scale, positions = self._embedding(first_state)
         final_norm = self._final_norm(last_state, blocks)
         projected = all(one.query for one in attending) or all(one.fused for one in attending)
@@ -78,7 +80,7 @@ class Search:
                 fused_layout=cast("Any", first.fused_layout),
                 scales=tuple(one.scale for one in found),
                 softcap=first.softcap or "",
-                factor=_agreed("factors of attention", [one.attention_factor for one in attending]),
+                factor=_agreed("factors of attention", [one.attention_factor for one in attending or [first]]),
                 bias=any(one.bias for one in found),
                 sinks=any(one.sinks for one in found),
                 gated=any(one.gated for one in found),
@@ -206,7 +208,7 @@ class Search:
         """The list of blocks, and the attention of each, None where it does not attend."""
         attending = list(self.record.attention)
         if not attending:
-            raise NotFoundError(_NOTHING_ATTENDS)
+            return self._chain()
         tried = []
         for name, module in self.record.modules.items():
             if not isinstance(module, (nn.ModuleList, nn.Sequential)) or not len(module):
@@ -231,6 +233,21 @@ class Search:
                 continue
             return name, [ats[0] if ats else None for ats in inside]
         raise NotFoundError("; ".join(tried) or "no list of blocks holds the modules that attend")
+
+    def _chain(self) -> tuple[str, list[str | None]]:
+        """The list of blocks of a model that does not attend: modules whose output is the next one's input."""
+        for name, module in self.record.modules.items():
+            if not isinstance(module, (nn.ModuleList, nn.Sequential)) or not len(module):
+                continue
+            paths = [f"{name}.{i}" for i in range(len(module))]
+            states = [(self.record.input(path), self.record.output(path)) for path in paths]
+            if all(self.record.runs(path) == 1 for path in paths) and all(
+                x is not None and y is not None and x.shape == y.shape for x, y in states
+            ) and all(
+                y is not None and x is not None and same(y, x) for (_, y), (x, _) in itertools.pairwise(states)
+            ):  # fmt: skip
+                return name, [None] * len(paths)
+        raise NotFoundError(_NOTHING_ATTENDS)
 
     def _order(self, blocks: str, count: int) -> list[int]:
         """Number of the block that each layer runs, in the order in which they ran."""
