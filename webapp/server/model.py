@@ -55,9 +55,9 @@ class ModelQuestion(Question[Model]):
         loaded = traces.model(self.model, check)
         anatomy = loaded.anatomy
         check(f"{LOADING}: making ready", None)
-        # Of some models patterns alone are known.
-        method = "attention" if loaded.level == "patterns" else "proximity"
-        flowgraph.edge_weights(flowgraph.trace(loaded, [0, 0], position=0), method=method)
+        # Of some models patterns alone are known, for which nothing is compiled.
+        if loaded.level != "patterns":
+            flowgraph.edge_weights(flowgraph.trace(loaded, [0, 0], position=0), method="proximity")
         return Model(
             name=loaded.name,
             family=anatomy.family.name,
