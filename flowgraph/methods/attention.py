@@ -32,7 +32,8 @@ def attention(trace: Trace) -> EdgeWeights:
         attention=pattern,
         additive=True,
         attention_summed=summed,
-        head=np.full((n, h, t), 1.0 / h),
+        # A head hands on what it read: nothing in a layer that does not attend, and less than all where a sink takes its part.
+        head=pattern.sum(-1, dtype=np.float64) / h if trace.is_incomplete else np.full((n, h, t), 1.0 / h),
         residual=ones,
         residual_mlp=None if parallel else ones,
         # A head's sink takes weight from a row and gives nothing for it.

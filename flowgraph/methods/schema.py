@@ -216,9 +216,11 @@ def _logit_part(weights: EdgeWeights, heads_in: Collection[int]) -> Columns:
             h, s = np.nonzero(weights.attention[row, :, 0])
             head, w = codes.of("head", layer, h, at), weights.attention[row, h, 0, s]
             pieces.append(_edges("attention", codes.state(layer, s), head, w, head=h, key=s, **place))
-            h = np.arange(weights.head.shape[1])
+            # A layer that does not attend has no heads to show.
+            attends = weights.attention[row].any() or weights.head[row].any()
+            h = np.arange(weights.head.shape[1] if attends else 0)
             head = codes.of("head", layer, h, at)
-            pieces.append(_edges("head", head, logit, weights.head[row, :, 0], head=h, key=at, **place))
+            pieces.append(_edges("head", head, logit, weights.head[row, h, 0], head=h, key=at, **place))
         assert weights.mlp is not None
         pieces.append(_edges("mlp", codes.of("mlp", layer, -1, at), logit, weights.mlp[row], key=at, **place))
         if weights.mixer is not None and weights.mixer[row, 0]:

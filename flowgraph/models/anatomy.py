@@ -679,7 +679,7 @@ def _head(model: Any, row: Family) -> tuple[Family, tuple[Any, ...]]:
     found = [(path, _find(model, path)) for path in row.head]
     complete = all(module is not None or path.endswith("?") for path, module in found)
     modules = tuple(module for _, module in found if module is not None) if complete else ()
-    output = _output_embeddings(model)
+    output = output_embeddings(model)
     if row.head == NOT_READ:
         return row, ()
     if output is None:
@@ -693,19 +693,31 @@ def _head(model: Any, row: Family) -> tuple[Family, tuple[Any, ...]]:
     return replace(row, head=names, head_kind=kind), modules
 
 
-def _output_embeddings(model: Any) -> Any:
+def output_embeddings(model: Any) -> Any:
     """The linear layer over the vocabulary; None where the class has none."""
+    output = _embeddings(model, "get_output_embeddings")
+    return output if isinstance(getattr(output, "weight", None), Tensor) else None
+
+
+def input_embeddings(model: Any) -> Any:
+    """The table of the vocabulary's vectors; None where the class has none, as a model of images."""
+    table = _embeddings(model, "get_input_embeddings")
+    weight = getattr(table, "weight", None)
+    return table if isinstance(weight, Tensor) and weight.ndim == 2 else None
+
+
+def _embeddings(model: Any, name: str) -> Any:
+    # Classes without the one or the other say so by an error, in several ways.
     try:
-        output = model.get_output_embeddings()
+        return getattr(model, name)()
     except (AttributeError, NotImplementedError):
         return None
-    return output if isinstance(getattr(output, "weight", None), Tensor) else None
 
 
 def _vocabulary_size(model: Any, head: tuple[Any, ...]) -> int:
     if not head:
         return 0
-    output = _output_embeddings(model)
+    output = output_embeddings(model)
     return int((head[-1] if output is None else output).weight.shape[0])
 
 

@@ -119,7 +119,7 @@ class Trace:
     def __repr__(self) -> str:
         kept = "" if self.layers == (0, self.n_layers) else f", layers {self.layers[0]}…{self.layers[1] - 1} kept"
         return (
-            f"Trace({self.model_name!r}, {len(self.tokens)} tokens, {self.n_layers} layers × {self.n_heads} heads{kept}, "
+            f"Trace({self.model_name!r}, {len(self.tokens)} tokens, {self.n_layers} layers × {self.heads_text}{kept}, "
             f"target {self.target_token!r}, {self.nbytes / 2**20:.1f} MB)"
         )
 
@@ -336,6 +336,12 @@ class Trace:
             If they were not kept, or the model has none.
         """
         return self.site("rotary.cos"), self.site("rotary.sin")
+
+    @property
+    def heads_text(self) -> str:
+        """The number of heads of a layer in words; of a model without any attention, that it has none."""
+        attends = self.loaded is None or bool(self.loaded.anatomy.attending)
+        return f"{self.n_heads} heads" if attends else "no attention"
 
     @property
     def has_sinks(self) -> bool:

@@ -6,10 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
 
-from torch import Tensor
-
 from ...errors import ArchitectureError
-from ..anatomy import Anatomy, build
+from ..anatomy import Anatomy, build, input_embeddings
 from ..families import NOT_READ, Family
 from ..kinds import is_encoder_decoder, reads_choices
 from .block import NotFoundError
@@ -28,11 +26,7 @@ def can_search(model: Any) -> bool:
         return False
     if hasattr(getattr(model, "base_model", model), "layers_are_rescaled"):
         return False  # a forward of RWKV changes its own weights
-    try:
-        table = model.get_input_embeddings()
-    except (AttributeError, NotImplementedError):
-        return False
-    return isinstance(getattr(table, "weight", None), Tensor) and table.weight.ndim == 2
+    return input_embeddings(model) is not None
 
 
 def found_and_proved(model: Any, prove: Proof) -> tuple[Anatomy, dict[str, float]]:

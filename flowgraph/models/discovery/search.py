@@ -9,6 +9,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..anatomy import output_embeddings
 from ..eager import asks_for_attention
 from ..families import Attention, Family, Sizes, Stack
 from ..norms import found_kind
@@ -299,10 +300,7 @@ class Search:
 
     def _head(self, final_norm: str, last: Tensor) -> tuple[tuple[str, ...], str, float, str | float]:
         """Modules of the head, its kind, the factor on its output, and the soft-cap after it; no modules where none is read."""
-        try:
-            output = self.model.get_output_embeddings()
-        except (AttributeError, NotImplementedError):
-            output = None
+        output = output_embeddings(self.model)
         logits = self.record.logits
         if output is None or logits is None:
             return (), "linear", 1.0, ""
