@@ -13,11 +13,12 @@ from werkzeug.wrappers import Response
 from flowgraph.errors import FlowgraphError
 from flowgraph.render import css_variables, page_bundle, page_library, page_styles
 
-from .page.ids import Id
 from .page.layout.page import page
 from .page.posted import check_posted
-from .page.wires import browser, charts, details, discovery, downloads, drawing, effects, generation, panels, sessions
+from .page.wires import browser, charts, downloads, panels, sessions
+from .panels import connect
 from .present.errors import notice
+from .present.ids import Id
 from .present.palette import panel_variables
 from .server.guard import HEADERS, refused
 
@@ -72,8 +73,9 @@ def create_app(service: Service, opening: str = "") -> Dash:
         add_log_handler=False,
     )
     app.layout = page(service.models, sessions.examples(service), downloads.FORMATS)
-    for module in (drawing, generation, panels, details, effects, discovery, sessions, downloads):
+    for module in (panels, sessions, downloads):
         module.register(app, service)
+    connect(app, service)
     browser.register(app)
     charts.register(app)
     _serve_page_files(app)

@@ -9,6 +9,8 @@ import flowgraph
 from flowgraph.errors import ArgumentError
 
 _LONGEST_EDGE = 240
+EDGE = "edge."
+"""Begins the key of an edge of the graph on the screen, ``edge.17``."""
 EDGE_MARK = "~"
 """Between the parts of an edge's key; no node key has it."""
 
@@ -46,3 +48,17 @@ def check_edge_key(key: str) -> None:
         )
     for end in ends:
         parse_node_key(end)
+
+
+def edge_of(key: str, count: int) -> int:
+    """The number of an edge from its key.
+
+    Raises
+    ------
+    ArgumentError
+        If the graph has no such edge.
+    """
+    text = key.removeprefix(EDGE)
+    if not (text.isascii() and text.isdecimal() and len(text) < 8 and int(text) < count):
+        raise ArgumentError(f"{key[:40]!r} is not an edge of this graph; its {count:,} edges are counted from 0")
+    return int(text)

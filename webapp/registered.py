@@ -32,7 +32,7 @@ class Registered(Mapping[str, V], Generic[V]):
         ValueError
             If another is registered under the name.
         """
-        if self._found.setdefault(name, value) is not value:
+        if self._found.setdefault(name, value) != value:
             raise ValueError(f"{name!r} is registered already, by {self._found[name]!r}; choose another name")
 
     def __getitem__(self, name: str) -> V:
@@ -54,3 +54,5 @@ KINDS: Registered[type[Any]] = Registered()
 """Name of a kind of question → its class: the questions whose answers are kept in session files."""
 TABS: Registered[Any] = Registered()
 """Name of a panel, as the address has it → the panel."""
+POSTED: Registered[Any] = Registered()
+"""End of a callback, ``picture.test`` → the type of what is read of its value; a request that brings another is refused."""

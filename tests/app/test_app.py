@@ -14,13 +14,13 @@ from urllib.parse import quote
 import flowgraph_webapp
 import pytest
 from flowgraph_webapp.app import LARGEST_REQUEST, create_app
-from flowgraph_webapp.page.ids import Id
 from flowgraph_webapp.page.layout import words
 from flowgraph_webapp.page.wires.downloads import FORMATS
-from flowgraph_webapp.page.wires.drawing import largest_writers
 from flowgraph_webapp.panels.bars import BarsQuestion
 from flowgraph_webapp.panels.flow import GraphQuestion, SketchQuestion
 from flowgraph_webapp.panels.lens import LensQuestion
+from flowgraph_webapp.panels.picture import largest_writers
+from flowgraph_webapp.present.ids import Id
 from flowgraph_webapp.recipe import Recipe, from_query
 from flowgraph_webapp.server.errors import Busy
 from flowgraph_webapp.server.run import RunQuestion
@@ -396,13 +396,15 @@ def test_a_request_beyond_the_limit_is_not_read(page):
 
 
 def test_callbacks_are_wires_of_at_most_ten_lines():
-    folder = Path(flowgraph_webapp.__file__).parent / "page" / "wires"
-    for path in folder.glob("*.py"):
+    root, seen = Path(flowgraph_webapp.__file__).parent, 0
+    for path in [*(root / "page" / "wires").glob("*.py"), *(root / "panels").glob("*.py")]:
         for found in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(found, ast.FunctionDef) and found.name == "register":
+            if isinstance(found, ast.FunctionDef) and found.name in ("register", "wires"):
                 for one in found.body:
                     if isinstance(one, ast.FunctionDef):
+                        seen += 1
                         assert one.end_lineno - one.body[0].lineno < 10, f"{path.name}: {one.name}"
+    assert seen > 10
 
 
 def test_every_control_of_the_browser_exists(page):

@@ -105,7 +105,7 @@ def test_a_run_is_cancelled_in_the_middle(tab, service):
         tab.page.get_by_role("button", name="Cancel").click()
         notice(tab, "cancelled")
         assert tab.picture() == before
-        assert not tab.page.locator("#cancel").is_visible()
+        tab.wait("!document.getElementById('cancel').checkVisibility()")
     tab.redrawn(lambda: tab.page.get_by_role("button", name="Trace").click())
     assert tab.text("#notice") == ""
     assert "cancelled" in tab.text("[data-part=ground]") + tab.text("[data-part=gutter]")

@@ -6,7 +6,6 @@ from functools import partial
 
 import numpy as np
 import pytest
-from flowgraph_webapp.page.wires.drawing import goes_on
 from flowgraph_webapp.panels.attention import AttentionQuestion
 from flowgraph_webapp.panels.bars import BarsQuestion
 from flowgraph_webapp.panels.continuation import GenerateQuestion
@@ -14,6 +13,7 @@ from flowgraph_webapp.panels.details import NodeQuestion
 from flowgraph_webapp.panels.flow import MOST_EDGES, GraphAnswer, GraphQuestion
 from flowgraph_webapp.panels.heads import HeadsQuestion
 from flowgraph_webapp.panels.lens import LensQuestion
+from flowgraph_webapp.panels.picture import goes_on
 from flowgraph_webapp.panels.semantic import SemanticQuestion
 from flowgraph_webapp.server import traces as traces_module
 from flowgraph_webapp.server.model import ModelQuestion

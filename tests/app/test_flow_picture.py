@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from importlib.resources import files
 
 import pytest
-from flowgraph_webapp.page.circuit_map import circuit_map, map_elements
 from flowgraph_webapp.page.flow_picture import FlowPicture
+from flowgraph_webapp.panels.circuit_map import circuit_map, map_elements
 from flowgraph_webapp.present.chart_panel import ChartPanel
 from flowgraph_webapp.recipe import to_query
 from flowgraph_webapp.server.service import Service

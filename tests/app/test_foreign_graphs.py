@@ -7,19 +7,18 @@ import os
 import re
 from dataclasses import replace
 
-import flowgraph_webapp.page.wires.details as details
+import flowgraph_webapp.panels.details as details
 import pytest
 from flowgraph_webapp.node_key import parse_node_key
 from flowgraph_webapp.page.wires.downloads import exported
-from flowgraph_webapp.page.wires.drawing import about_picture, about_run, goes_on
-from flowgraph_webapp.page.wires.offers import offer_tests, offered
 from flowgraph_webapp.panels.bars import BarsQuestion
-from flowgraph_webapp.panels.effects import FaithfulQuestion
-from flowgraph_webapp.panels.effects import test_button as button_of
+from flowgraph_webapp.panels.effects import FaithfulQuestion, offer_tests
 from flowgraph_webapp.panels.flow import GraphQuestion
 from flowgraph_webapp.panels.heads import HeadsQuestion
 from flowgraph_webapp.panels.lens import LensQuestion
+from flowgraph_webapp.panels.picture import about_picture, about_run, goes_on, offered
 from flowgraph_webapp.panels.saved_graph import session_of_graph
+from flowgraph_webapp.present.buttons import test_button as button_of
 from flowgraph_webapp.recipe import to_query
 from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.service import Service

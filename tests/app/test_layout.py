@@ -9,13 +9,13 @@ from dataclasses import fields
 import pytest
 from dash import dcc, html
 from dash.development.base_component import Component
-from flowgraph_webapp.page.ids import Id
 from flowgraph_webapp.page.layout import words
 from flowgraph_webapp.page.layout.examples import Example, example_list
 from flowgraph_webapp.page.layout.header import first_model
 from flowgraph_webapp.page.layout.page import SILENT, VIEW, page
 from flowgraph_webapp.page.wires.downloads import FORMATS
 from flowgraph_webapp.present.chart_panel import ChartPanel
+from flowgraph_webapp.present.ids import Id
 from flowgraph_webapp.recipe import CHOICES, LONGEST_TEXT, Recipe, from_query
 from flowgraph_webapp.registered import TABS
 

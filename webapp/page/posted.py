@@ -5,69 +5,26 @@ from __future__ import annotations
 import math
 import types
 from collections.abc import Mapping
-from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from flowgraph.errors import ArgumentError, FileFormatError
 
+from ..present.ids import Id
+from ..present.wiring import View
+from ..registered import POSTED
 from ..session.codec import strict_json
-from .ids import Id
 
 
-class _View(TypedDict):
-    search: str
-
-
-class _Ticket(_View):
-    id: str
-    previous: str | None
-
-
-class _Continuation(_Ticket):
-    count: float
-
-
-class _Test(_View):
-    id: str | None
-    previous: str | None
-    what: str | None
-
-
-class _Form(TypedDict):
-    task: str
-    corrupted: str
-    answer: str
-    against: str
-    prompts: float
-    circuit: str
-    budget: float | None
-
-
-class _Find(_Ticket):
-    form: _Form
-
-
-class _Panel(_View):
+class _Panel(View):
     tab: str
     first: int | None
 
 
-_VALUES: Mapping[str, Any] = {
-    f"{Id.TICKET}.data": _Ticket | None,
-    f"{Id.PICTURE}.drawn": str | None,
-    f"{Id.RUN}.data": _View | None,
-    f"{Id.PICTURE}.selected": str | None,
-    f"{Id.PICTURE}.pins": list[str] | None,
-    f"{Id.PANEL}.data": _Panel | None,
-    f"{Id.CONTINUATION_TICKET}.data": _Continuation | None,
-    f"{Id.PICTURE}.test": _Test | None,
-    f"{Id.PICTURE}.proposal": _View | None,
-    f"{Id.FIND_TICKET}.data": _Find | None,
-    f"{Id.OPEN}.contents": str | None,
-    f"{Id.OPEN}.filename": str | None,
-    **{f"{name}.n_intervals": int | None for name in (Id.POLL, Id.CONTINUATION_POLL, Id.TEST_POLL, Id.FIND_POLL)},
-    **{f"{name}.n_clicks": int | None for name in (Id.CANCEL, Id.CONTINUATION_CANCEL, Id.TEST_CANCEL, Id.FIND_CANCEL)},
-}
-"""End of a callback → what is read of its value."""
+POSTED.add(f"{Id.PANEL}.data", _Panel | None)
+POSTED.add(f"{Id.OPEN}.contents", str | None)
+POSTED.add(f"{Id.OPEN}.filename", str | None)
+_COUNTS = frozenset({"n_clicks", "n_intervals"})
+"""Properties that are numbers, whatever they are of."""
 _KINDS: Mapping[Any, str] = {str: "a text", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
 
 
@@ -112,7 +69,8 @@ def _check_ends(given: Any, ends: list[dict[str, str]], which: str) -> None:
         _check(one, dict, place)
         if (one.get("id"), one.get("property")) != (end["id"], end["property"]):
             raise ArgumentError(f"{place} is not {end['id']}.{end['property']}")
-        _check(one.get("value"), _VALUES[f"{end['id']}.{end['property']}"], f"{place}.value")
+        is_count = end["property"] in _COUNTS
+        _check(one.get("value"), int | None if is_count else POSTED[f"{end['id']}.{end['property']}"], f"{place}.value")
 
 
 def _check_outputs(given: Any, name: str) -> None:

@@ -7,11 +7,19 @@ circuits, details of a node, tests, the continuation.
 from __future__ import annotations
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..registered import TABS
-from . import circuit, continuation, details, effects, flow
+from . import circuit, continuation, details, effects, flow, picture
 from .panel import Panel
+from .picture import shown
+
+if TYPE_CHECKING:
+    from dash import Dash
+
+    from ..server.service import Service
+
+__all__ = ["BESIDE", "PANELS", "connect", "shown"]
 
 _MODULES = (
     "lens",
@@ -22,8 +30,15 @@ _MODULES = (
 )
 """The panels below the picture, in the order of their tabs: modules of this folder that have a ``PANEL``. A new one is its file and a line."""
 PANELS: tuple[Panel[Any], ...] = tuple(import_module(f"{__name__}.{name}").PANEL for name in _MODULES)
-BESIDE = (flow, circuit, continuation, details, effects)
+BESIDE = (picture, flow, circuit, continuation, details, effects)
 """What stands in and beside the picture. Session files know the questions of these modules because they are imported here."""
 
 for _panel in PANELS:
     TABS.add(_panel.name, _panel)
+
+
+def connect(app: Dash, service: Service) -> None:
+    """Connect the callbacks of the panels that have some of their own: a function ``wires(app, service)``."""
+    for module in (*(import_module(f"{__name__}.{name}") for name in _MODULES), *BESIDE):
+        if hasattr(module, "wires"):
+            module.wires(app, service)

@@ -8,33 +8,52 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, Self
+from typing import TYPE_CHECKING, Any, Generic, Self, TypedDict
 
 import numpy as np
 
 import flowgraph
 from flowgraph import FlowGraph, Node
-from flowgraph.errors import ArgumentError, PromptError
+from flowgraph.errors import ArgumentError, FlowgraphError, PromptError
 from flowgraph.render import shown_graph, visible
 
 from ..present import html
 from ..present.attributes import named
+from ..present.buttons import acts, boxed, test_button
 from ..present.drawn import Element, drawn, element, facts, link, token
+from ..present.errors import search_error
 from ..present.figures import plural, signed
+from ..present.ids import Id
 from ..present.tables import Cell, Column, table
-from ..recipe import CHOICES, LARGEST_LEVEL, Recipe, Task, check_choice, check_effort, check_index, check_text
+from ..present.wiring import Ticket, View, follow, in_browser
+from ..recipe import (
+    CHOICES,
+    LARGEST_LEVEL,
+    Recipe,
+    Task,
+    check_choice,
+    check_effort,
+    check_index,
+    check_text,
+    from_query,
+    to_query,
+)
 from ..recipe import Circuit as Search
+from ..registered import POSTED
+from ..server.asking import ask
 from ..server.question import A, recorded, require
 from ..server.run import OfRun, Run, RunQuestion, inside_run, same
 from ..server.traces import Check, Traces, prompt_ids, reporting
-from .details import acts
-from .effects import boxed, test_button
+from .circuit_map import map_elements
 from .flow import MOST_EDGES
 
 if TYPE_CHECKING:
+    from dash import Dash
     from dash.development.base_component import Component
 
     from flowgraph import LoadedModel, Trace
+
+    from ..server.service import Service
 
 MOST_ROWS = 200
 _MOST_PAIRS = 3
@@ -555,3 +574,121 @@ def _pair_text(pair: Pair) -> list[Element]:
             *against,
         ),
     ]
+
+
+class _Form(TypedDict):
+    task: str
+    corrupted: str
+    answer: str
+    against: str
+    prompts: float
+    circuit: str
+    budget: float | None
+
+
+class _Wanted(Ticket):
+    form: _Form
+
+
+POSTED.add(f"{Id.PICTURE}.proposal", View | None)
+POSTED.add(f"{Id.FIND_TICKET}.data", _Wanted | None)
+
+
+def wires(app: Dash, service: Service) -> None:
+    """Connect the callbacks of a search: what to begin with, progress and cancelling, and the address of what was found."""
+    from dash import Input, Output, State, no_update
+
+    running = [
+        (Output(Id.FIND_PROGRESS, "className"), "growing", "idle"),
+        (Output(Id.FIND_POLL, "disabled"), False, True),
+    ]
+
+    @app.callback(
+        Output(Id.CORRUPTED, "value", allow_duplicate=True), Output(Id.PROPOSED, "children"), Input(Id.PICTURE, "proposal"),
+        prevent_initial_call=True,
+    )  # fmt: skip
+    def propose(wanted: dict[str, Any] | None) -> tuple[Any, Any]:
+        return (no_update, no_update) if wanted is None else proposed(service, wanted["search"])
+
+    @app.callback(
+        Output(Id.FOUND, "children"), Output(Id.FOUND_MAP, "elements"), Output(Id.FOUND_AT, "data"), Input(Id.FIND_TICKET, "data"),
+        running=running, prevent_initial_call=True,
+    )  # fmt: skip
+    def find(ticket: dict[str, Any] | None) -> tuple[Any, Any, Any]:
+        return (None, [], None) if ticket is None else found(service, ticket)
+
+    follow(
+        app, service, State(Id.FIND_TICKET, "data"), poll=Id.FIND_POLL, progress=Id.FIND_PROGRESS, cancel=Id.FIND_CANCEL
+    )
+    in_browser(app, "chooseTask", Input(Id.TASK, "value"))
+    in_browser(app, "showFound", Input(Id.FOUND_AT, "data"))
+    in_browser(app, "openFound", Input(Id.FOUND_MAP, "tapNodeData"))
+    form = (Id.TASK, Id.CORRUPTED, Id.ANSWER, Id.AGAINST, Id.PROMPTS, Id.CIRCUIT, Id.BUDGET)
+    written = (
+        Output(name, "value", allow_duplicate=True)
+        for name in (Id.TASK, Id.CORRUPTED, Id.PROMPTS, Id.CIRCUIT, Id.BUDGET)
+    )
+    in_browser(
+        app, "fillForm", *written, Output(Id.PROPOSED, "children", allow_duplicate=True), Input(Id.PICTURE, "drawn")
+    )
+    in_browser(
+        app,
+        "find",
+        Output(Id.FIND_TICKET, "data"),
+        Input(Id.FIND, "n_clicks"),
+        *(State(name, "value") for name in form),
+    )
+
+
+def proposed(service: Service, search: str) -> tuple[Any, Any]:
+    """A counterpart of the prompt and what was changed in it, or why there is none."""
+    from dash import no_update
+
+    try:
+        made = ask(service, CorruptQuestion(RunQuestion.of(from_query(search))))
+    except FlowgraphError as error:
+        return no_update, str(error)
+    return made.text, made.note
+
+
+def found(service: Service, ticket: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """What came of a search, its map, and the address that shows it; the service keeps the answer for it."""
+    from dash import no_update
+
+    if ticket["previous"]:
+        service.cancel(ticket["previous"])
+    try:
+        recipe = recipe_of(service, ticket)
+        answer = ask(service, CircuitQuestion.of(recipe), ticket["id"])
+        query = to_query(recipe)
+    except FlowgraphError as error:
+        return search_error(error), [], no_update
+    return found_box(answer, query), map_elements(answer.graph), {"search": query, "from": ticket["search"]}
+
+
+def recipe_of(service: Service, ticket: dict[str, Any]) -> Recipe:
+    """The view of the circuit that a form asks for: the view that it was filled in at, with the circuit in the picture's place.
+
+    Raises
+    ------
+    FlowgraphError
+        If a field cannot be used, or an answer is not one token.
+    """
+    form, recipe = ticket["form"], from_query(ticket["search"])
+    is_pair = form["task"] == "none"
+    recipe = replace(
+        recipe, circuit=form["circuit"], task=form["task"], corrupted=form["corrupted"] if is_pair else "",
+        prompts=Recipe().prompts if is_pair else form["prompts"], budget=form["budget"], selected=None, pins=(), keep=None,
+    )  # fmt: skip
+    if not is_pair:
+        return recipe
+    asked = (("target", "answer"), ("foil", "against"))
+    aims: dict[str, Any] = {
+        name: _token(service, recipe, form[field], name, ticket["id"]) for name, field in asked if form[field]
+    }
+    return replace(recipe, **aims)
+
+
+def _token(service: Service, recipe: Recipe, text: str, name: str, ticket: str) -> int:
+    """The id of a token as people write it: its space may be typed as the mark that the page shows."""
+    return ask(service, TokenQuestion(RunQuestion.of(recipe), text.replace("␣", " "), name), ticket).token_id

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from flowgraph.errors import ArgumentError, PromptError, UnsupportedReadingError
+from flowgraph.errors import ArgumentError, FlowgraphError, PromptError, UnsupportedReadingError
 from flowgraph.render import visible
 
 from ..present import html
 from ..present.attributes import named
-from ..recipe import MOST_GENERATED, Recipe
+from ..present.errors import panel_error
+from ..present.ids import Id
+from ..present.wiring import Ticket, follow, in_browser
+from ..recipe import MOST_GENERATED, Recipe, from_query
+from ..registered import POSTED
+from ..server.asking import ask
+from ..server.errors import Cancelled
 from ..server.question import recorded, require
 from ..server.run import OfRun, RunQuestion
 from ..server.traces import Check, Traces, prompt_ids
 from .prediction import token_text
 
 if TYPE_CHECKING:
+    from dash import Dash
     from dash.development.base_component import Component
 
     from flowgraph import LoadedModel, Trace
+
+    from ..server.service import Service
 
 _UNREACHED = "cannot be explained: the tokenizer would cut the text before it into other tokens"
 
@@ -203,3 +212,62 @@ def _button(answer: Generation, n: int) -> Component:
         title=f"{text}: explain this token, from the prompt and what was added before it",
         **named({"data-grown": prompt, "data-aim": str(answer.token_ids[n]), "aria-pressed": "false"}),
     )
+
+
+class _Wanted(Ticket):
+    count: float
+
+
+POSTED.add(f"{Id.CONTINUATION_TICKET}.data", _Wanted | None)
+
+
+def wires(app: Dash, service: Service) -> None:
+    """Connect the callbacks: asking for more tokens, how far they are, and which of them is explained."""
+    from dash import Input, Output, State
+
+    grown, ticket = Output(Id.CONTINUATION, "children"), State(Id.CONTINUATION_TICKET, "data")
+    running = [
+        (Output(Id.CONTINUATION_PROGRESS, "className"), "growing", "idle"),
+        (Output(Id.CONTINUATION_POLL, "disabled"), False, True),
+    ]
+
+    @app.callback(grown, Input(Id.CONTINUATION_TICKET, "data"), running=running, prevent_initial_call=True)
+    def go_on(ticket: dict[str, Any] | None) -> Any:
+        return None if ticket is None else continued(service, ticket)
+
+    follow(
+        app,
+        service,
+        ticket,
+        poll=Id.CONTINUATION_POLL,
+        progress=Id.CONTINUATION_PROGRESS,
+        cancel=Id.CONTINUATION_CANCEL,
+    )
+    in_browser(
+        app,
+        "goOn",
+        Output(Id.CONTINUATION_TICKET, "data"),
+        Input(Id.CONTINUE, "n_clicks"),
+        Input(Id.COUNT, "n_submit"),
+        State(Id.COUNT, "value"),
+    )
+    in_browser(
+        app,
+        "markGrown",
+        Output(Id.CONTINUATION, "children", allow_duplicate=True),
+        Input(Id.LOCATION, "search"),
+        Input(Id.CONTINUATION, "children"),
+    )
+
+
+def continued(service: Service, ticket: dict[str, Any]) -> Any:
+    """The tokens that the model adds, or why there are none; nothing where the question was taken back."""
+    if ticket["previous"]:
+        service.cancel(ticket["previous"])
+    try:
+        question = GenerateQuestion.of(from_query(ticket["search"]), ticket["count"])
+        return continuation(ask(service, question, ticket["id"]), question.run)
+    except Cancelled:
+        return None
+    except FlowgraphError as error:
+        return panel_error(error)

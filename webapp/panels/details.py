@@ -12,17 +12,27 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Self
 
 import flowgraph
-from flowgraph import FlowGraph, Node, NodeReading, node_key
+from flowgraph import FlowGraph, Node, NodeReading
+from flowgraph.errors import FlowgraphError, ModelNeededError
 from flowgraph.render import note_facts, roles_text, visible
 
+from ..node_key import EDGE, edge_of, parse_node_key
 from ..present import html
+from ..present.buttons import acts
 from ..present.drawn import Element, drawn, element, facts, link, token
+from ..present.errors import panel_error
 from ..present.figures import count, plural, probability, short, signed, weight
+from ..present.ids import Id
 from ..present.tables import Cell, Column, table
-from ..recipe import Recipe
+from ..present.wiring import NOTHING
+from ..recipe import Recipe, from_query
+from ..registered import POSTED
+from ..server.asking import ask, can_ask
 from ..server.question import recorded
 from ..server.run import OfRun, Run, RunQuestion, same
 from ..server.traces import Check, Traces
+from . import circuit
+from .circuit import Circuit
 from .edges import (
     Listed,
     edge_table,
@@ -34,11 +44,16 @@ from .edges import (
     strongest_moves,
     with_sign,
 )
+from .effects import offer, offer_tests
+from .picture import shown
 
 if TYPE_CHECKING:
+    from dash import Dash
     from dash.development.base_component import Component
 
-_STARTS = frozenset({"resid_pre", "resid_mid", "resid_post", "head", "mlp", "attn"})
+    from ..present.wiring import View
+    from ..server.service import Service
+
 _PARTS = frozenset({"head", "attn", "mlp", "neuron", "attn_bias", "mlp_bias"})
 _KEYS = 8
 Fact = tuple[Element | str, Element | str, str]
@@ -206,24 +221,6 @@ def _roles(graph: FlowGraph | None, n: int | None) -> Element | None:
     if graph is None or n is None or not graph.roles or graph.nodes[n].kind != "head":
         return None
     return element("p", f"roles: {roles_text(graph.roles[n])}", cls="note")
-
-
-def acts(node: Node, pinned: Sequence[str], *, starts: bool = True) -> Component:
-    """What can be done with a node: pin it, let the flow start there."""
-    key = node_key(node)
-    is_pinned = key in pinned
-    buttons = [
-        ("unpin", "Unpin", "Take the pin away (p)") if is_pinned else ("pin", "Pin", "Keep this node marked (p)")
-    ]
-    if starts and node.kind in _STARTS and node.position is not None:
-        buttons.append(("start", "Start here", "Follow the flow into this node instead of the logit"))
-    return html.Div(
-        [
-            html.Button(text, id={"type": "act", "act": act, "node": key}, type="button", className="button small", title=hint)
-            for act, text, hint in buttons
-        ],
-        className="acts",
-    )  # fmt: skip
 
 
 def _facts(answer: NodeAnswer, graph: FlowGraph | None, n: int | None, run: Run) -> list[Fact]:
@@ -416,3 +413,85 @@ def _moves(graph: FlowGraph, found: Sequence[Listed], run: Run) -> Element:
     if not has_signs(graph):
         return table(title, columns, lines, by=(2, "descending"))
     return table(f"{title}, by |{columns[2].unit if columns[2].unit == 'logits' else 'flow'}|", columns, lines)
+
+
+def node_of_graph(graph: FlowGraph, n: int) -> NodeAnswer:
+    """What a saved graph says of its node ``n`` where the model cannot be asked: its reading, if it was saved with one."""
+    node = graph.nodes[n]
+    reading = graph.readings[n] if graph.readings else None
+    unsaid = "what it adds to the logit" if reading is not None else "what it says in vocabulary and adds to the logit"
+    return NodeAnswer(node, str(node), reading, None, None, f"{unsaid}; this is what the file says, without the model")
+
+
+POSTED.add(f"{Id.PICTURE}.selected", str | None)
+POSTED.add(f"{Id.PICTURE}.pins", list[str] | None)
+
+
+def wires(app: Dash, service: Service) -> None:
+    """Connect the callback of the right pane."""
+    from dash import Input, Output
+
+    @app.callback(
+        Output(Id.DETAILS, "children"),
+        Input(Id.PICTURE, "selected"), Input(Id.RUN, "data"), Input(Id.PICTURE, "pins"), prevent_initial_call=True,
+    )  # fmt: skip
+    def tell(key: str | None, run: View | None, pins: list[str] | None) -> Component | list[Component]:
+        if run is None:
+            return NOTHING
+        try:
+            # The address may ask for a run by now that was refused: details are of what is shown.
+            return details_of(service, from_query(run["search"]), key, tuple(pins or ()))
+        except FlowgraphError as error:
+            return panel_error(error)
+
+
+def details_of(service: Service, recipe: Recipe, key: str | None, pins: tuple[str, ...]) -> Component:
+    """Details of a node, of an edge, or of the graph as a whole.
+
+    Raises
+    ------
+    FlowgraphError
+        If the key is none, or the node cannot be read.
+    """
+    run, answer = ask(service, RunQuestion.of(recipe)), shown(service, recipe, sketch=True)
+
+    def tested(what: str, buttons: list[Component]) -> list[Component]:
+        return offer_tests(service, recipe, run, what, buttons)
+
+    if isinstance(answer, Circuit):
+        return _of_circuit(answer, key, pins, tested("graph", circuit.offer()))
+    graph = answer.graph
+    if key is None:
+        return _with_test(panel(None, graph, run), tested("graph", offer(None, None, None, run)))
+    if key.startswith(EDGE):
+        edge = edge_of(key, len(graph))
+        return _with_test(edge_panel(graph, edge, run), tested(key, offer(key, None, (graph, edge), run)))
+    node = parse_node_key(key)
+    found = _node(service, recipe, node, graph)
+    told = panel(found, graph, run, pinned=pins, starts=can_ask(service, recipe, run))
+    return _with_test(told, tested(key, offer(key, node, None, run)))
+
+
+def _node(service: Service, recipe: Recipe, node: Node, graph: FlowGraph) -> NodeAnswer:
+    """What the model says of a node; what the graph does, where that came from a file and the model is not here."""
+    n = graph.nodes.index(node) if node in graph.nodes else None
+    if n is not None and graph.notes and graph.notes[n] is not None:
+        return node_of_graph(graph, n)
+    try:
+        return ask(service, NodeQuestion.of(recipe, node))
+    except ModelNeededError:
+        if n is None:
+            raise
+        return node_of_graph(graph, n)
+
+
+def _of_circuit(answer: Circuit, key: str | None, pins: tuple[str, ...], tests: list[Component]) -> Component:
+    if key is None:
+        return _with_test(circuit.panel(answer), tests)
+    if key.startswith(EDGE):
+        return circuit.edge_panel(answer, edge_of(key, len(answer.graph)))
+    return circuit.node_panel(answer, parse_node_key(key), pins)
+
+
+def _with_test(panel: Component, buttons: list[Component]) -> Component:
+    return html.Div([html.Div(buttons, className="tests"), panel] if buttons else panel)

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import flowgraph
 from flowgraph import FlowGraph, Node
-from flowgraph.errors import ArgumentError
+from flowgraph.errors import ArgumentError, FlowgraphError
 from flowgraph.render import shown_graph, visible
 
+from ..node_key import EDGE, edge_of, parse_node_key
 from ..present import html
-from ..present.attributes import named
-from ..present.drawn import Element, drawn, element, facts, token
+from ..present.buttons import boxed, test_button
+from ..present.drawn import Element, element, facts, token
+from ..present.errors import panel_error
 from ..present.figures import signed
-from ..recipe import LARGEST_LEVEL, Recipe, check_index
-from ..server.question import recorded
-from ..server.run import OfRun, Run
+from ..present.ids import Id
+from ..present.wiring import NOTHING, View, follow
+from ..recipe import LARGEST_LEVEL, Recipe, check_index, from_query
+from ..registered import POSTED
+from ..server.asking import ask, can_ask
+from ..server.errors import Cancelled
+from ..server.question import Question, recorded
+from ..server.run import OfRun, Run, RunQuestion
 from ..server.traces import Check, Traces, reporting
-from .flow import GraphQuestion, OfGraph
+from .circuit import CircuitTestQuestion, circuit_effect
+from .flow import GraphQuestion, OfGraph, SketchQuestion
 
 if TYPE_CHECKING:
+    from dash import Dash
     from dash.development.base_component import Component
 
     from flowgraph import Effect, PatternEdit, Trace
+
+    from ..server.service import Service
 
 ABLATED: tuple[str, ...] = ("head", "attn", "mlp", "neuron", "embed", "resid_pre", "resid_mid", "resid_post")
 """Kinds of nodes that can be set to zero."""
@@ -35,6 +46,8 @@ _CAVEAT = (
     "Zeros at many places take a model far from anything it has seen: a small number may speak of that and not of the picture. "
     "It is never clipped."
 )
+_NO_PASS = "a graph from a file is shown, without the run of a model behind it. Trace its prompt to have one."
+_NO_MODEL = "this server does not run the model {0!r}. Start it with ‘flowgraph app --model {0}’."
 
 
 @dataclass(frozen=True)
@@ -219,24 +232,87 @@ def effect(answer: Ablation, *, whole: bool) -> Component:
     return boxed(tree, title)
 
 
-def boxed(tree: Element, title: str) -> Component:
-    """What a test gave, with a button that puts it away."""
-    close = html.Button(
-        "Close",
-        type="button",
-        className="button small",
-        title="Put this test away",
-        **named({"data-dismiss": "effect"}),
-    )
-    return html.Div([drawn(tree, name="effect", label=title), close], className="effect-box")
-
-
 def _measured(answer: Ablation) -> Element:
     against = ["the mean logit"] if answer.foil_token is None else ["that of ", token(answer.foil_token)]
     said = f". What is taken out is set to zero. {answer.note}".rstrip()
     return element("p", "Logit of ", token(answer.target_token), " minus ", *against, said, cls="note")
 
 
-def test_button(what: str, text: str, hint: str) -> Component:
-    """A button that asks for a test."""
-    return html.Button(text, type="button", className="button small", title=hint, **named({"data-test": what}))
+def offer_tests(service: Service, recipe: Recipe, run: Run, what: str, buttons: list[Component]) -> list[Component]:
+    """The buttons that test something, or why it cannot be tested where the answer was not recorded."""
+    if not buttons or can_ask(service, recipe, run):
+        return buttons
+    if run.token_ids:
+        question: Question[Any] = test_of(service, recipe, what)
+        if service.known(question) is not None:
+            return buttons
+    why = _NO_MODEL.format(recipe.model) if run.token_ids else _NO_PASS
+    return [html.P(f"Nothing can be tested here: {why}", className="note untested")]
+
+
+def test_of(service: Service, recipe: Recipe, what: str) -> AblateQuestion | FaithfulQuestion | CircuitTestQuestion:
+    """The question that tests a node key, ``edge.17`` of the graph, or the ``graph`` itself.
+
+    Raises
+    ------
+    FlowgraphError
+        If there is no such thing, or it cannot be tested.
+    """
+    if what == "graph":
+        return FaithfulQuestion.of(recipe) if recipe.circuit == "none" else CircuitTestQuestion.of(recipe)
+    if recipe.circuit != "none":
+        raise ArgumentError(
+            "only a circuit as a whole is tested; go back to the flow graph to ablate a part of this prompt's run"
+        )
+    if not what.startswith(EDGE):
+        return AblateQuestion(RunQuestion.of(recipe), parse_node_key(what))
+    graph = ask(service, SketchQuestion.of(recipe)).graph
+    about = graph.edge_dict(edge_of(what, len(graph)))
+    if about["kind"] != "attention":
+        raise ArgumentError(f"a {about['kind']} edge cannot be taken out by itself; ablate the node that it comes from")
+    kind: Any = "attn" if about["head"] is None else "head"
+    reader = Node(kind, about["layer"], about["head"], about["query_pos"])
+    return AblateQuestion(RunQuestion.of(recipe), reader, about["key_pos"])
+
+
+class _Test(View):
+    id: str | None
+    previous: str | None
+    what: str | None
+
+
+POSTED.add(f"{Id.PICTURE}.test", _Test | None)
+
+
+def wires(app: Dash, service: Service) -> None:
+    """Connect the callbacks: a test, how far it is, and what came of it."""
+    from dash import Input, Output, State
+
+    running = [
+        (Output(Id.EFFECT, "className"), "effects loading", "effects"),
+        (Output(Id.TEST_PROGRESS, "className"), "growing", "idle"),
+        (Output(Id.TEST_POLL, "disabled"), False, True),
+    ]
+
+    @app.callback(Output(Id.EFFECT, "children"), Input(Id.PICTURE, "test"), running=running, prevent_initial_call=True)
+    def test(ticket: dict[str, Any] | None) -> Component | list[Component]:
+        return NOTHING if ticket is None else tested(service, ticket)
+
+    follow(app, service, State(Id.PICTURE, "test"), poll=Id.TEST_POLL, progress=Id.TEST_PROGRESS, cancel=Id.TEST_CANCEL)
+
+
+def tested(service: Service, ticket: dict[str, Any]) -> Component | list[Component]:
+    """What a test gave, or why it gave nothing; nothing where it was taken back."""
+    if ticket["previous"]:
+        service.cancel(ticket["previous"])
+    if ticket["what"] is None:
+        return NOTHING
+    try:
+        question = test_of(service, from_query(ticket["search"]), ticket["what"])
+        if isinstance(question, CircuitTestQuestion):
+            return circuit_effect(ask(service, question, ticket["id"]))
+        return effect(ask(service, question, ticket["id"]), whole=isinstance(question, FaithfulQuestion))
+    except Cancelled:
+        return NOTHING
+    except FlowgraphError as error:
+        return panel_error(error)

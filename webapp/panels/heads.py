@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -20,17 +20,22 @@ from flowgraph.render import visible
 
 from ..present.drawn import Element, drawn, element, message, pick
 from ..present.figures import signed, weight
+from ..present.ids import Id
 from ..present.palette import BOUNDS, EVEN_BOUNDS, step_class, step_of
-from ..recipe import Recipe
+from ..recipe import Recipe, from_query
+from ..server.asking import ask
 from ..server.question import recorded, require
 from ..server.run import OfRun, Run, RunQuestion, same
 from ..server.traces import Check, Traces
 from .panel import Panel, Sheet, Value
 
 if TYPE_CHECKING:
+    from dash import Dash
     from dash.development.base_component import Component
 
     from flowgraph import HeadScores
+
+    from ..server.service import Service
 
 _MOST_WRITTEN = 16
 """Heads of a layer up to which the numbers stand in the cells; of more they stand in the tips."""
@@ -284,3 +289,18 @@ PANEL = Panel(
     lambda answer, _run: rows(answer),
     fields=("score",),
 )
+
+
+def wires(app: Dash, service: Service) -> None:
+    """Connect the callback that offers the scores of a run."""
+    from dash import Input, Output, no_update
+
+    @app.callback(
+        Output(Id.SCORE, "options"), Output(Id.SCORE, "value"), Input(Id.PANEL, "data"), prevent_initial_call=True
+    )
+    def offer_scores(shown: dict[str, Any] | None) -> tuple[Any, Any]:
+        if shown is None or shown["tab"] != PANEL.name:
+            return no_update, no_update
+        recipe = from_query(shown["search"])
+        offered = options(ask(service, HeadsQuestion.of(recipe)))
+        return offered, recipe.score or offered[0]["value"]

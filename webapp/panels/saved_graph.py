@@ -12,7 +12,6 @@ from ..recipe import CHOICES, LONGEST_TEXT, MOST_PINS, Recipe
 from ..server.question import Question
 from ..server.run import Run, RunQuestion
 from ..session import Annotations, Session
-from .details import NodeAnswer
 from .flow import MOST_EDGES, GraphAnswer, GraphQuestion
 from .semantic import Semantic, SemanticQuestion
 
@@ -41,14 +40,6 @@ def session_of_graph(graph: FlowGraph, title: str = "") -> Session:
         answers[SemanticQuestion.of(recipe)] = Semantic(graph, note)
     pins = tuple(node_key(graph.nodes[n]) for n in pinned(graph)[:MOST_PINS])
     return Session(title[:200], recipe, Annotations(pins), answers)
-
-
-def node_of_graph(graph: FlowGraph, n: int) -> NodeAnswer:
-    """What a saved graph says of its node ``n`` where the model cannot be asked: its reading, if it was saved with one."""
-    node = graph.nodes[n]
-    reading = graph.readings[n] if graph.readings else None
-    unsaid = "what it adds to the logit" if reading is not None else "what it says in vocabulary and adds to the logit"
-    return NodeAnswer(node, str(node), reading, None, None, f"{unsaid}; this is what the file says, without the model")
 
 
 def _completed(graph: FlowGraph) -> dict[str, Any]:

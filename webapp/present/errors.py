@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
-
-from dash import html
-from dash.development.base_component import Component
+from typing import TYPE_CHECKING, NamedTuple
 
 from flowgraph.errors import (
     ArchitectureError,
@@ -24,7 +21,11 @@ from flowgraph.errors import (
 )
 
 from ..server.errors import Busy, Cancelled, Closed, TimedOut, WorkerDied
+from . import html
 from .attributes import named
+
+if TYPE_CHECKING:
+    from dash.development.base_component import Component
 
 
 class _Words(NamedTuple):

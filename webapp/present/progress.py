@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from dash import html
-from dash.development.base_component import Component
+from . import html
 
 if TYPE_CHECKING:
+    from dash.development.base_component import Component
+
     from ..server.jobs import Stage
 
 

@@ -8,8 +8,8 @@ from flowgraph import DEFAULT_METHOD
 
 from ...present.attributes import named
 from ...present.drawn import Element, drawn, element
+from ...present.ids import Id
 from ...recipe import LARGEST_LEVEL
-from ..ids import Id
 from .parts import group, hidden_label, switch
 from .words import LEVELS, METHODS, ORIENTATIONS, SHOWS, WIDTHS
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from dash import dcc, html
 
+from ...panels.circuit_map import circuit_map
 from ...present.attributes import named
+from ...present.ids import Id
 from ...recipe import LONGEST_TEXT, MOST_FORWARDS, MOST_PROMPTS, Recipe
-from ..circuit_map import circuit_map
-from ..ids import Id
 from .words import CIRCUITS, TASKS
 
 _CORRUPTED_HINT = "The prompt once more, with as many tokens, but without what decides its answer"

@@ -9,9 +9,9 @@ from dash import dcc, html
 
 from ...panels import PANELS
 from ...present.attributes import named
+from ...present.ids import Id
 from ...recipe import LONGEST_TEXT, Recipe
 from ...session.container import LARGEST_TRACE
-from ..ids import Id
 from .examples import Example, example_list
 from .parts import hidden_label, icon_button, menu
 

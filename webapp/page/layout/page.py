@@ -11,8 +11,8 @@ from dash.development.base_component import Component
 
 from ...panels import PANELS
 from ...present.attributes import named
+from ...present.ids import Id
 from ...recipe import CHOICES, Recipe
-from ..ids import Id
 from .controls import controls
 from .examples import Example
 from .header import first_model, header

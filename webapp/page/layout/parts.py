@@ -7,7 +7,7 @@ from typing import Any
 from dash import dcc, html
 
 from ...present.attributes import named
-from ..ids import Id
+from ...present.ids import Id
 
 
 def hidden_label(text: str, control: Id) -> html.Label:

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from dash import dcc, html
 
 from ...present.attributes import named
+from ...present.ids import Id
 from ...recipe import MOST_GENERATED
 from ..flow_picture import FlowPicture
-from ..ids import Id
 from .examples import Example, example_list
 from .finder import finder, progress_row
 from .parts import group, hidden_label, switch

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dash import ClientsideFunction, Dash, Input, Output, State
 
 from ...present.chart_panel import every_chart
-from ..ids import Id
+from ...present.ids import Id
+from ...present.wiring import in_browser
 
 _SHARED = (Id.LAYER, Id.SCORE)
 """Controls whose choices, and first value, come with an answer."""
@@ -27,56 +28,19 @@ def register(app: Dash) -> None:
         State(Id.LAYER, "options"),
         prevent_initial_call="initial_duplicate",
     )
-    _wire(app, "ticket", Output(Id.TICKET, "data"), address)
-    _wire(app, "panel", Output(Id.PANEL, "data"), address, Input(Id.RUN, "data"))
-    _wire(app, "countLines", Input(Id.PROMPT, "value"))
-    _wire(app, "settle", address, Input(Id.RUN, "data"))
-    _wire(app, "fold", Input(Id.RUN, "data"), Input(Id.NOTICE, "children"))
-    _wire(app, "opened", Input(Id.OPENED, "data"))
-    _wire(
+    in_browser(app, "ticket", Output(Id.TICKET, "data"), address)
+    in_browser(app, "panel", Output(Id.PANEL, "data"), address, Input(Id.RUN, "data"))
+    in_browser(app, "countLines", Input(Id.PROMPT, "value"))
+    in_browser(app, "settle", address, Input(Id.RUN, "data"))
+    in_browser(app, "fold", Input(Id.RUN, "data"), Input(Id.NOTICE, "children"))
+    in_browser(app, "opened", Input(Id.OPENED, "data"))
+    in_browser(
         app, "setting", Output(Id.PANEL, "data", allow_duplicate=True), Input(every_chart(), "setting"), State(Id.PANEL, "data")
     )  # fmt: skip
-    _wire(
-        app,
-        "markGrown",
-        Output(Id.CONTINUATION, "children", allow_duplicate=True),
-        address,
-        Input(Id.CONTINUATION, "children"),
-    )
-    _wire(
-        app,
-        "goOn",
-        Output(Id.CONTINUATION_TICKET, "data"),
-        Input(Id.CONTINUE, "n_clicks"),
-        Input(Id.COUNT, "n_submit"),
-        State(Id.COUNT, "value"),
-    )
-    _wire(app, "chooseTask", Input(Id.TASK, "value"))
-    _wire(app, "showFound", Input(Id.FOUND_AT, "data"))
-    _wire(app, "openFound", Input(Id.FOUND_MAP, "tapNodeData"))
-    form = (Id.TASK, Id.CORRUPTED, Id.ANSWER, Id.AGAINST, Id.PROMPTS, Id.CIRCUIT, Id.BUDGET)
-    written = (
-        Output(name, "value", allow_duplicate=True)
-        for name in (Id.TASK, Id.CORRUPTED, Id.PROMPTS, Id.CIRCUIT, Id.BUDGET)
-    )
-    _wire(app, "fillForm", *written, Output(Id.PROPOSED, "children", allow_duplicate=True), Input(Id.PICTURE, "drawn"))
-    _wire(
-        app,
-        "find",
-        Output(Id.FIND_TICKET, "data"),
-        Input(Id.FIND, "n_clicks"),
-        *(State(name, "value") for name in form),
-    )
     settings = (Id.METHOD, Id.SHOW, Id.LEVEL, Id.HEADS_IN, Id.THRESHOLD, Id.POSITION)
     asked = (State(name, "value") for name in (Id.PROMPT, Id.MODEL, Id.CHAT, *settings))
-    _wire(app, "trace", Output(Id.TICKET, "data", allow_duplicate=True), Input(Id.TRACE, "n_clicks"), *asked)
+    in_browser(app, "trace", Output(Id.TICKET, "data", allow_duplicate=True), Input(Id.TRACE, "n_clicks"), *asked)
     chosen = (*settings, Id.WIDTH, Id.ORIENTATION, Id.FILL, Id.SCORE, Id.LAYER, Id.LAYERS, Id.SEMANTIC_LAYERS)
-    _wire(
+    in_browser(
         app, "choose", *(Input(name, "value") for name in chosen), State(Id.LAYERS, "max"), State(Id.SCORE, "options")
     )
-
-
-def _wire(app: Dash, function: str, *ends: Output | Input | State) -> None:
-    outputs = [end for end in ends if isinstance(end, Output)]
-    at_once = [end for end in outputs if not end.allow_duplicate]
-    app.clientside_callback(ClientsideFunction("flowgraph", function), *ends, prevent_initial_call=not at_once)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 from dash import ClientsideFunction, Dash, Input, Output, State
-from dash.development.base_component import Component
 
 from ...present.chart_panel import every_chart
-from ..ids import Id
-
-NOTHING: list[Component] = []
-"""Children of a place that holds no panel: of None, Dash would keep the ids of those that were there, and ask for them in vain."""
+from ...present.ids import Id
 
 
 def register(app: Dash) -> None:

@@ -17,15 +17,15 @@ from dash import Dash
 from flowgraph.errors import ArgumentError, FlowgraphError, ModelNeededError
 from flowgraph.render import shown_graph
 
-from ...panels import PANELS
+from ...panels import PANELS, shown
 from ...present.errors import sentence
 from ...recipe import Recipe, from_query
+from ...server.asking import ask
 from ...server.errors import Busy, NotYet, TimedOut
 from ...server.run import RunQuestion
 from ...server.service import Known
 from ...server.turns import Turns
 from ...session import Annotations
-from .asking import ask, shown
 
 if TYPE_CHECKING:
     from ...server.service import Service

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output, no_update
+from dash import Dash, Input, Output
 from dash.development.base_component import Component
 
 from flowgraph.errors import ArgumentError, FlowgraphError
 
-from ...panels import PANELS, heads
-from ...panels.heads import HeadsQuestion
+from ...panels import PANELS
 from ...panels.panel import Panel, View
 from ...present.errors import panel_error
+from ...present.ids import Id
+from ...present.wiring import NOTHING
 from ...recipe import Recipe, check_index, from_query
+from ...server.asking import ask
 from ...server.run import RunQuestion
-from ..ids import Id
-from .asking import ask
-from .charts import NOTHING
 
 if TYPE_CHECKING:
     from ...server.service import Service
@@ -36,16 +35,6 @@ def register(app: Dash, service: Service) -> None:
             return panel_of(panel["tab"], service, from_query(panel["search"]), panel["first"])
         except FlowgraphError as error:
             return panel_error(error)
-
-    @app.callback(
-        Output(Id.SCORE, "options"), Output(Id.SCORE, "value"), Input(Id.PANEL, "data"), prevent_initial_call=True
-    )
-    def offer_scores(panel: dict[str, Any] | None) -> tuple[Any, Any]:
-        if panel is None or panel["tab"] != "heads":
-            return no_update, no_update
-        recipe = from_query(panel["search"])
-        options = heads.options(ask(service, HeadsQuestion.of(recipe)))
-        return options, recipe.score or options[0]["value"]
 
 
 def panel_of(tab: str, service: Service, recipe: Recipe, first: int | None = None) -> Component:

@@ -13,8 +13,8 @@ from dash import Dash, Input, Output, State
 from flowgraph.errors import FileFormatError
 
 from ...panels.saved_trace import open_recorded_file
+from ...present.ids import Id
 from ...recipe import to_query
-from ..ids import Id
 from ..layout.examples import Example
 
 if TYPE_CHECKING:

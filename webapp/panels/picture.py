@@ -1,58 +1,75 @@
-"""Running the prompt and drawing its graph; progress and cancelling meanwhile."""
+"""The picture: which graph an address shows, a flow graph or a circuit, and all that is said of it."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output, State, no_update
-
 from flowgraph.errors import ArgumentError, FlowgraphError
 from flowgraph.render import drawing, legend_sections, page_data
 
-from ...panels import circuit
-from ...panels.bars import Bars, BarsQuestion
-from ...panels.circuit import Circuit
-from ...panels.flow import GraphAnswer, GraphQuestion, caption, mass_hint, picture_data, readings, start_chip
-from ...panels.prediction import predictions
-from ...panels.writers import writers
-from ...present.errors import notice
-from ...present.legend import legend_components
-from ...recipe import Recipe, from_query
-from ...server.errors import Cancelled
-from ...server.run import Run, RunQuestion
-from ..ids import Id
-from .asking import ask, shown
-from .following import follow
-from .offers import offered
+from ..present.errors import notice
+from ..present.ids import Id
+from ..present.legend import legend_components
+from ..present.wiring import Ticket, View, follow
+from ..recipe import Recipe, from_query
+from ..registered import POSTED, TABS
+from ..server.asking import ask, can_ask
+from ..server.errors import Cancelled
+from ..server.question import Question
+from ..server.run import Run, RunQuestion
+from . import circuit
+from .bars import Bars, BarsQuestion
+from .circuit import Circuit, CircuitQuestion
+from .flow import (
+    GraphAnswer,
+    GraphQuestion,
+    SketchQuestion,
+    caption,
+    mass_hint,
+    picture_data,
+    readings,
+    start_chip,
+)
+from .prediction import predictions
+from .writers import writers
 
 if TYPE_CHECKING:
+    from dash import Dash
     from dash.development.base_component import Component
 
-    from ...server.service import Service
+    from ..server.service import Known, Service
+
 
 _OUTPUTS = {
-    "strip": Output(Id.STRIP, "children"),
-    "start": Output(Id.START, "children"),
-    "picture": Output(Id.PICTURE, "data"),
-    "legend": Output(Id.LEGEND, "children"),
-    "caption": Output(Id.CAPTION, "children"),
-    "mass": Output(Id.COUNTER, "title"),
-    "layer_count": Output(Id.LAYERS, "max"),
-    "layers": Output(Id.LAYERS, "value"),
-    "semantic_count": Output(Id.SEMANTIC_LAYERS, "max"),
-    "semantic_layers": Output(Id.SEMANTIC_LAYERS, "value"),
-    "layer_options": Output(Id.LAYER, "options"),
-    "layer": Output(Id.LAYER, "value"),
-    "run": Output(Id.RUN, "data"),
-    "notice": Output(Id.NOTICE, "children"),
+    "strip": (Id.STRIP, "children"),
+    "start": (Id.START, "children"),
+    "picture": (Id.PICTURE, "data"),
+    "legend": (Id.LEGEND, "children"),
+    "caption": (Id.CAPTION, "children"),
+    "mass": (Id.COUNTER, "title"),
+    "layer_count": (Id.LAYERS, "max"),
+    "layers": (Id.LAYERS, "value"),
+    "semantic_count": (Id.SEMANTIC_LAYERS, "max"),
+    "semantic_layers": (Id.SEMANTIC_LAYERS, "value"),
+    "layer_options": (Id.LAYER, "options"),
+    "layer": (Id.LAYER, "value"),
+    "run": (Id.RUN, "data"),
+    "notice": (Id.NOTICE, "children"),
 }
-_RUNNING = [(Output(Id.PROGRESS, "className"), "running", "idle"), (Output(Id.POLL, "disabled"), False, True)]
+"""What is drawn of a run → the property of the page that shows it."""
+POSTED.add(f"{Id.TICKET}.data", Ticket | None)
+POSTED.add(f"{Id.PICTURE}.drawn", str | None)
+POSTED.add(f"{Id.RUN}.data", View | None)
 
 
-def register(app: Dash, service: Service) -> None:
-    """Connect the callbacks."""
+def wires(app: Dash, service: Service) -> None:
+    """Connect the callbacks: drawing an address, how far that is, and what comes after the picture."""
+    from dash import Input, Output, State, no_update
 
-    @app.callback(_OUTPUTS, Input(Id.TICKET, "data"), running=_RUNNING, prevent_initial_call=True)
+    outputs = {name: Output(*end) for name, end in _OUTPUTS.items()}
+    running = [(Output(Id.PROGRESS, "className"), "running", "idle"), (Output(Id.POLL, "disabled"), False, True)]
+
+    @app.callback(outputs, Input(Id.TICKET, "data"), running=running, prevent_initial_call=True)
     def draw(ticket: dict[str, Any] | None) -> dict[str, Any]:
         if ticket is None:
             return dict.fromkeys(_OUTPUTS, no_update)
@@ -91,6 +108,22 @@ def register(app: Dash, service: Service) -> None:
             return {"picture": drawn, "about": "", "parts": [], "failed": str(error)}
 
     follow(app, service, State(Id.TICKET, "data"), poll=Id.POLL, progress=Id.PROGRESS, cancel=Id.CANCEL)
+
+
+def shown(
+    service: Service | Known, recipe: Recipe, ticket: str | None = None, *, sketch: bool = False
+) -> GraphAnswer | Circuit:
+    """What the picture of a recipe shows: its flow graph, or a circuit; of a sketch, not all nodes have been read.
+
+    Raises
+    ------
+    FlowgraphError
+        As :meth:`~flowgraph_webapp.server.service.Service.ask`.
+    """
+    if recipe.circuit != "none":
+        return ask(service, CircuitQuestion.of(recipe), ticket)
+    question: Question[GraphAnswer] = SketchQuestion.of(recipe) if sketch else GraphQuestion.of(recipe)
+    return ask(service, question, ticket)
 
 
 def largest_writers(service: Service, recipe: Recipe, ticket: str) -> dict[str, Any]:
@@ -186,3 +219,10 @@ def _of_circuit(answer: Circuit) -> dict[str, Any]:
         "caption": circuit.caption(answer),
         "mass": circuit.mass_hint(answer.graph),
     }
+
+
+def offered(service: Service, recipe: Recipe, run: Run) -> dict[str, Any]:
+    """For the scripts: whether the model can be asked, and which panels have an answer."""
+    asks = can_ask(service, recipe, run)
+    panels = [panel.name for panel in TABS.values() if asks or service.known(panel.question(recipe, run)) is not None]
+    return {"asks": asks, "panels": panels, "file": not run.token_ids}

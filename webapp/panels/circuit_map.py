@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
-
-import dash_cytoscape as cyto  # type: ignore[import-untyped]
-from dash import html
+from typing import TYPE_CHECKING, Any
 
 from flowgraph import FlowGraph, node_key
 from flowgraph.render import THEMES, page_data
 
+from ..present import html
 from ..present.attributes import named
-from .ids import Id
+from ..present.ids import Id
+
+if TYPE_CHECKING:
+    from dash.development.base_component import Component
 
 _SIZE = (250, 140)
 _EDGE = 10
@@ -30,8 +31,10 @@ _STYLES = [
 ]
 
 
-def circuit_map() -> html.Div:
+def circuit_map() -> Component:
     """The map, empty until something is found. A tap on a node shows the circuit with that node selected."""
+    import dash_cytoscape as cyto  # type: ignore[import-untyped]  # the process that answers questions has no Dash
+
     shown = cyto.Cytoscape(
         id=Id.FOUND_MAP,
         elements=[],
