@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError, FlowgraphError
-from .arguments import DEFAULT_MODEL, add_command
+from .arguments import DEFAULT_MODEL, add_command, add_loading, loading_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -36,6 +36,7 @@ def add_to(commands: Any) -> None:
     add("--port", type=_port, default=DEFAULT_PORT, help=f"port to listen on (default {DEFAULT_PORT}; 0: a free one)")
     add("--model", action="append", metavar="NAME",
         help=f"a model the page may use: known name, folder, or hub name; may be given several times (default {DEFAULT_MODEL})")  # fmt: skip
+    add_loading(parser)
     for name, default, what in (
         ("traces", 1024, "traces and what was computed from them"),
         ("answers", 256, "answers"),
@@ -74,7 +75,12 @@ def _app(options: argparse.Namespace, _console: Console) -> None:
 
     _hush_logs()
     models = tuple(dict.fromkeys(options.model or [DEFAULT_MODEL]))
-    service = Service(models, worker_bytes=options.keep_traces * 2**20, cache_bytes=options.keep_answers * 2**20)
+    service = Service(
+        models,
+        worker_bytes=options.keep_traces * 2**20,
+        cache_bytes=options.keep_answers * 2**20,
+        loading=loading_options(options),
+    )
     try:
         session = None if options.file is None else _opened(service, Path(options.file))
         query = "" if session is None else to_query(session.recipe)

@@ -68,9 +68,30 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     add("--target", help="token to explain, with its space: ' Tokyo' (default: the model's best)")
     add("--foil", help="token to compare it with")
     add("--chat", action="store_true", help="put the prompt into the model's chat template")
+    add_loading(parser)
+
+
+def add_loading(parser: argparse.ArgumentParser) -> None:
+    """Options that say how a model's files are opened, and where its weights are put."""
+    add = parser.add_argument
     add("--device", default="auto", help="cpu, cuda … (default auto)")
+    add(
+        "--device-map",
+        metavar="PLAN",
+        help="in place of --device: auto, balanced or sequential spread a large model over what there is",
+    )
     add("--dtype", help="float32, float16, bfloat16, or auto for the file's own (default float32)")
     add("--revision", help="branch, tag or commit of a model of the hub, such as step1000")
+    add("--subfolder", metavar="NAME", help="folder inside the model's folder or repository that holds the files")
+    add("--adapter", metavar="FOLDER", help="folder of a LoRA adapter that is added to the model")
+    add("--trust-remote-code", action="store_true",
+        help="run Python code that comes with the model; it can do whatever you can")  # fmt: skip
+
+
+def loading_options(options: argparse.Namespace) -> dict[str, Any]:
+    """The options of :func:`add_loading`, as :func:`flowgraph.load_model` takes them."""
+    names = ("device", "device_map", "dtype", "revision", "subfolder", "adapter", "trust_remote_code")
+    return {name: getattr(options, name) for name in names}
 
 
 def _messages(name: str) -> Any:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
+from .arguments import loading_options
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -29,9 +30,7 @@ def loaded_model(options: argparse.Namespace, console: Console) -> LoadedModel:
 
         _hush_transformers()
         warnings.simplefilter("always", UserWarning)
-        loaded = load_model(
-            options.model, device=options.device, dtype=options.dtype, revision=options.revision, progress=tell
-        )
+        loaded = load_model(options.model, **loading_options(options), progress=tell)
     for warning in caught:
         if issubclass(warning.category, UserWarning):
             complain(f"note: {warning.message}")

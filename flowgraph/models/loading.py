@@ -9,7 +9,7 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,16 @@ from ..errors import (
     PromptError,
     UnsupportedReadingError,
 )
+from .adapters import Adapter, add_adapter
 from .anatomy import Anatomy, Level, named_rows, resolve, without_head
 from .discovery import can_search, found_and_proved
 from .eager import lock_of
 from .families import FAMILIES
 from .hooks import hooks_on
 from .kinds import kind_of, quantised, task_of
+from .options import Options
 from .proof import TOLERANCE, OwnAttention, own_attention, own_name, prove
-from .sources import first_line, open_model
+from .sources import Opened, first_line, open_model
 from .vocabulary import Vocabulary
 from .weights import Weights, sample, version
 from .wheel import Progress
@@ -70,6 +72,10 @@ class LoadedModel:
         Branch, tag or commit of the hub's repository, as given by the caller; None without one.
     own_attention
         Difference between the answers under the model's own attention and those under eager attention, which is traced.
+    processor
+        The Hugging Face object that prepares images and sound for the model; None where there is none.
+    adapter
+        The adapter that was added to the weights; None without one. See :meth:`without_adapter`.
     """
 
     name: str
@@ -80,6 +86,8 @@ class LoadedModel:
     proof: dict[str, float]
     revision: str | None = None
     own_attention: OwnAttention | None = None
+    processor: Any = None
+    adapter: Adapter | None = None
     _proved_hooks: list[frozenset[tuple[str, int]]] = field(default_factory=list, repr=False)
     _wide: dict[tuple[int, int, bytes], Tensor] = field(default_factory=dict, repr=False)
     _digests: dict[tuple[int, int, bytes], bytes] = field(default_factory=dict, repr=False)
@@ -145,6 +153,22 @@ class LoadedModel:
             # The one field that follows the model: what else was proved does not depend on it.
             object.__setattr__(self, "own_attention", found)
         _warn_of(self.name, found, stacklevel=6)
+
+    @contextmanager
+    def without_adapter(self) -> Iterator[LoadedModel]:
+        """The model without its adapter, for comparison; on leaving it is in the weights again.
+
+        What is given is the base model under its own name. Meanwhile the model is locked, so other threads wait.
+
+        Raises
+        ------
+        ArgumentError
+            If the model was loaded without an adapter.
+        """
+        if self.adapter is None:
+            raise ArgumentError(f"{self.name!r} was loaded without an adapter; load_model(…, adapter=folder) adds one")
+        with self.adapter.off():
+            yield replace(self, name=self.name.removesuffix(f"+{self.adapter.name}"), adapter=None)
 
     @cached_property
     def weights(self) -> Weights:
@@ -248,9 +272,15 @@ def load_model(
     name_or_path_or_model: Any,
     *,
     tokenizer: Any = None,
+    processor: Any = None,
     device: str | torch.device = "auto",
     dtype: str | torch.dtype | None = None,
+    device_map: Any = None,
+    quantization_config: Any = None,
     revision: str | None = None,
+    subfolder: str | None = None,
+    trust_remote_code: bool = False,
+    adapter: str | Path | None = None,
     progress: Progress | None = None,
 ) -> LoadedModel:
     """Load a model and prove that its parts are understood.
@@ -265,21 +295,35 @@ def load_model(
     tokenizer
         For a model in memory; a tokenizer of transformers, or a ``tokenizers.Tokenizer``, which is wrapped. Without one,
         prompts are given as token ids.
+    processor
+        What prepares images and sound for the model: a processor, image processor or feature extractor of transformers. Without
+        one, that of the folder is taken where it holds one.
     device
         ``"auto"``: a model in memory stays where it is, others go to cuda where there is one, else to the CPU.
     dtype
         Number type, as ``torch.float16`` or ``"float16"``; ``"auto"`` takes the file's own. None: float32 for files, as it
         is for a model in memory. A model in memory is not changed: one of another device or number type is copied first.
+    device_map
+        In place of ``device``: where the parts of a model from files are put, as transformers has it: ``"auto"``, or a dictionary
+        from names of modules to devices, ``"cpu"`` or ``"disk"``. Needs accelerate (the extra ``offload``).
+    quantization_config
+        How the weights of files are packed, as transformers has it.
     revision
         Branch, tag or commit of a hub's repository, as training checkpoints have them: ``"step1000"``. Config, weights and
         tokenizer are taken from it. Only for a name on the hub.
+    subfolder
+        Folder inside the model's folder or repository that holds the files.
+    trust_remote_code
+        Whether Python code that comes with the files is run. It can do whatever you can; without it such files are refused.
+    adapter
+        Folder of a LoRA adapter that is added to the weights. Needs peft (the extra ``adapters``).
     progress
         Called with a stage and a fraction (or None) while a known model is fetched.
 
     Raises
     ------
     ArgumentError
-        If the model is none of these, or a revision is given for anything but a name on the hub.
+        If the model is none of these, or an option contradicts another or what is opened.
     UnknownModelError
         If there is no such name, folder or revision.
     ArchitectureError
@@ -297,7 +341,8 @@ def load_model(
     Warns
     -----
     UserWarning
-        If the model ends in a head that is not read, such as a classifier's, or if weights of the files are not used.
+        If the model ends in a head that is not read, such as a classifier's, if weights of the files are not used, if code of the
+        files is run, or if the processor beside them cannot be made.
 
     Examples
     --------
@@ -307,11 +352,8 @@ def load_model(
     >>> model.anatomy.wiring
     'sequential'
     """
-    if revision is not None and not isinstance(name_or_path_or_model, (str, Path)):
-        raise ArgumentError(
-            f"revision={revision!r} names a branch, tag or commit of a repository on the hub; a model in memory has none. "
-            "Pass the hub's name instead, or leave revision out"
-        )
+    options = Options(device_map, quantization_config, revision, subfolder, trust_remote_code, adapter)
+    options.check(name_or_path_or_model, device)
     if isinstance(name_or_path_or_model, LoadedModel):
         return name_or_path_or_model
     if isinstance(name_or_path_or_model, tuple):
@@ -325,16 +367,25 @@ def load_model(
     _check_device(device)
     tokenizer = _tokenizer(tokenizer)
     if isinstance(name_or_path_or_model, (str, Path)):
+        for place in options.places:
+            _device(place)
         where = _device("cuda" if device == "auto" and torch.cuda.is_available() else _or_cpu(device))
-        name, model, tokenizer = open_model(
+        opened = open_model(
             name_or_path_or_model,
             number_type or torch.float32,
+            options,
             tokenizer=tokenizer,
-            revision=revision,
+            processor=processor,
             progress=progress,
         )
-        _check_weights(model)
-        return _attach(name, model.to(where), tokenizer, revision)
+        _check_weights(opened.model)
+        if options.device_map is None:
+            opened = replace(opened, model=opened.model.to(where))
+        if options.adapter is None:
+            return _attach(opened, revision)
+        added = add_adapter(opened.model, options.adapter)
+        name = f"{opened.name}+{added.name}"
+        return replace(_attach(replace(opened, name=name, model=added.model), revision), adapter=added)
     if not isinstance(name_or_path_or_model, nn.Module) or not hasattr(name_or_path_or_model, "config"):
         raise ArgumentError(
             f"load_model got {type(name_or_path_or_model).__name__}; expected a name, a folder, a Hugging Face model or a "
@@ -345,10 +396,11 @@ def load_model(
     _check_weights(model)
     place = None if device == "auto" else _device(device)
     model = _converted(model, place, number_type if isinstance(number_type, torch.dtype) else None)
-    return _attach(type(model).__name__, model, tokenizer)
+    return _attach(Opened(type(model).__name__, model, tokenizer, processor))
 
 
-def _attach(name: str, model: Any, tokenizer: Any, revision: str | None = None) -> LoadedModel:
+def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
+    name, model, tokenizer = opened.name, opened.model, opened.tokenizer
     with lock_of(model), _understood(model):
         # Proof and comparison run the model under hooks, so they hold its lock.
         anatomy, proof = _parts(model)
@@ -366,7 +418,9 @@ def _attach(name: str, model: Any, tokenizer: Any, revision: str | None = None) 
         warnings.warn(f"{_unread(model, anatomy)}: traces explain its states and attention only", stacklevel=3)
     _warn_of(name, own, stacklevel=4)
     vocabulary = Vocabulary(tokenizer, rows)
-    return LoadedModel(name, model, tokenizer, anatomy, vocabulary, proof, revision, own, [hooks])
+    return LoadedModel(
+        name, model, tokenizer, anatomy, vocabulary, proof, revision, own, opened.processor, _proved_hooks=[hooks]
+    )
 
 
 def _parts(model: Any) -> tuple[Anatomy, dict[str, float]]:

@@ -14,6 +14,7 @@ import socket
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -26,10 +27,12 @@ from torch import nn
 from ..errors import ArchitectureError, ArgumentError, FileFormatError, FlowgraphError, UnknownModelError
 from .bars import no_bars
 from .known import KNOWN_MODELS, fetch
+from .options import Options
 from .wheel import Progress
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?", re.ASCII)
 _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack")
+_PROCESSOR_FILES = ("processor_config.json", "preprocessor_config.json", "video_preprocessor_config.json")
 _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "tekken*")
 # Reading files of unknown making fails in as many ways as they can be damaged.
 _UNREADABLE = (
@@ -44,15 +47,26 @@ _BESIDE = re.compile(r"(^|\.)(pooler|cls\.seq_relationship|sop_classifier)\.")
 sentences or of their order. They change nothing before the last state."""
 
 
+@dataclass(frozen=True)
+class Opened:
+    """What was opened: the model under its name, its tokenizer and its processor, None where there is none."""
+
+    name: str
+    model: Any
+    tokenizer: Any
+    processor: Any
+
+
 def open_model(
     name_or_path: str | Path,
     dtype: torch.dtype | str,
+    options: Options,
     *,
     tokenizer: Any = None,
-    revision: str | None = None,
+    processor: Any = None,
     progress: Progress | None = None,
-) -> tuple[str, Any, Any]:
-    """Name, model and tokenizer of a known name, a folder or a hub name, on the CPU.
+) -> Opened:
+    """A known name, a folder or a hub name, opened on the CPU or where the options say.
 
     Parameters
     ----------
@@ -60,10 +74,10 @@ def open_model(
         A known name comes before a folder of the same name; ``./name`` and a ``Path`` are folders.
     dtype
         Number type, or ``"auto"`` for the file's own.
-    tokenizer
-        Taken instead of the folder's own, which is then not read.
-    revision
-        Branch, tag or commit of a hub's repository.
+    options
+        How the files are opened.
+    tokenizer, processor
+        Taken instead of the folder's own, which are then not read.
     progress
         Told the stages of fetching a known model.
 
@@ -73,33 +87,35 @@ def open_model(
         As for :func:`flowgraph.load_model`.
     """
     text = str(name_or_path)
-    _check_revision(revision)
+    given = Opened(text, None, tokenizer, processor)
     if isinstance(name_or_path, str) and text in KNOWN_MODELS:
-        _refuse_revision(revision, f"{text!r} is a known model, which is one pinned version")
-        return text, *_read_folder(fetch(text, progress=progress), dtype, tokenizer)
+        for option in ("revision", "subfolder"):
+            options.refuse(option, f"{text!r} is a known model, which is one pinned version")
+        return _read_folder(fetch(text, progress=progress), dtype, options, given)
     place = _existing(text)
     if place is not None and place.is_dir():
-        _refuse_revision(revision, f"{text!r} is a folder on this machine")
-        return place.resolve().name or str(place), *_read_folder(place, dtype, tokenizer)
+        options.refuse("revision", f"{text!r} is a folder on this machine")
+        folder = _inside(place, options.subfolder)
+        return _read_folder(folder, dtype, options, replace(given, name=folder.resolve().name or str(folder)))
     if place is not None:
         raise UnknownModelError(f"{text!r} is a file; a model is a folder with config.json and *.safetensors in it")
     if isinstance(name_or_path, Path) or _is_path(text):
         raise UnknownModelError(f"there is no folder {text!r}{nearest(text)}")
-    return text, *_read_hub(text, dtype, tokenizer, revision)
+    return _read_hub(text, dtype, options, given)
 
 
-def _check_revision(revision: Any) -> None:
-    if revision is not None and (not isinstance(revision, str) or not revision.strip()):
+def _inside(folder: Path, subfolder: str | None) -> Path:
+    """A folder inside a folder, which it does not leave."""
+    if subfolder is None:
+        return folder
+    inner = folder / subfolder
+    if not inner.resolve().is_relative_to(folder.resolve()):
         raise ArgumentError(
-            f"revision={revision!r} is not the name of a branch, tag or commit; expected a text such as 'step1000', or None"
+            f"subfolder={subfolder!r} leads out of {str(folder)!r}; expected a folder inside it, such as 'text_encoder'"
         )
-
-
-def _refuse_revision(revision: str | None, what: str) -> None:
-    if revision is not None:
-        raise ArgumentError(
-            f"revision={revision!r} names a branch, tag or commit of a repository on the hub, but {what}; leave revision out"
-        )
+    if not inner.is_dir():
+        raise UnknownModelError(f"there is no folder {subfolder!r} in {str(folder)!r}")
+    return inner
 
 
 def nearest(text: str) -> str:
@@ -131,27 +147,31 @@ def _is_path(text: str) -> bool:
     return not _HUB_NAME.fullmatch(text) or (bool(slash) and _existing(folder) is not None)
 
 
-def _read_folder(folder: Path, dtype: torch.dtype | str, tokenizer: Any) -> tuple[Any, Any]:
-    _check_folder(folder)
+def _read_folder(folder: Path, dtype: torch.dtype | str, options: Options, given: Opened) -> Opened:
+    _check_folder(folder, options)
     with _readable(f"the model in {str(folder)!r}"):
-        model = _pretrained(str(folder), dtype, local_files_only=True)
+        model = _pretrained(str(folder), dtype, options, local_files_only=True)
         _refuse_packed(folder)
+    tokenizer, processor = given.tokenizer, given.processor
     if tokenizer is None and any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
         with _readable(f"the tokenizer in {str(folder)!r}"):
-            tokenizer = _pretrained_tokenizer(str(folder), local_files_only=True)
-    return model, tokenizer
+            tokenizer = _pretrained_tokenizer(str(folder), options, local_files_only=True)
+    if processor is None and any((folder / name).is_file() for name in _PROCESSOR_FILES):
+        processor = _pretrained_processor(str(folder), options, local_files_only=True)
+    return Opened(given.name, model, tokenizer, processor)
 
 
-def _check_folder(folder: Path) -> None:
+def _check_folder(folder: Path, options: Options) -> None:
     """Refuse a folder that the library would misread, unpickle, or ask the hub or the user about."""
     if (folder / "adapter_config.json").is_file():
         raise ArchitectureError(
-            f"the folder {str(folder)!r} holds an adapter (adapter_config.json), not a whole model: merge it into its base "
-            "model once, with PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(other_folder)"
+            f"the folder {str(folder)!r} holds an adapter (adapter_config.json), not a whole model: open its base model with "
+            "adapter=folder, or merge it once, with "
+            "PeftModel.from_pretrained(base, folder).merge_and_unload().save_pretrained(other_folder)"
         )
     if not (folder / "config.json").is_file():
         raise FileFormatError(f"the folder {str(folder)!r} has no config.json, so it is not a Hugging Face model")
-    _check_config(folder / "config.json")
+    _check_config(folder / "config.json", options)
     if not any(folder.glob("*.safetensors")):
         other = sorted(path.name for path in folder.iterdir() if path.suffix in _PICKLES)
         raise FileFormatError(
@@ -161,7 +181,7 @@ def _check_folder(folder: Path) -> None:
         )
 
 
-def _check_config(file: Path) -> None:
+def _check_config(file: Path, options: Options) -> None:
     import transformers
 
     try:
@@ -171,12 +191,33 @@ def _check_config(file: Path) -> None:
     model_type = config.get("model_type") if isinstance(config, dict) else None
     if not isinstance(model_type, str):
         raise FileFormatError(f"{str(file)!r} names no model_type, so it does not say what model this is")
+    own = code_of(config)
+    if options.trust_remote_code and own:
+        elsewhere = [reference for reference in own.values() if "--" in reference]
+        if elsewhere:
+            raise ArchitectureError(
+                f"{str(file)!r} takes its code from the hub ({', '.join(elsewhere)}), which is not asked for a folder; put the "
+                "Python files into the folder, or open the model by its name on the hub"
+            )
+        return
     if model_type not in transformers.CONFIG_MAPPING:
-        raise ArchitectureError(
-            f"{str(file)!r} says model_type {model_type!r}, which transformers {transformers.__version__} does not know. A "
-            "newer release may; code that comes with a model is not run here, so otherwise build the model yourself and "
-            "pass (model, tokenizer)"
+        said = ", ".join(sorted(set(own.values())))
+        code = (
+            f"It brings Python code of its own (auto_map: {said}), which is not run unless you say "
+            "trust_remote_code=True. That code can do on this machine whatever you can: read it first, and say so only of files "
+            "that you trust"
+            if own
+            else "A newer release may; otherwise build the model yourself and pass (model, tokenizer)"
         )
+        raise ArchitectureError(
+            f"{str(file)!r} says model_type {model_type!r}, which transformers {transformers.__version__} does not know. {code}"
+        )
+
+
+def code_of(config: Any) -> dict[str, str]:
+    """Auto class → file and class of the Python code that a model brings; empty for a model without code of its own."""
+    found = config.get("auto_map") if isinstance(config, dict) else getattr(config, "auto_map", None)
+    return {str(key): str(value) for key, value in found.items()} if isinstance(found, dict) else {}
 
 
 @contextmanager
@@ -189,22 +230,39 @@ def _readable(what: str) -> Iterator[None]:
         raise FileFormatError(f"{what} cannot be read: {first_line(error)}") from error
 
 
-def _read_hub(name: str, dtype: torch.dtype | str, tokenizer: Any, revision: str | None) -> tuple[Any, Any]:
+def _read_hub(name: str, dtype: torch.dtype | str, options: Options, given: Opened) -> Opened:
     offline = not _hub_answers()
     # Only where it is given: without one the library's own default is taken.
-    files: dict[str, Any] = {"local_files_only": offline} | ({} if revision is None else {"revision": revision})
+    said = {"revision": options.revision, "subfolder": options.subfolder}
+    files = {"local_files_only": offline, **{key: value for key, value in said.items() if value is not None}}
     try:
-        model = _pretrained(name, dtype, **files)
-        return model, _pretrained_tokenizer(name, **files) if tokenizer is None else tokenizer
+        model = _pretrained(name, dtype, options, **files)
+        tokenizer = given.tokenizer
+        if tokenizer is None:
+            tokenizer = _pretrained_tokenizer(name, options, **files)
+        processor = given.processor
+        if processor is None and any(_has_file(name, file, files) for file in _PROCESSOR_FILES):
+            processor = _pretrained_processor(name, options, **files)
+        return Opened(name, model, tokenizer, processor)
     except FlowgraphError:
         raise
     except _UNREADABLE as error:
         hub = "the Hugging Face hub cannot be reached from here" if offline else f"the hub says: {first_line(error)}"
-        at = "" if revision is None else f" at revision {revision!r}"
+        at = "" if options.revision is None else f" at revision {options.revision!r}"
         raise UnknownModelError(
             f"{name!r}{at} is not a known model, not a folder and not among the hub's files on this machine, and "
             f"{hub.rstrip('.')}{nearest(name)}"
         ) from error
+
+
+def _has_file(name: str, file: str, files: Mapping[str, Any]) -> bool:
+    """Whether a repository of the hub holds a file."""
+    from transformers.utils.hub import cached_file
+
+    found = cached_file(
+        name, file, **files, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    return found is not None
 
 
 def _hub_answers() -> bool:
@@ -224,20 +282,39 @@ def _hub_answers() -> bool:
         return False
 
 
-def _pretrained(source: str, dtype: torch.dtype | str, **files: Any) -> Any:
+def _pretrained(source: str, dtype: torch.dtype | str, options: Options, **files: Any) -> Any:
     # Said aloud, because without it the library asks on the terminal whether to run the model's own code.
     files["trust_remote_code"] = False
     import transformers
 
+    if options.trust_remote_code:
+        plain, _ = transformers.PretrainedConfig.get_config_dict(source, **files)
+        own = code_of(plain)
+        if own:
+            _warn_of_code(source, own)
+            files["trust_remote_code"] = True
     config = transformers.AutoConfig.from_pretrained(source, **files)
     _refuse_quantised(source, config)
-    options = {"config": config, "dtype": dtype, "use_safetensors": True, **files}
-    kind = _opened_class(_saved_class(source, config), config)
+    said = {"config": config, "dtype": dtype, "use_safetensors": True, **files}
+    kind = _opened_class(_saved_class(source, config, files), config)
+    if options.device_map is not None:
+        said["device_map"] = options.device_map
+    if options.quantization_config is not None:
+        said["quantization_config"] = options.quantization_config
     # Sizes that do not fit are reported, and refused by name.
     with no_bars():
-        model, report = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **options)
+        model, report = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **said)
+    options.check_names([name for name, _ in (*model.named_modules(), *model.named_parameters()) if name])
     _check_report(source, model, report)
     return model
+
+
+def _warn_of_code(source: str, own: Mapping[str, str]) -> None:
+    warnings.warn(
+        f"trust_remote_code=True: Python code that comes with {source!r} is run now ({', '.join(sorted(set(own.values())))}); it can "
+        "do on this machine whatever you can",
+        stacklevel=2,
+    )
 
 
 def _refuse_quantised(source: str, config: Any) -> None:
@@ -267,8 +344,8 @@ def _refuse_packed(folder: Path) -> None:
                     )
 
 
-def _saved_class(source: str, config: Any) -> Any:
-    """The class of transformers that the config says the weights were saved with."""
+def _saved_class(source: str, config: Any, files: Mapping[str, Any]) -> Any:
+    """The class that the config says the weights were saved with: of transformers, or of trusted code that comes with them."""
     import transformers
 
     said = config.architectures
@@ -283,6 +360,12 @@ def _saved_class(source: str, config: Any) -> Any:
             f"the config of this {config.model_type!r} model names no architectures, so it does not say whether its weights "
             'hold a head; add for example "architectures": ["LlamaForCausalLM"] to its config.json'
         )
+    own = [reference for reference in code_of(config).values() if reference.rpartition(".")[2] == named[0]]
+    if files["trust_remote_code"] and own:
+        from transformers.dynamic_module_utils import get_class_from_dynamic_module
+
+        places = {key: value for key, value in files.items() if key in ("local_files_only", "revision")}
+        return get_class_from_dynamic_module(own[0], source, **places)
     kind: Any = getattr(transformers, named[0], None)
     # A base class that runs nothing, such as PreTrainedModel itself, holds no weights.
     is_class = isinstance(kind, type) and issubclass(kind, transformers.PreTrainedModel)
@@ -290,8 +373,8 @@ def _saved_class(source: str, config: Any) -> Any:
     if not is_model:
         raise ArchitectureError(
             f"{source!r} was saved as {named[0]!r} (architectures in its config), which is no model class of transformers "
-            f"{transformers.__version__}. Code that comes with a model is not run here: build the model yourself and pass "
-            "(model, tokenizer), or name the class that its weights fit in config.json"
+            f"{transformers.__version__}. Code that comes with a model is not run unless you say trust_remote_code=True: build the "
+            "model yourself and pass (model, tokenizer), or name the class that its weights fit in config.json"
         )
     if not _go_together(config, kind):
         raise FileFormatError(
@@ -372,7 +455,29 @@ def _check_report(source: str, model: Any, report: Mapping[str, Any]) -> None:
         )
 
 
-def _pretrained_tokenizer(source: str, **files: Any) -> Any:
+def _pretrained_tokenizer(source: str, options: Options, **files: Any) -> Any:
     import transformers
 
-    return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=False, **files)
+    return transformers.AutoTokenizer.from_pretrained(source, trust_remote_code=options.trust_remote_code, **files)
+
+
+def _pretrained_processor(source: str, options: Options, **files: Any) -> Any:
+    """The processor of images, sound and text that lies beside a model; None, with a warning, where it cannot be made here."""
+    import transformers
+
+    said: list[str] = []
+    for kind in (transformers.AutoProcessor, transformers.AutoImageProcessor, transformers.AutoFeatureExtractor):
+        try:
+            found = kind.from_pretrained(source, trust_remote_code=options.trust_remote_code, **files)
+        except _UNREADABLE as error:
+            said.append(first_line(error))
+            continue
+        # Where only a tokenizer is found it is returned as such.
+        if not isinstance(found, transformers.PreTrainedTokenizerBase):
+            return found
+    warnings.warn(
+        f"the processor beside {source!r} cannot be made here ({said[0] if said else 'only its tokenizer is found'}), so images and "
+        "sound are not prepared for the model; pass processor=, or what it would give",
+        stacklevel=2,
+    )
+    return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import flowgraph.errors
@@ -22,11 +23,12 @@ KNOWN_ERRORS = {
 
 @dataclass(frozen=True)
 class Settings:
-    """What a worker may load, how much it may keep and how long a prompt may be."""
+    """What a worker may load, how it is loaded, how much it may keep and how long a prompt may be."""
 
     models: tuple[str, ...]
     cache_bytes: int
     most_tokens: int
+    loading: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

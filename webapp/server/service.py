@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -84,6 +84,8 @@ class Service:
         Bound of traces, weights and readings that the worker keeps.
     most_tokens
         Longest prompt that is traced.
+    loading
+        Options of :func:`flowgraph.load_model` that hold for every model.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Service:
         examples: bool = True,
         worker_bytes: int = WORKER_BYTES,
         most_tokens: int = MOST_TOKENS,
+        loading: Mapping[str, Any] | None = None,
     ) -> None:
         for name in models:
             check_model(name)
@@ -103,7 +106,7 @@ class Service:
         self._recorded = Examples() if examples else None
         self._sessions = Sessions()
         self._opening = threading.Lock()
-        settings = Settings(self.models, worker_bytes, most_tokens)
+        settings = Settings(self.models, worker_bytes, most_tokens, loading or {})
         self._dispatcher = Dispatcher(settings, cache_bytes, queue, timeout)
 
     @property

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import flowgraph
@@ -53,9 +53,14 @@ class Traces:
         Bound of all traces, weights and readings together; the one that was asked for last is used even if it is larger.
     most_tokens
         Longest prompt that is traced.
+    loading
+        Options of :func:`flowgraph.load_model` that hold for every model.
     """
 
-    def __init__(self, models: Collection[str], cache_bytes: int, most_tokens: int) -> None:
+    def __init__(
+        self, models: Collection[str], cache_bytes: int, most_tokens: int, loading: Mapping[str, Any] | None = None
+    ) -> None:
+        self._loading = dict(loading or {})
         self._models = frozenset(models)
         self._most_tokens = most_tokens
         self._loaded: dict[str, LoadedModel] = {}
@@ -68,7 +73,7 @@ class Traces:
         if name not in self._loaded:
             check(LOADING, None)
             self._loaded[name] = flowgraph.load_model(
-                name, progress=lambda stage, part: check(f"{LOADING}: {stage}", part)
+                name, **self._loading, progress=lambda stage, part: check(f"{LOADING}: {stage}", part)
             )
         return self._loaded[name]
 

@@ -91,7 +91,7 @@ def work(connection: Any, cancelled: Any, settings: Settings) -> None:
     from .traces import Traces
 
     _hush_transformers()
-    traces = Traces(settings.models, settings.cache_bytes, settings.most_tokens)
+    traces = Traces(settings.models, settings.cache_bytes, settings.most_tokens, settings.loading)
     desk = _Desk(connection, cancelled, traces)
     with contextlib.suppress(EOFError, OSError):  # the service hung up
         while True:
