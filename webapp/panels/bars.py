@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -20,9 +20,8 @@ from flowgraph.render import visible
 from ..present.drawn import Element, drawn, element, link, token
 from ..present.figures import plural, short, signed
 from ..present.tables import Cell, Column, table
-from ..recipe import Recipe
 from ..server.question import recorded, require
-from ..server.run import OfRun, Run, RunQuestion, same
+from ..server.run import OfRun, Run, same
 from ..server.traces import Check, Traces
 from .panel import Panel, Sheet, Value
 
@@ -109,11 +108,6 @@ class BarsQuestion(OfRun[Bars]):
     """The logit as a sum of what wrote it."""
 
     quick = True
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> Self:
-        """The logit bars of a recipe."""
-        return cls(RunQuestion.of(recipe))
 
     def answer(self, traces: Traces, check: Check) -> Bars:
         """The logit as a sum over everything that wrote it."""

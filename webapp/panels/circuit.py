@@ -28,12 +28,10 @@ from ..present.tables import Cell, Column, table
 from ..present.wiring import Ticket, View, follow, in_browser
 from ..recipe import (
     CHOICES,
-    LARGEST_LEVEL,
     Recipe,
     Task,
     check_choice,
     check_effort,
-    check_index,
     check_text,
     from_query,
     to_query,
@@ -45,7 +43,7 @@ from ..server.question import A, recorded, require
 from ..server.run import OfRun, Run, RunQuestion, inside_run, same
 from ..server.traces import Check, Traces, prompt_ids, reporting
 from .circuit_map import map_elements
-from .flow import MOST_EDGES
+from .flow import MOST_EDGES, OfShown
 
 if TYPE_CHECKING:
     from dash import Dash
@@ -246,25 +244,8 @@ class CircuitQuestion(OfCircuit[Circuit]):
 
 @recorded
 @dataclass(frozen=True)
-class CircuitTestQuestion(OfCircuit[CircuitTest]):
-    """What becomes of the answer with nothing left but a circuit.
-
-    Attributes
-    ----------
-    keep
-        Level of the slider; None: where the circuit opens.
-    """
-
-    keep: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_index("keep", self.keep, LARGEST_LEVEL)
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> Self:
-        """The test of the circuit of a recipe, as its slider shows it."""
-        return replace(super().of(recipe), keep=recipe.keep)
+class CircuitTestQuestion(OfShown[CircuitTest], OfCircuit[CircuitTest]):
+    """What becomes of the answer with nothing left but a circuit."""
 
     def answer(self, traces: Traces, check: Check) -> CircuitTest:
         """The answer with nothing left but the edges of a circuit that the slider shows; all others bring the corrupted prompt's."""

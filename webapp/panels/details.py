@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import flowgraph
 from flowgraph import FlowGraph, Node, NodeReading
@@ -61,20 +61,9 @@ Fact = tuple[Element | str, Element | str, str]
 
 @dataclass(frozen=True)
 class NodeAnswer:
-    """What one node says.
+    """:class:`flowgraph.NodeDetails` as session files hold it.
 
-    Attributes
-    ----------
-    node, label
-        The node and how it is written.
-    reading
-        Its vector read in vocabulary; None for kinds that have no vector.
-    contribution
-        What it adds to the logit of the target (minus the foil), in logits; None where that has no meaning.
-    attention
-        [key_pos] where a head looks from its position; None for other kinds.
-    note
-        Why something is missing; empty where nothing is.
+    The node is also there as it is written, attention is a list, and the tokens are the run's.
     """
 
     node: Node
@@ -91,11 +80,6 @@ class NodeQuestion(OfRun[NodeAnswer]):
     """What one node says."""
 
     node: flowgraph.Node
-
-    @classmethod
-    def of(cls, recipe: Recipe, node: Node) -> Self:
-        """What a node says under a recipe."""
-        return cls(RunQuestion.of(recipe), node)
 
     def answer(self, traces: Traces, check: Check) -> NodeAnswer:
         """What one node says."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Literal, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
 
 import flowgraph
 from flowgraph import FlowGraph, Node
@@ -18,7 +18,7 @@ from ..present.errors import panel_error
 from ..present.figures import signed
 from ..present.ids import Id
 from ..present.wiring import NOTHING, View, follow
-from ..recipe import LARGEST_LEVEL, Recipe, check_index, from_query
+from ..recipe import Recipe, check_index, from_query
 from ..registered import POSTED
 from ..server.asking import ask, can_ask
 from ..server.errors import Cancelled
@@ -26,7 +26,7 @@ from ..server.question import Question, recorded
 from ..server.run import OfRun, Run, RunQuestion
 from ..server.traces import Check, Traces, reporting
 from .circuit import CircuitTestQuestion, circuit_effect
-from .flow import GraphQuestion, OfGraph, SketchQuestion
+from .flow import GraphQuestion, OfGraph, OfShown, SketchQuestion
 
 if TYPE_CHECKING:
     from dash import Dash
@@ -122,25 +122,8 @@ class AblateQuestion(OfRun[Ablation]):
 
 @recorded
 @dataclass(frozen=True)
-class FaithfulQuestion(OfGraph[Ablation]):
-    """What becomes of the answer with nothing left but what a graph shows.
-
-    Attributes
-    ----------
-    keep
-        Level of the slider; None: where the graph opens.
-    """
-
-    keep: int | None = None
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_index("keep", self.keep, LARGEST_LEVEL)
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> Self:
-        """The test of the graph of a recipe, as its slider shows it."""
-        return replace(super().of(recipe), keep=recipe.keep)
+class FaithfulQuestion(OfShown[Ablation], OfGraph[Ablation]):
+    """What becomes of the answer with nothing left but what a graph shows."""
 
     def answer(self, traces: Traces, check: Check) -> Ablation:
         """The answer with nothing left but what the graph shows, and the residual stream."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, Generic, Self
 
 import flowgraph
@@ -13,11 +13,13 @@ from ..present import html
 from ..present.attributes import named
 from ..recipe import (
     CHOICES,
+    LARGEST_LEVEL,
     Level,
     Method,
     Recipe,
     Show,
     check_choice,
+    check_index,
     check_layers,
     check_method,
     check_share,
@@ -94,6 +96,28 @@ class OfGraph(OfRun[A], Generic[A]):
     def edge_methods(self) -> tuple[str, ...]:
         """As the base class says."""
         return (self.method,)
+
+
+@dataclass(frozen=True)
+class OfShown(OfRun[A], Generic[A]):
+    """About the part of a graph that its slider shows.
+
+    Attributes
+    ----------
+    keep
+        Level of the slider; None: where the graph opens.
+    """
+
+    keep: int | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_index("keep", self.keep, LARGEST_LEVEL)
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """About what a recipe shows of its graph."""
+        return replace(super().of(recipe), keep=recipe.keep)
 
 
 @recorded

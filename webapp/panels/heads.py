@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -22,10 +22,10 @@ from ..present.drawn import Element, drawn, element, message, pick
 from ..present.figures import signed, weight
 from ..present.ids import Id
 from ..present.palette import BOUNDS, EVEN_BOUNDS, step_class, step_of
-from ..recipe import Recipe, from_query
+from ..recipe import from_query
 from ..server.asking import ask
 from ..server.question import recorded, require
-from ..server.run import OfRun, Run, RunQuestion, same
+from ..server.run import OfRun, Run, same
 from ..server.traces import Check, Traces
 from .panel import Panel, Sheet, Value
 
@@ -86,11 +86,6 @@ class HeadsQuestion(OfRun[Heads]):
     """Scores of every head."""
 
     quick = True
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> Self:
-        """The head scores of a recipe."""
-        return cls(RunQuestion.of(recipe))
 
     def answer(self, traces: Traces, check: Check) -> Heads:
         """Scores of every head."""

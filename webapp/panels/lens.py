@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,9 +20,8 @@ from flowgraph.render import RANK_LABELS, rank_decade, visible
 
 from ..present.drawn import Element, drawn, element, pick, token
 from ..present.figures import count, plural, probability, signed
-from ..recipe import Recipe
 from ..server.question import recorded
-from ..server.run import OfRun, Run, RunQuestion, same
+from ..server.run import OfRun, Run, same
 from ..server.traces import READ_AT_ONCE, Check, Traces
 from .panel import Panel, Sheet, Value, View
 
@@ -69,11 +68,6 @@ class LensQuestion(OfRun[Reading]):
     """Every state after every layer, read in vocabulary: shape (layer, position)."""
 
     quick = True
-
-    @classmethod
-    def of(cls, recipe: Recipe) -> Self:
-        """The lens of a recipe."""
-        return cls(RunQuestion.of(recipe))
 
     @property
     def read_sites(self) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def recorded(kind: K) -> K:
 
 def answer_type(kind: type[Question[A]]) -> type[A]:
     """What a kind of question is answered with: the ``A`` of its ``Question[A]``."""
-    (found,) = (base.__args__[0] for base in vars(kind)["__orig_bases__"] if issubclass(base.__origin__, Question))
+    (found,) = {base.__args__[0] for base in vars(kind)["__orig_bases__"] if issubclass(base.__origin__, Question)}
     answer: type[A] = found
     return answer
 

@@ -137,6 +137,14 @@ class OfRun(Question[A], Generic[A]):
 
     run: RunQuestion
 
+    def __post_init__(self) -> None:
+        """Refuse fields that cannot be asked for; here none."""
+
+    @classmethod
+    def of(cls, recipe: Recipe, *fields: Any, **more: Any) -> Self:
+        """About the run of a recipe, with the other fields of the question."""
+        return cls(RunQuestion.of(recipe), *fields, **more)
+
     def refuse_unfit(self, run: Run, answer: A) -> None:
         """Refuse an answer out of a file that does not belong to this question and its run.
 
