@@ -19,11 +19,12 @@ from torch import Tensor, nn
 
 from ..errors import NoPatternError, UnsupportedReadingError
 from ..models import LoadedModel
-from ..models.anatomy import Anatomy, Block, counting, no_neurons, no_projections, upcast
+from ..models.anatomy import Anatomy, Block, counting, no_neurons, no_projections, scaled, upcast
 from ..models.attention_weights import Role
 from ..models.eager import AttentionCall, Watch, asks_for_attention, eager_attention, watching
 from ..models.forward import Feed, watch_of
 from ..models.hooks import on_call, on_result, only_while
+from ..models.kinds import base_of
 from ..models.softmax_capture import capturing
 from .ticks import Tick
 
@@ -105,7 +106,7 @@ class Pass:
     def run(self, feed: Feed) -> Float[Tensor, "row position d_model"]:
         """The last states of a pass from tokens on; the edits of ``final`` are applied to them."""
         model = self.anatomy.model
-        base = getattr(model, "base_model", model)
+        base = base_of(model)
         # Nothing is read from a cache here, and filling it would take memory.
         options: dict[str, Any] = {"use_cache": False} if self.anatomy.causal else {}
         last: dict[tuple[str, int], Tensor] = {}
@@ -319,16 +320,16 @@ class Pass:
 
         return on_call(module, hook)
 
-    def _on_output(self, module: nn.Module, site: str, layer: int, factor: float = 1.0) -> Any:
+    def _on_output(self, module: nn.Module, site: str, layer: int, factor: float | Tensor = 1.0) -> Any:
         """Edits of a module's output; of one that the model multiplies by a factor, what comes after it."""
 
         def hook(_module: nn.Module, _args: tuple[Any, ...], output: Any) -> Any:
             x = output[0] if isinstance(output, (tuple, list)) else output
-            shown = x if factor == 1.0 else x * factor
+            shown = scaled(x, factor)
             new = self._edited(site, layer, shown)
             if new is shown:
                 return None
-            new = new if factor == 1.0 else new / factor
+            new = scaled(new, 1 / factor)
             return type(output)((new, *output[1:])) if isinstance(output, (tuple, list)) else new
 
         return on_result(module, hook)

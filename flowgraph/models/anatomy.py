@@ -11,9 +11,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import ArchitectureError, UnsupportedReadingError
+from .axis import Layout
 from .families import FAMILIES, FUNCTION, NOT_READ, Attention, Family, NormKind, Sizes, Stack, Wiring
 from .hooks import Turns
-from .kinds import is_encoder_decoder, kind_of, reads_choices, unread_head
+from .kinds import base_of, is_encoder_decoder, kind_of, reads_choices, unread_head
 from .norms import found_kind
 
 Level = Literal["patterns", "stream", "full"]
@@ -98,12 +99,12 @@ def scale_of_size(size: Float[Tensor, "layer *n"], norms: Sequence[Norm], d: int
 class Projection:
     """A linear layer, or some of its outputs, as ``x @ weight + bias``, whatever the layout of the module.
 
-    Weight and bias hold the factor that the model multiplies the output by before it goes on.
+    Weight and bias hold the factor that the model multiplies the output by before it goes on, a number or one for each output.
     """
 
     module: Any
     columns: tuple[int | None, int | None] = (None, None)
-    factor: float = 1.0
+    factor: float | Tensor = 1.0
 
     def __call__(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_out"]:
         """[…, d_out] the layer's output, at least in float32."""
@@ -116,7 +117,7 @@ class Projection:
         weight = self.module.weight.detach()
         # Hugging Face's Conv1D keeps [in, out]; torch.nn.Linear keeps [out, in].
         found = upcast((weight if type(self.module).__name__ == "Conv1D" else weight.T)[:, slice(*self.columns)])
-        return found if self.factor == 1.0 else found * self.factor
+        return scaled(found, self.factor)
 
     @property
     def bias(self) -> Float[Tensor, "d_out"] | None:
@@ -125,12 +126,12 @@ class Projection:
         if bias is None:
             return None
         found = upcast(bias.detach()[slice(*self.columns)])
-        return found if self.factor == 1.0 else found * self.factor
+        return scaled(found, self.factor)
 
     def added(self, x: Tensor) -> Tensor:
         """The module's own output in its own number type, times the factor."""
         out: Tensor = self.module(x)
-        return out if self.factor == 1.0 else out * self.factor
+        return scaled(out, self.factor)
 
     @property
     def d_in(self) -> int:
@@ -175,7 +176,7 @@ class Block:
     mlp_norm: Norm
     mlp_post_norm: Norm | None
     mlp: nn.Module | None
-    mlp_factor: float
+    mlp_factor: float | Tensor
     mlp_beside: nn.Module | None
     mlp_beside_factor: float
     mlp_input: Projection | None
@@ -257,6 +258,8 @@ class Anatomy:
     unread_head
         Names of the modules after the last state that are not read: a classifier's, say. Empty for a bare model and for one
         whose head is read.
+    layout
+        How positions are made of an image or a sound; None for a model of texts.
     """
 
     family: Family
@@ -280,6 +283,16 @@ class Anatomy:
     softcap: float | None
     attention_softcap: float | None
     unread_head: tuple[str, ...] = ()
+    layout: Layout | None = None
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor of the model's device and number type: the token embedding, without one the first parameter."""
+        if self.embedding is not None:
+            table: Tensor = self.embedding.weight
+            return table
+        found: Tensor = next(one for one in self.model.parameters() if one.is_floating_point())
+        return found
 
     @property
     def logit_factor(self) -> float:
@@ -404,7 +417,7 @@ class Anatomy:
         self.require_stream("what heads write")
         output = self.blocks[layer].attention_output
         if output is None:
-            wide = upcast(self.embedding.weight.new_empty(0))
+            wide = upcast(self.like.new_empty(0))
             return wide.new_zeros(self.n_heads, self.d_value, self.d_model)
         return output.weight.reshape(self.n_heads, self.d_value, self.d_model)
 
@@ -499,7 +512,7 @@ def no_row(model: Any, model_type: str, failures: dict[str, list[str]] | None = 
 
 def _missing(model: Any, row: Family) -> list[str]:
     """Paths of the row that the model does not have, or that lead to a module without the weights that the row needs."""
-    base = getattr(model, "base_model", model)
+    base = base_of(model)
     missing = []
     for stack in row.stacks:
         root = _find(base, stack.root) if stack.root else base
@@ -595,7 +608,7 @@ def _find(start: Any, path: str) -> Any:
 
 def build(model: Any, row: Family) -> Anatomy:
     """The parts that a row names."""
-    base = getattr(model, "base_model", model)
+    base = base_of(model)
     config = model.config.get_text_config()
     stack = row.stacks[-1]
     root = (_find(base, stack.root) if stack.root else None) or base
@@ -638,7 +651,7 @@ def build(model: Any, row: Family) -> Anatomy:
 
 def _patterns_only(model: Any, row: Family, stack: Stack, sizes: Sizes) -> Anatomy:
     """The modules that attend, and nothing around them."""
-    base = getattr(model, "base_model", model)
+    base = base_of(model)
     none = Norm(nn.Identity(), "none")
     blocks = tuple(
         Block(
@@ -800,8 +813,12 @@ def _block(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes
     attention = stack.attention
     holds = stack.parts[index].split("+") if stack.parts else ("attention", "mixer", "mlp")
     has_mlp = "mlp" in holds
+    attention_factor, mlp_factor = (
+        _find(block, path).detach() if path else number
+        for path, number in zip(stack.channel_factors, (attention.factor, stack.mlp_factor), strict=True)
+    )
     mlp_output = (
-        Projection(_find(block, stack.mlp_output), factor=stack.mlp_factor) if stack.mlp_output and has_mlp else None
+        Projection(_find(block, stack.mlp_output), factor=mlp_factor) if stack.mlp_output and has_mlp else None
     )
     mlp_input, mlp_gate = (None, None) if mlp_output is None else _mlp_inputs(block, stack, mlp_output.d_in)
     output = _find(block, attention.output) if "attention" in holds else None
@@ -816,7 +833,7 @@ def _block(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes
         key=module(attention.key),
         value=module(attention.value),
         fused=module(attention.fused),
-        attention_output=None if output is None else Projection(output, factor=attention.factor),
+        attention_output=None if output is None else Projection(output, factor=attention_factor),
         query_norm=norm(attention.query_norm, sizes.d_head),
         key_norm=norm(attention.key_norm, sizes.d_head),
         attention_norm=norm_or_none(stack.attention_norm),
@@ -824,7 +841,7 @@ def _block(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes
         mlp_norm=norm_or_none(stack.mlp_norm if has_mlp else ""),
         mlp_post_norm=norm(stack.mlp_post_norm),
         mlp=mlp_output.module if mlp_output is not None else module(stack.mlp) if has_mlp else None,
-        mlp_factor=stack.mlp_factor,
+        mlp_factor=mlp_factor,
         mlp_beside=module(stack.mlp_beside) if has_mlp else None,
         mlp_beside_factor=stack.mlp_beside_factor,
         mlp_input=mlp_input,
@@ -862,6 +879,13 @@ def _attention_scale(module: Any, attention: Attention) -> float:
     if attention.scale == "none":
         return 1.0
     return float(module.scaling) if hasattr(module, "scaling") else 1.0 / float(module.scale_attn)
+
+
+def scaled(x: Tensor, factor: float | Tensor) -> Tensor:
+    """x times a number, or times one number for each of its last axis."""
+    if isinstance(factor, Tensor):
+        return x * factor.to(x)
+    return x if factor == 1.0 else x * factor
 
 
 def upcast(x: Tensor) -> Tensor:

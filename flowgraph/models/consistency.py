@@ -24,6 +24,7 @@ TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 5e-2, torc
 """Largest relative error on a prompt. Rounding grows with the size of scores and the length, a wrong row fails by a factor."""
 
 _MOST_TOKENS = 64
+_OF_HEADS = ("pattern", "q", "k", "q_proj", "k_proj", "v", "z", "z_gate", "norm_scales.query", "norm_scales.key")
 
 _Errors = dict[str, Float[Tensor, "layer"]]
 # Weak, so that a model that is gone takes its products along; the key of each product says which weights it was made
@@ -58,7 +59,7 @@ def check_trace(anatomy: Anatomy, feed: Feed, record: Pass, *, layers: range, at
     name, layer, error, tolerance = fault
     where = "" if layer is None else f" in layer {layer}"
     raise ArchitectureError(
-        f"this pass of {feed['input_ids'].shape[1]} tokens is not what the row {anatomy.family.name!r} says of "
+        f"this pass of {_length(record)} positions is not what the row {anatomy.family.name!r} says of "
         f"{type(anatomy.model).__name__}: the identity '{name}' fails{where} with relative error {error:.2g} (at most "
         f"{tolerance:g} is rounding), so nothing computed from it could be trusted. It held on the short prompt at loading: the "
         "model does something with longer or with other prompts that the row does not know. Keep fewer sites (keep=) to see "
@@ -72,8 +73,8 @@ def trace_errors(anatomy: Anatomy, feed: Feed, record: Pass, *, layers: range, a
     Parameters as for :func:`check_trace`.
     """
     sites = record.sites
-    token_ids = feed["input_ids"][0]
-    rows = _sample(len(token_ids), at, token_ids.device)
+    like = next(iter(feed.values()))
+    rows = _sample(_length(record), at, like.device)
     errors: _Errors = {}
     if "pattern" in sites:
         errors |= _attention_errors(anatomy, record, layers, rows)
@@ -88,6 +89,13 @@ def trace_errors(anatomy: Anatomy, feed: Feed, record: Pass, *, layers: range, a
     return errors
 
 
+def _length(record: Pass) -> int:
+    """Number of positions of a pass."""
+    return next(
+        (site.shape[2 if name in _OF_HEADS else 1] for name, site in record.sites.items() if not name.startswith("rotary")), 1
+    )
+
+
 def _fault(
     anatomy: Anatomy, feed: Feed, record: Pass, layers: range, at: int
 ) -> tuple[str, int | None, float, float] | None:
@@ -95,7 +103,7 @@ def _fault(
     errors = trace_errors(anatomy, feed, record, layers=layers, at=at)
     if not errors:
         return None
-    tolerance = TOLERANCE[anatomy.embedding.weight.dtype]
+    tolerance = TOLERANCE[anatomy.like.dtype]
     # NaN counts as the worst error: as itself it would pass every comparison.
     worst = {name: float(torch.nan_to_num(error, nan=torch.inf).max()) for name, error in errors.items()}
     name = max(worst, key=worst.__getitem__)
@@ -217,7 +225,10 @@ def _projected(anatomy: Anatomy, output: Projection, norm: Norm | None) -> Float
     if norm is not None:
         parameters.append(getattr(norm.module, "weight", None))
     # Address and version name the weights: both stay while torch sees no change.
-    key = (output.factor, *((p.data_ptr(), version(p)) for p in parameters if p is not None))
+    if isinstance(output.factor, Tensor):
+        parameters.append(output.factor)
+    number = None if isinstance(output.factor, Tensor) else output.factor
+    key = (number, *((p.data_ptr(), version(p)) for p in parameters if p is not None))
     if key not in kept:
         weight, bias = output.weight, output.bias
         direction = _direction(anatomy, weight)

@@ -153,13 +153,16 @@ class Stack:
     mlp_factor
         Number that the MLP's output is multiplied by before it joins the stream.
     embedding, position_embedding
-        Token embedding, and learned positions.
+        Token embedding, and learned positions. A model of images or sound has no token embedding.
     embedding_scale
         ``"sqrt_d_model"`` where token embeddings are multiplied by √d_model, or another factor.
     embedding_is_residual
         False where something else happens between embedding and the first block (projection, norm, token types).
     final_norm
         Norm before the head.
+    channel_factors
+        Paths, from the block on, of the vectors that attention's and the MLP's outputs are multiplied by, number by number, before
+        they join the stream (LayerScale); empty where there are none.
     sizes
         Sizes, where the config does not say them.
     parts
@@ -202,6 +205,7 @@ class Stack:
     embedding_scale: Literal["none", "sqrt_d_model"] | float = "none"
     embedding_is_residual: bool = True
     final_norm: str = ""
+    channel_factors: tuple[str, str] = ("", "")
     sizes: Sizes | None = None
     parts: tuple[str, ...] = ()
     order: tuple[int, ...] = ()

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import NoPatternError
-from .anatomy import Anatomy, Block, Norm, counting, scale_of_size
+from .anatomy import Anatomy, Block, Norm, counting, scale_of_size, scaled
 from .eager import AttentionCall, Watch, asks_for_attention, eager_attention, watching
 from .hooks import after, before, on_call, on_result, only_while
 from .memory import empty_buffer
@@ -34,7 +34,7 @@ SITES: tuple[str, ...] = (
 
 Feed = Mapping[str, Tensor]
 """Name of an argument of the model → tensor: ``input_ids`` [row, position], and where there are any ``token_type_ids`` and
-``position_ids`` of the same shape."""
+``position_ids`` of the same shape; of a model of images or sound its one argument, such as ``pixel_values``."""
 
 _BY_HEAD = ("q", "k", "q_proj", "k_proj", "v", "z", "z_gate", "norm_scales.query", "norm_scales.key")
 
@@ -172,8 +172,7 @@ def run(
     """
     recorder = _Recorder(anatomy, sites, layers)
     options: dict[str, Any] = {"use_cache": False} if anatomy.causal else {}
-    last = feed["input_ids"].shape[1] - 1
-    if anatomy.has_head and anatomy.causal and logits_at == last:
+    if anatomy.has_head and anatomy.causal and logits_at == feed["input_ids"].shape[1] - 1:
         # The head of a decoder is then applied to one row only.
         options["logits_to_keep"] = 1
     # A trace made in inference mode can be used outside of it as well.
@@ -306,7 +305,7 @@ class _Recorder:
         if "neurons" in self.sites and block.mlp_output is not None:
             yield before(block.mlp_output.module, lambda x: self._store("neurons", row, _rows(x)))
         output = block.attention_output
-        writers: tuple[tuple[str, nn.Module | None, float, Norm | None], ...] = (
+        writers: tuple[tuple[str, nn.Module | None, float | Tensor, Norm | None], ...] = (
             (
                 "attn_out",
                 None if output is None else output.module,
@@ -483,8 +482,8 @@ class _Recorder:
         self.norms.setdefault(site, []).append(norm)
         self._store(site, row, norm.size(x))
 
-    def _store_written(self, site: str, row: int, factor: float, x: Tensor) -> None:
-        written = _rows(x) if factor == 1.0 else _rows(x) * factor
+    def _store_written(self, site: str, row: int, factor: float | Tensor, x: Tensor) -> None:
+        written = scaled(_rows(x), factor)
         if site == "mlp_out" and self.anatomy.has_second_mlp:
             # Two modules write one output; the place is zero before the first.
             self._place(site, row, written).add_(written)

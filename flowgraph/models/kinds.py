@@ -6,10 +6,11 @@ class under. A kind alone never lets a model open; its row and its proof decide 
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +28,7 @@ _INPUT_NAMES = {
     "pixel_values": "image", "pixel_values_videos": "video", "input_values": "audio", "input_features": "audio",
     "past_values": "time",
 }  # fmt: skip
+Medium = Literal["text", "image", "audio"]
 _TASKS = {
     "SEQUENCE_CLASSIFICATION": "a sequence classifier",
     "TOKEN_CLASSIFICATION": "a token classifier",
@@ -100,6 +102,15 @@ def _is_packed(module: nn.Module) -> bool:
     return any(not tensor.is_floating_point() for tensor in own)
 
 
+def base_of(model: Any) -> Any:
+    """The model below its head; the model itself where what the library calls so does not read the model's input."""
+    base, name = getattr(model, "base_model", model), getattr(model, "main_input_name", "input_ids")
+    # DINOv3's is a stack behind its embeddings.
+    if name != "input_ids" and name not in inspect.signature(base.forward).parameters:
+        return model
+    return base
+
+
 def is_encoder_decoder(model: Any) -> bool:
     """Whether the model runs two stacks, the second of which reads the first."""
     if not getattr(model.config, "is_encoder_decoder", False):
@@ -131,9 +142,11 @@ def kind_of(model: Any) -> Kind | None:
             "of one choice",
         )
     inputs = input_kinds(type(model))
-    if "text" not in inputs:
+    if "text" not in inputs and medium_of(model) is None:
         name = next((_OTHER_INPUTS[kind] for kind in inputs if kind in _OTHER_INPUTS), "a model of other inputs")
-        return Kind(name, f"it takes {_listed(inputs)}, and only tokens of a text are traced")
+        return Kind(name, f"it takes {_listed(inputs)}, and models of a text, an image or a sound are traced")
+    if "text" not in inputs:
+        return None
     found = _differing(model) or _mixed_otherwise(model) or _experts(model)
     if found is not None:
         return found
@@ -153,9 +166,19 @@ def input_kinds(kind: type) -> tuple[str, ...]:
     return (_INPUT_NAMES.get(getattr(kind, "main_input_name", ""), "text"),) if inputs == ("text",) else inputs
 
 
+def medium_of(model: Any) -> Medium | None:
+    """What a model reads; None where it is something else, or several things of which a text is not the main one."""
+    name = getattr(model, "main_input_name", "input_ids")
+    if name == "input_ids":
+        return "text"
+    found: dict[str, Medium] = {"pixel_values": "image", "input_values": "audio", "input_features": "audio"}
+    medium = found.get(name)
+    return medium if medium is not None and set(input_kinds(type(model))) == {medium} else None
+
+
 def unread_head(model: Any) -> tuple[str, ...]:
     """Names of the modules beside the base model: heads that give something else than logits over a vocabulary."""
-    base = getattr(model, "base_model", model)
+    base = base_of(model)
     if base is model:
         return ()
     return tuple(

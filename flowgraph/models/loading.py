@@ -33,6 +33,7 @@ from .eager import lock_of
 from .families import FAMILIES
 from .hooks import hooks_on
 from .kinds import kind_of, quantised, task_of
+from .media import layout_of
 from .options import Options
 from .proof import TOLERANCE, OwnAttention, own_attention, own_name, prove
 from .sources import Opened, first_line, open_model
@@ -182,14 +183,14 @@ class LoadedModel:
 
     @property
     def device(self) -> torch.device:
-        """Device of the token embedding."""
-        device: torch.device = self.anatomy.embedding.weight.device
+        """Device of the token embedding; without one, of the first parameter."""
+        device: torch.device = self.anatomy.like.device
         return device
 
     @property
     def dtype(self) -> torch.dtype:
-        """Number type of the token embedding."""
-        dtype: torch.dtype = self.anatomy.embedding.weight.dtype
+        """Number type of the token embedding; without one, of the first parameter."""
+        dtype: torch.dtype = self.anatomy.like.dtype
         return dtype
 
     @property
@@ -404,8 +405,11 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
     with lock_of(model), _understood(model):
         # Proof and comparison run the model under hooks, so they hold its lock.
         anatomy, proof = _parts(model)
+        if anatomy.embedding is None:
+            layout, proved = layout_of(anatomy)
+            anatomy, proof = replace(anatomy, layout=layout), proof | proved
         own, hooks = own_attention(anatomy), hooks_on(model)
-        rows = int(anatomy.embedding.weight.shape[0])
+        rows = 0 if anatomy.embedding is None else int(anatomy.embedding.weight.shape[0])
     # More tokens than rows are another model's; fewer are padding of the embedding.
     if tokenizer is not None and tokenizer.vocab_size > rows:
         raise ArgumentError(

@@ -18,6 +18,7 @@ from ..errors import ArchitectureError, NonFiniteError
 from .anatomy import Anatomy, Block, Norm, Projection, upcast
 from .eager import eager_attention, evaluating
 from .forward import SITES, Pass, run
+from .media import probe_feed
 from .rotary import rotate
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
@@ -69,9 +70,9 @@ def own_name(model: Any) -> str:
 
 def own_attention(anatomy: Anatomy) -> OwnAttention:
     """Run the proof's prompt under the model's own attention and under eager attention, and compare the answers."""
-    model, feed = anatomy.model, {"input_ids": _probe(anatomy)}
+    model, feed = anatomy.model, _probe(anatomy)
     options: dict[str, Any] = {"use_cache": False} if anatomy.causal else {}
-    name, tolerance = own_name(model), TOLERANCE[anatomy.embedding.weight.dtype]
+    name, tolerance = own_name(model), TOLERANCE[anatomy.like.dtype]
     if name == "eager":
         return OwnAttention(name, 0.0, tolerance)
 
@@ -95,12 +96,9 @@ def own_attention(anatomy: Anatomy) -> OwnAttention:
     return OwnAttention(name, float((own - eager).norm() / eager.norm()), tolerance)
 
 
-def _probe(anatomy: Anatomy) -> Int[Tensor, "1 position"]:
-    """Ids spread over the vocabulary, none of them 0: that row is often padding and all zeros."""
-    embedding = anatomy.embedding.weight
-    last = embedding.shape[0] - 1
-    ids = torch.linspace(1, last, _PROBE_TOKENS, dtype=torch.float64, device=embedding.device).long()[None]
-    return ids if anatomy.context is None else ids[:, : anatomy.context]
+def _probe(anatomy: Anatomy) -> dict[str, Tensor]:
+    """The arguments of a short pass."""
+    return probe_feed(anatomy.model, anatomy.embedding, _PROBE_TOKENS, anatomy.context)
 
 
 def prove(anatomy: Anatomy) -> dict[str, float]:
@@ -118,11 +116,11 @@ def prove(anatomy: Anatomy) -> dict[str, float]:
     NonFiniteError
         If weights or activations are NaN or infinite; the message names the first layer.
     """
-    ids = _probe(anatomy)
-    record = run(anatomy, {"input_ids": ids}, sites=frozenset(SITES), layers=range(len(anatomy.blocks)), logits_at=None)
+    feed = _probe(anatomy)
+    record = run(anatomy, feed, sites=frozenset(SITES), layers=range(len(anatomy.blocks)), logits_at=None)
     states = record.sites["pattern" if anatomy.level == "patterns" else "resid_post"]
     check_finite(anatomy, states, record.logits)
-    errors = identity_errors(anatomy, ids, record)
+    errors = identity_errors(anatomy, feed.get("input_ids"), record)
     tolerance = TOLERANCE[states.dtype]
     for name, per_layer in errors.items():
         worst = int(per_layer.argmax())
@@ -154,7 +152,7 @@ def check_finite(anatomy: Anatomy, states: Float[Tensor, "layer *n"], logits: Te
     else:
         where, module = f"layer {layer}", anatomy.blocks[layer].module
     bad = [name for name, value in module.named_parameters() if not bool(torch.isfinite(value).all())]
-    if layer == 0 and not bool(torch.isfinite(anatomy.embedding.weight).all()):
+    if layer == 0 and anatomy.embedding is not None and not bool(torch.isfinite(anatomy.embedding.weight).all()):
         bad.insert(0, "token embedding")
     cause = (
         f"parameters that are not finite: {', '.join(bad[:5])}" if bad else "its parameters are finite, so it overflows"
@@ -166,14 +164,14 @@ def check_finite(anatomy: Anatomy, states: Float[Tensor, "layer *n"], logits: Te
 
 
 def identity_errors(
-    anatomy: Anatomy, token_ids: Int[Tensor, "1 position"], record: Pass
+    anatomy: Anatomy, token_ids: Int[Tensor, "1 position"] | None, record: Pass
 ) -> dict[str, Float[Tensor, "layer"]]:
     """Relative errors ‖a − b‖/‖b‖ of every identity, [layer] each.
 
     Parameters
     ----------
     anatomy, token_ids, record
-        The model's parts and a pass of ``token_ids`` that kept every site of every layer.
+        The model's parts and a pass of ``token_ids`` (None for a model of images or sound) that kept every site of every layer.
     """
     layers = range(len(anatomy.blocks))
     if anatomy.level == "patterns":
@@ -181,7 +179,7 @@ def identity_errors(
         return errors | {"pattern · v = z": torch.stack([record.output_errors[i] for i in layers])}
     errors = {name: torch.stack([check(anatomy, record, i) for i in layers]) for name, check in _PER_LAYER.items()}
     sites = record.sites
-    if anatomy.stack.embedding_is_residual and anatomy.embedding.weight.shape[1] == anatomy.d_model:
+    if token_ids is not None and anatomy.stack.embedding_is_residual and anatomy.embedding.weight.shape[1] == anatomy.d_model:
         embedded = upcast(anatomy.embedding.weight.detach()[token_ids[0]]) * anatomy.embedding_scale
         if record.position_embedding is not None:
             embedded = embedded + upcast(record.position_embedding)
@@ -204,7 +202,7 @@ def _logits(anatomy: Anatomy, x: Tensor) -> Tensor:
     if anatomy.family.head_kind == "masked":
         with torch.no_grad():
             for module in anatomy.head:
-                x = module(x.to(anatomy.embedding.weight.dtype))
+                x = module(x.to(anatomy.like.dtype))
         return upcast(x)
     for module in anatomy.head:
         x = Projection(module)(x)

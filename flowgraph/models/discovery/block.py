@@ -33,6 +33,8 @@ class FoundBlock:
     attention_norm: str = ""
     attention_post_norm: str = ""
     attention_factor: float = 1.0
+    attention_channels: str = ""
+    mlp_channels: str = ""
     mixer: str = ""
     mixer_factor: float = 1.0
     query: str = ""
@@ -171,7 +173,7 @@ class BlockSearch:
             self.middle = self.x + fit.factors[0] * added
             self._mlp(names)
             return
-        if self._with_mixer() or self._with_second_mlp(written):
+        if self._with_channel_factors() or self._with_mixer() or self._with_second_mlp(written):
             return
         for added, norm in written:
             fit = _fit(self.y, self.x, (added,), self.rounding)
@@ -184,6 +186,33 @@ class BlockSearch:
         raise NotFoundError(
             f"what {self.path} adds to the residual stream is not the sum of its attention's output and one more module's"
         )
+
+    def _with_channel_factors(self) -> bool:
+        """The sum x + λ₁ · attention + λ₂ · MLP, each number of an output times its own factor (LayerScale)."""
+        vectors = self._vectors()
+        for mlp, names in self._candidates((self.added,)) if vectors else ():
+            for first, of_attention in vectors:
+                for second, of_mlp in vectors:
+                    fit = _fit(self.y, self.x, (self.added * of_attention, mlp * of_mlp), self.rounding)
+                    if fit is None or fit.factors != (1.0, 1.0):
+                        continue
+                    self.found.attention_channels, self.found.mlp_channels = self._inside(first), self._inside(second)
+                    self.middle = self.x + self.added * of_attention
+                    self._mlp(names)
+                    return True
+        return False
+
+    def _vectors(self) -> list[tuple[str, Tensor]]:
+        """Parameters of the block, one number for each of a state, that belong to no linear layer and no norm."""
+        found = []
+        for name, module in self.record.modules.items():
+            if name != self.path and not name.startswith(f"{self.path}."):
+                continue
+            if _is_linear(module) or found_kind(module, self.shape[1]) is not None:
+                continue
+            own = module.named_parameters(recurse=False)
+            found += [(f"{name}.{last}", one.detach()) for last, one in own if tuple(one.shape) == self.shape[1:]]
+        return found
 
     def _mixer_and_mlp(self) -> None:
         """The sum x + mixer + MLP of a block that does not attend: the mixer reads what enters, the MLP the state after it."""

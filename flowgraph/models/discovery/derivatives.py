@@ -46,7 +46,7 @@ def gate_error(model: Any, feed: dict[str, Any], pairs: Sequence[tuple[nn.Module
 
         return hook
 
-    with _differentiable(model) as hooks:
+    with _differentiable(model, feed) as (hooks, feed):
         for n, (_, projection) in enumerate(pairs):
             hooks.callback(on_call(projection, reader(n)).remove)
         with watching({attention: watch(n) for n, (attention, _) in enumerate(pairs)}):
@@ -73,7 +73,7 @@ def mixing_error(model: Any, feed: dict[str, Any], modules: Sequence[nn.Module])
 
         return hook
 
-    with _differentiable(model) as hooks:
+    with _differentiable(model, feed) as (hooks, feed):
         for n, module in enumerate(modules):
             hooks.callback(on_result(module, note(n)).remove)
         model(**feed)
@@ -97,15 +97,23 @@ def _of_others(read: Tensor, written: Tensor) -> float:
 
 
 @contextmanager
-def _differentiable(model: Any) -> Iterator[ExitStack]:
+def _differentiable(model: Any, feed: dict[str, Any]) -> Iterator[tuple[ExitStack, dict[str, Any]]]:
     """A pass whose tensors can be differentiated, whatever the model's parameters ask for; hooks are set in it."""
 
     def entering(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor:
         return output.detach().requires_grad_()
 
     with torch.inference_mode(mode=False), torch.enable_grad(), eager_attention(model), ExitStack() as hooks:
-        hooks.callback(on_result(model.get_input_embeddings(), entering).remove)
-        yield hooks
+        if "input_ids" in feed:
+            hooks.callback(on_result(model.get_input_embeddings(), entering).remove)
+        else:
+            # An image or a sound can itself be differentiated by.
+            feed = {name: x.clone().requires_grad_() if _is_number(x) else x for name, x in feed.items()}
+        yield hooks, feed
+
+
+def _is_number(x: Any) -> bool:
+    return isinstance(x, Tensor) and x.is_floating_point()
 
 
 def _error(output: Tensor, entering: Tensor) -> float:

@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import ArchitectureError
 from ..anatomy import Anatomy, build, input_embeddings
 from ..families import NOT_READ, Family
-from ..kinds import is_encoder_decoder, reads_choices
+from ..kinds import base_of, is_encoder_decoder, medium_of, reads_choices
 from .block import NotFoundError
 from .search import Search
 
@@ -17,16 +17,13 @@ Proof = Callable[[Anatomy], dict[str, float]]
 
 
 def can_search(model: Any) -> bool:
-    """Whether a search makes sense: one stack that takes token ids."""
-    if (
-        is_encoder_decoder(model)
-        or reads_choices(model)
-        or getattr(model, "main_input_name", "input_ids") != "input_ids"
-    ):
+    """Whether a search makes sense: one stack that takes token ids, an image or a sound."""
+    if is_encoder_decoder(model) or reads_choices(model):
         return False
-    if hasattr(getattr(model, "base_model", model), "layers_are_rescaled"):
+    if hasattr(base_of(model), "layers_are_rescaled"):
         return False  # a forward of RWKV changes its own weights
-    return input_embeddings(model) is not None
+    medium = medium_of(model)
+    return input_embeddings(model) is not None if medium == "text" else medium is not None
 
 
 def found_and_proved(model: Any, prove: Proof) -> tuple[Anatomy, dict[str, float]]:

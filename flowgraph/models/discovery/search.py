@@ -9,9 +9,11 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..anatomy import output_embeddings
+from ..anatomy import input_embeddings, output_embeddings
 from ..eager import asks_for_attention
 from ..families import Attention, Family, Sizes, Stack
+from ..kinds import base_of, medium_of
+from ..media import probe_feed
 from ..norms import found_kind
 from .block import ROUNDING, BlockSearch, FoundBlock, NotFoundError, describe_call
 from .derivatives import gate_error, mixing_error
@@ -33,11 +35,14 @@ class Search:
     """The search in one model, from one pass of a few tokens."""
 
     def __init__(self, model: Any) -> None:
-        self.model, self.ids = model, _probe(model)
+        self.model = model
+        self.table = input_embeddings(model) if medium_of(model) == "text" else None
+        given = probe_feed(model, self.table, _TOKENS)
         # Without a cache, which some models cannot fill for layers that do not attend.
         accepts = inspect.signature(model.forward).parameters
-        self.feed = {"input_ids": self.ids, **({"use_cache": False} if "use_cache" in accepts else {})}
+        self.feed = {**given, **({"use_cache": False} if "use_cache" in accepts else {})}
         self.record = record_pass(model, self.feed)
+        self.dtype = next(one for one in model.parameters() if one.is_floating_point()).dtype
 
     def row(self) -> Family:
         """The row of a model, with every fitted number in it.
@@ -47,6 +52,7 @@ class Search:
         NotFoundError
             If its parts are not found; the text says which part, and how far the search came.
         """
+        self._refuse_windows()
         blocks, paths = self._blocks()
         order = self._order(blocks, len(paths))
         found = [
@@ -104,6 +110,9 @@ class Search:
             final_norm=final_norm,
             role="decoder" if self._is_causal() else "encoder",
             parts=_parts(found),
+            channel_factors=(
+                _merged([one.attention_channels for one in found]), _merged([one.mlp_channels for one in found]),
+            ),
             order=tuple(order) if len(order) > len(paths) else (),
             sizes=Sizes(heads, kv_heads, d_head, d_value, first_state.shape[-1]),
         )  # fmt: skip
@@ -113,6 +122,15 @@ class Search:
             name=model_type, model_types=(model_type,), stacks=(stack,), norm=None, head=head, head_kind=cast("Any", kind),
             logit_factor=factor, logit_softcap=cap, context=_CONTEXT, found=True,
         )  # fmt: skip
+
+    def _refuse_windows(self) -> None:
+        """Refuse attention that runs on several parts of one input."""
+        parts = {call.query.shape[0] for several in self.record.attention.values() for call in several}
+        if parts - {1}:
+            raise NotFoundError(
+                f"its attention runs within windows: of one input it sees {max(parts)} parts, each by itself, so there is no pattern "
+                "over all positions"
+            )
 
     def _check_gates(self, blocks: str, order: list[int], found: list[FoundBlock]) -> None:
         """Refuse a gate on heads' outputs that does more than multiply each number."""
@@ -128,7 +146,7 @@ class Search:
             )
         pairs = [(modules[f"{at}.{one.attention}"], modules[f"{at}.{one.attention_output}"]) for at, one in gated]
         error = gate_error(self.model, self.feed, pairs)
-        if not error < 10 * ROUNDING[self.model.get_input_embeddings().weight.dtype]:
+        if not error < 10 * ROUNDING[self.dtype]:
             raise NotFoundError(
                 f"between the heads of {gated[0][0]} and their output projection lies more than a factor on each number "
                 f"(relative error {error:.2g} of the derivatives)"
@@ -144,7 +162,7 @@ class Search:
         ]  # fmt: skip
         if (
             whole
-            and mixing_error(self.model, self.feed, whole) > ROUNDING[self.model.get_input_embeddings().weight.dtype]
+            and mixing_error(self.model, self.feed, whole) > ROUNDING[self.dtype]
         ):
             raise NotFoundError(
                 "what is added after attention at one position depends on other positions, so it is no MLP"
@@ -158,6 +176,7 @@ class Search:
         NotFoundError
             If no module attends, or if their patterns differ in shape.
         """
+        self._refuse_windows()
         calls = [(name, call) for name, several in self.record.attention.items() for call in several]
         if not calls:
             raise NotFoundError(_NOTHING_ATTENDS)
@@ -175,10 +194,15 @@ class Search:
         uneven = len({one.sizes for one in found}) > 1
         heads, kv_heads, d_head, d_value = first.sizes
         config = self.model.config.get_text_config()
-        table = self.model.get_input_embeddings()
+        table = self.table
+        read = self.record.input(calls[0][0])
+        width = first.sizes[0] * first.sizes[3] if read is None else read.shape[-1]
+        width = width if table is None else table.weight.shape[1]
         stack = Stack(
             blocks="", attention_norm="", mlp_norm="", mlp_output="", mlp_activation="",
-            embedding=self._from_base(next(name for name, module in self.record.modules.items() if module is table)),
+            embedding=""
+            if table is None
+            else self._from_base(next(name for name, module in self.record.modules.items() if module is table)),
             attention=Attention(
                 module="", output="", scales=tuple(one.scale for one in found), softcap=first.softcap or "",
                 # Queries and keys of several sizes are kept nowhere, so patterns are proved while they are there.
@@ -186,7 +210,7 @@ class Search:
             ),
             uneven=uneven, wiring="unknown", role="decoder" if self._is_causal() else "encoder",
             attentions=tuple(self._from_base(name) for name, _ in calls),
-            sizes=Sizes(heads, kv_heads, d_head, d_value, table.weight.shape[1]),
+            sizes=Sizes(heads, kv_heads, d_head, d_value, width),
             reason=reason,
         )  # fmt: skip
         model_type = self._type(config)
@@ -263,9 +287,11 @@ class Search:
 
     def _embedding(self, state: Tensor) -> tuple[str, float | None, str]:
         """Path of the token embedding; the factor with which it enters the first state, None if more happens; positions."""
-        table = self.model.get_input_embeddings()
+        table = self.table
+        if table is None:
+            return "", None, ""
         path = self._from_base(next(name for name, module in self.record.modules.items() if module is table))
-        tokens = table.weight.detach()[self.ids[0]]
+        tokens = table.weight.detach()[self.feed["input_ids"][0]]
         rounding = ROUNDING[state.dtype]
         state = state.reshape(-1, state.shape[-1]).double()
         if tokens.shape[-1] != state.shape[-1]:
@@ -328,7 +354,7 @@ class Search:
 
     def _from_base(self, name: str) -> str:
         """A path from the base model on."""
-        base = getattr(self.model, "base_model", self.model)
+        base = base_of(self.model)
         if base is self.model:
             return name
         at = next(path for path, module in self.record.modules.items() if module is base)
@@ -337,7 +363,7 @@ class Search:
         return name[len(at) + 1 :]
 
     def _full(self, path: str) -> str:
-        base = getattr(self.model, "base_model", self.model)
+        base = base_of(self.model)
         if base is self.model:
             return path
         at = next(name for name, module in self.record.modules.items() if module is base)
@@ -394,8 +420,3 @@ def _functions() -> dict[str, Any]:
         "mish",
     )
     return {name: ACT2FN[name] for name in names}
-
-
-def _probe(model: Any) -> Tensor:
-    embedding = model.get_input_embeddings().weight
-    return torch.linspace(1, len(embedding) - 1, _TOKENS, dtype=torch.float64, device=embedding.device).long()[None]

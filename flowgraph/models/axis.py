@@ -1,0 +1,156 @@
+"""Positions of a stack: what each of them is, and where it lies in the text, the image or the sound."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from ..errors import ArgumentError, PromptError
+
+AxisKind = Literal["token", "patch", "frame", "item"]
+Place = tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """The positions of a stack.
+
+    Attributes
+    ----------
+    kind
+        ``"token"`` of a text, ``"patch"`` of an image or a spectrogram, ``"frame"`` of a sound, or ``"item"`` without a place.
+    labels
+        [position] short names: a token's string, ``CLS``, ``register 1``, ``patch 3,5`` (row, column, both from 0), ``0.34 s``
+        (start of what the frame reads).
+    places
+        [position] first and one-past-last character of a token; (top, left, bottom, right) of a patch in pixels of the model's
+        input, of a spectrogram in (band, frame); start and end of what a frame reads, in seconds. None for a position that lies
+        nowhere, as a special token.
+    special
+        [position] role of a special position, such as ``CLS`` or ``register``; None for all others. Empty where it is not known.
+    """
+
+    kind: AxisKind
+    labels: tuple[str, ...]
+    places: tuple[Place | None, ...]
+    special: tuple[str | None, ...] = ()
+
+    def __post_init__(self) -> None:
+        if len(self.places) != len(self.labels) or len(self.special) not in (0, len(self.labels)):
+            raise ArgumentError(
+                f"Axis has {len(self.labels)} labels, {len(self.places)} places and {len(self.special)} roles; expected one each"
+            )
+
+    def __len__(self) -> int:
+        """Number of positions."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a model of images or sound makes positions of its input.
+
+    Attributes
+    ----------
+    medium
+        ``"image"`` or ``"audio"``.
+    argument
+        Name of the model's argument, such as ``"pixel_values"``.
+    shape
+        Sizes of one input without the row axis; None for a size that may vary.
+    kind
+        Kind of the positions.
+    special
+        Roles of the special positions, which come first.
+    kernel, stride
+        What one position reads, and the steps between positions: (rows, columns) of a grid; (samples,) of a wave.
+    turned
+        Whether the grid's rows run along the last axis of the input, as the bands of a spectrogram [frame, band] do.
+    count
+        Number of positions behind the special ones, where neither kernel nor stride is known; the input then has one shape.
+    """
+
+    medium: Literal["image", "audio"]
+    argument: str
+    shape: tuple[int | None, ...]
+    kind: AxisKind
+    special: tuple[str, ...] = ()
+    kernel: tuple[int, ...] = ()
+    stride: tuple[int, ...] = ()
+    turned: bool = False
+    count: int = 0
+
+    def check(self, shape: Sequence[int], name: str) -> None:
+        """Refuse an input of another shape; ``name`` is the model's.
+
+        Raises
+        ------
+        PromptError
+            Naming the axis.
+        """
+        axes = ("channels", "rows", "columns") if self.medium == "image" else ("frames", "bands")
+        axes = axes if len(self.shape) == len(axes) else ("samples",)
+        expected = ", ".join("any" if size is None else str(size) for size in self.shape)
+        if len(shape) != len(self.shape):
+            raise PromptError(
+                f"{self.argument} has the shape {list(shape)}; {name!r} takes [{', '.join(axes)}] = [{expected}]"
+            )
+        for axis, size, wanted in zip(axes, shape, self.shape, strict=True):
+            if wanted is not None and size != wanted:
+                raise PromptError(
+                    f"{self.argument} has {size} {axes and axis}; {name!r} takes {wanted} ({', '.join(axes)} = [{expected}])"
+                )
+        if self.kernel and min(self._counts(shape)) < 1:
+            raise PromptError(
+                f"{self.argument} of the shape {list(shape)} is too small for {name!r}: one position alone reads {list(self.kernel)}"
+            )
+
+    def _counts(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Number of positions along each axis of the grid."""
+        sizes = list(shape[-len(self.kernel) :])
+        sizes = sizes[::-1] if self.turned else sizes
+        return tuple((n - k) // s + 1 for n, k, s in zip(sizes, self.kernel, self.stride, strict=True))
+
+    def axis(self, shape: Sequence[int], sampling_rate: int | None = None) -> Axis:
+        """The positions of an input of this shape, without the row axis; a wave's have places if its samples per second are said."""
+        special = _numbered(self.special)
+        roles = (*self.special, *([None] * self.n_positions(shape)))[: len(special) + self.n_positions(shape)]
+        labels, places = self._labels(shape, sampling_rate)
+        return Axis(self.kind, (*special, *labels), (*([None] * len(special)), *places), roles)
+
+    def n_positions(self, shape: Sequence[int]) -> int:
+        """Number of positions behind the special ones."""
+        if not self.kernel:
+            return self.count
+        n = 1
+        for one in self._counts(shape):
+            n *= one
+        return n
+
+    def _labels(self, shape: Sequence[int], rate: int | None) -> tuple[list[str], list[Place | None]]:
+        if not self.kernel or (len(self.kernel) == 1 and rate is None):
+            n = self.n_positions(shape)
+            return [f"{'frame' if self.kernel else 'position'} {i}" for i in range(n)], [None] * n
+        if len(self.kernel) == 1:
+            (kernel,), (stride,) = self.kernel, self.stride
+            assert rate is not None
+            spans: list[Place | None] = [
+                (i * stride / rate, (i * stride + kernel) / rate) for i in range(self.n_positions(shape))
+            ]
+            return [f"{span[0]:.2f} s" for span in spans if span is not None], spans
+        cells = list(itertools.product(*map(range, self._counts(shape))))
+        (high, wide), (down, right) = self.kernel, self.stride
+        boxes: list[Place | None] = [(r * down, c * right, r * down + high, c * right + wide) for r, c in cells]
+        return [f"patch {r},{c}" for r, c in cells], boxes
+
+
+def _numbered(roles: Sequence[str]) -> tuple[str, ...]:
+    """Roles with a number, from 1, behind those that come several times or are registers."""
+    seen: dict[str, int] = {}
+    made = []
+    for role in roles:
+        seen[role] = seen.get(role, 0) + 1
+        made.append(f"{role} {seen[role]}" if roles.count(role) > 1 or role == "register" else role)
+    return tuple(made)

@@ -1,0 +1,277 @@
+"""Models that read an image or a sound: the inputs that they are probed with, and how they make positions of an input.
+
+Nothing is taken from a model's name. What a position reads follows from the convolutions of the pass, which positions are special
+from whether they change with the input, their roles from the parameters that they come from, and the order of patches is proved by
+derivatives: the state of a patch depends on the pixels of its box alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ArchitectureError
+from .anatomy import Anatomy
+from .axis import Layout
+from .eager import eager_attention
+from .hooks import on_call, on_result
+from .kinds import medium_of
+
+_FRAMES = 7
+"""Frames of a probe of sound: more than the windows of tiny models."""
+# Weak, so that a model that is gone takes its entry along.
+_shape: WeakKeyDictionary[Any, tuple[int, ...]] = WeakKeyDictionary()
+_ROLES = (("cls", "CLS"), ("class", "CLS"), ("dist", "distillation"), ("register", "register"), ("storage", "register"))
+
+
+def probe_feed(model: Any, table: Any, n_tokens: int, context: int | None = None) -> dict[str, Tensor]:
+    """Arguments for a short pass: ids spread over the vocabulary, or noise of a size that the model takes.
+
+    Parameters
+    ----------
+    model
+        The model.
+    table
+        Its token embedding; None for a model of images or sound.
+    n_tokens
+        Length of a text.
+    context
+        Longest text that the model takes.
+    """
+    if table is not None:
+        # None of them is 0: that row is often padding and all zeros.
+        rows = table.weight.shape[0]
+        ids = torch.linspace(1, rows - 1, n_tokens, dtype=torch.float64, device=table.weight.device).long()[None]
+        return {"input_ids": ids if context is None else ids[:, :context]}
+    like = next(one for one in model.parameters() if one.is_floating_point())
+    return {model.main_input_name: _noise(shape_of(model), like)}
+
+
+def _noise(shape: tuple[int, ...], like: Tensor, seed: int = 31) -> Tensor:
+    generator = torch.Generator("cpu").manual_seed(seed)
+    return torch.randn((1, *shape), generator=generator, dtype=torch.float32, device="cpu").to(like)
+
+
+def shape_of(model: Any) -> tuple[int, ...]:
+    """Shape, without the row axis, of an input that the model takes; a small one where it takes several."""
+    if model not in _shape:
+        _shape[model] = next((one for one in _small_shapes(model) if _runs(model, one)), None) or _own_shape(model)
+    return _shape[model]
+
+
+def _small_shapes(model: Any) -> Iterator[tuple[int, ...]]:
+    """Shape of an image of six patches, for models that take images of any size."""
+    patch, size = getattr(model.config, "patch_size", None), getattr(model.config, "image_size", None)
+    if medium_of(model) == "image" and isinstance(patch, int) and isinstance(size, int) and 3 * patch < size:
+        yield int(getattr(model.config, "num_channels", None) or 3), 2 * patch, 3 * patch
+
+
+def _runs(model: Any, shape: tuple[int, ...]) -> bool:
+    like = next(one for one in model.parameters() if one.is_floating_point())
+    try:
+        with torch.inference_mode(mode=False), torch.no_grad(), eager_attention(model):
+            model(**{model.main_input_name: _noise(shape, like)})
+    except (AssertionError, IndexError, RuntimeError, TypeError, ValueError):
+        return False
+    return True
+
+
+def _own_shape(model: Any) -> tuple[int, ...]:
+    """Shape of an input as the config says it."""
+    config = model.config
+    if medium_of(model) == "image":
+        size = getattr(config, "image_size", None) or 224
+        rows, columns = (size, size) if isinstance(size, int) else tuple(size)[-2:]
+        return int(getattr(config, "num_channels", None) or 3), int(rows), int(columns)
+    bands = int(getattr(config, "num_mel_bins", None) or getattr(config, "feature_projection_input_dim", None) or 0)
+    if bands:
+        return int(getattr(config, "max_length", None) or 2 * _FRAMES), bands
+    kernels, strides = getattr(config, "conv_kernel", ()), getattr(config, "conv_stride", ())
+    kernel, stride = _chained(list(zip(kernels, strides, strict=False)))
+    return (kernel + (_FRAMES - 1) * stride if kernels else 8000,)
+
+
+def _chained(steps: list[tuple[int, int]]) -> tuple[int, int]:
+    """(samples that one position reads, samples between positions) of convolutions in a row."""
+    kernel, stride = 1, 1
+    for size, step in steps:
+        kernel, stride = kernel + (size - 1) * stride, stride * step
+    return kernel, stride
+
+
+class _Stop(Exception):
+    """The first block has been reached."""
+
+
+def layout_of(anatomy: Anatomy) -> tuple[Layout, dict[str, float]]:
+    """How the model makes positions of its input, and what proves it.
+
+    Raises
+    ------
+    ArchitectureError
+        If the state that enters the first block has fewer positions than the convolutions of the input give.
+    """
+    model = anatomy.model
+    medium, argument = medium_of(model), model.main_input_name
+    assert medium in ("image", "audio")
+    shape = shape_of(model)
+    like = anatomy.like
+    convolutions: list[tuple[nn.Module, Tensor, Tensor]] = []
+
+    def note(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if args and isinstance(output, Tensor) and isinstance(module, (nn.Conv1d, nn.Conv2d)):
+            convolutions.append((module, args[0], output))
+
+    first = _first_state(anatomy, {argument: _noise(shape, like)}, note)
+    second = _first_state(anatomy, {argument: _noise(shape, like, seed=32)})
+    states, others = first.reshape(-1, first.shape[-1]), second.reshape(-1, second.shape[-1])
+    still = [i for i in range(len(states)) if bool(torch.equal(states[i], others[i]))]
+    grid = _grid(convolutions, len(states) - len(still), medium)
+    # What does not change with the input comes first in every model seen; elsewhere nothing is said of the places.
+    is_leading = still == list(range(len(still)))
+    if grid is None or not is_leading:
+        return Layout(medium, argument, shape, "item", count=len(states)), {}
+    kernel, stride, turned = grid
+    roles = _roles(anatomy, {argument: _noise(shape, like)}, len(still), len(states))
+    sizes: tuple[int | None, ...] = shape if len(kernel) == 2 and _is_fixed(anatomy, shape, stride) else (
+        (shape[0], None, None) if medium == "image" else (None,) if len(kernel) == 1 else (None, shape[1])
+    )  # fmt: skip
+    kind: Literal["patch", "frame"] = "frame" if len(kernel) == 1 else "patch"
+    layout = Layout(medium, argument, sizes, kind, roles, kernel, stride, turned)
+    if layout.n_positions(shape) != len(states) - len(still):
+        raise ArchitectureError(
+            f"{type(model).__name__} makes {len(states) - len(still)} positions of an input of the shape {list(shape)}, where its "
+            f"convolutions give {layout.n_positions(shape)}"
+        )
+    if kind == "frame":
+        return layout, {}
+    error = _locality_error(anatomy, {argument: _noise(shape, like)}, layout, len(still))
+    if error > 1e-6:
+        return Layout(medium, argument, shape, "item", roles, count=len(states) - len(still)), {}
+    return layout, {"a patch's first state reads the pixels of its box": error}
+
+
+def _first_state(anatomy: Anatomy, feed: dict[str, Tensor], note: Any = None) -> Tensor:
+    """The state that enters the first block; the pass ends there."""
+    found: list[Tensor] = []
+
+    def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        found.append(args[0] if args else kwargs["hidden_states"])
+        raise _Stop
+
+    handles = [on_call(anatomy.blocks[0].module, stop)]
+    if note is not None:
+        handles += [on_result(one, note) for one in anatomy.model.modules() if isinstance(one, (nn.Conv1d, nn.Conv2d))]
+    try:
+        with torch.inference_mode(mode=False), eager_attention(anatomy.model):
+            grad = any(one.requires_grad for one in feed.values())
+            with torch.set_grad_enabled(grad):
+                anatomy.model(**feed)
+    except _Stop:
+        pass
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found[0] if found[0].requires_grad else found[0].detach()
+
+
+def _grid(
+    convolutions: list[tuple[nn.Module, Tensor, Tensor]], n_positions: int, medium: str
+) -> tuple[tuple[int, ...], tuple[int, ...], bool] | None:
+    """Kernel, stride and whether the grid is turned, of the convolutions that make positions; None if there are none."""
+    for module, x, y in convolutions:
+        if isinstance(module, nn.Conv2d) and y[0, 0].numel() == n_positions and module.padding in ((0, 0), "valid", 0):
+            return tuple(module.kernel_size), tuple(module.stride), medium == "audio"
+    steps = []
+    for module, _, y in convolutions:
+        if not isinstance(module, nn.Conv1d) or module.padding not in ((0,), "valid", 0):
+            return None
+        steps.append((module.kernel_size[0], module.stride[0]))
+        if y.shape[-1] == n_positions:
+            kernel, stride = _chained(steps)
+            return (kernel,), (stride,), False
+    return None
+
+
+def _is_fixed(anatomy: Anatomy, shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
+    """Whether an input of another size is refused: one step longer along each axis of the grid."""
+    larger = (*shape[: len(shape) - 2], *(n + s for n, s in zip(shape[-2:], stride, strict=True)))
+    if medium_of(anatomy.model) == "audio":
+        larger = (shape[0] + stride[-1], shape[1])
+    return not _runs(anatomy.model, larger)
+
+
+def _roles(anatomy: Anatomy, feed: dict[str, Tensor], n_special: int, n_positions: int) -> tuple[str, ...]:
+    """Roles of the special positions: each comes from a parameter of its own, which other positions do not depend on."""
+    if not n_special:
+        return ()
+    inside = {id(one) for block in anatomy.blocks for one in block.module.parameters()}
+    candidates = {
+        name: one.detach().clone().requires_grad_()
+        for name, one in anatomy.model.named_parameters()
+        if id(one) not in inside and one.shape[-1] == anatomy.d_model and one.numel() < n_positions * anatomy.d_model
+    }
+    tensors = dict(anatomy.model.named_parameters())
+    kept = {name: tensors[name] for name in candidates}
+    roles = []
+    with _swapped(anatomy.model, candidates, kept), torch.enable_grad():
+        # A feed that asks for derivatives keeps the pass differentiable.
+        state = _first_state(anatomy, {name: one.clone().requires_grad_() for name, one in feed.items()})
+        rows = state.reshape(-1, state.shape[-1])
+        for i in [*range(n_special), n_positions - 1]:
+            probe = torch.linspace(1, 2, rows.shape[-1], dtype=rows.dtype, device=rows.device)
+            found = torch.autograd.grad((rows[i] * probe).sum(), list(candidates.values()), retain_graph=True, allow_unused=True)
+            roles.append({n for n, slope in zip(candidates, found, strict=True) if slope is not None and bool(slope.any())})
+    common = roles.pop()
+    return tuple(_role(sorted(names - common)) for names in roles)
+
+
+@contextmanager
+def _swapped(model: Any, new: dict[str, Tensor], old: dict[str, Tensor]) -> Iterator[None]:
+    """Other tensors in the places of some parameters; the model's own come back afterwards."""
+
+    def put(values: dict[str, Any]) -> None:
+        for name, value in values.items():
+            path, _, last = name.rpartition(".")
+            model.get_submodule(path)._parameters[last] = value
+
+    put(new)
+    try:
+        yield
+    finally:
+        put(old)
+
+
+def _role(names: list[str]) -> str:
+    """Role of a special position, from the name of its parameter."""
+    if not names:
+        return "special"
+    last = names[0].rpartition(".")[2]
+    return next((role for part, role in _ROLES if part in last), last.removesuffix("_token").removesuffix("_tokens"))
+
+
+def _locality_error(anatomy: Anatomy, feed: dict[str, Tensor], layout: Layout, n_special: int) -> float:
+    """Largest part of a patch's derivative by the input that lies outside its box, over some patches."""
+    (name, values), *_ = feed.items()
+    pixels = values.clone().requires_grad_()
+    state = _first_state(anatomy, {name: pixels})
+    rows = state.reshape(-1, state.shape[-1])[n_special:]
+    axis = layout.axis(values.shape[1:])
+    worst = 0.0
+    probe = torch.linspace(1, 2, rows.shape[-1], dtype=rows.dtype, device=rows.device)
+    for i in sorted({0, 1, len(rows) // 2 + 1, len(rows) - 1} & set(range(len(rows)))):
+        (slope,) = torch.autograd.grad((rows[i] * probe).sum(), pixels, retain_graph=True)
+        place = axis.places[n_special + i]
+        assert place is not None
+        top, left, bottom, right = map(int, place)
+        grid = slope[0].transpose(-1, -2) if layout.turned else slope[0]
+        outside = grid.clone()
+        outside[..., top:bottom, left:right] = 0
+        whole = float(grid.norm())
+        worst = max(worst, float(outside.norm()) / whole if whole else 1.0)
+    return worst
