@@ -5,7 +5,7 @@ neither torch nor transformers. The names by what a person does:
 
 Trace: models, prompts, one forward pass
     load_model, LoadedModel, KNOWN_MODELS, FAMILIES, Family, register_family, inputs, Inputs, trace, Trace, Traces, TraceSites,
-    trace_size, SITES
+    Axis, trace_size, SITES
 Read: states and parts in vocabulary
     logit_lens, read, unembed, Reading, direct_logit_attribution, DirectLogitAttribution, head_scores, HeadScores,
     HeadScore, node_readings, NodeReading, node_details, NodeDetails, trajectory, Trajectory, head_circuit, HeadCircuit,
@@ -101,6 +101,7 @@ if TYPE_CHECKING:
     from .methods.node_readings import node_readings
     from .methods.norm_map import mixing_ratio, norm_map
     from .models import FAMILIES, KNOWN_MODELS, Family, LoadedModel, load_model, register_family
+    from .models.axis import Axis
     from .models.forward import SITES
     from .render.page.attention_view import AttentionView, head_view, model_view
     from .render.picture import picture
@@ -184,6 +185,7 @@ _WHERE = {
     "methods.node_readings": ("node_readings",),
     "methods.norm_map": ("mixing_ratio", "norm_map"),
     "models": ("FAMILIES", "KNOWN_MODELS", "Family", "LoadedModel", "load_model", "register_family"),
+    "models.axis": ("Axis",),
     "models.forward": ("SITES",),
     "values.node": ("Node",),
     "values.node_key": ("node_key", "parse_node"),
@@ -236,7 +238,7 @@ _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names
 
 __all__ = [
     "DEFAULT_METHOD", "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "AltiLogit", "ArchitectureError", "ArgumentError",
-    "AttentionView", "CancelledError", "CircuitOverlap", "Completeness", "DeviceError", "DirectLogitAttribution",
+    "AttentionView", "Axis", "CancelledError", "CircuitOverlap", "Completeness", "DeviceError", "DirectLogitAttribution",
     "Edge", "EdgeEffects", "EdgeMethod", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Faithfulness",
     "Family", "FetchError", "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients",
     "GraphInfo", "GraphTooLargeError", "HeadCircuit", "HeadEffects", "HeadRoles", "HeadScore", "HeadScores",

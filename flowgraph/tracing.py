@@ -134,7 +134,7 @@ def trace(
         Sites to store (names from ``flowgraph.SITES``) or a :class:`TraceSites` with a window of layers; None keeps every site.
     position
         Query position that is explained; −1 is the last token. Default: the last token, and for masked language models the
-        first mask token.
+        first mask token; of an image or a sound CLS where there is one, else the last.
     logits
         ``"last"``: those at ``position``; ``"all"``: of every position.
     chat
@@ -183,13 +183,13 @@ def trace(
     given = inputs(text_or_ids, **beside, chat=chat).of(loaded)
     what = keep if isinstance(keep, TraceSites) else TraceSites() if keep is None else TraceSites(frozenset(keep))
     window = _window(loaded, what)
-    places = [explained_position(loaded, row.token_ids, position) for row in given.rows]
+    places = [explained_of_row(loaded, row, position) for row in given.rows]
     answers = {name: _token_id(loaded, value, name) for name, value in (("target", target), ("foil", foil))}
     loaded.vocabulary.refuse_same(answers["target"], answers["foil"])
-    size = sum(_size(loaded, len(row.token_ids), what.sites, window) for row in given.rows)
+    size = sum(_size(loaded, row.length, what.sites, window) for row in given.rows)
     logger.info("the trace will keep %.1f MB (%s bytes)", size / 2**20, f"{size:,}")
     if size > max_bytes:
-        lengths = [len(row.token_ids) for row in given.rows]
+        lengths = [row.length for row in given.rows]
         raise ArgumentError(
             f"the trace would keep {size:,} bytes, more than max_bytes={max_bytes:,}; "
             f"{_what_fits(loaded, lengths, what.sites, window, max_bytes)}"
@@ -215,7 +215,7 @@ def _traced(
     loaded.check_hooks()
     loaded.check_attention()
     feed = row.feed(loaded)
-    with loaded.running(len(row.token_ids)):
+    with loaded.running(row.length):
         result = run(loaded.anatomy, feed, sites=sites, layers=window, logits_at=None if everywhere else at)
     _check_pass(loaded, result, feed)
     check_trace(loaded.anatomy, feed, result, layers=window, at=at)
@@ -241,7 +241,7 @@ def trace_size(model: Any, text_or_ids: Any, *, keep: TraceSites | Iterable[str]
     loaded = load_model(model)
     what = keep if isinstance(keep, TraceSites) else TraceSites() if keep is None else TraceSites(frozenset(keep))
     window = _window(loaded, what)
-    return sum(_size(loaded, len(row.token_ids), what.sites, window) for row in inputs(text_or_ids).of(loaded).rows)
+    return sum(_size(loaded, row.length, what.sites, window) for row in inputs(text_or_ids).of(loaded).rows)
 
 
 def _size(loaded: LoadedModel, n_tokens: int, sites: frozenset[str], window: range) -> int:
@@ -289,6 +289,23 @@ def _window(loaded: LoadedModel, keep: TraceSites) -> range:
             f"keep.layers={keep.layers} is not a window of this model; give (first, one past last) within 0…{n_layers}"
         )
     return range(first, stop)
+
+
+def explained_of_row(loaded: LoadedModel, row: Row, position: int | None = None) -> int:
+    """The position that is explained: of an image or a sound CLS where there is one, else the last; see :func:`explained_position`.
+
+    Raises
+    ------
+    ArgumentError, PromptError
+        As :func:`explained_position`.
+    """
+    if row.axis is None:
+        return explained_position(loaded, row.token_ids, position)
+    if position is None:
+        return row.axis.special.index("CLS") if "CLS" in row.axis.special else len(row.axis) - 1
+    if not -len(row.axis) <= position < len(row.axis):
+        raise ArgumentError(f"position={position} is outside the {len(row.axis)} positions")
+    return position % len(row.axis)
 
 
 def explained_position(loaded: LoadedModel, ids: Sequence[int], position: int | None = None) -> int:
@@ -369,8 +386,8 @@ def _frozen(
         family=anatomy.family.name,
         wiring=anatomy.wiring,
         prompt=row.prompt,
-        tokens=vocabulary.strings(row.token_ids),
-        token_ids=row.token_ids,
+        tokens=vocabulary.strings(row.token_ids) if row.axis is None else row.axis.labels,
+        token_ids=row.token_ids if row.axis is None else (),
         position=position,
         target=answers["target"],
         foil=answers["foil"],

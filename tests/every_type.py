@@ -32,6 +32,7 @@ from transformers.models.auto import modeling_auto
 
 import flowgraph
 from flowgraph.models.eager import eager_attention
+from flowgraph.models.media import probe_feed
 
 TASKS = {
     "causal": "MODEL_FOR_CAUSAL_LM_MAPPING",
@@ -222,7 +223,7 @@ def tried(task: str, model_type: str, model: nn.Module, folder: Path | None) -> 
             begin = time.perf_counter()
             loaded = flowgraph.load_model(model if folder is None else folder)
             seconds = time.perf_counter() - begin
-            trace = flowgraph.trace(loaded, IDS, position=len(IDS) - 1)
+            trace = flowgraph.trace(loaded, feed_of(loaded), position=None if loaded.anatomy.layout else len(IDS) - 1)
         except flowgraph.FlowgraphError as error:
             foreign = error.__cause__ is not None and not isinstance(error.__cause__, flowgraph.FlowgraphError)
             return Outcome(task, model_type, kind, source, "refused", f"{type(error).__name__}: {error}", foreign)
@@ -239,6 +240,13 @@ def tried(task: str, model_type: str, model: nn.Module, folder: Path | None) -> 
     )  # fmt: skip
 
 
+def feed_of(loaded: flowgraph.LoadedModel) -> dict[str, torch.Tensor]:
+    """What a model is traced with: some ids, or noise of the size that it takes."""
+    if loaded.anatomy.layout is None:
+        return {"input_ids": torch.tensor([IDS])}
+    return probe_feed(loaded.model, None, len(IDS))
+
+
 def _difference(model: Any, loaded: flowgraph.LoadedModel, trace: flowgraph.Trace) -> str:
     """How the trace differs from what the model that was built says; empty where it does not."""
     if type(loaded.model) is not type(model) and not type(model).__name__.endswith("ForPreTraining"):
@@ -249,7 +257,7 @@ def _difference(model: Any, loaded: flowgraph.LoadedModel, trace: flowgraph.Trac
     with torch.no_grad(), eager_attention(model):
         # Some models cannot fill a cache for layers that do not attend.
         cached = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
-        said = model(input_ids=torch.tensor([IDS]), **cached)
+        said = model(**feed_of(loaded), **cached)
     logits = (said.logits if hasattr(said, "logits") else said.prediction_logits)[0, -1]
     error = float((logits - trace.logits).abs().max() / logits.abs().max())
     return "" if error < 1e-4 else f"logits differ by {error:.1g}"

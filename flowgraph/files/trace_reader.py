@@ -177,12 +177,21 @@ class _Reader:
         self._check_aims(plain, single["logits"])
         readings = {name: self._reading(name, entry, plain) for name, entry in self.header.field("readings").entries()}
         weights = {name: self._weights(name, entry, plain) for name, entry in self.header.field("weights").entries()}
+        values = self._group("fed.")
+        for name, value in values.items():
+            if (
+                not value.is_floating_point()
+                or value.ndim < 2
+                or value.shape[0] != 1
+                or not bool(value.isfinite().all())
+            ):
+                raise FileFormatError(f"fed.{name[:60]} is no row of finite numbers")
         # Each check takes its tensors out, so a tensor that is left belongs to nothing.
         if self.tensors:
             raise FileFormatError(f"the tensor {min(self.tensors)[:60]!r} is none of a trace")
         fed = self.header.optional("fed")
         # Files of earlier releases say only which ids went in.
-        row = None if fed is None or fed.value is None else row_of_dict(fed.value, plain["token_ids"])
+        row = None if fed is None or fed.value is None else row_of_dict(fed.value, plain["token_ids"], values)
         return Trace(
             **plain, **single, fed=row, sites=sites, biases=biases, recorded_weights=weights, recorded_readings=readings
         )
@@ -194,7 +203,10 @@ class _Reader:
         if not tokens:
             about.field("tokens").refuse("at least one token")
         ids = about.field("token_ids").indices()
-        if len(ids) != len(tokens):
+        fed = self.header.optional("fed")
+        # An image or a sound has positions and no ids.
+        is_media = fed is not None and isinstance(fed.value, dict) and "axis" in fed.value
+        if len(ids) != (0 if is_media else len(tokens)):
             about.field("token_ids").refuse(f"{len(tokens)} integers, one for each token")
         n_layers, n_heads = about.field("n_layers").index(MOST_LAYERS + 1), about.field("n_heads").index(MOST_HEADS + 1)
         for name, count in (("n_layers", n_layers), ("n_heads", n_heads)):

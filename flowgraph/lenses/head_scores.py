@@ -292,6 +292,8 @@ def head_scores(trace: Trace, *, position: int | None = None) -> HeadScores:
     ------
     NotRecordedError
         If the trace does not hold ``pattern``.
+    UnsupportedReadingError
+        If the trace is of an image or a sound.
     ArgumentError
         If the prompt has no such position.
 
@@ -314,6 +316,10 @@ def head_scores(trace: Trace, *, position: int | None = None) -> HeadScores:
     """
     at = position_of(trace, position)
     seen = _visible(len(trace.tokens), trace.causal)
+    if trace.axis.kind != "token":
+        raise UnsupportedReadingError(
+            "head scores look for earlier and equal tokens of a text; the positions of this trace are of an image or a sound"
+        )
     wanted = _keys(trace.token_ids, seen)
     choosing = seen.sum(1) > 1
     entropy, sums = _pass(trace, choosing, np.stack([wanted[name] for name in _OF_ATTENTION]))

@@ -817,9 +817,7 @@ def _block(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes
         _find(block, path).detach() if path else number
         for path, number in zip(stack.channel_factors, (attention.factor, stack.mlp_factor), strict=True)
     )
-    mlp_output = (
-        Projection(_find(block, stack.mlp_output), factor=mlp_factor) if stack.mlp_output and has_mlp else None
-    )
+    mlp_output = Projection(_find(block, stack.mlp_output), factor=mlp_factor) if stack.mlp_output and has_mlp else None
     mlp_input, mlp_gate = (None, None) if mlp_output is None else _mlp_inputs(block, stack, mlp_output.d_in)
     output = _find(block, attention.output) if "attention" in holds else None
     found = None if output is None else _find(block, attention.module)
@@ -882,7 +880,7 @@ def _attention_scale(module: Any, attention: Attention) -> float:
 
 
 def scaled(x: Tensor, factor: float | Tensor) -> Tensor:
-    """x times a number, or times one number for each of its last axis."""
+    """A tensor times a number, or times one number for each of its last axis."""
     if isinstance(factor, Tensor):
         return x * factor.to(x)
     return x if factor == 1.0 else x * factor

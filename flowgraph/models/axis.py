@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, get_args
 
 from ..errors import ArgumentError, PromptError
 
@@ -90,7 +91,7 @@ class Layout:
         PromptError
             Naming the axis.
         """
-        axes = ("channels", "rows", "columns") if self.medium == "image" else ("frames", "bands")
+        axes: tuple[str, ...] = ("channels", "rows", "columns") if self.medium == "image" else ("frames", "bands")
         axes = axes if len(self.shape) == len(axes) else ("samples",)
         expected = ", ".join("any" if size is None else str(size) for size in self.shape)
         if len(shape) != len(self.shape):
@@ -142,7 +143,9 @@ class Layout:
             return [f"{span[0]:.2f} s" for span in spans if span is not None], spans
         cells = list(itertools.product(*map(range, self._counts(shape))))
         (high, wide), (down, right) = self.kernel, self.stride
-        boxes: list[Place | None] = [(r * down, c * right, r * down + high, c * right + wide) for r, c in cells]
+        boxes: list[Place | None] = [
+            tuple(map(float, (r * down, c * right, r * down + high, c * right + wide))) for r, c in cells
+        ]
         return [f"patch {r},{c}" for r, c in cells], boxes
 
 
@@ -154,3 +157,36 @@ def _numbered(roles: Sequence[str]) -> tuple[str, ...]:
         seen[role] = seen.get(role, 0) + 1
         made.append(f"{role} {seen[role]}" if roles.count(role) > 1 or role == "register" else role)
     return tuple(made)
+
+
+def axis_of_dict(plain: Any) -> Axis:
+    """The axis from plain data of a file, which may come from anybody.
+
+    Raises
+    ------
+    ArgumentError
+        If a value has the wrong type, or the wrong number of entries.
+    """
+    if not isinstance(plain, dict) or set(plain) != {"kind", "labels", "places", "special"}:
+        raise ArgumentError("axis is not described by kind, labels, places and special")
+    if plain["kind"] not in get_args(AxisKind):
+        raise ArgumentError(f"axis: kind is none of {', '.join(get_args(AxisKind))}")
+    for name in ("labels", "places", "special"):
+        if not isinstance(plain[name], (list, tuple)):
+            raise ArgumentError(f"axis: {name} is no list")
+    if not all(isinstance(one, str) for one in plain["labels"]):
+        raise ArgumentError("axis: labels holds what is no text")
+    if not all(one is None or isinstance(one, str) for one in plain["special"]):
+        raise ArgumentError("axis: special holds what is neither a text nor nothing")
+    return Axis(plain["kind"], tuple(plain["labels"]), tuple(map(_place, plain["places"])), tuple(plain["special"]))
+
+
+def _place(plain: Any) -> Place | None:
+    if plain is None:
+        return None
+    numbers = isinstance(plain, (list, tuple)) and len(plain) in (2, 4)
+    if not numbers or not all(
+        isinstance(one, (int, float)) and not isinstance(one, bool) and math.isfinite(one) for one in plain
+    ):
+        raise ArgumentError("axis: places holds what is neither two or four numbers nor nothing")
+    return tuple(map(float, plain))

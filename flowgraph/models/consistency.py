@@ -92,7 +92,12 @@ def trace_errors(anatomy: Anatomy, feed: Feed, record: Pass, *, layers: range, a
 def _length(record: Pass) -> int:
     """Number of positions of a pass."""
     return next(
-        (site.shape[2 if name in _OF_HEADS else 1] for name, site in record.sites.items() if not name.startswith("rotary")), 1
+        (
+            site.shape[2 if name in _OF_HEADS else 1]
+            for name, site in record.sites.items()
+            if not name.startswith("rotary")
+        ),
+        1,
     )
 
 

@@ -364,6 +364,7 @@ def load_model(
                 f"{len(name_or_path_or_model)} and tokenizer={tokenizer!r}"
             )
         name_or_path_or_model, tokenizer = name_or_path_or_model
+    _check_processor(processor)
     number_type = _dtype(dtype)
     _check_device(device)
     tokenizer = _tokenizer(tokenizer)
@@ -623,6 +624,15 @@ def _tokenizer(tokenizer: Any) -> Any:
             "transformers.AutoTokenizer.from_pretrained(name), or a tokenizers.Tokenizer"
         )
     return tokenizer
+
+
+def _check_processor(processor: Any) -> None:
+    if processor is not None and not callable(processor):
+        shown = repr(processor) if isinstance(processor, str) else f"a {type(processor).__name__}"
+        raise ArgumentError(
+            f"processor={shown} is not a processor; expected one of transformers, such as "
+            "transformers.AutoImageProcessor.from_pretrained(name)"
+        )
 
 
 def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | str | None:

@@ -60,7 +60,8 @@ def _noise(shape: tuple[int, ...], like: Tensor, seed: int = 31) -> Tensor:
 def shape_of(model: Any) -> tuple[int, ...]:
     """Shape, without the row axis, of an input that the model takes; a small one where it takes several."""
     if model not in _shape:
-        _shape[model] = next((one for one in _small_shapes(model) if _runs(model, one)), None) or _own_shape(model)
+        small = [one for one in _small_shapes(model) if _runs(model, one)]
+        _shape[model] = small[0] if small else _own_shape(model)
     return _shape[model]
 
 
@@ -74,11 +75,26 @@ def _small_shapes(model: Any) -> Iterator[tuple[int, ...]]:
 def _runs(model: Any, shape: tuple[int, ...]) -> bool:
     like = next(one for one in model.parameters() if one.is_floating_point())
     try:
-        with torch.inference_mode(mode=False), torch.no_grad(), eager_attention(model):
+        with torch.inference_mode(mode=False), torch.no_grad(), eager_attention(model), _same_settings(model):
             model(**{model.main_input_name: _noise(shape, like)})
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError):
         return False
     return True
+
+
+@contextmanager
+def _same_settings(model: Any) -> Iterator[None]:
+    """Modules keep their settings, whatever a pass sets: Swin's windows shrink with a small image and never grow again."""
+    plain = (bool, int, float, str, tuple, type(None))
+    before = [
+        (module, {name: value for name, value in vars(module).items() if isinstance(value, plain)})
+        for module in model.modules()
+    ]
+    try:
+        yield
+    finally:
+        for module, settings in before:
+            vars(module).update(settings)
 
 
 def _own_shape(model: Any) -> tuple[int, ...]:
@@ -104,7 +120,7 @@ def _chained(steps: list[tuple[int, int]]) -> tuple[int, int]:
     return kernel, stride
 
 
-class _Stop(Exception):
+class _ReachedError(Exception):
     """The first block has been reached."""
 
 
@@ -129,6 +145,12 @@ def layout_of(anatomy: Anatomy) -> tuple[Layout, dict[str, float]]:
 
     first = _first_state(anatomy, {argument: _noise(shape, like)}, note)
     second = _first_state(anatomy, {argument: _noise(shape, like, seed=32)})
+    again = _first_state(anatomy, {argument: _noise(shape, like)})
+    if again.shape != first.shape or not torch.equal(again, first):
+        raise ArchitectureError(
+            f"{type(model).__name__} makes other positions of one input each time (it leaves some out at random), so a trace of it "
+            "could not be repeated"
+        )
     states, others = first.reshape(-1, first.shape[-1]), second.reshape(-1, second.shape[-1])
     still = [i for i in range(len(states)) if bool(torch.equal(states[i], others[i]))]
     grid = _grid(convolutions, len(states) - len(still), medium)
@@ -162,7 +184,7 @@ def _first_state(anatomy: Anatomy, feed: dict[str, Tensor], note: Any = None) ->
 
     def stop(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         found.append(args[0] if args else kwargs["hidden_states"])
-        raise _Stop
+        raise _ReachedError
 
     handles = [on_call(anatomy.blocks[0].module, stop)]
     if note is not None:
@@ -172,7 +194,7 @@ def _first_state(anatomy: Anatomy, feed: dict[str, Tensor], note: Any = None) ->
             grad = any(one.requires_grad for one in feed.values())
             with torch.set_grad_enabled(grad):
                 anatomy.model(**feed)
-    except _Stop:
+    except _ReachedError:
         pass
     finally:
         for handle in handles:
@@ -184,11 +206,11 @@ def _grid(
     convolutions: list[tuple[nn.Module, Tensor, Tensor]], n_positions: int, medium: str
 ) -> tuple[tuple[int, ...], tuple[int, ...], bool] | None:
     """Kernel, stride and whether the grid is turned, of the convolutions that make positions; None if there are none."""
-    for module, x, y in convolutions:
+    for module, _x, y in convolutions:
         if isinstance(module, nn.Conv2d) and y[0, 0].numel() == n_positions and module.padding in ((0, 0), "valid", 0):
             return tuple(module.kernel_size), tuple(module.stride), medium == "audio"
     steps = []
-    for module, _, y in convolutions:
+    for module, _x, y in convolutions:
         if not isinstance(module, nn.Conv1d) or module.padding not in ((0,), "valid", 0):
             return None
         steps.append((module.kernel_size[0], module.stride[0]))
@@ -225,8 +247,12 @@ def _roles(anatomy: Anatomy, feed: dict[str, Tensor], n_special: int, n_position
         rows = state.reshape(-1, state.shape[-1])
         for i in [*range(n_special), n_positions - 1]:
             probe = torch.linspace(1, 2, rows.shape[-1], dtype=rows.dtype, device=rows.device)
-            found = torch.autograd.grad((rows[i] * probe).sum(), list(candidates.values()), retain_graph=True, allow_unused=True)
-            roles.append({n for n, slope in zip(candidates, found, strict=True) if slope is not None and bool(slope.any())})
+            found = torch.autograd.grad(
+                (rows[i] * probe).sum(), list(candidates.values()), retain_graph=True, allow_unused=True
+            )
+            roles.append(
+                {n for n, slope in zip(candidates, found, strict=True) if slope is not None and bool(slope.any())}
+            )
     common = roles.pop()
     return tuple(_role(sorted(names - common)) for names in roles)
 

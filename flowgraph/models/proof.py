@@ -179,7 +179,11 @@ def identity_errors(
         return errors | {"pattern · v = z": torch.stack([record.output_errors[i] for i in layers])}
     errors = {name: torch.stack([check(anatomy, record, i) for i in layers]) for name, check in _PER_LAYER.items()}
     sites = record.sites
-    if token_ids is not None and anatomy.stack.embedding_is_residual and anatomy.embedding.weight.shape[1] == anatomy.d_model:
+    if (
+        token_ids is not None
+        and anatomy.stack.embedding_is_residual
+        and anatomy.embedding.weight.shape[1] == anatomy.d_model
+    ):
         embedded = upcast(anatomy.embedding.weight.detach()[token_ids[0]]) * anatomy.embedding_scale
         if record.position_embedding is not None:
             embedded = embedded + upcast(record.position_embedding)

@@ -21,12 +21,14 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, PromptError
 from ..models import LoadedModel, load_model
+from ..models.axis import Axis, axis_of_dict
 from ..models.forward import Feed
 from ..models.sources import first_line
 from ..models.vocabulary import valid_text
 from .arguments import takes
+from .media import ARGUMENTS, Given, Values, given_media, values_of, wrong_medium
 
-_Source = Literal["text", "messages", "tokenizer", "encoding", "ids"]
+_Source = Literal["text", "messages", "tokenizer", "encoding", "ids", "image", "audio"]
 Message = Mapping[str, Any]
 """One turn of a chat: its ``role`` and its ``content``, which may be None or missing beside ``tool_calls``."""
 
@@ -38,6 +40,9 @@ _OF_TOKENIZERS = {
     "input_ids": "ids", "attention_mask": "mask", "token_type_ids": "token_types", "position_ids": "position_ids",
 }  # fmt: skip
 """Name in the output of a tokenizer → name of the argument here."""
+_MEDIA = {"image": "an image", "audio": "a sound"}
+_OF_MEDIA = ("axis", "sampling_rate", "file")
+"""Fields of a row that a text does not have."""
 _BESIDE = {"special_tokens_mask", "offset_mapping", "overflow_to_sample_mapping", "length", "labels"}
 """Further outputs of tokenizers; no model's hidden states depend on them."""
 
@@ -65,6 +70,15 @@ class Row:
     words
         [position] number of the word that a token belongs to. Spaces separate words, and a special token is a word by itself.
         None if offsets are not known.
+    given
+        An image or a sound as it was given; None for a text, and once there is a model.
+    values, axis
+        What the model takes of an image or a sound, by the names of its arguments, and the positions that it makes of it; None for
+        a text.
+    sampling_rate
+        Samples of a sound per second; None where it is not known.
+    file
+        Name of the file of an image or a sound.
     """
 
     source: _Source
@@ -76,10 +90,20 @@ class Row:
     position_ids: tuple[int, ...] | None = None
     offsets: tuple[tuple[int, int], ...] | None = None
     words: tuple[int, ...] | None = None
+    given: Given | None = None
+    values: Values | None = None
+    axis: Axis | None = None
+    sampling_rate: int | None = None
+    file: str | None = None
 
     @property
     def prompt(self) -> str | None:
-        """The text as the user gave it; for a single message, its content without the chat template around it."""
+        """The text as the user gave it; for a single message, its content without the chat template around it.
+
+        Of an image or a sound, the name of its file.
+        """
+        if self.file is not None:
+            return self.file
         said = self.messages[0].get("content") if self.messages is not None and len(self.messages) == 1 else None
         return said if isinstance(said, str) else self.text
 
@@ -90,14 +114,29 @@ class Row:
         Raises
         ------
         PromptError
-            If no tokenizer has made them yet.
+            If no tokenizer has made them yet, or this is an image or a sound.
         """
+        if self.source in ("image", "audio"):
+            raise PromptError(f"the prompt is {_MEDIA[self.source]}, which has no token ids; a text is needed here")
         if self.ids is None:
             raise PromptError("this prompt has no token ids yet; inputs(…).of(model) makes them")
         return self.ids
 
+    @property
+    def length(self) -> int:
+        """Number of positions.
+
+        Raises
+        ------
+        PromptError
+            If there was no model yet.
+        """
+        return len(self.token_ids) if self.axis is None else len(self.axis)
+
     def feed(self, loaded: LoadedModel) -> Feed:
-        """Arguments of the model, each [1, position]."""
+        """Arguments of the model, each [1, position]; of an image or a sound its one argument."""
+        if self.values is not None:
+            return {name: value.to(loaded.device, loaded.dtype) for name, value in self.values.items()}
         given = {"input_ids": self.token_ids, "token_type_ids": self.token_types, "position_ids": self.position_ids}
         return feed_of(
             {name: torch.tensor([value], device=loaded.device) for name, value in given.items() if value is not None}
@@ -216,6 +255,9 @@ def inputs(
     mask: Any = None,
     token_types: Any = None,
     position_ids: Any = None,
+    image: Any = None,
+    audio: Any = None,
+    sampling_rate: int | None = None,
     chat: bool = False,
 ) -> Inputs:
     """Describe the input of a model. Every function that takes a prompt takes this.
@@ -244,6 +286,15 @@ def inputs(
         Token types with the shape of ``ids``: the text, of two, that a token belongs to (``token_type_ids``).
     position_ids
         Positions with the shape of ``ids``, if they are not 0, 1, 2, …
+    image
+        A path, a picture of PIL, or an array [channel, row, column] or [row, column, channel] of whole numbers from 0 to 255 or
+        floats from 0 to 1, all put through the model's processor; or pixel values as the model takes them, floats [1, channel,
+        row, column] (without a processor also [channel, row, column]). A list, or several rows, is a batch.
+    audio
+        A path of a .wav file, or the samples of one channel [sample], floats between −1 and 1 or int16, put through the model's
+        processor where it has one; or what the model takes, floats with a row axis. A list of these is a batch.
+    sampling_rate
+        Samples of ``audio`` per second. A file says it itself.
     chat
         Put the text into the chat template as a user's message.
 
@@ -269,7 +320,7 @@ def inputs(
     """
     given = {
         "text": text, "messages": messages, "pair": pair, "ids": ids, "mask": mask, "token_types": token_types,
-        "position_ids": position_ids,
+        "position_ids": position_ids, "image": image, "audio": audio, "sampling_rate": sampling_rate,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     if prompt is not None:
@@ -287,7 +338,7 @@ def inputs(
         given, source = seen | given, _source_of(prompt)
     else:
         source = "ids"
-    main = [name for name in ("text", "messages", "ids") if name in given]
+    main = [name for name in ("text", "messages", "ids", "image", "audio") if name in given]
     if len(main) != 1:
         raise PromptError(
             f"{' and '.join(f'{name}=' for name in main)} are given; give one of them"
@@ -295,6 +346,8 @@ def inputs(
             else f"there is no prompt; give {_KINDS}"
         )
     _check_company(main[0], given, chat)
+    if main[0] in _MEDIA:
+        return _of_media(given)
     if main[0] == "text":
         return _of_texts(given["text"], given.get("pair"), chat)
     if main[0] == "messages":
@@ -322,12 +375,15 @@ def feed_of(given: Feed) -> Feed:
 
 
 def row_dict(row: Row) -> dict[str, Any]:
-    """A row as plain data for a file, without its ids."""
-    return {name: value for name, value in asdict(row).items() if name != "ids"}
+    """A row as plain data for a file, without its ids and without the numbers of an image or a sound."""
+    bare = replace(row, given=None, values=None)
+    # What only images and sounds have is left out of a text's row.
+    left_out = {"ids", "given", "values", *(() if row.axis is not None else _OF_MEDIA)}
+    return {name: value for name, value in asdict(bare).items() if name not in left_out}
 
 
-def row_of_dict(plain: Any, ids: tuple[int, ...]) -> Row:
-    """The row from the plain data of :func:`row_dict`.
+def row_of_dict(plain: Any, ids: tuple[int, ...], values: Mapping[str, Tensor] | None = None) -> Row:
+    """The row from the plain data of :func:`row_dict`, and the numbers of an image or a sound.
 
     Raises
     ------
@@ -335,7 +391,10 @@ def row_of_dict(plain: Any, ids: tuple[int, ...]) -> Row:
         If a value has the wrong type, or the wrong number of entries.
     """
     # A file may come from anybody: each value is checked as if a user had given it.
-    if not isinstance(plain, Mapping) or set(plain) != {item.name for item in fields(Row)} - {"ids"}:
+    expected = {item.name for item in fields(Row)} - {"ids", "given", "values", *_OF_MEDIA}
+    if values and isinstance(plain, Mapping) and set(plain) == expected | set(_OF_MEDIA):
+        return _media_row(plain, values)
+    if values or not isinstance(plain, Mapping) or set(plain) != expected:
         raise ArgumentError("what went in is not described by the fields of a row")
     if plain["source"] not in get_args(_Source):
         raise ArgumentError(f"source is {plain['source']!r}; expected one of {', '.join(get_args(_Source))}")
@@ -362,6 +421,21 @@ def row_of_dict(plain: Any, ids: tuple[int, ...]) -> Row:
     )
 
 
+def _media_row(plain: Mapping[str, Any], values: Mapping[str, Tensor]) -> Row:
+    """The row of an image or a sound from a file."""
+    if plain["source"] not in _MEDIA or any(
+        plain[name] is not None
+        for name in ("text", "pair", "messages", "token_types", "position_ids", "offsets", "words")
+    ):
+        raise ArgumentError("what went in is an image or a sound, and says things of a text")
+    rate, file = plain["sampling_rate"], plain["file"]
+    if not (rate is None or (isinstance(rate, int) and not isinstance(rate, bool) and rate > 0)):
+        raise ArgumentError(f"sampling_rate is {_shown(rate)}; expected a number of samples per second, or nothing")
+    if not isinstance(file, str | None):
+        raise ArgumentError(f"file is {_shown(file)}; expected a text or nothing")
+    return Row(plain["source"], values=Values(values), axis=axis_of_dict(plain["axis"]), sampling_rate=rate, file=file)
+
+
 # What was given ---------------------------------------------------------------------------------------------------
 
 
@@ -372,6 +446,8 @@ def _seen(prompt: Any) -> dict[str, Any]:
     if isinstance(prompt, Mapping):
         if "input_ids" in prompt:
             return _of_mapping(prompt)
+        if named := [name for name in prompt if name in ARGUMENTS]:
+            return _of_processor(prompt, named[0])
         if _is_message(prompt):
             return {"messages": [prompt]}
         raise PromptError(f"the prompt is a {type(prompt).__name__} with {_names(prompt)}; expected {_KINDS}")
@@ -406,6 +482,40 @@ def _of_mapping(prompt: Mapping[str, Any]) -> dict[str, Any]:
     return {ours: prompt[theirs] for theirs, ours in _OF_TOKENIZERS.items() if prompt.get(theirs) is not None}
 
 
+def _of_processor(prompt: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """The output of a processor, under the names of the arguments."""
+    # A mask that is 1 everywhere, as processors of sounds make it, says nothing.
+    rest = {
+        one for one, value in prompt.items()
+        if one != name and not (one == "attention_mask" and isinstance(value, Tensor) and bool(value.all()))
+    }  # fmt: skip
+    if rest:
+        raise PromptError(
+            f"the prompt holds {', '.join(map(repr, sorted(rest)))} beside its {name}, which cannot be traced; give {name} only"
+        )
+    medium: Any = ARGUMENTS[name]
+    return {medium: Given(medium, prompt[name], argument=name)}
+
+
+def _of_media(given: Mapping[str, Any]) -> Inputs:
+    """Images or sounds."""
+    value = given.get("image", given.get("audio"))
+    if isinstance(value, Given):
+        rows = value.value if isinstance(value.value, (Tensor, np.ndarray)) else torch.as_tensor(np.array(value.value))
+        several = len(rows) > 1 and rows.ndim > 1
+        found = (
+            [replace(value, value=one[None], sampling_rate=given.get("sampling_rate")) for one in rows]
+            if several
+            else [value]
+        )
+    else:
+        found, several = given_media(given.get("image"), given.get("audio"), given.get("sampling_rate"))
+    return Inputs(
+        tuple(Row(one.medium, given=one, sampling_rate=one.sampling_rate, file=one.file) for one in found),
+        batch=several,
+    )
+
+
 def _is_encoding(value: Any) -> bool:
     """Whether a value is the output of a tokenizer, of transformers or of the library tokenizers."""
     if isinstance(value, Mapping):
@@ -434,13 +544,17 @@ def _names(mapping: Mapping[Any, Any]) -> str:
 
 def _check_company(main: str, given: Mapping[str, Any], chat: bool) -> None:
     """Refuse arguments that have no meaning beside the main one."""
-    fit = {"text": {"pair"}, "messages": set(), "ids": {"mask", "token_types", "position_ids"}}[main]
+    fit = {
+        "text": {"pair"}, "messages": set(), "ids": {"mask", "token_types", "position_ids"}, "image": set(),
+        "audio": {"sampling_rate"},
+    }[main]  # fmt: skip
     strange = sorted(set(given) - {main} - fit)
     if strange:
-        needed = "text" if strange[0] == "pair" else "ids"
+        needed = {"pair": "text", "sampling_rate": "audio"}.get(strange[0], "ids")
         raise ArgumentError(f"{strange[0]}= needs the prompt as {needed}=, not as {main}; give it so, or leave it out")
-    if chat and main == "ids":
-        raise ArgumentError("chat=True needs the prompt as a text, not as token ids")
+    if chat and main in ("ids", "image", "audio"):
+        what = _MEDIA.get(main, "token ids")
+        raise ArgumentError(f"chat=True needs the prompt as a text, not as {what}")
     if chat and "pair" in given:
         raise ArgumentError("chat=True takes one text, not a pair; leave pair= out, or give messages=")
 
@@ -614,7 +728,14 @@ def _shown(value: Any) -> str:
 
 
 def _tokenized(loaded: LoadedModel, row: Row) -> Row:
-    """A row with its ids."""
+    """A row with its ids, or with its values and positions."""
+    if row.source in _MEDIA:
+        if row.given is None:
+            return row
+        values, axis, rate = values_of(loaded, row.given)
+        return replace(row, given=None, values=values, axis=axis, sampling_rate=rate)
+    if loaded.anatomy.layout is not None:
+        raise PromptError(wrong_medium(loaded, "text"))
     if row.ids is not None:
         return row
     return _chat(loaded, row) if row.messages is not None else _of_text(loaded, row)
@@ -623,6 +744,8 @@ def _tokenized(loaded: LoadedModel, row: Row) -> Row:
 def _fitting(loaded: LoadedModel, row: Row) -> Row:
     """A row with its ids, as this model takes it."""
     row = _tokenized(loaded, row)
+    if row.values is not None:
+        return _media_fitting(loaded, row, row.values)
     ids = row.token_ids
     if not ids:
         raise PromptError("the prompt has no tokens; give at least one")
@@ -635,6 +758,16 @@ def _fitting(loaded: LoadedModel, row: Row) -> Row:
     if limit is not None and len(ids) > limit:
         raise PromptError(f"the prompt has {len(ids)} tokens; {loaded.name!r} takes at most {limit}. Shorten it")
     return replace(row, token_types=_types(loaded, row), position_ids=_places(loaded, row))
+
+
+def _media_fitting(loaded: LoadedModel, row: Row, values: Values) -> Row:
+    """A row of numbers that are made already, as this model takes it."""
+    layout = loaded.anatomy.layout
+    if layout is None or set(values) != {layout.argument}:
+        raise PromptError(wrong_medium(loaded, row.source))
+    shape = values[layout.argument].shape[1:]
+    layout.check(shape, loaded.name)
+    return replace(row, axis=layout.axis(shape, row.sampling_rate))
 
 
 def types_are_zero_by_default(loaded: LoadedModel) -> bool:

@@ -24,12 +24,14 @@ from ..charts.table import Table, data_frame
 from ..errors import ArgumentError, ModelMismatchError, ModelNeededError, NotRecordedError, UnsupportedReadingError
 from ..models import LoadedModel, load_model
 from ..models.anatomy import no_neurons, no_projections
+from ..models.axis import Axis
 from ..models.eager import refuse_autocast
 from ..models.forward import given_sites
 from .edge_weights import EdgeWeights
 from .inputs import Inputs, Row
 from .reading import Reading
-from .token_matrix import Axis, TokenMatrix, origin_of, rows_of_one
+from .token_matrix import Axis as AxisName
+from .token_matrix import TokenMatrix, origin_of, rows_of_one
 
 if TYPE_CHECKING:
     import pandas  # type: ignore[import-untyped, unused-ignore]
@@ -46,7 +48,8 @@ class Trace:
     prompt
         The text, or None when ids were given.
     tokens, token_ids
-        [position] decoded tokens (``" Tokyo"``; bytes of a part of a character as ``"<F0><9F>"``) and their ids.
+        [position] decoded tokens (``" Tokyo"``; bytes of a part of a character as ``"<F0><9F>"``) and their ids. Of an image or a
+        sound the labels of :attr:`axis` (``"patch 3,5"``, row and column from 0; ``"0.34 s"``), and no ids.
     position
         The query position that target and logits belong to.
     target, foil
@@ -107,9 +110,14 @@ class Trace:
     fed: Row | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
-        if len(self.tokens) != len(self.token_ids):
+        has_ids = self.fed is None or self.fed.axis is None
+        if not has_ids and (
+            self.token_ids or self.fed is None or self.fed.axis is None or self.fed.axis.labels != self.tokens
+        ):
+            raise ArgumentError("Trace has other tokens than the labels of its axis, or ids beside them")
+        if has_ids and len(self.tokens) != len(self.token_ids):
             raise ArgumentError(f"Trace has {len(self.tokens)} tokens and {len(self.token_ids)} token_ids")
-        if self.fed is not None and self.fed.ids != self.token_ids:
+        if self.fed is not None and has_ids and self.fed.ids != self.token_ids:
             raise ArgumentError("Trace.fed holds other token ids than Trace.token_ids")
         rows = self.layers[1] - self.layers[0]
         for name, tensor in self.sites.items():
@@ -119,9 +127,33 @@ class Trace:
     def __repr__(self) -> str:
         kept = "" if self.layers == (0, self.n_layers) else f", layers {self.layers[0]}…{self.layers[1] - 1} kept"
         return (
-            f"Trace({self.model_name!r}, {len(self.tokens)} tokens, {self.n_layers} layers × {self.heads_text}{kept}, "
+            f"Trace({self.model_name!r}, {len(self.tokens)} {self._positions}, {self.n_layers} layers × {self.heads_text}{kept}, "
             f"target {self.target_token!r}, {self.nbytes / 2**20:.1f} MB)"
         )
+
+    @property
+    def _positions(self) -> str:
+        """What positions are, in words."""
+        return "tokens" if self.axis.kind == "token" else "positions"
+
+    @property
+    def axis(self) -> Axis:
+        """The positions: what each is, and where it lies in the text, the image or the sound."""
+        if self.fed is not None and self.fed.axis is not None:
+            return self.fed.axis
+        offsets = None if self.fed is None else self.fed.offsets
+        # A token of no characters lies nowhere.
+        places = tuple(
+            None if offsets is None or start == end else (float(start), float(end)) for start, end in offsets or ()
+        )
+        tokenizer = None if self.loaded is None else self.loaded.tokenizer
+        roles: tuple[str | None, ...] = ()
+        if tokenizer is not None:
+            special = set(tokenizer.all_special_ids)
+            roles = tuple(
+                token if one in special else None for one, token in zip(self.token_ids, self.tokens, strict=True)
+            )
+        return Axis("token", self.tokens, places or (None,) * len(self.tokens), roles)
 
     def _repr_html_(self) -> str:
         can_tell = self.logits is not None and self.loaded is not None
@@ -164,6 +196,8 @@ class Trace:
     def to_dataframe(self) -> pandas.DataFrame:
         """The prompt as a ``pandas.DataFrame``: ``position``, ``token``, ``token_id``, ``explained`` (True for one of them).
 
+        An image or a sound has no ``token_id``.
+
         :meth:`predictions` gives the model's next tokens.
 
         Raises
@@ -174,6 +208,8 @@ class Trace:
         count = len(self.tokens)
         explained = [position == self.position for position in range(count)]
         columns = {"position": range(count), "token": self.tokens, "token_id": self.token_ids, "explained": explained}
+        if not self.token_ids:
+            del columns["token_id"]
         return data_frame(columns)
 
     def predictions(self, k: int = 10) -> Table:
@@ -407,7 +443,7 @@ class Trace:
         values, which = (
             (found.mean(1), "heads averaged") if head is None else (found[:, head], f"head {head % self.n_heads}")
         )
-        axes: tuple[Axis, ...] = ("layer", "query_pos", "key_pos")
+        axes: tuple[AxisName, ...] = ("layer", "query_pos", "key_pos")
         whole = TokenMatrix(values, axes, f"attention between {between}, {which}", "probability", **origin_of(self))
         return whole.grouped(groups)
 

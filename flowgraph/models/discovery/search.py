@@ -37,10 +37,10 @@ class Search:
     def __init__(self, model: Any) -> None:
         self.model = model
         self.table = input_embeddings(model) if medium_of(model) == "text" else None
-        given = probe_feed(model, self.table, _TOKENS)
+        self.given = probe_feed(model, self.table, _TOKENS)
         # Without a cache, which some models cannot fill for layers that do not attend.
         accepts = inspect.signature(model.forward).parameters
-        self.feed = {**given, **({"use_cache": False} if "use_cache" in accepts else {})}
+        self.feed = {**self.given, **({"use_cache": False} if "use_cache" in accepts else {})}
         self.record = record_pass(model, self.feed)
         self.dtype = next(one for one in model.parameters() if one.is_floating_point()).dtype
 
@@ -160,10 +160,7 @@ class Search:
             for n, one in zip(order, found, strict=True) if one.mlp and not one.has_neurons
             for path in (one.mlp, one.mlp_beside) if path
         ]  # fmt: skip
-        if (
-            whole
-            and mixing_error(self.model, self.feed, whole) > ROUNDING[self.dtype]
-        ):
+        if whole and mixing_error(self.model, self.feed, whole) > ROUNDING[self.dtype]:
             raise NotFoundError(
                 "what is added after attention at one position depends on other positions, so it is no MLP"
             )
@@ -291,7 +288,7 @@ class Search:
         if table is None:
             return "", None, ""
         path = self._from_base(next(name for name, module in self.record.modules.items() if module is table))
-        tokens = table.weight.detach()[self.feed["input_ids"][0]]
+        tokens = table.weight.detach()[self.given["input_ids"][0]]
         rounding = ROUNDING[state.dtype]
         state = state.reshape(-1, state.shape[-1]).double()
         if tokens.shape[-1] != state.shape[-1]:
