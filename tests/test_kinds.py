@@ -83,9 +83,7 @@ def change_weights(folder, add=(), drop=()):
         ("PegasusForConditionalGeneration", TWO_STACKS, "an encoder–decoder"),
         ("M2M100ForConditionalGeneration", TWO_STACKS, "an encoder–decoder"),
         ("WhisperForConditionalGeneration", TWO_STACKS, "an encoder–decoder"),
-        ("ViTForImageClassification", IMAGE, "a vision model"),
-        ("Dinov2Model", IMAGE, "a vision model"),
-        ("Wav2Vec2ForCTC", PLAIN | SOUND, "an audio model"),
+        ("VideoMAEModel", IMAGE | {"num_frames": 4}, "a vision model"),
         ("BertForMultipleChoice", PLAIN, "a classifier of choices"),
         ("RobertaForMultipleChoice", PLAIN | {"pad_token_id": 1}, "reads several texts at once, one for each choice"),
         (

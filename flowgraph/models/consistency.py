@@ -59,7 +59,7 @@ def check_trace(anatomy: Anatomy, feed: Feed, record: Pass, *, layers: range, at
     name, layer, error, tolerance = fault
     where = "" if layer is None else f" in layer {layer}"
     raise ArchitectureError(
-        f"this pass of {_length(record)} positions is not what the row {anatomy.family.name!r} says of "
+        f"this pass of {_length(record)} {'tokens' if 'input_ids' in feed else 'positions'} is not what the row {anatomy.family.name!r} says of "
         f"{type(anatomy.model).__name__}: the identity '{name}' fails{where} with relative error {error:.2g} (at most "
         f"{tolerance:g} is rounding), so nothing computed from it could be trusted. It held on the short prompt at loading: the "
         "model does something with longer or with other prompts that the row does not know. Keep fewer sites (keep=) to see "
