@@ -412,7 +412,7 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
         own, hooks = own_attention(anatomy), hooks_on(model)
         rows = 0 if anatomy.embedding is None else int(anatomy.embedding.weight.shape[0])
     # More tokens than rows are another model's; fewer are padding of the embedding.
-    if tokenizer is not None and tokenizer.vocab_size > rows:
+    if tokenizer is not None and anatomy.embedding is not None and tokenizer.vocab_size > rows:
         raise ArgumentError(
             f"the tokenizer ({type(tokenizer).__name__}) has {tokenizer.vocab_size:,} tokens and {name!r} embeds {rows:,}: "
             "it belongs to another model"
