@@ -375,10 +375,10 @@ def test_a_session_is_saved_and_opened_again(page):
     data = page.client.get(f"/export/session.flowgraph{QUERY}&pins=resid_post.3.-.2.-").data
     contents = "data:application/octet-stream;base64," + base64.b64encode(data).decode()
     _, answer = page.call("open-session.contents", value=contents)
-    recipe = from_query(answer["response"]["opened"]["data"]["search"])
+    recipe = from_query(answer["response"]["location"]["search"])
     assert recipe.text == EXAMPLE
     assert recipe.session == "opened"
-    _, drawn = page.draw(answer["response"]["opened"]["data"]["search"], id="t-2")
+    _, drawn = page.draw(answer["response"]["location"]["search"], id="t-2")
     assert len(drawn["response"]["picture"]["data"]["edges"]) > 100
 
 

@@ -239,12 +239,17 @@ def test_a_trace_is_opened_and_what_a_session_leaves_out_is_said(without_model):
     there = without_model.goto()
     trace = (Path(__file__).parent.parent / "data" / "files_0_1" / "trace.safetensors").read_bytes()
     there.redrawn(lambda: upload(there, trace, "run.safetensors"))
-    assert there.picture()
+    shown = there.picture()
+    assert shown
     data, _ = downloaded(there, "session.flowgraph")
     assert read_session(data).trace.endswith(trace[-10_000:])
     assert there.text("#notice") == ""
     there.page.locator("#examples summary").click()
     there.redrawn(lambda: there.page.locator(".example").first.click())
+    # Opening a file is a step that one goes back over.
+    there.redrawn(there.page.go_back)
+    assert there.picture() == shown
+    there.redrawn(there.page.go_forward)
     data, _ = downloaded(there, "session.flowgraph")
     assert read_session(data).trace == b""
     assert "recorded elsewhere" in notice(there, "The session was saved without its trace")

@@ -495,7 +495,7 @@ def search_for(page, folder, **form):
 def test_a_search_gives_the_address_of_its_circuit(page, folder):
     response = search_for(page, folder, against="␣cat", budget=50)
     assert "Circuit found: " in json.dumps(response["found"])
-    recipe = from_query(response["found-at"]["data"]["search"])
+    recipe = from_query(response["found"]["data-found"])
     assert (recipe.circuit, recipe.corrupted, recipe.budget, recipe.keep) == ("eap", OTHER, 50, None)
     assert recipe.foil == page.service.ask(TokenQuestion(RunQuestion(folder, TEXT), " cat", "foil")).token_id
     kept = page.service._kept[CircuitQuestion.of(recipe)]
@@ -529,14 +529,14 @@ def test_why_there_is_no_circuit_stands_in_its_place(page, folder, form, message
     said = json.dumps(response["found"])
     assert message in said
     assert "No circuit was found:" in said
-    assert "found-at" not in response
+    assert "data-found" not in response["found"]
 
 
 def test_a_cancelled_search_says_so_and_gives_no_address(page, folder):
     page.service.failure = Cancelled("the question was cancelled")
     response = search_for(page, folder, circuit="eap-ig")
     assert "The search was cancelled." in json.dumps(response["found"])
-    assert "found-at" not in response
+    assert "data-found" not in response["found"]
     form = {
         "task": "none",
         "corrupted": "",

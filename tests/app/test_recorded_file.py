@@ -245,11 +245,11 @@ def test_the_upload_takes_a_trace(page, saved):
     trace = container.parts(saved.read_bytes()).trace
     answer = uploaded(page, trace, "run.safetensors")
     session = page.service.sessions["opened"]
-    assert answer["response"]["opened"]["data"]["search"] == to_query(session.recipe)
+    assert answer["response"]["location"]["search"] == to_query(session.recipe)
     assert (session.title, session.trace) == ("run.safetensors", trace)
     assert GraphQuestion.of(session.recipe) in {replace(q, run=replace(q.run, session="opened")) for q in session.answers
                                                if isinstance(q, GraphQuestion)}  # fmt: skip
-    assert uploaded(page, saved.read_bytes(), "x")["response"]["opened"]
+    assert uploaded(page, saved.read_bytes(), "x")["response"]["location"]["search"]
     assert page.service.sessions["opened"].title == TEXT
 
 

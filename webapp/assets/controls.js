@@ -194,12 +194,8 @@
     return keep;
   }
 
-  function opened(address) {
-    if (address) app.address.go(address.search);
-  }
-
   Object.assign(app, { toggleHeads });
   window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
-    flowgraph: { ...window.dash_clientside?.flowgraph, ticket, trace, fold, countLines, choose, panel, settle, setting, opened },
+    flowgraph: { ...window.dash_clientside?.flowgraph, ticket, trace, fold, countLines, choose, panel, settle, setting },
   });
 })();

@@ -30,8 +30,8 @@
   }
 
   /** Show a circuit that was found, unless another picture is looked at by now: then its button does. */
-  function showFound(found) {
-    if (found && app.address.pictureKey(found.from) === app.address.pictureKey(window.location.search)) app.address.go(found.search);
+  function showFound(found, ticket) {
+    if (found && app.address.pictureKey(ticket.search) === app.address.pictureKey(window.location.search)) app.address.go(found);
   }
 
   /** A node of the map: show the circuit with it. */

@@ -592,7 +592,7 @@ def wires(app: Dash, service: Service) -> None:
         return (no_update, no_update) if wanted is None else proposed(service, wanted["search"])
 
     @app.callback(
-        Output(Id.FOUND, "children"), Output(Id.FOUND_MAP, "elements"), Output(Id.FOUND_AT, "data"), Input(Id.FIND_TICKET, "data"),
+        Output(Id.FOUND, "children"), Output(Id.FOUND_MAP, "elements"), Output(Id.FOUND, "data-found"), Input(Id.FIND_TICKET, "data"),
         running=running, prevent_initial_call=True,
     )  # fmt: skip
     def find(ticket: dict[str, Any] | None) -> tuple[Any, Any, Any]:
@@ -602,7 +602,7 @@ def wires(app: Dash, service: Service) -> None:
         app, service, State(Id.FIND_TICKET, "data"), poll=Id.FIND_POLL, progress=Id.FIND_PROGRESS, cancel=Id.FIND_CANCEL
     )
     in_browser(app, "chooseTask", Input(Id.TASK, "value"))
-    in_browser(app, "showFound", Input(Id.FOUND_AT, "data"))
+    in_browser(app, "showFound", Input(Id.FOUND, "data-found"), State(Id.FIND_TICKET, "data"))
     in_browser(app, "openFound", Input(Id.FOUND_MAP, "tapNodeData"))
     form = (Id.TASK, Id.CORRUPTED, Id.ANSWER, Id.AGAINST, Id.PROMPTS, Id.CIRCUIT, Id.BUDGET)
     written = (
@@ -644,7 +644,7 @@ def found(service: Service, ticket: dict[str, Any]) -> tuple[Any, Any, Any]:
         query = to_query(recipe)
     except FlowgraphError as error:
         return search_error(error), [], no_update
-    return found_box(answer, query), map_elements(answer.graph), {"search": query, "from": ticket["search"]}
+    return found_box(answer, query), map_elements(answer.graph), query
 
 
 def recipe_of(service: Service, ticket: dict[str, Any]) -> Recipe:

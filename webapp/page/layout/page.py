@@ -74,10 +74,8 @@ def _stores() -> list[Component]:
         Id.TICKET,
         Id.RUN,
         Id.PANEL,
-        Id.OPENED,
         Id.CONTINUATION_TICKET,
         Id.FIND_TICKET,
-        Id.FOUND_AT,
     )
     polls = (Id.POLL, Id.CONTINUATION_POLL, Id.TEST_POLL, Id.FIND_POLL)
     return [

@@ -33,7 +33,6 @@ def register(app: Dash) -> None:
     in_browser(app, "countLines", Input(Id.PROMPT, "value"))
     in_browser(app, "settle", address, Input(Id.RUN, "data"))
     in_browser(app, "fold", Input(Id.RUN, "data"), Input(Id.NOTICE, "children"))
-    in_browser(app, "opened", Input(Id.OPENED, "data"))
     in_browser(
         app, "setting", Output(Id.PANEL, "data", allow_duplicate=True), Input(every_chart(), "setting"), State(Id.PANEL, "data")
     )  # fmt: skip

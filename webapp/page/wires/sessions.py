@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dash import Dash, Input, Output, State
+from dash import Dash, Input, Output, State, no_update
 
 from flowgraph.errors import FileFormatError
 
@@ -26,13 +26,12 @@ def register(app: Dash, service: Service) -> None:
     """Connect the callback."""
 
     @app.callback(
-        Output(Id.OPENED, "data"), Input(Id.OPEN, "contents"), State(Id.OPEN, "filename"), prevent_initial_call=True
+        Output(Id.LOCATION, "search"), Input(Id.OPEN, "contents"), State(Id.OPEN, "filename"), prevent_initial_call=True
     )
-    def open_file(contents: str | None, name: str | None) -> dict[str, Any] | None:
+    def open_file(contents: str | None, name: str | None) -> Any:
         if contents is None:
-            return None
-        session = opened(service, uploaded(contents), name or "")
-        return {"search": to_query(session.recipe)}
+            return no_update
+        return to_query(opened(service, uploaded(contents), name or "").recipe)
 
 
 def opened(service: Service, data: bytes, name: str) -> Session:
