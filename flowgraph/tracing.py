@@ -370,7 +370,7 @@ def _frozen(
 ) -> Trace:
     anatomy, vocabulary = loaded.anatomy, loaded.vocabulary
     blocks = anatomy.blocks[window.start : window.stop]
-    zero = anatomy.like.new_zeros(anatomy.d_model, dtype=torch.promote_types(loaded.dtype, torch.float32))
+    zero = torch.zeros(anatomy.d_model, dtype=torch.promote_types(loaded.dtype, torch.float32), device=loaded.device)
     biases = {
         # A layer without the part has no bias, whatever the others have.
         name: torch.stack([zero if bias is None else bias for bias in rows])

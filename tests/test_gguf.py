@@ -223,3 +223,64 @@ def test_safetensors_are_checked_against_their_announced_shapes(tmp_path):
     arrays = [np.zeros((2, 3), dtype=np.float16)]
     with pytest.raises(ValueError, match=r"a has shape \(2, 3\), announced as \(3, 2\)"):
         converter.write_safetensors(tmp_path / "a.safetensors", {"a": (3, 2)}, arrays)
+
+
+def test_a_gguf_file_of_a_llama_opens_by_its_path(original, tmp_path):
+    import flowgraph as fg
+
+    file = write_gguf(tmp_path / "tiny.gguf", gguf_tensors(original))
+    loaded = fg.load_model(file)
+    assert (loaded.name, loaded.level, loaded.anatomy.family.name) == ("tiny", "full", "llama")
+    assert loaded.vocabulary.string(3) == "!"
+    trace = fg.trace(loaded, [5, 17, 29], position=2)
+    with torch.no_grad():
+        said = original(torch.tensor([[5, 17, 29]])).logits[0, -1]
+    # The embedding is stored in 8 bits.
+    assert float((trace.logits - said).norm() / said.norm()) < 2e-2
+    with pytest.raises(fg.FlowgraphError, match="is one file, whose weights are unpacked when they are read"):
+        fg.load_model(file, subfolder="a")
+
+
+def test_a_gguf_file_of_another_architecture(tmp_path):
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    import flowgraph as fg
+
+    torch.manual_seed(0)
+    model = Qwen2ForCausalLM(
+        Qwen2Config(
+            vocab_size=len(CONTROL) + 256 + len(MERGES), hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+            num_attention_heads=HEADS, num_key_value_heads=KEY_HEADS, max_position_embeddings=64, rms_norm_eps=1e-5,
+            rope_theta=1000.0, tie_word_embeddings=True, initializer_range=0.2,
+        )
+    ).eval()  # fmt: skip
+    with torch.no_grad():
+        for layer in model.model.layers:
+            for projection in (layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj):
+                projection.bias.normal_()
+    tensors = gguf_tensors(model)
+    for n, layer in enumerate(model.model.layers):
+        for ours, theirs in (("attn_q", "q_proj"), ("attn_k", "k_proj"), ("attn_v", "v_proj")):
+            # llama.cpp turns the rows of Llama only.
+            projection = layer.self_attn.get_submodule(theirs)
+            tensors[f"blk.{n}.{ours}.weight"] = projection.weight.detach().numpy()
+            tensors[f"blk.{n}.{ours}.bias"] = projection.bias.detach().numpy()
+    loaded = fg.load_model(write_gguf(tmp_path / "other.gguf", tensors, architecture="qwen2", pre="qwen2"))
+    assert (loaded.level, loaded.anatomy.family.name) == ("full", "qwen2")
+    trace = fg.trace(loaded, [5, 17, 29], position=2)
+    with torch.no_grad():
+        said = model(torch.tensor([[5, 17, 29]])).logits[0, -1]
+    assert float((trace.logits - said).norm() / said.norm()) < 2e-2
+
+
+def test_a_damaged_gguf_file_is_refused(original, tmp_path):
+    import flowgraph as fg
+
+    file = write_gguf(tmp_path / "tiny.gguf", gguf_tensors(original))
+    file.write_bytes(file.read_bytes()[:900])
+    with pytest.raises(fg.FlowgraphError, match=r"the GGUF file .* cannot be read"):
+        fg.load_model(file)
+    tensors = gguf_tensors(original)
+    del tensors["blk.1.ffn_up.weight"]
+    with pytest.raises(fg.FlowgraphError, match=r"lacks weights that LlamaForCausalLM needs.*layers\.1\.mlp\.up_proj"):
+        fg.load_model(write_gguf(file, tensors))

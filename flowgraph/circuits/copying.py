@@ -14,6 +14,7 @@ from ..lenses.head_scores import HeadScore
 from ..models import LoadedModel
 from ..models.anatomy import Anatomy, Norm, upcast
 from ..models.attention_weights import attention_weights
+from ..models.parameters import matrix_of
 
 COPY_SCORES = ("copying", "copying_eigenvalues")
 _NOTHING = 1e-6
@@ -75,7 +76,7 @@ def _of_weights(anatomy: Anatomy) -> HeadScore:
     The matrix has a row and a column for each token; its eigenvalues that are not 0 are those of W_O W_U W_E W_V, which has a row
     and a column for each of the head's dimensions.
     """
-    unembedding, embedding = _unembedding(anatomy), upcast(anatomy.embedding.weight.detach())
+    unembedding, embedding = _unembedding(anatomy), upcast(matrix_of(anatomy.embedding))
     tokens = min(len(embedding), len(unembedding))
     # A logit that is the same for all tokens changes nothing, and what all tokens have in common is no token.
     centred = embedding[:tokens] - embedding[:tokens].mean(0)
@@ -116,7 +117,7 @@ def _before(norm: Norm | None, weight: Float[Tensor, "*n d_model out"]) -> Float
 def _unembedding(anatomy: Anatomy) -> Float[Tensor, "token d_model"]:
     """W_U, a row for each token; the head's modules in one."""
     *inner, last = anatomy.head
-    weight = upcast(last.weight.detach()) * anatomy.logit_factor
+    weight = upcast(matrix_of(last)) * anatomy.logit_factor
     for module in reversed(inner):
-        weight = weight @ upcast(module.weight.detach())
+        weight = weight @ upcast(matrix_of(module))
     return weight

@@ -86,7 +86,7 @@ def changed(loaded: LoadedModel, feed: Feed, plan: Plan, reference: Reference, *
 
 def install(run: Pass, plan: Plan, reference: Reference) -> None:
     """Add the edits of a plan to a pass: patterns before terms, terms before heads, nodes before edges."""
-    device = run.anatomy.like.device
+    device = run.anatomy.device
     valid = reference.valid(device)
     if not bool(valid.all()) and (plan.terms or plan.patterns or plan.cuts):
         raise ArgumentError(

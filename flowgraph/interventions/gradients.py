@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -129,6 +130,26 @@ class Forward:
     answers: AnswerTokens
 
 
+@contextmanager
+def _differentiable(loaded: LoadedModel) -> Iterator[None]:
+    """Turn torch's error about gradients that a kernel for packed weights does not give into one of this package.
+
+    Raises
+    ------
+    ArgumentError
+        If weights are packed and there are no gradients.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not loaded.anatomy.packings or isinstance(error, torch.cuda.OutOfMemoryError):
+            raise
+        raise ArgumentError(
+            f"{loaded.name!r} gives no gradients: {loaded.anatomy.packing}, and that kernel cuts them off. Take real changes, as "
+            "flowgraph.ablate and flowgraph.edge_effects make them, or the model without packed weights"
+        ) from error
+
+
 # And in no_grad, which the passes of other interventions run in.
 @torch.enable_grad()
 def backward(
@@ -162,7 +183,8 @@ def backward(
     run.keep({"resid_pre", *middle, *extra})
     if extra:
         run.keep_calls()
-    states = run.run(batch.feed)
+    with _differentiable(loaded):
+        states = run.run(batch.feed)
     logits = answer_logits(loaded, states, batch.positions)
     answers = answer_tokens_of(batch, logits.detach())
     values = metric(logits, answers)
@@ -172,7 +194,8 @@ def backward(
             "log_probability"
         )
     # The metric of a prompt depends on its own row, so the gradient of the sum holds each prompt's own gradient.
-    found = torch.autograd.grad(values.sum(), list(wanted.values()))
+    with _differentiable(loaded):
+        found = torch.autograd.grad(values.sum(), list(wanted.values()))
     grads = {key: upcast(gradient) for key, gradient in zip(wanted, found, strict=True)}
     forward = Forward(run.kept, run.attention_calls, logits.detach(), answers)
     return _gradients(anatomy, grads, values.detach(), run.kept), forward

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..models import LoadedModel
 from ..models.anatomy import upcast
+from ..models.parameters import bias_of, matrix_of
 from .metrics import AnswerTokens, Metric
 from .passes import logits_of_states, read_by_head
 
@@ -39,8 +40,10 @@ def measure_of(loaded: LoadedModel, metric: Metric, answers: AnswerTokens) -> Me
     ]
     # A factor on the logits is one on the weights and biases.
     factor = anatomy.logit_factor
-    weights = torch.stack([metric.measure(last.weight.detach().T * factor, own) for own in units])
-    bias = None if last.bias is None else metric.measure(last.bias.detach().expand(len(units), -1) * factor, answers)
+    matrix = matrix_of(last)
+    weights = torch.stack([metric.measure(matrix.T * factor, own) for own in units])
+    own_bias = bias_of(last)
+    bias = None if own_bias is None else metric.measure(own_bias.expand(len(units), -1) * factor, answers)
 
     def measure(states: Tensor, prompt: Tensor) -> Tensor:
         values = (read_by_head(loaded, states) * weights[prompt]).sum(-1)

@@ -19,6 +19,7 @@ from ..charts.table import Table, columns_of
 from ..errors import ArgumentError, NotRecordedError, UnsupportedReadingError
 from ..models import LoadedModel
 from ..models.anatomy import Norm, upcast
+from ..models.parameters import bias_of, matrix_of
 from ..values.arguments import takes
 from ..values.node import Node, label
 from ..values.trace import Trace
@@ -309,13 +310,14 @@ def _direction(loaded: LoadedModel, trace: Trace, token_id: int, position: int) 
     """[d_model] vector whose dot product with a part is its share of the token's logit, and the head's own biases."""
     anatomy = loaded.anatomy
     *inner, last = anatomy.head
-    column = upcast(last.weight[token_id].detach()) * anatomy.logit_factor
-    bias = None if getattr(last, "bias", None) is None else last.bias[token_id].detach()
-    biases = {} if bias is None else {"unembed_bias": float(bias) * anatomy.logit_factor}
+    column = upcast(matrix_of(last)[token_id]) * anatomy.logit_factor
+    bias = bias_of(last)
+    biases = {} if bias is None else {"unembed_bias": float(bias[token_id]) * anatomy.logit_factor}
     for module in reversed(inner):
-        if getattr(module, "bias", None) is not None:
-            biases["unembed_bias"] = biases.get("unembed_bias", 0.0) + float(upcast(module.bias.detach()) @ column)
-        column = column @ upcast(module.weight.detach())
+        inner_bias = bias_of(module)
+        if inner_bias is not None:
+            biases["unembed_bias"] = biases.get("unembed_bias", 0.0) + float(upcast(inner_bias) @ column)
+        column = column @ upcast(matrix_of(module))
     norm = anatomy.final_norm
     if norm is None:
         return column, biases

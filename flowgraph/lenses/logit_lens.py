@@ -13,6 +13,7 @@ from ..errors import ArgumentError
 from ..models import LoadedModel
 from ..models.anatomy import upcast
 from ..models.memory import empty_buffer
+from ..models.parameters import bias_of
 from ..values.arguments import takes
 from ..values.reading import Reading
 from ..values.trace import Trace
@@ -254,8 +255,8 @@ def logits_of_rows(
 
 
 def _linear(loaded: LoadedModel, module: Any, x: Tensor, out: Tensor | None) -> Tensor:
-    bias = getattr(module, "bias", None)
-    weight = loaded.widened(module.weight)
+    bias = bias_of(module)
+    weight = loaded.widened(module)
     x = x.to(weight.dtype)
     if bias is None:
         return torch.mm(x, weight.T, out=out)

@@ -65,7 +65,8 @@ def _limits(trace: Trace) -> dict[str, Any]:
     level = {"known": "patterns"} if anatomy.level == "patterns" else {}
     first, stop = trace.layers
     silent = [layer for layer in range(first, stop) if layer not in anatomy.attending]
-    return level | ({"without_attention": silent} if silent else {})
+    packed = {"weights_packed": anatomy.packing} if anatomy.packing else {}
+    return level | packed | ({"without_attention": silent} if silent else {})
 
 
 def _fed(trace: Trace) -> dict[str, list[int]]:

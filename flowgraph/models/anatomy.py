@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from .families import FAMILIES, FUNCTION, NOT_READ, Attention, Family, NormKind,
 from .hooks import Turns
 from .kinds import base_of, is_encoder_decoder, kind_of, reads_choices, unread_head
 from .norms import found_kind
+from .parameters import bias_of, device_of, matrix_of, packing_of, shape_of, weight_of
 
 Level = Literal["patterns", "stream", "full"]
 """What is known of a model, and proved: ``patterns`` (attention maps, rollout, attention flow), ``stream`` (also the residual
@@ -61,16 +63,16 @@ class Norm:
 
     def gain(self, d: int) -> Float[Tensor, "d"]:
         """[d] the factor γ after division, at least in float32."""
-        weight = getattr(self.module, "weight", None)
+        weight = weight_of(self.module)
         if weight is None:
             return torch.ones(d, device="cpu")
-        return upcast(weight.detach()) + (1.0 if self.kind.endswith("unit_offset") else 0.0)
+        return upcast(weight) + (1.0 if self.kind.endswith("unit_offset") else 0.0)
 
     @property
     def bias(self) -> Float[Tensor, "d"] | None:
         """[d] the additive part β; None where there is none."""
-        bias = getattr(self.module, "bias", None)
-        return None if bias is None else upcast(bias.detach())
+        bias = bias_of(self.module)
+        return None if bias is None else upcast(bias)
 
     def linear(self, x: Float[Tensor, "*n d"], scale: Float[Tensor, "*#n"]) -> Float[Tensor, "*n d"]:
         """[…, d] the norm frozen at ``scale``, without its bias: a linear map of x."""
@@ -114,7 +116,7 @@ class Projection:
     @property
     def weight(self) -> Float[Tensor, "d_in d_out"]:
         """[d_in, d_out], at least in float32."""
-        weight = self.module.weight.detach()
+        weight = matrix_of(self.module)
         # Hugging Face's Conv1D keeps [in, out]; torch.nn.Linear keeps [out, in].
         found = upcast((weight if type(self.module).__name__ == "Conv1D" else weight.T)[:, slice(*self.columns)])
         return scaled(found, self.factor)
@@ -122,10 +124,10 @@ class Projection:
     @property
     def bias(self) -> Float[Tensor, "d_out"] | None:
         """[d_out], or None."""
-        bias = getattr(self.module, "bias", None)
+        bias = bias_of(self.module)
         if bias is None:
             return None
-        found = upcast(bias.detach()[slice(*self.columns)])
+        found = upcast(bias[slice(*self.columns)])
         return scaled(found, self.factor)
 
     def added(self, x: Tensor) -> Tensor:
@@ -136,7 +138,8 @@ class Projection:
     @property
     def d_in(self) -> int:
         """Length of the input."""
-        shape = self.module.weight.shape
+        shape = shape_of(self.module)
+        assert shape is not None
         return int(shape[0] if type(self.module).__name__ == "Conv1D" else shape[1])
 
 
@@ -295,6 +298,28 @@ class Anatomy:
         return found
 
     @property
+    def device(self) -> torch.device:
+        """Device on which the token embedding runs; without one, the first parameter's."""
+        return self.like.device if self.embedding is None else device_of(self.embedding)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Number type of the token embedding; without one, of the first parameter."""
+        return self.like.dtype
+
+    @cached_property
+    def packings(self) -> tuple[tuple[str, bool], ...]:
+        """Ways in which weights of linear layers are packed, and whether inputs are rounded too; empty for plain numbers."""
+        found = (packing_of(module) for module in self.model.modules())
+        return tuple(dict.fromkeys(one for one in found if one is not None))
+
+    @property
+    def packing(self) -> str:
+        """How weights of linear layers are packed, in words; empty for plain numbers."""
+        names = " and ".join(name for name, _ in self.packings)
+        return f"weights packed ({names}): what is computed from them holds to their kernel" if names else ""
+
+    @property
     def logit_factor(self) -> float:
         """Number that the output of the head's last module is multiplied by to give logits, before a soft-cap."""
         return self.family.logit_factor
@@ -417,8 +442,8 @@ class Anatomy:
         self.require_stream("what heads write")
         output = self.blocks[layer].attention_output
         if output is None:
-            wide = upcast(self.like.new_empty(0))
-            return wide.new_zeros(self.n_heads, self.d_value, self.d_model)
+            wide = upcast(torch.empty(0, dtype=self.dtype)).dtype
+            return torch.zeros(self.n_heads, self.d_value, self.d_model, dtype=wide, device=self.device)
         return output.weight.reshape(self.n_heads, self.d_value, self.d_model)
 
     def mlp_pre(
@@ -557,8 +582,7 @@ def _fault(start: Any, path: str, *, matrix: bool) -> str | None:
 
 
 def _is_matrix(module: Any) -> bool:
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim == 2
+    return len(shape_of(module) or ()) == 2
 
 
 def _of_blocks(faults: dict[int, str], n_blocks: int) -> list[str]:
@@ -697,7 +721,7 @@ def _head(model: Any, row: Family) -> tuple[Family, tuple[Any, ...]]:
         return row, ()
     if output is None:
         # A head without output embeddings scores something else, as that of next sentences does under BERT's name.
-        return row, modules if modules and getattr(modules[-1], "weight", None) is not None else ()
+        return row, modules if modules and shape_of(modules[-1]) is not None else ()
     if modules and (row.head_kind == "masked" or all(_is_matrix(module) for module in modules)):
         return row, modules
     names = unread_head(model)
@@ -709,7 +733,7 @@ def _head(model: Any, row: Family) -> tuple[Family, tuple[Any, ...]]:
 def output_embeddings(model: Any) -> Any:
     """The linear layer over the vocabulary; None where the class has none."""
     output = _embeddings(model, "get_output_embeddings")
-    return output if isinstance(getattr(output, "weight", None), Tensor) else None
+    return output if shape_of(output) is not None else None
 
 
 def input_embeddings(model: Any) -> Any:
@@ -731,7 +755,7 @@ def _vocabulary_size(model: Any, head: tuple[Any, ...]) -> int:
     if not head:
         return 0
     output = output_embeddings(model)
-    return int((head[-1] if output is None else output).weight.shape[0])
+    return int((shape_of(head[-1] if output is None else output) or (0,))[0])
 
 
 def _wiring(stack: Stack, config: Any) -> Wiring:

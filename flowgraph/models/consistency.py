@@ -18,7 +18,8 @@ from torch import Tensor
 from ..errors import ArchitectureError
 from .anatomy import Anatomy, Norm, Projection, upcast
 from .forward import Feed, Pass, spread
-from .weights import version
+from .parameters import bias_of, key_of, matrix_of, version
+from .proof import unpacking_error
 
 TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 1e-1}
 """Largest relative error on a prompt. Rounding grows with the size of scores and the length, a wrong row fails by a factor."""
@@ -58,6 +59,12 @@ def check_trace(anatomy: Anatomy, feed: Feed, record: Pass, *, layers: range, at
         return
     name, layer, error, tolerance = fault
     where = "" if layer is None else f" in layer {layer}"
+    if unpacking_error(anatomy, name):
+        raise ArchitectureError(
+            f"on this pass of {feed['input_ids'].shape[1]} tokens '{name}' fails{where} with relative error {error:.2g} (at most "
+            f"{tolerance:g} is allowed for packed weights): the kernels of {', '.join(kind for kind, _ in anatomy.packings)} round too "
+            "much here for what is computed from the weights to be trusted. Keep fewer sites (keep=), or load the model unquantised"
+        )
     raise ArchitectureError(
         f"this pass of {_length(record)} {'tokens' if 'input_ids' in feed else 'positions'} is not what the row {anatomy.family.name!r} says of "
         f"{type(anatomy.model).__name__}: the identity '{name}' fails{where} with relative error {error:.2g} (at most "
@@ -108,10 +115,11 @@ def _fault(
     errors = trace_errors(anatomy, feed, record, layers=layers, at=at)
     if not errors:
         return None
-    tolerance = TOLERANCE[anatomy.like.dtype]
     # NaN counts as the worst error: as itself it would pass every comparison.
     worst = {name: float(torch.nan_to_num(error, nan=torch.inf).max()) for name, error in errors.items()}
-    name = max(worst, key=worst.__getitem__)
+    allowed = {name: max(TOLERANCE[anatomy.dtype], unpacking_error(anatomy, name)) for name in errors}
+    name = max(worst, key=lambda name: worst[name] / allowed[name])
+    tolerance = allowed[name]
     if worst[name] <= tolerance:
         return None
     layer = layers[int(torch.nan_to_num(errors[name], nan=torch.inf).argmax())] if len(errors[name]) > 1 else None
@@ -226,14 +234,10 @@ def _projected(anatomy: Anatomy, output: Projection, norm: Norm | None) -> Float
     If there is a second norm, its linear part without the division by the scale is included.
     """
     kept = _along.setdefault(anatomy.model, {})
-    parameters = [output.module.weight, getattr(output.module, "bias", None)]
-    if norm is not None:
-        parameters.append(getattr(norm.module, "weight", None))
     # Address and version name the weights: both stay while torch sees no change.
-    if isinstance(output.factor, Tensor):
-        parameters.append(output.factor)
-    number = None if isinstance(output.factor, Tensor) else output.factor
-    key = (number, *((p.data_ptr(), version(p)) for p in parameters if p is not None))
+    number, scaling = (None, output.factor) if isinstance(output.factor, Tensor) else (output.factor, None)
+    along_factor = () if scaling is None else (scaling.data_ptr(), version(scaling))
+    key = (number, *along_factor, *key_of(output.module), *(() if norm is None else key_of(norm.module)))
     if key not in kept:
         weight, bias = output.weight, output.bias
         direction = _direction(anatomy, weight)
@@ -290,7 +294,7 @@ def _normed(norm: Norm, x: Tensor) -> Tensor:
 
 
 def _embedding_error(anatomy: Anatomy, feed: Feed, record: Pass, rows: Tensor) -> _Errors:
-    weight = anatomy.embedding.weight.detach()
+    weight = matrix_of(anatomy.embedding)
     # With another width a projection lies between embedding and state, which the proof at loading covers.
     if weight.shape[1] != anatomy.d_model:
         return {}
@@ -324,9 +328,10 @@ def _logits_error(anatomy: Anatomy, record: Pass, at: int) -> _Errors:
     # The best token is always among them: the largest logits are the ones that are shown.
     tokens = torch.cat([tokens, logits.argmax()[None]])
     last = anatomy.head[-1]
-    made = x @ upcast(last.weight.detach()[tokens]).T
-    if getattr(last, "bias", None) is not None:
-        made = made + upcast(last.bias.detach()[tokens])
+    made = x @ upcast(matrix_of(last)[tokens]).T
+    bias = bias_of(last)
+    if bias is not None:
+        made = made + upcast(bias[tokens])
     made = made * anatomy.logit_factor
     if anatomy.softcap is not None:
         made = anatomy.softcap * torch.tanh(made / anatomy.softcap)

@@ -22,6 +22,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..errors import ArgumentError, NoPatternError
+from .parameters import device_of
 
 NAME = "flowgraph_eager"
 """Name of our attention function in the library's registry; during a pass it also stands in the model's config."""
@@ -148,7 +149,7 @@ def eager_attention(model: Any) -> Iterator[None]:
         If torch.autocast is on.
     """
     _register()
-    refuse_autocast(next(model.parameters()).device.type)
+    refuse_autocast(device_of(next(part for part in model.modules() if part._parameters)).type)
     with evaluating(model):
         previous = [(config, config._attn_implementation) for config in _configs(model)]
         outermost = [config for config, name in previous if name != NAME]

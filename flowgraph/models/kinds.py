@@ -15,6 +15,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .parameters import packing_of, shape_of
+
 _QUANTISERS = frozenset(
     ("aqlm", "auto_gptq", "awq", "bitsandbytes", "compressed_tensors", "eetq", "fbgemm_gpu", "gptqmodel", "hqq", "optimum",
      "quanto", "torchao", "vptq")
@@ -62,8 +64,10 @@ class Kind:
 
 
 def quantised(model: Any) -> Kind | None:
-    """The kind of a model whose weights are packed; None where they are plain numbers."""
-    packed = [(name, module) for name, module in model.named_modules() if _is_packed(module)]
+    """The kind of a model whose weights are packed in a way that is not known here; None for plain numbers."""
+    packed = [
+        (name, module) for name, module in model.named_modules() if packing_of(module) is None and _is_packed(module)
+    ]
     if not packed:
         return None
     kinds = Counter(f"{type(module).__module__.partition('.')[0]}'s {type(module).__name__}" for _, module in packed)
@@ -184,8 +188,14 @@ def unread_head(model: Any) -> tuple[str, ...]:
     return tuple(
         name
         for name, child in model.named_children()
-        if child is not base and any(True for _ in child.parameters()) and not _holds(child, base)
+        if child is not base and has_numbers(child) and not _holds(child, base)
     )
+
+
+def has_numbers(module: nn.Module) -> bool:
+    """Whether a module, or one inside it, has weights."""
+    # Packed weights may be no parameters.
+    return any(True for _ in module.parameters()) or any(map(shape_of, module.modules()))
 
 
 def task_of(model: Any) -> str:

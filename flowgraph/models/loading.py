@@ -27,7 +27,7 @@ from ..errors import (
     UnsupportedReadingError,
 )
 from .adapters import Adapter, add_adapter
-from .anatomy import Anatomy, Level, named_rows, resolve, without_head
+from .anatomy import Anatomy, Level, named_rows, resolve, upcast, without_head
 from .discovery import can_search, found_and_proved
 from .eager import lock_of
 from .families import FAMILIES
@@ -35,10 +35,11 @@ from .hooks import hooks_on
 from .kinds import kind_of, quantised, task_of
 from .media import layout_of
 from .options import Options
+from .parameters import is_away, is_in_place, key_of, matrix_of, packing_of, version
 from .proof import TOLERANCE, OwnAttention, own_attention, own_name, prove
 from .sources import Opened, first_line, open_model
 from .vocabulary import Vocabulary
-from .weights import Weights, sample, version
+from .weights import Weights, sample
 from .wheel import Progress
 
 _VOLATILE = (
@@ -90,7 +91,7 @@ class LoadedModel:
     processor: Any = None
     adapter: Adapter | None = None
     _proved_hooks: list[frozenset[tuple[str, int]]] = field(default_factory=list, repr=False)
-    _wide: dict[tuple[int, int, bytes], Tensor] = field(default_factory=dict, repr=False)
+    _wide: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, repr=False)
     _digests: dict[tuple[int, int, bytes], bytes] = field(default_factory=dict, repr=False)
 
     @property
@@ -111,7 +112,8 @@ class LoadedModel:
 
     def _own_answers(self) -> str:
         own = self.own_attention
-        return f", {own.text}" if own is not None and own.differs else ""
+        packed = self.anatomy.packing
+        return (f", {packed}" if packed else "") + (f", {own.text}" if own is not None and own.differs else "")
 
     def check_hooks(self) -> None:
         """Prove the model again if hooks were added or removed since the last proof.
@@ -184,14 +186,12 @@ class LoadedModel:
     @property
     def device(self) -> torch.device:
         """Device of the token embedding; without one, of the first parameter."""
-        device: torch.device = self.anatomy.like.device
-        return device
+        return self.anatomy.device
 
     @property
     def dtype(self) -> torch.dtype:
         """Number type of the token embedding; without one, of the first parameter."""
-        dtype: torch.dtype = self.anatomy.like.dtype
-        return dtype
+        return self.anatomy.dtype
 
     @property
     def has_attribution(self) -> bool:
@@ -235,15 +235,18 @@ class LoadedModel:
                 f"{type(error).__name__}: {first_line(error)}"
             ) from error
 
-    def widened(self, weight: Tensor) -> Tensor:
-        """The weight in at least float32; the wide copy of a half-precision weight is kept for the next call."""
-        if weight.dtype in (torch.float32, torch.float64):
-            return weight
-        key = (weight.data_ptr(), version(weight), sample(weight))
+    def widened(self, module: Any) -> Tensor:
+        """A module's weight in at least float32; a copy that has to be made for that is kept for the next call."""
+        weight: Tensor = module.weight
+        if is_in_place(module):
+            weight = weight.detach()
+            if weight.dtype in (torch.float32, torch.float64):
+                return weight
+        key = (*key_of(module), sample(weight) if is_in_place(module) else b"")
         if key not in self._wide:
             # One wide copy at a time: it is as large as the embedding, and readings use one after the other.
             self._wide.clear()
-            self._wide[key] = weight.detach().float()
+            self._wide[key] = upcast(matrix_of(module))
         return self._wide[key]
 
     def fingerprint(self) -> dict[str, str]:
@@ -289,7 +292,8 @@ def load_model(
     Parameters
     ----------
     name_or_path_or_model
-        ``"smollm2"`` or another known name (``flowgraph models`` lists them); a local folder in Hugging Face's layout;
+        ``"smollm2"`` or another known name (``flowgraph models`` lists them); a local folder in Hugging Face's layout; a GGUF
+        file, whose weights are unpacked;
         a name on the Hugging Face hub, the only case in which the hub is asked; a model in memory (of one that torch.compile
         made, the module that it was made of); a
         ``(model, tokenizer)`` pair; or a :class:`LoadedModel`, which is returned as it is.
@@ -376,15 +380,22 @@ def load_model(
             name_or_path_or_model,
             number_type or torch.float32,
             options,
+            where,
             tokenizer=tokenizer,
             processor=processor,
             progress=progress,
         )
         _check_weights(opened.model)
-        if options.device_map is None:
+        # What is packed, or spread over devices, has its place.
+        if options.device_map is None and not any(map(packing_of, opened.model.modules())):
             opened = replace(opened, model=opened.model.to(where))
         if options.adapter is None:
             return _attach(opened, revision)
+        if not all(map(is_in_place, opened.model.modules())):
+            raise ArgumentError(
+                f"adapter={str(options.adapter)!r} is added to weights, and those of {opened.name!r} are packed, or not in memory; open it "
+                "unquantised and without offloading"
+            )
         added = add_adapter(opened.model, options.adapter)
         name = f"{opened.name}+{added.name}"
         return replace(_attach(replace(opened, name=name, model=added.model), revision), adapter=added)
@@ -481,7 +492,7 @@ def _warn_of(name: str, own: OwnAttention, stacklevel: int) -> None:
 
 
 def _check_weights(model: Any) -> None:
-    """Refuse weights that are missing, or packed."""
+    """Refuse weights that are missing, or packed in a way that is not known."""
     kind = type(model).__name__
     # Merging takes the adapters' layers out again, whatever attributes it leaves on the model.
     if any(type(module).__module__.startswith("peft.") for module in model.modules()):
@@ -491,10 +502,11 @@ def _check_weights(model: Any) -> None:
     packed = quantised(model)
     if packed is not None:
         raise ArchitectureError(f"{kind} is {packed.name}: {packed.why}. {packed.advice}")
-    if any(parameter.is_meta for parameter in model.parameters()):
+    gone = (part for part in model.modules() if not is_away(part))
+    if any(parameter.is_meta for part in gone for parameter in part.parameters(recurse=False)):
         raise ArgumentError(
-            f"{kind} has parameters on the 'meta' device, which holds no numbers; load the weights into memory, without "
-            "offloading and without init_empty_weights"
+            f"{kind} has parameters on the 'meta' device, which holds no numbers, and nothing brings them in; load the weights, "
+            "without init_empty_weights"
         )
 
 
@@ -504,6 +516,11 @@ def _converted(model: Any, device: torch.device | None, dtype: torch.dtype | Non
     wrong_type = dtype is not None and any(p.is_floating_point() and p.dtype != dtype for p in model.parameters())
     if not wrong_place and not wrong_type:
         return model
+    if not all(map(is_in_place, model.modules())):
+        raise ArgumentError(
+            f"weights of {type(model).__name__} are packed, or kept elsewhere by accelerate, so it is not converted here; leave device= and "
+            "dtype= out"
+        )
     try:
         # A deep copy, since .to() would move the user's own parameters.
         return copy.deepcopy(model).to(device=device, dtype=dtype)

@@ -21,6 +21,7 @@ from .axis import Layout
 from .eager import eager_attention
 from .hooks import on_call, on_result
 from .kinds import medium_of
+from .parameters import device_of
 
 _FRAMES = 7
 """Frames of a probe of sound: more than the windows of tiny models."""
@@ -46,7 +47,7 @@ def probe_feed(model: Any, table: Any, n_tokens: int, context: int | None = None
     if table is not None:
         # None of them is 0: that row is often padding and all zeros.
         rows = table.weight.shape[0]
-        ids = torch.linspace(1, rows - 1, n_tokens, dtype=torch.float64, device=table.weight.device).long()[None]
+        ids = torch.linspace(1, rows - 1, n_tokens, dtype=torch.float64, device=device_of(table)).long()[None]
         return {"input_ids": ids if context is None else ids[:, :context]}
     like = next(one for one in model.parameters() if one.is_floating_point())
     return {model.main_input_name: _noise(shape_of(model), like)}

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .families import NormKind
+from .parameters import bias_of, weight_of
 
 _FORMULAS: tuple[NormKind, ...] = ("rms", "layer", "rms_unit_offset", "layer_unit_offset")
 _EPSILONS = ("variance_epsilon", "eps", "epsilon", "norm_eps", "layer_norm_eps")
@@ -31,12 +32,13 @@ def found_kind(module: nn.Module, width: int) -> tuple[NormKind, float] | None:
 
 
 def _kind(module: nn.Module, width: int) -> tuple[NormKind, float] | None:
-    weight, bias = getattr(module, "weight", None), getattr(module, "bias", None)
-    if list(module.children()) or not _is_vector(weight, width) or not _is_vector(bias, width):
+    weight, bias = (getattr(module, name, None) for name in ("weight", "bias"))
+    if callable(bias) or list(module.children()) or not _is_vector(weight, width) or not _is_vector(bias, width):
         return None
     parameters = dict(module.named_parameters(recurse=False))
     if set(parameters) - {"weight", "bias"}:
         return None
+    weight, bias = weight_of(module), bias_of(module)
     like = weight if weight is not None else next(module.parameters(), torch.zeros(1))
     generator = torch.Generator("cpu").manual_seed(3)
     x = torch.randn(len(_LENGTHS), width, generator=generator, dtype=torch.float32)

@@ -10,9 +10,13 @@ import difflib
 import json
 import os
 import re
+import shutil
 import socket
+import struct
+import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,7 +31,7 @@ from torch import nn
 from ..errors import ArchitectureError, ArgumentError, FileFormatError, FlowgraphError, UnknownModelError
 from .bars import no_bars
 from .known import KNOWN_MODELS, fetch
-from .options import Options
+from .options import Options, require
 from .wheel import Progress
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]{0,95}(/[\w.-]{1,96})?", re.ASCII)
@@ -37,8 +41,9 @@ _TOKENIZER_FILES = ("tokenizer*", "vocab*", "*.model", "tekken*")
 # Reading files of unknown making fails in as many ways as they can be damaged.
 _UNREADABLE = (
     ArithmeticError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError,
-    SafetensorError, StrictDataclassError,
+    SafetensorError, StrictDataclassError, struct.error,
 )  # fmt: skip
+_KNOWN_PACKINGS = ("bitsandbytes", "torchao")
 _EIGHT_BITS = ("I8", "U8", "F8_E4M3", "F8_E5M2")
 _MASK = re.compile(r"(^|\.)(attn|attention)\.(attention\.)?(masked_)?bias$")
 """Causal masks that GPTs used to save as a bias of the attention itself, beside the biases of its linear layers."""
@@ -61,12 +66,13 @@ def open_model(
     name_or_path: str | Path,
     dtype: torch.dtype | str,
     options: Options,
+    place: torch.device,
     *,
     tokenizer: Any = None,
     processor: Any = None,
     progress: Progress | None = None,
 ) -> Opened:
-    """A known name, a folder or a hub name, opened on the CPU or where the options say.
+    """A known name, a folder or a hub name, opened where the options say.
 
     Parameters
     ----------
@@ -76,6 +82,8 @@ def open_model(
         Number type, or ``"auto"`` for the file's own.
     options
         How the files are opened.
+    place
+        Device of the whole model, where the options have no map of devices.
     tokenizer, processor
         Taken instead of the folder's own, which are then not read.
     progress
@@ -91,17 +99,23 @@ def open_model(
     if isinstance(name_or_path, str) and text in KNOWN_MODELS:
         for option in ("revision", "subfolder"):
             options.refuse(option, f"{text!r} is a known model, which is one pinned version")
-        return _read_folder(fetch(text, progress=progress), dtype, options, given)
-    place = _existing(text)
-    if place is not None and place.is_dir():
+        return _read_folder(fetch(text, progress=progress), dtype, options, place, given)
+    there = _existing(text)
+    if there is not None and there.is_dir():
         options.refuse("revision", f"{text!r} is a folder on this machine")
-        folder = _inside(place, options.subfolder)
-        return _read_folder(folder, dtype, options, replace(given, name=folder.resolve().name or str(folder)))
-    if place is not None:
-        raise UnknownModelError(f"{text!r} is a file; a model is a folder with config.json and *.safetensors in it")
+        folder = _inside(there, options.subfolder)
+        return _read_folder(folder, dtype, options, place, replace(given, name=folder.resolve().name or str(folder)))
+    if there is not None and there.suffix.lower() == ".gguf":
+        for option in ("revision", "subfolder", "quantization_config"):
+            options.refuse(option, f"{text!r} is one file, whose weights are unpacked when they are read")
+        return _read_gguf(there, dtype, options, replace(given, name=there.stem))
+    if there is not None:
+        raise UnknownModelError(
+            f"{text!r} is a file; a model is a folder with config.json and *.safetensors in it, or a file that ends in .gguf"
+        )
     if isinstance(name_or_path, Path) or _is_path(text):
         raise UnknownModelError(f"there is no folder {text!r}{nearest(text)}")
-    return _read_hub(text, dtype, options, given)
+    return _read_hub(text, dtype, options, place, given)
 
 
 def _inside(folder: Path, subfolder: str | None) -> Path:
@@ -147,11 +161,14 @@ def _is_path(text: str) -> bool:
     return not _HUB_NAME.fullmatch(text) or (bool(slash) and _existing(folder) is not None)
 
 
-def _read_folder(folder: Path, dtype: torch.dtype | str, options: Options, given: Opened) -> Opened:
+def _read_folder(
+    folder: Path, dtype: torch.dtype | str, options: Options, place: torch.device, given: Opened
+) -> Opened:
     _check_folder(folder, options)
     with _readable(f"the model in {str(folder)!r}"):
-        model = _pretrained(str(folder), dtype, options, local_files_only=True)
-        _refuse_packed(folder)
+        model = _pretrained(str(folder), dtype, options, place, local_files_only=True)
+        if not hasattr(model.config, "quantization_config"):
+            _refuse_packed(folder)
     tokenizer, processor = given.tokenizer, given.processor
     if tokenizer is None and any(any(folder.glob(pattern)) for pattern in _TOKENIZER_FILES):
         with _readable(f"the tokenizer in {str(folder)!r}"):
@@ -159,6 +176,32 @@ def _read_folder(folder: Path, dtype: torch.dtype | str, options: Options, given
     if processor is None and any((folder / name).is_file() for name in _PROCESSOR_FILES):
         processor = _pretrained_processor(str(folder), options, local_files_only=True)
     return Opened(given.name, model, tokenizer, processor)
+
+
+def _read_gguf(file: Path, dtype: torch.dtype | str, options: Options, given: Opened) -> Opened:
+    """A model from a GGUF file, through transformers' own reader; its weights are unpacked into plain numbers."""
+    import transformers
+
+    where: dict[str, Any] = {"gguf_file": file.name, "local_files_only": True}
+    with _readable(f"the GGUF file {str(file)!r}"):
+        config = transformers.AutoConfig.from_pretrained(str(file.parent), trust_remote_code=False, **where)
+        kind = transformers.MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        if kind is None:
+            raise ArchitectureError(
+                f"{str(file)!r} is of type {config.model_type!r}, of which transformers has no language model of one stack"
+            )
+        said = {} if options.device_map is None else {"device_map": options.device_map}
+        with no_bars(), _offloading(options) as (folder, keep):
+            model, report = kind.from_pretrained(
+                str(file.parent), config=config, dtype=dtype, output_loading_info=True, **where, **said, **folder
+            )
+            keep(model)
+        _check_report(str(file), model, report)
+    tokenizer = given.tokenizer
+    if tokenizer is None:
+        with _readable(f"the tokenizer in {str(file)!r}"), no_bars():
+            tokenizer = transformers.AutoTokenizer.from_pretrained(str(file.parent), trust_remote_code=False, **where)
+    return replace(given, model=model, tokenizer=tokenizer)
 
 
 def _check_folder(folder: Path, options: Options) -> None:
@@ -230,13 +273,13 @@ def _readable(what: str) -> Iterator[None]:
         raise FileFormatError(f"{what} cannot be read: {first_line(error)}") from error
 
 
-def _read_hub(name: str, dtype: torch.dtype | str, options: Options, given: Opened) -> Opened:
+def _read_hub(name: str, dtype: torch.dtype | str, options: Options, place: torch.device, given: Opened) -> Opened:
     offline = not _hub_answers()
     # Only where it is given: without one the library's own default is taken.
     said = {"revision": options.revision, "subfolder": options.subfolder}
     files = {"local_files_only": offline, **{key: value for key, value in said.items() if value is not None}}
     try:
-        model = _pretrained(name, dtype, options, **files)
+        model = _pretrained(name, dtype, options, place, **files)
         tokenizer = given.tokenizer
         if tokenizer is None:
             tokenizer = _pretrained_tokenizer(name, options, **files)
@@ -282,7 +325,7 @@ def _hub_answers() -> bool:
         return False
 
 
-def _pretrained(source: str, dtype: torch.dtype | str, options: Options, **files: Any) -> Any:
+def _pretrained(source: str, dtype: torch.dtype | str, options: Options, place: torch.device, **files: Any) -> Any:
     # Said aloud, because without it the library asks on the terminal whether to run the model's own code.
     files["trust_remote_code"] = False
     import transformers
@@ -294,19 +337,53 @@ def _pretrained(source: str, dtype: torch.dtype | str, options: Options, **files
             _warn_of_code(source, own)
             files["trust_remote_code"] = True
     config = transformers.AutoConfig.from_pretrained(source, **files)
-    _refuse_quantised(source, config)
-    said = {"config": config, "dtype": dtype, "use_safetensors": True, **files}
+    is_packed = options.quantization_config is not None or _is_packed(source, config)
+    said: dict[str, Any] = {"config": config, "dtype": dtype, "use_safetensors": True, **files}
     kind = _opened_class(_saved_class(source, config, files), config)
     if options.device_map is not None:
         said["device_map"] = options.device_map
     if options.quantization_config is not None:
         said["quantization_config"] = options.quantization_config
+    if is_packed:
+        require("accelerate", "quantised", "a quantised model")
+        said.setdefault("device_map", {"": place})
     # Sizes that do not fit are reported, and refused by name.
-    with no_bars():
-        model, report = kind.from_pretrained(source, output_loading_info=True, ignore_mismatched_sizes=True, **said)
+    with no_bars(), _offloading(options) as (folder, keep):
+        try:
+            model, report = kind.from_pretrained(
+                source, output_loading_info=True, ignore_mismatched_sizes=True, **said, **folder
+            )
+        except (ImportError, TypeError, ValueError, KeyError, AttributeError) as error:
+            if not is_packed:
+                raise
+            how = "as it is packed" if options.quantization_config is None else f"with {options.quantization_config!r}"
+            raise ArgumentError(
+                f"{source!r} cannot be opened {' '.join(how.split())} here: {first_line(error)}"
+            ) from error
+        keep(model)
     options.check_names([name for name, _ in (*model.named_modules(), *model.named_parameters()) if name])
     _check_report(source, model, report)
     return model
+
+
+@contextmanager
+def _offloading(options: Options) -> Iterator[tuple[dict[str, str], Callable[[Any], None]]]:
+    """A folder for weights that the library has to write anew before it can leave them on disk, as those of experts.
+
+    It lives as long as the model that it is kept for.
+    """
+    if options.device_map is None:
+        yield {}, lambda _model: None
+        return
+    folder = tempfile.mkdtemp(prefix="flowgraph-offload-")
+    kept: list[Any] = []
+    try:
+        yield {"offload_folder": folder}, kept.append
+    finally:
+        if kept and any(Path(folder).iterdir()):
+            weakref.finalize(kept[0], shutil.rmtree, folder, ignore_errors=True)
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _warn_of_code(source: str, own: Mapping[str, str]) -> None:
@@ -317,15 +394,18 @@ def _warn_of_code(source: str, own: Mapping[str, str]) -> None:
     )
 
 
-def _refuse_quantised(source: str, config: Any) -> None:
+def _is_packed(source: str, config: Any) -> bool:
+    """Whether a config says that the weights are packed; a packing that is not known here is refused."""
     said = getattr(config, "quantization_config", None)
     if said is None:
-        return
+        return False
     method = said.get("quant_method") if isinstance(said, dict) else getattr(said, "quant_method", None)
+    if getattr(method, "value", method) in _KNOWN_PACKINGS:
+        return True
     raise ArchitectureError(
         f"{source!r} is a quantised model (quantization_config in its config, quant_method "
-        f"{getattr(method, 'value', method)!r}): its weights are packed, and the model cannot be taken apart into them. Take "
-        "the unquantised model, or dequantise this one yourself and save it: model.dequantize().save_pretrained(folder)"
+        f"{getattr(method, 'value', method)!r}): its weights are packed in a way that is not known here, and the model cannot be taken apart "
+        f"into them; known are {' and '.join(_KNOWN_PACKINGS)}. Take the unquantised model, or dequantise this one yourself and save it: model.dequantize().save_pretrained(folder)"
     )
 
 

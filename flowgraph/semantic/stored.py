@@ -22,6 +22,7 @@ from torch import Tensor
 from ..lenses.logit_lens import read
 from ..models import LoadedModel
 from ..models.cache import cache_folder
+from ..models.parameters import numbers_of
 from ..values.reading import NodeReading
 from ..values.trace import Trace
 
@@ -76,7 +77,7 @@ def store_of(loaded: LoadedModel) -> Path:
     )
     digest = hashlib.sha256(repr(about).encode())
     for module in modules:
-        for parameter in module.parameters():
+        for parameter in numbers_of(module):
             digest.update(loaded.digest(parameter))
     return cache_folder() / "readings" / f"{digest.hexdigest()[:32]}.sqlite"
 

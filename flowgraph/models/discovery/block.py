@@ -11,7 +11,9 @@ from torch import Tensor, nn
 
 from ..eager import AttentionCall
 from ..families import FUNCTION
+from ..kinds import has_numbers
 from ..norms import found_kind
+from ..parameters import shape_of
 from .record import Record, same
 
 # Far above rounding of a sum in the model's number type, far below a part that is missing.
@@ -618,7 +620,7 @@ class BlockSearch:
         return width is not None and found_kind(self.record.modules[name], width.shape[-1]) is not None
 
     def _has_weights(self, name: str) -> bool:
-        return any(True for _ in self.record.modules[name].parameters())
+        return has_numbers(self.record.modules[name])
 
     def _is_of_mlp(self, name: str) -> bool:
         return any(name == one or name.startswith(f"{one}.") for one in self.mlp_names)
@@ -684,8 +686,7 @@ def _is_more_than_mask(added: Any) -> bool:
 
 
 def _is_linear(module: nn.Module) -> bool:
-    weight = getattr(module, "weight", None)
-    return isinstance(weight, Tensor) and weight.ndim == 2 and weight.is_floating_point()
+    return len(shape_of(module) or ()) == 2
 
 
 def _error(x: Tensor, y: Tensor) -> float:

@@ -15,6 +15,7 @@ from ..families import Attention, Family, Sizes, Stack
 from ..kinds import base_of, medium_of
 from ..media import probe_feed
 from ..norms import found_kind
+from ..parameters import bias_of, matrix_of
 from .block import ROUNDING, BlockSearch, FoundBlock, NotFoundError, describe_call
 from .derivatives import gate_error, mixing_error
 from .record import record_pass, same
@@ -288,7 +289,7 @@ class Search:
         if table is None:
             return "", None, ""
         path = self._from_base(next(name for name, module in self.record.modules.items() if module is table))
-        tokens = table.weight.detach()[self.given["input_ids"][0]]
+        tokens = matrix_of(table)[self.given["input_ids"][0]]
         rounding = ROUNDING[state.dtype]
         state = state.reshape(-1, state.shape[-1]).double()
         if tokens.shape[-1] != state.shape[-1]:
@@ -329,11 +330,11 @@ class Search:
             return (), "linear", 1.0, ""
         path = next((name for name, module in self.record.modules.items() if module is output), "")
         reads = last if not final_norm else self.record.output(self._full(final_norm))
-        weight, bias = output.weight.detach(), getattr(output, "bias", None)
+        weight, bias = matrix_of(output), bias_of(output)
         if not path or reads is None or reads.shape[-1] != weight.shape[-1] or weight.ndim != 2:
             return (), "linear", 1.0, ""
         made = reads.reshape(-1, reads.shape[-1]).double() @ weight.double().T
-        made = made if bias is None else made + bias.detach().double()
+        made = made if bias is None else made + bias.double()
         logits = logits.reshape(-1, logits.shape[-1]).double()
         if made.shape != logits.shape:
             return (), "linear", 1.0, ""

@@ -69,6 +69,8 @@ def layers_text(graph: FlowGraph) -> str:
 def limit_texts(info: GraphInfo) -> list[str]:
     """What of the model the graph cannot show, in words."""
     texts = ["attention patterns alone are known of this model"] if info.provenance.get("known") == "patterns" else []
+    if "weights_packed" in info.provenance:
+        texts.append(printable(str(info.provenance["weights_packed"])))
     silent = info.provenance.get("without_attention")
     if isinstance(silent, (list, tuple)) and silent:
         which = f"layer{'s' if len(silent) > 1 else ''} {', '.join(printable(str(layer)) for layer in silent)}"
