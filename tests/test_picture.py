@@ -163,7 +163,7 @@ def test_an_address_is_read_back(recipe):
 
 def test_an_address_says_what_differs_and_passes_over_the_page():
     recipe = PictureRecipe(text="a b?", heads_in=(21, 3), layers=(0, 6))
-    assert recipe.address == "?text=a%20b%3F&heads_in=21,3&layers=0,6"
+    assert recipe.address == "?model=smollm2&text=a%20b%3F&heads_in=21,3&layers=0,6"
     assert PictureRecipe().address == ""
     page = "&tab=bars&layer=3&heads=1,2&pins=mlp.1.-.0.-&circuit=none&width=share&session=abc"
     assert PictureRecipe.from_address(recipe.address + page) == recipe

@@ -32,6 +32,10 @@ Width = Literal["flow", "share"]
 Orientation = Literal["auto", "columns", "rows"]
 Fill = Literal["rank", "probability", "entropy"]
 Circuit = Literal["none", "backward", "eap", "eap-qk", "eap-ig"]
+Score = Literal[
+    "", "direct_logit", "entropy", "sink", "previous_token", "duplicate_token", "induction", "strongest_other"
+]
+"""What :func:`flowgraph.head_scores` says of heads; empty: the first that there is."""
 Task = Literal["none", "ioi", "greater-than", "induction", "agreement", "colored-objects", "capitals"]
 
 LONGEST_QUERY = LONGEST_ADDRESS
@@ -94,7 +98,7 @@ class Recipe(PictureRecipe):
     selected: str | None = None
     pins: tuple[str, ...] = ()
     fill: Fill = "rank"
-    score: str = ""
+    score: Score = ""
     semantic_layers: tuple[int, int] | None = None
     circuit: Circuit = "none"
     corrupted: str = ""
@@ -112,7 +116,9 @@ class Recipe(PictureRecipe):
         check_choice("tab", self.tab, tuple(TABS))
         check_index("layer", self.layer)
         check_window("semantic_layers", self.semantic_layers)
-        for name in ("example", "session", "score"):
+        if self.score != "":
+            check_choice("score", self.score, CHOICES["score"][1:])
+        for name in ("example", "session"):
             value = getattr(self, name)
             if value not in (None, "") and not (isinstance(value, str) and _NAME.fullmatch(value)):
                 refuse(name, value, "up to 64 letters, digits, - or _")
@@ -141,7 +147,7 @@ CHOICES: dict[str, tuple[str, ...]] = {"method": tuple(EDGE_METHODS)} | {
     name: get_args(kind)
     for name, kind in (
         ("show", Show), ("level", Level), ("width", Width), ("orientation", Orientation),
-        ("fill", Fill), ("circuit", Circuit), ("task", Task),
+        ("fill", Fill), ("score", Score), ("circuit", Circuit), ("task", Task),
     )
 }  # fmt: skip
 """Field → the values it may have, in the order in which they are offered."""

@@ -106,7 +106,7 @@ class PictureRecipe:
 
     @property
     def address(self) -> str:
-        """``"?text=…&method=…"``: what differs from a bare recipe; empty where nothing does.
+        """``"?model=…&text=…&method=…"``: the model of the text, and what differs from a bare recipe; empty where nothing does.
 
         Raises
         ------
@@ -116,7 +116,7 @@ class PictureRecipe:
         said = [
             f"{item.name}={quote(_written(value), safe=_SAFE)}"
             for item in fields(self)
-            if (value := getattr(self, item.name)) != item.default
+            if (value := getattr(self, item.name)) != item.default or (item.name == "model" and self.text)
         ]
         query = f"?{'&'.join(said)}" if said else ""
         if len(query) > LONGEST_ADDRESS:
@@ -143,7 +143,7 @@ class PictureRecipe:
         >>> recipe.text, recipe.method
         ('The capital', 'norms')
         >>> recipe.address
-        '?text=The%20capital&method=norms'
+        '?model=smollm2&text=The%20capital&method=norms'
         """
         return cls(**cls._values(address))
 

@@ -42,7 +42,7 @@ def test_from_an_empty_page_to_a_picture(opened, scheme):
     assert "Tokyo" in tab.text("#strip")
     assert tab.shown() > 50
     assert "of the mass" in tab.text("#counter")
-    assert tab.search() == f"?text={EXAMPLE}"
+    assert tab.search() == f"?model=smollm2&text={EXAMPLE}"
     assert tab.evaluate("document.documentElement.dataset.theme") == scheme
 
 
@@ -428,7 +428,25 @@ def test_a_malformed_address_is_explained_and_the_page_still_works(tab):
     tab.page.get_by_label("Prompt").fill(EXAMPLE)
     tab.redrawn(lambda: tab.page.get_by_role("button", name="Trace").click())
     assert tab.text("#notice") == ""
-    assert tab.search() == f"?text={EXAMPLE}"
+    assert tab.search() == f"?model=smollm2&text={EXAMPLE}"
+
+
+def test_a_score_that_does_not_exist_is_said_like_every_other_choice(tab):
+    tab.goto(f"{QUERY}&tab=heads&score=zz")
+    words = "score='zz' cannot be used; expected one of direct_logit"
+    tab.wait("document.getElementById('notice').textContent.includes(argument)", words)
+    tab.redrawn(lambda: tab.evaluate("app.address.change({ score: 'entropy', show: 'all' })"))
+    assert tab.text("#notice") == ""
+
+
+def test_an_address_without_a_model_says_it_from_the_first_change_on(tab):
+    tab.drawn(QUERY)
+    drawn = tab.evaluate("app.root().dataset.drawn")
+    tab.evaluate("app.address.change({ tab: 'bars' })")
+    tab.page.wait_for_selector("#content .bars")
+    assert tab.search() == f"?model=smollm2&text={EXAMPLE}&tab=bars"
+    # It is the same picture: nothing is drawn anew.
+    assert tab.evaluate("app.root().dataset.drawn") == drawn
 
 
 def test_themes_go_round_and_are_remembered(opened):

@@ -15,6 +15,7 @@ from flowgraph_webapp.panels.heads import HeadsQuestion
 from flowgraph_webapp.panels.lens import LensQuestion
 from flowgraph_webapp.panels.picture import goes_on
 from flowgraph_webapp.panels.semantic import SemanticQuestion
+from flowgraph_webapp.recipe import CHOICES
 from flowgraph_webapp.server import traces as traces_module
 from flowgraph_webapp.server.model import ModelQuestion
 from flowgraph_webapp.server.run import RunQuestion
@@ -293,6 +294,7 @@ def test_the_lens_of_many_chunks_is_the_same(traces, run, trace, monkeypatch):
 
 def test_heads(traces, run, trace):
     answer, own = ask(traces, HeadsQuestion(run)), fg.head_scores(trace)
+    assert {*CHOICES["score"]} == {"", *own.scores, *own.undefined}
     assert next(iter(answer.scores)) == "direct_logit"
     assert set(answer.scores) == set(own.scores)
     for name, score in own.scores.items():

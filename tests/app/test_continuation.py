@@ -121,7 +121,9 @@ def test_a_token_of_the_continuation_becomes_the_one_that_is_explained(tab):
     assert tokens.nth(0).get_attribute("aria-pressed") == "true"
     target = tokens.nth(1).get_attribute("data-aim")
     tab.redrawn(lambda: tokens.nth(1).click())
-    assert parse_qs(tab.evaluate("location.search")[1:]) == {"text": [f"{EXAMPLE} Tokyo"], "target": [target]}
+    assert parse_qs(tab.evaluate("location.search")[1:]) == {
+        "model": ["smollm2"], "text": [f"{EXAMPLE} Tokyo"], "target": [target],
+    }  # fmt: skip
     assert tab.page.get_by_label("Prompt").input_value() == f"{EXAMPLE} Tokyo"
     assert tab.page.locator("#strip .chip.target").get_attribute("data-token") == target
     assert tokens.nth(1).get_attribute("aria-pressed") == "true"
@@ -144,7 +146,7 @@ def test_explaining_a_word_of_a_conversation_says_what_became_of_the_prompt_and_
     assert tab.page.get_by_label("Prompt").input_value() != "Say yes"
     assert "chat template written out" in tab.text(".written-out")
     tab.redrawn(lambda: tab.page.get_by_role("button", name="back to what you wrote").click())
-    assert parse_qs(tab.evaluate("location.search")[1:]) == {"text": ["Say yes"], "chat": ["1"]}
+    assert parse_qs(tab.evaluate("location.search")[1:]) == {"model": ["smollm2"], "text": ["Say yes"], "chat": ["1"]}
     assert tab.page.get_by_label("Prompt").input_value() == "Say yes"
     assert tab.page.locator("#chat input").is_checked()
     assert not tab.page.locator(".written-out").is_visible()

@@ -104,7 +104,7 @@ def test_what_cannot_be_mixed_is_refused_with_the_reason(traces, run, question, 
 
 def test_the_recipe_says_the_layers():
     recipe = Recipe(text="a", heads_in=(23, 21, 23))
-    assert to_query(recipe) == "?text=a&heads_in=23,21,23"
+    assert to_query(recipe) == "?model=smollm2&text=a&heads_in=23,21,23"
     assert from_query(to_query(recipe)) == recipe
     assert GraphQuestion.of(recipe).heads_in == (21, 23)
     assert GraphQuestion.of(Recipe(text="a", level="head", heads_in=(3,))).heads_in == ()
@@ -156,15 +156,15 @@ def test_layers_are_opened_by_name_and_by_a_click_on_their_label(tab):
     box = tab.page.get_by_label("heads in layers")
     box.fill("L21, 23-24")
     tab.redrawn(lambda: box.press("Enter"))
-    assert tab.search() == f"?text={EXAMPLE}&heads_in=21,23,24"
+    assert tab.search() == f"?model=smollm2&text={EXAMPLE}&heads_in=21,23,24"
     layers = (
         "[...new Set(app.meta.keys.filter((key) => key.startsWith('head.')).map((key) => key.split('.')[1]))].sort()"
     )
     # No head of layer 24 reaches the threshold, which stays as it is.
     assert tab.evaluate(layers) == ["21", "23"]
     tab.redrawn(lambda: tab.page.locator("#stage .axis > span", has_text="L24").click())
-    assert tab.search() == f"?text={EXAMPLE}&heads_in=21,23"
+    assert tab.search() == f"?model=smollm2&text={EXAMPLE}&heads_in=21,23"
     assert box.input_value() == "21, 23"
     tab.redrawn(tab.page.go_back)
-    assert tab.search() == f"?text={EXAMPLE}&heads_in=21,23,24"
+    assert tab.search() == f"?model=smollm2&text={EXAMPLE}&heads_in=21,23,24"
     assert tab.evaluate(layers) == ["21", "23"]

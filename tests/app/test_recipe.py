@@ -84,10 +84,10 @@ def test_a_node_comes_back_from_its_key_and_its_start(node):
     assert parse_node(node_key(node)) == node
 
 
-def test_only_what_differs_is_in_the_query():
+def test_the_model_and_what_differs_is_in_the_query():
     assert to_query(Recipe()) == ""
     assert from_query("") == from_query("?") == Recipe()
-    assert to_query(Recipe(text="a b", layers=(0, 6), heads=(1, 3))) == "?text=a%20b&layers=0,6&heads=1,3"
+    assert to_query(Recipe(text="a b", layers=(0, 6), heads=(1, 3))) == "?model=smollm2&text=a%20b&layers=0,6&heads=1,3"
     assert to_query(Recipe(start="resid_post.23.7")) == "?start=resid_post.23.7"
     assert from_query("?text=a+b&chat=1") == Recipe(text="a b", chat=True)
 
@@ -101,6 +101,7 @@ def test_only_what_differs_is_in_the_query():
         ("?text=%ff", "cannot be read"),
         ("?method=magic", "method='magic' cannot be used; expected one of attention"),
         ("?show=None", "show='None'"),
+        ("?score=zz", "score='zz' cannot be used; expected one of direct_logit, entropy"),
         ("?threshold=nan", "threshold=nan cannot be used"),
         ("?threshold=2", "expected a number from 0 to 1"),
         ("?threshold=x", "threshold='x'"),

@@ -9,14 +9,16 @@
   const fieldNames = (list) => new Set(root().dataset[list].split(' '));
   const defaults = () => JSON.parse(root().dataset.defaults);
 
+  /** What an address says. One without a model was written for the default, and says it from now on. */
   function read(search = window.location.search) {
-    return Object.fromEntries(new URLSearchParams(search));
+    const said = Object.fromEntries(new URLSearchParams(search));
+    return said.text ? { model: defaults().model, ...said } : said;
   }
 
-  /** Only what differs from the defaults; an open panel is said even if it is the first. */
+  /** What differs from the defaults, and the model; an open panel is said even if it is the first. */
   function written(values) {
     const usual = defaults();
-    const said = Object.entries(values).filter(([name, value]) => value !== '' && (value !== usual[name] || name === 'tab'));
+    const said = Object.entries(values).filter(([name, value]) => value !== '' && (value !== usual[name] || ['tab', 'model'].includes(name)));
     const pairs = said.map(([name, value]) => `${name}=${encodeURIComponent(value).replace(SAFE, decodeURIComponent)}`);
     return pairs.length ? `?${pairs.join('&')}` : '';
   }
@@ -69,7 +71,7 @@
       said.position === '' ? null : Number(said.position),
       ...['method', 'show', 'level', 'width', 'orientation', 'fill'].map(chosen),
       count ? Number(said.layer === '' ? count - 1 : said.layer) : keep,
-      said.score || keep,
+      choices.score.includes(said.score) ? said.score : keep,
     ];
   }
 

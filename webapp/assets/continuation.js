@@ -5,7 +5,6 @@
   const app = (window.flowgraphApp ??= {});
   const keep = () => window.dash_clientside.no_update;
   const tab = crypto.getRandomValues(new Uint32Array(2)).join('-');
-  const defaultModel = () => JSON.parse(app.root().dataset.defaults).model;
   let runs = 0;
   let last = null;
 
@@ -40,7 +39,7 @@
   function markGrown() {
     const row = document.querySelector('[data-base]');
     if (!row) return keep();
-    const { text, target = '', model = defaultModel() } = app.address.read();
+    const { text, target = '', model } = app.address.read();
     const tokens = [...row.querySelectorAll('[data-grown]')];
     const isOurs = model === row.dataset.model && [row.dataset.base, ...tokens.map((one) => one.dataset.grown)].includes(text);
     row.toggleAttribute('data-grown-from', text !== row.dataset.base);
