@@ -403,7 +403,7 @@ def test_two_tabs_do_not_see_each_other(opened):
     assert "selected" not in two.search()
     assert LABEL not in two.text("#details")
     one.redrawn(lambda: one.choose("level", "head"))
-    assert two.search() == f"?text={MARY}&method=norms"
+    assert two.search() == f"?model=smollm2&text={MARY}&method=norms"
     assert two.page.get_by_label("Prompt").input_value() == MARY
     assert two.page.locator("#level input:checked").get_attribute("value") == "token"
     first, second = one.picture(), two.picture()
