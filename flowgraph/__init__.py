@@ -7,7 +7,8 @@ Trace: models, prompts, one forward pass
     load_model, LoadedModel, KNOWN_MODELS, FAMILIES, Family, register_family, inputs, Inputs, trace, Trace, Traces, TraceSites,
     Axis, trace_size, SITES
 Read: states and parts in vocabulary
-    logit_lens, read, unembed, Reading, direct_logit_attribution, DirectLogitAttribution, head_scores, HeadScores,
+    logit_lens, read, unembed, Reading, direct_logit_attribution, DirectLogitAttribution, integrated_attribution,
+    IntegratedAttribution, head_scores, HeadScores,
     HeadScore, node_readings, NodeReading, node_details, NodeDetails, trajectory, Trajectory, head_circuit, HeadCircuit,
     norm_filter, NormFilter, TokenChange, edge_tokens, EdgeTokens, overlap, overlap_by_layer, LayerOverlap,
     regularization_neurons, RegularizationNeurons
@@ -96,6 +97,7 @@ if TYPE_CHECKING:
     from .interventions.metrics import Metric, kl_divergence, log_probability, logit_difference, target_rank
     from .lenses.direct_attribution import DirectLogitAttribution, direct_logit_attribution
     from .lenses.head_scores import HeadScore, HeadScores, head_scores
+    from .lenses.integrated_attribution import IntegratedAttribution, integrated_attribution
     from .lenses.logit_lens import logit_lens, read, unembed
     from .methods import EDGE_METHODS, EdgeMethod, EdgeWeights, build_graph, edge_weights, register_method
     from .methods.node_readings import node_readings
@@ -153,6 +155,7 @@ _WHERE = {
     "analyses.regularization": ("RegularizationNeurons", "regularization_neurons",),
     "analyses.trajectory": ("Trajectory", "trajectory",),
     "lenses.direct_attribution": ("DirectLogitAttribution", "direct_logit_attribution"),
+    "lenses.integrated_attribution": ("IntegratedAttribution", "integrated_attribution"),
     "circuits.comparison": ("CircuitOverlap", "compare"),
     "circuits.completeness": ("Completeness", "Minimality", "completeness", "minimality"),
     "circuits.discovery": ("discover", "discovery_size"),
@@ -242,7 +245,7 @@ __all__ = [
     "Edge", "EdgeEffects", "EdgeMethod", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Faithfulness",
     "Family", "FetchError", "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients",
     "GraphInfo", "GraphTooLargeError", "HeadCircuit", "HeadEffects", "HeadRoles", "HeadScore", "HeadScores",
-    "Inputs", "LayerOverlap", "LoadedModel", "Metric", "Minimality", "ModelMismatchError", "ModelNeededError",
+    "Inputs", "IntegratedAttribution", "LayerOverlap", "LoadedModel", "Metric", "Minimality", "ModelMismatchError", "ModelNeededError",
     "NoPatternError", "Node", "NodeDetails", "NodeReading", "NonFiniteError", "NormFilter", "NotRecordedError", "Path",
     "PatternEdit", "PictureRecipe", "PromptError", "Reading", "RegularizationNeurons", "Table", "TargetError", "TaskData",
     "TokenChange", "TokenMatrix", "Trace", "TraceSites", "Traces", "Trajectory", "UnknownModelError", "UnsupportedReadingError",
@@ -251,7 +254,7 @@ __all__ = [
     "direct_logit_attribution", "discover", "discovery_size", "edge_effects", "edge_mass", "edge_scores", "edge_tokens",
     "edge_tokens_figure", "edge_weights", "faithfulness", "flow_edges", "flow_graph", "gradients", "head_circuit",
     "head_circuit_figure", "head_effects", "head_roles", "head_scores", "head_scores_figure", "head_view",
-    "import_graph", "influence", "inputs", "keep_strongest", "kl_divergence", "lens_figure", "load_model",
+    "import_graph", "influence", "inputs", "integrated_attribution", "keep_strongest", "kl_divergence", "lens_figure", "load_model",
     "log_probability", "logit_difference", "logit_lens", "mass", "matrix_figure", "merge_parallel", "minimality",
     "minimum_cut", "mixing_ratio", "model_view", "node_details", "node_key", "node_readings", "norm_filter", "norm_filter_figure", "norm_map",
     "overlap", "overlap_by_layer", "overlap_figure", "parse_node", "patch", "picture", "picture_edges", "prune", "read", "register_family",

@@ -185,7 +185,7 @@ def trace(
     window = _window(loaded, what)
     places = [explained_of_row(loaded, row, position) for row in given.rows]
     answers = {name: _token_id(loaded, value, name) for name, value in (("target", target), ("foil", foil))}
-    loaded.vocabulary.refuse_same(answers["target"], answers["foil"])
+    loaded.answers.refuse_same(answers["target"], answers["foil"])
     size = sum(_size(loaded, row.length, what.sites, window) for row in given.rows)
     logger.info("the trace will keep %.1f MB (%s bytes)", size / 2**20, f"{size:,}")
     if size > max_bytes:
@@ -222,7 +222,7 @@ def _traced(
     if answers["target"] is None and result.logits is not None:
         best = int((result.logits if result.logits.ndim == 1 else result.logits[at]).argmax())
         answers = {**answers, "target": best}
-    loaded.vocabulary.refuse_same(answers["target"], answers["foil"])
+    loaded.answers.refuse_same(answers["target"], answers["foil"])
     return _frozen(loaded, row, result, window, at, answers)
 
 
@@ -299,6 +299,9 @@ def explained_of_row(loaded: LoadedModel, row: Row, position: int | None = None)
     ArgumentError, PromptError
         As :func:`explained_position`.
     """
+    readout = loaded.anatomy.readout
+    if readout is not None:
+        return _read_position(loaded, row, position)
     if row.axis is None:
         return explained_position(loaded, row.token_ids, position)
     if position is None:
@@ -306,6 +309,29 @@ def explained_of_row(loaded: LoadedModel, row: Row, position: int | None = None)
     if not -len(row.axis) <= position < len(row.axis):
         raise ArgumentError(f"position={position} is outside the {len(row.axis)} positions")
     return position % len(row.axis)
+
+
+def _read_position(loaded: LoadedModel, row: Row, position: int | None) -> int:
+    """The position that a classifier reads; where it reads several, CLS or the last unless another is asked for.
+
+    Raises
+    ------
+    ArgumentError
+        If another position is asked for than the one that is read.
+    """
+    readout, count = loaded.anatomy.readout, row.length
+    assert readout is not None
+    if position is not None and not -count <= position < count:
+        raise ArgumentError(f"position={position} is outside the {count} positions")
+    place = readout.position(count)
+    if place is None:
+        has_cls = row.axis is not None and "CLS" in row.axis.special
+        return position % count if position is not None else 0 if has_cls else count - 1
+    if position is not None and position % count != place:
+        raise ArgumentError(
+            f"position={position}: {loaded.name!r} reads its classes at position {place} alone; leave position out"
+        )
+    return place
 
 
 def explained_position(loaded: LoadedModel, ids: Sequence[int], position: int | None = None) -> int:
@@ -322,6 +348,9 @@ def explained_position(loaded: LoadedModel, ids: Sequence[int], position: int | 
         if not -len(ids) <= position < len(ids):
             raise ArgumentError(f"position={position} is outside the prompt of {len(ids)} tokens")
         return position % len(ids)
+    readout = loaded.anatomy.readout
+    if readout is not None and (place := readout.position(len(ids))) is not None:
+        return place
     # A decoder may have a masked model's head, as BERT's does; it predicts what comes next all the same.
     if loaded.anatomy.causal or loaded.anatomy.family.head_kind == "linear" or not loaded.anatomy.has_head:
         return len(ids) - 1
@@ -339,7 +368,7 @@ def _token_id(loaded: LoadedModel, value: str | int | None, name: str) -> int | 
     if value is None:
         return None
     loaded.require_head(f"{name}={value!r}")
-    return loaded.vocabulary.target_id(value, name)
+    return loaded.answers.target_id(value, name)
 
 
 def _check_pass(loaded: LoadedModel, result: Pass, feed: Feed) -> None:
@@ -380,7 +409,7 @@ def _frozen(
         )
         if any(bias is not None for bias in rows)
     }
-    words = {name: None if value is None else vocabulary.string(value) for name, value in answers.items()}
+    words = {name: None if value is None else loaded.answers.string(value) for name, value in answers.items()}
     return Trace(
         model_name=loaded.name,
         family=anatomy.family.name,
@@ -405,4 +434,5 @@ def _frozen(
         fingerprint=loaded.fingerprint(),
         loaded=loaded,
         fed=row,
+        classes=None if anatomy.readout is None else anatomy.readout.labels,
     )

@@ -258,7 +258,8 @@ def _difference(model: Any, loaded: flowgraph.LoadedModel, trace: flowgraph.Trac
         # Some models cannot fill a cache for layers that do not attend.
         cached = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
         said = model(**feed_of(loaded), **cached)
-    logits = (said.logits if hasattr(said, "logits") else said.prediction_logits)[0, -1]
+    logits = (said.logits if hasattr(said, "logits") else said.prediction_logits)[0]
+    logits = logits[-1] if logits.ndim == 2 else logits
     error = float((logits - trace.logits).abs().max() / logits.abs().max())
     return "" if error < 1e-4 else f"logits differ by {error:.1g}"
 

@@ -20,7 +20,7 @@ from ..charts.result import Result
 from ..charts.table import Table
 from ..charts.text import visible
 from ..errors import ArgumentError
-from ..lenses.direct_attribution import direct_logit_attribution
+from ..lenses.direct_attribution import direct_logit_attribution, refuse_pooled
 from ..methods.weigh import edge_weights
 from ..values.arguments import takes
 from ..values.trace import Trace
@@ -143,6 +143,7 @@ def alti_logit(trace: Trace, target: str | int | None = None, foil: str | int | 
     (8,)
     """
     at = trace.position
+    refuse_pooled(trace, "ALTI-Logit")
     written = direct_logit_attribution(trace, target, foil, position=at)
     rolled = attention_rollout(edge_weights(trace, method="proximity", parts="token"))
     count = len(trace.tokens)

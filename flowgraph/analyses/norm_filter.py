@@ -317,7 +317,7 @@ def _changes(
     trace: Trace, ids: Int[np.ndarray, "m"], ranks: Int[np.ndarray, "2 V"], log_p: Float[np.ndarray, "stage V"]
 ) -> tuple[TokenChange, ...]:
     by_step = np.diff(log_p[:, ids], axis=0)
-    tokens = trace.model.vocabulary.strings(ids.tolist())
+    tokens = trace.model.answers.strings(ids.tolist())
     return tuple(
         TokenChange(
             token, int(i), int(ranks[0, i]), int(ranks[1, i]), float(log_p[0, i]), float(log_p[-1, i]),

@@ -28,7 +28,7 @@ def copy_scores(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> tuple[
         return {}, dict.fromkeys(COPY_SCORES, "the model has no head over a vocabulary")
     # A masked head transforms states after the blocks, and post-norm blocks normalise the stream: neither leaves a
     # head's output a term of the logits.
-    if anatomy.family.head_kind == "masked" or anatomy.wiring == "post_norm":
+    if anatomy.has_whole_head or anatomy.wiring == "post_norm":
         return {}, dict.fromkeys(COPY_SCORES, "what a head writes is no term of a logit in this model")
     scores = {"copying": _on_sequences(loaded, ids)}
     if anatomy.embedding.weight.shape[1] != anatomy.d_model:

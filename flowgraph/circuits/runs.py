@@ -306,7 +306,7 @@ def _prompts(loaded: LoadedModel, example: Example) -> Iterator[Prompt]:
     """The clean prompt with its answers, and the corrupted one."""
     clean, corrupted = (row_of(loaded, one, "data") for one in (example.clean, example.corrupted))
     last = len(clean.token_ids) - 1
-    target, foil = (loaded.vocabulary.target_id(getattr(example, name), name) for name in ("target", "foil"))
+    target, foil = (loaded.answers.target_id(getattr(example, name), name) for name in ("target", "foil"))
     yield Prompt(clean, last, target, foil)
     yield Prompt(corrupted, last)
 

@@ -170,7 +170,7 @@ def _prediction_table(trace: Trace) -> Any:
     for i in [*best, *(i for i in marked if i not in best)]:
         rank = int((logits > logits[i]).sum()) + 1
         role = "target" if i == trace.target else "foil" if i == trace.foil else ""
-        token = Text(visible(trace.model.vocabulary.string(i)), style="bold" if role else "")
+        token = Text(visible(trace.model.answers.string(i)), style="bold" if role else "")
         table.add_row(str(rank), token, f"{float(probabilities[i]):.4f}", f"{float(logits[i]):.3f}", role)
     return table
 

@@ -51,6 +51,8 @@ def save_trace(trace: Trace, path: str | Path) -> Path:
     header["fed"] = None if trace.fed is None else row_dict(trace.fed)
     if trace.fed is not None and trace.fed.values is not None:
         tensors |= {f"fed.{name}": value for name, value in trace.fed.values.items()}
+    if trace.classes is not None:
+        header["classes"] = trace.classes
     header["aliases"] = _put_sites(trace, tensors)
     tensors |= {f"biases.{name}": value for name, value in trace.biases.items()}
     tensors |= {name: getattr(trace, name) for name in _SINGLE if getattr(trace, name) is not None}

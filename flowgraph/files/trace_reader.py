@@ -193,7 +193,14 @@ class _Reader:
         # Files of earlier releases say only which ids went in.
         row = None if fed is None or fed.value is None else row_of_dict(fed.value, plain["token_ids"], values)
         return Trace(
-            **plain, **single, fed=row, sites=sites, biases=biases, recorded_weights=weights, recorded_readings=readings
+            **plain,
+            **single,
+            fed=row,
+            classes=self._classes(),
+            sites=sites,
+            biases=biases,
+            recorded_weights=weights,
+            recorded_readings=readings,
         )
 
     def _plain(self) -> dict[str, Any]:
@@ -307,8 +314,20 @@ class _Reader:
         if logits is not None:
             for name in ("target", "foil"):
                 about.field(name).or_none(lambda entry: entry.index(self.sizes["V"]))
-            for entry in about.field("token_ids").items():
-                entry.index(self.sizes["V"])
+            # A classifier scores its classes, whose number has nothing to do with the tokens.
+            if self._classes() is None:
+                for entry in about.field("token_ids").items():
+                    entry.index(self.sizes["V"])
+
+    def _classes(self) -> tuple[str, ...] | None:
+        """Names of a classifier's classes; None of other models."""
+        said = self.header.optional("classes")
+        if said is None:
+            return None
+        found = said.texts()
+        if len(found) != self.sizes.get("V"):
+            said.refuse("the name of each class")
+        return found
 
     def _arrays(self, prefix: str, axes: Mapping[str, int], needed: tuple[str, ...]) -> dict[str, Any]:
         """Take out the arrays of a record, by name; ``axes`` gives their numbers of axes."""

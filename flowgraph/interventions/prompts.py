@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from ..errors import ArgumentError, ModelMismatchError, PromptError
+from ..errors import ArgumentError, ModelMismatchError, PromptError, UnsupportedReadingError
 from ..models import LoadedModel
 from ..models.forward import Feed
 from ..tracing import explained_position
@@ -128,6 +128,12 @@ def prompts_of(
     ArgumentError
         If there are not as many answers as prompts.
     """
+    readout = loaded.anatomy.readout
+    if readout is not None and readout.place == "several":
+        raise UnsupportedReadingError(
+            f"classes of {loaded.name!r} are read from several positions, and the answer of a changed run is measured at one; "
+            "direct_logit_attribution() and integrated_attribution() explain the class"
+        )
     found = [_prompt(loaded, one) for one in _several(prompts)]
     if not found:
         raise PromptError(f"{argument} holds no prompt; give at least one trace, text or list of token ids")
@@ -138,7 +144,7 @@ def prompts_of(
         kept_foil = prompt.foil if own_target is None else None
         answer = prompt.target if own_target is None else own_target
         compared = kept_foil if own_foil is None else own_foil
-        loaded.vocabulary.refuse_same(answer, compared)
+        loaded.answers.refuse_same(answer, compared)
         aimed.append(Prompt(prompt.row, prompt.position, answer, compared))
     return aimed
 
@@ -265,4 +271,4 @@ def _answers(loaded: LoadedModel, given: Answers, count: int, name: str) -> list
     several = [given] * count if one else list(given)  # type: ignore[arg-type]
     if len(several) != count:
         raise ArgumentError(f"{name}= has {len(several)} tokens for {count} prompts; give one, or one for each prompt")
-    return [loaded.vocabulary.target_id(value, name) for value in several]
+    return [loaded.answers.target_id(value, name) for value in several]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -25,9 +25,11 @@ from ..values.node import Node, label
 from ..values.trace import Trace
 from .logit_lens import logits_of_rows, target_id_of
 
+Parts = TypeVar("Parts", bound="LogitParts")
+
 
 @dataclass(frozen=True, eq=False)
-class DirectLogitAttribution(Result):
+class LogitParts(Result):
     """A logit, or a difference of two, as a sum over what wrote to the residual stream. All parts are in logits.
 
     Attributes
@@ -52,6 +54,8 @@ class DirectLogitAttribution(Result):
         Token ids and query position.
     mixers
         [layer] what layers' mixers wrote, which are no attention (a state-space model, say); None where there are none.
+    is_pooled
+        Whether the head reads several positions, as the mean of all: parts are then sums over these.
     """
 
     heads: Float[np.ndarray, "layer head"]
@@ -67,6 +71,7 @@ class DirectLogitAttribution(Result):
     foil: int | None
     position: int
     mixers: Float[np.ndarray, "layer"] | None = None
+    is_pooled: bool = False
 
     @property
     def total(self) -> float:
@@ -78,10 +83,15 @@ class DirectLogitAttribution(Result):
     def __repr__(self) -> str:
         layers, heads = self.heads.shape
         aim = f"target {self.target}" if self.foil is None else f"target {self.target} − foil {self.foil}"
+        place = "of all positions that are read" if self.is_pooled else f"at position {self.position}"
         return (
-            f"DirectLogitAttribution({self.logit:.4g} logits of {aim} at position {self.position}, {layers} layers × {heads} "
-            f"heads, completeness error {self.completeness_error:.1e})"
+            f"{type(self).__name__}({self.logit:.4g} logits of {aim} {place}, {layers} layers × {heads} "
+            f"heads{self._how()}, completeness error {self.completeness_error:.1e})"
         )
+
+    def _how(self) -> str:
+        """How the parts were made, in words."""
+        return ""
 
     def table(self) -> Table:
         """One row for each part, the largest |logits| first: ``part``, ``kind``, ``layer``, ``head``, ``logits``.
@@ -148,6 +158,11 @@ class DirectLogitAttribution(Result):
         }
 
 
+@dataclass(frozen=True, eq=False, repr=False)
+class DirectLogitAttribution(LogitParts):
+    """A logit of a linear head as the sum of its parts, exact up to rounding; see :class:`LogitParts` for the attributes."""
+
+
 _EMBEDDINGS = ("embedding", "position_embedding")
 _COLUMNS = ("part", "kind", "layer", "head", "logits")
 _BARS: dict[str, tuple[Role, tuple[str, ...]]] = {
@@ -175,12 +190,13 @@ def direct_logit_attribution(
     target, foil
         Token, and optionally the token whose logit is subtracted; default those of the trace.
     position
-        Query position; −1 is the last token.
+        Query position; −1 is the last token. A classifier reads its own.
 
     Raises
     ------
     UnsupportedReadingError
-        If the head is not norm + linear (masked language models), if blocks normalise the stream itself (post-norm), or if
+        If the head is not norm + linear (masked language models, many classifiers; there
+        :func:`flowgraph.integrated_attribution` is made), if blocks normalise the stream itself (post-norm), or if
         there is no head: then parts do not add up to a logit.
 
     Examples
@@ -200,18 +216,30 @@ def direct_logit_attribution(
     count = len(trace.tokens)
     if not -count <= position < count:
         raise ArgumentError(f"position={position} is outside the prompt of {count} tokens")
-    at = position % count
+    # A classifier reads its own position.
+    at = position % count if loaded.anatomy.readout is None else trace.position
     target_id, foil_id = target_and_foil(trace, target, foil)
+    if loaded.anatomy.has_whole_head:
+        directions, constant, logit = pooled_directions(trace, target_id, foil_id)
+        return parts_of(
+            DirectLogitAttribution,
+            trace,
+            directions,
+            {"head_bias": constant},
+            logit,
+            (target_id, foil_id, at),
+            is_pooled=True,
+        )
     direction, head_bias = logit_direction(trace, target_id, foil_id, at)
-    logit = _logit_before_cap(trace, target_id, at)
+    logit = logit_before_cap(trace, target_id, at)
     if foil_id is not None:
-        logit -= _logit_before_cap(trace, foil_id, at)
-    return _attribute(trace, direction, head_bias, logit, (target_id, foil_id, at))
+        logit -= logit_before_cap(trace, foil_id, at)
+    return parts_of(DirectLogitAttribution, trace, {at: direction}, head_bias, logit, (target_id, foil_id, at))
 
 
 def target_and_foil(trace: Trace, target: str | int | None, foil: str | int | None) -> tuple[int, int | None]:
     """Ids of target and foil: those that are given, or the trace's own; its foil belongs to its own target."""
-    target_id, vocabulary = target_id_of(trace, target), trace.model.vocabulary
+    target_id, vocabulary = target_id_of(trace, target), trace.model.answers
     if foil is None:
         return target_id, trace.foil if target is None else None
     foil_id = vocabulary.target_id(foil, "foil")
@@ -235,6 +263,7 @@ def logit_direction(
     """
     loaded = trace.model
     _require_linear(loaded)
+    refuse_pooled(trace, "the logit of a part")
     direction, biases = _direction(loaded, trace, target, position)
     if foil is None:
         return direction, biases
@@ -242,13 +271,141 @@ def logit_direction(
     return direction - foil_direction, {name: biases[name] - foil_bias[name] for name in biases}
 
 
-def _attribute(
-    trace: Trace, direction: Tensor, head_bias: dict[str, float], logit: float, aim: tuple[int, int | None, int]
-) -> DirectLogitAttribution:
-    anatomy, at = trace.model.anatomy, aim[2]
+def refuse_pooled(trace: Trace, wanted: str) -> None:
+    """Refuse what speaks of one position, for a classifier that reads several; ``wanted`` is that thing, in words.
+
+    Raises
+    ------
+    UnsupportedReadingError
+        If the model is such a classifier.
+    """
+    readout = trace.model.anatomy.readout
+    if readout is not None and readout.place == "several":
+        raise UnsupportedReadingError(
+            f"{wanted} explains one position, and classes of {trace.model.name!r} are read from several; direct_logit_attribution() "
+            "and integrated_attribution() sum over them"
+        )
+
+
+def pooled_directions(
+    trace: Trace, target: int, foil: int | None
+) -> tuple[dict[int, Float[Tensor, "d_model"]], float, float]:
+    """Of a classifier whose head is affine in the normed states of several positions: position → direction, constant, logit.
+
+    The norm is frozen at its actual scale at each position.
+    """
+    anatomy = trace.model.anatomy
+    readout = anatomy.readout
+    assert readout is not None
+    states = upcast(trace.resid_post[-1].detach().to(trace.model.device))
+    with torch.inference_mode(mode=False), torch.enable_grad():
+        zero = torch.zeros_like(states)[None].requires_grad_()
+        value = _aimed(readout.tail.of(zero, normed=readout.norm is not None)[0], target, foil)
+        (slopes,) = torch.autograd.grad(value, zero)
+    constant = float(value.detach())
+    directions: dict[int, Tensor] = {}
+    for position in slopes[0].any(-1).nonzero().flatten().tolist():
+        direction = slopes[0, position]
+        if readout.norm is not None:
+            if readout.norm.bias is not None:
+                constant += float(readout.norm.bias @ direction)
+            direction = readout.norm.transposed(direction, readout.norm.scale(states[position]))
+        directions[position] = direction
+    assert trace.logits is not None
+    return directions, constant, float(_aimed(upcast(trace.logits), target, foil))
+
+
+def _aimed(logits: Float[Tensor, "d_vocab"], target: int, foil: int | None) -> Tensor:
+    return logits[target] if foil is None else logits[target] - logits[foil]
+
+
+def parts_of(
+    kind: type[Parts],
+    trace: Trace,
+    directions: Mapping[int, Tensor],
+    head_bias: dict[str, float],
+    logit: float,
+    aim: tuple[int, int | None, int],
+    **further: Any,
+) -> Parts:
+    """What each part wrote along the direction at each position, summed over positions.
+
+    In post-norm blocks the norms on the stream are frozen at their actual scale.
+
+    Parameters
+    ----------
+    kind, trace
+        Class of the result, and the trace.
+    directions
+        Position → [d_model] direction in its last state.
+    head_bias
+        What the head adds whatever was written.
+    logit, aim
+        The logit, and target, foil and position.
+    further
+        Fields of the result besides those of :class:`LogitParts`.
+    """
+    anatomy = trace.model.anatomy
+    found = [_parts_at(trace, position, direction) for position, direction in directions.items()]
+    biases: dict[str, float] = {}
+    for one in found:
+        for name, value in one.biases.items():
+            biases[name] = biases.get(name, 0.0) + value
+
+    def summed(name: str) -> Any:
+        return np.sum([getattr(one, name) for one in found], 0)
+
+    heads_by_source = summed("heads_by_source")
+    result = kind(
+        heads=heads_by_source.sum(-1),
+        heads_by_source=heads_by_source,
+        mlps=summed("mlps"),
+        neurons=summed("neurons"),
+        embedding=float(summed("embedding")),
+        position_embedding=float(summed("position_embedding")),
+        biases=biases | head_bias,
+        logit=logit,
+        completeness_error=0.0,
+        target=aim[0],
+        foil=aim[1],
+        position=aim[2],
+        mixers=summed("mixers") if anatomy.has_mixers else None,
+        **further,
+    )
+    object.__setattr__(result, "completeness_error", abs(result.total - logit) / max(1.0, abs(logit)))
+    return result
+
+
+@dataclass
+class _AtPosition:
+    """Parts at one position."""
+
+    heads_by_source: Float[np.ndarray, "layer head key_pos"]
+    mlps: Float[np.ndarray, "layer"]
+    neurons: Float[np.ndarray, "layer d_mlp"]
+    mixers: Float[np.ndarray, "layer"]
+    embedding: float
+    position_embedding: float
+    biases: dict[str, float]
+
+
+def _parts_at(trace: Trace, at: int, direction: Tensor) -> _AtPosition:
+    anatomy = trace.model.anatomy
     by_source, neurons, whole, mixers = [], [], [], []
     biases: dict[str, float] = {}
-    for layer, block in enumerate(anatomy.blocks):
+    # From the last layer down, since norms on the stream lie between a part and the last state.
+    for layer, block in reversed(list(enumerate(anatomy.blocks))):
+        direction = _below(block.mlp_norm, trace, "mlp", layer, at, direction, biases)
+        toward = _through(block.mlp_post_norm, trace, "mlp_post", layer, at, direction)
+        if block.mlp_output is None:
+            # An MLP without neurons is one part, with all of its biases in it.
+            whole.append(upcast(trace.mlp_out[layer, at]) @ direction)
+            neurons.append(direction.new_zeros(anatomy.mlp_width if anatomy.has_neurons else 0))
+        else:
+            neurons.append(upcast(trace.neurons[layer, at]) * (block.mlp_output.weight @ toward))
+            whole.append(neurons[-1].double().sum())
+            biases |= _bias(block.mlp_output.bias, block.mlp_post_norm, toward, direction, f"L{layer}.mlp_bias")
+        direction = _below(block.attention_norm, trace, "attention", layer, at, direction, biases)
         toward = _through(block.attention_post_norm, trace, "attention_post", layer, at, direction)
         reads = anatomy.W_O(layer) @ toward
         values = anatomy.per_query_head(upcast(trace.v[layer]))
@@ -261,37 +418,36 @@ def _attribute(
         mixers.append(
             upcast(trace.mixer_out[layer, at]) @ direction if block.mixer is not None else direction.new_zeros(())
         )
-        toward = _through(block.mlp_post_norm, trace, "mlp_post", layer, at, direction)
-        if block.mlp_output is None:
-            # An MLP without neurons is one part, with all of its biases in it.
-            whole.append(upcast(trace.mlp_out[layer, at]) @ direction)
-            neurons.append(direction.new_zeros(anatomy.mlp_width if anatomy.has_neurons else 0))
-            continue
-        neurons.append(upcast(trace.neurons[layer, at]) * (block.mlp_output.weight @ toward))
-        whole.append(neurons[-1].double().sum())
-        biases |= _bias(block.mlp_output.bias, block.mlp_post_norm, toward, direction, f"L{layer}.mlp_bias")
-    # Summed in float64: thousands of neurons of either sign cancel.
-    heads_by_source = torch.stack(by_source).double().cpu().numpy()
-    by_neuron = torch.stack(neurons).double().cpu().numpy()
     first = upcast(trace.resid_pre[0, at])
-    place = None if trace.position_embedding is None else upcast(trace.position_embedding[at])
-    result = DirectLogitAttribution(
-        heads=heads_by_source.sum(-1),
-        heads_by_source=heads_by_source,
-        mlps=torch.stack(whole).double().cpu().numpy(),
-        neurons=by_neuron,
+    # A position's vector is a part of its own only where nothing lies between it and the first state.
+    has_place = trace.position_embedding is not None and anatomy.stack.embedding_is_residual
+    place = upcast(trace.position_embedding[at]) if has_place and trace.position_embedding is not None else None
+
+    def rows(values: list[Tensor]) -> np.ndarray:
+        # Summed in float64: thousands of neurons of either sign cancel.
+        found: np.ndarray = torch.stack(values[::-1]).double().cpu().numpy()
+        return found
+
+    return _AtPosition(
+        heads_by_source=rows(by_source),
+        mlps=rows(whole),
+        neurons=rows(neurons),
+        mixers=rows(mixers),
         embedding=float((first if place is None else first - place) @ direction),
         position_embedding=0.0 if place is None else float(place @ direction),
-        biases=biases | head_bias,
-        logit=logit,
-        completeness_error=0.0,
-        target=aim[0],
-        foil=aim[1],
-        position=at,
-        mixers=torch.stack(mixers).double().cpu().numpy() if anatomy.has_mixers else None,
+        biases=dict(reversed(biases.items())),
     )
-    object.__setattr__(result, "completeness_error", abs(result.total - logit) / max(1.0, abs(logit)))
-    return result
+
+
+def _below(
+    norm: Norm, trace: Trace, name: str, layer: int, at: int, direction: Tensor, biases: dict[str, float]
+) -> Tensor:
+    """The direction below a post-norm block's norm, frozen at its actual scale; the norm's own bias is a part."""
+    if trace.wiring != "post_norm":
+        return direction
+    if norm.bias is not None:
+        biases[f"L{layer}.{name}_norm_bias"] = float(norm.bias @ direction)
+    return norm.transposed(direction, trace.norm_scales[name][layer, at])
 
 
 def _through(norm: Norm | None, trace: Trace, name: str, layer: int, position: int, direction: Tensor) -> Tensor:
@@ -331,7 +487,7 @@ def _direction(loaded: LoadedModel, trace: Trace, token_id: int, position: int) 
     return norm.transposed(column, trace.final_scale[position]), biases
 
 
-def _logit_before_cap(trace: Trace, token_id: int, position: int) -> float:
+def logit_before_cap(trace: Trace, token_id: int, position: int) -> float:
     """The logit that the parts should add up to.
 
     Where the trace holds the model's own logit and there is no soft-cap, that; a soft-cap near its limit cannot be undone
@@ -349,15 +505,21 @@ def _logit_before_cap(trace: Trace, token_id: int, position: int) -> float:
 
 def _require_linear(loaded: LoadedModel) -> None:
     loaded.require_head("direct logit attribution")
-    if loaded.anatomy.family.head_kind == "masked":
+    anatomy = loaded.anatomy
+    if anatomy.family.head_kind == "masked":
         raise UnsupportedReadingError(
             f"{loaded.name!r} is a masked language model: its head is dense + activation + norm + linear, which is not linear "
-            "in the residual stream, so no direct logit attribution exists. Use read() or logit_lens()"
+            "in the residual stream, so no direct logit attribution exists. Use read(), logit_lens() or integrated_attribution()"
         )
-    if loaded.anatomy.wiring == "post_norm":
+    if anatomy.readout is not None and not anatomy.readout.is_affine:
+        raise UnsupportedReadingError(
+            f"the head of {loaded.name!r} is not linear in the residual stream (a dense layer with an activation, or a norm of a "
+            "mean), so no direct logit attribution exists. Use read(), logit_lens() or integrated_attribution()"
+        )
+    if anatomy.wiring == "post_norm":
         raise UnsupportedReadingError(
             f"blocks of {loaded.name!r} normalise the residual stream itself (post-norm), so what was written does not add up "
-            "to the final state and no direct logit attribution exists. Use read() or logit_lens()"
+            "to the final state and no direct logit attribution exists. Use read(), logit_lens() or integrated_attribution()"
         )
 
 

@@ -24,7 +24,7 @@ from ..values.arguments import takes
 from ..values.node import Node, label
 from ..values.places import position_of
 from ..values.trace import Trace
-from .direct_attribution import direct_logit_attribution
+from .direct_attribution import direct_logit_attribution, refuse_pooled
 
 
 @dataclass(frozen=True, eq=False)
@@ -396,6 +396,7 @@ def _add_strongest(
 def _add_direct(trace: Trace, at: int, found: dict[str, HeadScore], undefined: dict[str, str]) -> None:
     """Add what each head writes towards the target, where single heads have a logit."""
     try:
+        refuse_pooled(trace, "the logit of a head")
         heads = direct_logit_attribution(trace, position=at).heads
     except (ArgumentError, ModelNeededError, NotRecordedError, UnsupportedReadingError) as error:
         undefined["direct_logit"] = str(error)

@@ -45,7 +45,7 @@ def read(
         [..., d_model], each read by itself. A reading of a component is not additive; that is what
         :func:`flowgraph.direct_logit_attribution` is for.
     k
-        How many top and bottom tokens to keep.
+        How many top and bottom tokens to keep; of a classifier at most all classes.
     target
         Token that probability, rank and log-probability speak of; default the trace's target.
     foil
@@ -72,14 +72,15 @@ def read(
     loaded = trace.model
     loaded.require_head("a reading")
     d_model, d_vocab = loaded.anatomy.d_model, loaded.anatomy.d_vocab
+    k = k if loaded.anatomy.readout is None else min(k, d_vocab)
     if not 1 <= k <= d_vocab:
         raise ArgumentError(f"k={k} must be between 1 and {d_vocab}, the size of the vocabulary")
     _check_vectors(vectors, d_model)
     target_id = target_id_of(trace, target)
     foil_id = trace.foil if foil is None and target is None else None
     if foil is not None:
-        foil_id = loaded.vocabulary.target_id(foil, "foil")
-        loaded.vocabulary.refuse_same(target_id, foil_id)
+        foil_id = loaded.answers.target_id(foil, "foil")
+        loaded.answers.refuse_same(target_id, foil_id)
     answers = {"target": target_id} if foil_id is None else {"target": target_id, "foil": foil_id}
     flat = vectors.detach().reshape(-1, d_model).to(loaded.device)
     parts = [_statistics(logits, k, answers) for logits in _project(loaded, flat)] or [
@@ -88,12 +89,12 @@ def read(
     columns = {name: torch.cat([part[name] for part in parts]).cpu().numpy() for name in parts[0]}
     return Reading(
         **columns,
-        top_tokens=tuple(loaded.vocabulary.strings(ids) for ids in columns["top_token_ids"].tolist()),
-        bottom_tokens=tuple(loaded.vocabulary.strings(ids) for ids in columns["bottom_token_ids"].tolist()),
+        top_tokens=tuple(loaded.answers.strings(ids) for ids in columns["top_token_ids"].tolist()),
+        bottom_tokens=tuple(loaded.answers.strings(ids) for ids in columns["bottom_token_ids"].tolist()),
         target=target_id,
-        target_token=loaded.vocabulary.string(target_id),
+        target_token=loaded.answers.string(target_id),
         foil=foil_id,
-        foil_token=None if foil_id is None else loaded.vocabulary.string(foil_id),
+        foil_token=None if foil_id is None else loaded.answers.string(foil_id),
         norm=upcast(flat).norm(dim=-1).cpu().numpy(),
         shape=tuple(vectors.shape[:-1]),
     )
@@ -199,7 +200,7 @@ def unembed(trace: Trace, vectors: Float[Tensor, "*N d_model"]) -> Float[Tensor,
 def target_id_of(trace: Trace, target: str | int | None) -> int:
     """Id of a target that is given, or the trace's own."""
     if target is not None:
-        return trace.model.vocabulary.target_id(target)
+        return trace.model.answers.target_id(target)
     assert trace.target is not None  # a model with a head always has one
     return trace.target
 
@@ -239,7 +240,7 @@ def logits_of_rows(
             norm = anatomy.final_norm
             normed = norm.linear(x, norm.scale(x))
             x = normed if norm.bias is None else normed + norm.bias
-        if anatomy.family.head_kind == "masked":
+        if anatomy.has_whole_head:
             for module in anatomy.head:
                 x = module(x.to(loaded.dtype))
             return upcast(x)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..lenses.direct_attribution import direct_logit_attribution
+from ..lenses.direct_attribution import direct_logit_attribution, refuse_pooled
 from ..values.edge_weights import EdgeWeights
 from ..values.trace import Trace
 from .origin import origin
@@ -22,6 +22,7 @@ def logits(trace: Trace) -> EdgeWeights:
     UnsupportedReadingError
         If no direct logit attribution exists for the model.
     """
+    refuse_pooled(trace, "the method 'logits'")
     parts = direct_logit_attribution(trace, trace.target, trace.foil, position=trace.position)
     by_source = parts.heads_by_source[:, :, None, :]
     return EdgeWeights(

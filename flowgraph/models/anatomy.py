@@ -22,6 +22,7 @@ from .parameters import bias_of, device_of, matrix_of, packing_of, shape_of, wei
 Level = Literal["patterns", "stream", "full"]
 """What is known of a model, and proved: ``patterns`` (attention maps, rollout, attention flow), ``stream`` (also the residual
 stream and heads' outputs: norms, proximity, routes), ``full`` (also readings in vocabulary, interventions on answers, circuits)."""
+Place = Literal["first", "last", "several"]
 _FAR = 6
 """A row that misses more paths than this has nothing in common with the model but its age."""
 
@@ -86,6 +87,35 @@ class Norm:
         # For LayerNorm the mean leaves x before the product; the same as taking it out of g.
         g = direction * self.gain(len(direction)).to(direction) / scale
         return g - g.mean() if self.is_layer else g
+
+
+@dataclass(frozen=True, eq=False)
+class Readout:
+    """How a classifier reads its classes.
+
+    Attributes
+    ----------
+    place
+        The position that is read: ``"first"`` (CLS), ``"last"``, or ``"several"``, such as the mean over all.
+    labels
+        [class] names of the classes.
+    is_affine
+        Whether the numbers of classes are an affine function of the normed last states, so that parts of them add up.
+    tail
+        The model's own code behind its blocks, see :class:`flowgraph.models.readout.Tail`.
+    norm
+        The norm that it begins with; None where it begins with none.
+    """
+
+    place: Place
+    labels: tuple[str, ...]
+    is_affine: bool
+    tail: Any
+    norm: Norm | None
+
+    def position(self, n_positions: int) -> int | None:
+        """The one position that is read; None where several are."""
+        return {"first": 0, "last": n_positions - 1, "several": None}[self.place]
 
 
 def scale_of_size(size: Float[Tensor, "layer *n"], norms: Sequence[Norm], d: int) -> Float[Tensor, "layer *n"]:
@@ -263,6 +293,8 @@ class Anatomy:
         whose head is read.
     layout
         How positions are made of an image or a sound; None for a model of texts.
+    readout
+        How a classifier reads its classes; None for every other model.
     """
 
     family: Family
@@ -287,6 +319,7 @@ class Anatomy:
     attention_softcap: float | None
     unread_head: tuple[str, ...] = ()
     layout: Layout | None = None
+    readout: Readout | None = None
 
     @property
     def like(self) -> Tensor:
@@ -346,8 +379,13 @@ class Anatomy:
             )
 
     @property
+    def has_whole_head(self) -> bool:
+        """Whether the head is applied as one function, since it is more than norm and linear at one position."""
+        return self.family.head_kind != "linear"
+
+    @property
     def has_head(self) -> bool:
-        """Whether the model ends in logits over a vocabulary."""
+        """Whether the model ends in logits over a vocabulary, or over the names of classes."""
         return bool(self.head)
 
     @property

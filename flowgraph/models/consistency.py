@@ -308,8 +308,8 @@ def _embedding_error(anatomy: Anatomy, feed: Feed, record: Pass, rows: Tensor) -
 
 
 def _logits_error(anatomy: Anatomy, record: Pass, at: int) -> _Errors:
-    """Some tokens' logits at the explained position; a masked model's head is proved at loading alone."""
-    if anatomy.family.head_kind == "masked" or record.logits is None:
+    """Some tokens' logits at the explained position; a head that is one function is proved at loading alone."""
+    if anatomy.has_whole_head or record.logits is None:
         return {}
     x = upcast(record.sites["resid_post"][-1, at])[None]
     errors: _Errors = {}

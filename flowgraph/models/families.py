@@ -236,6 +236,7 @@ class Family:
         Modules from the final norm's output to the logits, applied in order; empty for families without one.
     head_kind
         ``"linear"``: norm + linear, direct logit attribution exists. ``"masked"``: a masked language model's head.
+        ``"classes"``: a classifier's head that is no norm + linear at one position.
     logit_softcap
         Config attribute of the soft-cap on the logits, or its number.
     logit_factor
@@ -253,7 +254,7 @@ class Family:
     stacks: tuple[Stack, ...]
     norm: NormKind | None = "layer"
     head: tuple[str, ...] = ("lm_head",)
-    head_kind: Literal["linear", "masked"] = "linear"
+    head_kind: Literal["linear", "masked", "classes"] = "linear"
     logit_softcap: str | float = ""
     logit_factor: float = 1.0
     context: tuple[str, ...] = ("max_position_embeddings", "n_positions", "n_ctx")

@@ -172,7 +172,7 @@ def run(
     """
     recorder = _Recorder(anatomy, sites, layers)
     options: dict[str, Any] = {"use_cache": False} if anatomy.causal else {}
-    if anatomy.has_head and anatomy.causal and logits_at == feed["input_ids"].shape[1] - 1:
+    if anatomy.has_head and anatomy.readout is None and anatomy.causal and logits_at == feed["input_ids"].shape[1] - 1:
         # The head of a decoder is then applied to one row only.
         options["logits_to_keep"] = 1
     # A trace made in inference mode can be used outside of it as well.
@@ -187,6 +187,9 @@ def run(
             output = anatomy.model(**feed, **options)
     if anatomy.has_head:
         rows = output.logits[0].detach()
+    if anatomy.readout is not None:
+        recorder.result.logits = rows.clone()
+    elif anatomy.has_head:
         # A copy of one row: a view would keep the logits of all positions alive.
         recorder.result.logits = rows if logits_at is None else rows[-1 if len(rows) == 1 else logits_at].clone()
     return recorder.finished()

@@ -37,8 +37,9 @@ from .media import layout_of
 from .options import Options
 from .parameters import is_away, is_in_place, key_of, matrix_of, packing_of, version
 from .proof import TOLERANCE, OwnAttention, own_attention, own_name, prove
+from .readout import with_readout
 from .sources import Opened, first_line, open_model
-from .vocabulary import Vocabulary
+from .vocabulary import Labels, Vocabulary
 from .weights import Weights, sample
 from .wheel import Progress
 
@@ -197,7 +198,17 @@ class LoadedModel:
     def has_attribution(self) -> bool:
         """Whether a logit of the model is the sum of its parts: norm and linear head over a residual stream that adds up."""
         anatomy = self.anatomy
-        return anatomy.has_head and anatomy.family.head_kind != "masked" and anatomy.wiring != "post_norm"
+        return anatomy.has_head and not anatomy.has_whole_head and anatomy.wiring != "post_norm"
+
+    @property
+    def answers(self) -> Vocabulary:
+        """What the head scores: the vocabulary, or the names of a classifier's classes."""
+        return self.vocabulary if self._labels is None else self._labels
+
+    @cached_property
+    def _labels(self) -> Labels | None:
+        readout = self.anatomy.readout
+        return None if readout is None else Labels(readout.labels)
 
     def require_head(self, wanted: str) -> None:
         """Refuse a model without a head over a vocabulary; ``wanted`` is the thing that needs one, in words.
@@ -420,6 +431,7 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
         if anatomy.embedding is None:
             layout, proved = layout_of(anatomy)
             anatomy, proof = replace(anatomy, layout=layout), proof | proved
+        anatomy, proof = with_readout(anatomy, proof)
         own, hooks = own_attention(anatomy), hooks_on(model)
         rows = 0 if anatomy.embedding is None else int(anatomy.embedding.weight.shape[0])
     # More tokens than rows are another model's; fewer are padding of the embedding.

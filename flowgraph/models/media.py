@@ -68,9 +68,19 @@ def shape_of(model: Any) -> tuple[int, ...]:
 
 def _small_shapes(model: Any) -> Iterator[tuple[int, ...]]:
     """Shape of an image of six patches, for models that take images of any size."""
-    patch, size = getattr(model.config, "patch_size", None), getattr(model.config, "image_size", None)
+    config = _config(model)
+    patch, size = getattr(config, "patch_size", None), getattr(config, "image_size", None)
     if medium_of(model) == "image" and isinstance(patch, int) and isinstance(size, int) and 3 * patch < size:
-        yield int(getattr(model.config, "num_channels", None) or 3), 2 * patch, 3 * patch
+        yield int(getattr(config, "num_channels", None) or 3), 2 * patch, 3 * patch
+
+
+def _config(model: Any) -> Any:
+    """The part of a config that speaks of the input."""
+    for name in ("vision_config", "audio_config"):
+        inner = getattr(model.config, name, None)
+        if inner is not None:
+            return inner
+    return model.config
 
 
 def _runs(model: Any, shape: tuple[int, ...]) -> bool:
@@ -100,7 +110,7 @@ def _same_settings(model: Any) -> Iterator[None]:
 
 def _own_shape(model: Any) -> tuple[int, ...]:
     """Shape of an input as the config says it."""
-    config = model.config
+    config = _config(model)
     if medium_of(model) == "image":
         size = getattr(config, "image_size", None) or 224
         rows, columns = (size, size) if isinstance(size, int) else tuple(size)[-2:]

@@ -205,7 +205,10 @@ def identity_errors(
         errors["embedding + everything written = last residual"] = _error(
             upcast(sites["resid_pre"][0]) + written, sites["resid_post"][-1]
         )[None]
-    if record.logits is not None:
+    if anatomy.readout is not None and record.logits is not None:
+        made = anatomy.readout.tail.of(sites["resid_post"][-1][None])[0]
+        errors["the head behind the last states = logits of the classes"] = _error(made, record.logits)[None]
+    elif record.logits is not None:
         errors["final norm and head = logits"] = _error(_logits(anatomy, sites["resid_post"][-1]), record.logits)[None]
     return errors
 
@@ -214,7 +217,7 @@ def _logits(anatomy: Anatomy, x: Tensor) -> Tensor:
     """Logits of final states by the row's head, as readings and direct logit attribution understand it."""
     if anatomy.final_norm is not None:
         x = _normed(anatomy.final_norm, upcast(x), anatomy.final_norm.scale(x))
-    if anatomy.family.head_kind == "masked":
+    if anatomy.has_whole_head:
         with torch.no_grad():
             for module in anatomy.head:
                 x = module(x.to(anatomy.dtype))

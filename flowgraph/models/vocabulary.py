@@ -160,6 +160,27 @@ class Vocabulary:
         return bool(_HEX_TOKEN.fullmatch(self._piece(token_id) or ""))
 
 
+class Labels(Vocabulary):
+    """The names of a classifier's classes, which are its answers."""
+
+    def __init__(self, labels: tuple[str, ...]) -> None:
+        super().__init__(None, len(labels))
+        self.labels = labels
+
+    def _string(self, token_id: int) -> str:
+        return self.labels[token_id] if token_id < self.size else f"#{token_id}"
+
+    def _id_of(self, text: str, argument: str) -> int:
+        found = [n for n, label in enumerate(self.labels) if label == text]
+        if len(found) != 1:
+            names = ", ".join(map(repr, self.labels[:12])) + (", …" if self.size > 12 else "")
+            raise TargetError(
+                f"{argument}={text!r} is {'the name of several classes' if found else 'no class'} of this model; its classes are "
+                f"{names}. A number from 0 to {self.size - 1} is taken too"
+            )
+        return found[0]
+
+
 def valid_text(text: str) -> str:
     """The text, if it is valid Unicode. Bytes on a command line that are not UTF-8 become half a surrogate pair.
 

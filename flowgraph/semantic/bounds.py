@@ -14,7 +14,7 @@ MAX_NODES = 5_000
 
 def aimed(trace: Trace, target: int, foil: int | None) -> Trace:
     """The trace with another target and foil."""
-    word = trace.model.vocabulary.string
+    word = trace.model.answers.string
     foil_token = None if foil is None else word(foil)
     return replace(trace, target=target, target_token=word(target), foil=foil, foil_token=foil_token)
 

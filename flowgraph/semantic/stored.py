@@ -96,7 +96,7 @@ def _row(reading: NodeReading, top: Sequence[int], bottom: Sequence[int]) -> str
 
 def _reading(row: str, loaded: LoadedModel) -> NodeReading:
     data: dict[str, Any] = json.loads(row)
-    tokens = {name: loaded.vocabulary.strings(data[name]) for name in ("top_tokens", "bottom_tokens")}
+    tokens = {name: loaded.answers.strings(data[name]) for name in ("top_tokens", "bottom_tokens")}
     return NodeReading.from_dict(data | tokens)
 
 

@@ -171,7 +171,7 @@ def _check(model: LoadedModel, example: Example, where: str) -> None:
             f"compared. clean: {shown[0]} — corrupted: {shown[1]}"
         )
     try:
-        answers = [model.vocabulary.target_id(value, name) for name, value in _answers(example)]
+        answers = [model.answers.target_id(value, name) for name, value in _answers(example)]
     except TargetError as error:
         raise TargetError(f"{where}: {error}") from error
     if answers[0] == answers[1]:

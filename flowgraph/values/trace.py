@@ -80,6 +80,8 @@ class Trace:
     fed
         The input as one row of :class:`flowgraph.Inputs`: token types, position ids, messages and the places of the tokens in the
         text. None in files of earlier releases.
+    classes
+        Names of the classes that a classifier scores, in the order of :attr:`logits`; None for other models.
     """
 
     model_name: str
@@ -108,6 +110,7 @@ class Trace:
     recorded_readings: Mapping[str, Reading] = field(default_factory=dict)
     loaded: LoadedModel | None = field(default=None, repr=False)
     fed: Row | None = field(default=None, repr=False)
+    classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         has_ids = self.fed is None or self.fed.axis is None
@@ -184,7 +187,7 @@ class Trace:
         ' Paris'
         """
         self.model.require_head("a target")
-        vocabulary = self.model.vocabulary
+        vocabulary = self.model.answers
         aims: dict[str, Any] = {"recorded_weights": {}, "recorded_readings": {}}
         for name, value in (("target", target), ("foil", foil)):
             if value is not None:
@@ -213,14 +216,14 @@ class Trace:
         return data_frame(columns)
 
     def predictions(self, k: int = 10) -> Table:
-        """The model's best tokens at :attr:`position`, as a table that renders and saves itself.
+        """The model's best tokens at :attr:`position`, as a table that renders and saves itself; of a classifier its classes.
 
         Columns: ``rank``, ``token``, ``token_id``, ``probability``, ``log_probability`` in nats, ``logit``.
 
         Parameters
         ----------
         k
-            How many tokens.
+            How many tokens; of a classifier at most all classes.
 
         Raises
         ------
@@ -233,9 +236,11 @@ class Trace:
         """
         if self.logits is None:
             raise UnsupportedReadingError(f"{self.model_name!r} has no head over a vocabulary, so it predicts no token")
-        vocabulary = self.model.vocabulary
+        vocabulary = self.model.answers
         # In double precision: log-probabilities of tokens far down need its digits.
         row = (self.logits if self.logits.ndim == 1 else self.logits[self.position]).detach().cpu().double()
+        if self.model.anatomy.readout is not None:
+            k = min(k, len(row))
         if not 1 <= k <= len(row):
             raise ArgumentError(f"k={k} must be between 1 and {len(row)}, the size of the vocabulary")
         log_probability = torch.log_softmax(row, -1)
@@ -248,6 +253,8 @@ class Trace:
             "log_probability": log_probability[ids].numpy(),
             "logit": row[ids].numpy(),
         }
+        if self.model.anatomy.readout is not None:
+            return Table(f"Classes of {self.model_name}", columns)
         at = f"position {self.position}, {self.tokens[self.position]!r}"
         return Table(f"What {self.model_name} predicts at {at}", columns)
 

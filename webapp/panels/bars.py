@@ -115,7 +115,7 @@ class BarsQuestion(OfRun[Bars]):
         parts = traces.attribution(self.run, check)
         rows = _components(trace, parts)
         neurons = _strongest_neurons(parts)
-        word = trace.model.vocabulary.string
+        word = trace.model.answers.string
         return Bars(
             rows=rows,
             total=parts.total,

@@ -166,7 +166,7 @@ class TokenQuestion(OfRun[Token]):
 
     def answer(self, traces: Traces, check: Check) -> Token:
         """The one token that a text is."""
-        vocabulary = traces.model(self.run.model, check).vocabulary
+        vocabulary = traces.model(self.run.model, check).answers
         found = vocabulary.target_id(self.text, self.name)
         return Token(found, vocabulary.string(found))
 

@@ -214,5 +214,5 @@ def _predictions(trace: Trace) -> tuple[Prediction, ...]:
     probabilities = logits.softmax(-1)
     best: list[int] = logits.topk(min(BEST, len(logits))).indices.tolist()
     asked = [token for token in (trace.target, trace.foil) if token is not None and token not in best]
-    word = trace.model.vocabulary.string
+    word = trace.model.answers.string
     return tuple(Prediction(i, word(i), float(probabilities[i]), float(logits[i])) for i in [*best, *asked])

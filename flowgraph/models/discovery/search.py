@@ -223,6 +223,7 @@ class Search:
         )
 
     def _type(self, config: Any) -> str:
+        config = config if self.table is not None else self.model.config
         return str(getattr(config, "model_type", "") or type(self.model).__name__)
 
     # Blocks.
