@@ -256,5 +256,5 @@ def _linear(anatomy: Anatomy, state: Tensor, logits: Tensor, rounding: float) ->
 
 
 def _error(value: Tensor, expected: Tensor) -> float:
-    size = float(expected.double().norm())
-    return float((value.double() - expected.double()).norm()) / (size or 1.0)
+    value, expected = value.detach().double(), expected.detach().double()
+    return float((value - expected).norm()) / (float(expected.norm()) or 1.0)
