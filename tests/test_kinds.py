@@ -227,10 +227,8 @@ def test_positions_of_others_are_all_counted():
 
 
 def test_the_head_of_a_classifier_is_not_read_and_this_is_said(tmp_path):
-    model = built("BertForSequenceClassification", **PLAIN, num_labels=3, max_position_embeddings=40)
-    said = (
-        "BertForSequenceClassification is a sequence classifier, and its head 'classifier' over 3 classes is not read"
-    )
+    model = built("BertForTokenClassification", **PLAIN, num_labels=3, max_position_embeddings=40)
+    said = "BertForTokenClassification is a token classifier, and its head 'classifier' over 3 classes is not read"
     for source in (model, saved(model, tmp_path)):
         with pytest.warns(UserWarning, match=said):
             loaded = flowgraph.load_model(source)
@@ -251,10 +249,8 @@ def test_the_head_of_a_classifier_is_not_read_and_this_is_said(tmp_path):
         ("BertForTokenClassification", "classifier", "a token classifier"),
         ("BertForQuestionAnswering", "qa_outputs", "a model for question answering"),
         ("ElectraForPreTraining", "discriminator_predictions", "a pretraining model"),
-        ("LlamaForSequenceClassification", "score", "a sequence classifier"),
         ("LlamaForTokenClassification", "score", "a token classifier"),
         ("LlamaForQuestionAnswering", "qa_outputs", "a model for question answering"),
-        ("RobertaForSequenceClassification", "classifier", "a sequence classifier"),
         ("RobertaForTokenClassification", "classifier", "a token classifier"),
         ("RobertaForQuestionAnswering", "qa_outputs", "a model for question answering"),
         ("ElectraForTokenClassification", "classifier", "a token classifier"),
