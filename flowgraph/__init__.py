@@ -4,7 +4,7 @@ Everything meant for users is importable from here and loaded when first asked f
 neither torch nor transformers. The names by what a person does:
 
 Trace: models, prompts, one forward pass
-    load_model, LoadedModel, KNOWN_MODELS, FAMILIES, Family, register_family, inputs, Inputs, trace, Trace, Traces, TraceSites,
+    load_model, LoadedModel, KNOWN_MODELS, FAMILIES, Family, register_family, register_attention, inputs, Inputs, trace, Trace, Traces, TraceSites,
     Axis, trace_size, SITES
 Read: states and parts in vocabulary
     logit_lens, read, unembed, Reading, direct_logit_attribution, DirectLogitAttribution, integrated_attribution,
@@ -102,7 +102,7 @@ if TYPE_CHECKING:
     from .methods import EDGE_METHODS, EdgeMethod, EdgeWeights, build_graph, edge_weights, register_method
     from .methods.node_readings import node_readings
     from .methods.norm_map import mixing_ratio, norm_map
-    from .models import FAMILIES, KNOWN_MODELS, Family, LoadedModel, load_model, register_family
+    from .models import FAMILIES, KNOWN_MODELS, Family, LoadedModel, load_model, register_attention, register_family
     from .models.axis import Axis
     from .models.forward import SITES
     from .render.page.attention_view import AttentionView, head_view, model_view
@@ -187,7 +187,7 @@ _WHERE = {
     "methods": ("EDGE_METHODS", "EdgeMethod", "EdgeWeights", "build_graph", "edge_weights", "register_method"),
     "methods.node_readings": ("node_readings",),
     "methods.norm_map": ("mixing_ratio", "norm_map"),
-    "models": ("FAMILIES", "KNOWN_MODELS", "Family", "LoadedModel", "load_model", "register_family"),
+    "models": ("FAMILIES", "KNOWN_MODELS", "Family", "LoadedModel", "load_model", "register_attention", "register_family"),
     "models.axis": ("Axis",),
     "models.forward": ("SITES",),
     "values.node": ("Node",),
@@ -257,7 +257,7 @@ __all__ = [
     "import_graph", "influence", "inputs", "integrated_attribution", "keep_strongest", "kl_divergence", "lens_figure", "load_model",
     "log_probability", "logit_difference", "logit_lens", "mass", "matrix_figure", "merge_parallel", "minimality",
     "minimum_cut", "mixing_ratio", "model_view", "node_details", "node_key", "node_readings", "norm_filter", "norm_filter_figure", "norm_map",
-    "overlap", "overlap_by_layer", "overlap_figure", "parse_node", "patch", "picture", "picture_edges", "prune", "read", "register_family",
+    "overlap", "overlap_by_layer", "overlap_figure", "parse_node", "patch", "picture", "picture_edges", "prune", "read", "register_attention", "register_family",
     "register_method", "regularization_figure", "regularization_neurons", "render_picture", "rollout_graph", "routes", "routes_threshold", "sankey",
     "scores_size", "semantic_graph", "strongest_paths", "sweep_size", "target_rank", "task", "trace", "trace_size", "trajectory",
     "trajectory_figure", "unembed", "visit_graph",

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from .families import FAMILIES, Attention, Family, Sizes, Stack, register_family
     from .known import KNOWN_MODELS, KnownModel, fetch
     from .loading import LoadedModel, load_model
+    from .registered import register_attention
     from .vocabulary import Vocabulary
 
 _WHERE = {
@@ -23,13 +24,14 @@ _WHERE = {
     "families": ("FAMILIES", "Attention", "Family", "Sizes", "Stack", "register_family"),
     "known": ("KNOWN_MODELS", "KnownModel", "fetch"),
     "loading": ("LoadedModel", "load_model"),
+    "registered": ("register_attention",),
     "vocabulary": ("Vocabulary",),
 }
 _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names}
 
 __all__ = [
     "FAMILIES", "KNOWN_MODELS", "Anatomy", "Attention", "Block", "Family", "KnownModel", "LoadedModel", "Norm",
-    "Projection", "Sizes", "Stack", "Vocabulary", "cache_folder", "cached_models", "fetch", "load_model", "register_family",
+    "Projection", "Sizes", "Stack", "Vocabulary", "cache_folder", "cached_models", "fetch", "load_model", "register_attention", "register_family",
     "remove",
 ]  # fmt: skip
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from ..errors import ArgumentError, NoPatternError
 from .parameters import device_of
+from .torch_attention import in_steps
 
 NAME = "flowgraph_eager"
 """Name of our attention function in the library's registry; during a pass it also stands in the model's config."""
@@ -149,8 +150,11 @@ def eager_attention(model: Any) -> Iterator[None]:
         If torch.autocast is on.
     """
     _register()
-    refuse_autocast(device_of(next(part for part in model.modules() if part._parameters)).type)
-    with evaluating(model):
+    holds = (part for part in model.modules() if any(one is not None for one in part._parameters.values()))
+    refuse_autocast(device_of(next(holds, model)).type)
+    # Those of the library compute attention in functions of theirs.
+    plain = in_steps(model, _seen, lambda: bool(_here.passes)) if getattr(model, "is_plain", False) else nullcontext()
+    with evaluating(model), plain:
         previous = [(config, config._attn_implementation) for config in _configs(model)]
         outermost = [config for config, name in previous if name != NAME]
         # Counted, since a pass may run inside another: only the outermost puts the model's own name back.
@@ -186,8 +190,8 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 def asks_for_attention(module: nn.Module) -> bool:
-    """Whether an attention module asks the library for its attention function, as all but a few old ones do."""
-    return _file_of(module) is not None
+    """Whether an attention module shows its attention to watches: it asks the library for its attention function, or is torch's."""
+    return _file_of(module) is not None or isinstance(module, nn.MultiheadAttention)
 
 
 @contextmanager
@@ -198,6 +202,22 @@ def watching(watches: Mapping[nn.Module, Watch]) -> Iterator[None]:
         yield
     finally:
         _here.watches = before
+
+
+def _seen(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,
+    pattern: Tensor,
+    output: Tensor,
+    scale: float,
+) -> None:
+    """Show a call of torch's own attention layer to its watch."""
+    watch = _here.watches.get(module)
+    if watch is not None:
+        watch(AttentionCall(query, key, value, mask, pattern, output, {"scaling": scale}))
 
 
 def _configs(model: Any) -> list[Any]:

@@ -36,6 +36,7 @@ from .kinds import kind_of, quantised, task_of
 from .media import layout_of
 from .options import Options
 from .parameters import is_away, is_in_place, key_of, matrix_of, packing_of, version
+from .plain import form_of
 from .proof import TOLERANCE, OwnAttention, own_attention, own_name, prove
 from .readout import with_readout
 from .sources import Opened, first_line, open_model
@@ -306,7 +307,7 @@ def load_model(
         ``"smollm2"`` or another known name (``flowgraph models`` lists them); a local folder in Hugging Face's layout; a GGUF
         file, whose weights are unpacked;
         a name on the Hugging Face hub, the only case in which the hub is asked; a model in memory (of one that torch.compile
-        made, the module that it was made of); a
+        made, the module that it was made of); a module of torch of your own whose forward takes token ids; a
         ``(model, tokenizer)`` pair; or a :class:`LoadedModel`, which is returned as it is.
     tokenizer
         For a model in memory; a tokenizer of transformers, or a ``tokenizers.Tokenizer``, which is wrapped. Without one,
@@ -410,17 +411,21 @@ def load_model(
         added = add_adapter(opened.model, options.adapter)
         name = f"{opened.name}+{added.name}"
         return replace(_attach(replace(opened, name=name, model=added.model), revision), adapter=added)
-    if not isinstance(name_or_path_or_model, nn.Module) or not hasattr(name_or_path_or_model, "config"):
+    if not isinstance(name_or_path_or_model, nn.Module):
         raise ArgumentError(
-            f"load_model got {type(name_or_path_or_model).__name__}; expected a name, a folder, a Hugging Face model or a "
-            "(model, tokenizer) pair"
+            f"load_model got {type(name_or_path_or_model).__name__}; expected a name, a folder, a Hugging Face model, a module of "
+            "torch or a (model, tokenizer) pair"
         )
     # A compiled model runs the module that it was made of, whose parts have names.
     model = getattr(name_or_path_or_model, "_orig_mod", name_or_path_or_model)
+    if not hasattr(model, "get_input_embeddings"):
+        name, model = type(model).__name__, form_of(model)
+    else:
+        name = type(model).__name__
     _check_weights(model)
     place = None if device == "auto" else _device(device)
     model = _converted(model, place, number_type if isinstance(number_type, torch.dtype) else None)
-    return _attach(Opened(type(model).__name__, model, tokenizer, processor))
+    return _attach(Opened(name, model, tokenizer, processor))
 
 
 def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from .eager import AttentionCall, Watch
 from .hooks import on_call, on_result
+from .registered import capturing_named, is_registered
 
 _PRODUCTS = frozenset({"matmul", "__matmul__", "bmm", "baddbmm", "einsum"})
 _TIMES = frozenset({"mul", "__mul__", "__rmul__", "mul_", "__imul__", "multiply"})
@@ -58,7 +59,9 @@ class _Following(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
-        if isinstance(out, Tensor):
+        if func is nn.functional.scaled_dot_product_attention:
+            self.found(_in_one(args, kwargs, out))
+        elif isinstance(out, Tensor):
             self._follow(getattr(func, "__name__", ""), args, kwargs, out)
         return out
 
@@ -167,6 +170,34 @@ def _is_mask(x: Tensor) -> bool:
     return x.numel() > 1 and bool(((x == 0) | (x == 1)).all())
 
 
+def _in_one(args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor) -> AttentionCall:
+    """The call of torch's function that computes attention in one step, whose pattern is computed beside it."""
+    given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | dict(
+        kwargs
+    )
+    query, key, value = (given[name].reshape(1, -1, *given[name].shape[-2:]) for name in ("query", "key", "value"))
+    scale = given.get("scale") or query.shape[-1] ** -0.5
+    repeated = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
+    scores = scale * (query @ repeated.transpose(-1, -2))
+    mask = given.get("attn_mask")
+    if given.get("is_causal"):
+        mask = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).tril()
+    if mask is not None and mask.dtype == torch.bool:
+        mask = torch.zeros(mask.shape, dtype=scores.dtype, device=mask.device).masked_fill(~mask, float("-inf"))
+    if mask is not None:
+        mask = mask.expand(1, *mask.shape[-3:]) if mask.ndim > 2 else mask[None, None]
+        scores = scores + mask
+    return AttentionCall(
+        query,
+        key,
+        value,
+        mask,
+        scores.softmax(-1),
+        output.reshape(1, -1, *output.shape[-2:]).transpose(1, 2),
+        {"scaling": scale},
+    )
+
+
 def _call(pattern: Tensor, value: Tensor, output: Tensor, scores: _Scores) -> AttentionCall:
     """The call in the form that the library's attention function has, for one row of tokens."""
     n_queries, n_keys = pattern.shape[-2:]
@@ -190,7 +221,7 @@ def _call(pattern: Tensor, value: Tensor, output: Tensor, scores: _Scores) -> At
 
 @contextmanager
 def capturing(watches: Mapping[nn.Module, Watch]) -> Iterator[None]:
-    """Show the attention that modules compute by code of their own to their watches."""
+    """Show the attention that modules compute by code of their own to their watches; of a registered one, where it was said to be."""
     running: list[_Following] = []
     handles = []
 
@@ -206,8 +237,10 @@ def capturing(watches: Mapping[nn.Module, Watch]) -> Iterator[None]:
 
     try:
         for module, watch in watches.items():
-            handles += [on_call(module, begin(watch)), on_result(module, end)]
-        yield
+            if not is_registered(module):
+                handles += [on_call(module, begin(watch)), on_result(module, end)]
+        with capturing_named({module: watch for module, watch in watches.items() if is_registered(module)}):
+            yield
     finally:
         for handle in handles:
             handle.remove()

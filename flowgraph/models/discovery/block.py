@@ -427,7 +427,7 @@ class BlockSearch:
             raise NotFoundError(f"no module with weights gives what {self.path} adds beside attention")
         outer = self.mlp_names[-1]
         reads = self._input(outer)
-        if not self._is_state(reads):
+        if not self._is_state(reads) or self._is_of_neurons(outer, reads):
             # The MLP is no module of its own: its last linear layer reads neurons, and the first one the state.
             reads = self._first_reader_state(reads)
         self.mlp_reads = reads
@@ -451,6 +451,14 @@ class BlockSearch:
         raise NotFoundError(
             f"the MLP of {self.path} ({outer}) reads neither the state before nor the state after attention"
         )
+
+    def _is_of_neurons(self, name: str, reads: Tensor) -> bool:
+        """Whether what a linear layer reads are neurons that are as many as a state has numbers."""
+        if not _is_linear(self.record.modules[name]) or any(
+            self._is_close(reads, one) for one in (self.middle, self.x)
+        ):
+            return False
+        return not any(self._is_norm(one) for one in self.record.giving(reads, self.path))
 
     def _first_reader_state(self, neurons: Tensor) -> Tensor:
         """The state that the linear layers read whose output is as wide as the neurons."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from ..eager import AttentionCall, asks_for_attention, eager_attention, watching
 from ..hooks import on_call, on_result
+from ..registered import capturing_named, is_registered
 from ..softmax_capture import capturing_all
 
 _SHOWN = 24
@@ -166,14 +167,20 @@ def record_pass(model: Any, feed: dict[str, Any]) -> Record:
 
     def seen(call: AttentionCall) -> None:
         # Inside the library's function the same attention is already watched.
-        if not asks_for_attention(modules[inside[-1]]):
+        around = modules[inside[-1]]
+        if not asks_for_attention(around) and not is_registered(around):
             note(inside[-1], call)
 
     with torch.inference_mode(mode=False), torch.no_grad(), eager_attention(model), ExitStack() as hooks:
         for name, module in modules.items():
             hooks.callback(on_call(module, begin(name)).remove)
             hooks.callback(on_result(module, end(name)).remove)
-        with watching({module: watch(name) for module, name in names.items()}), capturing_all(seen):
+        named = {module: watch(name) for module, name in names.items() if is_registered(module)}
+        with (
+            watching({module: watch(name) for module, name in names.items()}),
+            capturing_all(seen),
+            capturing_named(named),
+        ):
             output = model(**feed)
     logits = getattr(output, "logits", None)
     record.logits = logits.detach() if isinstance(logits, Tensor) else None
