@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import Any, Literal, overload
 
@@ -186,10 +186,10 @@ def trace(
     places = [explained_of_row(loaded, row, position) for row in given.rows]
     answers = {name: _token_id(loaded, value, name) for name, value in (("target", target), ("foil", foil))}
     loaded.answers.refuse_same(answers["target"], answers["foil"])
-    size = sum(_size(loaded, row.length, what.sites, window) for row in given.rows)
+    size = sum(_size(loaded, _lengths(row), what.sites, window) for row in given.rows)
     logger.info("the trace will keep %.1f MB (%s bytes)", size / 2**20, f"{size:,}")
     if size > max_bytes:
-        lengths = [row.length for row in given.rows]
+        lengths = [_lengths(row) for row in given.rows]
         raise ArgumentError(
             f"the trace would keep {size:,} bytes, more than max_bytes={max_bytes:,}; "
             f"{_what_fits(loaded, lengths, what.sites, window, max_bytes)}"
@@ -219,11 +219,18 @@ def _traced(
         result = run(loaded.anatomy, feed, sites=sites, layers=window, logits_at=None if everywhere else at)
     _check_pass(loaded, result, feed)
     check_trace(loaded.anatomy, feed, result, layers=window, at=at)
+    stacks = {}
+    for name, other in loaded.stacks.items():
+        assert row.encoder is not None
+        found, whole = result.sources[name], range(len(other.anatomy.blocks))
+        last = row.encoder.length - 1
+        check_trace(other.anatomy, row.encoder.feed(other), found, layers=whole, at=last)
+        stacks[name] = _frozen(other, row.encoder, found, whole, last, dict.fromkeys(answers))
     if answers["target"] is None and result.logits is not None:
         best = int((result.logits if result.logits.ndim == 1 else result.logits[at]).argmax())
         answers = {**answers, "target": best}
     loaded.answers.refuse_same(answers["target"], answers["foil"])
-    return _frozen(loaded, row, result, window, at, answers)
+    return replace(_frozen(loaded, row, result, window, at, answers), stacks=stacks)
 
 
 @takes()
@@ -241,20 +248,29 @@ def trace_size(model: Any, text_or_ids: Any, *, keep: TraceSites | Iterable[str]
     loaded = load_model(model)
     what = keep if isinstance(keep, TraceSites) else TraceSites() if keep is None else TraceSites(frozenset(keep))
     window = _window(loaded, what)
-    return sum(_size(loaded, row.length, what.sites, window) for row in inputs(text_or_ids).of(loaded).rows)
+    return sum(_size(loaded, _lengths(row), what.sites, window) for row in inputs(text_or_ids).of(loaded).rows)
 
 
-def _size(loaded: LoadedModel, n_tokens: int, sites: frozenset[str], window: range) -> int:
-    shapes = site_shapes(loaded.anatomy, n_tokens, sites, layers=window)
-    return sum(torch.Size(shape).numel() for shape in shapes.values()) * loaded.dtype.itemsize
+def _lengths(row: Row) -> tuple[int, int]:
+    """Number of tokens of the last stack, and of the encoder that it reads."""
+    return row.length, 0 if row.encoder is None else row.encoder.length
+
+
+def _size(loaded: LoadedModel, lengths: tuple[int, int], sites: frozenset[str], window: range) -> int:
+    own, source = lengths
+    kept = [site_shapes(loaded.anatomy, own, sites, layers=window, n_source=source)]
+    kept += [
+        site_shapes(one.anatomy, source, sites, layers=range(len(one.anatomy.blocks))) for one in loaded.stacks.values()
+    ]
+    return sum(torch.Size(shape).numel() for shapes in kept for shape in shapes.values()) * loaded.dtype.itemsize
 
 
 def _what_fits(
-    loaded: LoadedModel, lengths: Sequence[int], sites: frozenset[str], window: range, max_bytes: int
+    loaded: LoadedModel, lengths: Sequence[tuple[int, int]], sites: frozenset[str], window: range, max_bytes: int
 ) -> str:
     """What could be kept of prompts that are too long to keep ``sites`` of ``window``, in words and code."""
 
-    def size(sites: frozenset[str], layers: int, lengths: Sequence[int] = lengths) -> int:
+    def size(sites: frozenset[str], layers: int, lengths: Sequence[tuple[int, int]] = lengths) -> int:
         return sum(_size(loaded, n, sites, range(window.start, window.start + layers)) for n in lengths)
 
     def advice(sites: frozenset[str], layers: range) -> str:
@@ -276,7 +292,9 @@ def _what_fits(
             break
     if fitting:
         return f"what fits: {'; '.join(fitting)}; or raise max_bytes"
-    longest = bisect_right(range(1, max(lengths)), max_bytes, key=lambda n: size(pattern, 1, [n]))
+    own, source = max(lengths)
+    # Of both stacks in the same part, where there are two.
+    longest = bisect_right(range(1, own), max_bytes, key=lambda n: size(pattern, 1, [(n, -(-source * n // own))]))
     shorter = f"shorten the prompt, to {longest} tokens for these, or " if longest else ""
     return f"not even this fits: {advice(pattern, range(window.start, window.start + 1))}; {shorter}raise max_bytes"
 
@@ -405,6 +423,7 @@ def _frozen(
         name: torch.stack([zero if bias is None else bias for bias in rows])
         for name, rows in (
             ("attn", [None if b.attention_output is None else b.attention_output.bias for b in blocks]),
+            ("cross", [None if b.cross is None else b.cross.output_projection.bias for b in blocks]),
             ("mlp", [None if b.mlp_output is None else b.mlp_output.bias for b in blocks]),
         )
         if any(bias is not None for bias in rows)

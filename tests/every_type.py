@@ -223,7 +223,7 @@ def tried(task: str, model_type: str, model: nn.Module, folder: Path | None) -> 
             begin = time.perf_counter()
             loaded = flowgraph.load_model(model if folder is None else folder)
             seconds = time.perf_counter() - begin
-            trace = flowgraph.trace(loaded, feed_of(loaded), position=None if loaded.anatomy.layout else len(IDS) - 1)
+            trace = flowgraph.trace(loaded, inputs_of(loaded), position=None if loaded.anatomy.layout else -1)
         except flowgraph.FlowgraphError as error:
             foreign = error.__cause__ is not None and not isinstance(error.__cause__, flowgraph.FlowgraphError)
             return Outcome(task, model_type, kind, source, "refused", f"{type(error).__name__}: {error}", foreign)
@@ -247,6 +247,13 @@ def feed_of(loaded: flowgraph.LoadedModel) -> dict[str, torch.Tensor]:
     return probe_feed(loaded.model, None, len(IDS))
 
 
+def inputs_of(loaded: flowgraph.LoadedModel) -> flowgraph.Inputs:
+    """The same as inputs; of an encoder–decoder with some ids that its decoder has written."""
+    if loaded.anatomy.cross is None:
+        return flowgraph.inputs(feed_of(loaded))
+    return flowgraph.inputs(feed_of(loaded.stacks.get("encoder", loaded)), target_ids=IDS[:4])
+
+
 def _difference(model: Any, loaded: flowgraph.LoadedModel, trace: flowgraph.Trace) -> str:
     """How the trace differs from what the model that was built says; empty where it does not."""
     if type(loaded.model) is not type(model) and not type(model).__name__.endswith("ForPreTraining"):
@@ -257,7 +264,7 @@ def _difference(model: Any, loaded: flowgraph.LoadedModel, trace: flowgraph.Trac
     with torch.no_grad(), eager_attention(model):
         # Some models cannot fill a cache for layers that do not attend.
         cached = {"use_cache": False} if "use_cache" in inspect.signature(model.forward).parameters else {}
-        said = model(**feed_of(loaded), **cached)
+        said = model(**trace.inputs.rows[0].feed(loaded), **cached)
     logits = (said.logits if hasattr(said, "logits") else said.prediction_logits)[0]
     logits = logits[-1] if logits.ndim == 2 else logits
     error = float((logits - trace.logits).abs().max() / logits.abs().max())

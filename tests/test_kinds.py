@@ -75,13 +75,6 @@ def change_weights(folder, add=(), drop=()):
 @pytest.mark.parametrize(
     ("kind", "settings", "said"),
     [
-        ("T5ForConditionalGeneration", T5, "an encoder–decoder"),
-        ("T5ForSequenceClassification", T5, "an encoder–decoder"),
-        ("BartForConditionalGeneration", TWO_STACKS, "an encoder–decoder"),
-        ("BartModel", TWO_STACKS, "an encoder–decoder"),
-        ("MarianMTModel", TWO_STACKS, "an encoder–decoder"),
-        ("PegasusForConditionalGeneration", TWO_STACKS, "an encoder–decoder"),
-        ("M2M100ForConditionalGeneration", TWO_STACKS, "an encoder–decoder"),
         ("WhisperForConditionalGeneration", TWO_STACKS, "an encoder–decoder"),
         ("VideoMAEModel", IMAGE | {"num_frames": 4}, "a vision model"),
         ("BertForMultipleChoice", PLAIN, "a classifier of choices"),

@@ -95,7 +95,7 @@ def test_reading_of_a_node_survives_plain_data(tiny):
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama", "gptj", "gemma2", "bert"])
-@pytest.mark.parametrize("site", READING_SITES)
+@pytest.mark.parametrize("site", [site for site in READING_SITES if "cross" not in site])
 def test_every_site_can_be_read(tiny, name, site):
     trace = flowgraph.trace(tiny(name), IDS, position=-1)
     if site == "resid_mid" and trace.wiring == "parallel":

@@ -142,6 +142,7 @@ def alti_logit(trace: Trace, target: str | int | None = None, foil: str | int | 
     >>> found.tokens.shape  # what each input token brings to the logit
     (8,)
     """
+    trace.model.anatomy.refuse_stacks("ALTI-Logit")
     at = trace.position
     refuse_pooled(trace, "ALTI-Logit")
     written = direct_logit_attribution(trace, target, foil, position=at)

@@ -64,6 +64,7 @@ def layer_matrices(
     NonFiniteError
         If an entry is NaN or infinite.
     """
+    attention_or_trace = of_stacks(attention_or_trace, method)
     if hasattr(attention_or_trace, "attention_summed"):
         if method not in ("attention", attention_or_trace.info.method):
             raise ArgumentError(
@@ -95,6 +96,20 @@ def layer_matrices(
     if getattr(attention_or_trace, "is_incomplete", False) and method == "attention":
         return [_halves(block) for block in blocks]
     return [_with_residual(block, layer, present, tolerance) for layer, block in enumerate(blocks)]
+
+
+def of_stacks(attention_or_trace: Any, method: str = "attention") -> Any:
+    """The weights over all stacks of a trace of several; anything else as it is."""
+    if isinstance(attention_or_trace, Sequence):  # of matrices, or of the traces of a batch
+        return attention_or_trace
+    # A trace whose encoder is not there has heads that read it all the same.
+    if "cross_pattern" not in getattr(attention_or_trace, "sites", ()) and not getattr(
+        attention_or_trace, "stacks", None
+    ):
+        return attention_or_trace
+    from ..methods.weigh import edge_weights
+
+    return edge_weights(attention_or_trace, method=method)
 
 
 def present_tokens(mask: Any, count: int) -> Bool[np.ndarray, "position"]:

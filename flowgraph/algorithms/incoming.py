@@ -59,7 +59,8 @@ class Incoming:
     entry, head
         [layer, query_pos], [layer, head, query_pos] sums into the state that attention enters, and into heads at head level.
     small
-        The edges into resid_post in sequential blocks, and those into MLPs that have a number.
+        The edges into resid_post in sequential blocks, and those into MLPs that have a number; of all rows, those of positions that
+        another stack's step leaves alone among them.
     nodes
         Nodes made so far, by their code: to make them again would take longer than everything else.
     """
@@ -107,8 +108,9 @@ def _of_states(weights: EdgeWeights, by_head: bool) -> Incoming:
     head = np.stack([[_sum(one) for one in row] for row in weights.attention]) if by_head else None
     small = _small_tables(weights)
     sparse = [into_entry, weights.attention] if by_head else [into_entry]
-    full = [*besides.values(), *(table.weight for table in small)]
-    wholes = [entry, *(table.whole for table in small)] + ([] if head is None else [head])
+    enters, follows = weights.enters, weights.follows
+    full = [part[enters] for part in besides.values()] + [table.weight[follows] for table in small]
+    wholes = [entry[enters], *(table.whole[follows] for table in small)] + ([] if head is None else [head])
     return Incoming(
         edges=int(sum(map(np.count_nonzero, sparse)) + sum(part.size for part in full)) + (weights.unembed is not None),
         targets=int(sum(map(np.count_nonzero, wholes))) + bool(weights.unembed),

@@ -18,7 +18,7 @@ from ..charts.table import Table
 from ..errors import ArgumentError
 from ..values.arguments import takes
 from ..values.token_matrix import TokenMatrix, origin_of
-from .attention import Blocks, layer_matrices
+from .attention import Blocks, layer_matrices, of_stacks
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +121,7 @@ def attention_flow(
     >>> flow.shape  # from the last token to each input token
     (8,)
     """
+    attention_or_trace = of_stacks(attention_or_trace)
     blocks = _blocks(attention_or_trace, layer, residual, mask)
     sources = _tokens(source, "source", len(blocks[-1]))
     # A row can only be normalised when all of it is there.

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import ArgumentError
 from ..values.arguments import takes
 from ..values.token_matrix import Axis, TokenMatrix, origin_of
-from .attention import Blocks, layer_matrices, present_tokens
+from .attention import Blocks, layer_matrices, of_stacks, present_tokens
 
 _WORTH_LOADING = 2**27
 """Multiply–adds of the whole chain from which on compiled loops save more than the 5 ms that it takes to load them.
@@ -36,7 +36,9 @@ def attention_rollout(
     attention_or_trace
         A trace, weights of a method, or attention in any form of
         :func:`flowgraph.algorithms.attention.layer_matrices`: an array ``[layer, query_pos, key_pos]`` or
-        ``[layer, head, query_pos, key_pos]``, or one matrix per block. All blocks have the same number of tokens.
+        ``[layer, head, query_pos, key_pos]``, or one matrix per block. All blocks have the same number of tokens. A trace of an
+        encoder–decoder is followed through both stacks: blocks are then their steps, attention to the encoder among them, and
+        positions those of the encoder, then those of the decoder.
     method
         For a trace: ``"attention"``, the pattern with heads averaged, or a method whose edges run from state to state, such as
         ``"proximity"``, whose shares take the place of Ã (no identity is added to them; an MLP moves nothing between
@@ -73,6 +75,7 @@ def attention_rollout(
     >>> trace.tokens[rollout[-1, -1].argmax()]  # attention often rests on the first token
     'The'
     """
+    attention_or_trace = of_stacks(attention_or_trace, method)
     blocks = layer_matrices(attention_or_trace, method=method, residual=residual, mask=mask)
     count = len(blocks[0])
     sizes = {block.shape for block in blocks}

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from ..errors import ArgumentError, GraphTooLargeError
 from ..methods.build import MAX_EDGES, MOST_LISTED, check_filters, taken, warn_of_mass
 from ..methods.origin import called
-from ..methods.schema import Codes, Columns, no_edges
+from ..methods.schema import Codes, Columns, in_stacks, no_edges
 from ..methods.thresholds import ThresholdRule, by_rule
 from ..methods.whole import start_of, whole_flow
 from ..values.arguments import takes
@@ -254,9 +254,8 @@ def _into_logit(codes: Codes, part: Columns, start: Node, strength: _Strength) -
     part = taken(part, np.abs(part["share"]) >= strength.threshold)
     if strength.nucleus is not None:
         part = taken(part, nucleus_mask(part["target"], part["share"], strength.nucleus))
-    at = (-1 if place is None else place for place in (start.layer, start.head, start.position))
     # Such a method has edges head → logit and source → head, so two steps reach all that there is.
-    first = part["target"] == codes.of(start.kind, *at)
+    first = part["target"] == codes.code(start)
     return taken(part, first | np.isin(part["target"], part["source"][first]))
 
 
@@ -268,7 +267,7 @@ def _assembled(columns: Columns, weights: EdgeWeights, known: dict[int, Node], i
     nodes = tuple(known.get(code) or known.setdefault(code, codes.node(code)) for code in used.tolist())
     shown = set(nodes) if weights.undefined else ()
     undefined = tuple(node for node in weights.undefined if node in shown)
-    columns = columns | {"source": source, "target": target}
+    columns = in_stacks(weights, columns) | {"source": source, "target": target}
     return FlowGraph(nodes=nodes, **columns, info=info, undefined=undefined)
 
 
@@ -279,6 +278,8 @@ class _Walk:
         n, h, q, t = weights.attention.shape
         self.weights, self.known, self.strength, self.max_edges = weights, known, strength, max_edges
         self.at, self.by_head = np.asarray(weights.query_positions), known.head is not None
+        # Positions of another stack pass a step by: they are reached through it, and no edge is kept.
+        self.enters, self.follows = weights.enters, weights.follows
         self.sizes = (n, len(KINDS), max(h, 1), q, t)
         self.after, self.mlp, self.heads = np.zeros((n, q), bool), np.zeros((n, q), bool), np.zeros((n, h, q), bool)
         # In a parallel block attention writes into the state after the block: both names stand for one array.
@@ -292,39 +293,40 @@ class _Walk:
 
     def follow(self, start: Node) -> None:
         """Go down from the start and keep the strong edges."""
-        info = self.weights.info
-        top = len(self.after) - 1 if start.layer is None else start.layer - info.layers[0]
+        place, explained = Codes(self.weights).place(start), self.weights.explained
+        top = len(self.after) - 1 if place.row is None else place.row
         if start.kind == "logit":
             weight = np.full((1, 1), self.weights.unembed, dtype=np.float64)
-            edge = self._place(top, UNEMBED, source=info.position)
+            edge = self._place(top, UNEMBED, source=explained)
             into = Table(weight, np.abs(weight[0]), (UNEMBED,))
             found, _ = self._keep(into, np.array([edge]), np.zeros(1, np.int64))
-            self.after[top] = (self.at == info.position) & bool(len(found))
-        elif start.kind == "head":
-            self.heads[top, start.head] = self.at == start.position
+            self.after[top] = (self.at == explained) & bool(len(found))
+        elif place.kind == "head":
+            self.heads[top, start.head] = self.at == place.position
         else:
             # Nothing enters the lowest state.
-            reached = {"resid_post": self.after, "resid_mid": self.entry, "mlp": self.mlp}.get(start.kind)
+            reached = {"resid_post": self.after, "resid_mid": self.entry, "mlp": self.mlp}.get(place.kind)
             if reached is not None:
-                reached[top] = self.at == start.position
+                reached[top] = self.at == place.position
         for row in range(top, -1, -1):
             self._block(row)
         # By now all that is reached is known, so the small tables are read once for all layers instead of block by
         # block.
-        place = self._place(np.arange(len(self.after))[:, None], query=np.arange(len(self.at)))
+        places = self._place(np.arange(len(self.after))[:, None], query=np.arange(len(self.at)))
         for table in self.known.small:
-            hit = self.mlp if table.kinds == (MLP_IN,) else self.after
+            hit = (self.mlp if table.kinds == (MLP_IN,) else self.after) & self.follows
             into = Table(table.weight[hit], table.whole[hit], table.kinds)
-            self._keep(into, place[hit], self._place(kind=np.array(table.kinds)))
+            self._keep(into, places[hit], self._place(kind=np.array(table.kinds)))
 
     def _block(self, row: int) -> None:
         """Follow the strong edges from the reached nodes of a block to others of it, and to the states before it."""
         before = np.zeros(self.sizes[-1], bool)
         if not self.weights.parallel:
             # The MLP comes first: if it is reached, it reads the state in the middle of its block.
-            self.mlp[row] |= self.after[row] & self.strong[MLP][row]
-            self.entry[row] |= self.after[row] & self.strong[PAST_MLP][row]
+            self.mlp[row] |= self.after[row] & self.strong[MLP][row] & self.follows[row]
+            self.entry[row] |= self.after[row] & (self.strong[PAST_MLP][row] | ~self.follows[row])
             self.entry[row] |= self.mlp[row] & self.strong[MLP_IN][row]
+            before[self.at[self.entry[row] & ~self.enters[row]]] = True
         if self.entry[row].any():
             self._into_entry(row, before)
         if self.heads[row].any():
@@ -342,7 +344,7 @@ class _Walk:
     def _into_entry(self, row: int, before: Bool[np.ndarray, "T"]) -> None:
         """Keep the strong edges into the reached states that attention enters."""
         assert self.known.entry is not None
-        q = np.flatnonzero(self.entry[row])
+        q = np.flatnonzero(self.entry[row] & self.enters[row])
         attention = self.weights.head[row].T[q] if self.by_head else self.weights.attention_summed[row][q]
         besides = besides_attention(self.weights)
         weight = np.column_stack([attention, *(part[row][q] for part in besides.values())])
@@ -385,14 +387,14 @@ class _Walk:
         # Tables are sorted as they come, which makes the stable sort the fastest.
         order = np.argsort(place, kind="stable")
         row, kind, head, query, source = np.unravel_index(place[order], self.sizes)
-        codes, info, parallel = Codes(self.weights), self.weights.info, self.weights.parallel
-        first, is_unembed = info.layers[0], kind == UNEMBED
+        codes, parallel = Codes(self.weights), self.weights.parallel
+        first, is_unembed = self.weights.rows.start, kind == UNEMBED
         layer = row + first
-        at = np.where(is_unembed, info.position, self.at[query])
+        at = np.where(is_unembed, self.weights.explained, self.at[query])
         key = np.where(kind == ATTENTION, source, at)
         head = np.where((kind == HEAD) | ((kind == ATTENTION) & self.by_head), head, -1)
-        before = np.where(row > 0, codes.of("resid_post", layer - 1, -1, key), codes.state(first, key))
-        after, mlp = codes.of("resid_post", layer, -1, at), codes.of("mlp", layer, -1, at)
+        before, after = codes.states_at(row, key), codes.states_at(row + 1, at)
+        mlp = codes.of("mlp", layer, -1, at)
         entry = after if parallel else codes.of("resid_mid", layer, -1, at)
         heads, logit = codes.of("head", layer, head, at), np.broadcast_to(codes.of("logit"), kind.shape)
         sources = [before, heads, before, before if parallel else entry, mlp, entry, after]

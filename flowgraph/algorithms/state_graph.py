@@ -13,7 +13,7 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 from jaxtyping import Bool, Float
 
-from ..errors import ArgumentError, GraphTooLargeError
+from ..errors import ArgumentError, GraphTooLargeError, UnsupportedReadingError
 from ..methods.build import check_filters
 from ..methods.node_readings import READ_AT_MOST, node_readings
 from ..methods.origin import called, origin
@@ -23,7 +23,7 @@ from ..values.flow_graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
 from ..values.graph_info import GraphInfo
 from ..values.node import Node, label
 from ..values.trace import Trace
-from .attention import Blocks, layer_matrices
+from .attention import Blocks, layer_matrices, of_stacks
 
 Readings = bool | Literal["auto"]
 
@@ -82,6 +82,11 @@ def chain_to(
         raise ArgumentError(
             f"expected a trace or the weights of edge_weights, got {type(weights_or_trace).__name__}: a graph names tokens and "
             "model; for arrays take attention_rollout, attention_flow or flow_edges"
+        )
+    if getattr(of_stacks(weights_or_trace, method), "joint", None) is not None:
+        raise UnsupportedReadingError(
+            "graphs of rollout and of attention flow are of one stack; for several take attention_rollout and attention_flow, whose "
+            "numbers are of both, or build_graph and routes"
         )
     blocks = layer_matrices(weights_or_trace, method=method, residual=residual)
     if isinstance(weights_or_trace, Trace) and method == "attention":

@@ -19,7 +19,7 @@ _DEEPEST = 64
 _OF_THE_FORMAT = {"graph": (), "node": ("id",), "edge": ("source", "target", "key")}
 _TRUE_OR_FALSE = {"true": True, "1": True, "false": False, "0": False}
 AS_JSON = re.compile(
-    r"tokens|layers|filters|options|provenance|outside|note|roles|(top|bottom)_(tokens|probabilities|logits)"
+    r"tokens|stacks|layers|filters|options|provenance|outside|note|roles|(top|bottom)_(tokens|probabilities|logits)"
 )
 """Names of attributes that are lists and tables, which a format of simple values holds as JSON texts."""
 _INTEGER = re.compile(r"\s*[+-]?[0-9]{1,4000}\s*", re.ASCII)

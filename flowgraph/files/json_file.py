@@ -38,8 +38,8 @@ from ..atomic_file import as_path
 from ..errors import ArgumentError, FileFormatError, FlowgraphError, GraphTooLargeError, NonFiniteError
 from ..values.connected_flow import topological_levels
 from ..values.flow_graph import EDGE_KINDS, UNITS, FlowGraph, Role
-from ..values.graph_info import GraphInfo, Whole, info_dict
-from ..values.node import NODE_KINDS, Node
+from ..values.graph_info import GraphInfo, StackInfo, Whole, info_dict
+from ..values.node import NODE_KINDS, STACKS, Node
 from ..values.note import NUMBERS, TEXTS, NodeNote
 from ..values.reading import NodeReading
 from .checked import LARGEST_COUNT, LARGEST_FEATURE, Checked, Rows, not_finite, parsed_json
@@ -223,7 +223,19 @@ def info_of(about: Checked) -> GraphInfo:
         flow_into=_optional(about, "flow_into", Checked.text),
         total_flow=_optional(about, "total_flow", Checked.number),
         whole=_whole(about),
+        stacks=_stacks(about),
     )
+
+
+def _stacks(about: Checked) -> tuple[StackInfo, ...]:
+    entry = about.optional("stacks")
+    found = []
+    for one in () if entry is None or entry.value is None else entry.items():
+        if one.field("name").value not in STACKS:
+            one.field("name").refuse(f"one of {', '.join(STACKS)}")
+        tokens = tuple(token.text() for token in one.field("tokens").items())
+        found.append(StackInfo(one.field("name").text(), tokens, one.field("layers").index()))
+    return tuple(found)
 
 
 def _outside(about: Checked) -> dict[str, Any]:
@@ -277,10 +289,14 @@ def _node(row: Checked, n: int) -> Node:
     if kind not in NODE_KINDS:
         row.field("kind").refuse(f"one of {', '.join(NODE_KINDS)}")
     token = row.optional("label_token")
+    stack = row.optional("stack")
+    if stack is not None and stack.value not in STACKS:
+        stack.refuse(f"one of {', '.join(STACKS)}")
     numbers = {name: row.field(name).or_none(Checked.index) for name in ("layer", "head", "position")}
     numbers["index"] = row.field("index").or_none(lambda entry: entry.index(LARGEST_FEATURE))
     try:
-        return Node(kind, **numbers, token=None if token is None else token.text())  # type: ignore[arg-type]
+        own = None if stack is None else stack.text()
+        return Node(kind, **numbers, token=None if token is None else token.text(), stack=own)  # type: ignore[arg-type]
     except FlowgraphError as error:
         raise FileFormatError(f"{row.place}: {error}") from error
 

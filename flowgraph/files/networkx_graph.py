@@ -87,12 +87,14 @@ def _of_nodes(given: Any, read: Callable[[dict[str, Any]], FlowGraph]) -> FlowGr
         row |= {name: getattr(node, name) for name in ("kind", "layer", "head", "position", "index")} | {"id": n}
         if node.token is not None:
             row["label_token"] = node.token
+        if node.stack is not None:
+            row["stack"] = node.stack
     seen: dict[tuple[int, int], int] = {}
     for row in data["edges"]:
         ends = number[row["source"]], number[row["target"]]
         seen[ends] = seen.get(ends, -1) + 1
         row |= {"source": ends[0], "target": ends[1], "key": seen[ends]}
-    needed = GraphInfo.__dataclass_fields__.keys() - {"options", "outside"}
+    needed = GraphInfo.__dataclass_fields__.keys() - {"options", "outside", "stacks"}
     about = data["graph"]
     # Somebody's own graph of nodes lacks the fields of this project; the reader fills them in.
     if not needed <= about.keys():

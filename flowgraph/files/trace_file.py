@@ -45,6 +45,14 @@ def save_trace(trace: Trace, path: str | Path) -> Path:
     ArgumentError
         If the file cannot be written.
     """
+    tensors, header = _written(trace)
+    # The file holds plain memory, whatever device and strides the trace has.
+    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+    return atomic_write_bytes(path, save(contiguous, {KEY: json.dumps(header)}))
+
+
+def _written(trace: Trace) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and header of a trace; those of other stacks stand in it as traces of their own."""
     tensors: dict[str, Tensor] = {}
     header: dict[str, Any] = {"format": "flowgraph trace", "version": VERSION}
     header["trace"] = {name: getattr(trace, name) for name in _PLAIN} | {"fingerprint": dict(trace.fingerprint)}
@@ -58,9 +66,18 @@ def save_trace(trace: Trace, path: str | Path) -> Path:
     tensors |= {name: getattr(trace, name) for name in _SINGLE if getattr(trace, name) is not None}
     header["weights"] = {name: _put_weights(name, w, tensors) for name, w in trace.recorded_weights.items()}
     header["readings"] = {name: _put_reading(name, r, tensors) for name, r in trace.recorded_readings.items()}
-    # The file holds plain memory, whatever device and strides the trace has.
-    contiguous = {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
-    return atomic_write_bytes(path, save(contiguous, {KEY: json.dumps(header)}))
+    if (
+        trace.fed is not None
+        and trace.fed.encoder is not None
+        and not trace.stacks
+        and trace.fed.encoder.ids is not None
+    ):
+        # An encoder that is traced says itself what it reads.
+        header["source"] = {"ids": trace.fed.encoder.ids, **row_dict(trace.fed.encoder)}
+    for name, stack in trace.stacks.items():
+        own, header.setdefault("stacks", {})[name] = _written(stack)
+        tensors |= {f"stacks.{name}.{key}": value for key, value in own.items()}
+    return tensors, header
 
 
 def _put_sites(trace: Trace, tensors: dict[str, Tensor]) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,8 +21,9 @@ from ..atomic_file import as_path
 from ..charts import rendering
 from ..errors import FileFormatError, FlowgraphError
 from ..models.families import Wiring
+from ..models.stacks import SOURCE
 from ..values.edge_weights import EdgeWeights
-from ..values.inputs import row_of_dict
+from ..values.inputs import Row, row_of_dict
 from ..values.node import NODE_KINDS, Node
 from ..values.reading import Reading
 from ..values.trace import Trace
@@ -49,6 +50,9 @@ _AXES: Mapping[str, tuple[str, ...]] = {
     "sites.k_proj": _KEY, "sites.v": ("K", "T", "d_value"), "sites.z": ("H", "T", "d_value"), "sites.z_gate": ("H", "T", "d_value"), "sites.neurons": ("T", "d_mlp"),
     "sites.norm_scales.attention": ("T",), "sites.norm_scales.mlp": ("T",), "sites.norm_scales.attention_post": ("T",),
     "sites.norm_scales.mlp_post": ("T",), "sites.norm_scales.query": ("H", "T"), "sites.norm_scales.key": ("K", "T"),
+    "sites.resid_cross": _STATE, "sites.cross_out": _STATE, "sites.cross_pattern": ("H", "T", "S"), "sites.cross_q": _QUERY,
+    "sites.cross_k": ("K", "S", "d_head"), "sites.cross_v": ("K", "S", "d_value"), "sites.cross_z": ("H", "T", "d_value"),
+    "sites.norm_scales.cross": ("T",), "sites.norm_scales.cross_post": ("T",), "biases.cross": ("d_model",),
     "sites.rotary.cos": ("T", "rotated"), "sites.rotary.sin": ("T", "rotated"), "biases.attn": ("d_model",), "biases.mlp": ("d_model",),
 }  # fmt: skip
 """Tensor → its axes after that of the layers."""
@@ -171,8 +175,10 @@ class _Reader:
             # The first tensor with an axis sets its length, and every later one has to agree.
             self._check_axes(name, value, ("rows", *self._axes(name)))
         self._check_heads()
-        if "pattern" in sites and not bool(((sites["pattern"] >= 0) & (sites["pattern"] <= _ROUNDED)).all()):
-            raise FileFormatError("sites.pattern holds numbers that are no probabilities")
+        for name in sites.keys() & {"pattern", "cross_pattern"}:
+            if not bool(((sites[name] >= 0) & (sites[name] <= _ROUNDED)).all()):
+                raise FileFormatError(f"sites.{name} holds numbers that are no probabilities")
+        stacks = self._stacks()
         single = self._single()
         self._check_aims(plain, single["logits"])
         readings = {name: self._reading(name, entry, plain) for name, entry in self.header.field("readings").entries()}
@@ -192,6 +198,8 @@ class _Reader:
         fed = self.header.optional("fed")
         # Files of earlier releases say only which ids went in.
         row = None if fed is None or fed.value is None else row_of_dict(fed.value, plain["token_ids"], values)
+        if row is not None:
+            row = replace(row, encoder=self._source(stacks))
         return Trace(
             **plain,
             **single,
@@ -201,7 +209,30 @@ class _Reader:
             biases=biases,
             recorded_weights=weights,
             recorded_readings=readings,
+            stacks=stacks,
         )
+
+    def _source(self, stacks: Mapping[str, Trace]) -> Row | None:
+        """What the encoder reads."""
+        if stacks:
+            return stacks[SOURCE].fed
+        said = self.header.optional("source")
+        if said is None:
+            return None
+        ids = said.field("ids").indices()
+        return row_of_dict({name: entry.value for name, entry in said.entries() if name != "ids"}, ids)
+
+    def _stacks(self) -> dict[str, Trace]:
+        """Traces of the other stacks, each with its own header and tensors."""
+        said = self.header.optional("stacks")
+        found: dict[str, Trace] = {}
+        for name, entry in [] if said is None else said.entries():
+            if name != SOURCE or entry.optional("stacks") is not None:
+                entry.refuse(f"one stack, {SOURCE!r}, that reads no other")
+            found[name] = _Reader(entry, self._group(f"stacks.{name}.")).trace()
+            if "S" in self.sizes and len(found[name].tokens) != self.sizes["S"]:
+                entry.refuse(f"{self.sizes['S']} tokens, as many as are attended to")
+        return found
 
     def _plain(self) -> dict[str, Any]:
         """The values of the header, each of its type; they also set the lengths of some axes."""

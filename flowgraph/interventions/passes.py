@@ -69,6 +69,7 @@ class Pass:
     def __init__(self, loaded: LoadedModel, rows: int, *, gradients: bool = False, tick: Tick | None = None) -> None:
         self.anatomy: Anatomy = loaded.anatomy
         self.anatomy.require_stream("a changed run")
+        self.anatomy.refuse_stacks("a changed run")
         self.rows = rows
         self.gradients = gradients
         self.tick = tick

@@ -21,7 +21,7 @@ from ..models import LoadedModel
 from ..models.anatomy import Norm, upcast
 from ..models.parameters import bias_of, matrix_of
 from ..values.arguments import takes
-from ..values.node import Node, label
+from ..values.node import Node, NodeKind, label
 from ..values.trace import Trace
 from .logit_lens import logits_of_rows, target_id_of
 
@@ -45,7 +45,7 @@ class LogitParts(Result):
     embedding, position_embedding
         The token's and the position's own vector.
     biases
-        ``"L3.attn_bias"``, ``"L3.mlp_bias"``, ``"final_norm_bias"``, ``"unembed_bias"`` → part.
+        ``"L3.attn_bias"``, ``"L3.cross_bias"``, ``"L3.mlp_bias"``, ``"final_norm_bias"``, ``"unembed_bias"`` → part.
     logit
         The model's logit before a soft-cap (target minus foil when there is a foil).
     completeness_error
@@ -56,6 +56,10 @@ class LogitParts(Result):
         [layer] what layers' mixers wrote, which are no attention (a state-space model, say); None where there are none.
     is_pooled
         Whether the head reads several positions, as the mean of all: parts are then sums over these.
+    cross_heads
+        [layer, head] what each head that reads the encoder wrote; None in models of one stack.
+    cross_by_source
+        [layer, head, source_pos] the same, by the encoder's position; sums to ``cross_heads``.
     """
 
     heads: Float[np.ndarray, "layer head"]
@@ -71,12 +75,15 @@ class LogitParts(Result):
     foil: int | None
     position: int
     mixers: Float[np.ndarray, "layer"] | None = None
+    cross_heads: Float[np.ndarray, "layer head"] | None = None
+    cross_by_source: Float[np.ndarray, "layer head source_pos"] | None = None
     is_pooled: bool = False
 
     @property
     def total(self) -> float:
         """Sum of all parts."""
         parts = float(self.heads.sum() + self.mlps.sum()) + self.embedding + self.position_embedding
+        parts += 0.0 if self.cross_heads is None else float(self.cross_heads.sum())
         parts += 0.0 if self.mixers is None else float(self.mixers.sum())
         return parts + sum(self.biases.values())
 
@@ -96,13 +103,15 @@ class LogitParts(Result):
     def table(self) -> Table:
         """One row for each part, the largest |logits| first: ``part``, ``kind``, ``layer``, ``head``, ``logits``.
 
-        Kinds are ``head``, ``mlp``, ``mixer``, ``embedding``, ``position_embedding`` and ``bias``; the column sums to :attr:`total`. Heads
-        by source and single neurons are in :meth:`arrays`.
+        Kinds are ``head``, ``cross_head``, ``mlp``, ``mixer``, ``embedding``, ``position_embedding`` and ``bias``; the column sums
+        to :attr:`total`. Heads by source and single neurons are in :meth:`arrays`.
         """
         rows: list[dict[str, Any]] = []
-        for (layer, head), logits in np.ndenumerate(self.heads):
-            place = Node("head", layer=layer, head=head)
-            rows.append({"part": label(place), "kind": "head", "layer": layer, "head": head, "logits": float(logits)})
+        kinds: tuple[tuple[NodeKind, np.ndarray | None], ...] = (("head", self.heads), ("cross_head", self.cross_heads))
+        for kind, found in kinds:
+            for (layer, head), logits in np.ndenumerate(np.zeros((0, 0)) if found is None else found):
+                place = Node(kind, layer=layer, head=head)
+                rows.append({"part": label(place), "kind": kind, "layer": layer, "head": head, "logits": float(logits)})
         for layer, logits in enumerate(self.mlps):
             place = Node("mlp", layer=layer)
             rows.append({"part": label(place), "kind": "mlp", "layer": layer, "logits": float(logits)})
@@ -166,7 +175,7 @@ class DirectLogitAttribution(LogitParts):
 _EMBEDDINGS = ("embedding", "position_embedding")
 _COLUMNS = ("part", "kind", "layer", "head", "logits")
 _BARS: dict[str, tuple[Role, tuple[str, ...]]] = {
-    "heads": ("attention", ("head",)),
+    "heads": ("attention", ("head", "cross_head")),
     "MLPs": ("mlp", ("mlp",)),
     "mixers": ("rest", ("mixer",)),
     "embedding and biases": ("rest", ("embedding", "position_embedding", "bias")),
@@ -355,7 +364,7 @@ def parts_of(
     def summed(name: str) -> Any:
         return np.sum([getattr(one, name) for one in found], 0)
 
-    heads_by_source = summed("heads_by_source")
+    heads_by_source, cross = summed("heads_by_source"), None if anatomy.cross is None else summed("cross")
     result = kind(
         heads=heads_by_source.sum(-1),
         heads_by_source=heads_by_source,
@@ -370,6 +379,8 @@ def parts_of(
         foil=aim[1],
         position=aim[2],
         mixers=summed("mixers") if anatomy.has_mixers else None,
+        cross_heads=None if cross is None else cross.sum(-1),
+        cross_by_source=cross,
         **further,
     )
     object.__setattr__(result, "completeness_error", abs(result.total - logit) / max(1.0, abs(logit)))
@@ -387,11 +398,12 @@ class _AtPosition:
     embedding: float
     position_embedding: float
     biases: dict[str, float]
+    cross: Float[np.ndarray, "layer head source_pos"] | None = None
 
 
 def _parts_at(trace: Trace, at: int, direction: Tensor) -> _AtPosition:
     anatomy = trace.model.anatomy
-    by_source, neurons, whole, mixers = [], [], [], []
+    by_source, neurons, whole, mixers, cross = [], [], [], [], []
     biases: dict[str, float] = {}
     # From the last layer down, since norms on the stream lie between a part and the last state.
     for layer, block in reversed(list(enumerate(anatomy.blocks))):
@@ -405,6 +417,11 @@ def _parts_at(trace: Trace, at: int, direction: Tensor) -> _AtPosition:
             neurons.append(upcast(trace.neurons[layer, at]) * (block.mlp_output.weight @ toward))
             whole.append(neurons[-1].double().sum())
             biases |= _bias(block.mlp_output.bias, block.mlp_post_norm, toward, direction, f"L{layer}.mlp_bias")
+        if block.cross is not None:
+            direction = _below(block.cross.attention_norm, trace, "cross", layer, at, direction, biases)
+            read, bias = _of_cross(trace, layer, at, direction)
+            cross.append(read)
+            biases |= bias
         direction = _below(block.attention_norm, trace, "attention", layer, at, direction, biases)
         toward = _through(block.attention_post_norm, trace, "attention_post", layer, at, direction)
         reads = anatomy.W_O(layer) @ toward
@@ -436,6 +453,7 @@ def _parts_at(trace: Trace, at: int, direction: Tensor) -> _AtPosition:
         embedding=float((first if place is None else first - place) @ direction),
         position_embedding=0.0 if place is None else float(place @ direction),
         biases=dict(reversed(biases.items())),
+        cross=rows(cross) if cross else None,
     )
 
 
@@ -448,6 +466,19 @@ def _below(
     if norm.bias is not None:
         biases[f"L{layer}.{name}_norm_bias"] = float(norm.bias @ direction)
     return norm.transposed(direction, trace.norm_scales[name][layer, at])
+
+
+def _of_cross(
+    trace: Trace, layer: int, at: int, direction: Tensor
+) -> tuple[Float[Tensor, "head source_pos"], dict[str, float]]:
+    """What heads that read the encoder wrote toward a direction, by the encoder's position, and their output's bias."""
+    anatomy = trace.model.anatomy.reader_of_encoder
+    block = anatomy.blocks[layer]
+    toward = _through(block.attention_post_norm, trace, "cross_post", layer, at, direction)
+    values = anatomy.per_query_head(upcast(trace.site("cross_v")[layer]))
+    found = upcast(trace.cross_pattern[layer, :, at]) * torch.einsum("hsd,hd->hs", values, anatomy.W_O(layer) @ toward)
+    output = block.output_projection
+    return found, _bias(output.bias, block.attention_post_norm, toward, direction, f"L{layer}.cross_bias")
 
 
 def _through(norm: Norm | None, trace: Trace, name: str, layer: int, position: int, direction: Tensor) -> Tensor:

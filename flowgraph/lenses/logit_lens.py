@@ -18,7 +18,9 @@ from ..values.arguments import takes
 from ..values.reading import Reading
 from ..values.trace import Trace
 
-READING_SITES: tuple[str, ...] = ("resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "head_out")
+READING_SITES: tuple[str, ...] = (
+    "resid_pre", "resid_mid", "resid_post", "attn_out", "mlp_out", "head_out", "resid_cross", "cross_out", "cross_head_out",
+)  # fmt: skip
 """Sites that :func:`read_site` and :meth:`Trace.record` can read."""
 
 _GEMM_BYTES = 64 * 2**20
@@ -140,6 +142,10 @@ def read_site(trace: Trace, site: str, *, k: int = 10, target: str | int | None 
     if site not in READING_SITES:
         raise ArgumentError(f"site={site!r} is not read in vocabulary; expected one of {', '.join(READING_SITES)}")
     named: dict[str, Any] = {"first_layer": trace.layers[0], "prompt_tokens": trace.tokens}
+    if site == "cross_head_out":
+        return read(trace, head_outputs(trace, cross=True), k, target=target).named(
+            ("layer", "head", "position"), **named
+        )
     if site == "head_out":
         return read(trace, head_outputs(trace), k, target=target).named(("layer", "head", "position"), **named)
     if site == "resid_mid" and trace.resid_mid is None:
@@ -149,19 +155,21 @@ def read_site(trace: Trace, site: str, *, k: int = 10, target: str | int | None 
     return read(trace, trace.site(site), k, target=target).named(("layer", "position"), **named)
 
 
-def head_outputs(trace: Trace) -> Float[Tensor, "layer head position d_model"]:
+def head_outputs(trace: Trace, *, cross: bool = False) -> Float[Tensor, "layer head position d_model"]:
     """[layer, head, position, d_model] what each head writes: z W_O. Their sum and the bias is ``attn_out``.
 
-    In sandwich blocks it goes through the post-norm, frozen at its scale.
+    In sandwich blocks it goes through the post-norm, frozen at its scale. With ``cross``, of the heads that read the encoder, whose
+    sum and bias is ``cross_out``.
     """
-    anatomy = trace.model.anatomy
+    anatomy = trace.model.anatomy if not cross else trace.model.anatomy.reader_of_encoder
+    z, scale = trace.site("cross_z" if cross else "z"), "cross_post" if cross else "attention_post"
     first, stop = trace.layers
     rows = []
     for row, layer in enumerate(range(first, stop)):
-        written = upcast(trace.z[row]) @ anatomy.W_O(layer)
+        written = upcast(z[row]) @ anatomy.W_O(layer)
         post_norm = anatomy.blocks[layer].attention_post_norm
         if post_norm is not None:
-            written = post_norm.linear(written, trace.norm_scales["attention_post"][row])
+            written = post_norm.linear(written, trace.norm_scales[scale][row])
         rows.append(written)
     return torch.stack(rows)
 

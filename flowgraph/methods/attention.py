@@ -10,6 +10,7 @@ import numpy as np
 from ..values.edge_weights import EdgeWeights
 from ..values.token_matrix import rows_of_one
 from ..values.trace import Trace
+from .joint import StepWeights, TraceStep, is_joint, joint_weights
 from .origin import array, origin
 
 
@@ -20,6 +21,8 @@ def attention(trace: Trace) -> EdgeWeights:
     ----------
     Abnar & Zuidema (2020), "Quantifying Attention Flow in Transformers".
     """
+    if is_joint(trace):
+        return joint_weights(trace, _of_step, method="attention", unit="share", unembed=1.0, additive=True)
     pattern = rows_of_one(array(trace.pattern), trace.pattern.dtype.itemsize)
     n, h, t, _ = pattern.shape
     summed = pattern.mean(1, dtype=np.float64)
@@ -39,4 +42,19 @@ def attention(trace: Trace) -> EdgeWeights:
         # A head's sink takes weight from a row and gives nothing for it.
         rest=np.maximum(1.0 - summed.sum(-1), 0.0) if trace.has_sinks else None,
         unembed=1.0 if trace.target is not None and trace.layers[1] == trace.n_layers else None,
+    )
+
+
+def _of_step(step: TraceStep) -> StepWeights:
+    """The halves of one step of several stacks."""
+    pattern = rows_of_one(step.pattern, step.trace.pattern.dtype.itemsize)
+    h, t, _ = pattern.shape
+    summed, ones = pattern.mean(0, dtype=np.float64), np.ones(t)
+    return StepWeights(
+        attention=pattern,
+        summed=summed,
+        head=pattern.sum(-1, dtype=np.float64) / h,
+        residual=ones,
+        residual_mlp=ones if step.step.has_mlp else None,
+        rest=np.maximum(1.0 - summed.sum(-1), 0.0) if step.trace.has_sinks else None,
     )

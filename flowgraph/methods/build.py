@@ -21,7 +21,7 @@ from ..values.trace import Trace
 from .mixed_levels import layers_opened
 from .node_readings import READ_AT_MOST, node_readings
 from .origin import called
-from .schema import Codes, Columns, edge_parts, joined, no_edges, unlisted_share
+from .schema import Codes, Columns, edge_parts, in_stacks, joined, no_edges, unlisted_share
 from .thresholds import ThresholdRule, by_rule
 from .weigh import edge_weights
 from .whole import WholeFlow, whole_flow
@@ -308,7 +308,7 @@ def _assemble(columns: Columns, weights: EdgeWeights, info: Any) -> FlowGraph:
     codes = Codes(weights)
     used, numbered = np.unique(np.concatenate([columns["source"], columns["target"]]), return_inverse=True)
     half = len(columns["source"])
-    columns = columns | {"source": numbered[:half], "target": numbered[half:]}
+    columns = in_stacks(weights, columns) | {"source": numbered[:half], "target": numbered[half:]}
     nodes = tuple(codes.node(int(code)) for code in used)
     shown = set(nodes)
     undefined = tuple(node for node in weights.undefined if node in shown)

@@ -103,6 +103,7 @@ def ff(trace: Trace, *, sources: int | None = SOURCES) -> EdgeWeights:
     if not trace.model.anatomy.has_neurons:
         raise UnsupportedReadingError(f"method 'ff' takes an MLP apart: {no_neurons(trace.model.anatomy)}")
     trace.model.anatomy.refuse_gates("method 'ff'")
+    trace.model.anatomy.refuse_stacks("method 'ff'")
     if trace.model.anatomy.has_gaps:
         raise UnsupportedReadingError(
             f"method 'ff' takes the state before each MLP apart into tokens, and some layers of {trace.model_name!r} mix them by "

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..lenses.direct_attribution import direct_logit_attribution, refuse_pooled
+from ..lenses.direct_attribution import DirectLogitAttribution, direct_logit_attribution, refuse_pooled
 from ..values.edge_weights import EdgeWeights
 from ..values.trace import Trace
+from .joint import is_joint, joint_of
 from .origin import origin
 
 
@@ -24,6 +25,8 @@ def logits(trace: Trace) -> EdgeWeights:
     """
     refuse_pooled(trace, "the method 'logits'")
     parts = direct_logit_attribution(trace, trace.target, trace.foil, position=trace.position)
+    if is_joint(trace):
+        return _of_stacks(trace, parts)
     by_source = parts.heads_by_source[:, :, None, :]
     return EdgeWeights(
         info=origin(trace, "logits", "logits"),
@@ -39,6 +42,45 @@ def logits(trace: Trace) -> EdgeWeights:
         position_embedding=parts.position_embedding if trace.position_embedding is not None else None,
         biases=dict(parts.biases),
         mixer=None if parts.mixers is None else parts.mixers[:, None],
+    )
+
+
+def _of_stacks(trace: Trace, parts: DirectLogitAttribution) -> EdgeWeights:
+    """The parts in the steps of several stacks: heads that read the encoder read its last states."""
+    joint = joint_of(trace)
+    rows, heads = len(joint.steps), parts.heads.shape[1]
+    attention, head, mlp = np.zeros((rows, heads, 1, joint.count)), np.zeros((rows, heads, 1)), np.zeros((rows, 1))
+    assert parts.cross_by_source is not None
+    own, source = joint.positions[None], joint.positions[joint.stacks[0][0]]
+    biases = {name: value for name, value in parts.biases.items() if not name.startswith("L")}
+    for layer in range(trace.n_layers):
+        read, crossed = joint.steps_of(layer)
+        attention[read, :, 0, own], attention[crossed, :, 0, source] = (
+            parts.heads_by_source[layer],
+            parts.cross_by_source[layer],
+        )
+        mlp[crossed, 0] = parts.mlps[layer]
+        # Named by their steps here; a node says its layer and what it is a bias of.
+        for name, row, kind in (
+            ("attn_bias", read, "attn_bias"), ("cross_bias", crossed, "attn_bias"), ("mlp_bias", crossed, "mlp_bias"),
+        ):  # fmt: skip
+            if f"L{layer}.{name}" in parts.biases:
+                biases[f"L{row}.{kind}"] = parts.biases[f"L{layer}.{name}"]
+    head[:, :, 0] = attention[:, :, 0].sum(-1)
+    return EdgeWeights(
+        info=origin(trace, "logits", "logits"),
+        parallel=False,
+        query_positions=(trace.position + own.start,),
+        attention=attention,
+        attention_summed=attention.sum(1),
+        head=head,
+        mlp=mlp,
+        ends_in_logit=True,
+        additive=True,
+        embedding=parts.embedding,
+        position_embedding=parts.position_embedding if trace.position_embedding is not None else None,
+        biases=biases,
+        joint=joint,
     )
 
 

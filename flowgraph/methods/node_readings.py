@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,13 +20,14 @@ READ_AT_MOST = 2_000
 
 _SITE = {
     "embed": "resid_pre", "resid_pre": "resid_pre", "resid_mid": "resid_mid", "resid_post": "resid_post",
-    "attn": "attn_out", "mlp": "mlp_out", "mixer": "mixer_out", "head": "head_out",
+    "attn": "attn_out", "mlp": "mlp_out", "mixer": "mixer_out", "head": "head_out", "resid_cross": "resid_cross",
+    "cross_head": "cross_head_out",
 }  # fmt: skip
 
 
 @takes(Trace)
 def node_readings(trace: Trace, nodes: Sequence[Node], *, k: int = 5) -> tuple[NodeReading | None, ...]:
-    """Readings of nodes: [N], None for kinds that have no vector of their own (logits, biases).
+    """Readings of nodes: [N], None for kinds that have no vector of their own (logits, biases), norms alone in other stacks.
 
     A model without a head gives norms alone, one of which patterns alone are known nothing. Readings that the trace has recorded are used where it has no model.
 
@@ -39,12 +41,22 @@ def node_readings(trace: Trace, nodes: Sequence[Node], *, k: int = 5) -> tuple[N
         How many top and bottom tokens each keeps.
     """
     if trace.loaded is None:
-        return tuple(_recorded(trace, node) for node in nodes)
+        return tuple(_recorded(trace if node.stack is None else trace.stacks[node.stack], node) for node in nodes)
     if trace.loaded.level == "patterns":
         return (None,) * len(nodes)  # there are no vectors to read
-    heads = head_outputs(trace) if any(node.kind == "head" for node in nodes) else None
-    readable = [n for n, node in enumerate(nodes) if node.kind in _SITE]
     result: list[NodeReading | None] = [None] * len(nodes)
+    for name, stack in trace.stacks.items():
+        # The head reads what the last stack writes; of another stack's states it is known how long they are.
+        own = [n for n, node in enumerate(nodes) if node.stack == name]
+        for n, reading in zip(
+            own, node_readings(stack, [replace(nodes[n], stack=None) for n in own], k=k), strict=True
+        ):
+            result[n] = reading
+    heads = {
+        kind: head_outputs(trace, cross=kind == "cross_head")
+        for kind in ("head", "cross_head") if any(node.kind == kind and node.stack is None for node in nodes)
+    }  # fmt: skip
+    readable = [n for n, node in enumerate(nodes) if node.kind in _SITE and node.stack is None]
     if not readable:
         return tuple(result)
     vectors = torch.stack([_vector(trace, nodes[n], heads) for n in readable])
@@ -57,11 +69,10 @@ def node_readings(trace: Trace, nodes: Sequence[Node], *, k: int = 5) -> tuple[N
     return tuple(result)
 
 
-def _vector(trace: Trace, node: Node, heads: Tensor | None) -> Tensor:
+def _vector(trace: Trace, node: Node, heads: Mapping[str, Tensor]) -> Tensor:
     row = 0 if node.layer is None else node.layer - trace.layers[0]
-    if node.kind == "head":
-        assert heads is not None
-        return heads[row, node.head, node.position]
+    if node.kind in heads:
+        return heads[node.kind][row, node.head, node.position]
     found = trace.site(_SITE[node.kind])[row, node.position]
     return found if found.dtype == torch.float64 else found.float()
 

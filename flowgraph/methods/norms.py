@@ -9,6 +9,7 @@ from jaxtyping import Float
 
 from ..values.edge_weights import EdgeWeights
 from ..values.trace import Trace
+from .joint import StepWeights, TraceStep, is_joint, joint_weights
 from .origin import array, origin
 from .parts import AttentionParts, mlp_parts, parts_by_target
 
@@ -24,11 +25,14 @@ def norms(trace: Trace) -> EdgeWeights:
     Kobayashi et al. (2020), "Attention is Not Only a Weight: Analyzing Transformers with Vector Norms"; Kobayashi et al.
     (2021), "Incorporating Residual and Normalization Layers into Analysis of Masked Language Models".
     """
+    if is_joint(trace):
+        unembed = float(np.linalg.norm(array(trace.resid_post[-1, trace.position])))
+        return joint_weights(trace, _of_step, method="norms", unit="norm", unembed=unembed)
     parallel = trace.wiring == "parallel"
     rows = range(trace.layers[1] - trace.layers[0])
     parts = [list(parts_by_target(trace, row)) for row in rows]
     steps = [] if parallel else [mlp_parts(trace, row) for row in rows]
-    residual = _stacked(parts, lambda part: _length(part.residual))
+    residual = _stacked(parts, _of_residual)
     before_mlp = np.stack([_length(step.residual) for step in steps]) if steps else residual
     of_mlp = _stacked(parts, _length_of_mlp) if parallel else np.stack([_length(step.mlp) for step in steps])
     reaches_logit = trace.target is not None and trace.layers[1] == trace.n_layers
@@ -36,9 +40,9 @@ def norms(trace: Trace) -> EdgeWeights:
         info=origin(trace, "norms", "norm"),
         parallel=parallel,
         query_positions=tuple(range(len(trace.tokens))),
-        attention=_stacked(parts, lambda part: part.coefficient * _length(part.vectors)[:, None], axis=1),
+        attention=_stacked(parts, _of_pairs, axis=1),
         attention_summed=_stacked(parts, norm_of_sum),
-        head=_stacked(parts, lambda part: _length(part.coefficient @ part.vectors), axis=1),
+        head=_stacked(parts, _of_heads, axis=1),
         residual=residual,
         mlp=of_mlp,
         mlp_in=before_mlp,
@@ -46,6 +50,39 @@ def norms(trace: Trace) -> EdgeWeights:
         rest=_mixed(parts),
         unembed=float(np.linalg.norm(array(trace.resid_post[-1, trace.position]))) if reaches_logit else None,
     )
+
+
+def _of_step(step: TraceStep) -> StepWeights:
+    """Lengths of one step of several stacks."""
+    parts = [step.parts()]
+    mlp = mlp_parts(step.trace, step.row) if step.step.has_mlp else None
+    beside = None if mlp is None else _length(mlp.residual)
+    mixed = _mixed(parts)
+    return StepWeights(
+        attention=_stacked(parts, _of_pairs, axis=1)[0],
+        summed=_stacked(parts, norm_of_sum)[0],
+        head=_stacked(parts, _of_heads, axis=1)[0],
+        residual=_stacked(parts, _of_residual)[0],
+        mlp=None if mlp is None else _length(mlp.mlp),
+        mlp_in=beside,
+        residual_mlp=beside,
+        rest=None if mixed is None else mixed[0],
+    )
+
+
+def _of_pairs(part: AttentionParts) -> Float[np.ndarray, "H T S"]:
+    """[head, target, source] length of what each head brings from each source."""
+    found: np.ndarray = part.coefficient * _length(part.vectors)[:, None]
+    return found
+
+
+def _of_heads(part: AttentionParts) -> Float[np.ndarray, "H T"]:
+    """[head, target] length of all that each head brings."""
+    return _length(part.coefficient @ part.vectors)
+
+
+def _of_residual(part: AttentionParts) -> Float[np.ndarray, "T"]:
+    return _length(part.residual)
 
 
 def _length_of_mlp(part: AttentionParts) -> Float[np.ndarray, "T"]:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..values.graph_info import GraphInfo
+from ..values.graph_info import GraphInfo, StackInfo
 from ..values.trace import Trace
 from ..version import __version__
 
@@ -37,6 +37,7 @@ def origin(trace: Trace, method: str, unit: str) -> GraphInfo:
         foil=trace.foil,
         foil_token=trace.foil_token,
         provenance=provenance(trace),
+        stacks=tuple(StackInfo(name, one.tokens, one.n_layers) for name, one in trace.stacks.items()),
     )
 
 
@@ -50,6 +51,7 @@ def provenance(trace: Trace) -> dict[str, Any]:
         **({} if own is None or not own.differs else {"attention": own.text}),
         **_limits(trace),
         "token_ids": list(trace.token_ids),
+        **{f"{name}_token_ids": list(one.token_ids) for name, one in trace.stacks.items()},
         **_fed(trace),
         "flowgraph": __version__,
         "torch": str(torch.__version__),

@@ -80,8 +80,32 @@ def parts_by_target(trace: Trace, row: int) -> Iterator[AttentionParts]:
         )
 
 
+def cross_parts(trace: Trace, row: int) -> AttentionParts:
+    """Parts of one layer's attention to the encoder; sources are the encoder's positions."""
+    anatomy = trace.model.anatomy.reader_of_encoder
+    block = anatomy.blocks[trace.layers[0] + row]
+    values = anatomy.per_query_head(trace.site("cross_v")[row])
+    weight = anatomy.W_O(trace.layers[0] + row)
+    vectors, coefficient = array(values.to(weight.dtype) @ weight), array(trace.cross_pattern[row])
+    residual = array(trace.resid_cross[row])
+    norm, name = (
+        (block.attention_norm, "cross") if trace.wiring == "post_norm" else (block.attention_post_norm, "cross_post")
+    )
+    if norm is not None:
+        scale = array(trace.norm_scales[name][row])
+        vectors, coefficient = _gained(norm, vectors), coefficient / scale[:, None]
+        residual = _gained(norm, residual) / scale[:, None] if trace.wiring == "post_norm" else residual
+    return AttentionParts(
+        whole=array(trace.site("resid_mid")[row]),
+        coefficient=np.ascontiguousarray(coefficient),
+        vectors=np.ascontiguousarray(vectors),
+        residual=residual,
+        mlp=None,
+    )
+
+
 def attention_parts(trace: Trace, row: int, *, normed: bool = True) -> AttentionParts:
-    """Parts of the attention step of one layer.
+    """Parts of the attention step of one layer, of its attention to its own stack.
 
     Parameters
     ----------
@@ -110,7 +134,7 @@ def attention_parts(trace: Trace, row: int, *, normed: bool = True) -> Attention
         if trace.wiring == "post_norm":
             residual = _gained(norm, residual) / scale[:, None]
     parallel = trace.wiring == "parallel"
-    middle = None if parallel else trace.resid_mid
+    middle = None if parallel else trace.resid_mid if block.cross is None else trace.resid_cross
     return AttentionParts(
         whole=array(trace.resid_post[row] if middle is None else middle[row]),
         coefficient=np.ascontiguousarray(coefficient),

@@ -7,7 +7,9 @@ itself: ALTI (Ferrando et al. 2022), whose measure this is. Biases are never par
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -18,6 +20,7 @@ from ..kernels.proximity import proximity_of_parts, proximity_of_sums
 from ..values.edge_weights import EdgeWeights
 from ..values.node import Node
 from ..values.trace import Trace
+from .joint import StepWeights, TraceStep, is_joint, joint_weights
 from .origin import array, origin
 from .parts import AttentionParts, MlpParts, attention_parts, mlp_parts, parts_by_target
 
@@ -55,6 +58,11 @@ def proximity(trace: Trace, *, parts: Literal["head", "token"] = "head") -> Edge
         raise ArgumentError(
             f"parts={parts!r} is not known; expected 'head' (one part for each head and token) or 'token'"
         )
+    if is_joint(trace):
+        return joint_weights(
+            trace, partial(_of_step, by_head=parts == "head"), method="proximity", unit="share", unembed=1.0,
+            additive=parts == "head", options={} if parts == "head" else {"parts": parts},
+        )  # fmt: skip
     parallel = trace.wiring == "parallel"
     first, stop = trace.layers
     rows, heads, count = range(stop - first), trace.n_heads if parts == "head" else 0, len(trace.tokens)
@@ -89,6 +97,30 @@ def proximity(trace: Trace, *, parts: Literal["head", "token"] = "head") -> Edge
     )
 
 
+def _of_step(step: TraceStep, *, by_head: bool) -> StepWeights:
+    """Shares of one step of several stacks."""
+    pattern = step.pattern
+    heads, count, sources = pattern.shape
+    attention, summed = np.empty((heads if by_head else 0, count, sources), pattern.dtype), np.empty((count, sources))
+    if by_head:
+        found = _steps_of(step.parts(), attention, summed)
+    else:
+        step.trace.model.anatomy.refuse_gates("proximity of tokens (parts='token')")
+        found = _token_step(step.whole_parts(), summed, own=step.step.part == "self")
+    after = _mlp_step(mlp_parts(step.trace, step.row)) if step.step.has_mlp else None
+    return StepWeights(
+        attention=attention,
+        summed=summed,
+        head=attention.sum(-1, dtype=np.float64),
+        residual=found.residual,
+        mlp=None if after is None else after.mlp,
+        mlp_in=None if after is None else np.ones_like(after.mlp),
+        residual_mlp=None if after is None else after.residual,
+        rest=found.mixer,
+        no_shares=(found.undefined, None if after is None else after.undefined),
+    )
+
+
 def _rest(steps: list[_Step], count: int) -> Float[np.ndarray, "layer T"] | None:
     """[layer, T] shares of mixers; None in models without any."""
     if all(step.mixer is None for step in steps):
@@ -106,9 +138,16 @@ def _layer_step(
     trace: Trace, row: int, attention: Float[np.ndarray, "H T S"], summed: Float[np.ndarray, "T S"]
 ) -> _Step:
     """Shares of one layer, written to ``attention`` and ``summed``."""
+    return _steps_of(parts_by_target(trace, row), attention, summed)
+
+
+def _steps_of(
+    parts: Iterable[AttentionParts], attention: Float[np.ndarray, "H T S"], summed: Float[np.ndarray, "T S"]
+) -> _Step:
+    """Shares of parts of one target after another, or of all at once."""
     found: list[_Step] = []
     first = 0
-    for part in parts_by_target(trace, row):
+    for part in parts:
         targets = slice(first, first + len(part.whole))
         found.append(_head_step(part, attention[:, targets], summed[targets]))
         first = targets.stop
@@ -143,8 +182,13 @@ def _head_step(parts: AttentionParts, attention: Float[np.ndarray, "H T S"], sum
     return _Step(residual / total, mlp / total, undefined, None if parts.mixer is None else mixer / total)
 
 
-def _token_step(parts: AttentionParts, summed: Float[np.ndarray, "T S"]) -> _Step:
-    """Shares of each source but the token itself, written to ``summed``; its own is the residual's."""
+def _token_step(parts: AttentionParts, summed: Float[np.ndarray, "T S"], *, own: bool = True) -> _Step:
+    """Shares of each source but the token itself, written to ``summed``; its own is the residual's.
+
+    Where the sources are another stack's, none of them is the token itself, and the residual is a part of its own.
+    """
+    if not own:
+        return _other_step(parts, summed)
     near = proximity_of_sums(parts.whole, parts.coefficient, parts.vectors, parts.residual).astype(np.float64)
     beside = _beside(parts)
     mlp, mixer = (_near(parts.whole, part) for part in beside)
@@ -162,6 +206,24 @@ def _token_step(parts: AttentionParts, summed: Float[np.ndarray, "T S"]) -> _Ste
     summed[:] = near
     np.fill_diagonal(summed, 0.0)
     return _Step(near.diagonal().copy(), mlp / total, undefined, None if parts.mixer is None else mixer / total)
+
+
+def _other_step(parts: AttentionParts, summed: Float[np.ndarray, "T S"]) -> _Step:
+    """Shares of each source of another stack, its heads taken together, and of the residual stream."""
+    # One source after another: an array of all sums would be large.
+    near = np.stack(
+        [_near(parts.whole, parts.coefficient[:, :, s].T @ parts.vectors[:, s]) for s in range(summed.shape[1])], 1
+    )
+    residual = _near(parts.whole, parts.residual)
+    undefined = near.sum(1) + residual <= 0
+    for t in np.flatnonzero(undefined):
+        near[t] = np.abs(np.einsum("hs,hsd->sd", parts.coefficient[:, t], parts.vectors)).sum(-1)
+        residual[t] = np.abs(parts.residual[t]).sum()
+    total = near.sum(1) + residual
+    empty = total <= 0
+    residual[empty], total[empty] = 1.0, 1.0
+    summed[:] = near / total[:, None]
+    return _Step(residual / total, np.zeros(len(total)), undefined)
 
 
 def _mlp_step(parts: MlpParts) -> _Step:

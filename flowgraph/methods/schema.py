@@ -15,7 +15,7 @@ into the logit, or into the head.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -42,15 +42,22 @@ def edge_parts(weights: EdgeWeights, level: str, heads_in: Collection[int] = ())
         raise ArgumentError(
             f"level='head', but the method ({weights.info.method_text}) takes heads together; use level='token'"
         )
+    yield from parts_of_rows(weights, opened(weights, level, heads_in))
+
+
+def parts_of_rows(weights: EdgeWeights, by_head: Collection[int]) -> Iterator[Columns]:
+    """All edges of the weights, with some of their rows laid out as heads."""
     if weights.ends_in_logit:
-        yield _logit_part(weights, opened(weights, level, heads_in))
+        yield _logit_part(weights, by_head)
     else:
-        yield from _state_parts(weights, opened(weights, level, heads_in))
+        yield from _state_parts(weights, by_head)
 
 
 def opened(weights: EdgeWeights, level: str, heads_in: Collection[int]) -> Collection[int]:
-    """Layers that are laid out as their heads."""
-    return range(*weights.info.layers) if level == "head" else heads_in
+    """Rows of the weights that are laid out as their heads."""
+    if level == "head":
+        return weights.rows
+    return heads_in if weights.joint is None else [row for layer in heads_in for row in weights.joint.steps_of(layer)]
 
 
 def no_edges() -> Columns:
@@ -63,13 +70,23 @@ def joined(pieces: list[Columns]) -> Columns:
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
 
+class Standing(NamedTuple):
+    """The kind of a node as weights of one stack have it, and its row and position among theirs."""
+
+    kind: str
+    row: int | None
+    position: int | None
+
+
 class Codes:
     """Nodes as integers while edges are still columns: kind, layer, head and position in one number."""
 
     def __init__(self, weights: EdgeWeights) -> None:
         _, h, _, t = weights.attention.shape
-        self.sizes = (len(NODE_KINDS), weights.info.total_layers + 1, h + 1, t + 1)
+        rows = weights.info.total_layers if weights.joint is None else len(weights.rows)
+        self.sizes = (len(NODE_KINDS), rows + 1, h + 1, t + 1)
         self.weights = weights
+        self._standing = None if weights.joint is None else self._states(t)
 
     def of(self, kind: str, layer: Any = -1, head: Any = -1, position: Any = -1) -> Any:
         """Code of nodes; −1 stands for None."""
@@ -79,12 +96,54 @@ class Codes:
             code = code * size + part
         return code
 
+    def _states(self, count: int) -> list[Any]:
+        """The codes of all states before each step of several stacks, and after the last."""
+        at = np.arange(count)
+        states = [self.of("embed", -1, -1, at)]
+        joint = self.weights.joint
+        assert joint is not None
+        for row in self.weights.rows:
+            entered = np.where(joint.enters[row], self.of("resid_mid", row, -1, at), states[-1])
+            states.append(np.where(joint.has_mlp[row], self.of("resid_post", row, -1, at), entered))
+        return states
+
+    def after(self, layer: int, position: Any) -> Any:
+        """The state that leaves a block."""
+        if self._standing is not None:
+            return self._standing[layer + 1][position]
+        return self.of("resid_post", layer, -1, position)
+
     def state(self, layer: int, position: Any) -> Any:
         """The state that enters a block."""
+        if self._standing is not None:
+            return self._standing[layer][position]
         first = self.weights.info.layers[0]
         if layer > first:
             return self.of("resid_post", layer - 1, -1, position)
         return self.of("embed", -1, -1, position) if first == 0 else self.of("resid_pre", layer, -1, position)
+
+    def states_at(self, row: Any, position: Any) -> Any:
+        """The states before rows, one for each pair; before the row after the last, those that leave it."""
+        if self._standing is not None:
+            return np.stack(self._standing)[row, position]
+        first = self.weights.rows.start
+        lowest = self.state(first, position)
+        return np.where(np.asarray(row) > 0, self.of("resid_post", np.asarray(row) + first - 1, -1, position), lowest)
+
+    def place(self, node: Node) -> Standing:
+        """Where a node stands in the arrays of the weights."""
+        joint = self.weights.joint
+        if joint is None:
+            row = None if node.layer is None else node.layer - self.weights.rows.start
+            return Standing(node.kind, row, node.position)
+        kind = {"cross_head": "head", "resid_cross": "resid_mid"}.get(node.kind, node.kind)
+        return Standing(kind, joint.row_of(node), joint.position_of(node))
+
+    def code(self, node: Node) -> int:
+        """The code of a node."""
+        place = self.place(node)
+        row = None if place.row is None else place.row + self.weights.rows.start
+        return int(self.of(place.kind, *(-1 if one is None else one for one in (row, node.head, place.position))))
 
     def node(self, code: int) -> Node:
         """The node of a code."""
@@ -97,6 +156,9 @@ class Codes:
         if NODE_KINDS[code] == "logit":
             token = info.target_token if info.foil_token is None else f"{info.target_token} − {info.foil_token}"
             return Node("logit", index=info.target, token=token)
+        joint = self.weights.joint
+        if joint is not None:
+            return joint.node(NODE_KINDS[code], layer, head, position)
         return Node(NODE_KINDS[code], layer=layer, head=head, position=position)  # type: ignore[arg-type]
 
 
@@ -117,19 +179,19 @@ def _edges(
 def _state_parts(weights: EdgeWeights, heads_in: Collection[int]) -> Iterator[Columns]:
     """Edges of each layer, of methods whose edges run from state to state."""
     codes = Codes(weights)
-    first, stop = weights.info.layers
-    for row, layer in enumerate(range(first, stop)):
+    for row, layer in enumerate(weights.rows):
         pieces = _attention_edges(weights, codes, row, layer, layer in heads_in)
         pieces += _residual_and_mlp_edges(weights, codes, row, layer)
         columns = joined(pieces)
         if weights.rest is None:
             yield _with_shares(columns)
         else:
-            entry = codes.of(_entry(weights), layer, -1, np.asarray(weights.query_positions))
-            yield _with_shares(columns, entry, weights.rest[row])
+            entered = weights.enters[row]
+            entry = codes.of(_entry(weights), layer, -1, np.asarray(weights.query_positions)[entered])
+            yield _with_shares(columns, entry, weights.rest[row][entered])
     if weights.unembed is not None:
-        at = weights.info.position
-        last = codes.of("resid_post", stop - 1, -1, at)
+        at = weights.explained
+        last = codes.after(weights.rows[-1], at)
         yield _with_shares(_edges("unembed", last, codes.of("logit"), weights.unembed, query=at))
 
 
@@ -144,6 +206,15 @@ def _with_shares(part: Columns, entered: Any = (), rest: Any = ()) -> Columns:
     whole[np.searchsorted(targets, np.asarray(entered, dtype=targets.dtype))] += np.asarray(rest, dtype=np.float64)
     share = np.divide(part["weight"], whole[group], out=np.zeros_like(size), where=whole[group] > 0)
     return part | {"share": share}
+
+
+def in_stacks(weights: EdgeWeights, columns: Columns) -> Columns:
+    """Columns of edges with layers and positions as each stack counts them; nothing changes for one stack."""
+    joint = weights.joint
+    if joint is None:
+        return columns
+    own = {name: joint.own(columns[name]) for name in ("query_pos", "key_pos")}
+    return columns | own | {"layer": joint.layer_of(columns["layer"])}
 
 
 def unlisted_share(weights: EdgeWeights) -> float:
@@ -177,21 +248,26 @@ def _attention_edges(weights: EdgeWeights, codes: Codes, row: int, layer: int, b
 
 def _residual_and_mlp_edges(weights: EdgeWeights, codes: Codes, row: int, layer: int) -> list[Columns]:
     assert weights.residual is not None
-    at = np.asarray(weights.query_positions)
+    entered, followed = np.flatnonzero(weights.enters[row]), np.flatnonzero(weights.follows[row])
+    at = np.asarray(weights.query_positions)[entered]
     place: dict[str, Any] = {"layer": layer, "query": at, "key": at}
-    before, after, mlp = codes.state(layer, at), codes.of("resid_post", layer, -1, at), codes.of("mlp", layer, -1, at)
-    entry = codes.of(_entry(weights), layer, -1, at)
-    mlp_source = before if weights.parallel else entry
-    pieces = [_edges("residual", before, entry, weights.residual[row], **place)]
+    before, entry = codes.state(layer, at), codes.of(_entry(weights), layer, -1, at)
+    pieces = [_edges("residual", before, entry, weights.residual[row][entered], **place)]
+    if not len(followed):
+        return pieces
+    at = np.asarray(weights.query_positions)[followed]
+    place = {"layer": layer, "query": at, "key": at}
+    after, mlp = codes.after(layer, at), codes.of("mlp", layer, -1, at)
+    mlp_source = codes.state(layer, at) if weights.parallel else codes.of(_entry(weights), layer, -1, at)
     if weights.mlp is None or weights.mlp_in is None:
         pieces.append(_edges("mlp_in", mlp_source, mlp, 0.0, structural=True, **place))
         pieces.append(_edges("mlp", mlp, after, 0.0, structural=True, **place))
     else:
-        pieces.append(_edges("mlp_in", mlp_source, mlp, weights.mlp_in[row], **place))
-        pieces.append(_edges("mlp", mlp, after, weights.mlp[row], **place))
+        pieces.append(_edges("mlp_in", mlp_source, mlp, weights.mlp_in[row][followed], **place))
+        pieces.append(_edges("mlp", mlp, after, weights.mlp[row][followed], **place))
     if not weights.parallel:
         assert weights.residual_mlp is not None
-        pieces.append(_edges("residual", entry, after, weights.residual_mlp[row], **place))
+        pieces.append(_edges("residual", mlp_source, after, weights.residual_mlp[row][followed], **place))
     return pieces
 
 
@@ -206,7 +282,7 @@ def _logit_part(weights: EdgeWeights, heads_in: Collection[int]) -> Columns:
     at = weights.query_positions[0]
     logit = codes.of("logit")
     pieces = []
-    for row, layer in enumerate(range(*weights.info.layers)):
+    for row, layer in enumerate(weights.rows):
         place: dict[str, Any] = {"layer": layer, "query": at}
         if layer not in heads_in:
             s = np.flatnonzero(weights.attention_summed[row, 0])
@@ -222,7 +298,8 @@ def _logit_part(weights: EdgeWeights, heads_in: Collection[int]) -> Columns:
             head = codes.of("head", layer, h, at)
             pieces.append(_edges("head", head, logit, weights.head[row, h, 0], head=h, key=at, **place))
         assert weights.mlp is not None
-        pieces.append(_edges("mlp", codes.of("mlp", layer, -1, at), logit, weights.mlp[row], key=at, **place))
+        if weights.follows[row].any():
+            pieces.append(_edges("mlp", codes.of("mlp", layer, -1, at), logit, weights.mlp[row], key=at, **place))
         if weights.mixer is not None and weights.mixer[row, 0]:
             pieces.append(_edges("mixer", codes.of("mixer", layer, -1, at), logit, weights.mixer[row], key=at, **place))
     return _with_shares(joined([*pieces, *_further_parts(weights, codes, logit, at)]))
@@ -230,7 +307,7 @@ def _logit_part(weights: EdgeWeights, heads_in: Collection[int]) -> Columns:
 
 def _further_parts(weights: EdgeWeights, codes: Codes, logit: Any, at: int) -> list[Columns]:
     """Embedding, position embedding and biases, unless a window leaves them out."""
-    first, stop = weights.info.layers
+    first, stop = weights.rows.start, weights.rows.stop
     pieces = []
     for kind, weight in (("embed", weights.embedding), ("position_embed", weights.position_embedding)):
         if weight is not None and first == 0:

@@ -17,8 +17,9 @@ from jaxtyping import Float
 from ..errors import ArgumentError
 from ..values.edge_weights import EdgeWeights
 from ..values.flow_graph import EDGE_KINDS
+from ..values.joint import Joint
 from ..values.node import NODE_KINDS, Node, label
-from .schema import Codes, Columns, edge_parts, opened
+from .schema import Codes, Columns, opened, parts_of_rows
 
 _ATTENTION, _HEAD, _RESIDUAL, _MLP_IN, _MLP, _UNEMBED = (
     EDGE_KINDS.index(kind) for kind in ("attention", "head", "residual", "mlp_in", "mlp", "unembed")
@@ -54,22 +55,53 @@ def start_of(weights: EdgeWeights, start: Node | None, level: str, *, heads_in: 
         If there is no such node.
     """
     info, codes = weights.info, Codes(weights)
-    first, stop = info.layers
     has_logit = weights.ends_in_logit or weights.unembed is not None
     logit = codes.node(int(codes.of("logit"))) if has_logit else None
     if logit is not None and start in (None, logit):
         return logit
     if start is None:
-        return Node("resid_post", layer=stop - 1, position=info.position)
+        return codes.node(int(codes.after(weights.rows[-1], weights.explained)))
+    if weights.joint is not None and _is_there(weights, weights.joint, start, level, heads_in):
+        return start
     places = _places(weights, opened(weights, level, heads_in))
     fields = (start.layer, start.head, start.position, start.index)
-    if all(one in allowed for one, allowed in zip(fields, places.get(start.kind, _NOWHERE), strict=True)):
+    if weights.joint is None and all(
+        one in allowed for one, allowed in zip(fields, places.get(start.kind, _NOWHERE), strict=True)
+    ):
         return start
+    first, stop = info.layers
     kinds = [*places] if logit is None else [f"{label(logit)} (index={logit.index})", *places]
     raise ArgumentError(
         f"start={label(start)} is not a node of these weights at level={level!r}; expected {', '.join(kinds)} within layers "
         f"{first}…{stop - 1} and {len(info.tokens)} positions, or None for the logit or the last state"
     )
+
+
+def _is_there(weights: EdgeWeights, joint: Joint, start: Node, level: str, heads_in: Collection[int]) -> bool:
+    """Whether a node stands in the chain of several stacks."""
+    if start.stack not in joint.positions or start.position is None or start.index is not None:
+        return False
+    where = joint.positions[start.stack]
+    if start.position >= where.stop - where.start:
+        return False
+    if start.kind == "embed":
+        return start.layer is None
+    row = joint.row_of(start)
+    if row is None or row not in range(len(joint.steps)):
+        return False
+    step = joint.steps[row]
+    if start.kind in ("head", "cross_head"):
+        by_head = row in opened(weights, level, heads_in)
+        has_head = start.head is not None and start.head < weights.attention.shape[1]
+        return by_head and has_head and (start.kind == "cross_head") == (step.part == "cross")
+    if start.head is not None:
+        return False
+    return {
+        "resid_mid": step.has_mlp,
+        "resid_cross": not step.has_mlp,
+        "resid_post": step.has_mlp,
+        "mlp": step.has_mlp,
+    }.get(start.kind, False)
 
 
 _Places = tuple[Collection[int | None], Collection[int | None], Collection[int | None], Collection[int | None]]
@@ -112,7 +144,7 @@ class WholeFlow:
     weights
         Dense weights, as the method gives them.
     heads_in
-        Layers that are laid out as their heads: all at head level, none or some at token level.
+        Rows that are laid out as their heads: all at head level, none or some at token level.
     start
         A node of these weights.
     """
@@ -143,10 +175,8 @@ class WholeFlow:
 
     def _of_logit(self) -> None:
         """Edges that end in the logit, or in heads that go on to it: one part, held anyway."""
-        (part,) = edge_parts(self.weights, "token", self.heads_in)
-        codes, node = Codes(self.weights), self.start
-        at = (-1 if place is None else place for place in (node.layer, node.head, node.position))
-        start = int(codes.of(node.kind, *at))
+        (part,) = parts_of_rows(self.weights, self.heads_in)
+        start = Codes(self.weights).code(self.start)
         self.edges = len(part["share"])
         self.targets = np.unique(part["target"])
         share, is_first = np.abs(part["share"]), part["target"] == start
@@ -162,8 +192,10 @@ class WholeFlow:
     def _of_states(self) -> None:
         w, start = self.weights, self.start
         n, h, q, t = w.attention.shape
-        first, at = w.info.layers[0], np.asarray(w.query_positions)
-        top = n - 1 if start.layer is None else start.layer - first
+        at = np.asarray(w.query_positions)
+        place = Codes(w).place(start)
+        top, kind, here = n - 1 if place.row is None else place.row, place.kind, at == place.position
+        enters, follows = w.enters, w.follows
         state = np.zeros(t)
         has_mlp = w.mlp is not None and w.mlp_in is not None
         assert w.residual is not None
@@ -173,15 +205,15 @@ class WholeFlow:
         self.unembed = 0.0
         if start.kind == "logit":
             self.unembed = float(bool(w.unembed))
-            state[w.info.position] = self.unembed
+            state[w.explained] = self.unembed
             self.total += self.unembed
         for row in range(top, -1, -1):
             after, before = state[at], np.zeros(t)
             mlp, entry = np.zeros(q), np.zeros(q)
             if row == top and start.kind != "logit":
-                after = (at == start.position) * 1.0 if start.kind == "resid_post" else np.zeros(q)
-                mlp = (at == start.position) * 1.0 if start.kind == "mlp" else mlp
-                entry = (at == start.position) * 1.0 if start.kind == "resid_mid" else entry
+                after = here * 1.0 if kind == "resid_post" else np.zeros(q)
+                mlp = here * 1.0 if kind == "mlp" else mlp
+                entry = here * 1.0 if kind == "resid_mid" else entry
             written = np.abs(w.mlp[row]).astype(np.float64) if has_mlp and w.mlp is not None else np.zeros(q)
             if w.parallel:
                 entry = entry + after
@@ -191,7 +223,8 @@ class WholeFlow:
                 self.after[row] = _per(after, written + past)
                 mlp = mlp + written * self.after[row]
                 entry = entry + past * self.after[row]
-                self.total += float(((written + past) * self.after[row]).sum())
+                # What a step of another stack leaves alone passes by on no edge.
+                self.total += float(((written + past) * self.after[row])[follows[row]].sum())
             into, along = self._into_entry(row), np.abs(w.residual[row]).astype(np.float64)
             whole = into.sum(-1) + along + (written if w.parallel else 0.0) + (0.0 if w.rest is None else w.rest[row])
             if w.parallel:
@@ -208,7 +241,9 @@ class WholeFlow:
             if not w.parallel:
                 self.entry[row] = _per(entry, whole)
             before[at] += along * self.entry[row]
-            self.total += float((along * self.entry[row]).sum()) + float((into.sum(-1) * self.entry[row]).sum())
+            self.total += float((along * self.entry[row])[enters[row]].sum()) + float(
+                (into.sum(-1) * self.entry[row]).sum()
+            )
             if not self._is_opened(row):
                 before += self.entry[row] @ into
             else:
@@ -217,7 +252,7 @@ class WholeFlow:
         self.edges = self._count(has_mlp)
 
     def _is_opened(self, row: int) -> bool:
-        return row + self.weights.info.layers[0] in self.heads_in
+        return row + self.weights.rows.start in self.heads_in
 
     def _into_entry(self, row: int) -> Float[np.ndarray, "query_pos source"]:
         """|weight| of what attention brings into the state: by source, or of an opened layer by head."""
@@ -231,9 +266,9 @@ class WholeFlow:
     ) -> Float[np.ndarray, "key_pos"]:
         assert self.into_head is not None
         passed = (into * self.entry[row][:, None]).T
-        if row == top and self.start.kind == "head":
+        if row == top and self.start.kind in ("head", "cross_head"):
             at = np.asarray(self.weights.query_positions)
-            passed[self.start.head] = at == self.start.position
+            passed[self.start.head] = at == Codes(self.weights).place(self.start).position
         size = np.abs(self.weights.attention[row]).astype(np.float64)
         whole = size.sum(-1)
         self.into_head[row] = _per(passed, whole)
@@ -243,22 +278,23 @@ class WholeFlow:
 
     def _count(self, has_mlp: bool) -> int:
         w = self.weights
-        n, _, q, _ = w.attention.shape
+        n = len(w.attention)
         of_row = [
             [w.attention[row], w.head[row]] if self._is_opened(row) else [w.attention_summed[row]] for row in range(n)
         ]
-        full = 1 + (2 if has_mlp else 0) + (not w.parallel)
+        beside = (2 if has_mlp else 0) + (not w.parallel)
         listed: int = (
             sum(int(np.count_nonzero(one)) for parts in of_row for one in parts)
-            + full * n * q
+            + int(w.enters.sum())
+            + beside * int(w.follows.sum())
             + (w.unembed is not None)
         )
         return listed
 
     def _of_places(self, columns: Columns) -> Float[np.ndarray, "e"]:
         w = self.weights
-        row = columns["layer"] - w.info.layers[0]
-        number = np.zeros(max(w.info.position, *w.query_positions) + 1, dtype=np.int64)
+        row = columns["layer"] - w.rows.start
+        number = np.zeros(max(w.explained, *w.query_positions) + 1, dtype=np.int64)
         number[list(w.query_positions)] = np.arange(len(w.query_positions))
         query, head, key, kind = number[columns["query_pos"]], columns["head"], columns["key_pos"], columns["kind"]
         flow = np.zeros(len(kind))

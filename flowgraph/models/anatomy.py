@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -18,6 +18,7 @@ from .hooks import Turns
 from .kinds import base_of, is_encoder_decoder, kind_of, reads_choices, unread_head
 from .norms import found_kind
 from .parameters import bias_of, device_of, matrix_of, packing_of, shape_of, weight_of
+from .stacks import DECODER_IDS
 
 Level = Literal["patterns", "stream", "full"]
 """What is known of a model, and proved: ``patterns`` (attention maps, rollout, attention flow), ``stream`` (also the residual
@@ -189,7 +190,8 @@ class Block:
     ``query``, ``key``, ``value`` and ``fused`` are all None where queries and keys are no linear maps of what attention reads;
     ``mlp_gate`` is None where the MLP has no gate. An MLP without neurons has ``mlp`` alone. A block that does not attend has
     neither ``attention`` nor ``attention_output``, but a ``mixer``; one without an MLP has no ``mlp``. If the module runs several
-    times in a pass, ``turns`` counts its runs, and this layer is its run number ``turn``.
+    times in a pass, ``turns`` counts its runs, and this layer is its run number ``turn``. ``cross`` describes the attention to another
+    stack that stands between ``attention`` and MLP, as a block without an MLP; None where there is none.
     """
 
     index: int
@@ -219,6 +221,7 @@ class Block:
     scale: float
     turn: int = 0
     turns: Turns | None = None
+    cross: Block | None = None
 
     def is_running(self) -> bool:
         """Whether the run of the block's module that is going on is this layer's."""
@@ -295,6 +298,10 @@ class Anatomy:
         How positions are made of an image or a sound; None for a model of texts.
     readout
         How a classifier reads its classes; None for every other model.
+    cross
+        The blocks' attention to another stack, as the parts of a model without MLPs; None where there is none.
+    sources
+        Name → parts of the stacks whose last states are read by that attention.
     """
 
     family: Family
@@ -320,6 +327,8 @@ class Anatomy:
     unread_head: tuple[str, ...] = ()
     layout: Layout | None = None
     readout: Readout | None = None
+    cross: Anatomy | None = None
+    sources: Mapping[str, Anatomy] = field(default_factory=dict)
 
     @property
     def like(self) -> Tensor:
@@ -351,6 +360,24 @@ class Anatomy:
         """How weights of linear layers are packed, in words; empty for plain numbers."""
         names = " and ".join(name for name, _ in self.packings)
         return f"weights packed ({names}): what is computed from them holds to their kernel" if names else ""
+
+    @property
+    def ids_name(self) -> str:
+        """The argument of the model that holds the tokens of this stack."""
+        return "input_ids" if self.cross is None else DECODER_IDS
+
+    @property
+    def reader_of_encoder(self) -> Anatomy:
+        """The blocks' attention to another stack.
+
+        Raises
+        ------
+        UnsupportedReadingError
+            If the model is of one stack.
+        """
+        if self.cross is None:
+            raise UnsupportedReadingError(f"{type(self.model).__name__} has one stack, so no heads read another")
+        return self.cross
 
     @property
     def logit_factor(self) -> float:
@@ -436,6 +463,21 @@ class Anatomy:
                 f"{wanted} is not made for {type(self.model).__name__}: it multiplies the outputs of its heads before the output "
                 "projection, by a gate or a norm of their own, so a value writes something else for each query. Norms, proximity, "
                 "direct logit attribution and changes of heads take that into account"
+            )
+
+    def refuse_stacks(self, wanted: str) -> None:
+        """Refuse what knows blocks of one attention and an MLP alone.
+
+        Raises
+        ------
+        UnsupportedReadingError
+            If the blocks attend to another stack as well.
+        """
+        if self.cross is not None:
+            raise UnsupportedReadingError(
+                f"{wanted} is made for models of one stack, and the decoder of {type(self.model).__name__} also reads its encoder. "
+                "Graphs, routes, rollout and attention flow run through both stacks; readings and direct logit attribution are those "
+                "of the decoder, heads that read the encoder among its parts"
             )
 
     @property
@@ -649,6 +691,10 @@ def _block_paths(stack: Stack) -> Iterator[str]:
     attention = stack.attention
     yield from (attention.module, attention.query, attention.key, attention.value, attention.fused, attention.output)
     yield from (attention.query_norm, attention.key_norm, stack.attention_norm, stack.attention_post_norm)
+    if stack.cross_attention is not None:
+        cross = stack.cross_attention
+        yield from (cross.module, cross.query, cross.key, cross.value, cross.fused, cross.output)
+        yield from (cross.query_norm, cross.key_norm, stack.cross_norm, stack.cross_post_norm)
     yield from (stack.mlp_norm, stack.mlp_post_norm, stack.mlp_output, stack.mlp, stack.mlp_beside, stack.mixer)
     if not stack.mlp_activation.startswith(FUNCTION):
         yield stack.mlp_activation
@@ -686,7 +732,7 @@ def build(model: Any, row: Family) -> Anatomy:
     row, head = _head(model, row)
     position_embedding = _find(root, stack.position_embedding) if stack.position_embedding else None
     final_norm = _find(root, stack.final_norm) if stack.final_norm else None
-    return Anatomy(
+    found = Anatomy(
         family=row,
         stack=stack,
         model=model,
@@ -709,6 +755,23 @@ def build(model: Any, row: Family) -> Anatomy:
         attention_softcap=_number(config, stack.attention.softcap),
         unread_head=() if head else unread_head(model),
     )
+    if stack.cross_attention is None:
+        return found
+    cross = tuple(block.cross for block in found.blocks if block.cross is not None)
+    part = replace(
+        found, stack=_cross_stack(stack, stack.cross_attention), blocks=cross, causal=False, head=(), final_norm=None,
+        position_embedding=None, attention_softcap=_number(config, stack.cross_attention.softcap),
+    )  # fmt: skip
+    return replace(found, cross=part)
+
+
+def _cross_stack(stack: Stack, cross: Attention) -> Stack:
+    """The attention to another stack as a stack of blocks without MLPs."""
+    return replace(
+        stack, attention=cross, cross_attention=None, attention_norm=stack.cross_norm, attention_post_norm=stack.cross_post_norm,
+        mlp="", mlp_output="", mlp_input="", mlp_gate="", mlp_gate_up="", mlp_norm="", mlp_post_norm="", mlp_beside="", mixer="",
+        parts=(),
+    )  # fmt: skip
 
 
 def _patterns_only(model: Any, row: Family, stack: Stack, sizes: Sizes) -> Anatomy:
@@ -761,11 +824,45 @@ def _head(model: Any, row: Family) -> tuple[Family, tuple[Any, ...]]:
         # A head without output embeddings scores something else, as that of next sentences does under BERT's name.
         return row, modules if modules and shape_of(modules[-1]) is not None else ()
     if modules and (row.head_kind == "masked" or all(_is_matrix(module) for module in modules)):
-        return row, modules
+        added = _find(model, row.logit_bias) if row.logit_bias else None
+        return row, modules if added is None else (*modules[:-1], BiasedHead(modules[-1], added, row.logit_factor))
     names = unread_head(model)
     modules = tuple(getattr(model, name) for name in names)
     kind: Literal["linear", "masked"] = "linear" if modules == (output,) else "masked"
     return replace(row, head=names, head_kind=kind), modules
+
+
+class BiasedHead:
+    """A head's last module with a tensor that the model adds to the logits, as one linear layer with a bias.
+
+    Parameters
+    ----------
+    module
+        The linear layer.
+    added
+        What is added to its output, as long as the vocabulary.
+    factor
+        Number that the layer's output is multiplied by before.
+    """
+
+    def __init__(self, module: Any, added: Tensor, factor: float) -> None:
+        self.module, self.added, self.factor = module, added, factor
+
+    @property
+    def weight(self) -> Tensor:
+        """[d_vocab, d_model]."""
+        return matrix_of(self.module)
+
+    @property
+    def bias(self) -> Tensor:
+        """[d_vocab] the layer's own bias and what is added."""
+        own = bias_of(self.module)
+        added = self.added.detach().reshape(-1) / self.factor
+        return added if own is None else own + added
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """Logits of states."""
+        return torch.nn.functional.linear(x, self.weight, self.bias.to(x.dtype))
 
 
 def output_embeddings(model: Any) -> Any:
@@ -862,6 +959,15 @@ def _norm(module: Any, kind: NormKind | None, width: int) -> Norm:
 
 
 def _block(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes) -> Block:
+    """One block, with what it attends to in another stack."""
+    found = _one_attention(index, block, row, stack, sizes)
+    if stack.cross_attention is None:
+        return found
+    other = _cross_stack(stack, stack.cross_attention)
+    return replace(found, cross=_one_attention(index, block, row, other, sizes))
+
+
+def _one_attention(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes) -> Block:
     def norm(path: str, width: int = sizes.d_model) -> Norm | None:
         found = _find(block, path) if path else None
         return None if found is None else _norm(found, row.norm, width)

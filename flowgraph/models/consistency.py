@@ -66,7 +66,7 @@ def check_trace(anatomy: Anatomy, feed: Feed, record: Pass, *, layers: range, at
             "much here for what is computed from the weights to be trusted. Keep fewer sites (keep=), or load the model unquantised"
         )
     raise ArchitectureError(
-        f"this pass of {_length(record)} {'tokens' if 'input_ids' in feed else 'positions'} is not what the row {anatomy.family.name!r} says of "
+        f"this pass of {_length(record)} {'tokens' if anatomy.ids_name in feed else 'positions'} is not what the row {anatomy.family.name!r} says of "
         f"{type(anatomy.model).__name__}: the identity '{name}' fails{where} with relative error {error:.2g} (at most "
         f"{tolerance:g} is rounding), so nothing computed from it could be trusted. It held on the short prompt at loading: the "
         "model does something with longer or with other prompts that the row does not know. Keep fewer sites (keep=) to see "
@@ -88,6 +88,12 @@ def trace_errors(anatomy: Anatomy, feed: Feed, record: Pass, *, layers: range, a
     if record.output_errors:
         errors["pattern · v = z"] = torch.stack([record.output_errors[row] for row in range(len(layers))])
     errors |= _written_errors(anatomy, sites, layers, rows)
+    if anatomy.cross is not None and record.cross is not None:
+        part: _Errors = {}
+        if "pattern" in record.cross.sites:
+            part |= _attention_errors(anatomy.cross, record.cross, layers, rows)
+        part |= _written_errors(anatomy.cross, record.cross.sites, layers, rows)
+        errors |= {f"{name}, to the other stack": error for name, error in part.items()}
     errors |= _stream_errors(anatomy, sites, layers, rows)
     if {"resid_pre"} <= sites.keys() and layers.start == 0 and anatomy.stack.embedding_is_residual:
         errors |= _embedding_error(anatomy, feed, record, rows)
@@ -264,6 +270,8 @@ def _direction(anatomy: Anatomy, like: Tensor) -> Float[Tensor, "d_model"]:
 
 def _stream_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range, rows: Tensor) -> _Errors:
     wanted = {"resid_pre", "attn_out", "mlp_out", "resid_post"}
+    if anatomy.cross is not None:
+        wanted |= {"cross_out", "resid_cross"}
     if anatomy.wiring != "parallel":
         wanted.add("resid_mid")
     if not wanted <= sites.keys():
@@ -274,17 +282,22 @@ def _stream_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range,
             return {}
         s["attn_out"] = s["attn_out"] + upcast(sites["mixer_out"][:, rows])
     if anatomy.wiring == "parallel":
-        found = _error(s["resid_pre"] + s["attn_out"] + s["mlp_out"], s["resid_post"])
-    elif anatomy.wiring == "post_norm":
-        blocks = [anatomy.blocks[layer] for layer in layers]
-        first = [_normed(b.attention_norm, x) for b, x in zip(blocks, s["resid_pre"] + s["attn_out"], strict=True)]
-        second = [_normed(b.mlp_norm, x) for b, x in zip(blocks, s["resid_mid"] + s["mlp_out"], strict=True)]
-        found = torch.maximum(_error(torch.stack(first), s["resid_mid"]), _error(torch.stack(second), s["resid_post"]))
-    else:
-        found = torch.maximum(
-            _error(s["resid_pre"] + s["attn_out"], s["resid_mid"]),
-            _error(s["resid_mid"] + s["mlp_out"], s["resid_post"]),
-        )
+        return {"the residual stream adds up": _error(s["resid_pre"] + s["attn_out"] + s["mlp_out"], s["resid_post"])}
+    blocks = [anatomy.blocks[layer] for layer in layers]
+    steps = [
+        ("attn_out", [block.attention_norm for block in blocks], "resid_mid"),
+        ("mlp_out", [block.mlp_norm for block in blocks], "resid_post"),
+    ]
+    if anatomy.cross is not None:
+        others = [anatomy.cross.blocks[layer].attention_norm for layer in layers]
+        steps[:1] = [("attn_out", steps[0][1], "resid_cross"), ("cross_out", others, "resid_mid")]
+    found, state = s["resid_pre"].new_zeros(len(blocks)), s["resid_pre"]
+    for written, norms, after in steps:
+        made = state + s[written]
+        if anatomy.wiring == "post_norm":
+            made = torch.stack([_normed(norm, x) for norm, x in zip(norms, made, strict=True)])
+        state = s[after]
+        found = torch.maximum(found, _error(made, state))
     return {"the residual stream adds up": found}
 
 
@@ -298,7 +311,7 @@ def _embedding_error(anatomy: Anatomy, feed: Feed, record: Pass, rows: Tensor) -
     # With another width a projection lies between embedding and state, which the proof at loading covers.
     if weight.shape[1] != anatomy.d_model:
         return {}
-    embedded = upcast(weight[feed["input_ids"][0, rows]]) * anatomy.embedding_scale
+    embedded = upcast(weight[feed[anatomy.ids_name][0, rows]]) * anatomy.embedding_scale
     if "token_type_ids" in feed:
         # Where the embedding is the state, as in GPT-2, token types are added as words of the same table.
         embedded = embedded + upcast(weight[feed["token_type_ids"][0, rows]]) * anatomy.embedding_scale

@@ -122,6 +122,13 @@ def lock_of(model: nn.Module) -> threading.RLock:
         return lock
 
 
+def share_lock(model: nn.Module, part: nn.Module) -> None:
+    """Give a part of a model that is run by itself the model's lock, since both run the same modules."""
+    lock = lock_of(model)
+    with _MAKING:
+        _LOCKS[part] = lock
+
+
 def refuse_autocast(device: str) -> None:
     """Refuse to compute where torch chooses number types by itself.
 

@@ -127,8 +127,11 @@ class Stack:
     wiring_switch
         (config attribute, value, wiring that holds then).
     attention, cross_attention
-        Self-attention, and attention to another stack where the blocks have one. If some blocks do not attend, the paths of
-        attention end in ``?``.
+        Self-attention, and attention to the states of another stack where the blocks have one, between self-attention and MLP. If
+        some blocks do not attend, the paths of attention end in ``?``.
+    cross_norm, cross_post_norm
+        The norm before the attention to another stack, for ``post_norm`` the one after it; the second norm of ``sandwich``
+        blocks, after it.
     mixer, mixer_factor
         The module that mixes tokens in attention's place, or beside it (a state-space model, a convolution), in the blocks that
         have one, and the number that its output is multiplied by before it joins the stream.
@@ -190,6 +193,8 @@ class Stack:
     role: Literal["decoder", "encoder"] = "decoder"
     root: str = ""
     cross_attention: Attention | None = None
+    cross_norm: str = ""
+    cross_post_norm: str = ""
     attention_post_norm: str = ""
     mlp_post_norm: str = ""
     mlp_input: str = ""
@@ -241,6 +246,8 @@ class Family:
         Config attribute of the soft-cap on the logits, or its number.
     logit_factor
         Number that the head's output is multiplied by.
+    logit_bias
+        Attribute path of a tensor that is added to the logits and is no bias of the head's module; empty where there is none.
     context
         Config attributes of the longest input, the first that exists counts.
     positions_start_after_padding
@@ -257,6 +264,7 @@ class Family:
     head_kind: Literal["linear", "masked", "classes"] = "linear"
     logit_softcap: str | float = ""
     logit_factor: float = 1.0
+    logit_bias: str = ""
     context: tuple[str, ...] = ("max_position_embeddings", "n_positions", "n_ctx")
     positions_start_after_padding: bool = False
     found: bool = False

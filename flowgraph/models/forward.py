@@ -29,6 +29,7 @@ from .softmax_capture import capturing
 SITES: tuple[str, ...] = (
     "resid_pre", "resid_mid", "resid_post", "pattern", "q", "k", "q_proj", "k_proj", "v", "z", "z_gate",
     "attn_out", "mixer_out", "mlp_out", "neurons", "norm_scales", "rotary",
+    "resid_cross", "cross_pattern", "cross_q", "cross_k", "cross_v", "cross_z", "cross_out",
 )  # fmt: skip
 """Names of the sites that a trace can keep, per layer."""
 
@@ -36,6 +37,11 @@ Feed = Mapping[str, Tensor]
 """Name of an argument of the model → tensor: ``input_ids`` [row, position], and where there are any ``token_type_ids`` and
 ``position_ids`` of the same shape; of a model of images or sound its one argument, such as ``pixel_values``."""
 
+_CROSS = {
+    "cross_pattern": "pattern", "cross_q": "q", "cross_k": "k", "cross_v": "v", "cross_z": "z", "cross_out": "attn_out",
+    "norm_scales.cross": "norm_scales.attention", "norm_scales.cross_post": "norm_scales.attention_post",
+}  # fmt: skip
+"""Site of the attention to another stack → its name among the sites of one attention alone."""
 _BY_HEAD = ("q", "k", "q_proj", "k_proj", "v", "z", "z_gate", "norm_scales.query", "norm_scales.key")
 
 
@@ -61,6 +67,10 @@ class Pass:
         Row of the window → error of its pattern against the scores that were given, where scores have a bias or a sink.
     output_errors
         Row of the window → error of what heads give against pattern · v, where outputs are not kept.
+    cross
+        The same of the blocks' attention to another stack, its sites under the names that they have for one attention; None without.
+    sources
+        Name → pass of each stack that is read by it.
     """
 
     sites: dict[str, Tensor] = field(default_factory=dict)
@@ -70,6 +80,8 @@ class Pass:
     was_watched: bool = False
     pattern_errors: dict[int, Tensor] = field(default_factory=dict)
     output_errors: dict[int, Tensor] = field(default_factory=dict)
+    cross: Pass | None = None
+    sources: dict[str, Pass] = field(default_factory=dict)
 
 
 def watch_of(several: Sequence[tuple[Block, Watch]]) -> Watch:
@@ -99,6 +111,7 @@ def given_sites(anatomy: Anatomy, sites: frozenset[str]) -> frozenset[str]:
     if anatomy.level == "patterns":
         return sites & ({"pattern"} if anatomy.stack.uneven else {"pattern", "q", "k", "v"})
     absent = set() if anatomy.has_neurons else {"neurons"}
+    absent |= set() if anatomy.cross is not None else {*_CROSS, "resid_cross"}
     absent |= set() if anatomy.has_mixers else {"mixer_out"}
     absent |= set() if anatomy.is_gated else {"z_gate"}
     if not anatomy.has_projections:
@@ -106,7 +119,9 @@ def given_sites(anatomy: Anatomy, sites: frozenset[str]) -> frozenset[str]:
     return sites - absent
 
 
-def site_shapes(anatomy: Anatomy, n_tokens: int, sites: frozenset[str], *, layers: range) -> dict[str, tuple[int, ...]]:
+def site_shapes(
+    anatomy: Anatomy, n_tokens: int, sites: frozenset[str], *, layers: range, n_source: int = 0
+) -> dict[str, tuple[int, ...]]:
     """Shapes of the tensors that a pass keeps; tensors that share memory are counted once.
 
     Parameters
@@ -119,6 +134,8 @@ def site_shapes(anatomy: Anatomy, n_tokens: int, sites: frozenset[str], *, layer
         Names from :data:`SITES`.
     layers
         Window of layers.
+    n_source
+        Number of positions of the other stack, where one is read.
     """
     n, t, d = len(layers), n_tokens, anatomy.d_model
     query, key = (anatomy.n_heads, t, anatomy.d_head), (anatomy.n_kv_heads, t, anatomy.d_head)
@@ -133,6 +150,16 @@ def site_shapes(anatomy: Anatomy, n_tokens: int, sites: frozenset[str], *, layer
         "pattern": (anatomy.n_heads, t, t),
         "q_proj": query, "k_proj": key, "v": value, "z": z, "z_gate": z,
         "attn_out": (t, d), "mixer_out": (t, d), "mlp_out": (t, d), "neurons": (t, anatomy.mlp_width),
+    }.items():  # fmt: skip
+        if site in sites:
+            shapes[site] = (n, *shape)
+    cross_key, cross_value = (
+        (anatomy.n_kv_heads, n_source, anatomy.d_head),
+        (anatomy.n_kv_heads, n_source, anatomy.d_value),
+    )
+    for site, shape in {
+        "resid_cross": (t, d), "cross_pattern": (anatomy.n_heads, t, n_source), "cross_q": query, "cross_k": cross_key,
+        "cross_v": cross_value, "cross_z": z, "cross_out": (t, d),
     }.items():  # fmt: skip
         if site in sites:
             shapes[site] = (n, *shape)
@@ -171,19 +198,27 @@ def run(
         If patterns are wanted and an attention module does not return them.
     """
     recorder = _Recorder(anatomy, sites, layers)
+    cross = None
+    if anatomy.cross is not None:
+        own = {_CROSS[name] for name in sites & _CROSS.keys()} | (sites & {"norm_scales"})
+        cross = _Recorder(anatomy.cross, frozenset(own), layers, alone=True)
+    sources = {name: _Recorder(one, sites, range(len(one.blocks))) for name, one in anatomy.sources.items()}
+    every = [recorder, *([] if cross is None else [cross]), *sources.values()]
     options: dict[str, Any] = {"use_cache": False} if anatomy.causal else {}
-    if anatomy.has_head and anatomy.readout is None and anatomy.causal and logits_at == feed["input_ids"].shape[1] - 1:
+    reads_one = anatomy.readout is None and cross is None
+    if anatomy.has_head and reads_one and anatomy.causal and logits_at == feed["input_ids"].shape[1] - 1:
         # The head of a decoder is then applied to one row only.
         options["logits_to_keep"] = 1
     # A trace made in inference mode can be used outside of it as well.
     # Tensors made in inference mode could not be used in later computations outside of it.
     with torch.inference_mode(mode=False), torch.no_grad(), eager_attention(anatomy.model), ExitStack() as hooks:
-        for handle in recorder.hooks():
-            hooks.callback(handle.remove)
-        watches = recorder.watches()
-        if not recorder.asks:
-            hooks.enter_context(capturing(watches))
-        with watching(watches if recorder.asks else {}):
+        for one in every:
+            for handle in one.hooks():
+                hooks.callback(handle.remove)
+        captured = {module: watch for one in every if not one.asks for module, watch in one.watches().items()}
+        if captured:
+            hooks.enter_context(capturing(captured))
+        with watching({module: watch for one in every if one.asks for module, watch in one.watches().items()}):
             output = anatomy.model(**feed, **options)
     if anatomy.has_head:
         rows = output.logits[0].detach()
@@ -192,7 +227,13 @@ def run(
     elif anatomy.has_head:
         # A copy of one row: a view would keep the logits of all positions alive.
         recorder.result.logits = rows if logits_at is None else rows[-1 if len(rows) == 1 else logits_at].clone()
-    return recorder.finished()
+    result = recorder.finished()
+    if cross is not None:
+        result.cross = cross.finished()
+        found = result.cross.sites
+        result.sites |= {name: found[own] for name, own in _CROSS.items() if own in found}
+    result.sources = {name: one.finished() for name, one in sources.items()}
+    return result
 
 
 class _Recorder:
@@ -203,8 +244,8 @@ class _Recorder:
     many layers at once.
     """
 
-    def __init__(self, anatomy: Anatomy, sites: frozenset[str], layers: range) -> None:
-        self.anatomy = anatomy
+    def __init__(self, anatomy: Anatomy, sites: frozenset[str], layers: range, *, alone: bool = False) -> None:
+        self.anatomy, self.alone = anatomy, alone
         self.sites = sites = given_sites(anatomy, sites)
         self.layers = layers
         self.result = Pass()
@@ -212,7 +253,7 @@ class _Recorder:
         self.norms: dict[str, list[Norm]] = {}
         self.ungated: dict[int, Tensor] = {}
         self.has_rotary = anatomy.stack.attention.rotary != "none"
-        self.has_gaps = anatomy.has_gaps or anatomy.has_second_mlp
+        self.has_gaps = not alone and (anatomy.has_gaps or anatomy.has_second_mlp)
         # Without projections, what enters the attention function is all that is known of queries, keys and values.
         self.all_given = not anatomy.has_projections
         self.asks = all(asks_for_attention(anatomy.blocks[layer].attention) for layer in anatomy.attending)
@@ -242,6 +283,8 @@ class _Recorder:
             with only_while(block.is_running):
                 handles = list(self._block_hooks(row, block))
             yield from handles
+        if self.alone:
+            return
         if self.layers.stop == len(self.anatomy.blocks) and self.anatomy.final_norm is not None:
             final = self.anatomy.final_norm
             yield before(final.module, lambda x: setattr(self.result, "final_scale", final.scale(_rows(x))))
@@ -333,9 +376,17 @@ class _Recorder:
             yield before(block.module, lambda x: self._store_state("resid_pre", row, x, shared))
         if "resid_post" in self.sites and (last or not shared):
             yield after(block.module, lambda x: self._store_state("resid_post", row, x, shared))
+        other = block.cross
+        if "resid_cross" in self.sites and other is not None:
+            if self.anatomy.wiring == "post_norm":
+                yield after(block.attention_norm.module, lambda x: self._store("resid_cross", row, _rows(x)))
+            else:
+                reads = other.attention if other.attention_norm.kind == "none" else other.attention_norm.module
+                yield before(reads, lambda x: self._store("resid_cross", row, _rows(x)))
         if "resid_mid" in self.sites and self.anatomy.wiring != "parallel":
             if self.anatomy.wiring == "post_norm":
-                yield after(block.attention_norm.module, lambda x: self._store("resid_mid", row, _rows(x)))
+                last_norm = (block if other is None else other).attention_norm.module
+                yield after(last_norm, lambda x: self._store("resid_mid", row, _rows(x)))
             else:
                 reader = block.mlp_reader if block.mlp_norm.kind == "none" else block.mlp_norm.module
                 # Without an MLP the state after attention is the one that leaves.
@@ -467,8 +518,7 @@ class _Recorder:
         norms = {
             "attention": block.attention_norm,
             "attention_post": block.attention_post_norm,
-            "mlp": block.mlp_norm,
-            "mlp_post": block.mlp_post_norm,
+            **({} if self.alone else {"mlp": block.mlp_norm, "mlp_post": block.mlp_post_norm}),
         }
         for name, norm in norms.items():
             if norm is None:

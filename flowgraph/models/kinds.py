@@ -117,7 +117,7 @@ def base_of(model: Any) -> Any:
 
 def is_encoder_decoder(model: Any) -> bool:
     """Whether the model runs two stacks, the second of which reads the first."""
-    if not getattr(model.config, "is_encoder_decoder", False):
+    if not getattr(getattr(model, "config", None), "is_encoder_decoder", False):
         return False
     # A stack that was taken out of such a model keeps its config.
     ends = {name.rpartition(".")[2] for name, _ in model.named_modules()}
@@ -135,8 +135,8 @@ def kind_of(model: Any) -> Kind | None:
     if is_encoder_decoder(model):
         return Kind(
             "an encoder–decoder",
-            "its decoder reads its encoder through cross attention, and only models of one stack are traced",
-            "Take a decoder-only or an encoder-only model; a part of this one alone would be another model",
+            "its decoder is not built of blocks that attend to themselves, then to its encoder, and end with an MLP",
+            "Its encoder alone, model.get_encoder(), may open",
         )
     if reads_choices(model):
         return Kind(

@@ -7,7 +7,7 @@ import hashlib
 import json
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,7 +29,7 @@ from ..errors import (
 from .adapters import Adapter, add_adapter
 from .anatomy import Anatomy, Level, named_rows, resolve, upcast, without_head
 from .discovery import can_search, found_and_proved
-from .eager import lock_of
+from .eager import lock_of, share_lock
 from .families import FAMILIES
 from .hooks import hooks_on
 from .kinds import kind_of, quantised, task_of
@@ -40,6 +40,7 @@ from .plain import form_of
 from .proof import TOLERANCE, OwnAttention, own_attention, own_name, prove
 from .readout import with_readout
 from .sources import Opened, first_line, open_model
+from .stacks import SOURCE, encoder_of
 from .vocabulary import Labels, Vocabulary
 from .weights import Weights, sample
 from .wheel import Progress
@@ -80,6 +81,8 @@ class LoadedModel:
         The Hugging Face object that prepares images and sound for the model; None where there is none.
     adapter
         The adapter that was added to the weights; None without one. See :meth:`without_adapter`.
+    stacks
+        Name → the other stacks of the model, each as a model by itself: the ``"encoder"`` whose last states a decoder reads.
     """
 
     name: str
@@ -92,6 +95,7 @@ class LoadedModel:
     own_attention: OwnAttention | None = None
     processor: Any = None
     adapter: Adapter | None = None
+    stacks: Mapping[str, LoadedModel] = field(default_factory=dict)
     _proved_hooks: list[frozenset[tuple[str, int]]] = field(default_factory=list, repr=False)
     _wide: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, repr=False)
     _digests: dict[tuple[int, int, bytes], bytes] = field(default_factory=dict, repr=False)
@@ -430,6 +434,19 @@ def load_model(
 
 def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
     name, model, tokenizer = opened.name, opened.model, opened.tokenizer
+    encoder = encoder_of(model)
+    stacks: dict[str, LoadedModel] = {}
+    if encoder is not None:
+        share_lock(model, encoder)
+        try:
+            if not hasattr(encoder, "config"):
+                raise ArchitectureError(f"{type(encoder).__name__} is no model by itself, it has no config")
+            stacks[SOURCE] = _attach(replace(opened, name=f"{name} {SOURCE}", model=encoder))
+        except ArchitectureError as error:
+            warnings.warn(
+                f"the encoder of {name!r} is not traced, and what is drawn ends at its last states: {error}",
+                stacklevel=3,
+            )
     with lock_of(model), _understood(model):
         # Proof and comparison run the model under hooks, so they hold its lock.
         anatomy, proof = _parts(model)
@@ -437,6 +454,8 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
             layout, proved = layout_of(anatomy)
             anatomy, proof = replace(anatomy, layout=layout), proof | proved
         anatomy, proof = with_readout(anatomy, proof)
+        if stacks:
+            anatomy = replace(anatomy, sources={part: one.anatomy for part, one in stacks.items()})
         own, hooks = own_attention(anatomy), hooks_on(model)
         rows = 0 if anatomy.embedding is None else int(anatomy.embedding.weight.shape[0])
     # More tokens than rows are another model's; fewer are padding of the embedding.
@@ -452,7 +471,17 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
     _warn_of(name, own, stacklevel=4)
     vocabulary = Vocabulary(tokenizer, rows)
     return LoadedModel(
-        name, model, tokenizer, anatomy, vocabulary, proof, revision, own, opened.processor, _proved_hooks=[hooks]
+        name,
+        model,
+        tokenizer,
+        anatomy,
+        vocabulary,
+        proof,
+        revision,
+        own,
+        opened.processor,
+        stacks=stacks,
+        _proved_hooks=[hooks],
     )
 
 

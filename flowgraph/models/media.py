@@ -22,6 +22,7 @@ from .eager import eager_attention
 from .hooks import on_call, on_result
 from .kinds import medium_of
 from .parameters import device_of
+from .stacks import encoder_of
 
 _FRAMES = 7
 """Frames of a probe of sound: more than the windows of tiny models."""
@@ -51,6 +52,13 @@ def probe_feed(model: Any, table: Any, n_tokens: int, context: int | None = None
         return {"input_ids": ids if context is None else ids[:, :context]}
     like = next(one for one in model.parameters() if one.is_floating_point())
     return {model.main_input_name: _noise(shape_of(model), like)}
+
+
+def short_source(model: Any, count: int) -> dict[str, Tensor]:
+    """Arguments of an encoder–decoder for its encoder: a text of ``count`` tokens, or noise of a size that the encoder takes."""
+    encoder = encoder_of(model)
+    of_text = medium_of(encoder) == "text"
+    return probe_feed(model if of_text else encoder, model.get_input_embeddings() if of_text else None, count)
 
 
 def _noise(shape: tuple[int, ...], like: Tensor, seed: int = 31) -> Tensor:

@@ -18,9 +18,10 @@ from ..errors import ArchitectureError, NonFiniteError
 from .anatomy import Anatomy, Block, Norm, Projection, upcast
 from .eager import eager_attention, evaluating
 from .forward import SITES, Pass, run
-from .media import probe_feed
+from .media import probe_feed, short_source
 from .parameters import matrix_of
 from .rotary import rotate
+from .stacks import DECODER_IDS
 
 TOLERANCE = {torch.float64: 1e-4, torch.float32: 1e-4, torch.float16: 2e-2, torch.bfloat16: 8e-2}
 """Largest relative error at attach. Float64 models keep some Hugging Face norms in float32, hence the same bound."""
@@ -74,7 +75,7 @@ def own_name(model: Any) -> str:
 
 def own_attention(anatomy: Anatomy) -> OwnAttention:
     """Run the proof's prompt under the model's own attention and under eager attention, and compare the answers."""
-    model, feed = anatomy.model, _probe(anatomy)
+    model, feed = anatomy.model, probe(anatomy)
     options: dict[str, Any] = {"use_cache": False} if anatomy.causal else {}
     name, tolerance = own_name(model), TOLERANCE[anatomy.dtype]
     if name == "eager":
@@ -100,9 +101,12 @@ def own_attention(anatomy: Anatomy) -> OwnAttention:
     return OwnAttention(name, float((own - eager).norm() / eager.norm()), tolerance)
 
 
-def _probe(anatomy: Anatomy) -> dict[str, Tensor]:
+def probe(anatomy: Anatomy) -> dict[str, Tensor]:
     """The arguments of a short pass."""
-    return probe_feed(anatomy.model, anatomy.embedding, _PROBE_TOKENS, anatomy.context)
+    own = probe_feed(anatomy.model, anatomy.embedding, _PROBE_TOKENS, anatomy.context)
+    if anatomy.cross is None:
+        return own
+    return {**short_source(anatomy.model, _PROBE_TOKENS + 2), DECODER_IDS: own["input_ids"]}
 
 
 def prove(anatomy: Anatomy) -> dict[str, float]:
@@ -120,11 +124,11 @@ def prove(anatomy: Anatomy) -> dict[str, float]:
     NonFiniteError
         If weights or activations are NaN or infinite; the message names the first layer.
     """
-    feed = _probe(anatomy)
+    feed = probe(anatomy)
     record = run(anatomy, feed, sites=frozenset(SITES), layers=range(len(anatomy.blocks)), logits_at=None)
     states = record.sites["pattern" if anatomy.level == "patterns" else "resid_post"]
     check_finite(anatomy, states, record.logits)
-    errors = identity_errors(anatomy, feed.get("input_ids"), record)
+    errors = identity_errors(anatomy, feed.get(anatomy.ids_name), record)
     for name, per_layer in errors.items():
         tolerance = max(TOLERANCE[states.dtype], unpacking_error(anatomy, name))
         worst = int(per_layer.argmax())
@@ -141,7 +145,7 @@ def prove(anatomy: Anatomy) -> dict[str, float]:
 
 def unpacking_error(anatomy: Anatomy, identity: str) -> float:
     """Largest relative error that an identity may have because weights are packed; 0 where they are not, or it needs none."""
-    return UNPACKED if anatomy.packings and identity in OF_WEIGHTS else 0.0
+    return UNPACKED if anatomy.packings and identity.removesuffix(_TO_OTHER) in OF_WEIGHTS else 0.0
 
 
 def check_finite(anatomy: Anatomy, states: Float[Tensor, "layer *n"], logits: Tensor | None) -> None:
@@ -190,6 +194,10 @@ def identity_errors(
         return errors | {"pattern · v = z": torch.stack([record.output_errors[i] for i in layers])}
     errors = {name: torch.stack([check(anatomy, record, i) for i in layers]) for name, check in _PER_LAYER.items()}
     sites = record.sites
+    if anatomy.cross is not None and record.cross is not None:
+        for name in _OF_CROSS:
+            found = torch.stack([_PER_LAYER[name](anatomy.cross, record.cross, i) for i in layers])
+            errors[f"{name}{_TO_OTHER}"] = found
     if (
         token_ids is not None
         and anatomy.stack.embedding_is_residual
@@ -202,6 +210,8 @@ def identity_errors(
     # Only where nothing is normalised on the way is the last state the sum of all that was written.
     if anatomy.wiring != "post_norm":
         written = _mixed(sites).sum(0) + upcast(sites["mlp_out"]).sum(0)
+        if "cross_out" in sites:
+            written = written + upcast(sites["cross_out"]).sum(0)
         errors["embedding + everything written = last residual"] = _error(
             upcast(sites["resid_pre"][0]) + written, sites["resid_post"][-1]
         )[None]
@@ -328,13 +338,26 @@ def _wiring(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
         s["attn_out"] = s["attn_out"] + upcast(record.sites["mixer_out"][i])
     if anatomy.wiring == "parallel":
         return _error(s["resid_pre"] + s["attn_out"] + s["mlp_out"], s["resid_post"])
-    middle = upcast(record.sites["resid_mid"][i])
-    if anatomy.wiring == "post_norm":
-        block = anatomy.blocks[i]
-        first = _normed(block.attention_norm, s["resid_pre"] + s["attn_out"], record.sites["norm_scales.attention"][i])
-        second = _normed(block.mlp_norm, middle + s["mlp_out"], record.sites["norm_scales.mlp"][i])
-        return torch.maximum(_error(first, middle), _error(second, s["resid_post"]))
-    return torch.maximum(_error(s["resid_pre"] + s["attn_out"], middle), _error(middle + s["mlp_out"], s["resid_post"]))
+    block = anatomy.blocks[i]
+    steps = [
+        ("attn_out", "attention", block.attention_norm, "resid_mid"),
+        ("mlp_out", "mlp", block.mlp_norm, "resid_post"),
+    ]
+    if block.cross is not None:
+        s |= {name: upcast(record.sites[name][i]) for name in ("cross_out", "resid_cross")}
+        steps[:1] = [
+            ("attn_out", "attention", block.attention_norm, "resid_cross"),
+            ("cross_out", "cross", block.cross.attention_norm, "resid_mid"),
+        ]
+    s["resid_mid"] = upcast(record.sites["resid_mid"][i])
+    errors, state = [], s["resid_pre"]
+    for written, scale, norm, after in steps:
+        made = state + s[written]
+        if anatomy.wiring == "post_norm":
+            made = _normed(norm, made, record.sites[f"norm_scales.{scale}"][i])
+        state = s[after]
+        errors.append(_error(made, state))
+    return torch.stack(errors).max()
 
 
 def _mlp_input(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
@@ -399,6 +422,11 @@ OF_WEIGHTS = (
     "activation(norm(x) W_in + b_in) = neurons, gated: activation(gate) · up",
 )  # fmt: skip
 """Identities one side of which is computed from weights of linear layers."""
+_TO_OTHER = ", to the other stack"
+_OF_CROSS = (
+    "pattern · v = z", "softmax(scale · q · k) = pattern", "pattern rows sum to 1", "Σ z W_O + b_O = attention's output",
+)  # fmt: skip
+"""Identities of attention to another stack; what it adds to the stream is part of the wiring's."""
 _PER_LAYER = {
     "pattern · v = z": _attention_of_values,
     "softmax(scale · q · k) = pattern": _pattern_of_scores,

@@ -7,12 +7,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from ..charts import rendering
 from ..charts.table import Table, columns_of
 from ..errors import ArgumentError
 from .graph_info import GraphInfo
+from .joint import Joint
 from .node import Node
 
 
@@ -61,6 +62,9 @@ class EdgeWeights:
         else than attention. For other methods a mixer's part is in ``rest``.
     undefined
         States whose weights the method's own formula does not define; they follow its stated substitute.
+    joint
+        The steps of several stacks, of an encoder–decoder: rows are then steps in place of layers, and positions are those of all
+        stacks. Where a step leaves a position alone, ``residual`` and ``residual_mlp`` are 1 and stand for no edge. None for one stack.
     """
 
     info: GraphInfo
@@ -82,6 +86,7 @@ class EdgeWeights:
     biases: Mapping[str, float] = field(default_factory=dict)
     undefined: tuple[Node, ...] = ()
     mixer: Float[np.ndarray, "layer query_pos"] | None = None
+    joint: Joint | None = None
 
     def __post_init__(self) -> None:
         n, h, q, t = self.attention.shape
@@ -96,13 +101,42 @@ class EdgeWeights:
                 raise ArgumentError(
                     f"EdgeWeights.{name} has shape {array.shape}; attention {self.attention.shape} needs {shape}"
                 )
-        if len(self.query_positions) != q or len(self.info.tokens) != t:
+        count = len(self.info.tokens) if self.joint is None else self.joint.count
+        if len(self.query_positions) != q or count != t:
             raise ArgumentError(
                 f"EdgeWeights.attention {self.attention.shape} does not fit {len(self.query_positions)} query positions "
-                f"and {len(self.info.tokens)} tokens"
+                f"and {count} tokens"
             )
-        if self.info.layers[1] - self.info.layers[0] != n:
+        if len(self.rows) != n:
             raise ArgumentError(f"EdgeWeights.attention has {n} layers; info.layers is {self.info.layers}")
+
+    @property
+    def rows(self) -> range:
+        """Numbers of the rows of every array: layers, or of several stacks their steps."""
+        return range(*self.info.layers) if self.joint is None else range(len(self.joint.steps))
+
+    @property
+    def ends_at_top(self) -> bool:
+        """Whether the last row is the last layer of the model."""
+        return self.joint is not None or self.info.layers[1] == self.info.total_layers
+
+    @property
+    def explained(self) -> int:
+        """The position, among those of the arrays, that the target belongs to."""
+        at = self.info.position
+        return at if self.joint is None else at + self.joint.positions[None].start
+
+    @property
+    def enters(self) -> Bool[np.ndarray, "layer query_pos"]:
+        """[layer, query_pos] whether a row writes by attention to the state there; False only where another stack's step passes by."""
+        at = list(self.query_positions)
+        return np.ones((len(self.rows), len(at)), bool) if self.joint is None else self.joint.enters[:, at]
+
+    @property
+    def follows(self) -> Bool[np.ndarray, "layer query_pos"]:
+        """[layer, query_pos] whether the row's MLP writes to the state there."""
+        at = list(self.query_positions)
+        return np.ones((len(self.rows), len(at)), bool) if self.joint is None else self.joint.has_mlp[:, at]
 
     @property
     def heads_together(self) -> bool:
@@ -118,6 +152,11 @@ class EdgeWeights:
             If they are not among the layers that the weights have.
         """
         begin, end = self.info.layers
+        if self.joint is not None:
+            raise ArgumentError(
+                f"layers={(first, stop)} cuts a graph of one stack, and these weights are of several; leave it out, and cut the graph "
+                "afterwards, or take the weights of one stack: edge_weights(trace.stacks['encoder'])"
+            )
         if not begin <= first < stop <= end:
             raise ArgumentError(f"layers={(first, stop)} is not a window within {begin}…{end} (first, one past last)")
         rows = slice(first - begin, stop - begin)

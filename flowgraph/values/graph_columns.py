@@ -188,8 +188,11 @@ class GraphColumns:
             "index": node.index,
             "label": label(node),
         }
-        if node.position is not None and node.position < len(self.info.tokens):
-            data["token"] = self.info.tokens[node.position]
+        if node.stack is not None:
+            data["stack"] = node.stack
+        tokens = self.info.tokens_of(node.stack)
+        if node.position is not None and node.position < len(tokens):
+            data["token"] = tokens[node.position]
         elif node.token is not None:
             data["token"] = node.token
         reading = self.readings[n] if self.readings else None

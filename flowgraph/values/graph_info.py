@@ -16,6 +16,25 @@ Whole = Literal["method", "file", "shares"]
 
 
 @dataclass(frozen=True)
+class StackInfo:
+    """A stack beside the last one, of an encoder–decoder.
+
+    Attributes
+    ----------
+    name
+        ``"encoder"``.
+    tokens
+        [position] its decoded tokens.
+    layers
+        How many layers it has.
+    """
+
+    name: str
+    tokens: tuple[str, ...]
+    layers: int
+
+
+@dataclass(frozen=True)
 class GraphInfo:
     """The origin of a graph, with all facts for its caption.
 
@@ -57,6 +76,8 @@ class GraphInfo:
         The edges that ``total_flow`` sums over. ``"method"``: every edge that the method gives within ``layers``. ``"file"``: the
         edges of the file that the graph was read from, if no more are known. ``"shares"``: the edges of the file do not all flow
         into one node, so ``total_share`` takes the place of the flow.
+    stacks
+        The other stacks of the pass, in the order of time; empty for one stack. Everything else here is about the last one.
     """
 
     method: str
@@ -81,6 +102,22 @@ class GraphInfo:
     flow_into: str | None = None
     total_flow: float | None = None
     whole: Whole = "method"
+    stacks: tuple[StackInfo, ...] = ()
+
+    def tokens_of(self, stack: str | None) -> tuple[str, ...]:
+        """[position] the tokens of a stack; None is the last one. Empty for a stack that is not there."""
+        if stack is None:
+            return self.tokens
+        return next((one.tokens for one in self.stacks if one.name == stack), ())
+
+    def column(self, stack: str | None, position: int) -> int:
+        """Number of a position of a stack among those of all stacks, in the order of time."""
+        first = 0
+        for one in self.stacks:
+            if one.name == stack:
+                return first + position
+            first += len(one.tokens)
+        return first + position
 
     @property
     def method_text(self) -> str:
@@ -107,6 +144,10 @@ def info_dict(info: GraphInfo) -> dict[str, Any]:
         filters=dict(info.filters),
         options=dict(info.options),
     )
+    if info.stacks:
+        data["stacks"] = [{"name": one.name, "tokens": list(one.tokens), "layers": one.layers} for one in info.stacks]
+    else:
+        del data["stacks"]
     # Graphs of this project have nothing outside; files then stay as other programs expect them.
     if info.outside:
         return data | {"outside": dict(info.outside)}

@@ -24,6 +24,7 @@ from ..models import LoadedModel, load_model
 from ..models.axis import Axis, axis_of_dict
 from ..models.forward import Feed
 from ..models.sources import first_line
+from ..models.stacks import DECODER_IDS, SOURCE, generated_ids, start_id, written_ids
 from ..models.vocabulary import valid_text
 from .arguments import takes
 from .media import ARGUMENTS, Given, Values, given_media, values_of, wrong_medium
@@ -38,6 +39,7 @@ _KINDS = (
 )
 _OF_TOKENIZERS = {
     "input_ids": "ids", "attention_mask": "mask", "token_type_ids": "token_types", "position_ids": "position_ids",
+    DECODER_IDS: "target_ids",
 }  # fmt: skip
 """Name in the output of a tokenizer → name of the argument here."""
 _MEDIA = {"image": "an image", "audio": "a sound"}
@@ -45,6 +47,10 @@ _OF_MEDIA = ("axis", "sampling_rate", "file")
 """Fields of a row that a text does not have."""
 _BESIDE = {"special_tokens_mask", "offset_mapping", "overflow_to_sample_mapping", "length", "labels"}
 """Further outputs of tokenizers; no model's hidden states depend on them."""
+
+
+_OF_DECODERS = {"target_text", "target_ids", "encoder", "generated"}
+"""Fields of a row that only encoder–decoders fill."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +85,12 @@ class Row:
         Samples of a sound per second; None where it is not known.
     file
         Name of the file of an image or a sound.
+    target_text, target_ids
+        What an encoder–decoder's decoder has written, as given; None for what the model itself writes.
+    encoder
+        What the encoder reads, in the row of an encoder–decoder once there is a model; ``ids`` are then the decoder's.
+    generated
+        Whether the model itself wrote what the decoder reads.
     """
 
     source: _Source
@@ -95,6 +107,10 @@ class Row:
     axis: Axis | None = None
     sampling_rate: int | None = None
     file: str | None = None
+    target_text: str | None = None
+    target_ids: tuple[int, ...] | None = None
+    encoder: Row | None = None
+    generated: bool = False
 
     @property
     def prompt(self) -> str | None:
@@ -102,6 +118,8 @@ class Row:
 
         Of an image or a sound, the name of its file.
         """
+        if self.encoder is not None:
+            return self.encoder.prompt
         if self.file is not None:
             return self.file
         said = self.messages[0].get("content") if self.messages is not None and len(self.messages) == 1 else None
@@ -135,6 +153,9 @@ class Row:
 
     def feed(self, loaded: LoadedModel) -> Feed:
         """Arguments of the model, each [1, position]; of an image or a sound its one argument."""
+        if self.encoder is not None:
+            own = {DECODER_IDS: torch.tensor([self.token_ids], device=loaded.device)}
+            return {**self.encoder.feed(loaded), **own}
         if self.values is not None:
             return {name: value.to(loaded.device, loaded.dtype) for name, value in self.values.items()}
         given = {"input_ids": self.token_ids, "token_type_ids": self.token_types, "position_ids": self.position_ids}
@@ -258,6 +279,8 @@ def inputs(
     image: Any = None,
     audio: Any = None,
     sampling_rate: int | None = None,
+    target_text: str | Sequence[str] | None = None,
+    target_ids: Any = None,
     chat: bool = False,
 ) -> Inputs:
     """Describe the input of a model. Every function that takes a prompt takes this.
@@ -295,6 +318,10 @@ def inputs(
         processor where it has one; or what the model takes, floats with a row axis. A list of these is a batch.
     sampling_rate
         Samples of ``audio`` per second. A file says it itself.
+    target_text, target_ids
+        For an encoder–decoder, what its decoder has written so far, as a text or as token ids; a list of texts, or several rows of
+        ids, for a batch. The decoder's start token is put in front, as in training, and no end token behind. Without either the model
+        writes itself: the most probable token each time, up to its end token or 64 tokens.
     chat
         Put the text into the chat template as a user's message.
 
@@ -323,19 +350,25 @@ def inputs(
         "position_ids": position_ids, "image": image, "audio": audio, "sampling_rate": sampling_rate,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
+    targets = {
+        name: value for name, value in (("target_text", target_text), ("target_ids", target_ids)) if value is not None
+    }
     if prompt is not None:
         if isinstance(prompt, Inputs):
-            if given or chat:
-                raise ArgumentError(f"{', '.join(given) or 'chat'}= cannot be added to inputs that are made already")
+            if given or targets or chat:
+                said = ", ".join([*given, *targets]) or "chat"
+                raise ArgumentError(f"{said}= cannot be added to inputs that are made already")
             return prompt
         # Several results of a tokenizer are a batch of prompts, each with its own mask and types.
-        if _is_list(prompt) and prompt and all(_is_encoding(one) for one in prompt) and not (given or chat):
+        if _is_list(prompt) and prompt and all(_is_encoding(one) for one in prompt) and not (given or targets or chat):
             return Inputs(tuple(row for one in prompt for row in inputs(one).rows), batch=True)
         seen = _seen(prompt)
         twice = sorted(seen.keys() & given.keys())
         if twice:
             raise ArgumentError(f"{twice[0]}= is given twice: by its name and in the prompt; leave one out")
         given, source = seen | given, _source_of(prompt)
+        if "target_ids" in given:
+            targets = {"target_ids": given.pop("target_ids"), **targets}
     else:
         source = "ids"
     main = [name for name in ("text", "messages", "ids", "image", "audio") if name in given]
@@ -349,10 +382,33 @@ def inputs(
     if main[0] in _MEDIA:
         return _of_media(given)
     if main[0] == "text":
-        return _of_texts(given["text"], given.get("pair"), chat)
-    if main[0] == "messages":
-        return _of_messages(given["messages"])
-    return _of_ids(given, source)
+        found = _of_texts(given["text"], given.get("pair"), chat)
+    elif main[0] == "messages":
+        found = _of_messages(given["messages"])
+    else:
+        found = _of_ids(given, source)
+    return _with_targets(found, targets)
+
+
+def _with_targets(found: Inputs, targets: Mapping[str, Any]) -> Inputs:
+    """The same prompts with what the decoder has written."""
+    if len(targets) > 1:
+        raise ArgumentError("target_text= and target_ids= say the same; leave one out")
+    for name, value in targets.items():
+        several: list[Any]
+        if name == "target_text":
+            one = isinstance(value, str)
+            several = [value] if one else list(value) if _is_list(value) else []
+            if not several or not all(isinstance(text, str) for text in several):
+                raise ArgumentError(f"target_text= is {_shown(value)}; expected a text, or a list of texts for a batch")
+            several = [valid_text(text) for text in several]
+        else:
+            several = [tuple(row) for row in _numbers(value, "target_ids", _whole)]
+        if len(several) != len(found):
+            raise ArgumentError(f"{name}= has {len(several)} rows for {len(found)} prompts; give one for each")
+        rows = (replace(row, **{name: own}) for row, own in zip(found.rows, several, strict=True))
+        found = replace(found, rows=tuple(rows))
+    return found
 
 
 def row_of(loaded: LoadedModel, prompt: Any, argument: str, *, chat: bool = False) -> Row:
@@ -375,11 +431,12 @@ def feed_of(given: Feed) -> Feed:
 
 
 def row_dict(row: Row) -> dict[str, Any]:
-    """A row as plain data for a file, without its ids and without the numbers of an image or a sound."""
-    bare = replace(row, given=None, values=None)
-    # What only images and sounds have is left out of a text's row.
-    left_out = {"ids", "given", "values", *(() if row.axis is not None else _OF_MEDIA)}
-    return {name: value for name, value in asdict(bare).items() if name not in left_out}
+    """A row as plain data for a file, without its ids, the numbers of an image or a sound, and what an encoder reads."""
+    bare = replace(row, given=None, values=None, encoder=None)
+    # What only images and sounds have, and what only encoder–decoders have, is left out of a text's row.
+    left_out = {"ids", "given", "values", "encoder", *(() if row.axis is not None else _OF_MEDIA)}
+    plain = {name: value for name, value in asdict(bare).items() if name not in left_out}
+    return {name: value for name, value in plain.items() if name not in _OF_DECODERS or value not in (None, False)}
 
 
 def row_of_dict(plain: Any, ids: tuple[int, ...], values: Mapping[str, Tensor] | None = None) -> Row:
@@ -391,16 +448,25 @@ def row_of_dict(plain: Any, ids: tuple[int, ...], values: Mapping[str, Tensor] |
         If a value has the wrong type, or the wrong number of entries.
     """
     # A file may come from anybody: each value is checked as if a user had given it.
-    expected = {item.name for item in fields(Row)} - {"ids", "given", "values", *_OF_MEDIA}
+    expected = {item.name for item in fields(Row)} - {"ids", "given", "values", *_OF_MEDIA, *_OF_DECODERS}
     if values and isinstance(plain, Mapping) and set(plain) == expected | set(_OF_MEDIA):
         return _media_row(plain, values)
-    if values or not isinstance(plain, Mapping) or set(plain) != expected:
+    if (
+        values
+        or not isinstance(plain, Mapping)
+        or not expected <= set(plain) <= expected | (_OF_DECODERS - {"encoder"})
+    ):
         raise ArgumentError("what went in is not described by the fields of a row")
     if plain["source"] not in get_args(_Source):
         raise ArgumentError(f"source is {plain['source']!r}; expected one of {', '.join(get_args(_Source))}")
-    for name in ("text", "pair"):
-        if not isinstance(plain[name], str | None):
+    for name in ("text", "pair", "target_text"):
+        if not isinstance(plain.get(name), str | None):
             raise ArgumentError(f"{name} is {_shown(plain[name])}; expected a text or nothing")
+    if not isinstance(plain.get("generated", False), bool):
+        raise ArgumentError(f"generated is {_shown(plain['generated'])}; expected true or false")
+    targets = None if plain.get("target_ids") is None else _numbers(plain["target_ids"], "target_ids", _whole)
+    if targets is not None and len(targets) != 1:
+        raise ArgumentError("target_ids does not hold one row of ids")
     columns: dict[str, Any] = {}
     for name in ("token_types", "position_ids", "words"):
         found = None if plain[name] is None else _numbers(plain[name], name, _whole)
@@ -417,6 +483,9 @@ def row_of_dict(plain: Any, ids: tuple[int, ...], values: Mapping[str, Tensor] |
         messages=None if plain["messages"] is None else _turns(plain["messages"]),
         ids=ids,
         offsets=None if offsets is None else tuple((start, end) for start, end in offsets),
+        target_text=plain.get("target_text"),
+        target_ids=None if targets is None else tuple(targets[0]),
+        generated=plain.get("generated", False),
         **columns,
     )
 
@@ -742,10 +811,45 @@ def _tokenized(loaded: LoadedModel, row: Row) -> Row:
 
 
 def _fitting(loaded: LoadedModel, row: Row) -> Row:
-    """A row with its ids, as this model takes it."""
+    """A row with its ids, as this model takes it; of an encoder–decoder the decoder's, with the encoder's row in it."""
+    if loaded.anatomy.cross is not None:
+        return _of_decoder(loaded, row)
+    if row.encoder is not None or row.target_text is not None or row.target_ids is not None:
+        raise PromptError(
+            f"target_text= and target_ids= are what a decoder writes beside an encoder, and {loaded.name!r} has no encoder; put the "
+            "text behind the prompt"
+        )
     row = _tokenized(loaded, row)
-    if row.values is not None:
-        return _media_fitting(loaded, row, row.values)
+    return _media_fitting(loaded, row, row.values) if row.values is not None else _checked_ids(loaded, row)
+
+
+def _of_decoder(loaded: LoadedModel, row: Row) -> Row:
+    """The decoder's row of an encoder–decoder."""
+    if row.encoder is not None:
+        return _checked_ids(loaded, row)
+    given, reader = replace(row, target_text=None, target_ids=None), loaded.stacks.get(SOURCE)
+    # An encoder that is not traced takes the same tokens, and how many it takes is for the model to say.
+    source = (
+        _checked_ids(loaded, _tokenized(loaded, given), limited=False) if reader is None else _fitting(reader, given)
+    )
+    if row.target_text is not None:
+        text, ids = row.target_text, written_ids(loaded.model, _tokenizer(loaded, "target_text="), row.target_text)
+    elif row.target_ids is not None:
+        text, start = None, start_id(loaded.model)
+        ids = row.target_ids if row.target_ids[:1] == (start,) else (start, *row.target_ids)
+    else:
+        with loaded.running(source.length):
+            ids = generated_ids(loaded.model, source.feed(loaded), loaded.anatomy.context)
+        text = None if loaded.tokenizer is None else loaded.tokenizer.decode(list(ids), skip_special_tokens=True)
+    own = Row(
+        "ids", text=text, ids=ids, target_text=row.target_text, target_ids=row.target_ids, encoder=source,
+        generated=row.target_ids is None and row.target_text is None,
+    )  # fmt: skip
+    return _checked_ids(loaded, own)
+
+
+def _checked_ids(loaded: LoadedModel, row: Row, *, limited: bool = True) -> Row:
+    """A row whose ids are of this model's vocabulary, and no more than it takes."""
     ids = row.token_ids
     if not ids:
         raise PromptError("the prompt has no tokens; give at least one")
@@ -755,7 +859,7 @@ def _fitting(loaded: LoadedModel, row: Row) -> Row:
             f"token id {beyond[0]} is not in this model's vocabulary; ids run from 0 to {len(loaded.vocabulary) - 1}"
         )
     limit = loaded.anatomy.context
-    if limit is not None and len(ids) > limit:
+    if limited and limit is not None and len(ids) > limit:
         raise PromptError(f"the prompt has {len(ids)} tokens; {loaded.name!r} takes at most {limit}. Shorten it")
     return replace(row, token_types=_types(loaded, row), position_ids=_places(loaded, row))
 

@@ -16,15 +16,17 @@ NodeKind = Literal[
     "attn_norm_bias", "attn", "qkv", "concat_heads",
     "mlp_norm", "gate", "neuron_in", "neuron", "mlp_rest", "mlp_bias", "mlp_norm_bias", "mlp", "mlp_bias_in",
     "final_norm", "final_norm_bias", "unembed_bias", "logit", "logits",
-    "feature", "attn_feature", "mlp_error", "attn_error", "mixer",
+    "feature", "attn_feature", "mlp_error", "attn_error", "mixer", "resid_cross", "cross_head", "cross_bias",
 ]  # fmt: skip
 NODE_KINDS: tuple[str, ...] = get_args(NodeKind)
 
 WITHOUT_LAYER = frozenset(
     {"embed", "position_embed", "final_norm", "final_norm_bias", "unembed_bias", "logit", "logits"}
 )
-WITH_HEAD = frozenset({"query", "key", "value", "head_rest", "head", "kv_group"})
+WITH_HEAD = frozenset({"query", "key", "value", "head_rest", "head", "kv_group", "cross_head"})
 WITH_INDEX = frozenset({"key", "value", "row", "gate", "neuron_in", "neuron", "logit", "feature", "attn_feature"})
+STACKS = {"encoder": "enc"}
+"""Name of a stack beside the last one → what labels of its nodes begin with."""
 FEATURES = frozenset({"feature", "attn_feature"})
 """Features of sparse dictionaries that stand for MLPs (transcoders) and for attention: no neurons and no heads of the model."""
 ERRORS = frozenset({"mlp_error", "attn_error"})
@@ -40,7 +42,8 @@ class Node:
     kind
         One of :data:`NODE_KINDS`. ``logit`` is that of one token, ``logits`` the final norm and the head as readers. ``feature`` and
         ``attn_feature`` are features of sparse dictionaries, ``mlp_error`` and ``attn_error`` the parts that these leave out. A
-        ``mixer`` mixes tokens in attention's place, as a state-space model does.
+        ``mixer`` mixes tokens in attention's place, as a state-space model does. In the decoder of an encoder–decoder a
+        ``cross_head`` reads the encoder, and ``resid_cross`` is the state between attention and it.
     layer, head, position, index
         Counted from 0; None where the kind has none. ``position`` is the query's; ``index`` is the source position of a
         ``key`` or ``value``, the neuron of a ``neuron``, ``neuron_in`` (its row of W_in) or ``gate``, the row of W_O of a
@@ -48,6 +51,9 @@ class Node:
         the key/value head.
     token
         The text of a logit's token, or the name of a feature; for the label only, not part of the identity.
+    stack
+        The stack that the node belongs to: ``"encoder"``; None for the last one, which ends in the head. Layers and positions are
+        counted in each stack.
 
     Raises
     ------
@@ -62,10 +68,15 @@ class Node:
     index: int | None = None
     # compare=False: the same node may be named with and without its text.
     token: str | None = field(default=None, compare=False)
+    stack: str | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in NODE_KINDS:
             raise ArgumentError(f"kind={self.kind!r} is not a kind of node; expected one of {', '.join(NODE_KINDS)}")
+        if self.stack is not None and self.stack not in STACKS:
+            raise ArgumentError(
+                f"stack={self.stack!r} is not a stack; expected {', '.join(map(repr, STACKS))}, or None"
+            )
         needed = {
             "layer": self.kind not in WITHOUT_LAYER,
             "head": self.kind in WITH_HEAD,
@@ -87,9 +98,14 @@ class Node:
 def label(node: Node) -> str:
     """Label of a node: ``embed@3``, ``L3H7@5``, ``L3.mlp@5``, ``L3.resid_post@5``, ``L3N1460@5``, ``logit[ Tokyo]``.
 
-    A part of a head or a neuron follows it: ``L3H7.query@5``, ``L3H7.key[2]@5`` (of source 2), ``L3N1460.gate@5``. The name of a
+    A node of another stack says which: ``enc.L3H7@5``; a head that reads it is ``L3.cross.H7@5``. A part of a head or a neuron follows it: ``L3H7.query@5``, ``L3H7.key[2]@5`` (of source 2), ``L3N1460.gate@5``. The name of a
     feature stands behind it: ``L3.feature[253]@5 say a city``. Without a position the ``@…`` is left out.
     """
+    text = _label(node)
+    return text if node.stack is None else f"{STACKS[node.stack]}.{text}"
+
+
+def _label(node: Node) -> str:
     at = "" if node.position is None else f"@{node.position}"
     match node.kind:
         case "query":
@@ -104,6 +120,8 @@ def label(node: Node) -> str:
             return f"L{node.layer}N{node.index}.{'gate' if node.kind == 'gate' else 'in'}{at}"
         case "head":
             return f"L{node.layer}H{node.head}{at}"
+        case "cross_head":
+            return f"L{node.layer}.cross.H{node.head}{at}"
         case "kv_group":
             return f"L{node.layer}KV{node.head}{at}"
         case "neuron":

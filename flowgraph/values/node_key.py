@@ -1,7 +1,8 @@
 """A node as text that can be read back, and from such text to a checked node.
 
 ``kind.layer.head.position.index``, ``-`` where the kind has none: ``resid_post.23.-.7.-``, ``head.21.4.7.-``. Shorter, without
-what the kind does not have: ``resid_post.23.7``, ``head.21.4.7``, ``embed.3``.
+what the kind does not have: ``resid_post.23.7``, ``head.21.4.7``, ``embed.3``. A node of an encoder begins with its name:
+``encoder/head.2.4.7``.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from functools import cache
 
 from ..errors import ArgumentError
 from .arguments import takes
-from .node import NODE_KINDS, Node
+from .node import NODE_KINDS, STACKS, Node
 
 _FIELDS = ("layer", "head", "position", "index")
 _LARGEST = 2**31 - 1
@@ -35,9 +36,10 @@ def node_key(node: Node, *, short: bool = False) -> str:
     >>> fg.node_key(node), fg.node_key(node, short=True)
     ('head.21.4.7.-', 'head.21.4.7')
     """
+    stack = "" if node.stack is None else f"{node.stack}/"
     if short:
-        return ".".join([node.kind, *(str(getattr(node, name)) for name in _short_fields(node.kind))])
-    return ".".join([node.kind, *("-" if (n := getattr(node, name)) is None else str(n) for name in _FIELDS)])
+        return stack + ".".join([node.kind, *(str(getattr(node, name)) for name in _short_fields(node.kind))])
+    return stack + ".".join([node.kind, *("-" if (n := getattr(node, name)) is None else str(n) for name in _FIELDS)])
 
 
 @takes(str)
@@ -59,17 +61,17 @@ def parse_node(text: str) -> Node:
     >>> fg.parse_node("resid_post.23.7")
     Node(kind='resid_post', layer=23, head=None, position=7, index=None, token=None)
     """
-    parts = _parts(text)
+    parts, stack = _parts(text)
     names = _short_fields(parts[0])
     if len(parts) == 1 + len(names) and "-" not in parts:
         numbers = {name: _number(part, text, name) for name, part in zip(names, parts[1:], strict=True)}
-        return Node(parts[0], **numbers)  # type: ignore[arg-type]
+        return Node(parts[0], **numbers, stack=stack)  # type: ignore[arg-type]
     if len(parts) == 1 + len(_FIELDS):
         every = {
             name: None if part == "-" else _number(part, text, name)
             for name, part in zip(_FIELDS, parts[1:], strict=True)
         }
-        return Node(parts[0], **every)  # type: ignore[arg-type]
+        return Node(parts[0], **every, stack=stack)  # type: ignore[arg-type]
     raise ArgumentError(
         f"{_short(text)} is not a node; expected {'.'.join([parts[0], *names])}, or {'.'.join(['kind', *_FIELDS])} with '-' for none"
     )
@@ -91,15 +93,19 @@ def _can_be_without(kind: str, name: str) -> bool:
     return True
 
 
-def _parts(text: str) -> list[str]:
+def _parts(text: str) -> tuple[list[str], str | None]:
+    """Kind and numbers of a key, and the stack that it names."""
     if not isinstance(text, str) or not 0 < len(text) <= _LONGEST:
         raise ArgumentError(f"{_short(text)} is not a node: expected a text of 1 to {_LONGEST} characters")
-    parts = text.split(".")
+    stack, slash, rest = text.partition("/")
+    if slash and stack not in STACKS:
+        raise ArgumentError(f"{stack[:20]!r} in {_short(text)} is not a stack; expected {', '.join(map(repr, STACKS))}")
+    parts = (rest if slash else text).split(".")
     if parts[0] not in NODE_KINDS:
         raise ArgumentError(
             f"kind={parts[0]!r} in {_short(text)} is not a kind of node; expected one of {', '.join(NODE_KINDS)}"
         )
-    return parts
+    return parts, stack if slash else None
 
 
 def _number(part: str, whole: str, name: str) -> int:

@@ -43,6 +43,9 @@ class TokenMatrix(NDArrayOperatorsMixin, Result):
         [position] tokens of the prompt; None where only positions are known.
     first_layer
         Layer of the model that index 0 of the axis ``layer`` stands for.
+    steps
+        Names of the steps that the axis ``layer`` counts in place of layers, where the matrix is of several stacks; positions are
+        then those of all stacks, the encoder's first.
     """
 
     values: Float[np.ndarray, "..."]
@@ -51,6 +54,7 @@ class TokenMatrix(NDArrayOperatorsMixin, Result):
     unit: str
     tokens: tuple[str, ...] | None = None
     first_layer: int = 0
+    steps: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if self.axes not in _AXES:
@@ -129,8 +133,8 @@ class TokenMatrix(NDArrayOperatorsMixin, Result):
         if not 0 <= row < count:
             stop = self.first_layer + count
             raise ArgumentError(f"layer={layer} is not one of {self.first_layer}…{stop - 1}, or negative from the end")
-        measure = f"{self.measure}, layer {self.first_layer + row}"
-        return replace(self, values=self.values[row], axes=self.axes[1:], measure=measure)
+        measure = f"{self.measure}, {self._named(self.first_layer + row)}"
+        return replace(self, values=self.values[row], axes=self.axes[1:], measure=measure, steps=())
 
     def grouped(self, groups: Any) -> TokenMatrix:
         """The matrix between groups of tokens: columns of a group are added, its rows averaged, so that row sums stay.
@@ -205,7 +209,7 @@ class TokenMatrix(NDArrayOperatorsMixin, Result):
             chosen = self.layer(layer) if len(self) else none
             grid = chosen.chart()
             number = layer if layer >= 0 else layer + self.first_layer + len(self)
-            note = f"shown: layer {number}; .layer(n) is another"
+            note = f"shown: {self._named(number)}; .layer(n) is another"
             return replace(grid, notes=(note,) * (len(self) > 1)) if isinstance(grid, Grid) else grid
         axes = [self._places_of(axis) for axis in range(self.ndim)]
         title = f"{self.measure} ({self.unit})"
@@ -225,14 +229,19 @@ class TokenMatrix(NDArrayOperatorsMixin, Result):
         name = self.axes[axis]
         numbers = tuple(self.places(axis).tolist())
         short = {"query_pos": "query", "key_pos": "key"}.get(name, name)
-        tokens = None if name == "layer" else self.tokens
-        return Places(short, numbers, tokens, _TITLES[name], is_upward=name == "layer")
+        tokens = (self.steps or None) if name == "layer" else self.tokens
+        title = "step" if name == "layer" and self.steps else _TITLES[name]
+        return Places(short, numbers, tokens, title, is_upward=name == "layer")
+
+    def _named(self, number: int) -> str:
+        """A place along the axis of layers, in words."""
+        return self.steps[number - self.first_layer] if self.steps else f"layer {number}"
 
     def _names(self, axis: int) -> list[str]:
         """Names of the places of an axis in a tip."""
         numbers = self.places(axis).tolist()
         if self.axes[axis] == "layer":
-            return [f"layer {number}" for number in numbers]
+            return [self._named(number) for number in numbers]
         return list(map(str, numbers)) if self.tokens is None else [f"{n} {visible(self.tokens[n])}" for n in numbers]
 
     def _tips_of_grid(self) -> Tip:
@@ -315,6 +324,11 @@ def origin_of(attention_or_trace: Any) -> dict[str, Any]:
     attention_or_trace
         Any input of :func:`flowgraph.algorithms.attention.layer_matrices`.
     """
+    joint = getattr(attention_or_trace, "joint", None)
+    if joint is not None:
+        info = attention_or_trace.info
+        tokens = tuple(token for name, _ in joint.stacks for token in info.tokens_of(name))
+        return {"tokens": tokens, "steps": joint.names}
     about = getattr(attention_or_trace, "info", attention_or_trace)
     if not hasattr(about, "tokens") or not hasattr(about, "layers"):
         return {}

@@ -6,6 +6,9 @@ Wiring, per kind of block:
 - ``parallel``: resid_post = resid_pre + attn_out + mlp_out; there is no resid_mid
 - ``sandwich``: as sequential, attn_out and mlp_out taken after their second norm
 - ``post_norm``: resid_mid = LN₁(resid_pre + attn_out); resid_post = LN₂(resid_mid + mlp_out)
+
+In the decoder of an encoder–decoder, resid_cross takes the place of resid_mid after attention, and what it reads of the encoder is
+added next: resid_mid = resid_cross + cross_out, or a norm of it.
 """
 
 from __future__ import annotations
@@ -38,6 +41,56 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
+class AttentionSites:
+    """One kind of attention of a trace, over the kept layers: of a stack to itself, or to another stack.
+
+    Attributes
+    ----------
+    trace
+        The trace of the stack that attends.
+    prefix
+        What its sites' names begin with.
+    """
+
+    trace: Trace
+    prefix: str
+
+    def __repr__(self) -> str:
+        n, h, q, k = self.pattern.shape
+        return f"AttentionSites({n} layers × {h} heads × {q} queries × {k} keys)"
+
+    @property
+    def pattern(self) -> Float[Tensor, "layer head query_pos key_pos"]:
+        """[layer, head, query_pos, key_pos] attention probabilities."""
+        return self.trace.site(f"{self.prefix}pattern")
+
+    @property
+    def q(self) -> Float[Tensor, "layer head query_pos d_head"]:
+        """[layer, head, query_pos, d_head] queries as they enter the dot product."""
+        return self.trace.site(f"{self.prefix}q")
+
+    @property
+    def k(self) -> Float[Tensor, "layer kv_head key_pos d_head"]:
+        """[layer, key/value head, key_pos, d_head] keys as they enter the dot product."""
+        return self.trace.site(f"{self.prefix}k")
+
+    @property
+    def v(self) -> Float[Tensor, "layer kv_head key_pos d_value"]:
+        """[layer, key/value head, key_pos, d_value] values."""
+        return self.trace.site(f"{self.prefix}v")
+
+    @property
+    def z(self) -> Float[Tensor, "layer head query_pos d_value"]:
+        """[layer, head, query_pos, d_value] pattern · v."""
+        return self.trace.site(f"{self.prefix}z")
+
+    @property
+    def out(self) -> Float[Tensor, "layer query_pos d_model"]:
+        """[layer, query_pos, d_model] what it adds to the residual stream."""
+        return self.trace.site("cross_out" if self.prefix else "attn_out")
+
+
+@dataclass(frozen=True, eq=False)
 class Trace:
     """A recorded forward pass. Tensors have no batch axis and must not be written to.
 
@@ -63,7 +116,7 @@ class Trace:
     causal
         Whether a token sees earlier tokens only.
     biases
-        ``"attn"`` and ``"mlp"`` → [layer, d_model] contribution of the output projections' biases before a post-norm; without
+        ``"attn"``, ``"cross"`` and ``"mlp"`` → [layer, d_model] contribution of the output projections' biases before a post-norm; without
         a bias its key is missing.
     position_embedding
         [position, d_model] learned position vectors; None where there are none.
@@ -130,14 +183,16 @@ class Trace:
     def __repr__(self) -> str:
         kept = "" if self.layers == (0, self.n_layers) else f", layers {self.layers[0]}…{self.layers[1] - 1} kept"
         return (
-            f"Trace({self.model_name!r}, {len(self.tokens)} {self._positions}, {self.n_layers} layers × {self.heads_text}{kept}, "
+            f"Trace({self.model_name!r}, {self._positions}, {self.n_layers} layers × {self.heads_text}{kept}, "
             f"target {self.target_token!r}, {self.nbytes / 2**20:.1f} MB)"
         )
 
     @property
     def _positions(self) -> str:
-        """What positions are, in words."""
-        return "tokens" if self.axis.kind == "token" else "positions"
+        """How many positions there are, and what they are, in words."""
+        said = [f"{stack._positions} of the {name}" for name, stack in self.stacks.items()]
+        own = f"{len(self.tokens)} {'tokens' if self.axis.kind == 'token' else 'positions'}"
+        return " and ".join([*said, f"{len(self.tokens)} of the {self.role}" if said else own])
 
     @property
     def axis(self) -> Axis:
@@ -157,6 +212,11 @@ class Trace:
                 token if one in special else None for one, token in zip(self.token_ids, self.tokens, strict=True)
             )
         return Axis("token", self.tokens, places or (None,) * len(self.tokens), roles)
+
+    @property
+    def axes(self) -> dict[str, Axis]:
+        """The positions of every stack by its name: ``"encoder"``, ``"decoder"``."""
+        return {**{name: stack.axis for name, stack in self.stacks.items()}, self.role: self.axis}
 
     def _repr_html_(self) -> str:
         can_tell = self.logits is not None and self.loaded is not None
@@ -271,6 +331,8 @@ class Trace:
         if name not in self.sites:
             if self.loaded is not None and not given_sites(self.loaded.anatomy, frozenset({name})):
                 self.loaded.anatomy.require_stream(f"the site {name!r}")
+                if "cross" in name:
+                    _ = self.loaded.anatomy.reader_of_encoder
                 lack = no_neurons if name == "neurons" else no_projections
                 raise UnsupportedReadingError(
                     f"no trace of {self.model_name!r} holds {name!r}: {lack(self.loaded.anatomy)}"
@@ -340,6 +402,36 @@ class Trace:
     def attn_out(self) -> Float[Tensor, "layer position d_model"]:
         """[layer, position, d_model] output of attention as it is added to the residual stream."""
         return self.site("attn_out")
+
+    @property
+    def resid_cross(self) -> Float[Tensor, "layer position d_model"]:
+        """[layer, position, d_model] the state between attention and the attention to another stack."""
+        return self.site("resid_cross")
+
+    @property
+    def cross_pattern(self) -> Float[Tensor, "layer head query_pos source_pos"]:
+        """[layer, head, query_pos, source_pos] attention to the encoder's last states; rows sum to 1."""
+        return self.site("cross_pattern")
+
+    @property
+    def cross_out(self) -> Float[Tensor, "layer position d_model"]:
+        """[layer, position, d_model] output of the attention to the encoder as it is added to the residual stream."""
+        return self.site("cross_out")
+
+    @property
+    def role(self) -> str:
+        """``"decoder"`` of a stack whose tokens see earlier tokens only, ``"encoder"`` of one that sees all."""
+        return "decoder" if self.causal else "encoder"
+
+    @property
+    def attention(self) -> dict[str, AttentionSites]:
+        """Every kind of attention of the pass by name: ``"decoder.self"``, ``"decoder.cross"``, ``"encoder.self"``."""
+        found = {f"{self.role}.self": AttentionSites(self, "")}
+        if any(name.startswith("cross_") for name in self.sites):
+            found[f"{self.role}.cross"] = AttentionSites(self, "cross_")
+        for name, stack in self.stacks.items():
+            found |= {f"{name}.self": AttentionSites(stack, "")}
+        return found
 
     @property
     def mixer_out(self) -> Float[Tensor, "layer position d_model"]:
@@ -479,7 +571,7 @@ class Trace:
         tensors = [*self.sites.values(), *self.biases.values(), self.logits, self.position_embedding, self.final_scale]
         # Several sites may be views of one tensor, so storages are counted.
         storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors if t is not None}
-        return sum(storages.values())
+        return sum(storages.values()) + sum(stack.nbytes for stack in self.stacks.values())
 
     @property
     def model(self) -> LoadedModel:
@@ -534,7 +626,8 @@ class Trace:
                 f"{loaded.name!r} is not the model that was traced ({self.model_name!r}): its {' and '.join(different)} "
                 "differ; attach the model that made the trace, or trace again"
             )
-        return replace(self, loaded=loaded)
+        stacks = {name: stack.attach(loaded.stacks[name]) for name, stack in self.stacks.items()}
+        return replace(self, loaded=loaded, stacks=stacks)
 
     def record(self, *, methods: Sequence[str] = (), readings: Sequence[str] = (), k: int = 10) -> Trace:
         """The same trace with edge weights and readings computed now, so that they are saved with it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -65,10 +65,18 @@ class FoundBlock:
     mlp_activation: str = ""
     mlp_output: str = ""
     sizes: tuple[int, int, int, int] = (0, 0, 0, 0)
+    cross: FoundBlock | None = None
 
 
-class BlockSearch:
-    """The search in one block.
+class Attends(NamedTuple):
+    """Paths of the modules by which a block attends to its own states and to those of another stack, None where it does not."""
+
+    own: str | None
+    other: str | None = None
+
+
+def search_block(record: Record, path: str, attends: Attends, activations: dict[str, Any]) -> FoundBlock:
+    """Everything that could be found in one block.
 
     Parameters
     ----------
@@ -76,25 +84,115 @@ class BlockSearch:
         A pass of the whole model.
     path
         The block.
-    attention
-        Path of its attention module.
+    attends
+        Its attention modules.
     activations
         Name → elementwise function, tried where the MLP's activation is no module.
+
+    Raises
+    ------
+    NotFoundError
+        If what the block adds is not explained.
+    """
+    x, y = record.input(path), record.output(path)
+    if x is None or y is None or x.numel() != y.numel():
+        raise NotFoundError(f"{path} does not give a state as long as the one that it takes")
+    if attends.own is None or attends.other is None:
+        return BlockSearch(record, path, attends.own, activations, (x, y)).run()
+    said = f"{attends.other} reads no state"
+    for between in _between(record, path, attends.other):
+        if between.shape[-1] != x.shape[-1] or between.numel() != x.numel():
+            continue
+        try:
+            # Attention to the block's own states, then a block of attention to others' and an MLP.
+            found = BlockSearch(record, path, attends.own, activations, (x, between)).run_alone()
+            rest = BlockSearch(record, path, attends.other, activations, (between, y), reads_others=True).run()
+        except NotFoundError as error:
+            said = str(error)
+            continue
+        if rest.wiring == "parallel" or (found.wiring == "post_norm") != (rest.wiring == "post_norm"):
+            said = f"the parts of {path} are joined to the stream in several ways"
+            continue
+        if bool(found.attention_post_norm) != bool(rest.attention_post_norm):
+            said = f"only one of the two attentions of {path} goes through a second norm"
+            continue
+        return _joined(found, rest)
+    raise NotFoundError(said)
+
+
+def _between(record: Record, path: str, other: str) -> Iterator[Tensor]:
+    """States that may stand between the two attentions of a block: what the second, or the norm before it, reads."""
+    reads = record.input(other)
+    if reads is None:
+        return
+    for name in record.giving(reads, path):
+        before = record.input(name)
+        if before is not None and found_kind(record.modules[name], reads.shape[-1]) is not None:
+            yield before
+    yield reads
+
+
+_OF_ATTENTION = (
+    "attention", "attention_output", "attention_norm", "attention_post_norm", "attention_factor", "query", "key", "value", "fused",
+    "fused_layout", "query_norm", "key_norm", "scale", "softcap", "bias", "sinks", "gated", "sizes",
+)  # fmt: skip
+
+
+def _joined(own: FoundBlock, rest: FoundBlock) -> FoundBlock:
+    """A block of attention alone and one of attention to another stack with an MLP, as one block."""
+    return replace(rest, **{name: getattr(own, name) for name in _OF_ATTENTION}, cross=rest)
+
+
+class BlockSearch:
+    """The search in one block, or in a part of one with one attention at most.
+
+    Parameters
+    ----------
+    record, path, attention, activations
+        As for :func:`search_block`.
+    states
+        The state that enters, and the one that leaves.
+    reads_others
+        Whether keys and values are made of other states.
     """
 
-    def __init__(self, record: Record, path: str, attention: str | None, activations: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        record: Record,
+        path: str,
+        attention: str | None,
+        activations: dict[str, Any],
+        states: tuple[Tensor, Tensor],
+        *,
+        reads_others: bool = False,
+    ) -> None:
         self.record, self.path, self.at = record, path, attention or ""
-        self.activations = activations
+        self.activations, self.reads_others = activations, reads_others
         self.call: AttentionCall | None = record.attention[attention][0] if attention else None
         self.call_begun = record.attended_at.get(attention or "", 0)
-        x, y = record.input(path), record.output(path)
-        if x is None or y is None or x.numel() != y.numel():
-            raise NotFoundError(f"{path} does not give a state as long as the one that it takes")
+        x, y = states
         self.shape = (x.numel() // x.shape[-1], x.shape[-1])
         self.x, self.y = self._state(x), self._state(y)
         self.rounding = ROUNDING[x.dtype]
         self.found = FoundBlock(attention=self._inside(attention) if attention else "")
         self.mlp_names: list[str] = []
+
+    def run_alone(self) -> FoundBlock:
+        """Everything that could be found of attention that nothing stands beside.
+
+        Raises
+        ------
+        NotFoundError
+            If attention is not all that is added.
+        """
+        assert self.call is not None
+        describe_call(self.found, self.call, self.record, self.at)
+        self._output_projection(self.call)
+        if not self._attention_alone():
+            raise NotFoundError(f"what {self.at} adds is not its output alone")
+        self._attention_input()
+        self._projections(self.call)
+        return self.found
 
     def run(self) -> FoundBlock:
         """Everything that could be found.
@@ -102,7 +200,7 @@ class BlockSearch:
         Raises
         ------
         NotFoundError
-            If what the block adds is not explained.
+            If what is added is not explained.
         """
         if self.call is None:
             self._mixer_and_mlp()
@@ -113,7 +211,8 @@ class BlockSearch:
             self._output_projection(self.call)
             self._sum()
             self._attention_input()
-            self._projections(self.call)
+            if not self.reads_others:
+                self._projections(self.call)
         if self.found.mlp and not self.found.mlp_beside:
             self._neurons()
         return self.found
@@ -177,14 +276,8 @@ class BlockSearch:
             return
         if self._with_channel_factors() or self._with_mixer() or self._with_second_mlp(written):
             return
-        for added, norm in written:
-            fit = _fit(self.y, self.x, (added,), self.rounding)
-            if fit is not None:
-                # A block of attention alone.
-                self.found.attention_factor = fit.factors[0]
-                self.found.attention_post_norm = self._inside(norm) if norm else ""
-                self.mlp_names = []
-                return
+        if self._attention_alone():
+            return
         raise NotFoundError(
             f"what {self.path} adds to the residual stream is not the sum of its attention's output and one more module's"
         )
@@ -215,6 +308,21 @@ class BlockSearch:
             own = module.named_parameters(recurse=False)
             found += [(f"{name}.{last}", one.detach()) for last, one in own if tuple(one.shape) == self.shape[1:]]
         return found
+
+    def _attention_alone(self) -> bool:
+        """The sum x + attention, as it is or through a norm on the stream."""
+        for norm in self.record.giving(self.y, self.path):
+            if self._is_norm(norm) and _is_sum(self._input(norm), self.x, self.added, self.rounding):
+                self.found.wiring, self.found.attention_norm = "post_norm", self._inside(norm)
+                return True
+        for added, norm in [(self.added, ""), *((self._output(name), name) for name in self._norms_of(self.added))]:
+            fit = _fit(self.y, self.x, (added,), self.rounding)
+            if fit is not None:
+                self.found.attention_factor = fit.factors[0]
+                self.found.attention_post_norm = self._inside(norm) if norm else ""
+                self.mlp_names = []
+                return True
+        return False
 
     def _mixer_and_mlp(self) -> None:
         """The sum x + mixer + MLP of a block that does not attend: the mixer reads what enters, the MLP the state after it."""

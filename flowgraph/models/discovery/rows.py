@@ -10,6 +10,7 @@ from ...errors import ArchitectureError
 from ..anatomy import Anatomy, build, input_embeddings
 from ..families import NOT_READ, Family
 from ..kinds import base_of, is_encoder_decoder, medium_of, reads_choices
+from ..stacks import decoder_embeddings
 from .block import NotFoundError
 from .search import Search
 
@@ -17,8 +18,10 @@ Proof = Callable[[Anatomy], dict[str, float]]
 
 
 def can_search(model: Any) -> bool:
-    """Whether a search makes sense: one stack that takes token ids, an image or a sound."""
-    if is_encoder_decoder(model) or reads_choices(model):
+    """Whether a search makes sense: the last stack takes token ids, an image or a sound."""
+    if is_encoder_decoder(model):
+        return decoder_embeddings(model) is not None
+    if reads_choices(model):
         return False
     if hasattr(base_of(model), "layers_are_rescaled"):
         return False  # a forward of RWKV changes its own weights

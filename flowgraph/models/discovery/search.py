@@ -13,10 +13,11 @@ from ..anatomy import input_embeddings, output_embeddings
 from ..eager import asks_for_attention
 from ..families import Attention, Family, Sizes, Stack
 from ..kinds import base_of, medium_of
-from ..media import probe_feed
+from ..media import probe_feed, short_source
 from ..norms import found_kind
 from ..parameters import bias_of, matrix_of
-from .block import ROUNDING, BlockSearch, FoundBlock, NotFoundError, describe_call
+from ..stacks import DECODER_IDS, decoder_embeddings, encoder_of
+from .block import ROUNDING, Attends, FoundBlock, NotFoundError, describe_call, search_block
 from .derivatives import gate_error, mixing_error
 from .record import record_pass, same
 
@@ -36,14 +37,25 @@ class Search:
     """The search in one model, from one pass of a few tokens."""
 
     def __init__(self, model: Any) -> None:
+        encoder = encoder_of(model)
         self.model = model
-        self.table = input_embeddings(model) if medium_of(model) == "text" else None
+        own = decoder_embeddings(model) if encoder is not None else input_embeddings(model)
+        self.table: Any = own if encoder is not None or medium_of(model) == "text" else None
         self.given = probe_feed(model, self.table, _TOKENS)
+        if encoder is not None:
+            self.given = {**short_source(model, _TOKENS + 2), DECODER_IDS: self.given["input_ids"]}
         # Without a cache, which some models cannot fill for layers that do not attend.
         accepts = inspect.signature(model.forward).parameters
-        self.feed = {**self.given, **({"use_cache": False} if "use_cache" in accepts else {})}
+        self.feed: dict[str, Any] = {**self.given, **({"use_cache": False} if "use_cache" in accepts else {})}
         self.record = record_pass(model, self.feed)
         self.dtype = next(one for one in model.parameters() if one.is_floating_point()).dtype
+        if encoder is not None:
+            # The encoder is a model by itself, and is searched as one.
+            inside = {id(module) for module in encoder.modules()}
+            attention = self.record.attention
+            self.record.attention = {
+                name: calls for name, calls in attention.items() if id(self.record.modules[name]) not in inside
+            }
 
     def row(self) -> Family:
         """The row of a model, with every fitted number in it.
@@ -57,42 +69,35 @@ class Search:
         blocks, paths = self._blocks()
         order = self._order(blocks, len(paths))
         found = [
-            BlockSearch(self.record.of_run(f"{blocks}.{n}", order[:i].count(n)) if len(order) > len(paths) else self.record,
-                        f"{blocks}.{n}", paths[n], _functions()).run()
+            search_block(self.record.of_run(f"{blocks}.{n}", order[:i].count(n)) if len(order) > len(paths) else self.record,
+                         f"{blocks}.{n}", paths[n], _functions())
             for i, n in enumerate(order)
         ]  # fmt: skip
         attending = [one for one in found if one.attention]
+        crossing = [one.cross for one in found if one.cross is not None]
+        if len(crossing) < len(found) and (crossing or encoder_of(self.model) is not None):
+            where = "some of its blocks do" if crossing else "its blocks do"
+            raise NotFoundError(f"{where} not attend to the encoder's states between attention and MLP")
         self._check_gates(blocks, order, found)
         self._check_mlps(blocks, order, found)
-        # A model that does not attend has one head by name, which gives nothing.
-        first = attending[0] if attending else FoundBlock(sizes=(1, 1, 1, 1))
         first_state = self.record.calls[f"{blocks}.{order[0]}"][0].input
         last_state = self.record.calls[f"{blocks}.{order[-1]}"][-1].output
         assert first_state is not None
         assert last_state is not None
         config = self.model.config.get_text_config()
-        heads, kv_heads, d_head, d_value = _agreed("sizes of heads", [one.sizes for one in attending or [first]])
+        heads, kv_heads, d_head, d_value = _agreed(
+            "sizes of heads", [one.sizes for one in [*attending, *crossing]] or [(1, 1, 1, 1)]
+        )
         embedding, scale, positions = self._embedding(first_state)
         final_norm = self._final_norm(last_state, blocks)
-        projected = all(one.query for one in attending) or all(one.fused for one in attending)
-        names = _PROJECTIONS if projected else ()
-        projections: dict[str, Any] = {name: _merged([getattr(one, name) for one in found]) for name in names}
         stack = Stack(
             blocks=self._from_base(blocks),
             mixer=_merged([one.mixer for one in found]),
             mixer_factor=_agreed("factors of mixers", [one.mixer_factor for one in found if one.mixer] or [1.0]),
-            attention=Attention(
-                module=_merged([one.attention for one in found]),
-                output=_merged([one.attention_output for one in found]),
-                **projections,
-                fused_layout=cast("Any", first.fused_layout),
-                scales=tuple(one.scale for one in found),
-                softcap=first.softcap or "",
-                factor=_agreed("factors of attention", [one.attention_factor for one in attending or [first]]),
-                bias=any(one.bias for one in found),
-                sinks=any(one.sinks for one in found),
-                gated=any(one.gated for one in found),
-            ),
+            attention=_attention(found),
+            cross_attention=_attention(crossing) if crossing else None,
+            cross_norm=_merged([one.attention_norm for one in crossing]),
+            cross_post_norm=_merged([one.attention_post_norm for one in crossing]),
             wiring=cast("Any", _agreed("wirings", [one.wiring for one in found])),
             attention_norm=_merged([one.attention_norm for one in found]),
             attention_post_norm=_merged([one.attention_post_norm for one in found]),
@@ -117,11 +122,12 @@ class Search:
             order=tuple(order) if len(order) > len(paths) else (),
             sizes=Sizes(heads, kv_heads, d_head, d_value, first_state.shape[-1]),
         )  # fmt: skip
-        head, kind, factor, cap = self._head(final_norm, last_state)
+        added = self._logit_bias()
+        head, kind, factor, cap = self._head(final_norm, last_state, added)
         model_type = self._type(config)
         return Family(
             name=model_type, model_types=(model_type,), stacks=(stack,), norm=None, head=head, head_kind=cast("Any", kind),
-            logit_factor=factor, logit_softcap=cap, context=_CONTEXT, found=True,
+            logit_factor=factor, logit_softcap=cap, context=_CONTEXT, found=True, logit_bias=added if head else "",
         )  # fmt: skip
 
     def _refuse_windows(self) -> None:
@@ -136,6 +142,8 @@ class Search:
     def _check_gates(self, blocks: str, order: list[int], found: list[FoundBlock]) -> None:
         """Refuse a gate on heads' outputs that does more than multiply each number."""
         modules = self.record.modules
+        if any(one.cross is not None and one.cross.gated for one in found):
+            raise NotFoundError("what heads read of another stack is changed before their projection")
         gated = [(f"{blocks}.{n}", one) for n, one in zip(order, found, strict=True) if one.gated]
         if not gated:
             return
@@ -228,8 +236,8 @@ class Search:
 
     # Blocks.
 
-    def _blocks(self) -> tuple[str, list[str | None]]:
-        """The list of blocks, and the attention of each, None where it does not attend."""
+    def _blocks(self) -> tuple[str, list[Attends]]:
+        """The list of blocks, and the attention modules of each."""
         attending = list(self.record.attention)
         if not attending:
             return self._chain()
@@ -244,7 +252,9 @@ class Search:
             if not all(self.record.runs(path) for path in paths):
                 tried.append(f"{name} holds modules that do not run")
                 continue
-            if any(len(ats) > 1 for ats in inside):
+            others = [[at for at in ats if self._reads_others(at)] for ats in inside]
+            own = [[at for at in ats if not self._reads_others(at)] for ats in inside]
+            if any(len(ats) > 1 for ats in (*own, *others)):
                 counts = ", ".join(str(len(ats)) for ats in inside)
                 tried.append(f"the blocks of {name} attend {counts} times each")
                 continue
@@ -255,10 +265,15 @@ class Search:
             ):
                 tried.append(f"an attention of {name} runs more than once")
                 continue
-            return name, [ats[0] if ats else None for ats in inside]
+            return name, [Attends(*(ats[0] if ats else None for ats in both)) for both in zip(own, others, strict=True)]
         raise NotFoundError("; ".join(tried) or "no list of blocks holds the modules that attend")
 
-    def _chain(self) -> tuple[str, list[str | None]]:
+    def _reads_others(self, at: str) -> bool:
+        """Whether an attention's keys are of other positions than its queries: those of another stack, of another length."""
+        call = self.record.attention[at][0]
+        return call.query.shape[2] != call.key.shape[2]
+
+    def _chain(self) -> tuple[str, list[Attends]]:
         """The list of blocks of a model that does not attend: modules whose output is the next one's input."""
         for name, module in self.record.modules.items():
             if not isinstance(module, (nn.ModuleList, nn.Sequential)) or not len(module):
@@ -270,7 +285,7 @@ class Search:
             ) and all(
                 y is not None and x is not None and same(y, x) for (_, y), (x, _) in itertools.pairwise(states)
             ):  # fmt: skip
-                return name, [None] * len(paths)
+                return name, [Attends(None)] * len(paths)
         raise NotFoundError(_NOTHING_ATTENDS)
 
     def _order(self, blocks: str, count: int) -> list[int]:
@@ -279,7 +294,9 @@ class Search:
         return [n for _, n in sorted(begun)]
 
     def _is_causal(self) -> bool:
-        patterns = [call.pattern for calls in self.record.attention.values() for call in calls]
+        patterns = [
+            call.pattern for at, calls in self.record.attention.items() if not self._reads_others(at) for call in calls
+        ]
         return all(pattern is not None and not bool(pattern.triu(1).any()) for pattern in patterns)
 
     # Ends.
@@ -290,7 +307,7 @@ class Search:
         if table is None:
             return "", None, ""
         path = self._from_base(next(name for name, module in self.record.modules.items() if module is table))
-        tokens = matrix_of(table)[self.given["input_ids"][0]]
+        tokens = matrix_of(table)[self.given[DECODER_IDS if DECODER_IDS in self.given else "input_ids"][0]]
         rounding = ROUNDING[state.dtype]
         state = state.reshape(-1, state.shape[-1]).double()
         if tokens.shape[-1] != state.shape[-1]:
@@ -323,7 +340,15 @@ class Search:
                 return self._from_base(name)
         return ""
 
-    def _head(self, final_norm: str, last: Tensor) -> tuple[tuple[str, ...], str, float, str | float]:
+    def _logit_bias(self) -> str:
+        """Name of a buffer of the model itself that is as long as the vocabulary, as those that BART's kin add to the logits."""
+        logits = self.record.logits
+        count = 0 if logits is None else logits.shape[-1]
+        return next(
+            (name for name, one in self.model.named_buffers(recurse=False) if count and one.numel() == count), ""
+        )
+
+    def _head(self, final_norm: str, last: Tensor, added: str) -> tuple[tuple[str, ...], str, float, str | float]:
         """Modules of the head, its kind, the factor on its output, and the soft-cap after it; no modules where none is read."""
         output = output_embeddings(self.model)
         logits = self.record.logits
@@ -339,6 +364,8 @@ class Search:
         logits = logits.reshape(-1, logits.shape[-1]).double()
         if made.shape != logits.shape:
             return (), "linear", 1.0, ""
+        if added:
+            logits = logits - getattr(self.model, added).detach().double().reshape(-1)
         rounding = ROUNDING[last.dtype]
         factor = float((made * logits).sum() / made.square().sum())
         if float((factor * made - logits).norm() / logits.norm()) < rounding:
@@ -367,6 +394,29 @@ class Search:
             return path
         at = next(name for name, module in self.record.modules.items() if module is base)
         return f"{at}.{path}"
+
+
+def _attention(found: list[FoundBlock]) -> Attention:
+    """One attention of all blocks."""
+    attending = [one for one in found if one.attention]
+    # A model that does not attend has one head by name, which gives nothing.
+    first = attending[0] if attending else FoundBlock(sizes=(1, 1, 1, 1))
+    projected = all(one.query for one in attending) or all(one.fused for one in attending)
+    projections: dict[str, Any] = {
+        name: _merged([getattr(one, name) for one in found]) for name in (_PROJECTIONS if projected else ())
+    }
+    return Attention(
+        module=_merged([one.attention for one in found]),
+        output=_merged([one.attention_output for one in found]),
+        **projections,
+        fused_layout=cast("Any", first.fused_layout),
+        scales=tuple(one.scale for one in found),
+        softcap=first.softcap or "",
+        factor=_agreed("factors of attention", [one.attention_factor for one in attending or [first]]),
+        bias=any(one.bias for one in found),
+        sinks=any(one.sinks for one in found),
+        gated=any(one.gated for one in found),
+    )
 
 
 def _parts(found: list[FoundBlock]) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ from ...charts.text import visible
 from ...values.flow_graph import FlowGraph
 from ...values.node import Node
 from ..scene.elements import LEVELS, MOST_EDGES, Drawing, drawing, elements, facts
-from ..scene.layout import LAYOUT, columns, extent, is_circuit
+from ..scene.layout import LAYOUT, column_names, column_of, columns, extent, heights, is_circuit
 from ..scene.legend import legend_of
 from ..scene.noted import pinned
 from ..scene.roles import node_roles
@@ -136,13 +136,16 @@ def _shell(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str, Any
 
 def _page_data(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     room = extent(drawn.graph, drawn.places)
-    first, end = graph.info.layers
+    first, end = heights(graph)
+    names = column_names(graph)
+    explained = Node("logits", position=graph.info.position)
     return {
         "kind": "flow",
         "tokens": columns(graph),
         "carried": _CARRIED[is_circuit(graph)],
         "layers": [first, end],
-        "position": None if is_circuit(graph) else graph.info.position,
+        **({} if names is None else {"numbers": names}),
+        "position": None if is_circuit(graph) else column_of(graph, explained),
         "unit": graph.info.unit,
         "target": None if graph.info.target_token is None else visible(graph.info.target_token),
         "total_edges": graph.info.total_edges,

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from ...charts.text import printable
 from ...errors import ArgumentError
 from ...values.flow_graph import FlowGraph
+from ...values.node import Node
 from ..page.semantic_page import statements
 from ..scene.elements import Drawing, drawing
-from ..scene.layout import columns, extent, is_circuit
+from ..scene.layout import column_of, columns, extent, heights, is_circuit
 from ..scene.legend import own_names
 from ..scene.noted import group_sizes
 from ..words.caption import caption, mass_of, model_text, percent, prompt_text
@@ -133,7 +134,7 @@ def _flow(graph: FlowGraph, look: Look, spell: Spell) -> _Drawn:
     drawn = drawing(graph)
     content = Content.of(drawn, look.theme, spell)
     ticks = tuple(spell(name) for name in columns(graph))
-    needs = Needs(drawn.places, extent(drawn.graph, drawn.places), ticks, graph.info.layers, content.beside())
+    needs = Needs(drawn.places, extent(drawn.graph, drawn.places), ticks, heights(graph), content.beside())
     fitted = frame(needs, look.points)
     shapes, lost = _graph_shapes(content, fitted, ticks, graph)
     bottom = max(_bottom(shape) for shape in shapes) + PAD if shapes else fitted.ground
@@ -158,8 +159,8 @@ def _semantic(graph: FlowGraph, look: Look, spell: Spell) -> _Drawn:
 
 def _graph_shapes(content: Content, fitted: Frame, ticks: Sequence[str], graph: FlowGraph) -> tuple[list[Shape], int]:
     """The graph with its axes, and the number of labels that found no place."""
-    first, end = graph.info.layers
-    explained = -1 if is_circuit(graph) else graph.info.position
+    first, end = heights(graph)
+    explained = -1 if is_circuit(graph) else column_of(graph, Node("logits", position=graph.info.position))
     axes = token_ticks(content, fitted, ticks, target=explained) + layer_ticks(fitted, first, end)
     lines, landings = edge_shapes(content, fitted)
     marks, numbers = node_shapes(content, fitted)

@@ -21,7 +21,7 @@ from ...values.mass import edge_mass, into_start
 from ...values.node import ERRORS, FEATURES, Node, label
 from ...values.reading import NodeReading
 from ..words.caption import mass_of
-from .layout import Place, is_circuit, places
+from .layout import Place, column_of, is_circuit, places
 from .noted import note_facts
 from .style import edge_stroke, effect_step, rank_decade, square_size
 
@@ -34,8 +34,8 @@ _ASKED = frozenset({"path_mass", "nucleus", "mass", "threshold", "top_k"})
 _MAJOR_HEADS = 48
 COLOURED_KINDS = frozenset({"embed", "resid_pre", "resid_post"})
 """Kinds of nodes whose colour and label say what they read."""
-_BIASES = frozenset({"attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
-_HEADS = frozenset({"head", "kv_group"})
+_BIASES = frozenset({"attn_bias", "cross_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
+_HEADS = frozenset({"head", "cross_head", "kv_group"})
 _SQUARES = {
     "feature": "feature", "attn_feature": "attn-feature", **dict.fromkeys(ERRORS, "error"), **dict.fromkeys(_BIASES, "bias"),
     **dict.fromkeys(("mlp", "neuron"), ""),
@@ -218,7 +218,9 @@ def _start(graph: FlowGraph, width: Float[np.ndarray, "E"], order: Int[np.ndarra
         return next(n for n, node in enumerate(graph.nodes) if node.kind == "logits")
     if len(order) and width[order[0]] > 0:
         return int(graph.target[order[0]])
-    ends = [n for n, node in enumerate(graph.nodes) if node.position in (None, graph.info.position)]
+    ends = [
+        n for n, node in enumerate(graph.nodes) if node.position in (None, graph.info.position) and node.stack is None
+    ]
     depth = {n: (graph.nodes[n].kind == "logit", graph.nodes[n].layer or 0, n) for n in ends}
     return max(depth, key=lambda n: depth[n], default=None)
 
@@ -261,7 +263,7 @@ def _shape_classes(drawn: Drawing, n: int, outgoing: Sequence[Sequence[int]]) ->
     node, graph = drawn.graph.nodes[n], drawn.graph
     if node.kind in ("logit", "logits"):
         return ["goal"]
-    if node.kind == "resid_mid":
+    if node.kind in ("resid_mid", "resid_cross"):
         return ["junction"]
     if node.kind in COLOURED_KINDS:
         return ["state", rank_class(graph.readings[n] if graph.readings else None)]
@@ -305,12 +307,13 @@ def _state_labels(drawn: Drawing) -> tuple[list[str], list[list[str]]]:
     graph = drawn.graph
     labels = [""] * len(graph.nodes)
     priorities: list[list[str]] = [[] for _ in graph.nodes]
-    below: dict[int | None, NodeReading] = {}
-    first_best: set[int | None] = set()
+    below: dict[Place, NodeReading] = {}
+    first_best: set[Place] = set()
     features = [n for n, node in enumerate(graph.nodes) if node.kind in FEATURES and node.token]
     strongest = set(sorted(features, key=lambda n: -drawn.node_flow[n])[:_NAMED_FEATURES])
     for n in sorted(range(len(graph.nodes)), key=lambda n: drawn.places[n].layer):
         node = graph.nodes[n]
+        line = replace(drawn.places[n], layer=0.0)
         if node.kind in _HEADS:
             labels[n] = str(node.head)
         elif node.kind == "logit" or (is_circuit(graph) and node.layer is None):
@@ -320,12 +323,12 @@ def _state_labels(drawn: Drawing) -> tuple[list[str], list[list[str]]]:
             priorities[n] = ["p2" if n in strongest else "p1"]
         reading = graph.readings[n] if graph.readings else None
         if node.kind in COLOURED_KINDS and reading is not None and reading.top:
-            priority = _priority(reading, below.get(node.position))
-            if n == drawn.start or (reading.target_rank == 1 and node.position not in first_best):
+            priority = _priority(reading, below.get(line))
+            if n == drawn.start or (reading.target_rank == 1 and line not in first_best):
                 priority = "p3"
             if reading.target_rank == 1:
-                first_best.add(node.position)
-            below[node.position] = reading
+                first_best.add(line)
+            below[line] = reading
             if priority:
                 labels[n], priorities[n] = picture_label(reading.top[0][0]), [priority]
     return labels, priorities
@@ -380,14 +383,15 @@ def _edge_classes(drawn: Drawing, e: int, kind: str) -> list[str]:
         return ["structural"]
     if drawn.is_signed:
         sign = "lowers" if graph.share[e] < 0 else "raises"
-        in_trunk = target.kind == "logit" and source.position in (None, graph.info.position)
+        in_trunk = target.kind == "logit" and source.position in (None, graph.info.position) and source.stack is None
         return [sign, "trunk"] if in_trunk else [sign]
     if target.kind in _HEADS:
         return ["to-head"]
     if source.kind in _HEADS:
         return ["from-head"]
     if kind == "attention":
-        return ["self"] if source.position == target.position else ["attention"]
+        is_own = (source.stack, source.position) == (target.stack, target.position)
+        return ["self"] if is_own else ["attention"]
     return ["mlp"] if kind in ("mlp", "mlp_in", "mixer") else [kind]
 
 
@@ -403,7 +407,7 @@ def facts(drawn: Drawing) -> dict[str, Any]:
     return {
         "labels": [label(_readable(node)) for node in graph.nodes],
         "kinds": [node.kind for node in graph.nodes],
-        "positions": [node.position for node in graph.nodes],
+        "positions": [None if node.position is None else column_of(graph, node) for node in graph.nodes],
         "flows": [_short(value) for value in flow],
         "readings": [None if reading is None else _reading(reading, vocabulary) for reading in readings],
         "edge_kinds": [EDGE_KINDS[graph.kind[e]] for e in drawn.order],

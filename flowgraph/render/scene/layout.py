@@ -38,12 +38,14 @@ _ABOVE_BLOCK = {
     "attn": 0.33, "head": 0.33, "kv_group": 0.33, "attn_rest": 0.33, "concat_heads": 0.38, "row": 0.42, "attn_bias": 0.5,
     "attn_norm_bias": 0.58, "resid_mid": 0.66, "mlp_norm": 0.72, "gate": 0.78, "neuron_in": 0.78, "mlp_bias_in": 0.78,
     "mlp": 0.87, "neuron": 0.87, "mlp_rest": 0.87, "mlp_bias": 0.87, "mlp_norm_bias": 0.94, "resid_post": 1.0,
-    "mixer": 0.33, "attn_feature": 0.33, "attn_error": 0.33, "feature": 0.87, "mlp_error": 0.87,
+    "resid_cross": 0.46, "cross_head": 0.56, "cross_bias": 0.61, "mixer": 0.33, "attn_feature": 0.33, "attn_error": 0.33, "feature": 0.87, "mlp_error": 0.87,
 }  # fmt: skip
 _ABOVE_TOP = {"final_norm": 0.1, "final_norm_bias": 0.2, "unembed_bias": 0.5, "logit": 0.6, "logits": 0.6}
-_ON_THE_LINE = frozenset({"embed", "resid_pre", "resid_mid", "resid_post", "final_norm", "logit", "logits"})
-_BESIDE = frozenset(NODE_KINDS) - _ON_THE_LINE - {"attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias"}
-_BIASES = frozenset({"attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
+_ON_THE_LINE = frozenset(
+    {"embed", "resid_pre", "resid_cross", "resid_mid", "resid_post", "final_norm", "logit", "logits"}
+)
+_BIASES = frozenset({"attn_bias", "cross_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
+_BESIDE = frozenset(NODE_KINDS) - _ON_THE_LINE - _BIASES
 _BIAS_COLUMN = 0.5
 _CIRCUIT = frozenset({"embed", "head", "kv_group", "mlp", "logits"})
 _MLP_COLUMN = "MLP"
@@ -86,12 +88,40 @@ def is_circuit(graph: FlowGraph) -> bool:
 def columns(graph: FlowGraph) -> tuple[str, ...]:
     """What stands along the axis that layers do not: the tokens; of a circuit the numbers of its heads, and the MLPs."""
     if not is_circuit(graph):
-        return tuple(visible(token) for token in graph.info.tokens)
+        # A free column stands between two stacks.
+        others = [visible(token) for stack in graph.info.stacks for token in (*stack.tokens, "")]
+        return (*others, *(visible(token) for token in graph.info.tokens))
     heads, groups = (
         sorted({node.head or 0 for node in graph.nodes if node.kind == kind}) for kind in ("head", "kv_group")
     )
     mlps = [_MLP_COLUMN] if any(node.kind == "mlp" for node in graph.nodes) else []
     return (*(f"KV{group}" for group in groups), *(f"H{head}" for head in heads), *mlps)
+
+
+def column_of(graph: FlowGraph, node: Node) -> int:
+    """The column of a node's position, in that of the explained position if it has none."""
+    position = graph.info.position if node.position is None else node.position
+    passed = [stack.name for stack in graph.info.stacks]
+    between = len(passed) if node.stack is None or node.stack not in passed else passed.index(node.stack)
+    return graph.info.column(node.stack, position) + between
+
+
+def column_names(graph: FlowGraph) -> list[str] | None:
+    """The number of each column's position within its stack, with the stack's name; None for one stack, whose columns are its positions."""
+    if not graph.info.stacks:
+        return None
+    names = [
+        name
+        for stack in graph.info.stacks
+        for name in (*(f"{n} of the {stack.name}" for n in range(len(stack.tokens))), "")
+    ]
+    return [*names, *map(str, range(len(graph.info.tokens)))]
+
+
+def heights(graph: FlowGraph) -> tuple[int, int]:
+    """First and one-past-last layer that the picture has room for: those of the deepest stack."""
+    first, end = graph.info.layers
+    return first, max([end, *(first + stack.layers for stack in graph.info.stacks)])
 
 
 def places(graph: FlowGraph, strength: Sequence[float]) -> tuple[Place, ...]:
@@ -136,7 +166,7 @@ def _beside_the_target(
 
 def extent(graph: FlowGraph, placed: Sequence[Place]) -> Extent:
     """Room that a graph needs; every token of the prompt and every layer counts, drawn or not."""
-    first, end = graph.info.layers
+    first, end = heights(graph)
     wide = len(columns(graph))
     return Extent(
         tokens=max([float(wide), *(place.token + 1 for place in placed if place.token > wide - 1)]),
@@ -164,8 +194,7 @@ def _circuit_places(graph: FlowGraph) -> tuple[Place, ...]:
 def _base(node: Node, graph: FlowGraph) -> tuple[float, float]:
     first, end = graph.info.layers
     in_bias_column = node.kind in _BIASES and node.position is None
-    position = graph.info.position if node.position is None else node.position
-    token = position + (_BIAS_COLUMN if in_bias_column else 0.0)
+    token = column_of(graph, node) + (_BIAS_COLUMN if in_bias_column else 0.0)
     if node.layer is not None:
         return token, node.layer - first + _ABOVE_BLOCK[node.kind]
     return token, end - first + _ABOVE_TOP[node.kind] if node.kind in _ABOVE_TOP else 0.0

@@ -51,6 +51,10 @@ def prompt_text(info: GraphInfo, longest: int | None = None) -> str:
     """The prompt on one line; of a graph of several prompts, such as a circuit, their number."""
     if not info.tokens and info.outside:
         return "prompts that are not in the file"
+    if info.stacks:
+        return " → ".join(
+            prompt_line(tokens, longest) for tokens in (*(one.tokens for one in info.stacks), info.tokens)
+        )
     if info.tokens or "prompts" not in info.options:
         return prompt_line(info.tokens, longest)
     count = info.options["prompts"]
@@ -60,6 +64,9 @@ def prompt_text(info: GraphInfo, longest: int | None = None) -> str:
 def layers_text(graph: FlowGraph) -> str:
     """Which layers the graph spans, and of how many, where that differs."""
     first, end = graph.info.layers
+    if graph.info.stacks:
+        others = " and ".join(f"{one.layers} of the {one.name}" for one in graph.info.stacks)
+        return f"{end - first} layers and {others}"
     if end - first == graph.info.total_layers:
         return f"{end} layer{'s' if end != 1 else ''}"
     which = f"layer {first}" if end - first == 1 else f"layers {first}–{end - 1}"

@@ -151,8 +151,9 @@ def _beginnings(graph: FlowGraph, flow: Float[np.ndarray, "E"], of: str) -> Iter
 
 def _crosses(graph: FlowGraph, e: int) -> bool:
     """Whether an edge leads from one position to another."""
-    ends = [graph.nodes[n[e]].position for n in (graph.source, graph.target)]
-    return not graph.structural[e] and None not in ends and ends[0] != ends[1]
+    source, target = (graph.nodes[n[e]] for n in (graph.source, graph.target))
+    ends = [(node.stack, node.position) for node in (source, target)]
+    return not graph.structural[e] and None not in (source.position, target.position) and ends[0] != ends[1]
 
 
 def _move(graph: FlowGraph, e: int) -> str:
@@ -164,7 +165,8 @@ def _move(graph: FlowGraph, e: int) -> str:
     query, key = (int(column[e]) for column in (graph.query_pos, graph.key_pos))
     if query < 0 or key < 0:
         return f"In layer {graph.layer[e]}{head}, {_named(graph, target)} reads {_named(graph, source)}"
-    return f"In layer {graph.layer[e]}{head}, {_position(graph, query)} reads {_position(graph, key)}"
+    where = f"layer {graph.layer[e]}{f' of the {target.stack}' if target.stack else ''}"
+    return f"In {where}{head}, {_position(graph, query, target.stack)} reads {_position(graph, key, source.stack)}"
 
 
 def _signed_percent(graph: FlowGraph, e: int) -> str:
@@ -276,7 +278,7 @@ def _reads(graph: FlowGraph, n: int, incoming: dict[int, list[int]]) -> str:
     node = graph.nodes[graph.source[max(values, key=lambda e: abs(float(graph.weight[e])))]]
     reading = graph.readings[graph.nodes.index(node)] if graph.readings else None
     attended = "" if reading is None or reading.activation is None else f" with attention {reading.activation:.2f}"
-    return f"reads position {node.index} ({_at(graph, node.index or 0)}){attended} and "
+    return f"reads position {node.index} ({_token(_token_at(graph, node.index or 0))}){attended} and "
 
 
 def _writes(graph: FlowGraph, n: int) -> str:
@@ -293,7 +295,7 @@ def _writes(graph: FlowGraph, n: int) -> str:
 def _part(graph: FlowGraph, e: int) -> str:
     name = label(graph.nodes[graph.source[e]])
     return (
-        f"{name} reading {_at(graph, int(graph.key_pos[e]))}"
+        f"{name} reading {_token(_token_at(graph, int(graph.key_pos[e])))}"
         if graph.key_pos[e] != graph.query_pos[e] and graph.key_pos[e] >= 0
         else name
     )
@@ -327,24 +329,23 @@ def _named(graph: FlowGraph, node: Node) -> str:
     """A node by its label and its token."""
     name = _own_name(graph, node) or printable(label(node))
     position = node.position
-    return name if position is None or not _token_at(graph, position) else f"{name} ({_at(graph, position)})"
+    token = "" if position is None else _token_at(graph, position, node.stack)
+    return f"{name} ({_token(token)})" if token else name
 
 
 def _place(graph: FlowGraph, node: Node) -> str:
-    return label(node) if node.position is None else _position(graph, node.position)
+    return label(node) if node.position is None else _position(graph, node.position, node.stack)
 
 
-def _position(graph: FlowGraph, position: int) -> str:
-    return f"position {position} ({_at(graph, position)})" if _token_at(graph, position) else f"position {position}"
+def _position(graph: FlowGraph, position: int, stack: str | None = None) -> str:
+    token, where = _token_at(graph, position, stack), f"position {position}{f' of the {stack}' if stack else ''}"
+    return f"{where} ({_token(token)})" if token else where
 
 
-def _token_at(graph: FlowGraph, position: int) -> str:
+def _token_at(graph: FlowGraph, position: int, stack: str | None = None) -> str:
     """The token at a position, empty where the graph does not say it."""
-    return graph.info.tokens[position] if position < len(graph.info.tokens) else ""
-
-
-def _at(graph: FlowGraph, position: int) -> str:
-    return _token(_token_at(graph, position))
+    tokens = graph.info.tokens_of(stack)
+    return tokens[position] if position < len(tokens) else ""
 
 
 def _token(token: str) -> str:

@@ -151,6 +151,7 @@ def _negative(trace: Trace, rows: Float[Tensor, "n d_model"], k: int) -> list[No
 def _check_model(trace: Trace) -> None:
     loaded = trace.model
     loaded.require_head("a graph in VISIT's style")
+    loaded.anatomy.refuse_stacks("a graph in VISIT's style")
     if trace.wiring not in ("sequential", "parallel"):
         where = {
             "sandwich": "norms what attention and MLP add before it enters the state, so that rows of W_O and neurons are not "

@@ -9,7 +9,7 @@ function createAxes(page) {
   const tokens = data.tokens.map((text, token) => {
     const label = tokenText(text);
     label.className = token === data.position ? 'tick goal' : 'tick';
-    label.title = data.position === null ? text : `${text} at position ${token}`;
+    label.title = data.position === null ? text : `${text} at position ${data.numbers?.[token] ?? token}`;
     return label;
   });
   const layers = Array.from({ length: data.layers[1] - data.layers[0] }, (_, i) => element('span', {}, `L${i + data.layers[0]}`));

@@ -1,0 +1,101 @@
+"""Models of two stacks: the encoder that such a model holds, and what its decoder begins with and writes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import PromptError
+from .eager import evaluating
+from .kinds import is_encoder_decoder
+
+SOURCE = "encoder"
+"""Name of the stack whose last states a decoder reads."""
+DECODER_IDS = "decoder_input_ids"
+"""Argument of an encoder–decoder that holds the decoder's tokens."""
+
+
+def encoder_of(model: Any) -> Any:
+    """The encoder of an encoder–decoder; None for any other model."""
+    return model.get_encoder() if is_encoder_decoder(model) else None
+
+
+def decoder_embeddings(model: Any) -> nn.Module | None:
+    """The table of the vectors of the decoder's tokens; None where there is none."""
+    for part in (model.get_decoder(), model):
+        try:
+            table = part.get_input_embeddings()
+        except (AttributeError, NotImplementedError):  # classes without one say so in both ways
+            continue
+        if isinstance(getattr(table, "weight", None), Tensor) and table.weight.ndim == 2:
+            return table  # type: ignore[no-any-return]
+    return None
+
+
+MOST_GENERATED = 64
+"""Tokens that a decoder writes by itself at most, where nobody says what it has written."""
+
+
+def start_id(model: Any) -> int:
+    """The token that the decoder of an encoder–decoder begins with.
+
+    Raises
+    ------
+    PromptError
+        If its config names none.
+    """
+    for config in (getattr(model, "generation_config", None), model.config):
+        found = getattr(config, "decoder_start_token_id", None)
+        if isinstance(found, int):
+            return found
+    # As the models that name none begin: BERT's decoders with the first of these, T5's with the last.
+    for name in ("bos_token_id", "pad_token_id"):
+        found = getattr(model.config.get_text_config(decoder=True), name, None)
+        if isinstance(found, int):
+            return found
+    raise PromptError(
+        f"the config of {type(model).__name__} names no decoder_start_token_id, so it is not known what its decoder begins with; "
+        "set it, or give the decoder's tokens with it: target_ids="
+    )
+
+
+def written_ids(model: Any, tokenizer: Any, text: str) -> tuple[int, ...]:
+    """What the decoder reads of a text, as in training: its start token, then the text's tokens without the end token."""
+    try:
+        ids = list(tokenizer(text_target=text)["input_ids"])
+    except TypeError:  # tokenizers of one kind of text alone do not know the word
+        ids = list(tokenizer(text)["input_ids"])
+    shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    ends = bool(ids) and ids[-1] == tokenizer.eos_token_id
+    if shift is not None and not ends:
+        # Such as mBART, whose last token says the language and goes to the front.
+        return tuple(int(one) for one in shift(torch.tensor([ids]))[0])
+    return (start_id(model), *(ids[:-1] if ends else ids))
+
+
+def generated_ids(model: Any, feed: Mapping[str, Tensor], context: int | None) -> tuple[int, ...]:
+    """What the decoder reads when the model writes by itself: its start, then the most probable token each time.
+
+    Parameters
+    ----------
+    model
+        The encoder–decoder.
+    feed
+        The encoder's arguments.
+    context
+        How many tokens the decoder takes.
+    """
+    most = MOST_GENERATED if context is None else max(1, min(MOST_GENERATED, context - 1))
+    with torch.no_grad(), evaluating(model):
+        found = model.generate(
+            **feed, max_new_tokens=most, do_sample=False, num_beams=1, decoder_start_token_id=start_id(model)
+        )
+    ids = [int(one) for one in found[0]]
+    ends = getattr(model.generation_config, "eos_token_id", None)
+    ends = {ends} if isinstance(ends, int) else set(ends or ())
+    while len(ids) > 1 and ids[-1] in ends:
+        ids.pop()
+    return tuple(ids)

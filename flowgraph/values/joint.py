@@ -1,0 +1,145 @@
+"""Several stacks as one chain: the steps of all of them in the order of time, over the positions of all of them.
+
+An encoder's layers come first, then each layer of the decoder in two steps, attention to itself and attention to the encoder. In a
+step, positions of the other stack stay as they are: they are *idle*, and no edge is theirs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Bool
+
+from .node import STACKS, Node
+
+StepPart = Literal["self", "cross"]
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a joint chain: an attention, and the MLP after it where there is one.
+
+    Attributes
+    ----------
+    stack
+        The stack whose states it writes to; None for the last one.
+    layer
+        Number of the layer in its stack.
+    part
+        ``"self"``: attention of the stack to itself. ``"cross"``: to the encoder.
+    has_mlp
+        Whether the layer's MLP follows.
+    """
+
+    stack: str | None
+    layer: int
+    part: StepPart
+    has_mlp: bool
+
+
+@dataclass(frozen=True)
+class Joint:
+    """The steps of several stacks, and whose positions are whose.
+
+    Attributes
+    ----------
+    steps
+        In the order of time.
+    stacks
+        (name, number of positions) in the order of the joint positions; the last one has no name.
+    """
+
+    steps: tuple[Step, ...]
+    stacks: tuple[tuple[str | None, int], ...]
+
+    @cached_property
+    def positions(self) -> dict[str | None, slice]:
+        """Joint positions of each stack."""
+        found, first = {}, 0
+        for name, count in self.stacks:
+            found[name] = slice(first, first + count)
+            first += count
+        return found
+
+    @property
+    def count(self) -> int:
+        """Number of joint positions."""
+        return sum(count for _, count in self.stacks)
+
+    @cached_property
+    def enters(self) -> Bool[np.ndarray, "step position"]:
+        """[step, position] whether a step writes by attention to the state at a position."""
+        found = np.zeros((len(self.steps), self.count), bool)
+        for row, step in enumerate(self.steps):
+            found[row, self.positions[step.stack]] = True
+        return found
+
+    @cached_property
+    def has_mlp(self) -> Bool[np.ndarray, "step position"]:
+        """[step, position] whether a step writes by an MLP to the state at a position."""
+        found: np.ndarray = self.enters & np.array([step.has_mlp for step in self.steps])[:, None]
+        return found
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """[step] each step in words: ``"enc.L0"``, ``"L0 self"``, ``"L0 cross"``."""
+        return tuple(
+            f"L{step.layer} {step.part}" if step.stack is None else f"{STACKS[step.stack]}.L{step.layer}"
+            for step in self.steps
+        )
+
+    def place(self, position: int) -> tuple[str | None, int]:
+        """Stack and own number of a joint position."""
+        for name, where in self.positions.items():
+            if where.start <= position < where.stop:
+                return name, position - where.start
+        raise IndexError(position)
+
+    def own(self, positions: Any) -> Any:
+        """Joint positions as numbers within their stacks; −1 stays."""
+        starts = np.concatenate([np.full(count, self.positions[name].start) for name, count in self.stacks])
+        at = np.asarray(positions)
+        return np.where(at < 0, at, at - starts[at])
+
+    def layer_of(self, steps: Any) -> Any:
+        """Steps as numbers of layers in their stacks; −1 stays."""
+        layers = np.array([step.layer for step in self.steps])
+        at = np.asarray(steps)
+        return np.where(at < 0, at, layers[at])
+
+    def steps_of(self, layer: int) -> tuple[int, ...]:
+        """Steps of a layer of the last stack."""
+        return tuple(n for n, step in enumerate(self.steps) if step.stack is None and step.layer == layer)
+
+    def node(self, kind: str, step: int | None, head: int | None, position: int | None) -> Node:
+        """The node that stands at a step and a joint position; ``kind`` as in a chain of one stack."""
+        stack, own = (None, None) if position is None else self.place(position)
+        if step is None:
+            return Node(kind, head=head, position=own, stack=stack)  # type: ignore[arg-type]
+        found = self.steps[step]
+        if position is None:
+            stack = found.stack
+        if kind == "head" and found.part == "cross":
+            kind = "cross_head"
+        elif kind == "attn_bias" and found.part == "cross":
+            kind = "cross_bias"
+        elif kind == "resid_mid" and not found.has_mlp:
+            kind = "resid_cross"
+        return Node(kind, layer=found.layer, head=head, position=own, stack=stack)  # type: ignore[arg-type]
+
+    def position_of(self, node: Node) -> int | None:
+        """The joint position of a node."""
+        return None if node.position is None else self.positions[node.stack].start + node.position
+
+    def row_of(self, node: Node) -> int | None:
+        """The step that a node belongs to, where it has a layer."""
+        if node.layer is None:
+            return None
+        part = "cross" if node.kind in ("cross_head", "resid_mid", "resid_post", "mlp") else "self"
+        for row, step in enumerate(self.steps):
+            if (step.stack, step.layer) == (node.stack, node.layer) and (step.part == part or step.stack is not None):
+                return row
+        return None

@@ -1,0 +1,400 @@
+"""Encoder–decoders: two stacks and the attention between them, found, proved, traced, drawn and saved.
+
+Every model is tiny and random, its biases and those of its logits included.
+"""
+
+from __future__ import annotations
+
+import itertools
+from functools import cache
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import flowgraph as fg
+from flowgraph.errors import ArgumentError, FileFormatError, PromptError, UnsupportedReadingError
+from flowgraph.methods.logits import total
+from flowgraph.models.eager import eager_attention
+from tests.every_type import model_of
+
+SEQUENTIAL = (
+    "t5", "mt5", "umt5", "mbart", "pegasus", "m2m_100", "blenderbot", "switch_transformers", "longt5", "nllb-moe", "t5gemma",
+)  # fmt: skip
+POST_NORM = ("bart", "marian", "plbart", "mvp", "blenderbot-small")
+WITHOUT_ENCODER = ("led", "pegasus_x", "bigbird_pegasus")
+SOURCE, TARGET = [5, 6, 7, 8, 9, 10, 11, 12], [9, 8, 7, 6]
+S, T = len(SOURCE), len(TARGET) + 1
+
+
+@cache
+def loaded_of(model_type: str) -> fg.LoadedModel:
+    model = model_of(model_type, "sequences").eval()
+    torch.manual_seed(3)
+    with torch.no_grad():
+        for name, values in itertools.chain(model.named_parameters(), model.named_buffers()):
+            if name.endswith("bias") and values.is_floating_point():
+                values.normal_(0, 0.3)
+    return fg.load_model(model)
+
+
+@cache
+def trace_of(model_type: str) -> fg.Trace:
+    return fg.trace(loaded_of(model_type), fg.inputs(ids=SOURCE, target_ids=TARGET))
+
+
+def parts_of(model):
+    return {"input_ids": torch.tensor([SOURCE])}, torch.tensor([[model.config.decoder_start_token_id or 0, *TARGET]])
+
+
+@pytest.mark.parametrize("model_type", [*SEQUENTIAL, *POST_NORM])
+def test_both_stacks_open_whole(model_type):
+    loaded = loaded_of(model_type)
+    assert loaded.level == "full"
+    assert loaded.stacks["encoder"].level == "stream"
+    assert max(loaded.proof.values()) < 1e-5, loaded.proof
+    assert sum("to the other stack" in name for name in loaded.proof) == 4
+    trace = trace_of(model_type)
+    with torch.no_grad(), eager_attention(loaded.model):
+        said = loaded.model(**trace.fed.feed(loaded), output_attentions=True)
+    torch.testing.assert_close(trace.logits, said.logits[0, -1], rtol=1e-5, atol=1e-5)
+    assert torch.equal(trace.pattern, torch.cat(said.decoder_attentions))
+    assert torch.equal(trace.cross_pattern, torch.cat(said.cross_attentions))
+    if "encoder" in trace.stacks and said.encoder_attentions and model_type != "longt5":
+        assert torch.equal(trace.stacks["encoder"].pattern, torch.cat(said.encoder_attentions))
+    for k in (1, 3):
+        assert fg.logit_lens(trace)[-1, -1].top[k - 1][0] == trace.predictions(k).columns["token"][k - 1]
+
+
+@pytest.mark.parametrize("model_type", WITHOUT_ENCODER)
+def test_the_decoder_opens_where_the_encoder_does_not(model_type):
+    model = model_of(model_type, "sequences").eval()
+    with pytest.warns(UserWarning, match="the encoder of .* is not traced"):
+        loaded = fg.load_model(model)
+    assert loaded.level == "full"
+    assert not loaded.stacks
+    trace = fg.trace(loaded, fg.inputs(ids=SOURCE, target_ids=TARGET))
+    assert trace.attention["decoder.cross"].pattern.shape[-1] == S
+    with pytest.raises(UnsupportedReadingError, match="run through its encoder, which is not traced"):
+        fg.build_graph(trace)
+    with pytest.raises(UnsupportedReadingError, match="run through its encoder, which is not traced"):
+        fg.attention_rollout(trace)
+
+
+def test_each_kind_of_attention_has_a_name():
+    trace = trace_of("t5")
+    attention = trace.attention
+    assert list(attention) == ["decoder.self", "decoder.cross", "encoder.self"]
+    assert [tuple(one.pattern.shape[1:]) for one in attention.values()] == [(4, T, T), (4, T, S), (4, S, S)]
+    for one in attention.values():
+        made = one.pattern @ one.v
+        torch.testing.assert_close(made, one.z, rtol=1e-5, atol=1e-5)
+    assert attention["decoder.cross"].out is trace.cross_out
+    assert repr(trace).startswith("Trace('T5ForConditionalGeneration', 8 tokens of the encoder and 5 of the decoder")
+
+
+@pytest.mark.parametrize("model_type", ["t5", "bart", "t5gemma"])
+def test_a_forced_pass_gives_each_step_of_generation(model_type):
+    loaded = loaded_of(model_type)
+    given = fg.inputs(ids=SOURCE).of(loaded)
+    row = given.rows[0]
+    assert row.generated
+    whole = fg.trace(loaded, given, logits="all")
+    with torch.no_grad(), eager_attention(loaded.model):
+        encoded, past = loaded.model.get_encoder()(input_ids=torch.tensor([SOURCE])), None
+        for step, token in enumerate(row.token_ids[:6]):
+            said = loaded.model(
+                encoder_outputs=encoded, decoder_input_ids=torch.tensor([[token]]), past_key_values=past, use_cache=True
+            )
+            past = said.past_key_values
+            torch.testing.assert_close(whole.logits[step], said.logits[0, -1], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("model_type", SEQUENTIAL)
+def test_a_logit_is_the_sum_of_parts_of_both_kinds_of_attention(model_type):
+    trace = trace_of(model_type)
+    parts = fg.direct_logit_attribution(trace)
+    assert parts.completeness_error < 1e-5
+    np.testing.assert_allclose(parts.cross_by_source.sum(-1), parts.cross_heads, rtol=1e-6, atol=1e-9)
+    assert sum(parts.table().columns["logits"]) == pytest.approx(parts.logit, abs=1e-4)
+    assert {"head", "cross_head"} <= set(parts.table().columns["kind"])
+    weights = fg.edge_weights(trace, method="logits")
+    assert total(weights) == pytest.approx(parts.logit, abs=1e-4)
+    graph = fg.build_graph(weights, level="head")
+    crossing = [n for n, node in enumerate(graph.nodes) if node.kind == "cross_head"]
+    for n in crossing:
+        node = graph.nodes[n]
+        into = float(graph.weight[graph.target == n].sum())
+        assert into == pytest.approx(parts.cross_heads[node.layer, node.head], abs=1e-6)
+
+
+@pytest.mark.parametrize("model_type", POST_NORM)
+def test_post_norm_decoders_have_no_direct_attribution(model_type):
+    with pytest.raises(UnsupportedReadingError, match="post-norm"):
+        fg.direct_logit_attribution(trace_of(model_type))
+
+
+def by_hand(trace, states):
+    """Rollout over both stacks as two recursions: [decoder, encoder] and [decoder, decoder] shares after the last layer."""
+    encoder = np.eye(S)
+    for matrix in states["encoder"]:
+        encoder = matrix @ encoder
+    own, source = np.eye(T), np.zeros((T, S))
+    for matrix, (along, read) in zip(states["self"], states["cross"], strict=True):
+        own, source = matrix @ own, matrix @ source
+        own, source = along[:, None] * own, along[:, None] * source + read @ encoder
+    return source, own
+
+
+@pytest.mark.parametrize("model_type", ["t5", "bart", "t5gemma"])
+def test_rollout_over_two_stacks_is_two_recursions(model_type):
+    trace = trace_of(model_type)
+    halves = {
+        "encoder": [(one + np.eye(S)) / 2 for one in trace.stacks["encoder"].pattern.double().mean(1).numpy()],
+        "self": [(one + np.eye(T)) / 2 for one in trace.pattern.double().mean(1).numpy()],
+        "cross": [(np.full(T, 0.5), one / 2) for one in trace.cross_pattern.double().mean(1).numpy()],
+    }
+    source, own = by_hand(trace, halves)
+    rollout = fg.attention_rollout(trace)
+    np.testing.assert_allclose(rollout[-1, S:, :S], source, atol=1e-7)
+    np.testing.assert_allclose(rollout[-1, S:, S:], own, atol=1e-7)
+    # The half-half rule alone gives the source 1 − 2^−L.
+    np.testing.assert_allclose(source.sum(1), 1 - 0.5**trace.n_layers, atol=1e-6)
+    assert rollout.steps[-1] == f"L{trace.n_layers - 1} cross"
+    assert rollout.tokens == (*trace.stacks["encoder"].tokens, *trace.tokens)
+    assert "L0 self" in rollout.layer(trace.stacks["encoder"].n_layers).measure
+
+
+@pytest.mark.parametrize("method", ["attention", "norms", "proximity"])
+@pytest.mark.parametrize("model_type", ["t5", "bart", "t5gemma"])
+def test_what_enters_a_state_is_one(model_type, method):
+    weights = fg.edge_weights(trace_of(model_type), method=method)
+    for level in ("token", "head"):
+        graph = fg.build_graph(weights, level=level)
+        assert fg.mass(graph) == pytest.approx(1.0)
+        entered = np.zeros(len(graph.nodes))
+        np.add.at(entered, graph.target, np.where(graph.structural, 0.0, np.abs(graph.share)))
+        real = entered[entered > 0]
+        np.testing.assert_allclose(real, 1.0, atol=1e-6)
+        assert graph.info.total_edges == int((~graph.structural).sum())
+    flow = fg.attention_flow(weights, source=-1)
+    assert flow.shape == (S + T,)
+    assert (np.asarray(flow) >= 0).all()
+
+
+@pytest.mark.parametrize("method", ["attention", "norms", "proximity", "logits"])
+@pytest.mark.parametrize("level", ["token", "head"])
+def test_routes_are_the_part_of_the_graph_that_leads_to_the_start(method, level):
+    weights = fg.edge_weights(trace_of("t5"), method=method)
+    graph = fg.build_graph(weights, level=level, threshold=0.03)
+    found = fg.routes(weights, threshold=0.03, level=level)
+
+    def edges_of(one):
+        ends = ((one.nodes[s], one.nodes[t]) for s, t in zip(one.source, one.target, strict=True))
+        return {(*pair, int(k)): (w, f) for pair, k, w, f in zip(ends, one.kind, one.weight, one.flow, strict=True)}
+
+    edges, got = edges_of(graph), edges_of(found)
+    reached, grew = {next(node for node in graph.nodes if node.kind == "logit")}, True
+    while grew:
+        more = {source for source, target, _ in edges if target in reached} - reached
+        reached |= more
+        grew = bool(more)
+    expected = {ends: numbers for ends, numbers in edges.items() if ends[1] in reached}
+    assert got.keys() == expected.keys()
+    # Weight and flow of an edge are the same, whichever way the graph was made.
+    for ends, numbers in got.items():
+        assert numbers == pytest.approx(expected[ends], abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "start",
+    [
+        fg.Node("resid_post", layer=1, position=2, stack="encoder"),
+        fg.Node("resid_cross", layer=1, position=3),
+        fg.Node("mlp", layer=0, position=4),
+        fg.Node("cross_head", layer=1, head=2, position=4),
+        fg.Node("head", layer=1, head=0, position=1, stack="encoder"),
+    ],
+    ids=str,
+)
+def test_flow_runs_into_any_node_of_either_stack(start):
+    weights = fg.edge_weights(trace_of("t5"), method="proximity")
+    graph = fg.build_graph(weights, level="head", start=start)
+    assert graph.info.flow_into == str(start)
+    into = graph.target == graph.nodes.index(start)
+    assert graph.flow[into].sum() == pytest.approx(1.0)
+    assert fg.routes(weights, start, threshold=0.02, level="head").nodes
+
+
+def test_a_node_that_is_not_there_is_refused():
+    weights = fg.edge_weights(trace_of("t5"), method="proximity")
+    for start in (
+        fg.Node("resid_cross", layer=1, position=2, stack="encoder"), fg.Node("resid_post", layer=1, position=7),
+        fg.Node("cross_head", layer=0, head=0, position=0), fg.Node("resid_post", layer=5, position=0, stack="encoder"),
+    ):  # fmt: skip
+        with pytest.raises(ArgumentError, match="is not a node of these weights"):
+            fg.routes(weights, start, threshold=0.1)
+
+
+def planted(reads: int):
+    """A T5 whose decoder reads position ``reads`` of the encoder in one head alone, and nothing else of it."""
+    config = transformers.T5Config(
+        vocab_size=40, d_model=16, d_kv=8, d_ff=16, num_layers=1, num_decoder_layers=1, num_heads=2, decoder_start_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.T5ForConditionalGeneration(config).eval()
+    attention = model.decoder.block[0].layer[1].EncDecAttention
+    with torch.no_grad():
+        attention.v.weight[8:] = 0.0  # the second head writes nothing, the first much
+        attention.o.weight.mul_(20.0)
+        # The encoder writes next to nothing, and every token but one has the same vector: the first head finds it.
+        for block in model.encoder.block:
+            block.layer[0].SelfAttention.o.weight.mul_(0.01)
+            block.layer[1].DenseReluDense.wo.weight.mul_(0.01)
+        model.shared.weight[1:9] = model.shared.weight[1]
+        model.shared.weight[20] = -3 * model.shared.weight[1]
+        attention.q.weight.zero_()
+        attention.k.weight.zero_()
+        query = model.shared.weight[0] / model.shared.weight[0].norm()
+        key = model.shared.weight[20] / model.shared.weight[20].norm()
+        attention.q.weight[0], attention.k.weight[0] = 8 * query, 8 * key
+    return fg.load_model(model), [20 if n == reads else 2 for n in range(6)]
+
+
+@pytest.mark.parametrize("reads", [0, 3, 5])
+def test_a_planted_head_is_found_with_what_it_reads(reads):
+    loaded, ids = planted(reads)
+    trace = fg.trace(loaded, fg.inputs(ids=ids, target_ids=[0]))
+    assert int(trace.cross_pattern[0, 0, -1].argmax()) == reads
+    assert float(trace.cross_pattern[0, 0, -1, reads]) > 0.9
+    parts = fg.direct_logit_attribution(trace)
+    assert np.abs(parts.cross_heads[0, 1]) < 1e-6 < np.abs(parts.cross_heads[0, 0])
+    graph = fg.build_graph(trace, level="head", threshold=0.05)
+    edges = {(str(graph.nodes[s]), str(graph.nodes[t])) for s, t in zip(graph.source, graph.target, strict=True)}
+    last = len(trace.tokens) - 1
+    assert (f"enc.L0.resid_post@{reads}", f"L0.cross.H0@{last}") in edges
+    assert not any("cross.H1" in end for ends in edges for end in ends)
+
+
+@pytest.mark.parametrize("model_type", ["t5", "bart"])
+def test_a_trace_of_two_stacks_is_saved_whole(model_type, tmp_path):
+    trace = trace_of(model_type)
+    path = trace.save(tmp_path / "two.safetensors")
+    back = fg.Trace.load(path)
+    assert back.fed == trace.fed
+    assert back.stacks["encoder"].tokens == trace.stacks["encoder"].tokens
+    for one, other in ((back, trace), (back.stacks["encoder"], trace.stacks["encoder"])):
+        assert one.sites.keys() == other.sites.keys()
+        assert all(torch.equal(one.sites[name], other.sites[name]) for name in one.sites)
+    again = fg.trace(loaded_of(model_type), back.inputs)
+    assert torch.equal(again.logits, trace.logits)
+    attached = back.attach(loaded_of(model_type))
+    assert fg.mass(fg.build_graph(attached)) == pytest.approx(1.0)
+
+
+def test_a_file_of_two_stacks_that_do_not_fit_is_refused(tmp_path):
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    path = trace_of("t5").save(tmp_path / "two.safetensors")
+    with safe_open(path, "pt") as file:
+        meta, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for name, value in (
+        ("sites.cross_pattern", tensors["sites.cross_pattern"][..., 1:]),
+        ("sites.cross_pattern", tensors["sites.cross_pattern"] - 2),
+    ):
+        save_file({**tensors, name: value.contiguous()}, tmp_path / "bad.safetensors", meta)
+        with pytest.raises(FileFormatError):
+            fg.Trace.load(tmp_path / "bad.safetensors")
+
+
+@pytest.mark.parametrize("level", ["token", "head"])
+def test_files_pages_and_pictures_hold_both_stacks(level, tmp_path):
+    graph = fg.build_graph(trace_of("t5"), level=level, mass=0.9)
+    for name in ("graph.json", "graph.graphml"):
+        back = fg.FlowGraph.load(graph.save(tmp_path / name))
+        assert back.nodes == graph.nodes
+        assert back.info.stacks == graph.info.stacks
+        np.testing.assert_array_equal(back.weight, graph.weight)
+    assert fg.FlowGraph.from_networkx(graph.to_networkx()).nodes == graph.nodes
+    table = graph.save(tmp_path / "graph.csv")
+    assert table
+    page = graph._repr_html_()
+    assert "enc.L2.resid_post@7" in page
+    for name in (
+        "graph.svg",
+        "graph.html",
+        "graph.dot",
+        "graph.gexf",
+        "graph.gml",
+        "graph.tex",
+        "graph.pdf",
+        "graph.png",
+    ):
+        assert graph.save(tmp_path / name).stat().st_size > 500
+    text = graph.explain()
+    assert "of the encoder" in str(text)
+
+
+def test_nodes_of_an_encoder_have_keys():
+    node = fg.Node("head", layer=2, head=1, position=4, stack="encoder")
+    for short in (False, True):
+        assert fg.parse_node(fg.node_key(node, short=short)) == node
+    assert str(node) == "enc.L2H1@4"
+    assert str(fg.Node("cross_head", layer=2, head=1, position=4)) == "L2.cross.H1@4"
+    with pytest.raises(ArgumentError, match="is not a stack"):
+        fg.parse_node("tower/head.2.1.4")
+    with pytest.raises(ArgumentError, match="is not a stack"):
+        fg.Node("embed", position=0, stack="tower")
+
+
+def test_what_the_decoder_has_written_is_given_or_generated():
+    loaded = loaded_of("bart")
+    start = loaded.model.config.decoder_start_token_id
+    given = fg.inputs(ids=SOURCE, target_ids=TARGET).of(loaded).rows[0]
+    assert given.token_ids == (start, *TARGET)
+    assert given.encoder.token_ids == tuple(SOURCE)
+    assert fg.inputs(ids=SOURCE, target_ids=[start, *TARGET]).of(loaded).rows[0].token_ids == (start, *TARGET)
+    several = fg.trace(loaded, fg.inputs(ids=[SOURCE, SOURCE[::-1]], target_ids=[TARGET, TARGET[:2]]))
+    assert [len(one.tokens) for one in several] == [5, 3]
+    assert torch.equal(several[0].logits, trace_of("bart").logits)
+
+
+def test_prompts_that_do_not_fit_are_refused():
+    loaded = loaded_of("bart")
+    with pytest.raises(PromptError, match="token id 999 is not in this model's vocabulary"):
+        fg.trace(loaded, fg.inputs(ids=[999], target_ids=TARGET))
+    with pytest.raises(PromptError, match="token id 999 is not in this model's vocabulary"):
+        fg.trace(loaded, fg.inputs(ids=SOURCE, target_ids=[999]))
+    with pytest.raises(PromptError, match="has no tokenizer"):
+        fg.trace(loaded, fg.inputs(ids=SOURCE, target_text="and so on"))
+    with pytest.raises(ArgumentError, match="say the same"):
+        fg.inputs(ids=SOURCE, target_ids=TARGET, target_text="and so on")
+    with pytest.raises(ArgumentError, match="has 2 rows for 1 prompts"):
+        fg.inputs(ids=SOURCE, target_ids=[TARGET, TARGET])
+    limit = loaded.stacks["encoder"].anatomy.context
+    with pytest.raises(PromptError, match=f"takes at most {limit}"):
+        fg.trace(loaded, fg.inputs(ids=[5] * (limit + 1), target_ids=TARGET))
+    from tests.tiny_models import tiny_model
+
+    with pytest.raises(PromptError, match="has no encoder"):
+        fg.trace(fg.load_model(tiny_model("llama")), fg.inputs(ids=SOURCE, target_ids=TARGET))
+
+
+def test_what_knows_one_stack_says_so():
+    trace = trace_of("t5")
+    for ask in (
+        lambda: fg.semantic_graph(trace), lambda: fg.visit_graph(trace), lambda: fg.alti_logit(trace),
+        lambda: fg.edge_weights(trace, method="ff"), lambda: fg.rollout_graph(trace),
+    ):  # fmt: skip
+        with pytest.raises(UnsupportedReadingError, match="one stack"):
+            ask()
+
+
+def test_patterns_alone_are_kept_of_both_stacks():
+    loaded = loaded_of("t5")
+    trace = fg.trace(loaded, fg.inputs(ids=SOURCE, target_ids=TARGET), keep={"pattern", "cross_pattern"})
+    assert set(trace.sites) == {"pattern", "cross_pattern"}
+    assert set(trace.stacks["encoder"].sites) == {"pattern"}
+    np.testing.assert_allclose(fg.attention_rollout(trace)[-1], fg.attention_rollout(trace_of("t5"))[-1], atol=1e-9)
