@@ -12,6 +12,29 @@ _SWITCHES = [
 ]  # fmt: skip
 
 
+_STILL = """async (selectors) => {
+  const boxes = () => selectors.map((one) => {
+    const { x, y, width, height } = document.querySelector(one).getBoundingClientRect();
+    return { x, y, width, height };
+  });
+  let [last, still] = ['', 0];
+  for (let frame = 0; still < 6; frame += 1) {
+    if (frame === 3600) throw new Error(`${selectors} did not stand still`);
+    await new Promise(requestAnimationFrame);
+    const now = JSON.stringify(boxes());
+    still = now === last ? still + 1 : 0;
+    last = now;
+  }
+  return boxes();
+}"""
+
+
+def boxes(page: Any, *selectors: str) -> list[dict[str, float]]:
+    """``x``, ``y``, ``width`` and ``height`` of elements in one look, as soon as none of them has moved for six frames."""
+    found: list[dict[str, float]] = page.evaluate(_STILL, list(selectors))
+    return found
+
+
 def launch(playwright: Any) -> Any:
     """Start Chromium.
 

@@ -29,6 +29,7 @@ from flowgraph.render.scene.semantic_style import pill_fills, semantic_styleshee
 from flowgraph.render.scene.style import THEMES, edge_stroke, rank_decade
 from flowgraph.render.words.caption import percent
 from flowgraph.values.flow_graph import EDGE_KINDS
+from tests.browser import boxes
 from tests.conftest import IDS, JAPAN
 from tests.paper import printed, whole_on_paper
 from tests.synthetic_graphs import HOSTILE, token_graph
@@ -612,8 +613,8 @@ def test_details_do_not_cover_what_they_speak_of(opened, graphs, size):  # noqa:
         page.page.mouse.click(*page.point(f"n{n}"))
         assert page.text("[data-part=details] h3").startswith(str(node))
         assert "norm" in page.text("[data-part=details] .facts")
+        [panel] = boxes(page.page, "[data-part=details]")
         x, y = page.point(f"n{n}")
-        panel = page.page.locator("[data-part=details]").bounding_box()
         assert not (panel["x"] <= x <= panel["x"] + panel["width"] and panel["y"] <= y <= panel["y"] + panel["height"])
         page.page.keyboard.press("Escape")
 

@@ -19,6 +19,7 @@ from flowgraph.render import render_html
 from flowgraph.render.notebook.widget import FlowWidget
 from flowgraph.render.scene.elements import MOST_EDGES, drawing
 from flowgraph.values.node import Node
+from tests.browser import boxes
 from tests.synthetic_graphs import HOSTILE, empty_graph, head_graph, token_graph
 from tests.test_html_browser import browser  # noqa: F401
 from tests.test_semantic_views import graphs  # noqa: F401
@@ -380,7 +381,7 @@ def test_clicks_reach_the_model_and_the_model_reaches_the_picture(cells):
     assert found.page.locator("#b input[value=share]").is_checked()
     assert found.page.locator("#a input[value=flow]").is_checked()
     assert found.page.locator("#b .flowgraph").get_attribute("data-theme") == "dark"
-    assert found.page.locator("#b .flowgraph").bounding_box()["height"] == 500
+    assert boxes(found.page, "#b .flowgraph")[0]["height"] == 500
     assert found.sent("b") == []
 
 

@@ -11,6 +11,7 @@ from urllib.parse import quote
 from flowgraph_webapp.app import create_app
 from flowgraph_webapp.server.serving import LocalHosts, listening
 
+from tests.browser import boxes
 from tests.prompts import JAPAN
 
 QUERY = f"?text={quote(JAPAN)}"
@@ -105,6 +106,8 @@ class Opened:
         return self.evaluate("app.cy.edges().not('.off').length")
 
     def point(self, key: str) -> tuple[float, float]:
+        """Where a node is seen, as soon as the picture stands still."""
+        boxes(self.page, "#picture")
         x, y = self.evaluate(
             "(() => { const box = document.getElementById('picture').getBoundingClientRect();"
             " const at = app.cy.$id(`n${app.meta.keys.indexOf(argument)}`).renderedPosition(); return [at.x + box.x, at.y + box.y]; })()",

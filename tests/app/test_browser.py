@@ -7,11 +7,14 @@ from itertools import pairwise
 from urllib.parse import quote
 
 import pytest
+from flowgraph_webapp.node_key import parse_node_key
 from flowgraph_webapp.server.errors import Busy
 
+from flowgraph import node_key
 from flowgraph.errors import PromptError
 from tests.app.fake_service import EXAMPLE, FakeService
 from tests.app.tabs import QUERY, SIZES, Opened, served
+from tests.browser import boxes
 from tests.paper import printed, whole_on_paper
 
 pytestmark = [pytest.mark.browser, pytest.mark.real_model]
@@ -99,7 +102,7 @@ def test_the_slider_filters_without_the_server_and_stays_in_the_address(tab, ser
 def test_the_slider_keeps_its_value_without_the_focus_and_a_key_moves_it_by_one_step(tab):
     tab.drawn()
     slider = tab.page.locator("#keep")
-    box = slider.bounding_box()
+    [box] = boxes(tab.page, "#keep")
     tab.page.mouse.click(box["x"] + 0.4 * box["width"], box["y"] + box["height"] / 2)
     level, few = int(slider.input_value()), tab.shown()
     assert 300 < level < 500
@@ -147,12 +150,12 @@ def test_a_refusal_is_seen_and_what_is_still_shown_is_said_to_be_old(tab, servic
     # The notice moves down when the strip comes, and its place is asked for in one go.
     tab.wait("document.querySelector('.behind').checkVisibility()")
     tab.wait(f"({ON_TOP})('#notice .notice')")
-    assert tab.page.locator("#prompt").bounding_box()["height"] == 30
+    assert boxes(tab.page, "#prompt")[0]["height"] == 30
     assert "+ 1 line" in tab.evaluate("getComputedStyle(document.querySelector('.ask'), '::after').content")
     assert edges(tab) == [one[:2] for one in before]
     assert EXAMPLE in tab.text(".behind")
     # The strip takes room from the picture, which is fitted into what is left, and covers nothing of it.
-    strip, stage = (tab.page.locator(one).bounding_box() for one in (".behind", "#stage"))
+    strip, stage = boxes(tab.page, ".behind", "#stage")
     assert strip["y"] + strip["height"] <= stage["y"]
     tab.wait(
         "app.cy.nodes(':visible').renderedBoundingBox().y1 >= 0 && app.cy.height() === document.getElementById('picture').clientHeight"
@@ -235,13 +238,12 @@ def test_a_selected_edge_is_marked_is_in_the_address_and_fits_into_the_window(op
 def test_a_refusal_fits_into_a_narrow_window_and_the_header_covers_nothing(opened):
     tab = opened((360, 780)).goto("?text=A+prompt&wrong=1")
     tab.wait("document.getElementById('notice').textContent.includes('wrong')")
-    box = tab.page.locator("#notice .notice").bounding_box()
+    box, prompt, tools, main = boxes(tab.page, "#notice .notice", "#prompt", "#help", "#app main")
     assert box["x"] >= 0
     assert box["width"] > 300
     assert box["x"] + box["width"] <= 360
     assert box["height"] < 400
-    assert tab.page.locator("#prompt").bounding_box()["y"] >= 0
-    tools, main = (tab.page.locator(one).bounding_box() for one in ("#help", "#app main"))
+    assert prompt["y"] >= 0
     assert tools["y"] + tools["height"] <= main["y"]
 
 
@@ -357,11 +359,20 @@ def test_nodes_are_found_by_label_token_and_word(tab):
 def test_arrow_keys_walk_and_p_pins(tab):
     tab.drawn()
     tab.page.locator("#stage").focus()
-    for key in ("ArrowUp", "ArrowDown", "ArrowLeft"):
+    walked = []
+    for key in ("ArrowUp", "ArrowDown", "ArrowLeft", "ArrowDown"):
+        before = tab.evaluate("app.selected")
         tab.page.keyboard.press(key)
-    tab.wait("app.selected")
+        tab.wait("app.selected !== argument", before)
+        walked.append(parse_node_key(tab.evaluate("app.selected")))
+    logit, last, left, below = walked
+    assert logit.kind == "logit"
+    assert (last.layer, last.position) == (29, 7)
+    assert left.position < last.position
+    assert below != left
+    assert (below.position, below.layer <= left.layer) == (left.position, True)
     tab.page.keyboard.press("p")
-    tab.wait("location.search.includes('pins=')")
+    tab.wait("new URLSearchParams(location.search).get('pins') === argument", node_key(below))
 
 
 def test_a_long_run_says_its_stage_and_can_be_cancelled(tab, service):
@@ -530,15 +541,11 @@ def test_in_a_narrow_window_the_panes_are_drawers(opened):
 
 def test_on_a_phone_the_header_takes_two_rows_and_nothing_is_cut_off(opened):
     tab = opened((400, 800)).drawn()
-    boxes = [
-        tab.page.locator(one).bounding_box()
-        for one in ("#prompt", "#trace", "#examples summary", "#help", "#left-drawer")
-    ]
-    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 400 for box in boxes)
-    main = tab.page.locator("main").bounding_box()
-    assert all(box["y"] >= 0 and box["y"] + box["height"] <= main["y"] for box in boxes)
-    for i, one in enumerate(boxes):
-        for other in boxes[:i]:
+    main, *parts = boxes(tab.page, "main", "#prompt", "#trace", "#examples summary", "#help", "#left-drawer")
+    assert all(box["x"] >= 0 and box["x"] + box["width"] <= 400 for box in parts)
+    assert all(box["y"] >= 0 and box["y"] + box["height"] <= main["y"] for box in parts)
+    for i, one in enumerate(parts):
+        for other in parts[:i]:
             beside = one["x"] >= other["x"] + other["width"] or other["x"] >= one["x"] + one["width"]
             assert beside or one["y"] >= other["y"] + other["height"] or other["y"] >= one["y"] + one["height"]
 

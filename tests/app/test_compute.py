@@ -203,6 +203,7 @@ def test_rollout_and_flow(traces, run, trace):
         for node in (None, start):
             answer = ask(traces, GraphQuestion(run, "proximity", show, start=node))
             drawn = function(weights, node)
+            assert len(answer.graph)
             same_graph(answer.graph, fg.keep_strongest(drawn, mass=None, max_edges=MOST_EDGES, start=node))
 
 

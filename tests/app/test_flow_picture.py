@@ -101,6 +101,9 @@ def test_what_is_done_in_the_picture_are_properties_of_it(tab: Opened, queries: 
     tab.page.keyboard.press("Escape")
     tab.wait(f"{PROPS}.selected === null")
     tab.page.wait_for_selector("#content .chosen[role=gridcell]", state="detached")
+    # Escape took back the selection, and not yet the pin.
+    assert f"pins={STATE}" in tab.search()
+    assert "selected=" not in tab.search()
 
 
 @pytest.mark.browser

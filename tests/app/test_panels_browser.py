@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from dash import Dash, Input, Output, dcc, html
+from flowgraph_webapp.node_key import parse_node_key
 from flowgraph_webapp.page.flow_picture import FlowPicture
 from flowgraph_webapp.page.wires import charts
 from flowgraph_webapp.panels import attention, bars, details, heads, lens, semantic
@@ -29,7 +30,7 @@ from werkzeug.serving import make_server
 import flowgraph
 from flowgraph import Node, node_key
 from flowgraph.render import css_variables, page_bundle, page_styles
-from tests.browser import launch
+from tests.browser import boxes, launch
 from tests.conftest import JAPAN
 from tests.synthetic_graphs import HOSTILE
 
@@ -342,7 +343,7 @@ def test_the_tip_gives_the_whole_reading(opened):
     tip = panel.page.locator(".panel-tip")
     assert tip.locator("p").count() == 10
     assert "rank of ␣Tokyo" in tip.inner_text()
-    box = tip.bounding_box()
+    [box] = boxes(panel.page, ".panel-tip")
     assert box["x"] >= 0
     assert box["x"] + box["width"] <= 1200
     panel.page.mouse.move(1190, 690)
@@ -408,7 +409,7 @@ def test_the_map_says_its_numbers_and_selects_the_head(opened, smollm2):
     panel = opened("attention")
     pattern = flowgraph.trace(smollm2, JAPAN).pattern[23, 4].numpy()
     canvas = panel.page.locator(".map canvas")
-    size = canvas.bounding_box()["width"] / 8
+    size = boxes(panel.page, ".map canvas")[0]["width"] / 8
     canvas.hover(position={"x": 3.5 * size, "y": 6.5 * size})
     tip = panel.page.locator(".panel-tip").inner_text()
     assert tip.startswith("␣city 6 → ␣Japan 3")
@@ -467,6 +468,7 @@ def test_an_edge_leads_to_its_other_end(opened):
     table = panel.page.locator("table", has_text="What enters")
     link = table.locator("button.link").first
     key = link.get_attribute("data-pick")
+    assert parse_node_key(key).kind
     link.click()
     panel.wait_said("selection", key)
 
@@ -474,7 +476,7 @@ def test_an_edge_leads_to_its_other_end(opened):
 def test_moves_select_edges(opened):
     panel = opened("details-none", size=(320, 900))
     panel.page.locator("button.link").first.click()
-    assert panel.said("selection").startswith("edge.")
+    panel.page.wait_for_function("document.getElementById('said-selection').textContent.startsWith('\"edge.')")
 
 
 def test_the_semantic_graph_is_mounted_selects_and_lets_go(opened):
