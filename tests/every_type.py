@@ -193,9 +193,11 @@ def build(config_class: type, model_class: type) -> nn.Module | None:
             model = model_class(config).float().eval()
     except Exception:  # whatever a config of these sizes makes the library say, there is no model to load
         return None
+    # What is not saved, as tables of sines, is the same in every model of the type.
+    fixed = tuple(getattr(model, "_keys_to_ignore_on_save", None) or ())
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            if weight.is_floating_point():
+            if weight.is_floating_point() and not name.endswith(fixed):
                 noise = torch.randn(weight.shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
                 weight.add_(0.1 * noise)
     return model

@@ -28,7 +28,7 @@ from flowgraph.errors import ArgumentError, FileFormatError
 _AXES = ("axes", "first_layer", "prompt_tokens")
 """Fields of a reading that its method ``named`` sets."""
 _LATER: Mapping[str, Any] = {
-    "heads_in": [], "circuit": "none", "corrupted": "", "task": "none", "prompts": 8, "budget": None,
+    "heads_in": [], "circuit": "none", "corrupted": "", "task": "none", "prompts": 8, "budget": None, "stack": None,
 }  # fmt: skip
 """Fields that files did not have from the start, and what they then are."""
 LARGEST_INTEGER = 2**53
