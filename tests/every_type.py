@@ -225,7 +225,9 @@ def tried(task: str, model_type: str, model: nn.Module, folder: Path | None) -> 
             begin = time.perf_counter()
             loaded = flowgraph.load_model(model if folder is None else folder)
             seconds = time.perf_counter() - begin
-            trace = flowgraph.trace(loaded, inputs_of(loaded), position=None if loaded.anatomy.layout else -1)
+            # A masked model wants a mask or a position; others know theirs.
+            places = loaded.anatomy.layout is not None or loaded.anatomy.readout is not None
+            trace = flowgraph.trace(loaded, inputs_of(loaded), position=None if places else -1)
         except flowgraph.FlowgraphError as error:
             foreign = error.__cause__ is not None and not isinstance(error.__cause__, flowgraph.FlowgraphError)
             return Outcome(task, model_type, kind, source, "refused", f"{type(error).__name__}: {error}", foreign)
