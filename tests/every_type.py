@@ -100,6 +100,7 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "deepseek_v2": {"topk_method": "greedy", "num_experts_per_tok": 2},
     "mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2},
     "zaya": {"num_experts_per_tok": 1},
+    "xmod": {"default_language": "en_XX"},
 }
 
 

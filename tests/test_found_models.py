@@ -26,8 +26,8 @@ from tests.tiny_models import tiny_model
 
 DECODERS = (
     "afmoe", "apertus", "arcee", "bamba", "biogpt", "bitnet", "bloom", "codegen", "cohere", "cohere2", "cwm", "deepseek_v3",
-    "ernie4_5", "ernie4_5_moe", "exaone4", "falcon", "falcon_h1", "flex_olmo", "glm", "glm4", "glm4_moe", "gpt_bigcode", "gpt_oss", "granite",
-    "granitemoe", "granitemoehybrid", "granitemoeshared", "helium", "hunyuan_v1_dense", "jamba", "laguna", "lfm2", "lfm2_moe", "llama4", "minicpm3", "minimax_m2", "ministral3",
+    "ernie4_5", "ernie4_5_moe", "exaone4", "falcon", "falcon_h1", "flex_olmo", "glm", "glm4", "glm4_moe", "gpt_bigcode", "gpt_oss", "granite", "granite_swa",
+    "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "helium", "hunyuan_v1_dense", "jamba", "laguna", "lfm2", "lfm2_moe", "llama4", "mimo_v2_flash", "minicpm3", "minimax_m2", "ministral3",
     "mixtral", "mpt", "nemotron", "nemotron_h", "olmo", "olmo2", "olmo3", "olmoe", "openai-gpt", "persimmon", "phi", "phimoe",
     "qwen2_moe", "qwen3_moe", "qwen3_next", "recurrent_gemma", "seed_oss", "smollm3", "stablelm", "starcoder2", "xglm",
 )  # fmt: skip
@@ -35,7 +35,7 @@ ENCODERS = (
     "albert", "big_bird", "deberta-v2", "esm", "esmc", "eurobert", "gte", "megatron-bert", "modernbert", "mpnet", "nomic_bert",
     "rembert", "roberta-prelayernorm", "roformer", "xlm-roberta-xl",
 )  # fmt: skip
-PATTERNS = ("doge", "gemma4_text", "longcat_flash", "mimo_v2_flash", "minimax", "xlm")
+PATTERNS = ("dory", "doge", "gemma3n_text", "gemma4_text", "hrm_text", "longcat_flash", "minimax", "xlm", "xmod")
 IDS = [20, 31, 42, 53, 64, 75, 86, 97, 108]
 LONG = [5 + 7 * n % 300 for n in range(40)]
 
@@ -557,8 +557,8 @@ def test_a_model_without_attention_is_placed_by_its_stream(model_type):
 
 
 def test_what_cannot_be_found_says_how_far_the_search_came():
-    with pytest.raises(ArchitectureError, match="runs more than once"):
-        fg.load_model(model_of("hrm_text"))
+    with pytest.raises(ArchitectureError, match="attends more than once each time that it runs"):
+        fg.load_model(model_of("diffllama"))
 
 
 def test_weights_and_modules_stay_as_they_were():
@@ -597,3 +597,42 @@ def test_number_types(model_type, dtype):
     loaded = fg.load_model(model_of(model_type), dtype=dtype)
     assert (loaded.level, loaded.dtype) == ("full", dtype)
     assert fg.trace(loaded, IDS).pattern.dtype == dtype
+
+
+def test_sinks_that_make_heads_smaller_are_sinks():
+    """Where a model multiplies what heads give by one minus the sink's share, the pattern is the one with the sink."""
+    loaded = loaded_of("granite_swa")
+    trace = fg.trace(loaded, IDS)
+    assert loaded.anatomy.stack.attention.sinks
+    assert (trace.sink > 0.01).all()
+    module = loaded.anatomy.blocks[0].attention
+    scores = loaded.anatomy.blocks[0].scale * trace.q[0] @ loaded.anatomy.per_query_head(trace.k[0]).transpose(-1, -2)
+    seen = torch.where(trace.pattern[0] > 0, scores, -torch.inf)
+    sink = module.sinks.detach()[:, None, None].expand(*seen.shape[:2], 1)
+    by_hand = torch.cat([seen, sink], -1).softmax(-1)
+    torch.testing.assert_close(trace.pattern[0], by_hand[..., :-1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(trace.sink[0], by_hand[..., -1], rtol=1e-4, atol=1e-5)
+
+
+def test_keys_that_more_heads_share_in_some_layers():
+    loaded = loaded_of("mimo_v2_flash")
+    sizes = {
+        block.attention.k_proj.out_features if hasattr(block.attention, "k_proj") else 0
+        for block in loaded.anatomy.blocks
+    }
+    assert len(sizes) > 1
+    trace = fg.trace(loaded, IDS)
+    assert trace.k.shape[1] == trace.v.shape[1] == loaded.anatomy.n_kv_heads == 4
+    # Layers of fewer keys hold each of them several times.
+    few = [n for n, block in enumerate(loaded.anatomy.blocks) if block.attention.k_proj.out_features == min(sizes)]
+    assert torch.equal(trace.k[few[0]][0], trace.k[few[0]][1])
+    assert not torch.equal(trace.k[few[0]][1], trace.k[few[0]][2])
+    effect = fg.ablate(loaded, IDS, [fg.Node("head", 1, head=0)]).effect
+    assert np.isfinite(effect).all()
+
+
+def test_patterns_of_modules_that_run_several_times():
+    loaded = loaded_of("hrm_text")
+    assert len(loaded.anatomy.blocks) > len({id(block.attention) for block in loaded.anatomy.blocks})
+    trace = fg.trace(loaded, IDS)
+    assert not torch.equal(trace.pattern[0], trace.pattern[-1])

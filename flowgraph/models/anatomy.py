@@ -787,6 +787,12 @@ def _patterns_only(model: Any, row: Family, stack: Stack, sizes: Sizes) -> Anato
         )
         for i, path in enumerate(stack.attentions)
     )  # fmt: skip
+    if len(set(stack.attentions)) < len(blocks):
+        turns = {path: Turns() for path in stack.attentions}
+        blocks = tuple(
+            replace(block, turns=turns[path], turn=stack.attentions[:i].count(path))
+            for i, (path, block) in enumerate(zip(stack.attentions, blocks, strict=True))
+        )
     return Anatomy(
         family=row, stack=stack, model=model, config=model.config.get_text_config(), wiring="unknown",
         causal=stack.role == "decoder", blocks=blocks, embedding=_find(base, stack.embedding), position_embedding=None,

@@ -94,6 +94,8 @@ class AttentionCall:
 Watch = Callable[[AttentionCall], None]
 """Called with each call of one attention module."""
 
+_ROUNDING = {torch.float64: 1e-6, torch.float32: 1e-6, torch.float16: 5e-3, torch.bfloat16: 4e-2}
+"""Rounding of a sum of weights."""
 _LOCKS: WeakKeyDictionary[nn.Module, threading.RLock] = WeakKeyDictionary()
 # Two threads that ask for the lock of one model at once must get the same one.
 _MAKING = threading.Lock()
@@ -265,8 +267,21 @@ def _attention(
     output, pattern = _eager_function(module)(module, query, key, value, attention_mask, *args, **kwargs)
     watch = _here.watches.get(module)
     if watch is not None:
+        sinks = kwargs.get("s_aux", getattr(module, "sinks", None))
+        if isinstance(sinks, Tensor) and bool((pattern.float().sum(-1) > 1 - _ROUNDING[pattern.dtype]).all()):
+            pattern, kwargs = _with_sinks(pattern, value, output), {**kwargs, "s_aux": sinks}
         watch(AttentionCall(query, key, value, attention_mask, pattern, output, kwargs))
     return output, pattern
+
+
+def _with_sinks(pattern: Tensor, value: Tensor, output: Tensor) -> Tensor:
+    """The pattern with what sinks take left out, where the function returns it without sinks and makes heads' outputs smaller."""
+    values = value.repeat_interleave(pattern.shape[1] // value.shape[1], 1)
+    whole = (pattern.to(values.dtype) @ values).float()
+    given = output.transpose(1, 2).float()
+    # The proof says whether this one factor of each head and query explains what the heads give.
+    left = (given * whole).sum(-1, keepdim=True) / whole.square().sum(-1, keepdim=True).clamp(min=1e-30)
+    return pattern * left.to(pattern.dtype)
 
 
 def _mask(*args: Any, **kwargs: Any) -> Any:

@@ -275,9 +275,9 @@ class _Recorder:
 
     def hooks(self) -> Iterator[Any]:
         """Register every hook that the wanted sites need."""
+        yield from counting(self.anatomy)
         if self.anatomy.level == "patterns":
             return
-        yield from counting(self.anatomy)
         for row, layer in enumerate(self.layers):
             block = self.anatomy.blocks[layer]
             with only_while(block.is_running):
@@ -478,13 +478,18 @@ class _Recorder:
         if "z_gate" in self.sites:
             self.ungated[row] = call.output.reshape(call.query.shape[2], self.anatomy.n_heads, -1)
         if self.all_given and "v" in self.sites:
-            self._store("v", row, call.value[0].transpose(0, 1))
+            self._store("v", row, self._shared(call.value[0]).transpose(0, 1))
         for site, heads, norm in (("q", call.query, block.query_norm), ("k", call.key, block.key_norm)):
-            rows = heads[0].transpose(0, 1)
+            rows = (heads[0] if site == "q" else self._shared(heads[0])).transpose(0, 1)
             if site in self.sites and self._is_apart(site, norm):
                 self._store(site, row, rows)
             if self.has_rotary and "rotary" in self.sites:
                 self.angles.after(site, row, rows[:, :1].clone())
+
+    def _shared(self, x: Float[Tensor, "kv_head position d"]) -> Float[Tensor, "most position d"]:
+        """Keys or values as many times as the layer with the most of them has them."""
+        times = self.anatomy.n_kv_heads // len(x)
+        return x if times == 1 else x.repeat_interleave(times, 0)
 
     def _is_apart(self, site: str, norm: Norm | None) -> bool:
         """Whether queries or keys need tensors of their own beside the projected ones."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..anatomy import input_embeddings, output_embeddings
-from ..eager import asks_for_attention
+from ..eager import AttentionCall, asks_for_attention
 from ..families import Attention, Family, Sizes, Stack
 from ..kinds import base_of, medium_of
 from ..media import probe_feed, short_source
@@ -85,9 +85,7 @@ class Search:
         assert first_state is not None
         assert last_state is not None
         config = self.model.config.get_text_config()
-        heads, kv_heads, d_head, d_value = _agreed(
-            "sizes of heads", [one.sizes for one in [*attending, *crossing]] or [(1, 1, 1, 1)]
-        )
+        heads, kv_heads, d_head, d_value = _sizes([one.sizes for one in [*attending, *crossing]] or [(1, 1, 1, 1)])
         embedding, scale, positions = self._embedding(first_state)
         final_norm = self._final_norm(last_state, blocks)
         stack = Stack(
@@ -187,7 +185,7 @@ class Search:
         if not calls:
             raise NotFoundError(_NOTHING_ATTENDS)
         if len(calls) > len(self.record.attention):
-            raise NotFoundError("a module that attends runs more than once in a pass")
+            calls = self._by_time()
         found = []
         for _, call in calls:
             one = FoundBlock()
@@ -229,6 +227,16 @@ class Search:
             context=_CONTEXT,
             found=True,
         )
+
+    def _by_time(self) -> list[tuple[str, AttentionCall]]:
+        """Calls of modules that attend several times in a pass, in their order; one for each run of such a module."""
+        found = []
+        for name, several in self.record.attention.items():
+            if len(several) != self.record.runs(name):
+                raise NotFoundError(f"{name} attends more than once each time that it runs")
+            begun = (call.begun for call in self.record.calls[name])
+            found += [(time, name, call) for time, call in zip(begun, several, strict=True)]
+        return [(name, call) for _, name, call in sorted(found, key=lambda one: one[0])]
 
     def _type(self, config: Any) -> str:
         config = config if self.table is not None else self.model.config
@@ -402,6 +410,8 @@ def _attention(found: list[FoundBlock]) -> Attention:
     # A model that does not attend has one head by name, which gives nothing.
     first = attending[0] if attending else FoundBlock(sizes=(1, 1, 1, 1))
     projected = all(one.query for one in attending) or all(one.fused for one in attending)
+    # Keys that are held more than once are the output of no projection.
+    projected = projected and len({one.sizes for one in attending}) < 2
     projections: dict[str, Any] = {
         name: _merged([getattr(one, name) for one in found]) for name in (_PROJECTIONS if projected else ())
     }
@@ -449,6 +459,17 @@ def _agreed(what: str, values: list[Any]) -> Any:
     if len(different) > 1 and not (numbers and max(values) - min(values) < 1e-3):
         raise NotFoundError(f"the {what} differ from block to block: {different}")
     return values[0]
+
+
+def _sizes(sizes: list[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
+    """Sizes of heads; where layers share keys among more or fewer heads, as many keys as the most have."""
+    kv_heads = max(kv for _, kv, _, _ in sizes)
+    if any(kv_heads % kv for _, kv, _, _ in sizes):
+        raise NotFoundError(f"the sizes of heads differ from block to block: {list(dict.fromkeys(sizes))}")
+    heads, d_head, d_value = _agreed(
+        "sizes of heads", [(heads, d_head, d_value) for heads, _, d_head, d_value in sizes]
+    )
+    return heads, kv_heads, d_head, d_value
 
 
 def _functions() -> dict[str, Any]:
