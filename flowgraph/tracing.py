@@ -341,7 +341,7 @@ def _read_position(loaded: LoadedModel, row: Row, position: int | None) -> int:
     assert readout is not None
     if position is not None and not -count <= position < count:
         raise ArgumentError(f"position={position} is outside the {count} positions")
-    place = readout.position(count)
+    place = readout.position(count, row.ids or ())
     if place is None:
         has_cls = row.axis is not None and "CLS" in row.axis.special
         return position % count if position is not None else 0 if has_cls else count - 1
@@ -367,7 +367,7 @@ def explained_position(loaded: LoadedModel, ids: Sequence[int], position: int | 
             raise ArgumentError(f"position={position} is outside the prompt of {len(ids)} tokens")
         return position % len(ids)
     readout = loaded.anatomy.readout
-    if readout is not None and (place := readout.position(len(ids))) is not None:
+    if readout is not None and (place := readout.position(len(ids), ids)) is not None:
         return place
     # A decoder may have a masked model's head, as BERT's does; it predicts what comes next all the same.
     if loaded.anatomy.causal or loaded.anatomy.family.head_kind == "linear" or not loaded.anatomy.has_head:
@@ -453,5 +453,5 @@ def _frozen(
         fingerprint=loaded.fingerprint(),
         loaded=loaded,
         fed=row,
-        classes=None if anatomy.readout is None else anatomy.readout.labels,
+        classes=anatomy.labels,
     )

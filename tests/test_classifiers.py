@@ -305,6 +305,49 @@ def test_the_position_is_the_one_that_is_read():
     assert fg.trace(loaded_of("dinov2"), given("dinov2"), position=3).position == 3
 
 
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_padding_at_the_end_is_passed_over_as_the_model_does(name):
+    loaded, ids = loaded_of(name), [*IDS, 0, 0]
+    trace = fg.trace(loaded, ids)
+    assert trace.position == len(IDS) - 1
+    torch.testing.assert_close(trace.logits, own_logits(loaded, fg.inputs(ids=ids)), rtol=1e-5, atol=1e-6)
+    assert fg.direct_logit_attribution(trace).completeness_error < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["Bert", "Llama", "ModernBert"])
+def test_classes_of_each_token(kind):
+    own = TEXTS[kind.lower()][1]
+    torch.manual_seed(2)
+    model = getattr(transformers, f"{kind}ForTokenClassification")(
+        getattr(transformers, f"{kind}Config")(**_PLAIN | own)
+    ).eval()
+    loaded = fg.load_model(model)
+    if kind == "ModernBert":  # a dense layer lies between
+        assert loaded.level == "stream"
+        return
+    assert (loaded.level, loaded.anatomy.readout) == ("full", None)
+    trace = fg.trace(loaded, IDS, position=1, target="GOOD")
+    torch.testing.assert_close(trace.logits, own_logits(loaded, fg.inputs(ids=IDS))[1], rtol=1e-5, atol=1e-6)
+    assert (trace.target, trace.classes) == (1, tuple(LABELS.values()))
+    assert fg.integrated_attribution(trace).completeness_error < 1e-5
+    if kind == "Llama":
+        assert fg.direct_logit_attribution(trace, position=1).completeness_error < 1e-5
+    effect = fg.ablate(loaded, trace, fg.Node("mlp", 1))
+    assert float(effect.after[0]) != float(effect.before[0])
+
+
+@pytest.mark.parametrize("name", ["wav2vec2", "wav2vec2_stable", "hubert"])
+def test_letters_of_a_sound(name):
+    loaded = fg.load_model(tiny(name, "ForCTC"))
+    assert loaded.level == "full"
+    trace = fg.trace(loaded, given(name), position=3, target=5)
+    torch.testing.assert_close(trace.logits, own_logits(loaded, given(name))[3], rtol=1e-5, atol=1e-6)
+    assert (trace.target_token, len(trace.predictions(12))) == ("#5", 12)
+    assert fg.integrated_attribution(trace).completeness_error < 1e-5
+    if name == "wav2vec2_stable":
+        assert fg.direct_logit_attribution(trace, position=3).completeness_error < 1e-5
+
+
 def test_heads_of_other_tasks_stay_unread():
     config = transformers.BertConfig(**{name: value for name, value in _PLAIN.items() if "label" not in name})
     with pytest.warns(UserWarning, match="is not read"):

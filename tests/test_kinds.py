@@ -220,13 +220,15 @@ def test_positions_of_others_are_all_counted():
 
 
 def test_the_head_of_a_classifier_is_not_read_and_this_is_said(tmp_path):
-    model = built("BertForTokenClassification", **PLAIN, num_labels=3, max_position_embeddings=40)
-    said = "BertForTokenClassification is a token classifier, and its head 'classifier' over 3 classes is not read"
+    model = built("BertForNextSentencePrediction", **PLAIN, max_position_embeddings=40)
+    said = (
+        "BertForNextSentencePrediction is a classifier of sentence pairs, and its head 'cls' over 2 classes is not read"
+    )
     for source in (model, saved(model, tmp_path)):
         with pytest.warns(UserWarning, match=said):
             loaded = flowgraph.load_model(source)
-        assert loaded.anatomy.unread_head == ("classifier",)
-        assert "head classifier not read" in repr(loaded)
+        assert loaded.anatomy.unread_head == ("cls",)
+        assert "head cls not read" in repr(loaded)
         with pytest.raises(UnsupportedReadingError, match=f"{said}; target=1 has no meaning"):
             flowgraph.trace(loaded, IDS, target=1)
         trace = flowgraph.trace(loaded, IDS)
@@ -239,14 +241,10 @@ def test_the_head_of_a_classifier_is_not_read_and_this_is_said(tmp_path):
     ("kind", "head", "said"),
     [
         ("BertForNextSentencePrediction", "cls", "a classifier of sentence pairs"),
-        ("BertForTokenClassification", "classifier", "a token classifier"),
         ("BertForQuestionAnswering", "qa_outputs", "a model for question answering"),
         ("ElectraForPreTraining", "discriminator_predictions", "a pretraining model"),
-        ("LlamaForTokenClassification", "score", "a token classifier"),
         ("LlamaForQuestionAnswering", "qa_outputs", "a model for question answering"),
-        ("RobertaForTokenClassification", "classifier", "a token classifier"),
         ("RobertaForQuestionAnswering", "qa_outputs", "a model for question answering"),
-        ("ElectraForTokenClassification", "classifier", "a token classifier"),
     ],
 )
 def test_other_heads_are_said_to_be_there(kind, head, said, tmp_path):

@@ -106,6 +106,8 @@ class Readout:
         The model's own code behind its blocks, see :class:`flowgraph.models.readout.Tail`.
     norm
         The norm that it begins with; None where it begins with none.
+    padding
+        Token that the last position is counted without, as decoders do; None for every other model.
     """
 
     place: Place
@@ -113,9 +115,13 @@ class Readout:
     is_affine: bool
     tail: Any
     norm: Norm | None
+    padding: int | None = None
 
-    def position(self, n_positions: int) -> int | None:
+    def position(self, n_positions: int, ids: Sequence[int] = ()) -> int | None:
         """The one position that is read; None where several are."""
+        if self.place == "last" and self.padding is not None:
+            # Decoders look for the last token that is no padding, the first where there is no other.
+            return next((i for i in range(len(ids) - 1, -1, -1) if ids[i] != self.padding), 0)
         return {"first": 0, "last": n_positions - 1, "several": None}[self.place]
 
 
@@ -302,6 +308,8 @@ class Anatomy:
         The blocks' attention to another stack, as the parts of a model without MLPs; None where there is none.
     sources
         Name → parts of the stacks whose last states are read by that attention.
+    labels
+        Names of what the head scores, where these are no tokens: classes of the whole input, or of each position.
     """
 
     family: Family
@@ -329,6 +337,7 @@ class Anatomy:
     readout: Readout | None = None
     cross: Anatomy | None = None
     sources: Mapping[str, Anatomy] = field(default_factory=dict)
+    labels: tuple[str, ...] | None = None
 
     @property
     def like(self) -> Tensor:

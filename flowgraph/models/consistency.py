@@ -321,7 +321,13 @@ def _embedding_error(anatomy: Anatomy, feed: Feed, record: Pass, rows: Tensor) -
 
 
 def _logits_error(anatomy: Anatomy, record: Pass, at: int) -> _Errors:
-    """Some tokens' logits at the explained position; a head that is one function is proved at loading alone."""
+    """Some tokens' logits at the explained position; a masked model's head is proved at loading alone."""
+    if anatomy.readout is not None and anatomy.has_whole_head and record.logits is not None:
+        states = record.sites["resid_post"][-1]
+        readout = anatomy.readout
+        with torch.no_grad():
+            made = readout.tail.of(states[None]) if readout.place == "several" else readout.tail(states[at][None])
+        return {"the head behind the last states = logits of the classes": _error(made, record.logits[None])}
     if anatomy.has_whole_head or record.logits is None:
         return {}
     x = upcast(record.sites["resid_post"][-1, at])[None]

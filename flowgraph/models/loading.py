@@ -212,8 +212,7 @@ class LoadedModel:
 
     @cached_property
     def _labels(self) -> Labels | None:
-        readout = self.anatomy.readout
-        return None if readout is None else Labels(readout.labels)
+        return None if self.anatomy.labels is None else Labels(self.anatomy.labels)
 
     def require_head(self, wanted: str) -> None:
         """Refuse a model without a head over a vocabulary; ``wanted`` is the thing that needs one, in words.
@@ -457,11 +456,14 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
         if stacks:
             anatomy = replace(anatomy, sources={part: one.anatomy for part, one in stacks.items()})
         own, hooks = own_attention(anatomy), hooks_on(model)
-        rows = 0 if anatomy.embedding is None else int(anatomy.embedding.weight.shape[0])
+        # Without a token embedding the only tokens are those that are scored, such as letters of a sound.
+        table = anatomy.embedding
+        rows = (0 if anatomy.labels else anatomy.d_vocab) if table is None else int(table.weight.shape[0])
     # More tokens than rows are another model's; fewer are padding of the embedding.
-    if tokenizer is not None and anatomy.embedding is not None and tokenizer.vocab_size > rows:
+    if tokenizer is not None and rows and tokenizer.vocab_size > rows:
+        knows = "embeds" if anatomy.embedding is not None else "scores"
         raise ArgumentError(
-            f"the tokenizer ({type(tokenizer).__name__}) has {tokenizer.vocab_size:,} tokens and {name!r} embeds {rows:,}: "
+            f"the tokenizer ({type(tokenizer).__name__}) has {tokenizer.vocab_size:,} tokens and {name!r} {knows} {rows:,}: "
             "it belongs to another model"
         )
     if isinstance(tokenizer, _Bare):

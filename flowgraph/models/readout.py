@@ -139,7 +139,8 @@ def with_readout(anatomy: Anatomy, proof: dict[str, float]) -> tuple[Anatomy, di
     """The parts with the readout of a classifier, and its proof; as they were where there is none, or none is found."""
     model = anatomy.model
     labels = labels_of(model)
-    if anatomy.level != "stream" or labels is None or medium_of(model) is None:
+    is_scored = labels is not None or type(model).__name__.endswith("ForCTC")
+    if anatomy.level != "stream" or not is_scored or medium_of(model) is None:
         return anatomy, proof
     try:
         found = _readout(anatomy, labels)
@@ -170,7 +171,7 @@ def labels_of(model: Any) -> tuple[str, ...] | None:
         return None
 
 
-def _readout(anatomy: Anatomy, labels: tuple[str, ...]) -> tuple[Anatomy, dict[str, float]] | None:
+def _readout(anatomy: Anatomy, labels: tuple[str, ...] | None) -> tuple[Anatomy, dict[str, float]] | None:
     model = anatomy.model
     feed = probe_feed(model, anatomy.embedding, _TOKENS, anatomy.context)
     layers = range(len(anatomy.blocks))
@@ -178,7 +179,9 @@ def _readout(anatomy: Anatomy, labels: tuple[str, ...]) -> tuple[Anatomy, dict[s
     last = record.sites["resid_post"][-1]
     with torch.inference_mode(mode=False), torch.no_grad(), evaluating(model):
         logits = upcast(model(**feed).logits)
-    if logits.shape != (1, len(labels)):
+    if logits.shape[:2] == (1, len(last)) and logits.ndim == 3:
+        return _at_each_position(anatomy, labels, last, logits[0])
+    if labels is None or logits.shape != (1, len(labels)):
         return None
     tail = Tail(anatomy, feed)
     rounding = _ROUNDING[last.dtype]
@@ -200,7 +203,9 @@ def _readout(anatomy: Anatomy, labels: tuple[str, ...]) -> tuple[Anatomy, dict[s
         if not error < rounding:
             return None
     is_affine = _affine_error(tail, last) < rounding
-    readout = Readout(place, labels, is_affine, tail, anatomy.final_norm)
+    config = model.config.get_text_config()
+    padding = getattr(config, "pad_token_id", None) if place == "last" and "input_ids" in feed else None
+    readout = Readout(place, labels, is_affine, tail, anatomy.final_norm, padding)
     named: dict[str, Any] = {"head": (), "head_kind": "classes"}
     head: tuple[Any, ...] = (tail,)
     linear = None if place == "several" or not is_affine else _linear(anatomy, last[read[0]], logits[0], rounding)
@@ -210,10 +215,28 @@ def _readout(anatomy: Anatomy, labels: tuple[str, ...]) -> tuple[Anatomy, dict[s
         named, head, final_norm = {"head": (path,), "head_kind": "linear"}, (module,), anatomy.final_norm
     family: Any = replace(anatomy.family, **named)
     made = replace(
-        anatomy, family=family, head=head, d_vocab=len(labels), unread_head=(), readout=readout,
+        anatomy, family=family, head=head, d_vocab=len(labels), unread_head=(), readout=readout, labels=labels,
         final_norm=final_norm, softcap=None,
     )  # fmt: skip
     return made, {"the head behind the last states = logits of the classes": error}
+
+
+def _at_each_position(
+    anatomy: Anatomy, labels: tuple[str, ...] | None, last: Tensor, logits: Float[Tensor, "position d_class"]
+) -> tuple[Anatomy, dict[str, float]] | None:
+    """The parts of a model that scores each position by itself: a classifier of tokens, or of the letters in a sound."""
+    if labels is not None and len(labels) != logits.shape[1]:
+        return None
+    found = _linear(anatomy, last, logits, _ROUNDING[last.dtype])
+    if found is None:
+        return None
+    path, module = found
+    family = replace(anatomy.family, head=(path,), head_kind="linear")
+    made = replace(
+        anatomy, family=family, head=(module,), d_vocab=logits.shape[1], unread_head=(), labels=labels, softcap=None
+    )
+    x = last if anatomy.final_norm is None else anatomy.final_norm.module(last)
+    return made, {"final norm and head = logits": _error(upcast(module(x)), logits)}
 
 
 def _positions_read(tail: Tail, last: Float[Tensor, "position d_model"]) -> list[int]:
@@ -237,15 +260,17 @@ def _affine_error(tail: Tail, last: Float[Tensor, "position d_model"]) -> float:
     return _error(3 * at_x - 2 * at_y, between)
 
 
-def _linear(anatomy: Anatomy, state: Tensor, logits: Tensor, rounding: float) -> tuple[str, nn.Module] | None:
-    """The one linear layer that makes the classes of the normed state at the position that is read; None if there is none."""
+def _linear(
+    anatomy: Anatomy, state: Float[Tensor, "*n d_model"], logits: Float[Tensor, "*n d_class"], rounding: float
+) -> tuple[str, nn.Module] | None:
+    """The one linear layer that makes the classes of the normed states that are read; None if there is none."""
     base = base_of(anatomy.model)
     x = state
     if anatomy.final_norm is not None:
         with torch.no_grad():
             x = anatomy.final_norm.module(state)
     for name, module in anatomy.model.named_modules():
-        if not isinstance(module, nn.Linear) or module.weight.shape != (len(logits), len(x)):
+        if not isinstance(module, nn.Linear) or module.weight.shape != (logits.shape[-1], x.shape[-1]):
             continue
         if any(module is one for one in base.modules()):
             continue
