@@ -12,7 +12,7 @@ import transformers
 from torch import nn
 
 import flowgraph as fg
-from flowgraph.errors import ArgumentError, PromptError, TargetError, UnsupportedReadingError
+from flowgraph.errors import ArgumentError, TargetError, UnsupportedReadingError
 from flowgraph.models.eager import eager_attention
 from tests.tiny_media import tiny, values
 from tests.tiny_models import tiny_model
@@ -385,11 +385,41 @@ def test_several_positions_are_refused_where_one_is_explained():
     ):
         with pytest.raises(UnsupportedReadingError, match="several"):
             refused()
-    with pytest.raises(PromptError, match="no token ids"):
-        fg.ablate(loaded_of("vit"), given("vit"), fg.Node("head", 0, 0))
 
 
 # Changes
+
+
+@pytest.mark.parametrize("name", AT_ONE_PLACE)
+def test_images_are_changed_as_texts_are(name):
+    loaded, one, other = loaded_of(name), given(name), given(name, seed=2)
+    effect = fg.ablate(loaded, one, fg.Node("mlp", 0), target="GOOD", foil="BAD")
+    module = loaded.anatomy.blocks[0].mlp
+    handle = module.register_forward_hook(lambda _module, _args, output: torch.zeros_like(output))
+    try:
+        changed = own_logits(loaded, one)
+    finally:
+        handle.remove()
+    bare = own_logits(loaded, one)
+    assert float(effect.before[0]) == pytest.approx(float(bare[1] - bare[0]), abs=1e-5)
+    assert float(effect.after[0]) == pytest.approx(float(changed[1] - changed[0]), abs=1e-5)
+    several = fg.ablate(loaded, [trace_of(name), fg.trace(loaded, other)], fg.Node("mlp", 0), target="GOOD", foil="BAD")
+    assert several.after[0] == pytest.approx(effect.after[0], abs=1e-5)
+    assert several.after[1] != pytest.approx(effect.after[0], abs=1e-3)
+    swept = fg.head_effects(loaded, one, target="GOOD", foil="BAD")
+    head = fg.ablate(loaded, one, fg.Node("head", 1, 2), target="GOOD", foil="BAD")
+    assert swept.effects[1, 2] == pytest.approx(float(head.after[0] - head.before[0]), abs=1e-5)
+    # All of the other image's state before a block makes the rest the other image's.
+    patched = fg.patch(loaded, one, other, fg.Node("resid_pre", 1), target="GOOD", foil="BAD")
+    ends = [float(x[1] - x[0]) for x in (bare, own_logits(loaded, other))]
+    assert min(abs(float(patched.after[0]) - end) for end in ends) < 1e-5
+    assert abs(ends[0] - ends[1]) > 1e-3
+
+
+def test_edges_and_gradients_of_images():
+    loaded = loaded_of("vit")
+    assert fg.edge_scores(loaded, given("vit"), given("vit", seed=2), target="GOOD") is not None
+    assert fg.gradients(loaded, given("vit"), target="GOOD") is not None
 
 
 @pytest.mark.parametrize("name", TEXTS)

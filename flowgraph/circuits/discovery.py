@@ -195,7 +195,7 @@ def discovery_size(
     if data is not None:
         lengths = [len(prompt_ids(loaded, example.clean)) for example in data.checked(loaded).examples]
     elif clean is not None:
-        lengths = [len(prompt.ids) for prompt in prompts_of(loaded, clean, "clean")]
+        lengths = [prompt.length for prompt in prompts_of(loaded, clean, "clean")]
     else:
         raise ArgumentError("give clean= prompts, or data= with examples of a task")
     return search_size(

@@ -29,6 +29,7 @@ from ..interventions.ticks import Tick
 from ..models import LoadedModel
 from ..models.anatomy import Anatomy, upcast
 from ..tasks import Example, TaskData
+from ..tracing import explained_of_row
 from ..values.inputs import row_of
 
 Data = TaskData | Sequence[Example]
@@ -105,7 +106,7 @@ def parts_of(
     averaged = corrupted if reference is None else prompts_of(loaded, reference, "reference")
     lengths: dict[int, list[int]] = {}
     for row, prompt in enumerate(clean):
-        lengths.setdefault(len(prompt.ids), []).append(row)
+        lengths.setdefault(prompt.length, []).append(row)
     parts = []
     for n_tokens, rows in lengths.items():
         together = _to_average(averaged, n_tokens, reference is None) if how == "mean" else []
@@ -305,14 +306,15 @@ class KeptEdges:
 def _prompts(loaded: LoadedModel, example: Example) -> Iterator[Prompt]:
     """The clean prompt with its answers, and the corrupted one."""
     clean, corrupted = (row_of(loaded, one, "data") for one in (example.clean, example.corrupted))
-    last = len(clean.token_ids) - 1
+    is_class = loaded.anatomy.readout is not None
+    at = [explained_of_row(loaded, row) if is_class else clean.length - 1 for row in (clean, corrupted)]
     target, foil = (loaded.answers.target_id(getattr(example, name), name) for name in ("target", "foil"))
-    yield Prompt(clean, last, target, foil)
-    yield Prompt(corrupted, last)
+    yield Prompt(clean, at[0], target, foil)
+    yield Prompt(corrupted, at[1])
 
 
 def _to_average(prompts: Sequence[Prompt], n_tokens: int, from_data: bool) -> list[Prompt]:
-    found = [prompt for prompt in prompts if len(prompt.ids) == n_tokens]
+    found = [prompt for prompt in prompts if prompt.length == n_tokens]
     if len(found) < 2:
         where = "the corrupted prompts of data" if from_data else "reference="
         raise PromptError(

@@ -80,6 +80,9 @@ def _looked_at(loaded: LoadedModel, batch: Batch) -> tuple[np.ndarray, int]:
     # Tokens after the explained position cannot be looked at from there.
     seen = torch.arange(batch.n_tokens, device=batch.ids.device) <= batch.positions[:, None]
     keys = (batch.ids == batch.targets[:, None]) & seen
+    if anatomy.labels is not None or batch.values is not None:
+        # An answer that is a class stands nowhere among the positions.
+        keys = torch.zeros_like(keys)
 
     def add_up(layer: int, pattern: Tensor) -> Tensor:
         at = upcast(pattern[rows, :, batch.positions])

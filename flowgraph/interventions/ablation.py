@@ -317,7 +317,7 @@ def one_for_each(prompts: Sequence[Prompt], others: Sequence[Prompt], name: str 
         )
     several = list(others) * len(prompts) if len(others) == 1 else others
     return [
-        replace(other, position=own.position) if len(other.ids) == len(own.ids) else other
+        replace(other, position=own.position) if other.length == own.length else other
         for own, other in zip(prompts, several, strict=True)
     ]
 

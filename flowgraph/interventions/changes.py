@@ -68,7 +68,7 @@ class Reference:
 
 def recorded(loaded: LoadedModel, feed: Feed, plan: Plan, *, tick: Tick | None = None) -> tuple[Kept, Tensor]:
     """Run prompts; returns the sites that the plan needs, and the last states."""
-    run = Pass(loaded, len(feed["input_ids"]), tick=tick)
+    run = Pass(loaded, len(next(iter(feed.values()))), tick=tick)
     for site, layers in plan.sites().items():
         run.keep((site,), sorted(layers))
     if plan.cuts:
@@ -79,7 +79,7 @@ def recorded(loaded: LoadedModel, feed: Feed, plan: Plan, *, tick: Tick | None =
 
 def changed(loaded: LoadedModel, feed: Feed, plan: Plan, reference: Reference, *, tick: Tick | None = None) -> Tensor:
     """The last states of a run with the changes of a plan."""
-    run = Pass(loaded, len(feed["input_ids"]), tick=tick)
+    run = Pass(loaded, len(next(iter(feed.values()))), tick=tick)
     install(run, plan, reference)
     return run.run(feed)
 

@@ -180,7 +180,7 @@ def edge_scores(
     others = one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
     # Refuses prompts of different lengths before anything runs; the batches are made part by part below.
     batch_of(loaded, [*found, *others], "clean and corrupted")
-    chosen, at_once = metric_of(metric), _fitting(loaded, len(found), len(found[0].ids), qk_fix, max_bytes)[0]
+    chosen, at_once = metric_of(metric), _fitting(loaded, len(found), found[0].length, qk_fix, max_bytes)[0]
     parts = []
     with loaded.lock:
         for first in range(0, len(found), at_once):

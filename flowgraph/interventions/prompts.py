@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import ArgumentError, ModelMismatchError, PromptError, UnsupportedReadingError
 from ..models import LoadedModel
 from ..models.forward import Feed
-from ..tracing import explained_position
+from ..tracing import explained_of_row
 from ..values.inputs import Inputs, Row, feed_of, inputs, row_of, types_are_zero_by_default
 from ..values.trace import Trace
 
@@ -33,9 +33,14 @@ class Prompt:
     foil: int | None = None
 
     @property
+    def length(self) -> int:
+        """Number of positions."""
+        return self.row.length
+
+    @property
     def ids(self) -> tuple[int, ...]:
-        """[position] token ids."""
-        return self.row.token_ids
+        """[position] token ids; zeros of an image or a sound, which has none."""
+        return self.row.token_ids if self.row.values is None else (0,) * self.length
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,7 +50,7 @@ class Batch:
     Attributes
     ----------
     ids
-        [prompt, position] token ids.
+        [prompt, position] token ids; zeros of images and sounds, whose numbers are in ``values``.
     positions
         [prompt] the position whose logits are measured.
     targets, foils
@@ -54,6 +59,8 @@ class Batch:
         [prompt, position], or None where the model takes its own.
     position_ids
         [position], the same for all prompts; None where the model takes its own.
+    values
+        Of images and sounds the argument of the model by its name, [prompt, …].
     """
 
     ids: Int[Tensor, "prompt position"]
@@ -62,6 +69,7 @@ class Batch:
     foils: Int[Tensor, "prompt"]
     token_types: Int[Tensor, "prompt position"] | None = None
     position_ids: Int[Tensor, "position"] | None = None
+    values: Mapping[str, Tensor] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -74,6 +82,8 @@ class Batch:
     @property
     def feed(self) -> Feed:
         """Arguments of the model."""
+        if self.values is not None:
+            return self.values
         feed = {"input_ids": self.ids}
         if self.token_types is not None:
             feed["token_type_ids"] = self.token_types
@@ -89,6 +99,9 @@ class Batch:
     @property
     def inputs(self) -> Inputs:
         """The prompts as inputs that can be traced."""
+        if self.values is not None:
+            (name, numbers), *_ = self.values.items()
+            return inputs({name: numbers})
         types = [None] * len(self) if self.token_types is None else [tuple(row) for row in self.token_types.tolist()]
         places = None if self.position_ids is None else tuple(self.position_ids.tolist())
         ids = self.ids.tolist()
@@ -99,8 +112,9 @@ class Batch:
         """Some of the prompts."""
         types = None if self.token_types is None else self.token_types[rows]
         return Batch(
-            self.ids[rows], self.positions[rows], self.targets[rows], self.foils[rows], types, self.position_ids
-        )
+            self.ids[rows], self.positions[rows], self.targets[rows], self.foils[rows], types, self.position_ids,
+            None if self.values is None else {name: numbers[rows] for name, numbers in self.values.items()},
+        )  # fmt: skip
 
     def with_others(self, others: Batch) -> Batch:
         """These prompts, and others of the same batch behind them."""
@@ -109,7 +123,10 @@ class Batch:
         types = None
         if self.token_types is not None and others.token_types is not None:
             types = torch.cat((self.token_types, others.token_types))
-        return Batch(ids, positions, targets, foils, types, self.position_ids)
+        values = None
+        if self.values is not None and others.values is not None:
+            values = {name: torch.cat((numbers, others.values[name])) for name, numbers in self.values.items()}
+        return Batch(ids, positions, targets, foils, types, self.position_ids, values)
 
 
 def prompts_of(
@@ -157,7 +174,7 @@ def batch_of(loaded: LoadedModel, prompts: Sequence[Prompt], argument: str) -> B
     PromptError
         If their lengths differ.
     """
-    lengths = [len(prompt.ids) for prompt in prompts]
+    lengths = [prompt.length for prompt in prompts]
     if len(set(lengths)) > 1:
         other = next(i for i, length in enumerate(lengths) if length != lengths[0])
         raise PromptError(
@@ -182,7 +199,23 @@ def batch_of(loaded: LoadedModel, prompts: Sequence[Prompt], argument: str) -> B
         foils=column([prompt.foil for prompt in prompts]),
         token_types=_types(loaded, prompts, argument),
         position_ids=None if positions is None else torch.tensor(positions, device=loaded.device),
+        values=_values(loaded, prompts, argument),
     )
+
+
+def _values(loaded: LoadedModel, prompts: Sequence[Prompt], argument: str) -> dict[str, Tensor] | None:
+    """[prompt, …] numbers of images or sounds; None of texts."""
+    if loaded.anatomy.layout is None:
+        return None
+    feeds = [prompt.row.feed(loaded) for prompt in prompts]
+    name = loaded.anatomy.layout.argument
+    shapes = {tuple(feed[name].shape) for feed in feeds}
+    if len(shapes) > 1:
+        raise PromptError(
+            f"{argument} has inputs of different shapes, {', '.join(map(str, sorted(shapes)))}, so a position is not the same place in "
+            "all of them; make them equally large"
+        )
+    return {name: torch.cat([feed[name] for feed in feeds])}
 
 
 def _types(loaded: LoadedModel, prompts: Sequence[Prompt], argument: str) -> Tensor | None:
@@ -208,7 +241,7 @@ def groups_of(prompts: Sequence[Prompt], others: Sequence[Prompt] | None, align:
         raise ArgumentError(f"align={align!r} must be 'start', 'end' or None")
     groups: dict[tuple[int, int], list[int]] = {}
     for i, prompt in enumerate(prompts):
-        groups.setdefault((len(prompt.ids), 0 if others is None else len(others[i].ids)), []).append(i)
+        groups.setdefault((prompt.length, 0 if others is None else others[i].length), []).append(i)
     return list(groups.values())
 
 
@@ -253,7 +286,7 @@ def _is_mixed(prompts: Sequence[Any]) -> bool:
 def _prompt(loaded: LoadedModel, one: Trace | Row) -> Prompt:
     if not isinstance(one, Trace):
         row = row_of(loaded, Inputs((one,)), "prompts")
-        return Prompt(row, explained_position(loaded, row.token_ids))
+        return Prompt(row, explained_of_row(loaded, row))
     if one.differences(loaded):
         raise ModelMismatchError(
             f"the trace is of {one.model_name!r}, whose config or weights differ from {loaded.name!r}; trace the prompt with "

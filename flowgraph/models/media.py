@@ -19,6 +19,7 @@ from ..errors import ArchitectureError
 from .anatomy import Anatomy
 from .axis import Layout
 from .eager import eager_attention
+from .forward import run
 from .hooks import on_call, on_result
 from .kinds import medium_of
 from .parameters import device_of
@@ -170,6 +171,16 @@ def layout_of(anatomy: Anatomy) -> tuple[Layout, dict[str, float]]:
             f"{type(model).__name__} makes other positions of one input each time (it leaves some out at random), so a trace of it "
             "could not be repeated"
         )
+    if anatomy.level == "patterns":
+        patterns = run(
+            anatomy, {argument: _noise(shape, like)}, sites=frozenset({"pattern"}), layers=range(1), logits_at=None
+        )
+        seen = patterns.sites["pattern"].shape[-1]
+        if seen != first.numel() // first.shape[-1]:
+            raise ArchitectureError(
+                f"the attention of {type(model).__name__} sees {seen} positions where a state has {first.numel() // first.shape[-1]}: it "
+                "runs on parts of the input by themselves"
+            )
     states, others = first.reshape(-1, first.shape[-1]), second.reshape(-1, second.shape[-1])
     still = [i for i in range(len(states)) if bool(torch.equal(states[i], others[i]))]
     grid = _grid(convolutions, len(states) - len(still), medium)
