@@ -21,20 +21,11 @@ from tests.tiny_models import tiny_model
 
 IDS = [5, 17, 29, 41, 53]
 PLAIN = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64, "vocab_size": 60}
-TWO_STACKS = {
-    "d_model": 32, "encoder_layers": 2, "decoder_layers": 2, "encoder_attention_heads": 4, "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": 60, "pad_token_id": 1, "bos_token_id": 1,
-    "eos_token_id": 2, "decoder_start_token_id": 2,
+PROPHET = {
+    "hidden_size": 32, "num_encoder_layers": 2, "num_decoder_layers": 2, "num_encoder_attention_heads": 4,
+    "num_decoder_attention_heads": 4, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "vocab_size": 60, "pad_token_id": 0,
+    "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2,
 }  # fmt: skip
-T5 = {
-    "d_model": 32,
-    "d_kv": 8,
-    "d_ff": 64,
-    "num_layers": 2,
-    "num_heads": 4,
-    "vocab_size": 60,
-    "decoder_start_token_id": 0,
-}
 IMAGE = {**{name: PLAIN[name] for name in PLAIN if name != "vocab_size"}, "image_size": 8, "patch_size": 4}
 SOUND = {
     "conv_dim": [32], "conv_kernel": [3], "conv_stride": [2], "num_conv_pos_embeddings": 16,
@@ -75,7 +66,7 @@ def change_weights(folder, add=(), drop=()):
 @pytest.mark.parametrize(
     ("kind", "settings", "said"),
     [
-        ("WhisperForConditionalGeneration", TWO_STACKS, "an encoder–decoder"),
+        ("ProphetNetForConditionalGeneration", PROPHET, "an encoder–decoder"),
         ("VideoMAEModel", IMAGE | {"num_frames": 4}, "a vision model"),
         ("BertForMultipleChoice", PLAIN, "a classifier of choices"),
         ("RobertaForMultipleChoice", PLAIN | {"pad_token_id": 1}, "reads several texts at once, one for each choice"),

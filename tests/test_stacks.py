@@ -398,3 +398,86 @@ def test_patterns_alone_are_kept_of_both_stacks():
     assert set(trace.sites) == {"pattern", "cross_pattern"}
     assert set(trace.stacks["encoder"].sites) == {"pattern"}
     np.testing.assert_allclose(fg.attention_rollout(trace)[-1], fg.attention_rollout(trace_of("t5"))[-1], atol=1e-9)
+
+
+SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+
+
+def put_together(kind, encoder, decoder):
+    torch.manual_seed(5)
+    model = getattr(transformers, kind)(encoder=encoder, decoder=decoder).eval()
+    model.config.decoder_start_token_id, model.config.pad_token_id = 2, 1
+    return model
+
+
+def gpt2():
+    return transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(n_embd=32, n_layer=2, n_head=4, vocab_size=80, add_cross_attention=True, is_decoder=True,
+                                bos_token_id=2, eos_token_id=3)
+    )  # fmt: skip
+
+
+def vit():
+    config = transformers.ViTConfig(**SMALL, image_size=32, patch_size=8)
+    return transformers.ViTModel(config, add_pooling_layer=False)
+
+
+def trocr():
+    config = transformers.TrOCRConfig(
+        vocab_size=80,
+        d_model=32,
+        decoder_layers=2,
+        decoder_attention_heads=4,
+        decoder_ffn_dim=64,
+        max_position_embeddings=40,
+    )
+    return transformers.TrOCRForCausalLM(config)
+
+
+def bert(**more):
+    return transformers.BertConfig(**SMALL, vocab_size=80, **more)
+
+
+def wav2vec2():
+    config = transformers.Wav2Vec2Config(
+        **SMALL, vocab_size=32, conv_dim=(16, 16), conv_kernel=(10, 3), conv_stride=(5, 2), num_conv_pos_embeddings=16,
+        num_conv_pos_embedding_groups=4, mask_time_prob=0.0,
+    )  # fmt: skip
+    return transformers.Wav2Vec2Model(config)
+
+
+PUT_TOGETHER = {
+    "trocr": lambda: put_together("VisionEncoderDecoderModel", vit(), trocr()),
+    "vit-gpt2": lambda: put_together("VisionEncoderDecoderModel", vit(), gpt2()),
+    "wav2vec2-gpt2": lambda: put_together("SpeechEncoderDecoderModel", wav2vec2(), gpt2()),
+    "bert-bert": lambda: put_together(
+        "EncoderDecoderModel", transformers.BertModel(bert()),
+        transformers.BertLMHeadModel(bert(is_decoder=True, add_cross_attention=True)),
+    ),
+    "whisper": lambda: model_of("whisper", "speech"),
+    "speech_to_text": lambda: model_of("speech_to_text", "speech"),
+    "moonshine": lambda: model_of("moonshine", "speech"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", PUT_TOGETHER)
+def test_decoders_read_images_and_sounds(name, tmp_path):
+    from tests.every_type import inputs_of
+
+    model = PUT_TOGETHER[name]().eval()
+    loaded = fg.load_model(model)
+    assert loaded.level == "full"
+    assert max(loaded.proof.values()) < 1e-5
+    trace = fg.trace(loaded, inputs_of(loaded))
+    encoder = trace.stacks["encoder"]
+    with torch.no_grad(), eager_attention(model):
+        said = model(**trace.fed.feed(loaded))
+    torch.testing.assert_close(trace.logits, said.logits[0, -1], rtol=1e-5, atol=1e-5)
+    assert trace.axes["encoder"] is encoder.axis
+    assert trace.axes["encoder"].kind == ("patch" if "vit" in name or name == "trocr" else encoder.axis.kind)
+    graph = fg.build_graph(trace)
+    assert fg.mass(graph) == pytest.approx(1.0)
+    assert graph.info.stacks[0].tokens == encoder.tokens
+    assert fg.attention_rollout(trace)[-1].sum(-1) == pytest.approx(np.ones(len(encoder.tokens) + len(trace.tokens)))
+    back = fg.Trace.load(trace.save(tmp_path / "two.safetensors"))
+    assert torch.equal(fg.trace(loaded, back.inputs).logits, trace.logits)

@@ -842,7 +842,10 @@ def _head(model: Any, row: Family) -> tuple[Family, tuple[Any, ...]]:
         added = _find(model, row.logit_bias) if row.logit_bias else None
         return row, modules if added is None else (*modules[:-1], BiasedHead(modules[-1], added, row.logit_factor))
     names = unread_head(model)
-    modules = tuple(getattr(model, name) for name in names)
+    if not names and is_encoder_decoder(model):
+        # A decoder that is a language model by itself has a head of its own.
+        names = tuple(f"decoder.{name}" for name in unread_head(model.get_decoder()))
+    modules = tuple(_find(model, name) for name in names)
     kind: Literal["linear", "masked"] = "linear" if modules == (output,) else "masked"
     return replace(row, head=names, head_kind=kind), modules
 

@@ -170,14 +170,24 @@ def input_kinds(kind: type) -> tuple[str, ...]:
     return (_INPUT_NAMES.get(getattr(kind, "main_input_name", ""), "text"),) if inputs == ("text",) else inputs
 
 
+def input_name(model: Any) -> str:
+    """The argument that a model reads; some encoders take another one than their class says."""
+    said = str(getattr(model, "main_input_name", "input_ids"))
+    accepts = inspect.signature(model.forward).parameters
+    return said if said in accepts else next((name for name in _INPUT_NAMES if name in accepts), said)
+
+
 def medium_of(model: Any) -> Medium | None:
     """What a model reads; None where it is something else, or several things of which a text is not the main one."""
-    name = getattr(model, "main_input_name", "input_ids")
+    name = input_name(model)
     if name == "input_ids":
         return "text"
     found: dict[str, Medium] = {"pixel_values": "image", "input_values": "audio", "input_features": "audio"}
     medium = found.get(name)
-    return medium if medium is not None and set(input_kinds(type(model))) == {medium} else None
+    # An encoder by itself may say the inputs of the model that it is part of.
+    takes_text = any("input_ids" in parameter for parameter in inspect.signature(model.forward).parameters)
+    said = set(input_kinds(type(model))) - (set() if takes_text else {"text"})
+    return medium if medium is not None and said <= {medium} else None
 
 
 def unread_head(model: Any) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from .axis import Layout
 from .eager import eager_attention
 from .forward import run
 from .hooks import on_call, on_result
-from .kinds import medium_of
+from .kinds import input_name, medium_of
 from .parameters import device_of
 from .stacks import encoder_of
 
@@ -52,7 +52,7 @@ def probe_feed(model: Any, table: Any, n_tokens: int, context: int | None = None
         ids = torch.linspace(1, rows - 1, n_tokens, dtype=torch.float64, device=device_of(table)).long()[None]
         return {"input_ids": ids if context is None else ids[:, :context]}
     like = next(one for one in model.parameters() if one.is_floating_point())
-    return {model.main_input_name: _noise(shape_of(model), like)}
+    return {input_name(model): _noise(shape_of(model), like)}
 
 
 def short_source(model: Any, count: int) -> dict[str, Tensor]:
@@ -76,8 +76,11 @@ def shape_of(model: Any) -> tuple[int, ...]:
 
 
 def _small_shapes(model: Any) -> Iterator[tuple[int, ...]]:
-    """Shape of an image of six patches, for models that take images of any size."""
+    """Shape of an image of six patches, for models that take images of any size; of bands over all frames, as Whisper reads them."""
     config = _config(model)
+    bands, most = getattr(config, "num_mel_bins", None), getattr(config, "max_source_positions", None)
+    if medium_of(model) == "audio" and isinstance(bands, int) and isinstance(most, int):
+        yield bands, 2 * most
     patch, size = getattr(config, "patch_size", None), getattr(config, "image_size", None)
     if medium_of(model) == "image" and isinstance(patch, int) and isinstance(size, int) and 3 * patch < size:
         yield int(getattr(config, "num_channels", None) or 3), 2 * patch, 3 * patch
@@ -96,7 +99,7 @@ def _runs(model: Any, shape: tuple[int, ...]) -> bool:
     like = next(one for one in model.parameters() if one.is_floating_point())
     try:
         with torch.inference_mode(mode=False), torch.no_grad(), eager_attention(model), _same_settings(model):
-            model(**{model.main_input_name: _noise(shape, like)})
+            model(**{input_name(model): _noise(shape, like)})
     except (AssertionError, IndexError, RuntimeError, TypeError, ValueError):
         return False
     return True
@@ -124,7 +127,8 @@ def _own_shape(model: Any) -> tuple[int, ...]:
         size = getattr(config, "image_size", None) or 224
         rows, columns = (size, size) if isinstance(size, int) else tuple(size)[-2:]
         return int(getattr(config, "num_channels", None) or 3), int(rows), int(columns)
-    bands = int(getattr(config, "num_mel_bins", None) or getattr(config, "feature_projection_input_dim", None) or 0)
+    names = ("num_mel_bins", "input_feat_per_channel", "feature_projection_input_dim")
+    bands = next((int(found) for name in names if (found := getattr(config, name, None))), 0)
     if bands:
         return int(getattr(config, "max_length", None) or 2 * _FRAMES), bands
     kernels, strides = getattr(config, "conv_kernel", ()), getattr(config, "conv_stride", ())
@@ -153,7 +157,7 @@ def layout_of(anatomy: Anatomy) -> tuple[Layout, dict[str, float]]:
         If the state that enters the first block has fewer positions than the convolutions of the input give.
     """
     model = anatomy.model
-    medium, argument = medium_of(model), model.main_input_name
+    medium, argument = medium_of(model), input_name(model)
     assert medium in ("image", "audio")
     shape = shape_of(model)
     like = anatomy.like

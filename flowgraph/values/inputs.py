@@ -380,7 +380,7 @@ def inputs(
         )
     _check_company(main[0], given, chat)
     if main[0] in _MEDIA:
-        return _of_media(given)
+        return _with_targets(_of_media(given), targets)
     if main[0] == "text":
         found = _of_texts(given["text"], given.get("pair"), chat)
     elif main[0] == "messages":

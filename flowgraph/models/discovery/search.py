@@ -41,13 +41,17 @@ class Search:
         self.model = model
         own = decoder_embeddings(model) if encoder is not None else input_embeddings(model)
         self.table: Any = own if encoder is not None or medium_of(model) == "text" else None
-        self.given = probe_feed(model, self.table, _TOKENS)
-        if encoder is not None:
-            self.given = {**short_source(model, _TOKENS + 2), DECODER_IDS: self.given["input_ids"]}
         # Without a cache, which some models cannot fill for layers that do not attend.
         accepts = inspect.signature(model.forward).parameters
-        self.feed: dict[str, Any] = {**self.given, **({"use_cache": False} if "use_cache" in accepts else {})}
-        self.record = record_pass(model, self.feed)
+        for count in (_TOKENS, _TOKENS - 1):
+            self.given = probe_feed(model, self.table, count)
+            if encoder is not None:
+                self.given = {**short_source(model, _TOKENS + 2), DECODER_IDS: self.given["input_ids"]}
+            self.feed: dict[str, Any] = {**self.given, **({"use_cache": False} if "use_cache" in accepts else {})}
+            self.record = record_pass(model, self.feed)
+            # Attention to another stack is told by its length, so that the two must differ.
+            if encoder is None or any(map(self._reads_others, self.record.attention)):
+                break
         self.dtype = next(one for one in model.parameters() if one.is_floating_point()).dtype
         if encoder is not None:
             # The encoder is a model by itself, and is searched as one.
