@@ -26,7 +26,7 @@ from tests.tiny_models import tiny_model
 
 DECODERS = (
     "afmoe", "apertus", "arcee", "bamba", "biogpt", "bitnet", "bloom", "codegen", "cohere", "cohere2", "cwm", "deepseek_v3",
-    "ernie4_5", "ernie4_5_moe", "exaone4", "falcon", "falcon_h1", "flex_olmo", "glm", "glm4", "glm4_moe", "gpt_bigcode", "gpt_oss", "granite", "granite_swa",
+    "ernie4_5", "ernie4_5_moe", "exaone4", "falcon", "falcon_h1", "flex_olmo", "gemma4_text", "gemma4_unified_text", "glm", "glm4", "glm4_moe", "gpt_bigcode", "gpt_oss", "granite", "granite_swa",
     "granitemoe", "granitemoe_swa", "granitemoehybrid", "granitemoeshared", "helium", "hunyuan_v1_dense", "jamba", "laguna", "lfm2", "lfm2_moe", "llama4", "mimo_v2_flash", "minicpm3", "minimax_m2", "ministral3",
     "mixtral", "mpt", "nemotron", "nemotron_h", "olmo", "olmo2", "olmo3", "olmoe", "openai-gpt", "persimmon", "phi", "phimoe",
     "qwen2_moe", "qwen3_moe", "qwen3_next", "recurrent_gemma", "seed_oss", "smollm3", "stablelm", "starcoder2", "xglm",
@@ -35,7 +35,7 @@ ENCODERS = (
     "albert", "big_bird", "deberta-v2", "esm", "esmc", "eurobert", "gte", "megatron-bert", "modernbert", "mpnet", "nomic_bert",
     "rembert", "roberta-prelayernorm", "roformer", "xlm-roberta-xl",
 )  # fmt: skip
-PATTERNS = ("dory", "doge", "gemma3n_text", "gemma4_text", "hrm_text", "longcat_flash", "minimax", "xlm", "xmod")
+PATTERNS = ("dory", "doge", "gemma3n_text", "hrm_text", "longcat_flash", "minimax", "xlm", "xmod")
 IDS = [20, 31, 42, 53, 64, 75, 86, 97, 108]
 LONG = [5 + 7 * n % 300 for n in range(40)]
 
@@ -629,6 +629,35 @@ def test_keys_that_more_heads_share_in_some_layers():
     assert not torch.equal(trace.k[few[0]][1], trace.k[few[0]][2])
     effect = fg.ablate(loaded, IDS, [fg.Node("head", 1, head=0)]).effect
     assert np.isfinite(effect).all()
+
+
+def test_heads_of_several_sizes_are_filled_up_with_zeros():
+    loaded = loaded_of("gemma4_text")
+    anatomy, trace = loaded.anatomy, fg.trace(loaded, IDS)
+    small = [n for n, block in enumerate(anatomy.blocks) if block.attention_output.heads is not None]
+    assert small
+    assert len(small) < len(anatomy.blocks)
+    own = anatomy.blocks[small[0]].attention_output.heads[1]
+    assert own < anatomy.d_value == trace.z.shape[-1]
+    for site in ("q", "k", "v", "z"):
+        assert not trace.sites[site][small[0], ..., own:].any()
+        assert trace.sites[site][small[0], ..., :own].any()
+    assert anatomy.W_O(small[0]).shape == (anatomy.n_heads, anatomy.d_value, anatomy.d_model)
+    # A head that is set to zero is one that the output projection does not read.
+    model, at = loaded.model, len(IDS) - 1
+    module = anatomy.blocks[small[0]].attention_output.module
+    ablated = fg.ablate(
+        loaded, IDS, [fg.Node("head", small[0], head=1)], how="zero", target=9, metric=fg.log_probability
+    )
+    kept = module.weight.detach().clone()
+    with torch.no_grad(), eager_attention(model):
+        before = model(torch.tensor([IDS])).logits[0, at].log_softmax(-1)[9]
+        module.weight[:, own : 2 * own] = 0
+        after = model(torch.tensor([IDS])).logits[0, at].log_softmax(-1)[9]
+        module.weight.copy_(kept)
+    assert float(ablated.effect[0]) == pytest.approx(float(after - before), rel=1e-3, abs=1e-5)
+    graph = fg.build_graph(trace, method="norms", level="head", readings=False)
+    assert fg.mass(graph) == pytest.approx(1.0)
 
 
 def test_patterns_of_modules_that_run_several_times():

@@ -31,7 +31,7 @@ def mixed(
         handle.remove()
     # In BERT the projection stands outside the module that attends, and has not run.
     z: Tensor = seen[0] if seen else output[0]
-    return z
+    return block.attention_output.filled(z)
 
 
 def after_attention(

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..errors import NoPatternError, UnsupportedReadingError
 from ..models import LoadedModel
-from ..models.anatomy import Anatomy, Block, counting, no_neurons, no_projections, scaled, upcast
+from ..models.anatomy import Anatomy, Block, Projection, counting, no_neurons, no_projections, scaled, upcast
 from ..models.attention_weights import Role
 from ..models.eager import AttentionCall, Watch, asks_for_attention, eager_attention, watching
 from ..models.forward import Feed, watch_of
@@ -206,7 +206,7 @@ class Pass:
             yield on_call(block.attention, self._prober(layer))
         yield from self._projection_handles(layer, block)
         if ("z", layer) in self.edits:
-            yield self._on_input(block.attention_output.module, "z", layer)
+            yield self._on_heads_outputs(block.attention_output, layer)
         if ("pattern", layer) in self.edits and not self.anatomy.is_found:
             yield on_result(block.attention, self._pattern_hook(layer))
         post = block.attention_post_norm
@@ -320,6 +320,18 @@ class Pass:
             return ((new, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: new})
 
         return on_call(module, hook)
+
+    def _on_heads_outputs(self, output: Projection, layer: int) -> Any:
+        """Edits of what the output projection reads; heads that are smaller here than elsewhere are filled up for the edit."""
+        if output.heads is None:
+            return self._on_input(output.module, "z", layer)
+
+        def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            filled = output.filled(args[0])
+            new = self._edited("z", layer, filled)
+            return None if new is filled else ((output.unfilled(new), *args[1:]), kwargs)
+
+        return on_call(output.module, hook)
 
     def _on_output(self, module: nn.Module, site: str, layer: int, factor: float | Tensor = 1.0) -> Any:
         """Edits of a module's output; of one that the model multiplies by a factor, what comes after it."""

@@ -139,11 +139,14 @@ class Projection:
     """A linear layer, or some of its outputs, as ``x @ weight + bias``, whatever the layout of the module.
 
     Weight and bias hold the factor that the model multiplies the output by before it goes on, a number or one for each output.
+    Where heads are larger in other layers, ``heads`` is their number, their size here and the largest size: inputs are then filled up
+    with zeros behind each head, and the weight has zeros in these rows.
     """
 
     module: Any
     columns: tuple[int | None, int | None] = (None, None)
     factor: float | Tensor = 1.0
+    heads: tuple[int, int, int] | None = None
 
     def __call__(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_out"]:
         """[…, d_out] the layer's output, at least in float32."""
@@ -156,7 +159,7 @@ class Projection:
         weight = matrix_of(self.module)
         # Hugging Face's Conv1D keeps [in, out]; torch.nn.Linear keeps [out, in].
         found = upcast((weight if type(self.module).__name__ == "Conv1D" else weight.T)[:, slice(*self.columns)])
-        return scaled(found, self.factor)
+        return scaled(self.filled(found.T).T, self.factor)
 
     @property
     def bias(self) -> Float[Tensor, "d_out"] | None:
@@ -169,8 +172,23 @@ class Projection:
 
     def added(self, x: Tensor) -> Tensor:
         """The module's own output in its own number type, times the factor."""
-        out: Tensor = self.module(x)
+        out: Tensor = self.module(self.unfilled(x))
         return scaled(out, self.factor)
+
+    def filled(self, x: Float[Tensor, "*n d_own"]) -> Float[Tensor, "*n d_in"]:
+        """[…, d_in] an input of the module, each head filled up with zeros to the largest size."""
+        if self.heads is None:
+            return x
+        number, own, largest = self.heads
+        return fill(x.unflatten(-1, (number, own)), largest).flatten(-2)
+
+    def unfilled(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_own"]:
+        """[…, d_own] what the module itself reads."""
+        if self.heads is None:
+            return x
+        number, own, largest = self.heads
+        unfilled: Tensor = x.unflatten(-1, (number, largest))[..., :own].flatten(-2)
+        return unfilled
 
     @property
     def d_in(self) -> int:
@@ -178,6 +196,11 @@ class Projection:
         shape = shape_of(self.module)
         assert shape is not None
         return int(shape[0] if type(self.module).__name__ == "Conv1D" else shape[1])
+
+
+def fill(x: Float[Tensor, "*n d"], size: int) -> Float[Tensor, "*n d_filled"]:
+    """[…, size] the vectors with zeros behind them."""
+    return x if x.shape[-1] == size else nn.functional.pad(x, (0, size - x.shape[-1]))
 
 
 class NeuronLayers(NamedTuple):
@@ -1017,7 +1040,7 @@ def _one_attention(index: int, block: nn.Module, row: Family, stack: Stack, size
         key=module(attention.key),
         value=module(attention.value),
         fused=module(attention.fused),
-        attention_output=None if output is None else Projection(output, factor=attention_factor),
+        attention_output=None if output is None else _of_heads(Projection(output, factor=attention_factor), sizes),
         query_norm=norm(attention.query_norm, sizes.d_head),
         key_norm=norm(attention.key_norm, sizes.d_head),
         attention_norm=norm_or_none(stack.attention_norm),
@@ -1038,6 +1061,12 @@ def _one_attention(index: int, block: nn.Module, row: Family, stack: Stack, size
         if attention.scales
         else _attention_scale(found, attention),
     )
+
+
+def _of_heads(output: Projection, sizes: Sizes) -> Projection:
+    """The projection of heads' outputs, whose heads may be smaller here than in other layers."""
+    own = output.d_in // sizes.heads
+    return output if own == sizes.d_value else replace(output, heads=(sizes.heads, own, sizes.d_value))
 
 
 def _activation(block: nn.Module, path: str) -> Any:

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import NoPatternError
-from .anatomy import Anatomy, Block, Norm, counting, scale_of_size, scaled
+from .anatomy import Anatomy, Block, Norm, counting, fill, scale_of_size, scaled
 from .eager import AttentionCall, Watch, asks_for_attention, eager_attention, watching
 from .hooks import after, before, on_call, on_result, only_while
 from .memory import empty_buffer
@@ -419,7 +419,7 @@ class _Recorder:
                     yield after(block.value, lambda x: self._store("v", row, self._heads(x)))
         if "z" in self.sites:
             yield before(
-                block.attention_output.module, lambda x: self._store("z", row, self._heads(x, self.anatomy.d_value))
+                block.attention_output.module, lambda x: self._store("z", row, self._filled(x, self.anatomy.d_value))
             )
         if "z_gate" in self.sites:
             yield before(block.attention_output.module, lambda x: self._store_gate(row, x))
@@ -428,6 +428,10 @@ class _Recorder:
 
     def _heads(self, x: Float[Tensor, "*n d"], size: int | None = None) -> Float[Tensor, "position head d_head"]:
         return x.reshape(x.shape[-2], -1, size or self.anatomy.d_head)
+
+    def _filled(self, x: Float[Tensor, "*n d"], size: int) -> Float[Tensor, "position head d_head"]:
+        """All heads side by side, each filled up with zeros to the size that heads have in the layer where they are largest."""
+        return fill(x.reshape(x.shape[-2], self.anatomy.n_heads, -1), size)
 
     def _store_fused(self, row: int, block: Block, x: Tensor) -> None:
         heads = self._heads(x)
@@ -458,7 +462,7 @@ class _Recorder:
     def _store_gate(self, row: int, x: Tensor) -> None:
         """Keep what the heads' outputs were multiplied by; where an output is 0 its factor does not matter."""
         given = self.ungated.pop(row)
-        self._store("z_gate", row, torch.where(given == 0, 0.0, self._heads(x, self.anatomy.d_value) / given))
+        self._store("z_gate", row, torch.where(given == 0, 0.0, self._filled(x, self.anatomy.d_value) / given))
 
     def _store_call(self, row: int, call: AttentionCall) -> None:
         """Keep the input of a block's attention function and the pattern that it gives."""
@@ -476,11 +480,12 @@ class _Recorder:
                     block.scale, self.anatomy.attention_softcap, rows_seen
                 )
         if "z_gate" in self.sites:
-            self.ungated[row] = call.output.reshape(call.query.shape[2], self.anatomy.n_heads, -1)
+            self.ungated[row] = self._filled(call.output[0].flatten(-2), self.anatomy.d_value)
         if self.all_given and "v" in self.sites:
-            self._store("v", row, self._shared(call.value[0]).transpose(0, 1))
+            self._store("v", row, fill(self._shared(call.value[0]).transpose(0, 1), self.anatomy.d_value))
         for site, heads, norm in (("q", call.query, block.query_norm), ("k", call.key, block.key_norm)):
             rows = (heads[0] if site == "q" else self._shared(heads[0])).transpose(0, 1)
+            rows = fill(rows, self.anatomy.d_head)
             if site in self.sites and self._is_apart(site, norm):
                 self._store(site, row, rows)
             if self.has_rotary and "rotary" in self.sites:

@@ -466,13 +466,11 @@ def _agreed(what: str, values: list[Any]) -> Any:
 
 
 def _sizes(sizes: list[tuple[int, int, int, int]]) -> tuple[int, int, int, int]:
-    """Sizes of heads; where layers share keys among more or fewer heads, as many keys as the most have."""
-    kv_heads = max(kv for _, kv, _, _ in sizes)
+    """Sizes of heads; where layers differ in size or in the number of keys, the largest."""
+    kv_heads, d_head, d_value = (max(one[n] for one in sizes) for n in (1, 2, 3))
     if any(kv_heads % kv for _, kv, _, _ in sizes):
         raise NotFoundError(f"the sizes of heads differ from block to block: {list(dict.fromkeys(sizes))}")
-    heads, d_head, d_value = _agreed(
-        "sizes of heads", [(heads, d_head, d_value) for heads, _, d_head, d_value in sizes]
-    )
+    heads = _agreed("numbers of heads", [one[0] for one in sizes])
     return heads, kv_heads, d_head, d_value
 
 
