@@ -450,6 +450,13 @@ def test_a_score_that_does_not_exist_is_said_like_every_other_choice(tab):
     assert tab.text("#notice") == ""
 
 
+def test_the_score_that_is_shown_stays_when_something_else_changes(tab):
+    tab.drawn(f"{QUERY}&tab=heads")
+    tab.wait("document.getElementById('score').textContent.includes('direct logit')")
+    tab.redrawn(lambda: tab.choose("method", "norms"))
+    assert "direct logit" in tab.text("#score")
+
+
 def test_an_address_without_a_model_says_it_from_the_first_change_on(tab):
     tab.drawn(QUERY)
     drawn = tab.evaluate("app.root().dataset.drawn")

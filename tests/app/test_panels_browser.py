@@ -114,7 +114,7 @@ def dash_app(panels) -> Dash:
     app = Dash(
         __name__,
         assets_folder=str(ROOT / "webapp" / "assets"),
-        assets_ignore=r"^(?!panels|chart_panel|flow_picture).*$",
+        assets_ignore=r"^(?!panels|callbacks|chart_panel|flow_picture).*$",
         external_scripts=["/page/flowgraph.js", "/page/cytoscape.js"],
         external_stylesheets=["/page/theme.css"],
         add_log_handler=False,

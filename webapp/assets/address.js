@@ -56,28 +56,6 @@
     return key(search, (name) => !view.has(name) && name !== 'example');
   }
 
-  /** What the controls show for an address. A choice that does not exist is left as it is: the server says so when it draws. */
-  function restore(search, layers) {
-    const said = { ...defaults(), ...read(search) };
-    const [choices, keep] = [JSON.parse(root().dataset.choices), window.dash_clientside.no_update];
-    const chosen = (name) => (choices[name].includes(said[name]) ? said[name] : keep);
-    const count = layers?.length ?? 0;
-    return [
-      search ? said.model : root().dataset.model,
-      said.text,
-      said.chat === '1' ? ['chat'] : [],
-      Number(said.threshold) || null,
-      said.heads_in.split(',').filter(Boolean).join(', '),
-      said.position === '' ? null : Number(said.position),
-      ...['method', 'show', 'level', 'width', 'orientation', 'fill'].map(chosen),
-      count ? Number(said.layer === '' ? count - 1 : said.layer) : keep,
-      choices.score.includes(said.score) ? said.score : keep,
-    ];
-  }
-
-  app.address = { read, written, change, go, runKey, pictureKey };
+  app.address = { defaults, read, written, change, go, runKey, pictureKey };
   app.root = root;
-  window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
-    flowgraph: { ...window.dash_clientside?.flowgraph, restore },
-  });
 })();

@@ -181,11 +181,7 @@ of cells are built as plain elements: as elements of React they take several tim
   let tip = null;
 
   function showTip(text, x, y) {
-    if (!tip) {
-      tip = document.createElement('div');
-      tip.className = 'panel-tip';
-      tip.setAttribute('role', 'tooltip');
-    }
+    tip ??= flowgraph.element('div', { class: 'panel-tip', role: 'tooltip' });
     const root = document.querySelector('.flowgraph') ?? document.body;
     if (tip.parentElement !== root) root.append(tip);
     tip.replaceChildren(...text.split('\n').map(tipLine));
@@ -197,15 +193,8 @@ of cells are built as plain elements: as elements of React they take several tim
   }
 
   function tipLine(text) {
-    const line = document.createElement('p');
     const [name, number] = text.split('\t');
-    line.append(name);
-    if (number !== undefined) {
-      const value = document.createElement('b');
-      value.textContent = number;
-      line.append(value);
-    }
-    return line;
+    return flowgraph.element('p', {}, name, ...(number === undefined ? [] : [flowgraph.element('b', {}, number)]));
   }
 
   function hideTip() {
@@ -255,12 +244,11 @@ of cells are built as plain elements: as elements of React they take several tim
 
   /* Callbacks between panels and the page */
 
-  const keep = () => window.dash_clientside.no_update;
-  const said = () => (window.dash_clientside.callback_context?.triggered ?? []).filter(({ value }) => value);
+  const { keep, offer, triggered } = window.flowgraphApp;
 
   /** What was picked in a panel. A panel that has just come has picked nothing. */
   function picked(_counts, selected, ids) {
-    const [last] = said().slice(-1);
+    const [last] = triggered().filter(({ value }) => value).slice(-1);
     const at = ids.findIndex((id) => last && JSON.parse(last.prop_id.slice(0, last.prop_id.lastIndexOf('.'))).of === id.of);
     return at < 0 ? keep() : selected[at];
   }
@@ -270,7 +258,5 @@ of cells are built as plain elements: as elements of React they take several tim
     return selected.map((one) => ((one ?? null) === (key ?? null) ? keep() : (key ?? null)));
   }
 
-  window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
-    flowgraph: { ...window.dash_clientside?.flowgraph, picked, markEverywhere },
-  });
+  offer({ picked, markEverywhere });
 })();

@@ -3,23 +3,17 @@
 (() => {
   'use strict';
   const app = (window.flowgraphApp ??= {});
-  const keep = () => window.dash_clientside.no_update;
-  const tab = crypto.getRandomValues(new Uint32Array(2)).join('-');
-  let runs = 0;
-  let last = null;
+  const { keep } = app;
+  const tickets = app.tickets('continuation');
 
   /** Ask for more tokens of the prompt that was traced. */
   function goOn(_clicks, _submits, count) {
-    if (!(window.dash_clientside.callback_context?.triggered ?? []).length) return keep();
+    if (!app.triggered().length) return keep();
     if (!app.address.read().text) {
       document.getElementById('prompt').focus();
       return keep();
     }
-    runs += 1;
-    const id = `${tab}-${runs}`;
-    const ticket = { id, previous: last, search: window.location.search, count: count ?? 0 };
-    last = id;
-    return ticket;
+    return tickets.next({ search: window.location.search, count: count ?? 0 });
   }
 
   /** The run becomes the text before a token, and the token its target; what was said about the former run is left behind. */
@@ -51,7 +45,5 @@
   }
 
   Object.assign(app, { explainGrown: explain, explainWritten });
-  window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
-    flowgraph: { ...window.dash_clientside?.flowgraph, goOn, markGrown },
-  });
+  app.offer({ goOn, markGrown });
 })();

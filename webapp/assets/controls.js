@@ -1,47 +1,61 @@
-/* From controls to the address: clientside callbacks, each of which changes what was touched. */
+/* Between controls and the address: clientside callbacks, each of which changes what was touched. */
 
 (() => {
   'use strict';
   const app = (window.flowgraphApp ??= {});
-  const touched = () => (window.dash_clientside.callback_context?.triggered ?? []).map(({ prop_id: name }) => name.split('.')[0]);
-  const random = () => Array.from(crypto.getRandomValues(new Uint32Array(4)), (n) => n.toString(36)).join('');
-  const tab = random();
+  const touched = () => app.triggered().map(({ prop_id: name }) => name.split('.')[0]);
   const OF_FLOW = new Set(['method', 'show', 'level', 'heads_in', 'threshold', 'layers', 'position']);
   const BEHIND_MS = 300;
-  let runs = 0;
-  let last = null;
+  const tickets = app.tickets('run');
+  let drawn = null;
   let behind = null;
+
+  /** What the controls show for an address. A choice that does not exist is left as it is: the server says so when it draws. */
+  function restore(search, layers) {
+    const said = { ...app.address.defaults(), ...app.address.read(search) };
+    const choices = JSON.parse(app.root().dataset.choices);
+    const chosen = (name) => (said[name] && choices[name].includes(said[name]) ? said[name] : app.keep());
+    const count = layers?.length ?? 0;
+    return [
+      search ? said.model : app.root().dataset.model,
+      said.text,
+      said.chat === '1' ? ['chat'] : [],
+      Number(said.threshold) || null,
+      said.heads_in.split(',').filter(Boolean).join(', '),
+      said.position === '' ? null : Number(said.position),
+      ...['method', 'show', 'level', 'width', 'orientation', 'fill'].map(chosen),
+      count ? Number(said.layer === '' ? count - 1 : said.layer) : app.keep(),
+      chosen('score'),
+    ];
+  }
 
   /** A new ticket when the address asks for another picture; without a prompt there is none to draw. */
   function ticket(search) {
     app.root().toggleAttribute('data-empty', !app.address.read(search).text);
     if (!app.address.read(search).text) {
-      last = null;
+      tickets.drop();
+      drawn = null;
       return null;
     }
     const key = app.address.pictureKey(search);
-    if (last?.key === key) return window.dash_clientside.no_update;
-    return issue(search, key);
+    return drawn === key ? app.keep() : issue(search, key);
   }
 
   function issue(search, key) {
-    runs += 1;
-    const issued = { id: `${tab}-${runs}`, previous: last?.id ?? null, search, run: app.address.runKey(search) };
-    last = { id: issued.id, key };
-    return issued;
+    drawn = key;
+    return tickets.next({ search, run: app.address.runKey(search) });
   }
 
   /** Run the prompt as the controls stand; what was said about the former prompt is left behind. */
   function trace(_clicks, text, model, chat, method, show, level, headsIn, threshold, position) {
-    const keep = window.dash_clientside.no_update;
-    if (!touched().length) return keep;
+    if (!touched().length) return app.keep();
     if (!text) {
       document.getElementById('prompt').focus();
-      return keep;
+      return app.keep();
     }
     if (!model) {
       app.refuse('No model is chosen. Choose one beside the prompt, then press Trace.');
-      return keep;
+      return app.keep();
     }
     const values = app.address.read();
     const { width = '', orientation = '', tab: panel = '', fill = '' } = values;
@@ -53,7 +67,7 @@
     if (!isSame) app.address.go(search);
     fold();
     // The same question once more: after an error or a cancelled run.
-    return isSame ? issue(window.location.search, app.address.pictureKey(window.location.search)) : keep;
+    return isSame ? issue(window.location.search, app.address.pictureKey(window.location.search)) : app.keep();
   }
 
   /** The open prompt box lies over the page: it closes when what stands in it is asked for, answered or refused. */
@@ -90,7 +104,7 @@
 
   /** Whether a control of the flow graph was really set: then a circuit makes room for that graph. */
   function isOfFlow([name, value], now) {
-    const usual = JSON.parse(app.root().dataset.defaults)[name] ?? '';
+    const usual = app.address.defaults()[name] ?? '';
     return OF_FLOW.has(name) && (value || usual) !== (now[name] || usual);
   }
 
@@ -126,13 +140,13 @@
     if (!values.tab) return null;
     if (!run || run.key !== app.address.runKey(search)) {
       // What stands there belongs to the picture that is still shown; under another tab it would say something false.
-      if (app.panel?.tab === values.tab) return window.dash_clientside.no_update;
+      if (app.panel?.tab === values.tab) return app.keep();
       app.panel = null;
       return null;
     }
     const options = (JSON.parse(app.root().dataset.panels)[values.tab] ?? []).map((name) => values[name] ?? '');
     const key = JSON.stringify([values.tab, run.key, ...options]);
-    if (app.panel?.key === key) return window.dash_clientside.no_update;
+    if (app.panel?.key === key) return app.keep();
     app.panel = { tab: values.tab, search, key, first: null };
     return app.panel;
   }
@@ -185,17 +199,14 @@
 
   /** A field of the recipe that a panel has changed. */
   function setting(_said, shown) {
-    const [last] = (window.dash_clientside.callback_context?.triggered ?? []).map((one) => one.value).filter(Boolean).slice(-1);
-    const keep = window.dash_clientside.no_update;
-    if (!last) return keep;
+    const [last] = app.triggered().map((one) => one.value).filter(Boolean).slice(-1);
+    if (!last) return app.keep();
     // Which part of a long lens is shown is no part of the address.
     if (last.name === 'first') return { ...shown, first: last.value };
     app.address.change({ [last.name]: [last.value].flat().join(',') });
-    return keep;
+    return app.keep();
   }
 
   Object.assign(app, { toggleHeads });
-  window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
-    flowgraph: { ...window.dash_clientside?.flowgraph, ticket, trace, fold, countLines, choose, panel, settle, setting },
-  });
+  app.offer({ restore, ticket, trace, fold, countLines, choose, panel, settle, setting });
 })();

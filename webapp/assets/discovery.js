@@ -3,12 +3,10 @@
 (() => {
   'use strict';
   const app = (window.flowgraphApp ??= {});
-  const keep = () => window.dash_clientside.no_update;
-  const tab = crypto.getRandomValues(new Uint32Array(2)).join('-');
+  const { keep } = app;
+  const tickets = app.tickets('find');
   const form = () => document.getElementById('finder');
   const FLOW = { circuit: '', corrupted: '', task: '', prompts: '', budget: '', selected: '', pins: '', keep: '' };
-  let searches = 0;
-  let last = null;
   let about = null;
   let written = null;
 
@@ -20,13 +18,9 @@
 
   /** Search with what the form says. */
   function find(_clicks, task, corrupted, answer, against, prompts, circuit, budget) {
-    if (!(window.dash_clientside.callback_context?.triggered ?? []).length || !app.address.read().text) return keep();
-    searches += 1;
-    const id = `find-${tab}-${searches}`;
+    if (!app.triggered().length || !app.address.read().text) return keep();
     const asked = { task, corrupted: corrupted ?? '', answer: answer ?? '', against: against ?? '', prompts: prompts ?? 0, circuit, budget: budget ?? null };
-    const ticket = { id, previous: last, search: window.location.search, form: asked };
-    last = id;
-    return ticket;
+    return tickets.next({ search: window.location.search, form: asked });
   }
 
   /** Show a circuit that was found, unless another picture is looked at by now: then its button does. */
@@ -103,7 +97,5 @@
   delete window.dash_cytoscape.Cytoscape.defaultProps?.wheelSensitivity;
 
   Object.assign(app, { aboutPicture, shownCircuit, leaveCircuit: () => app.address.change(FLOW), flowOnly: FLOW });
-  window.dash_clientside = Object.assign(window.dash_clientside ?? {}, {
-    flowgraph: { ...window.dash_clientside?.flowgraph, fillForm, find, showFound, openFound, chooseTask },
-  });
+  app.offer({ fillForm, find, showFound, openFound, chooseTask });
 })();

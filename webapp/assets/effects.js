@@ -3,9 +3,7 @@
 (() => {
   'use strict';
   const app = (window.flowgraphApp ??= {});
-  const tab = crypto.getRandomValues(new Uint32Array(2)).join('-');
-  let runs = 0;
-  let last = null;
+  const tickets = app.tickets('test');
   let measured = null;
 
   const shownEdges = () => app.cy.edges().not('.off').not('.scaffold').length;
@@ -21,20 +19,15 @@
   function test(button) {
     measured = button.dataset.test === 'graph' ? shownEdges() : null;
     markTest();
-    runs += 1;
-    const id = `test-${tab}-${runs}`;
-    const data = { id, previous: last, search: window.location.search, what: button.dataset.test };
-    app.tell({ test: data });
-    last = id;
+    app.tell({ test: tickets.next({ search: window.location.search, what: button.dataset.test }) });
   }
 
   /** Another selection, another graph: a ticket without a question takes the last one back. */
   function forgetTest() {
     measured = null;
     markTest();
-    if (!last) return;
-    app.tell({ test: { id: null, previous: last, search: '', what: null } });
-    last = null;
+    const previous = tickets.drop();
+    if (previous) app.tell({ test: { id: null, previous, search: '', what: null } });
   }
 
   Object.assign(app, { test, forgetTest, markTest });

@@ -16,12 +16,8 @@
   const WIDE = 940;
   const MOST_IN_TIP = 8;
 
-  function element(tag, attributes = {}, ...children) {
-    const made = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-    made.append(...children);
-    return made;
-  }
+  /** Flowgraph’s page scripts come after this. */
+  const element = (...given) => flowgraph.element(...given);
 
   /** As Python writes a probability. */
   function probability(value) {

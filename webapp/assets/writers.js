@@ -5,16 +5,13 @@
   const app = (window.flowgraphApp ??= {});
   let late = null;
 
-  const made = (tag, text, attributes = {}) => Object.assign(document.createElement(tag), { textContent: text, ...attributes });
-
   function isShown({ edges }) {
     return edges.some((edge) => !app.cy.$id(`e${edge}`).hasClass('off'));
   }
 
   function link({ name, key }) {
-    const button = made('button', name, { type: 'button', className: 'link', title: `Details of ${name}` });
-    button.addEventListener('click', () => app.tell({ selected: key }));
-    return button;
+    const about = { type: 'button', class: 'link', title: `Details of ${name}`, click: () => app.tell({ selected: key }) };
+    return window.flowgraph.element('button', about, name);
   }
 
   /** Said again whenever the slider moves: what it hides is no longer drawn. */

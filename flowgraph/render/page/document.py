@@ -77,7 +77,8 @@ def page_script(names: Sequence[str]) -> str:
 def page_bundle() -> str:
     """The page scripts as one text of JavaScript.
 
-    It defines ``window.flowgraph.flow.mount(root, data, options)`` and ``window.flowgraph.semantic.mount`` and starts nothing.
+    It defines ``window.flowgraph.flow.mount(root, data, options)``, ``window.flowgraph.semantic.mount`` and what both make elements with,
+    ``window.flowgraph.element(tag, attributes, …children)``, and starts nothing.
     Cytoscape.js is not in it: it has to be there as ``cytoscape``, or the picture is lent as ``options.cy``.
     """
     return _bundle(tuple(_OWN))

@@ -24,6 +24,8 @@ function mountPage(kind, root, given, options = {}) {
   return viewOf(page);
 }
 
+flowgraph.element = element;
+
 /** The picture, and what others may do; none of it calls back what they have just said. */
 function viewOf(page) {
   const { kind } = page;
