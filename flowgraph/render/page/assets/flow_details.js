@@ -89,7 +89,7 @@ function otherEnd(graph, edge, other) {
   if (graph.notes[other]) return [graph.labels[other]];
   if (graph.kinds[other] === 'head' || graph.kinds[other] === 'logit' || position === null) return [graph.labels[other]];
   if (edge.kind !== 'attention') return [kindName(edge.kind)];
-  return ['attention ', tokenText(graph.tokens[position] ?? ''), `@${data.numbers?.[position] ?? position}`];
+  return ['attention ', tokenText(graph.tokens[position] ?? ''), `@${graph.numbers[position] ?? position}`];
 }
 
 function edgeDetails(page, i) {

@@ -31,8 +31,8 @@ function createGraph(data) {
     incoming[edge.target].push(edge);
     outgoing[edge.source].push(edge);
   }
-  const { labels, kinds, positions, flows, readings, roles, tokens, notes = [] } = data;
-  return { edges, incoming, outgoing, labels, kinds, positions, flows, readings, roles, tokens, notes, places: data.nodes.map((node) => node.data) };
+  const { labels, kinds, positions, flows, readings, roles, tokens, numbers = [], notes = [] } = data;
+  return { edges, incoming, outgoing, labels, kinds, positions, flows, readings, roles, tokens, numbers, notes, places: data.nodes.map((node) => node.data) };
 }
 
 /** Number of a node or edge from its id: n17, e5. */
