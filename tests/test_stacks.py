@@ -473,7 +473,7 @@ def test_decoders_read_images_and_sounds(name, tmp_path):
     with torch.no_grad(), eager_attention(model):
         said = model(**trace.fed.feed(loaded))
     torch.testing.assert_close(trace.logits, said.logits[0, -1], rtol=1e-5, atol=1e-5)
-    assert trace.axes["encoder"] is encoder.axis
+    assert trace.axes["encoder"] == encoder.axis
     assert trace.axes["encoder"].kind == ("patch" if "vit" in name or name == "trocr" else encoder.axis.kind)
     graph = fg.build_graph(trace)
     assert fg.mass(graph) == pytest.approx(1.0)
@@ -481,3 +481,92 @@ def test_decoders_read_images_and_sounds(name, tmp_path):
     assert fg.attention_rollout(trace)[-1].sum(-1) == pytest.approx(np.ones(len(encoder.tokens) + len(trace.tokens)))
     back = fg.Trace.load(trace.save(tmp_path / "two.safetensors"))
     assert torch.equal(fg.trace(loaded, back.inputs).logits, trace.logits)
+
+
+def changed_by_hand(loaded, feed, module, change):
+    """Logits of the last position with another input of a module."""
+    handle = module.register_forward_pre_hook(lambda _module, args: (change(args[0]), *args[1:]))
+    try:
+        with torch.no_grad(), eager_attention(loaded.model):
+            return loaded.model(**feed).logits[0, -1]
+    finally:
+        handle.remove()
+
+
+def without_head(head, width, positions):
+    def change(x):
+        x = x.clone()
+        x[:, positions, head * width : (head + 1) * width] = 0.0
+        return x
+
+    return change
+
+
+@pytest.mark.parametrize("model_type", ["t5", "bart", "t5gemma", "pegasus"])
+def test_heads_of_every_kind_are_switched_off(model_type):
+    loaded, trace = loaded_of(model_type), trace_of(model_type)
+    feed, target = trace.fed.feed(loaded), trace.target
+    anatomy, encoder = loaded.anatomy, loaded.stacks["encoder"].anatomy
+    every = slice(None)
+    for node, projection, positions in (
+        (fg.Node("cross_head", layer=1, head=2), anatomy.cross.blocks[1].attention_output.module, every),
+        (fg.Node("cross_head", layer=0, head=1, position=3), anatomy.cross.blocks[0].attention_output.module, 3),
+        (fg.Node("head", layer=1, head=0), anatomy.blocks[1].attention_output.module, every),
+        (fg.Node("head", layer=0, head=3, stack="encoder"), encoder.blocks[0].attention_output.module, every),
+        (fg.Node("head", layer=1, head=1, position=5, stack="encoder"), encoder.blocks[1].attention_output.module, 5),
+    ):
+        effect = fg.ablate(loaded, trace, node, metric=fg.log_probability)
+        by_hand = changed_by_hand(loaded, feed, projection, without_head(node.head, anatomy.d_value, positions))
+        assert effect.after[0] == pytest.approx(float(by_hand.log_softmax(-1)[target]), abs=1e-5)
+        assert effect.before[0] == pytest.approx(float(trace.logits.log_softmax(-1)[target]), abs=1e-5)
+        assert abs(effect.mean_effect) > 1e-7
+
+
+def test_the_encoder_is_patched_from_another_text():
+    loaded, trace = loaded_of("t5"), trace_of("t5")
+    other = fg.inputs(ids=SOURCE[::-1], target_ids=TARGET)
+    whole = [fg.Node("resid_post", layer=2, stack="encoder")]
+    effect = fg.patch(loaded, trace, other, whole)
+    # All that the decoder knows of the text comes through the encoder's last states.
+    assert effect.score == pytest.approx(1.0, abs=1e-4)
+    part = fg.patch(loaded, trace, other, [fg.Node("cross_head", layer=n, head=h) for n in range(2) for h in range(4)])
+    assert part.score != pytest.approx(0.0, abs=1e-4)
+    mean = fg.ablate(loaded, trace, fg.Node("mlp", layer=0, stack="encoder"), "mean", reference=[other, trace])
+    assert np.isfinite(mean.mean_effect)
+
+
+def test_several_prompts_of_two_stacks_are_changed_at_once():
+    loaded, node = loaded_of("bart"), fg.Node("cross_head", layer=1, head=2)
+    prompts = [fg.inputs(ids=ids, target_ids=TARGET) for ids in (SOURCE, SOURCE[::-1])]
+    together = fg.ablate(loaded, prompts, node, target=7)
+    alone = [fg.ablate(loaded, one, node, target=7) for one in prompts]
+    np.testing.assert_allclose(together.after, [one.after[0] for one in alone], rtol=1e-5, atol=1e-6)
+    with pytest.raises(PromptError, match="whose encoder reads different lengths"):
+        fg.ablate(loaded, [prompts[0], fg.inputs(ids=SOURCE[:3], target_ids=TARGET)], node, target=7)
+    apart = fg.ablate(loaded, [prompts[0], fg.inputs(ids=SOURCE[:3], target_ids=TARGET)], node, target=7, align="start")
+    assert apart.after[0] == pytest.approx(alone[0].after[0], abs=1e-6)
+
+
+def test_changes_that_cannot_be_made_are_refused():
+    loaded, trace = loaded_of("t5"), trace_of("t5")
+    with pytest.raises(UnsupportedReadingError, match="also holds what is read of the encoder"):
+        fg.ablate(loaded, trace, fg.Node("resid_mid", layer=0))
+    with pytest.raises(ArgumentError, match="layer=9 does not exist"):
+        fg.ablate(loaded, trace, fg.Node("head", layer=9, head=0, stack="encoder"))
+    with pytest.raises(ArgumentError, match="outside the prompt of 8 tokens"):
+        fg.ablate(loaded, trace, fg.Node("head", layer=0, head=0, position=8, stack="encoder"))
+    for ask in (
+        lambda: fg.ablate(loaded, trace, fg.build_graph(trace)),
+        lambda: fg.ablate(loaded, trace, fg.Node("head", layer=0, head=0), outside=True),
+        lambda: fg.head_effects(loaded, trace), lambda: fg.gradients(loaded, trace), lambda: fg.head_roles(loaded),
+        lambda: fg.discover(loaded, clean=trace, corrupted=trace),
+    ):  # fmt: skip
+        with pytest.raises(UnsupportedReadingError, match="one stack"):
+            ask()
+    from tests.tiny_models import tiny_model
+
+    single = fg.load_model(tiny_model("llama"))
+    with pytest.raises(ArgumentError, match="no stack 'encoder'"):
+        fg.ablate(single, [5, 6, 7], fg.Node("head", layer=0, head=0, stack="encoder"))
+    with pytest.raises(ArgumentError, match="cannot be changed"):
+        fg.ablate(single, [5, 6, 7], fg.Node("cross_head", layer=0, head=0))

@@ -376,6 +376,7 @@ class _Sides:
     ) -> None:  # fmt: skip
         self.loaded = load_model(model)
         self.loaded.require_head("the completeness of a circuit")
+        self.loaded.anatomy.refuse_stacks("the completeness of a circuit")
         self.heads = _heads(graph)
         anatomy = self.loaded.anatomy
         for node in self.heads:

@@ -130,6 +130,7 @@ def discover(
     how = "zero" if method == "gradient" else how
     loaded = load_model(model)
     loaded.require_head("a circuit for the answer")
+    loaded.anatomy.refuse_stacks("a search for circuits")
     parts = pairs_of(loaded, clean, corrupted, target=target, foil=foil, data=data)
     if how == "mean":
         _check_averages(parts)

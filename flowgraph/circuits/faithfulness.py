@@ -291,6 +291,7 @@ def faithfulness(
     """
     loaded = load_model(model)
     loaded.require_head("the faithfulness of a circuit")
+    loaded.anatomy.refuse_stacks("the faithfulness of a circuit")
     edges = ordered_edges(graph)
     counts = _counts(sizes, len(edges))
     task = task_of(loaded, data)

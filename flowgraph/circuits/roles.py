@@ -267,6 +267,7 @@ def head_roles(
     Better than One?", for importance; Xiao et al. (2023), "Efficient Streaming Language Models with Attention Sinks".
     """
     loaded = load_model(model)
+    loaded.anatomy.refuse_stacks("the roles of heads")
     limits = _limits(thresholds)
     task = None if data is None else task_of(loaded, data)
     ids = repeating(loaded, sequences, seed)

@@ -18,7 +18,7 @@ from ..errors import ArgumentError, TargetError
 from ..models import LoadedModel, load_model
 from ..models.wheel import Progress
 from ..values.arguments import takes
-from .changes import Reference, changed, recorded
+from .changes import Reference, changed, recorded, reference_of
 from .effect import Effect
 from .metrics import AnswerTokens, Metric, metric_of
 from .passes import Pass, logits_of_states
@@ -44,8 +44,15 @@ class _Question:
     progress: Progress | None
     cancel: Callable[[], bool] | None
 
-    def plan(self, n_tokens: int) -> Plan:
-        return plan_of(self.loaded.anatomy, self.what, n_tokens, outside=self.outside, parts=self.parts)
+    def plan(self, batch: Batch) -> Plan:
+        return plan_of(
+            self.loaded.anatomy,
+            self.what,
+            batch.n_tokens,
+            outside=self.outside,
+            parts=self.parts,
+            n_source=batch.n_source,
+        )
 
     def ticking(self, passes: int) -> Tick:
         """A function that ``passes`` passes of a batch call before each block."""
@@ -252,12 +259,14 @@ def answer_logits(loaded: LoadedModel, states: Tensor, positions: Tensor) -> Ten
 
 def _ablated(asked: _Question, prompts: Sequence[Prompt], others: Sequence[Prompt] | None, tick: Tick) -> Effect:
     loaded, batch = asked.loaded, batch_of(asked.loaded, prompts, "prompts")
-    plan = asked.plan(batch.n_tokens)
+    plan = asked.plan(batch)
     reference = Reference(None, False, range(batch.n_tokens))
     if others is not None and asked.how != "zero":
         theirs = batch_of(loaded, others, "reference")
         places = counterparts(batch.n_tokens, theirs.n_tokens, asked.align)
-        reference = Reference(recorded(loaded, theirs.feed, plan, tick=tick)[0], asked.how == "mean", places)
+        source = counterparts(batch.n_source, theirs.n_source, asked.align)
+        kept = recorded(loaded, theirs.feed, plan, tick=tick)[0]
+        reference = reference_of(kept, asked.how == "mean", places, source, plan)
     before = answer_logits(loaded, Pass(loaded, len(batch), tick=tick).run(batch.feed), batch.positions)
     after = answer_logits(loaded, changed(loaded, batch.feed, plan, reference, tick=tick), batch.positions)
     answers = answer_tokens_of(batch, before)
@@ -270,10 +279,14 @@ def _patched(asked: _Question, prompts: Sequence[Prompt], others: Sequence[Promp
     theirs = batch_of(loaded, others, "corrupted")
     denoises = asked.how == "denoise"
     changes, source = (theirs, batch) if denoises else (batch, theirs)
-    plan = asked.plan(changes.n_tokens)
+    plan = asked.plan(changes)
     kept, states = recorded(loaded, source.feed, plan, tick=tick)
     runs = {id(source): states, id(changes): Pass(loaded, len(changes), tick=tick).run(changes.feed)}
-    reference = Reference(kept, False, counterparts(changes.n_tokens, source.n_tokens, asked.align))
+    places, read = (
+        counterparts(own, other, asked.align)
+        for own, other in ((changes.n_tokens, source.n_tokens), (changes.n_source, source.n_source))
+    )
+    reference = reference_of(kept, False, places, read, plan)
     after = answer_logits(loaded, changed(loaded, changes.feed, plan, reference, tick=tick), changes.positions)
     clean, corrupted = (answer_logits(loaded, runs[id(one)], one.positions) for one in (batch, theirs))
     answers = answer_tokens_of(batch, clean)

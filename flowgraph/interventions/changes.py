@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -34,11 +34,14 @@ class Reference:
         Whether its rows are averaged.
     places
         [position] the position of the other run that replaces each; −1 where there is none: that position does not change.
+    stacks
+        Name → the same of another stack.
     """
 
     kept: Kept | None
     mean: bool
     places: Sequence[int]
+    stacks: Mapping[str, Reference] = field(default_factory=dict)
 
     def __call__(self, site: str, layer: int, like: Tensor) -> Float[Tensor, "#row position *rest"]:
         """[row or 1, position, …] the values of a site."""
@@ -71,10 +74,29 @@ def recorded(loaded: LoadedModel, feed: Feed, plan: Plan, *, tick: Tick | None =
     run = Pass(loaded, len(next(iter(feed.values()))), tick=tick)
     for site, layers in plan.sites().items():
         run.keep((site,), sorted(layers))
+    for name, other in plan.stacks.items():
+        for site, layers in other.sites().items():
+            run.stacks[name].keep((site,), sorted(layers))
     if plan.cuts:
         keep_senders(run)
     states = run.run(feed)
-    return run.kept, states
+    return run.kept | {
+        (f"{name}.{site}", layer): value
+        for name, other in run.stacks.items()
+        for (site, layer), value in other.kept.items()
+    }, states
+
+
+def reference_of(kept: Kept, mean: bool, places: Sequence[int], source: Sequence[int], plan: Plan) -> Reference:
+    """What :func:`recorded` kept as the values that replace others, by the positions of each stack."""
+    stacks = {
+        name: Reference(
+            {(site.removeprefix(f"{name}."), layer): value for (site, layer), value in kept.items() if site.startswith(f"{name}.")},
+            mean, source,
+        )
+        for name in plan.stacks
+    }  # fmt: skip
+    return Reference(kept, mean, places, stacks)
 
 
 def changed(loaded: LoadedModel, feed: Feed, plan: Plan, reference: Reference, *, tick: Tick | None = None) -> Tensor:
@@ -86,6 +108,8 @@ def changed(loaded: LoadedModel, feed: Feed, plan: Plan, reference: Reference, *
 
 def install(run: Pass, plan: Plan, reference: Reference) -> None:
     """Add the edits of a plan to a pass: patterns before terms, terms before heads, nodes before edges."""
+    for name, other in plan.stacks.items():
+        install(run.stacks[name], other, reference.stacks.get(name, Reference(None, False, range(other.n_tokens))))
     device = run.anatomy.device
     valid = reference.valid(device)
     if not bool(valid.all()) and (plan.terms or plan.patterns or plan.cuts):
@@ -110,6 +134,11 @@ def install(run: Pass, plan: Plan, reference: Reference) -> None:
     for layer in plan.heads.flatten(1).any(1).nonzero()[:, 0].tolist():
         mask = (plan.heads[layer].T.to(device) & valid[:, None]).repeat_interleave(run.anatomy.d_value, 1)
         run.edit("z", layer, partial(_replaced, reference, "z", layer, mask))
+    crossing = [] if plan.crossing is None else plan.crossing.flatten(1).any(1).nonzero()[:, 0].tolist()
+    for layer in crossing:
+        assert plan.crossing is not None
+        mask = (plan.crossing[layer].T.to(device) & valid[:, None]).repeat_interleave(run.anatomy.d_value, 1)
+        run.edit("cross_z", layer, partial(_replaced, reference, "cross_z", layer, mask))
     for layer in plan.mlps.any(1).nonzero()[:, 0].tolist():
         mask = (plan.mlps[layer].to(device) & valid)[:, None]
         run.edit("mlp_out", layer, partial(_replaced, reference, "mlp_out", layer, mask))

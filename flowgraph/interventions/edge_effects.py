@@ -125,6 +125,7 @@ def edge_effects(
     """
     loaded = load_model(model)
     loaded.require_head("an intervention's effect on the answer")
+    loaded.anatomy.refuse_stacks("an effect of edges")
     if how not in get_args(Literal["noise", "zero"]):
         raise ArgumentError(f"how={how!r} must be 'noise' or 'zero'")
     if not edges:

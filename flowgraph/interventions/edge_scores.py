@@ -175,6 +175,7 @@ def edge_scores(
     """
     loaded = load_model(model)
     loaded.require_head("a score of the answer")
+    loaded.anatomy.refuse_stacks("a score of edges")
     require_sum(loaded.anatomy)
     found = prompts_of(loaded, clean, "clean", target=target, foil=foil)
     others = one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")

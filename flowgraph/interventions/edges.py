@@ -208,6 +208,7 @@ def require_sum(anatomy: Anatomy) -> None:
         If blocks normalise the stream itself.
     """
     anatomy.refuse_gates("an edge between nodes")
+    anatomy.refuse_stacks("an edge between nodes")
     if anatomy.has_gaps:
         raise UnsupportedReadingError(
             f"some layers of {type(anatomy.model).__name__} mix tokens by something else than attention, and edges are known between "

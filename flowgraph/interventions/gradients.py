@@ -113,6 +113,7 @@ def gradients(
     """
     loaded = load_model(model)
     loaded.require_head("a gradient of the answer")
+    loaded.anatomy.refuse_stacks("gradients of all sites")
     if loaded.anatomy.has_gaps or loaded.anatomy.is_gated:
         require_sum(loaded.anatomy)
     batch = batch_of(loaded, prompts_of(loaded, prompts, "prompts", target=target, foil=foil), "prompts")

@@ -160,6 +160,7 @@ def head_effects(
     """
     loaded = load_model(model)
     loaded.require_head("an intervention's effect on the answer")
+    loaded.anatomy.refuse_stacks("a sweep of all heads")
     how = _how(how, corrupted)
     found = prompts_of(loaded, clean, "clean", target=target, foil=foil)
     batch = batch_of(loaded, found, "clean")

@@ -69,7 +69,6 @@ class Pass:
     def __init__(self, loaded: LoadedModel, rows: int, *, gradients: bool = False, tick: Tick | None = None) -> None:
         self.anatomy: Anatomy = loaded.anatomy
         self.anatomy.require_stream("a changed run")
-        self.anatomy.refuse_stacks("a changed run")
         self.rows = rows
         self.gradients = gradients
         self.tick = tick
@@ -81,6 +80,7 @@ class Pass:
         self._keeps_calls = False
         self._probing = False
         self._entering: dict[int, Tensor] = {}
+        self.stacks = {name: Pass(one, rows, gradients=gradients) for name, one in loaded.stacks.items()}
 
     def edit(self, site: str, layer: int, edit: Edit) -> None:
         """Add an edit; those of one site run in the order in which they were added."""
@@ -148,6 +148,9 @@ class Pass:
                 stack.enter_context((watching if asks else capturing)(self._watches()))
             for handle in self._handles(last):
                 stack.callback(handle.remove)
+            for other in self.stacks.values():
+                for handle in other._handles(None):
+                    stack.callback(handle.remove)
             return stack.pop_all()
 
     def _watches(self) -> dict[nn.Module, Watch]:
@@ -200,6 +203,13 @@ class Pass:
         # No module hands the state between attention and MLP on, so it is edited through what attention adds, which
         # needs the state that entered.
         middle = ("resid_mid", layer) in self.edits and self.anatomy.wiring not in ("parallel", "post_norm")
+        if middle and block.cross is not None:
+            raise UnsupportedReadingError(
+                f"the state between attention and MLP of layer {layer} also holds what is read of the encoder, and cannot be changed "
+                "through attention's output; change the state that leaves the layer"
+            )
+        if block.cross is not None:
+            yield from self._cross_handles(layer, block.cross)
         if ("resid_pre", layer) in self.edits or middle:
             yield self._on_input(block.module, "resid_pre", layer)
         if layer in self.probed:
@@ -216,7 +226,16 @@ class Pass:
             output = block.attention_output
             yield self._on_output(output.module if post is None else post.module, "attn_out", layer, output.factor)
         if ("resid_mid", layer) in self.edits and self.anatomy.wiring == "post_norm":
-            yield self._on_output(block.attention_norm.module, "resid_mid", layer)
+            norm = block.attention_norm if block.cross is None else block.cross.attention_norm
+            yield self._on_output(norm.module, "resid_mid", layer)
+
+    def _cross_handles(self, layer: int, other: Block) -> Iterator[Any]:
+        """The same places of a block's attention to another stack."""
+        output, post = other.output_projection, other.attention_post_norm
+        if ("cross_z", layer) in self.edits:
+            yield self._on_input(output.module, "cross_z", layer)
+        if ("cross_out", layer) in self.edits:
+            yield self._on_output(output.module if post is None else post.module, "cross_out", layer, output.factor)
 
     def _mixer_handles(self, layer: int, block: Block) -> Iterator[Any]:
         """The same places of a block that does not attend; it has no heads."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import torch
@@ -41,6 +41,10 @@ class Plan:
         Edits of patterns by layer.
     others
         Further nodes.
+    crossing
+        [layer, head, position] True where the output of a head that reads the encoder is replaced.
+    stacks
+        Name → plan of the changes in another stack.
     named
         Positions that were asked for by number.
     text
@@ -57,6 +61,8 @@ class Plan:
     patterns: dict[int, list[PatternEdit]] = field(default_factory=dict)
     others: list[Node] = field(default_factory=list)
     named: set[int] = field(default_factory=set)
+    crossing: Tensor | None = None
+    stacks: dict[str, Plan] = field(default_factory=dict)
 
     def sites(self) -> dict[str, set[int]]:
         """Site → layers whose values a reference has to hold."""
@@ -64,6 +70,7 @@ class Plan:
         for site, layers in (
             ("z", self.heads.flatten(1).any(1).nonzero()[:, 0].tolist()),
             ("mlp_out", self.mlps.any(1).nonzero()[:, 0].tolist()),
+            ("cross_z", [] if self.crossing is None else self.crossing.flatten(1).any(1).nonzero()[:, 0].tolist()),
             ("pattern", [*self.terms, *self.patterns]),
             ("v", [*self.terms]),
         ):
@@ -74,8 +81,10 @@ class Plan:
         return wanted
 
 
-def plan_of(anatomy: Anatomy, what: What, n_tokens: int, *, outside: bool, parts: GraphParts) -> Plan:
-    """Sort the changes by place.
+def plan_of(
+    anatomy: Anatomy, what: What, n_tokens: int, *, outside: bool, parts: GraphParts, n_source: int = 0
+) -> Plan:
+    """Sort the changes by place; ``n_source`` is the number of the encoder's positions, where there is one.
 
     Raises
     ------
@@ -84,13 +93,10 @@ def plan_of(anatomy: Anatomy, what: What, n_tokens: int, *, outside: bool, parts
     UnsupportedReadingError
         If edges are asked for in a model that has none.
     """
-    layers, heads = len(anatomy.blocks), anatomy.n_heads
-    plan = Plan(
-        anatomy,
-        n_tokens,
-        heads=torch.zeros(layers, heads, n_tokens, dtype=torch.bool, device="cpu"),
-        mlps=torch.zeros(layers, n_tokens, dtype=torch.bool, device="cpu"),
-    )
+    plan = _empty(anatomy, n_tokens)
+    plan.stacks = {name: _empty(one, n_source) for name, one in anatomy.sources.items()}
+    if outside:
+        anatomy.refuse_stacks("a change of everything outside of some parts")
     if isinstance(what, FlowGraph):
         _add_graph(plan, what, outside, parts)
     else:
@@ -103,6 +109,12 @@ def plan_of(anatomy: Anatomy, what: What, n_tokens: int, *, outside: bool, parts
         plan.text = ("all but " if outside else "") + words(several)
         _add_parts(plan, several, outside)
     return plan
+
+
+def _empty(anatomy: Anatomy, n_tokens: int) -> Plan:
+    heads = torch.zeros(len(anatomy.blocks), anatomy.n_heads, n_tokens, dtype=torch.bool, device="cpu")
+    crossing = None if anatomy.cross is None else heads.clone()
+    return Plan(anatomy, n_tokens, heads, heads.any(1), crossing=crossing)
 
 
 def words(parts: Sequence[object]) -> str:
@@ -164,7 +176,14 @@ def _add_parts(plan: Plan, parts: Sequence[Part], outside: bool) -> None:
 
 
 def _add_node(plan: Plan, node: Node, outside: bool) -> None:
+    if node.stack is not None:
+        if node.stack not in plan.stacks:
+            raise ArgumentError(f"{node}: the model has no stack {node.stack!r} that can be changed")
+        _add_node(plan.stacks[node.stack], replace(node, stack=None), outside)
+        return
     allowed = _WRITERS if outside else (*_WRITERS, *_OTHERS)
+    if plan.crossing is not None:
+        allowed = (*allowed, "cross_head")
     if node.kind not in allowed:
         why = " (with outside=True)" if outside else ""
         raise ArgumentError(f"{node} is a {node.kind!r}, which cannot be changed{why}; what can: {', '.join(allowed)}")
@@ -181,6 +200,9 @@ def _add_node(plan: Plan, node: Node, outside: bool) -> None:
         plan.heads[node.layer, node.head, at] = True
     elif node.kind == "mlp":
         plan.mlps[node.layer, at] = True
+    elif node.kind == "cross_head":
+        assert plan.crossing is not None
+        plan.crossing[node.layer, node.head, at] = True
     else:
         plan.others.append(node)
 
@@ -233,6 +255,7 @@ def _add_graph(plan: Plan, graph: FlowGraph, outside: bool, parts: GraphParts) -
         raise ArgumentError(
             "the graph has no edges, so there is nothing to change and nothing to keep; lower its threshold"
         )
+    plan.anatomy.refuse_stacks("a change of the parts of a graph")
     plan.text = f"all but the {parts} of {graph!r}" if outside else f"the {parts} of {graph!r}"
     edges = circuit_edges(graph)
     if parts == "nodes":

@@ -13,6 +13,7 @@ from torch import Tensor
 from ..errors import ArgumentError, ModelMismatchError, PromptError, UnsupportedReadingError
 from ..models import LoadedModel
 from ..models.forward import Feed
+from ..models.stacks import DECODER_IDS
 from ..tracing import explained_of_row
 from ..values.inputs import Inputs, Row, feed_of, inputs, row_of, types_are_zero_by_default
 from ..values.trace import Trace
@@ -61,6 +62,10 @@ class Batch:
         [position], the same for all prompts; None where the model takes its own.
     values
         Of images and sounds the argument of the model by its name, [prompt, …].
+    source
+        Arguments of an encoder–decoder's encoder, [prompt, …]; ``ids`` are then the decoder's. None for one stack.
+    n_source
+        Number of the encoder's positions.
     """
 
     ids: Int[Tensor, "prompt position"]
@@ -70,6 +75,8 @@ class Batch:
     token_types: Int[Tensor, "prompt position"] | None = None
     position_ids: Int[Tensor, "position"] | None = None
     values: Mapping[str, Tensor] | None = None
+    source: Feed | None = None
+    n_source: int = 0
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -84,6 +91,8 @@ class Batch:
         """Arguments of the model."""
         if self.values is not None:
             return self.values
+        if self.source is not None:
+            return {**self.source, DECODER_IDS: self.ids}
         feed = {"input_ids": self.ids}
         if self.token_types is not None:
             feed["token_type_ids"] = self.token_types
@@ -102,6 +111,8 @@ class Batch:
         if self.values is not None:
             (name, numbers), *_ = self.values.items()
             return inputs({name: numbers})
+        if self.source is not None:
+            return inputs(dict(self.source), target_ids=self.ids)
         types = [None] * len(self) if self.token_types is None else [tuple(row) for row in self.token_types.tolist()]
         places = None if self.position_ids is None else tuple(self.position_ids.tolist())
         ids = self.ids.tolist()
@@ -114,6 +125,7 @@ class Batch:
         return Batch(
             self.ids[rows], self.positions[rows], self.targets[rows], self.foils[rows], types, self.position_ids,
             None if self.values is None else {name: numbers[rows] for name, numbers in self.values.items()},
+            None if self.source is None else {name: numbers[rows] for name, numbers in self.source.items()}, self.n_source,
         )  # fmt: skip
 
     def with_others(self, others: Batch) -> Batch:
@@ -126,7 +138,10 @@ class Batch:
         values = None
         if self.values is not None and others.values is not None:
             values = {name: torch.cat((numbers, others.values[name])) for name, numbers in self.values.items()}
-        return Batch(ids, positions, targets, foils, types, self.position_ids, values)
+        source = None
+        if self.source is not None and others.source is not None:
+            source = {name: torch.cat((numbers, others.source[name])) for name, numbers in self.source.items()}
+        return Batch(ids, positions, targets, foils, types, self.position_ids, values, source, self.n_source)
 
 
 def prompts_of(
@@ -200,7 +215,25 @@ def batch_of(loaded: LoadedModel, prompts: Sequence[Prompt], argument: str) -> B
         token_types=_types(loaded, prompts, argument),
         position_ids=None if positions is None else torch.tensor(positions, device=loaded.device),
         values=_values(loaded, prompts, argument),
+        source=_source(loaded, prompts, argument),
+        n_source=0 if prompts[0].row.encoder is None else prompts[0].row.encoder.length,
     )
+
+
+def _source(loaded: LoadedModel, prompts: Sequence[Prompt], argument: str) -> Feed | None:
+    """[prompt, …] what the encoder reads; None for one stack."""
+    rows = [prompt.row.encoder for prompt in prompts if prompt.row.encoder is not None]
+    if not rows:
+        return None
+    feeds = [row.feed(loaded) for row in rows]
+    sizes = {tuple((name, tuple(value.shape)) for name, value in sorted(feed.items())) for feed in feeds}
+    if len(sizes) > 1:
+        lengths = ", ".join(str(length) for length in sorted({row.length for row in rows}))
+        raise PromptError(
+            f"{argument} has prompts whose encoder reads different lengths ({lengths} positions) or other arguments, so a position is "
+            "not the same place in all of them; make them equally long"
+        )
+    return {name: torch.cat([feed[name] for feed in feeds]) for name in feeds[0]}
 
 
 def _values(loaded: LoadedModel, prompts: Sequence[Prompt], argument: str) -> dict[str, Tensor] | None:
@@ -239,9 +272,11 @@ def groups_of(prompts: Sequence[Prompt], others: Sequence[Prompt] | None, align:
         return [list(range(len(prompts)))]
     if align not in ("start", "end"):
         raise ArgumentError(f"align={align!r} must be 'start', 'end' or None")
-    groups: dict[tuple[int, int], list[int]] = {}
+    groups: dict[tuple[int, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
-        groups.setdefault((prompt.length, 0 if others is None else others[i].length), []).append(i)
+        pair = [prompt] if others is None else [prompt, others[i]]
+        lengths = ((one.length, 0 if one.row.encoder is None else one.row.encoder.length) for one in pair)
+        groups.setdefault(tuple(length for both in lengths for length in both), []).append(i)
     return list(groups.values())
 
 
