@@ -349,8 +349,10 @@ def test_two_towers_are_refused_by_name():
         text_config={**tower, "vocab_size": 50, "bos_token_id": 1, "eos_token_id": 2}, vision_config={**tower, "image_size": 16, "patch_size": 8}
     )  # fmt: skip
     model = transformers.CLIPModel(config).eval()
-    with pytest.raises(ArchitectureError, match="images and text"):
+    with pytest.raises(ArchitectureError, match=r"images and text.*model\.text_model or model\.vision_model"):
         fg.load_model(model)
+    assert fg.load_model(model.vision_model).level == "stream"
+    assert fg.load_model(model.text_model).level == "stream"
 
 
 def test_patches_left_out_at_random_are_refused():

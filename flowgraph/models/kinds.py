@@ -158,8 +158,15 @@ def kind_of(model: Any) -> Kind | None:
         return Kind(
             f"a model of {_listed(inputs)}",
             "of such a model only text is taken, and its text part is built otherwise than any known family",
+            _towers(model),
         )
     return None
+
+
+def _towers(model: Any) -> str:
+    """Advice to take one tower of a model that has several; empty where it has none."""
+    names = [name for name, _ in model.named_children() if re.fullmatch(r"(vision|text|audio)_model", name)]
+    return f"Take one of its towers by itself: {' or '.join(f'model.{name}' for name in names)}" if len(names) > 1 else ""
 
 
 def input_kinds(kind: type) -> tuple[str, ...]:
