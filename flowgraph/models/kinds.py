@@ -166,7 +166,9 @@ def kind_of(model: Any) -> Kind | None:
 def _towers(model: Any) -> str:
     """Advice to take one tower of a model that has several; empty where it has none."""
     names = [name for name, _ in model.named_children() if re.fullmatch(r"(vision|text|audio)_model", name)]
-    return f"Take one of its towers by itself: {' or '.join(f'model.{name}' for name in names)}" if len(names) > 1 else ""
+    return (
+        f"Take one of its towers by itself: {' or '.join(f'model.{name}' for name in names)}" if len(names) > 1 else ""
+    )
 
 
 def input_kinds(kind: type) -> tuple[str, ...]:
