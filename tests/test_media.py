@@ -323,9 +323,12 @@ def test_results_show_positions_or_are_refused(name):
     assert len(fg.flow_graph(trace).nodes) > len(trace.tokens)
     assert fg.attention_figure(trace, layer=0) is not None
     assert list(trace.to_dataframe().columns) == ["position", "token", "explained"]
-    for function in (fg.logit_lens, fg.direct_logit_attribution, fg.head_scores, fg.trajectory):
+    for function in (fg.logit_lens, fg.direct_logit_attribution, fg.trajectory):
         with pytest.raises(UnsupportedReadingError):
             function(trace)
+    scores = fg.head_scores(trace)
+    assert set(scores.scores) == {"entropy", "strongest_other"}
+    assert "tokens of a text" in scores.undefined["induction"]
     with pytest.raises(UnsupportedReadingError):
         trace.predictions()
     with pytest.raises(UnsupportedReadingError):

@@ -292,8 +292,6 @@ def head_scores(trace: Trace, *, position: int | None = None) -> HeadScores:
     ------
     NotRecordedError
         If the trace does not hold ``pattern``.
-    UnsupportedReadingError
-        If the trace is of an image or a sound.
     ArgumentError
         If the prompt has no such position.
 
@@ -316,11 +314,9 @@ def head_scores(trace: Trace, *, position: int | None = None) -> HeadScores:
     """
     at = position_of(trace, position)
     seen = _visible(len(trace.tokens), trace.causal)
-    if trace.axis.kind != "token":
-        raise UnsupportedReadingError(
-            "head scores look for earlier and equal tokens of a text; the positions of this trace are of an image or a sound"
-        )
-    wanted = _keys(trace.token_ids, seen)
+    is_text = trace.axis.kind == "token"
+    # Positions of an image or a sound are no tokens: none is the same as another.
+    wanted = _keys(trace.token_ids if is_text else range(len(trace.tokens)), seen)
     choosing = seen.sum(1) > 1
     entropy, sums = _pass(trace, choosing, np.stack([wanted[name] for name in _OF_ATTENTION]))
     found, undefined = dict[str, HeadScore](), dict[str, str]()
@@ -332,7 +328,9 @@ def head_scores(trace: Trace, *, position: int | None = None) -> HeadScores:
         undefined["entropy"] = _ONE_TOKEN
     for n, (name, description) in enumerate(_OF_ATTENTION.items()):
         queries = int(wanted[name].any(1).sum())
-        if queries:
+        if not is_text:
+            undefined[name] = "it looks for tokens of a text, and the positions are of an image or a sound"
+        elif queries:
             found[name] = HeadScore(name, sums[n] / queries, "share", 0.0, 1.0, queries, description)
         else:
             undefined[name] = _WHY_NOT[name]
