@@ -318,6 +318,7 @@ def test_results_show_positions_or_are_refused(name):
     for method in ("attention", "norms", "proximity", "ff"):
         graph = fg.build_graph(trace, method=method, readings=False)
         assert fg.mass(graph) == pytest.approx(1.0)
+    assert f"{len(trace.tokens)} positions, {trace.tokens[0]} … {label}" in graph.caption()
     assert label in fg.head_view(trace)._repr_html_()
     assert label in fg.model_view(trace)._repr_html_()
     assert len(fg.flow_graph(trace).nodes) > len(trace.tokens)

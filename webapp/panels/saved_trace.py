@@ -127,7 +127,8 @@ def _graphs(trace: Trace, recipe: Recipe) -> dict[Question[Any], Any]:
 
 def _recipe(trace: Trace, methods: list[str]) -> Recipe:
     name = "".join(character for character in trace.model_name if character.isprintable())[:400]
-    text = trace.prompt if trace.prompt is not None else "".join(trace.tokens)
+    between = "" if trace.axis.kind == "token" else " "
+    text = trace.prompt if trace.prompt is not None else between.join(trace.tokens)
     # Half a surrogate pair, as a token may be, cannot stand in an address.
     text = text.encode("utf-8", "replace").decode()[:LONGEST_TEXT]
     return Recipe(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ...charts import rendering
 from ...charts.text import printable, prompt_line, visible
 from ...values.flow_graph import FlowGraph
@@ -52,13 +54,20 @@ def prompt_text(info: GraphInfo, longest: int | None = None) -> str:
     if not info.tokens and info.outside:
         return "prompts that are not in the file"
     if info.stacks:
-        return " → ".join(
-            prompt_line(tokens, longest) for tokens in (*(one.tokens for one in info.stacks), info.tokens)
-        )
+        stacks = [(one.tokens, f"{one.name}_token_ids") for one in info.stacks]
+        return " → ".join(positions_text(info, *one, longest) for one in (*stacks, (info.tokens, "token_ids")))
     if info.tokens or "prompts" not in info.options:
-        return prompt_line(info.tokens, longest)
+        return positions_text(info, info.tokens, "token_ids", longest)
     count = info.options["prompts"]
     return f"{count} prompt{'s' if count != 1 else ''}"
+
+
+def positions_text(info: GraphInfo, tokens: Sequence[str], ids: str, longest: int | None) -> str:
+    """A prompt on one line; of an image or a sound, whose positions have no ids, the number of positions and their ends."""
+    if tokens and info.provenance.get(ids) == []:
+        ends = tokens[0] if len(tokens) == 1 else f"{tokens[0]} … {tokens[-1]}"
+        return f"{len(tokens)} position{'s' if len(tokens) > 1 else ''}, {ends}"
+    return prompt_line(tokens, longest)
 
 
 def layers_text(graph: FlowGraph) -> str:

@@ -10,14 +10,14 @@ import numpy as np
 from jaxtyping import Float
 
 from ...charts import rendering
-from ...charts.text import printable, prompt_line, visible
+from ...charts.text import printable, visible
 from ...values.explanation import Explanation, Sentence
 from ...values.flow_graph import EDGE_KINDS, FlowGraph
 from ...values.graph_info import UNNAMED
 from ...values.node import Node, label
 from ..scene.layout import is_circuit
 from ..scene.roles import roles_text
-from .caption import edges_text, model_text, percent, prompt_text
+from .caption import edges_text, model_text, percent, positions_text, prompt_text
 
 _SHOWN = 3
 OF_A_FILE = "circuit: of a file"
@@ -64,7 +64,7 @@ def explain(graph: FlowGraph) -> Explanation:
 def _about(graph: FlowGraph) -> Iterator[Sentence]:
     info = graph.info
     model = model_text(info)
-    prompt = f"“{prompt_line(info.tokens, 80)}”" if info.tokens else prompt_text(info)
+    prompt = f"“{positions_text(info, info.tokens, 'token_ids', 80)}”" if info.tokens else prompt_text(info)
     if info.target_token is not None:
         probability = "" if info.target_probability is None else f" a probability of {info.target_probability:.2g}"
         against = "" if info.foil_token is None else f", compared with {_token(info.foil_token)}"
