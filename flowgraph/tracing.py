@@ -134,7 +134,8 @@ def trace(
         Sites to store (names from ``flowgraph.SITES``) or a :class:`TraceSites` with a window of layers; None keeps every site.
     position
         Query position that is explained; −1 is the last token. Default: the last token, and for masked language models the
-        first mask token; of an image or a sound CLS where there is one, else the last.
+        first mask token; of an image or a sound CLS where there is one, else the last; where an encoder–decoder writes by itself, the
+        position before its first word.
     logits
         ``"last"``: those at ``position``; ``"all"``: of every position.
     chat
@@ -321,6 +322,8 @@ def explained_of_row(loaded: LoadedModel, row: Row, position: int | None = None)
     if readout is not None:
         return _read_position(loaded, row, position)
     if row.axis is None:
+        if position is None and row.generated:
+            return _first_written(loaded, row.token_ids)
         return explained_position(loaded, row.token_ids, position)
     if position is None:
         return row.axis.special.index("CLS") if "CLS" in row.axis.special else len(row.axis) - 1
@@ -380,6 +383,12 @@ def explained_position(loaded: LoadedModel, ids: Sequence[int], position: int | 
             "predicted, or choose the position that is explained (position=; --position on the command line)"
         )
     return ids.index(mask)
+
+
+def _first_written(loaded: LoadedModel, ids: Sequence[int]) -> int:
+    """The position before the first word that a decoder wrote by itself; before it stand its start and what says language or task."""
+    special = set() if loaded.tokenizer is None else set(loaded.tokenizer.all_special_ids)
+    return next((place for place, token in enumerate(ids[1:]) if token not in special), len(ids) - 1)
 
 
 def _token_id(loaded: LoadedModel, value: str | int | None, name: str) -> int | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from ..values.trace import Trace
 MOST_NEURONS = 50
 """Of a layer the neurons that matter most: so many are read."""
 _OF_A_DICTIONARY = FEATURES | ERRORS
-_STATES = ("embed", "resid_pre", "resid_mid", "resid_post", "attn", "mlp", "head")
+_STATES = ("embed", "resid_pre", "resid_cross", "resid_mid", "resid_post", "attn", "mlp", "head", "cross_head")
 _WITHOUT_VECTOR: Mapping[str, str] = {
     "logit": "a logit is a number and has no vector to read",
     "logits": "logits are numbers and have no vector to read",
@@ -55,7 +55,7 @@ class NodeDetails(Result):
     attention
         [key_pos] where a head looks from its position; None for other kinds.
     tokens
-        [key_pos] the tokens of the prompt.
+        [key_pos] the tokens of the stack that the node, or a head that reads another stack, looks at.
     note
         Why something is missing; empty where nothing is.
     """
@@ -129,14 +129,29 @@ def node_details(
     """
     if node.kind in _OF_A_DICTIONARY:
         return NodeDetails(node, None, None, None, trace.tokens, _WITHOUT_VECTOR[node.kind])
+    if node.stack is not None:
+        return _in_stack(trace, node, k)
     _refuse_outside(trace, node)
     reading, note = _reading(trace, node, k)
     contribution, why = _contribution(trace, node, reading, attribution)
-    attention = None
-    if node.kind == "head" and node.position is not None:
-        row = trace.pattern[(node.layer or 0) - trace.layers[0], node.head or 0, node.position]
+    attention, tokens = None, trace.tokens
+    if node.kind in ("head", "cross_head") and node.position is not None:
+        pattern = trace.pattern if node.kind == "head" else trace.cross_pattern
+        row = pattern[(node.layer or 0) - trace.layers[0], node.head or 0, node.position]
         attention = row.double().cpu().numpy()
-    return NodeDetails(node, reading, contribution, attention, trace.tokens, "; ".join(filter(None, (note, why))))
+        if node.kind == "cross_head":
+            encoder = trace.stacks.get("encoder")
+            tokens = tuple(map(str, range(len(attention)))) if encoder is None else encoder.tokens
+    return NodeDetails(node, reading, contribution, attention, tokens, "; ".join(filter(None, (note, why))))
+
+
+def _in_stack(trace: Trace, node: Node, k: int) -> NodeDetails:
+    """What a node of another stack says: how long its vector is, and where a head looks; nothing of it is in vocabulary."""
+    if node.stack is None or node.stack not in trace.stacks:
+        raise ArgumentError(f"node {node}: this trace has no stack {node.stack!r}")
+    found = node_details(trace.stacks[node.stack], replace(node, stack=None), k=k)
+    note = f"the head reads what the last stack writes, so nodes of the {node.stack} are not read in vocabulary"
+    return replace(found, node=node, contribution=None, note=note)
 
 
 def _refuse_outside(trace: Trace, asked: Node) -> None:
@@ -229,6 +244,8 @@ def _added(parts: DirectLogitAttribution, asked: Node) -> float | None:
     match asked.kind:
         case "head":
             return float(parts.heads[layer, asked.head])
+        case "cross_head":
+            return None if parts.cross_heads is None else float(parts.cross_heads[layer, asked.head])
         case "attn":
             return float(parts.heads[layer].sum()) + bias(f"L{layer}.attn_bias", 0.0)
         case "mlp":
@@ -239,7 +256,7 @@ def _added(parts: DirectLogitAttribution, asked: Node) -> float | None:
             return parts.embedding
         case "position_embed":
             return parts.position_embedding
-        case "attn_bias" | "mlp_bias":
+        case "attn_bias" | "cross_bias" | "mlp_bias":
             return bias(f"L{layer}.{asked.kind}")
         case "final_norm_bias" | "unembed_bias":
             return bias(asked.kind)

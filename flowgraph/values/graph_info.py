@@ -119,6 +119,14 @@ class GraphInfo:
             first += len(one.tokens)
         return first + position
 
+    def at_column(self, column: int) -> tuple[str | None, int]:
+        """Stack and position of a number that :meth:`column` gave."""
+        for one in self.stacks:
+            if column < len(one.tokens):
+                return one.name, column
+            column -= len(one.tokens)
+        return None, column
+
     @property
     def method_text(self) -> str:
         """The method with the options that were set: ``proximity, parts=token``."""

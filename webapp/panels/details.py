@@ -190,10 +190,14 @@ def node_label(node: Node) -> str:
 
 def token_of(node: Node, run: Run) -> str:
     """The token that a node stands at, in words."""
-    return "" if node.position is None or node.position >= len(run.tokens) else visible(run.tokens[node.position])
+    if node.stack is not None or node.position is None or node.position >= len(run.tokens):
+        return ""
+    return visible(run.tokens[node.position])
 
 
 def _place(node: Node, run: Run) -> Element:
+    if node.stack is not None:
+        return element("p", f"layer {node.layer} of the {node.stack} · position {node.position}", cls="place")
     layer = "no layer" if node.layer is None else f"layer {node.layer} of {run.n_layers}"
     if node.position is None or node.position >= len(run.tokens):
         return element("p", layer, cls="place")
@@ -380,13 +384,13 @@ def _no_moves(graph: FlowGraph | None) -> str:
 def _moves(graph: FlowGraph, found: Sequence[Listed], run: Run) -> Element:
     lines = []
     for one in found:
-        source, target = (token(run.tokens[at]) for at in (one.key, one.query))
+        (source, key), (target, query) = (_at(graph, column, run) for column in (one.key, one.query))
         go = element(
             "button",
             source,
-            f" {one.key} → ",
+            f" {key} → ",
             target,
-            f" {one.query}",
+            f" {query}",
             type="button",
             cls="link",
             data_pick=f"edge.{one.edge}",
@@ -397,6 +401,13 @@ def _moves(graph: FlowGraph, found: Sequence[Listed], run: Run) -> Element:
     if not has_signs(graph):
         return table(title, columns, lines, by=(2, "descending"))
     return table(f"{title}, by |{columns[2].unit if columns[2].unit == 'logits' else 'flow'}|", columns, lines)
+
+
+def _at(graph: FlowGraph, column: int, run: Run) -> tuple[Element, str]:
+    """The token of a column, and its number within its stack."""
+    stack, position = graph.info.at_column(column)
+    tokens = run.tokens if stack is None else graph.info.tokens_of(stack)
+    return token(tokens[position]), str(position) if stack is None else f"{position} of the {stack}"
 
 
 def node_of_graph(graph: FlowGraph, n: int) -> NodeAnswer:

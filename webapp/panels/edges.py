@@ -22,7 +22,7 @@ _MOVES = 12
 
 
 class Listed(NamedTuple):
-    """An edge from one token to another: its index, positions of key and query, where it is, and its strength.
+    """An edge from one token to another: its index, columns of key and query, where it is, and its strength.
 
     ``strength`` is the edge's weight where these are logits, and its flow otherwise, with the sign of its share.
     """
@@ -84,13 +84,16 @@ def moved_between(graph: FlowGraph) -> tuple[Int[np.ndarray, "E"], Int[np.ndarra
     if not len(graph):
         return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
     own = (graph.key_pos >= 0) & (graph.query_pos >= 0)
-    return np.where(own, graph.key_pos, places[graph.source]), np.where(own, graph.query_pos, places[graph.target])
+    # Positions of several stacks stand in one row, the encoder's first.
+    first = np.array([graph.info.column(node.stack, 0) for node in graph.nodes], dtype=np.int64)
+    key, query = graph.key_pos + first[graph.source], graph.query_pos + first[graph.target]
+    return np.where(own, key, places[graph.source]), np.where(own, query, places[graph.target])
 
 
 def _position(node: Node, graph: FlowGraph) -> int:
     if node.position is not None:
-        return node.position
-    return graph.info.position if node.kind == "logit" else -1
+        return graph.info.column(node.stack, node.position)
+    return graph.info.column(None, graph.info.position) if node.kind == "logit" else -1
 
 
 def strongest_moves(graph: FlowGraph) -> list[Listed]:
@@ -140,8 +143,9 @@ def _row(graph: FlowGraph, e: int, end: str, has_weight: bool) -> list[Cell]:
     about = graph.edge_dict(e)
     head = "" if about["head"] is None or node.kind == "head" else f", H{about['head']}"
     at = None
-    if node.position is not None and node.position < len(graph.info.tokens):
-        at = element("span", " ", token(graph.info.tokens[node.position]), cls="at")
+    tokens = graph.info.tokens_of(node.stack)
+    if node.position is not None and node.position < len(tokens):
+        at = element("span", " ", token(tokens[node.position]), cls="at")
     name = element(
         "span", link(node, _label(node)), at, element("span", f"{about['kind'].replace('_', ' ')}{head}", cls="kind")
     )

@@ -229,7 +229,9 @@ def start_chip(start: flowgraph.Node | None, graph: flowgraph.FlowGraph) -> list
     """Which node the flow runs to, with the way back to the logit; nothing while it is the logit."""
     if start is None:
         return []
-    token: list[Any] = [] if start.position is None else [" ", token_text(graph.info.tokens[start.position])]
+    token: list[Any] = (
+        [] if start.position is None else [" ", token_text(graph.info.tokens_of(start.stack)[start.position])]
+    )
     back = html.Button(
         "back to the logit",
         type="button",
