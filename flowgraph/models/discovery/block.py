@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,11 @@ from .record import Record, same
 ROUNDING = {torch.float64: 1e-5, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 4e-2}
 # So many numbers determine two or three factors; whether they hold is asked of all.
 _SAMPLE = 256
+
+
+Role = Literal["attention", "mixer", "mlp", "beside"]
+"""What a module does that adds to the stream."""
+_WITH_WEIGHTS: tuple[Role, ...] = ("mixer", "beside")
 
 
 class NotFoundError(Exception):
@@ -258,23 +264,9 @@ class BlockSearch:
         """The wiring: x + attention + MLP, with the norms and factors in between."""
         if self._post_norm():
             return
-        written = [(self.added, "")]
-        written += [(self._output(name), name) for name in self._norms_of(self.added)]
-        fits = [
-            (fit, added, norm, names)
-            for added, norm in written
-            for mlp, names in self._candidates((self.added,))
-            if (fit := _fit(self.y, self.x, (added, mlp), self.rounding)) is not None
-        ]
-        if fits:
-            # Numbers of 16 bits leave room for more than one; the closest is meant.
-            fit, added, norm, names = min(fits, key=lambda one: one[0].error)
-            self.found.attention_factor, self.found.mlp_factor = fit.factors
-            self.found.attention_post_norm = self._inside(norm) if norm else ""
-            self.middle = self.x + fit.factors[0] * added
-            self._mlp(names)
+        if self._adds_up("attention", "mlp") or self._with_channel_factors():
             return
-        if self._with_channel_factors() or self._with_mixer() or self._with_second_mlp(written):
+        if self._adds_up("attention", "mixer", "mlp") or self._adds_up("attention", "mlp", "beside"):
             return
         if self._attention_alone():
             return
@@ -326,31 +318,9 @@ class BlockSearch:
 
     def _mixer_and_mlp(self) -> None:
         """The sum x + mixer + MLP of a block that does not attend: the mixer reads what enters, the MLP the state after it."""
-        candidates = list(self._candidates(()))
-        for mixed, mixers in candidates:
-            for mlp, names in candidates:
-                if mlp is mixed:
-                    continue
-                fit = _fit(self.y, self.x, (mixed, mlp), self.rounding)
-                if fit is None:
-                    continue
-                self.middle = self.x + fit.factors[0] * mixed
-                if not self._reads_middle(names):
-                    continue
-                self.found.mixer_factor, self.found.mlp_factor = fit.factors
-                mixers = [name for name in mixers if self._has_weights(name)]
-                norm = next((name for name in mixers if self._is_norm(name)), None)
-                if norm is not None:
-                    mixers = list(self.record.giving(self.record_input(norm), self.path))
-                    self.found.attention_post_norm = self._inside(norm)
-                self.added, self.mixer = mixed, mixers[-1]
-                self.found.mixer = self._inside(self.mixer)
-                self._mlp(names)
-                return
-        for mixed, mixers in candidates:
-            if self._mixer_with_second_mlp(mixed, mixers, candidates):
-                return
-        for written, names in candidates:
+        if self._adds_up("mixer", "mlp") or self._adds_up("mixer", "mlp", "beside"):
+            return
+        for written, names in self._candidates(()):
             fit = _fit(self.y, self.x, (written,), self.rounding)
             named = [name for name in names if self._has_weights(name)]
             if fit is not None and named:
@@ -360,31 +330,75 @@ class BlockSearch:
             f"{self.path} does not attend, and what it adds is not the sum of a mixer's output and an MLP's"
         )
 
-    def _mixer_with_second_mlp(
-        self, mixed: Tensor, mixers: list[str], candidates: list[tuple[Tensor, list[str]]]
-    ) -> bool:
-        """The sum x + mixer + MLP + a second module; see :meth:`_with_second_mlp`."""
-        named = [name for name in mixers if self._has_weights(name)]
-        for mlp, names in candidates:
-            for second, others in candidates:
-                beside = [name for name in others if self._has_weights(name)]
-                if mlp is mixed or second is mlp or second is mixed or not named or not beside:
-                    continue
-                if self._begun(beside) < self._begun(names):
-                    continue
-                fit = _fit(self.y, self.x, (mixed, mlp, second), self.rounding)
-                if fit is None:
-                    continue
-                self.middle = self.x + fit.factors[0] * mixed
-                if not self._reads_middle(names):
-                    continue
-                found = self.found
-                found.mixer_factor, found.mlp_factor, found.mlp_beside_factor = fit.factors
-                self.added, self.mixer, found.mixer = mixed, named[-1], self._inside(named[-1])
-                found.mlp_beside = self._inside(beside[-1])
-                self._mlp(names)
-                return True
-        return False
+    def _adds_up(self, *roles: Role) -> bool:
+        """Whether outputs of modules in these roles, each times a factor, add up to what the block adds; what they are is noted.
+
+        Attention is known, and may go through a norm. A mixer mixes tokens of the state that enters. The MLP reads the state after
+        these; only beside attention alone it may read the state that enters as well. A module ``beside`` the MLP runs after it.
+        """
+        is_plain = roles == ("attention", "mlp")
+        fits = self._fits(roles, may_be_parallel=is_plain)
+        # Numbers of 16 bits leave room for more than one; the closest is meant. More parts leave too many to try them all.
+        best = min(fits, key=lambda one: one[0].error, default=None) if is_plain else next(fits, None)
+        if best is None:
+            return False
+        fit, parts = best
+        found, factors = self.found, dict(zip(roles, fit.factors, strict=True))
+        self.middle = self._middle(parts, factors)
+        if "attention" in parts:
+            found.attention_factor = factors["attention"]
+            found.attention_post_norm = "".join(map(self._inside, parts["attention"].names))
+        if "mixer" in parts:
+            self._note_mixer(parts["mixer"], factors["mixer"], is_alone="attention" not in parts)
+        if "beside" in parts:
+            found.mlp_beside, found.mlp_beside_factor = self._inside(parts["beside"].weighty[-1]), factors["beside"]
+        found.mlp_factor = factors["mlp"]
+        self._mlp(parts["mlp"].names)
+        return True
+
+    def _fits(self, roles: tuple[Role, ...], *, may_be_parallel: bool) -> Iterator[tuple[_Fit, dict[Role, _Part]]]:
+        """Sums of outputs in these roles that hold, one after the other."""
+        attends = "attention" in roles
+        others = [
+            _Part(state, names, [name for name in names if self._has_weights(name)])
+            for state, names in self._candidates((self.added,) if attends else ())
+        ]
+        own = [_Part(self.added, [], [])] if attends else []
+        if attends and "mixer" not in roles:
+            own += [_Part(self._output(name), [name], [name]) for name in self._norms_of(self.added)]
+        for chosen in itertools.product(*(own if role == "attention" else others for role in roles)):
+            parts = dict(zip(roles, chosen, strict=True))
+            if len({id(part.state) for part in chosen}) < len(chosen):
+                continue
+            if any(role in parts and not parts[role].weighty for role in _WITH_WEIGHTS):
+                continue
+            if "beside" in parts and self._begun(parts["beside"].weighty) < self._begun(parts["mlp"].names):
+                continue
+            fit = _fit(self.y, self.x, tuple(part.state for part in chosen), self.rounding)
+            if fit is None:
+                continue
+            self.middle = self._middle(parts, dict(zip(roles, fit.factors, strict=True)))
+            if may_be_parallel or self._reads_middle(parts["mlp"].names):
+                yield fit, parts
+
+    def _middle(self, parts: dict[Role, _Part], factors: dict[Role, float]) -> Tensor:
+        """The state after attention and mixer."""
+        middle = self.x
+        for role in ("attention", "mixer"):
+            if role in parts:
+                middle = middle + factors[role] * parts[role].state
+        return middle
+
+    def _note_mixer(self, part: _Part, factor: float, *, is_alone: bool) -> None:
+        names = part.weighty
+        norm = next((name for name in names if self._is_norm(name)), None) if is_alone else None
+        if norm is not None:
+            names = list(self.record.giving(self.record_input(norm), self.path))
+            self.found.attention_post_norm = self._inside(norm)
+        if is_alone:
+            self.added = part.state
+        self.mixer = names[-1]
+        self.found.mixer, self.found.mixer_factor = self._inside(self.mixer), factor
 
     def _alone(self, names: list[str], factor: float) -> None:
         """A block with one part: an MLP if it has neurons that follow from the state, else a mixer."""
@@ -399,47 +413,6 @@ class BlockSearch:
             self.found.mlp, self.found.mlp_norm, self.found.mlp_factor = self._inside(names[-1]), norm, factor
         else:
             self.found.mixer, self.found.attention_norm, self.found.mixer_factor = self._inside(names[-1]), norm, factor
-
-    def _with_mixer(self) -> bool:
-        """The sum x + attention + mixer + MLP: both mix tokens of the state that enters, and the MLP reads the sum."""
-        candidates = list(self._candidates((self.added,)))
-        for mixed, mixers in candidates:
-            for mlp, names in candidates:
-                fit = None if mlp is mixed else _fit(self.y, self.x, (self.added, mixed, mlp), self.rounding)
-                if fit is None:
-                    continue
-                self.middle = self.x + fit.factors[0] * self.added + fit.factors[1] * mixed
-                named = [name for name in mixers if self._has_weights(name)]
-                if not named or not self._reads_middle(names):
-                    continue
-                self.found.attention_factor, self.found.mixer_factor, self.found.mlp_factor = fit.factors
-                self.found.mixer = self._inside(named[-1])
-                self._mlp(names)
-                return True
-        return False
-
-    def _with_second_mlp(self, written: list[tuple[Tensor, str]]) -> bool:
-        """The sum x + attention + MLP + a second module, where the MLP reads the state after attention and runs first."""
-        candidates = list(self._candidates((self.added,)))
-        for added, norm in written:
-            for mlp, names in candidates:
-                for second, others in candidates:
-                    named = [name for name in others if self._has_weights(name)]
-                    if second is mlp or not named or self._begun(named) < self._begun(names):
-                        continue
-                    fit = _fit(self.y, self.x, (added, mlp, second), self.rounding)
-                    if fit is None:
-                        continue
-                    self.middle = self.x + fit.factors[0] * added
-                    if not self._reads_middle(names):
-                        continue
-                    found = self.found
-                    found.attention_factor, found.mlp_factor, found.mlp_beside_factor = fit.factors
-                    found.attention_post_norm = self._inside(norm) if norm else ""
-                    found.mlp_beside = self._inside(named[-1])
-                    self._mlp(names)
-                    return True
-        return False
 
     def _begun(self, names: list[str]) -> int:
         return min(self.record.calls[name][0].begun for name in names)
@@ -808,6 +781,14 @@ def _is_linear(module: nn.Module) -> bool:
 def _error(x: Tensor, y: Tensor) -> float:
     size = float(y.double().norm())
     return float((x.double() - y.double()).norm()) / (size or 1.0)
+
+
+class _Part(NamedTuple):
+    """What a module writes, the modules that give it, inner ones first, and those of them that have weights."""
+
+    state: Tensor
+    names: list[str]
+    weighty: list[str]
 
 
 class _Fit(NamedTuple):
