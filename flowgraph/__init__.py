@@ -215,7 +215,10 @@ _DRAWN_BY = {
         "values.flow_graph": "render.notebook.notebook", "values.trace": "render.of_tensors",
     },
     "text": {"charts.table": "render.words.table"},
-    "figure": {f"charts.{name}": f"render.plots.{name}" for name in ("bars", "grid", "lines", "table")},
+    "figure": {
+        **{f"charts.{name}": f"render.plots.{name}" for name in ("bars", "grid", "lines", "table")},
+        "values.flow_graph": "render.plots.graph",
+    },
     "picture": {f"charts.{name}": "render.print.pictures" for name in ("bars", "grid", "lines", "table")},
     "csv": {"charts.table": "files.tables"},
     "npz": {"charts.table": "files.tables"},

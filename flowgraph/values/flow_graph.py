@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ..charts import rendering
-from ..charts.table import columns_of, data_frame
+from ..charts.table import ThemeName, columns_of, data_frame
 from ..errors import ArgumentError
 from .arguments import takes
 from .explanation import Explanation
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     import anywidget
     import networkx
     import pandas  # type: ignore[import-untyped, unused-ignore]
+    import plotly.graph_objects
 
 __all__ = [
     "EDGE_ATTRIBUTES",
@@ -220,6 +221,29 @@ class FlowGraph(GraphColumns):
         """
         explained: Explanation = rendering.explain(self)
         return explained
+
+    def figure(self, *, keep: int | None = None, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
+        """The picture as a plotly figure that can be changed.
+
+        Parameters
+        ----------
+        keep
+            Level of the slider of the page, 0 to 1,000; None: where the page opens.
+        theme
+            Colours: ``"light"`` or ``"dark"``.
+
+        Raises
+        ------
+        ArgumentError
+            If it is a semantic graph, which :func:`flowgraph.sankey` draws.
+
+        Examples
+        --------
+        >>> graph = fg.build_graph(trace, method="proximity", readings=False)
+        >>> [one.name for one in graph.figure().data if one.name]
+        ['state', 'MLP', 'logit']
+        """
+        return rendering.figure(self, keep=keep, theme=theme)
 
     def show(self, *, height: int = 640, theme: str = "auto") -> None:
         """Show the page in the notebook, ``height`` px high; where there is no IPython, in the browser.
