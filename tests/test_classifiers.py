@@ -12,7 +12,7 @@ import transformers
 from torch import nn
 
 import flowgraph as fg
-from flowgraph.errors import ArgumentError, TargetError, UnsupportedReadingError
+from flowgraph.errors import ArgumentError, NonFiniteError, TargetError, UnsupportedReadingError
 from flowgraph.models.eager import eager_attention
 from tests.tiny_media import tiny, values
 from tests.tiny_models import tiny_model
@@ -271,6 +271,39 @@ def test_a_pooled_class_is_the_sum_over_positions():
         written = norm.linear(trace.mlp_out[layer] - loaded.anatomy.blocks[layer].mlp_output.bias, norm.scale(states))
         by_hand = (written @ model.projector.weight.T).mean(0) @ model.classifier.weight[1]
         assert parts.mlps[layer] == pytest.approx(float(by_hand.detach()), abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "proof", "parts"),
+    [(torch.float16, 5e-3, 1e-2), (torch.bfloat16, 5e-2, 5e-2), (torch.float64, 1e-6, 1e-4)],
+)
+@pytest.mark.parametrize("name", ["bert", "llama", "modernbert", "vit", "dinov2", "wav2vec2_stable", "ast"])
+def test_other_number_types(name, dtype, proof, parts):
+    loaded = fg.load_model(media_model(name) if name in MEDIA else text_model(name), dtype=dtype)
+    assert loaded.level == "full"
+    assert max(loaded.proof.values()) < proof
+    assert fg.integrated_attribution(fg.trace(loaded, given(name))).completeness_error < parts
+
+
+def test_a_slope_that_half_precision_cannot_hold_is_refused():
+    trace = fg.trace(fg.load_model(media_model("beit"), dtype=torch.float16), given("beit"))
+    with pytest.raises(NonFiniteError, match="float32"):
+        fg.integrated_attribution(trace)
+
+
+def test_hooks_on_a_classifier_are_proved_again():
+    model = text_model("bert")
+    loaded = fg.load_model(model)
+    before = fg.trace(loaded, IDS).logits
+    handle = model.classifier.register_forward_hook(lambda _module, _args, output: output + 1)
+    try:
+        trace = fg.trace(loaded, IDS)
+        torch.testing.assert_close(trace.logits, before + 1)
+        assert fg.integrated_attribution(trace).completeness_error < 1e-4
+    finally:
+        handle.remove()
+    torch.testing.assert_close(fg.trace(loaded, IDS).logits, before)
+    assert not any("forward" in vars(module) for module in model.modules())
 
 
 # Targets and positions

@@ -223,6 +223,8 @@ def test_sounds_go_through_the_processor(tmp_path):
     wav(tmp_path / "stereo.wav", whole, 2000, channels=2)
     with pytest.raises(PromptError, match="2 channels"):
         fg.trace(loaded, fg.inputs(audio=tmp_path / "stereo.wav"))
+    with pytest.raises(FileFormatError, match="cannot be read as a sound"):
+        fg.trace(loaded, fg.inputs(audio="a\0b"))
     (tmp_path / "broken.wav").write_bytes(b"RIFF")
     with pytest.raises(FileFormatError, match="cannot be read as a sound"):
         fg.trace(loaded, fg.inputs(audio=tmp_path / "broken.wav"))
@@ -242,6 +244,9 @@ def test_sounds_go_through_the_processor(tmp_path):
         ("vit", fg.inputs(image="picture.png"), "no processor"),
         ("vit", fg.inputs(image=torch.full((1, 3, 24, 24), torch.nan)), "NaN"),
         ("vit", fg.inputs(image=np.zeros((24, 24))), "expected .channel, row, column"),
+        ("vit", fg.inputs(image=torch.zeros(1, 3, 24, 24, device="meta")), "cannot be read"),
+        ("vit", fg.inputs(image=torch.zeros(1, 3, 24, 24).to_sparse()), "cannot be read"),
+        ("vit", fg.inputs(image=np.zeros((3, 24, 24), dtype=bool)), "expected numbers"),
         ("dinov2", fg.inputs(image=torch.zeros(1, 3, 4, 24)), "too small"),
         ("wav2vec2", fg.inputs(audio=np.zeros(9)), "too small"),
         ("wav2vec2", fg.inputs(audio=np.zeros((2, 900))), "expected one row"),

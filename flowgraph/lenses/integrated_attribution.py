@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, NonFiniteError
 from ..models.anatomy import Anatomy, Norm, upcast
 from ..values.arguments import takes
 from ..values.places import position_of
@@ -72,6 +72,8 @@ def integrated_attribution(
         If the model has no head.
     ArgumentError
         If the trace does not hold all layers, or there is no such position or number of points.
+    NonFiniteError
+        If the head's slope is not finite somewhere on the line, as may happen in half precision.
 
     References
     ----------
@@ -105,6 +107,11 @@ def integrated_attribution(
         start = start + norm.bias
     line = _Line(trace, start, end, aim, normed=norm is not None)
     slope, used = line.averaged(points)
+    if not bool(torch.isfinite(slope).all()):
+        raise NonFiniteError(
+            f"the slope of {loaded.name!r}'s head is not finite on the way from zero, where a norm inside it meets numbers that "
+            f"{str(loaded.dtype).removeprefix('torch.')} cannot hold; load the model with dtype='float32'"
+        )
     biases = {"head_at_zero": float(line.values(np.zeros(1))[0])}
     directions = {}
     for n, row in enumerate(rows):

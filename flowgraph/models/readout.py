@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .anatomy import Anatomy, Place, Readout, upcast
-from .eager import evaluating
+from .eager import eager_attention, evaluating
 from .forward import run
 from .hooks import on_call, on_result
 from .kinds import base_of, medium_of
@@ -177,7 +177,7 @@ def _readout(anatomy: Anatomy, labels: tuple[str, ...] | None) -> tuple[Anatomy,
     layers = range(len(anatomy.blocks))
     record = run(anatomy, feed, sites=frozenset({"resid_post"}), layers=layers, logits_at=None)
     last = record.sites["resid_post"][-1]
-    with torch.inference_mode(mode=False), torch.no_grad(), evaluating(model):
+    with torch.inference_mode(mode=False), torch.no_grad(), eager_attention(model):
         logits = upcast(model(**feed).logits)
     if logits.shape[:2] == (1, len(last)) and logits.ndim == 3:
         return _at_each_position(anatomy, labels, last, logits[0])

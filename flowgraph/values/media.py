@@ -162,7 +162,11 @@ def _array(value: Any, name: str) -> Tensor:
         found = value.detach() if isinstance(value, Tensor) else torch.from_numpy(np.array(value))
     except (TypeError, ValueError) as error:
         raise PromptError(f"{name}= holds what is no number: {first_line(error)}") from error
-    if found.dtype in (torch.bool,) or found.is_complex():
+    if found.is_meta or found.layout != torch.strided:
+        raise PromptError(
+            f"{name}= is a tensor whose numbers cannot be read ({'meta' if found.is_meta else found.layout})"
+        )
+    if found.dtype == torch.bool or found.is_complex():
         raise PromptError(f"{name}= holds {found.dtype}; expected numbers")
     if found.numel() == 0:
         raise PromptError(f"{name}= has the shape {list(found.shape)}: it is empty")
@@ -335,7 +339,7 @@ def _wave(path: str) -> tuple[Tensor, int]:
             data = file.readframes(file.getnframes())
     except FileNotFoundError as error:
         raise PromptError(f"audio={path!r}: there is no such file") from error
-    except (wave.Error, EOFError, OSError) as error:
+    except (wave.Error, EOFError, OSError, ValueError) as error:
         raise FileFormatError(
             f"{path!r} cannot be read as a sound: {first_line(error)}. A .wav file with whole numbers (PCM) is read; give other "
             "sounds as arrays, with sampling_rate="

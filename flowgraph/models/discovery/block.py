@@ -262,9 +262,10 @@ class BlockSearch:
 
     def _sum(self) -> None:
         """The wiring: x + attention + MLP, with the norms and factors in between."""
-        if self._post_norm():
+        # Vectors come first: in numbers of 16 bits a sum without them may seem close enough.
+        if self._post_norm() or self._with_channel_factors():
             return
-        if self._adds_up("attention", "mlp") or self._with_channel_factors():
+        if self._adds_up("attention", "mlp"):
             return
         if self._adds_up("attention", "mixer", "mlp") or self._adds_up("attention", "mlp", "beside"):
             return
@@ -277,17 +278,22 @@ class BlockSearch:
     def _with_channel_factors(self) -> bool:
         """The sum x + λ₁ · attention + λ₂ · MLP, each number of an output times its own factor (LayerScale)."""
         vectors = self._vectors()
-        for mlp, names in self._candidates((self.added,)) if vectors else ():
-            for first, of_attention in vectors:
-                for second, of_mlp in vectors:
-                    fit = _fit(self.y, self.x, (self.added * of_attention, mlp * of_mlp), self.rounding)
-                    if fit is None or fit.factors != (1.0, 1.0):
-                        continue
-                    self.found.attention_channels, self.found.mlp_channels = self._inside(first), self._inside(second)
-                    self.middle = self.x + self.added * of_attention
-                    self._mlp(names)
-                    return True
-        return False
+        fits = [
+            (fit.error, first, of_attention, second, names)
+            for mlp, names in (self._candidates((self.added,)) if vectors else ())
+            for first, of_attention in vectors
+            for second, of_mlp in vectors
+            if (fit := _fit(self.y, self.x, (self.added * of_attention, mlp * of_mlp), self.rounding)) is not None
+            and fit.factors == (1.0, 1.0)
+        ]
+        if not fits:
+            return False
+        # Numbers of 16 bits leave room for more than one; the closest is meant.
+        _, first, of_attention, second, names = min(fits, key=lambda one: one[0])
+        self.found.attention_channels, self.found.mlp_channels = self._inside(first), self._inside(second)
+        self.middle = self.x + self.added * of_attention
+        self._mlp(names)
+        return True
 
     def _vectors(self) -> list[tuple[str, Tensor]]:
         """Parameters of the block, one number for each of a state, that belong to no linear layer and no norm."""
