@@ -138,7 +138,7 @@ def require(package: str, extra: str, what: str) -> None:
 def _is_map(value: Any) -> bool:
     if isinstance(value, Mapping):
         return bool(value) and all(isinstance(key, str) and _is_place(place) for key, place in value.items())
-    return (isinstance(value, str) and value in _PLANS) or (value != "disk" and _is_place(value))
+    return (isinstance(value, str) and value in _PLANS) or (_is_place(value) and value != "disk")
 
 
 def _is_place(value: Any) -> bool:
