@@ -17,7 +17,7 @@ from pathlib import Path
 import networkx
 import pytest
 import torch
-from transformers import BertForSequenceClassification
+from transformers import BertForSequenceClassification, T5Config, T5ForConditionalGeneration
 from transformers.utils import logging
 
 import flowgraph
@@ -1040,6 +1040,28 @@ def test_prompts_of_every_kind(tmp_path, model, capsys):
         tokens = flowgraph.trace((net, tokenizer), same).tokens
         assert flowgraph.FlowGraph.load(out).info.tokens == tokens
     assert capsys.readouterr().err == ""
+
+
+def test_the_text_that_a_decoder_has_written(tmp_path, fails, capsys):
+    """Given or left to the model, it gives the graph that Python gives; a model of one stack refuses it by name."""
+    folder, out = tmp_path / "t5", tmp_path / "flow.json"
+    torch.manual_seed(0)
+    tokenizer = tiny_model("llama")[1]
+    net = T5ForConditionalGeneration(
+        T5Config(vocab_size=len(tokenizer), d_model=16, d_kv=8, d_ff=16, num_layers=1, num_heads=2, decoder_start_token_id=0)
+    ).eval()  # fmt: skip
+    for part in (net, tokenizer):
+        part.save_pretrained(folder)
+    for more in ({}, {"target_text": "the dog"}):
+        words = [word for name, value in more.items() for word in (f"--{name.replace('_', '-')}", value)]
+        line = ["trace", PROMPT, *words, "--model", str(folder), "-o", str(out), "--force", "--quiet"]
+        assert cli.main(line) == 0
+        assert capsys.readouterr().err == ""
+        info = flowgraph.FlowGraph.load(out).info
+        trace = flowgraph.trace((net, tokenizer), flowgraph.inputs(text=PROMPT, **more))
+        assert (info.tokens, info.stacks[0].tokens) == (trace.tokens, trace.stacks["encoder"].tokens)
+    assert info.tokens[-1] == " dog"
+    assert "has no encoder; put the text behind the prompt" in fails(2, "--target-text", "the dog")
 
 
 @pytest.mark.parametrize(

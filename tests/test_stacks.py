@@ -309,6 +309,82 @@ def test_a_file_of_two_stacks_that_do_not_fit_is_refused(tmp_path):
             fg.Trace.load(tmp_path / "bad.safetensors")
 
 
+@pytest.mark.parametrize("model_type", ["t5", "bart"])
+def test_recorded_weights_and_readings_of_two_stacks_need_no_model(model_type, tmp_path):
+    trace = trace_of(model_type)
+    methods = ("attention", "norms", "proximity", *(["logits"] if model_type == "t5" else []))
+    sites = ("resid_post", "resid_cross", "head_out", "cross_head_out")
+    recorded = trace.record(methods=methods, readings=sites)
+    back = fg.Trace.load(recorded.save(tmp_path / "two.safetensors"))
+    assert back.loaded is None
+    for method in methods:
+        weights, other = recorded.recorded_weights[method], back.recorded_weights[method]
+        assert (other.joint, other.undefined, other.info) == (weights.joint, weights.undefined, weights.info)
+        for level in ("token", "head"):
+            graph, expected = (fg.build_graph(one, method=method, level=level) for one in (back, trace))
+            assert graph.nodes == expected.nodes
+            np.testing.assert_array_equal(graph.weight, expected.weight)
+            for node, found, right in zip(graph.nodes, graph.readings, expected.readings, strict=True):
+                if node.kind in ("resid_post", "head", "cross_head") and node.stack is None:
+                    assert [token for token, *_ in found.top[: len(right.top)]] == [token for token, *_ in right.top]
+            assert graph.explain()
+    np.testing.assert_array_equal(fg.attention_rollout(back), fg.attention_rollout(trace))
+
+
+def test_recorded_weights_that_are_not_of_these_stacks_are_refused(tmp_path):
+    import json
+
+    from safetensors import safe_open
+    from safetensors.torch import save_file
+
+    path = trace_of("t5").record(methods=["norms"]).save(tmp_path / "two.safetensors")
+    with safe_open(path, "pt") as file:
+        meta, tensors = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    header = json.loads(meta["flowgraph"])
+    layers, (joint, info) = (
+        header["trace"]["n_layers"],
+        (header["weights"]["norms"][name] for name in ("joint", "info")),
+    )
+    assert joint["stacks"] == [["encoder", S], [None, T]]
+    assert len(joint["steps"]) == header["stacks"]["encoder"]["trace"]["n_layers"] + 2 * layers
+    undefined = [["resid_post", 0, S - 1, "encoder"]]
+    for where, name, value, match in (
+        (joint, "steps", joint["steps"][1:], r"joint\.steps\[0\] is a list of 4; expected \['encoder', 0,"),
+        (joint, "steps", joint["steps"] * 2, r"joint\.steps has .* entries; at most"),
+        (joint, "steps", joint["steps"][:-1], r"joint\.steps is a list of .*; expected a list of"),
+        (joint, "stacks", [["encoder", S + 1], [None, T]], r"joint\.stacks\[0\]"),
+        (joint, "stacks", None, r"joint\.stacks is null"),
+        (header["weights"]["norms"], "joint", None, r"joint is null"),
+        (info, "stacks", [], "1 stacks beside the last one"),
+        (header["weights"]["norms"], "query_positions", [*range(S + T - 1), S + T], "query_positions"),
+        (header["weights"]["norms"], "undefined", [["resid_post", 0, S, "encoder"]], "undefined"),
+        (header["weights"]["norms"], "undefined", [["resid_post", 0, 0, "tower"]], "expected one of encoder"),
+        (header["weights"]["norms"], "undefined", undefined, None),
+    ):
+        kept, where[name] = where[name], value
+        save_file(tensors, tmp_path / "bad.safetensors", {**meta, "flowgraph": json.dumps(header)})
+        where[name] = kept
+        if match is None:
+            back = fg.Trace.load(tmp_path / "bad.safetensors")
+            assert str(back.recorded_weights["norms"].undefined[0]) == f"enc.L0.resid_post@{S - 1}"
+            continue
+        with pytest.raises(FileFormatError, match=match):
+            fg.Trace.load(tmp_path / "bad.safetensors")
+
+
+def test_files_of_one_stack_say_nothing_of_stacks(tmp_path):
+    import json
+
+    from safetensors import safe_open
+
+    from tests.tiny_models import tiny_model
+
+    trace = fg.trace(fg.load_model(tiny_model("llama")), [5, 6, 7]).record(methods=["norms"])
+    with safe_open(trace.save(tmp_path / "one.safetensors"), "pt") as file:
+        said = json.loads(file.metadata()["flowgraph"])["weights"]["norms"]
+    assert not {"joint", "mixer"} & said.keys()
+
+
 @pytest.mark.parametrize("level", ["token", "head"])
 def test_files_pages_and_pictures_hold_both_stacks(level, tmp_path):
     graph = fg.build_graph(trace_of("t5"), level=level, mass=0.9)
@@ -359,6 +435,38 @@ def test_what_the_decoder_has_written_is_given_or_generated():
     several = fg.trace(loaded, fg.inputs(ids=[SOURCE, SOURCE[::-1]], target_ids=[TARGET, TARGET[:2]]))
     assert [len(one.tokens) for one in several] == [5, 3]
     assert torch.equal(several[0].logits, trace_of("bart").logits)
+
+
+class Endings:
+    """A tokenizer that gives the same ids for every text."""
+
+    eos_token_id, sep_token_id = 1, None
+
+    def __init__(self, *ids):
+        self.ids = ids
+
+    def __call__(self, text_target):
+        return {"input_ids": self.ids}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "ids", "expected"),
+    [
+        ("t5", (7, 8, 1), (0, 7, 8)),
+        ("t5", (7, 8), (0, 7, 8)),  # a tokenizer that adds no end
+        ("mbart", (7, 8, 1, 9), (9, 7, 8)),  # the language stands last, and goes to the front
+        ("whisper", (2, 5, 7, 1), (2, 5, 7)),  # the start is there already
+    ],
+)
+def test_a_text_of_the_decoder_begins_and_ends_as_in_training(model_type, ids, expected):
+    from flowgraph.models.stacks import written_ids
+
+    model = model_of(model_type, "speech" if model_type == "whisper" else "sequences")
+    model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = (
+        None if model_type == "mbart" else expected[0]
+    )
+    model.config.pad_token_id, model.config.bos_token_id = 0, 0
+    assert written_ids(model, Endings(*ids), "text") == expected
 
 
 def test_prompts_that_do_not_fit_are_refused():

@@ -64,6 +64,11 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--messages", metavar="FILE", type=_messages, help="a chat in place of PROMPT: JSON, a list of role and content"
     )
     add("--ids", type=_ids, help="token ids in place of PROMPT, as they are: '1 15 27'")
+    add(
+        "--target-text",
+        metavar="TEXT",
+        help="of an encoder-decoder, what its decoder has written (default: what the model writes itself)",
+    )
     add("--model", default=DEFAULT_MODEL, help=f"known name, folder, or hub name (default {DEFAULT_MODEL})")
     add("--target", help="token to explain, with its space: ' Tokyo' (default: the model's best)")
     add("--foil", help="token to compare it with")

@@ -58,7 +58,10 @@ def prompt_of(options: argparse.Namespace) -> Inputs:
     way = check_prompt(options)
     from ..values.inputs import Inputs, inputs
 
-    made = inputs(text=options.prompt, pair=options.pair, messages=options.messages, ids=options.ids, chat=options.chat)
+    made = inputs(
+        text=options.prompt, pair=options.pair, messages=options.messages, ids=options.ids, chat=options.chat,
+        target_text=options.target_text,
+    )  # fmt: skip
     return Inputs((made.one(way),))
 
 

@@ -22,6 +22,7 @@ from ..charts import rendering
 from ..values.edge_weights import EdgeWeights
 from ..values.graph_info import info_dict
 from ..values.inputs import row_dict
+from ..values.joint import joint_dict
 from ..values.reading import Reading
 from ..values.trace import Trace
 from .trace_reader import KEY, SHARED_BY_LAYERS, VERSION
@@ -33,6 +34,8 @@ _PLAIN = (
 _SINGLE = ("logits", "position_embedding", "final_scale")
 _STATES = ("resid_pre", "resid_post")
 _ABOUT_READINGS = ("target", "target_token", "foil", "foil_token", "shape")
+_SELDOM = ("mixer", "joint")
+"""Fields of weights that most do not have; files then stay as earlier releases write them."""
 _NAMES_OF_READINGS = ("axes", "first_layer", "prompt_tokens")
 
 
@@ -113,7 +116,13 @@ def _put_weights(name: str, weights: EdgeWeights, tensors: dict[str, Tensor]) ->
         elif item.name == "info":
             plain["info"] = info_dict(value)
         elif item.name == "undefined":
-            plain["undefined"] = [[node.kind, node.layer, node.position] for node in value]
+            plain["undefined"] = [
+                [node.kind, node.layer, node.position, *([] if node.stack is None else [node.stack])] for node in value
+            ]
+        elif item.name in _SELDOM and value is None:
+            continue
+        elif item.name == "joint":
+            plain["joint"] = joint_dict(value)
         else:
             plain[item.name] = dict(value) if isinstance(value, Mapping) else value
     return plain

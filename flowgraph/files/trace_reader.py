@@ -23,7 +23,9 @@ from ..errors import FileFormatError, FlowgraphError
 from ..models.families import Wiring
 from ..models.stacks import SOURCE
 from ..values.edge_weights import EdgeWeights
+from ..values.graph_info import StackInfo
 from ..values.inputs import Row, row_of_dict
+from ..values.joint import Joint, joint_dict
 from ..values.node import NODE_KINDS, Node
 from ..values.reading import Reading
 from ..values.trace import Trace
@@ -182,7 +184,11 @@ class _Reader:
         single = self._single()
         self._check_aims(plain, single["logits"])
         readings = {name: self._reading(name, entry, plain) for name, entry in self.header.field("readings").entries()}
-        weights = {name: self._weights(name, entry, plain) for name, entry in self.header.field("weights").entries()}
+        joint = None if not stacks else _joint(plain, stacks)
+        weights = {
+            name: self._weights(name, entry, plain, stacks, joint)
+            for name, entry in self.header.field("weights").entries()
+        }
         values = self._group("fed.")
         for name, value in values.items():
             if (
@@ -382,10 +388,13 @@ class _Reader:
                 raise FileFormatError(f"{prefix + name} holds numbers that are not finite")
         return {name: value.numpy() for name, value in found.items()}
 
-    def _weights(self, name: str, entry: Checked, plain: Mapping[str, Any]) -> EdgeWeights:
+    def _weights(
+        self, name: str, entry: Checked, plain: Mapping[str, Any], stacks: Mapping[str, Trace], joint: Joint | None
+    ) -> EdgeWeights:
         arrays = self._arrays(f"weights.{name}.", _WEIGHTS, _NEEDED_WEIGHTS)
         info = info_of(entry.field("info"))
         about = entry.field("info")
+        others = tuple(StackInfo(other, one.tokens, one.n_layers) for other, one in stacks.items())
         # Recorded weights must be those of the trace in this file.
         for what, said, right in (
             ("method", info.method, name), ("tokens", info.tokens, plain["tokens"]), ("layers", info.layers, plain["layers"]),
@@ -393,11 +402,17 @@ class _Reader:
         ):  # fmt: skip
             if said != right:
                 about.field(what).refuse(f"what the trace says, {str(right)[:60]}")
-        heads = arrays["attention"].shape[1]
-        if heads not in (0, plain["n_heads"]):
-            raise FileFormatError(f"weights.{name}.attention has {heads} heads; the trace has {plain['n_heads']}")
-        positions = entry.field("query_positions").indices(len(plain["tokens"]))
-        if len(set(positions)) != len(positions) or plain["position"] not in positions:
+        if info.stacks != others:
+            about.refuse(f"the trace's {len(others)} stacks beside the last one, with their tokens and layers")
+        _check_joint(entry, joint)
+        heads, most = arrays["attention"].shape[1], max(plain["n_heads"], *(one.n_heads for one in stacks.values()), 0)
+        if heads not in (0, most):
+            raise FileFormatError(f"weights.{name}.attention has {heads} heads; the trace has {most}")
+        count, first = len(plain["tokens"]), 0
+        if joint is not None:
+            count, first = joint.count, joint.positions[None].start
+        positions = entry.field("query_positions").indices(count)
+        if len(set(positions)) != len(positions) or first + plain["position"] not in positions:
             # The explained position has to be among them: readings and graphs start there.
             entry.field("query_positions").refuse("different positions, among them that of the trace")
         numbers: dict[str, Any] = {
@@ -411,28 +426,21 @@ class _Reader:
             ends_in_logit=entry.field("ends_in_logit").flag(),
             additive=name in _ADDITIVE if additive is None else additive.flag(),
             biases={what: number.number() for what, number in entry.field("biases").entries()},
-            undefined=tuple(self._state(state, plain) for state in entry.field("undefined").items()),
+            undefined=tuple(_state(state, plain, stacks) for state in entry.field("undefined").items()),
+            joint=joint,
             **numbers,
             **arrays,
         )
 
-    def _state(self, entry: Checked, plain: Mapping[str, Any]) -> Node:
-        parts = list(entry.items(3))
-        if len(parts) != 3:
-            entry.refuse("a kind, a layer and a position")
-        kind: Any = parts[0].one_of(NODE_KINDS)
-        layer = parts[1].or_none(lambda number: number.index(plain["n_layers"]))
-        position = parts[2].or_none(lambda number: number.index(len(plain["tokens"])))
-        return Node(kind, layer=layer, position=position)
-
     def _reading(self, name: str, entry: Checked, plain: Mapping[str, Any]) -> Reading:
-        """A reading of the layers and positions of the trace, by head for ``head_out``."""
+        """A reading of the layers and positions of the trace, by head for outputs of heads."""
         foil = ["foil"] * (entry.field("foil").value is not None)
         single = (*(f"{aim}_{what}" for aim in ("target", *foil) for what in _OF_TARGET), "entropy", "norm")
         arrays = self._arrays(f"readings.{name}.", dict.fromkeys(_TOP, 2) | dict.fromkeys(single, 1), (*_TOP, *single))
         rows, count = self.sizes["rows"], len(plain["tokens"])
         shape = entry.field("shape").indices()
-        if shape != ((rows, plain["n_heads"], count) if name == "head_out" else (rows, count)):
+        by_head = name in ("head_out", "cross_head_out")
+        if shape != ((rows, plain["n_heads"], count) if by_head else (rows, count)):
             entry.field("shape").refuse("the layers and tokens of the trace, with its heads between them for head_out")
         _check_readings(name, arrays, math.prod(shape))
         strings = _strings(entry.field("strings"))
@@ -446,7 +454,43 @@ class _Reader:
             foil_token=entry.field("foil_token").text() if foil else None,
             shape=shape,
         )
-        return _named(reading, entry, ("layer", "head", "position") if name == "head_out" else ("layer", "position"))
+        return _named(reading, entry, ("layer", "head", "position") if by_head else ("layer", "position"))
+
+
+def _joint(plain: Mapping[str, Any], stacks: Mapping[str, Trace]) -> Joint:
+    """The chain of the steps of a trace's stacks."""
+    others = [(name, len(one.tokens), one.n_layers) for name, one in stacks.items()]
+    return Joint.of([*others, (None, len(plain["tokens"]), plain["n_layers"])])
+
+
+def _check_joint(entry: Checked, joint: Joint | None) -> None:
+    """Refuse weights whose steps are not those of the trace's stacks."""
+    said = entry.optional("joint")
+    if joint is None:
+        if said is not None and said.value is not None:
+            said.refuse("null, since the trace is of one stack")
+        return
+    for name, rows in joint_dict(joint).items():
+        found = entry.field("joint").field(name)
+        for one, right in zip(found.items(len(rows)), rows, strict=False):
+            if one.value != right:
+                one.refuse(f"{right}, as the stacks of the trace have it")
+        if len(found.value) != len(rows):
+            found.refuse(f"a list of {len(rows)}, as the stacks of the trace have it")
+
+
+def _state(entry: Checked, plain: Mapping[str, Any], stacks: Mapping[str, Trace]) -> Node:
+    parts = list(entry.items(4))
+    if len(parts) not in (3, 4):
+        entry.refuse("a kind, a layer and a position, and of another stack its name")
+    kind: Any = parts[0].one_of(NODE_KINDS)
+    stack = parts[3].one_of(tuple(stacks)) if parts[3:] else None
+    layers, tokens = (
+        (plain["n_layers"], plain["tokens"]) if stack is None else (stacks[stack].n_layers, stacks[stack].tokens)
+    )
+    layer = parts[1].or_none(lambda number: number.index(layers))
+    position = parts[2].or_none(lambda number: number.index(len(tokens)))
+    return Node(kind, layer=layer, position=position, stack=stack)
 
 
 def _named(reading: Reading, entry: Checked, expected: tuple[str, ...]) -> Reading:

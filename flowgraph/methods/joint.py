@@ -93,11 +93,7 @@ def joint_of(trace: Trace) -> Joint:
             f"graphs over several stacks need every layer, and this trace holds layers {trace.layers[0]}…{trace.layers[1] - 1}; trace "
             "again without a window"
         )
-    steps = [Step(name, layer, "self", True) for name, one in trace.stacks.items() for layer in range(one.n_layers)]
-    for layer in range(trace.n_layers):
-        steps += [Step(None, layer, "self", False), Step(None, layer, "cross", True)]
-    sizes = [(name, len(one.tokens)) for name, one in trace.stacks.items()]
-    return Joint(tuple(steps), (*sizes, (None, len(trace.tokens))))
+    return Joint.of([(name, len(one.tokens), one.n_layers) for name, one in (*trace.stacks.items(), (None, trace))])
 
 
 def traced_steps(trace: Trace, joint: Joint) -> list[TraceStep]:

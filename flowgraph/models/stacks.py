@@ -68,12 +68,16 @@ def written_ids(model: Any, tokenizer: Any, text: str) -> tuple[int, ...]:
         ids = list(tokenizer(text_target=text)["input_ids"])
     except TypeError:  # tokenizers of one kind of text alone do not know the word
         ids = list(tokenizer(text)["input_ids"])
+    start, ends = start_id(model), {tokenizer.eos_token_id, tokenizer.sep_token_id}
     shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
-    ends = bool(ids) and ids[-1] == tokenizer.eos_token_id
-    if shift is not None and not ends:
-        # Such as mBART, whose last token says the language and goes to the front.
-        return tuple(int(one) for one in shift(torch.tensor([ids]))[0])
-    return (start_id(model), *(ids[:-1] if ends else ids))
+    if shift is not None and ids and ids[-1] not in ends:
+        shifted = [int(one) for one in shift(torch.tensor([ids]))[0]]
+        if shifted[0] == ids[-1] != start:
+            # Such as mBART, whose last token says the language and goes to the front.
+            start, ids = shifted[0], shifted[1:]
+    ids = ids[:-1] if ids and ids[-1] in ends else ids
+    # Such as Whisper's, whose tokenizer begins with it.
+    return tuple(ids) if ids[:1] == [start] else (start, *ids)
 
 
 def generated_ids(model: Any, feed: Mapping[str, Tensor], context: int | None) -> tuple[int, ...]:

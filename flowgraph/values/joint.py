@@ -6,6 +6,7 @@ step, positions of the other stack stay as they are: they are *idle*, and no edg
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
@@ -54,6 +55,20 @@ class Joint:
 
     steps: tuple[Step, ...]
     stacks: tuple[tuple[str | None, int], ...]
+
+    @classmethod
+    def of(cls, stacks: Sequence[tuple[str | None, int, int]]) -> Joint:
+        """The chain of stacks that run one after the other, the last of which reads the one before in each of its layers.
+
+        Parameters
+        ----------
+        stacks
+            (name, number of positions, number of layers), the last one without a name.
+        """
+        steps = [Step(name, layer, "self", True) for name, _, layers in stacks[:-1] for layer in range(layers)]
+        for layer in range(stacks[-1][2]):
+            steps += [Step(None, layer, "self", False), Step(None, layer, "cross", True)]
+        return cls(tuple(steps), tuple((name, count) for name, count, _ in stacks))
 
     @cached_property
     def positions(self) -> dict[str | None, slice]:
@@ -143,3 +158,11 @@ class Joint:
             if (step.stack, step.layer) == (node.stack, node.layer) and (step.part == part or step.stack is not None):
                 return row
         return None
+
+
+def joint_dict(joint: Joint) -> dict[str, list[list[Any]]]:
+    """Plain data of a chain: a step as [stack, layer, part, has_mlp], a stack as [name, number of positions]."""
+    return {
+        "steps": [[one.stack, one.layer, one.part, one.has_mlp] for one in joint.steps],
+        "stacks": [list(one) for one in joint.stacks],
+    }
