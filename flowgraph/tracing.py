@@ -385,6 +385,12 @@ def explained_position(loaded: LoadedModel, ids: Sequence[int], position: int | 
     return ids.index(mask)
 
 
+def _sees_later(result: Pass) -> bool:
+    """Whether a position saw later ones, as pieces of one image may see each other."""
+    pattern = result.sites.get("pattern")
+    return pattern is not None and bool(pattern.triu(1).any())
+
+
 def _first_written(loaded: LoadedModel, ids: Sequence[int]) -> int:
     """The position before the first word that a decoder wrote by itself; before it stand its start and what says language or task."""
     special = set() if loaded.tokenizer is None else set(loaded.tokenizer.all_special_ids)
@@ -443,7 +449,11 @@ def _frozen(
         family=anatomy.family.name,
         wiring=anatomy.wiring,
         prompt=row.prompt,
-        tokens=vocabulary.strings(row.token_ids) if row.axis is None else row.axis.labels,
+        tokens=row.mixed.labels
+        if row.mixed
+        else vocabulary.strings(row.token_ids)
+        if row.axis is None
+        else row.axis.labels,
         token_ids=row.token_ids if row.axis is None else (),
         position=position,
         target=answers["target"],
@@ -455,7 +465,7 @@ def _frozen(
         layers=(window.start, window.stop),
         n_layers=len(anatomy.blocks),
         n_heads=anatomy.n_heads,
-        causal=anatomy.causal,
+        causal=anatomy.causal and (row.beside is None or not _sees_later(result)),
         biases=biases,
         position_embedding=result.position_embedding,
         final_scale=result.final_scale,

@@ -349,7 +349,8 @@ REFUSED = {
     "nothing": (None, "there is no prompt"),
     "another dict": ({"a": 1}, "the keys 'a'"),
     "half a message": ([{"role": "user"}], "messages are dicts with 'role' and 'content'"),
-    "pictures": ({"input_ids": [5], "pixel_values": 0}, "'pixel_values' beside its input_ids"),
+    "pictures": ({"input_ids": [5], "pictures": 0}, "'pictures' beside its input_ids"),
+    "an image beside a text": ({"input_ids": [5], "pixel_values": [[0.0]]}, "takes no images beside a text"),
     "no tokens": ([], "no tokens"),
     "no rows": (torch.zeros(0, 5, dtype=torch.long), r"ids= has the shape \[0, 5\]: there is no row in it"),
     "ids that are nowhere": (

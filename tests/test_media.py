@@ -265,7 +265,7 @@ def test_an_image_for_a_model_of_texts_is_refused():
     with pytest.raises(ArgumentError, match="sampling_rate= needs the prompt as audio="):
         fg.inputs(text="a", sampling_rate=3)
     with pytest.raises(PromptError, match="give one of them"):
-        fg.inputs(text="a", image="b.png")
+        fg.inputs(text="a", audio=np.zeros(4))
     with pytest.raises(ArgumentError, match="sampling_rate"):
         fg.inputs(audio=np.zeros(4), sampling_rate="a")
     with pytest.raises(ArgumentError, match="sampling_rate=0"):

@@ -60,8 +60,8 @@ def _written(trace: Trace) -> tuple[dict[str, Tensor], dict[str, Any]]:
     header: dict[str, Any] = {"format": "flowgraph trace", "version": VERSION}
     header["trace"] = {name: getattr(trace, name) for name in _PLAIN} | {"fingerprint": dict(trace.fingerprint)}
     header["fed"] = None if trace.fed is None else row_dict(trace.fed)
-    if trace.fed is not None and trace.fed.values is not None:
-        tensors |= {f"fed.{name}": value for name, value in trace.fed.values.items()}
+    if trace.fed is not None:
+        tensors |= {f"fed.{name}": value for name, value in (trace.fed.values or trace.fed.beside or {}).items()}
     if trace.classes is not None:
         header["classes"] = trace.classes
     header["aliases"] = _put_sites(trace, tensors)

@@ -26,6 +26,7 @@ from ..values.edge_weights import EdgeWeights
 from ..values.graph_info import StackInfo
 from ..values.inputs import Row, row_of_dict
 from ..values.joint import Joint, joint_dict
+from ..values.mixed import is_beside
 from ..values.node import NODE_KINDS, Node
 from ..values.reading import Reading
 from ..values.trace import Trace
@@ -190,13 +191,20 @@ class _Reader:
             for name, entry in self.header.field("weights").entries()
         }
         values = self._group("fed.")
+        said = self.header.optional("fed")
+        fed_of_both = said is not None and isinstance(said.value, dict) and "mixed" in said.value
         for name, value in values.items():
-            if (
-                not value.is_floating_point()
-                or value.ndim < 2
-                or value.shape[0] != 1
-                or not bool(value.isfinite().all())
-            ):
+            # Sizes and masks of images beside a text are whole numbers, and have a row for each image.
+            if is_beside(name) and fed_of_both:
+                fits = value.ndim > 0 and (not value.is_floating_point() or bool(value.isfinite().all()))
+            else:
+                fits = (
+                    value.is_floating_point()
+                    and value.ndim > 1
+                    and value.shape[0] == 1
+                    and bool(value.isfinite().all())
+                )
+            if not fits:
                 raise FileFormatError(f"fed.{name[:60]} is no row of finite numbers")
         # Each check takes its tensors out, so a tensor that is left belongs to nothing.
         if self.tensors:

@@ -61,7 +61,8 @@ class Batch:
     position_ids
         [position], the same for all prompts; None where the model takes its own.
     values
-        Of images and sounds the argument of the model by its name, [prompt, …].
+        Of images and sounds the argument of the model by its name, [prompt, …]; of texts with images all arguments, of which a prompt
+        may have several rows.
     source
         Arguments of an encoder–decoder's encoder, [prompt, …]; ``ids`` are then the decoder's. None for one stack.
     n_source
@@ -110,6 +111,9 @@ class Batch:
         """The prompts as inputs that can be traced."""
         if self.values is not None:
             (name, numbers), *_ = self.values.items()
+            if name == "input_ids":
+                alone = (self.part(slice(n, n + 1)).values or {} for n in range(len(self)))
+                return Inputs(tuple(inputs(dict(one)).rows[0] for one in alone), batch=True)
             return inputs({name: numbers})
         if self.source is not None:
             return inputs(dict(self.source), target_ids=self.ids)
@@ -124,9 +128,15 @@ class Batch:
         types = None if self.token_types is None else self.token_types[rows]
         return Batch(
             self.ids[rows], self.positions[rows], self.targets[rows], self.foils[rows], types, self.position_ids,
-            None if self.values is None else {name: numbers[rows] for name, numbers in self.values.items()},
+            None if self.values is None else {name: self._rows_of(numbers, rows) for name, numbers in self.values.items()},
             None if self.source is None else {name: numbers[rows] for name, numbers in self.source.items()}, self.n_source,
         )  # fmt: skip
+
+    def _rows_of(self, numbers: Tensor, rows: slice) -> Tensor:
+        """The rows of some prompts, each of which has equally many."""
+        each = len(numbers) // len(self)
+        start, stop, _ = rows.indices(len(self))
+        return numbers[start * each : stop * each]
 
     def with_others(self, others: Batch) -> Batch:
         """These prompts, and others of the same batch behind them."""
@@ -238,6 +248,9 @@ def _source(loaded: LoadedModel, prompts: Sequence[Prompt], argument: str) -> Fe
 
 def _values(loaded: LoadedModel, prompts: Sequence[Prompt], argument: str) -> dict[str, Tensor] | None:
     """[prompt, …] numbers of images or sounds; None of texts."""
+    mixed = [prompt.row.beside is not None for prompt in prompts]
+    if any(mixed):
+        return _of_both(loaded, prompts, argument)
     if loaded.anatomy.layout is None:
         return None
     feeds = [prompt.row.feed(loaded) for prompt in prompts]
@@ -249,6 +262,18 @@ def _values(loaded: LoadedModel, prompts: Sequence[Prompt], argument: str) -> di
             "all of them; make them equally large"
         )
     return {name: torch.cat([feed[name] for feed in feeds])}
+
+
+def _of_both(loaded: LoadedModel, prompts: Sequence[Prompt], argument: str) -> dict[str, Tensor]:
+    """All arguments of texts with images; those of one name have one shape in all prompts."""
+    feeds = [dict(prompt.row.feed(loaded)) for prompt in prompts]
+    sizes = {tuple((name, tuple(value.shape)) for name, value in sorted(feed.items())) for feed in feeds}
+    if len(sizes) > 1:
+        raise PromptError(
+            f"{argument} has prompts with images of different sizes or numbers, or some without, so a position is not the same place in "
+            "all of them; give as many images of one size to each"
+        )
+    return {name: torch.cat([feed[name] for feed in feeds]) for name in feeds[0]}
 
 
 def _types(loaded: LoadedModel, prompts: Sequence[Prompt], argument: str) -> Tensor | None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import ArchitectureError
 from .anatomy import Anatomy, Norm, Projection, upcast
 from .forward import Feed, Pass, spread
+from .kinds import image_token_of
 from .parameters import bias_of, key_of, matrix_of, version
 from .proof import unpacking_error
 
@@ -25,6 +26,8 @@ TOLERANCE = {torch.float64: 1e-3, torch.float32: 1e-3, torch.float16: 5e-2, torc
 """Largest relative error on a prompt. Rounding grows with the size of scores and the length, a wrong row fails by a factor."""
 
 _MOST_TOKENS = 64
+IMAGES = "pixel_values"
+"""Argument that holds the images beside a text."""
 _OF_HEADS = ("pattern", "q", "k", "q_proj", "k_proj", "v", "z", "z_gate", "norm_scales.query", "norm_scales.key")
 
 _Errors = dict[str, Float[Tensor, "layer"]]
@@ -84,14 +87,15 @@ def trace_errors(anatomy: Anatomy, feed: Feed, record: Pass, *, layers: range, a
     rows = _sample(_length(record), at, like.device)
     errors: _Errors = {}
     if "pattern" in sites:
-        errors |= _attention_errors(anatomy, record, layers, rows)
+        # Pieces of one image may see each other, and what is written before an image may see all of it.
+        errors |= _attention_errors(anatomy, record, layers, rows, causal=anatomy.causal and IMAGES not in feed)
     if record.output_errors:
         errors["pattern · v = z"] = torch.stack([record.output_errors[row] for row in range(len(layers))])
     errors |= _written_errors(anatomy, sites, layers, rows)
     if anatomy.cross is not None and record.cross is not None:
         part: _Errors = {}
         if "pattern" in record.cross.sites:
-            part |= _attention_errors(anatomy.cross, record.cross, layers, rows)
+            part |= _attention_errors(anatomy.cross, record.cross, layers, rows, causal=False)
         part |= _written_errors(anatomy.cross, record.cross.sites, layers, rows)
         errors |= {f"{name}, to the other stack": error for name, error in part.items()}
     errors |= _stream_errors(anatomy, sites, layers, rows)
@@ -137,7 +141,7 @@ def _sample(n_tokens: int, at: int, device: torch.device) -> Int[Tensor, "row"]:
     return torch.tensor(sorted({*spread(n_tokens, device).tolist(), at}), device=device)
 
 
-def _attention_errors(anatomy: Anatomy, record: Pass, layers: range, rows: Tensor) -> _Errors:
+def _attention_errors(anatomy: Anatomy, record: Pass, layers: range, rows: Tensor, *, causal: bool) -> _Errors:
     attending = [row for row, layer in enumerate(layers) if layer in anatomy.attending]
     if not attending:
         return {}
@@ -153,7 +157,7 @@ def _attention_errors(anatomy: Anatomy, record: Pass, layers: range, rows: Tenso
     # A sink takes the rest of a row; the scores that are given then prove both.
     if not anatomy.stack.attention.sinks:
         errors["pattern rows sum to 1"] = (wide_pattern.sum(-1) - 1).abs().flatten(1).amax(1)
-    if anatomy.causal:
+    if causal:
         later = torch.arange(pattern.shape[-1], device=rows.device) > rows[:, None]
         # A wrong mask would also give later tokens weight, which no sum shows.
         errors["a causal pattern is lower-triangular"] = (wide_pattern * later).flatten(1).amax(1)
@@ -311,8 +315,13 @@ def _embedding_error(anatomy: Anatomy, feed: Feed, record: Pass, rows: Tensor) -
     # With another width a projection lies between embedding and state, which the proof at loading covers.
     if weight.shape[1] != anatomy.d_model:
         return {}
+    if IMAGES in feed:
+        # Where a piece of an image stands, no token's vector enters.
+        rows = rows[feed[anatomy.ids_name][0, rows] != image_token_of(anatomy.model)]
+        if not len(rows):
+            return {}
     embedded = upcast(weight[feed[anatomy.ids_name][0, rows]]) * anatomy.embedding_scale
-    if "token_type_ids" in feed:
+    if "token_type_ids" in feed and IMAGES not in feed:
         # Where the embedding is the state, as in GPT-2, token types are added as words of the same table.
         embedded = embedded + upcast(weight[feed["token_type_ids"][0, rows]]) * anatomy.embedding_scale
     if record.position_embedding is not None:

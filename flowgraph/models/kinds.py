@@ -186,6 +186,15 @@ def input_name(model: Any) -> str:
     return said if said in accepts else next((name for name in _INPUT_NAMES if name in accepts), said)
 
 
+def image_token_of(model: Any) -> int | None:
+    """Id of the token in whose places pieces of images stand; None where the config names none."""
+    for name in ("image_token_id", "image_token_index"):
+        found = getattr(model.config, name, None)
+        if isinstance(found, int):
+            return found
+    return None
+
+
 def medium_of(model: Any) -> Medium | None:
     """What a model reads; None where it is something else, or several things of which a text is not the main one."""
     name = input_name(model)

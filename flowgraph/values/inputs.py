@@ -28,6 +28,7 @@ from ..models.stacks import DECODER_IDS, SOURCE, generated_ids, start_id, writte
 from ..models.vocabulary import valid_text
 from .arguments import takes
 from .media import ARGUMENTS, Given, Values, given_media, values_of, wrong_medium
+from .mixed import axis_of, beside_of, is_beside, processed, require_images
 
 _Source = Literal["text", "messages", "tokenizer", "encoding", "ids", "image", "audio"]
 Message = Mapping[str, Any]
@@ -91,6 +92,11 @@ class Row:
         What the encoder reads, in the row of an encoder–decoder once there is a model; ``ids`` are then the decoder's.
     generated
         Whether the model itself wrote what the decoder reads.
+    images
+        Images beside a text, as they were given; empty once there is a model.
+    beside, mixed
+        What a model of texts and images takes of the images beside the ids, by the names of its arguments, and the positions of
+        both; None for a text alone.
     """
 
     source: _Source
@@ -111,6 +117,9 @@ class Row:
     target_ids: tuple[int, ...] | None = None
     encoder: Row | None = None
     generated: bool = False
+    images: tuple[Given, ...] = ()
+    beside: Values | None = None
+    mixed: Axis | None = None
 
     @property
     def prompt(self) -> str | None:
@@ -159,9 +168,17 @@ class Row:
         if self.values is not None:
             return {name: value.to(loaded.device, loaded.dtype) for name, value in self.values.items()}
         given = {"input_ids": self.token_ids, "token_type_ids": self.token_types, "position_ids": self.position_ids}
-        return feed_of(
+        feed = feed_of(
             {name: torch.tensor([value], device=loaded.device) for name, value in given.items() if value is not None}
         )
+        if self.beside is None:
+            return feed
+        # Numbers of images have the model's type; sizes and masks stay as they are.
+        further = {
+            name: value.to(loaded.device, loaded.dtype if value.is_floating_point() else None)
+            for name, value in self.beside.items()
+        }
+        return {**feed, **further}
 
 
 @dataclass(frozen=True)
@@ -371,6 +388,9 @@ def inputs(
             targets = {"target_ids": given.pop("target_ids"), **targets}
     else:
         source = "ids"
+    beside, images = given.pop("beside", None), None
+    if "text" in given and "image" in given:
+        images = given.pop("image")
     main = [name for name in ("text", "messages", "ids", "image", "audio") if name in given]
     if len(main) != 1:
         raise PromptError(
@@ -387,7 +407,17 @@ def inputs(
         found = _of_messages(given["messages"])
     else:
         found = _of_ids(given, source)
+    if images is not None or beside is not None:
+        found = _with_images(found, images, beside)
     return _with_targets(found, targets)
+
+
+def _with_images(found: Inputs, images: Any, beside: Values | None) -> Inputs:
+    """The same prompt with the images that stand in its text."""
+    if found.batch or len(found) > 1:
+        raise ArgumentError("images beside texts are taken of one prompt at a time; give them one by one")
+    given = () if images is None else tuple(given_media(images, None, None)[0])
+    return Inputs((replace(found.rows[0], images=given, beside=beside),))
 
 
 def _with_targets(found: Inputs, targets: Mapping[str, Any]) -> Inputs:
@@ -432,9 +462,10 @@ def feed_of(given: Feed) -> Feed:
 
 def row_dict(row: Row) -> dict[str, Any]:
     """A row as plain data for a file, without its ids, the numbers of an image or a sound, and what an encoder reads."""
-    bare = replace(row, given=None, values=None, encoder=None)
+    bare = replace(row, given=None, values=None, encoder=None, images=(), beside=None)
     # What only images and sounds have, and what only encoder–decoders have, is left out of a text's row.
-    left_out = {"ids", "given", "values", "encoder", *(() if row.axis is not None else _OF_MEDIA)}
+    left_out = {"ids", "given", "values", "encoder", "images", "beside", *(() if row.axis is not None else _OF_MEDIA)}
+    left_out |= set() if row.mixed is not None else {"mixed"}
     plain = {name: value for name, value in asdict(bare).items() if name not in left_out}
     return {name: value for name, value in plain.items() if name not in _OF_DECODERS or value not in (None, False)}
 
@@ -448,7 +479,14 @@ def row_of_dict(plain: Any, ids: tuple[int, ...], values: Mapping[str, Tensor] |
         If a value has the wrong type, or the wrong number of entries.
     """
     # A file may come from anybody: each value is checked as if a user had given it.
-    expected = {item.name for item in fields(Row)} - {"ids", "given", "values", *_OF_MEDIA, *_OF_DECODERS}
+    if values and isinstance(plain, Mapping) and "mixed" in plain:
+        own = row_of_dict({name: value for name, value in plain.items() if name != "mixed"}, ids)
+        positions = axis_of_dict(plain["mixed"])
+        if len(positions) != len(ids):
+            raise ArgumentError(f"mixed does not hold one position for each of {len(ids)} tokens")
+        return replace(own, beside=Values(values), mixed=positions)
+    of_images = {"images", "beside", "mixed"}
+    expected = {item.name for item in fields(Row)} - {"ids", "given", "values", *_OF_MEDIA, *_OF_DECODERS, *of_images}
     if values and isinstance(plain, Mapping) and set(plain) == expected | set(_OF_MEDIA):
         return _media_row(plain, values)
     if (
@@ -542,13 +580,15 @@ def _seen(prompt: Any) -> dict[str, Any]:
 
 def _of_mapping(prompt: Mapping[str, Any]) -> dict[str, Any]:
     """The output of a tokenizer, under the names of the arguments."""
-    strange = sorted(set(prompt) - set(_OF_TOKENIZERS) - _BESIDE)
+    strange = sorted(name for name in set(prompt) - set(_OF_TOKENIZERS) - _BESIDE if not is_beside(name))
     if strange:
         raise PromptError(
             f"the prompt holds {', '.join(map(repr, strange))} beside its input_ids, which cannot be traced; give "
             f"{', '.join(_OF_TOKENIZERS)} only"
         )
-    return {ours: prompt[theirs] for theirs, ours in _OF_TOKENIZERS.items() if prompt.get(theirs) is not None}
+    found = {ours: prompt[theirs] for theirs, ours in _OF_TOKENIZERS.items() if prompt.get(theirs) is not None}
+    beside = beside_of(prompt)
+    return found if beside is None else {**found, "beside": beside}
 
 
 def _of_processor(prompt: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -807,6 +847,8 @@ def _tokenized(loaded: LoadedModel, row: Row) -> Row:
         raise PromptError(wrong_medium(loaded, "text"))
     if row.ids is not None:
         return row
+    if row.images:
+        return _of_text_and_images(loaded, row)
     return _chat(loaded, row) if row.messages is not None else _of_text(loaded, row)
 
 
@@ -820,7 +862,20 @@ def _fitting(loaded: LoadedModel, row: Row) -> Row:
             "text behind the prompt"
         )
     row = _tokenized(loaded, row)
-    return _media_fitting(loaded, row, row.values) if row.values is not None else _checked_ids(loaded, row)
+    if row.values is not None:
+        return _media_fitting(loaded, row, row.values)
+    row = _checked_ids(loaded, row)
+    if row.beside is None:
+        return row
+    require_images(loaded)
+    return replace(row, mixed=axis_of(loaded, row.token_ids, row.beside))
+
+
+def _of_text_and_images(loaded: LoadedModel, row: Row) -> Row:
+    """Ids of a text and of the images in it, as the model's processor makes them."""
+    assert row.text is not None
+    made = inputs(dict(processed(loaded, row.text, row.images))).rows[0]
+    return replace(row, ids=made.ids, token_types=made.token_types, beside=made.beside, images=())
 
 
 def _of_decoder(loaded: LoadedModel, row: Row) -> Row:

@@ -191,7 +191,7 @@ def _pixels(loaded: LoadedModel, layout: Layout, given: Given) -> Tensor:
     if isinstance(value, (str, os.PathLike)) or hasattr(value, "convert"):
         if processor is None:
             raise _no_processor(loaded, layout, "a file" if given.file else "a picture", "image")
-        picture = _picture(value).convert("L" if layout.shape[0] == 1 else "RGB")
+        picture = picture_of(value).convert("L" if layout.shape[0] == 1 else "RGB")
         return _processed(processor, layout, images=picture)
     found = _array(value, "image")
     if given.argument or (found.ndim == 4 and found.is_floating_point()):
@@ -231,7 +231,16 @@ def _pixels(loaded: LoadedModel, layout: Layout, given: Given) -> Tensor:
     return _processed(processor, layout, images=pixels, input_data_format="channels_first", **options)
 
 
-def _picture(value: Any) -> Any:
+def picture_of(value: Any) -> Any:
+    """A picture of PIL as it is, or read from a file; an array stays one.
+
+    Raises
+    ------
+    PromptError, FileFormatError
+        If the file is not there, or no image.
+    """
+    if isinstance(value, (np.ndarray, Tensor)):
+        return np.asarray(value)
     if hasattr(value, "convert"):
         return value
     try:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from jaxtyping import Float
@@ -197,8 +197,8 @@ class Trace:
     @property
     def axis(self) -> Axis:
         """The positions: what each is, and where it lies in the text, the image or the sound."""
-        if self.fed is not None and self.fed.axis is not None:
-            return self.fed.axis
+        if self.fed is not None and (self.fed.axis or self.fed.mixed):
+            return self.fed.axis or cast("Axis", self.fed.mixed)
         offsets = None if self.fed is None else self.fed.offsets
         # A token of no characters lies nowhere.
         places = tuple(

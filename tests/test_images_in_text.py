@@ -1,0 +1,168 @@
+"""Models of texts and images: image tokens are positions with a place, and the image goes in with every pass."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import transformers
+
+import flowgraph as fg
+from flowgraph.errors import ArgumentError, PromptError
+from flowgraph.models.eager import eager_attention
+from tests.every_type import model_of
+from tests.tiny_models import tiny_model
+
+torch.manual_seed(11)
+PIXELS = torch.randn(1, 3, 32, 32)
+OTHER = torch.randn(1, 3, 32, 32)
+
+
+def gemma3():
+    config = transformers.Gemma3Config(
+        text_config={
+            "vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "head_dim": 8, "sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"],
+        },
+        vision_config={
+            "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4, "image_size": 32, "patch_size": 8,
+        },
+        image_token_index=305, mm_tokens_per_image=4,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Gemma3ForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        model.model.multi_modal_projector.mm_input_projection_weight.normal_(0, 0.3)
+    return model
+
+
+def feed_of(name: str, pixels=PIXELS):
+    """The model, and its arguments for a text of four tokens around an image."""
+    if name == "gemma3":
+        types = torch.tensor([[0, 1, 1, 1, 1, 0, 0, 0]])
+        return gemma3(), {
+            "input_ids": torch.tensor([[5, *[305] * 4, 7, 8, 9]]),
+            "pixel_values": pixels,
+            "token_type_ids": types,
+        }
+    model = model_of(name, "images and text").eval()
+    token = model.config.image_token_id
+    count = {"llava": 16, "paligemma": 16}.get(name, 4)
+    feed = {"input_ids": torch.tensor([[5, *[token] * count, 7, 8, 9]]), "pixel_values": pixels}
+    if name == "paligemma":
+        feed["token_type_ids"] = torch.zeros_like(feed["input_ids"])
+    if name in ("smolvlm", "idefics3"):
+        feed["pixel_values"] = pixels[None]
+    return model, feed
+
+
+NAMES = ("llava", "paligemma", "internvl", "smolvlm", "idefics3", "gemma3")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_image_tokens_are_positions_with_a_place(name, tmp_path):
+    model, feed = feed_of(name)
+    loaded = fg.load_model(model)
+    assert loaded.level == "full"
+    trace = fg.trace(loaded, feed)
+    with torch.no_grad(), eager_attention(model):
+        said = model(**feed).logits[0, -1]
+        other = model(**feed_of(name, OTHER)[1]).logits[0, -1]
+    torch.testing.assert_close(trace.logits, said, rtol=1e-5, atol=1e-5)
+    assert not torch.allclose(said, other, atol=1e-4), "the image matters"
+    side = 4 if len(trace.tokens) > 10 else 2
+    assert trace.tokens[1 : 1 + side**2] == tuple(f"patch {r},{c}" for r in range(side) for c in range(side))
+    size = 32 / side
+    assert trace.axis.places[2] == (0.0, size, size, 2 * size)
+    assert trace.axis.special[0] is None
+    assert set(trace.axis.special[1 : 1 + side**2]) == {"image"}
+    assert fg.direct_logit_attribution(trace).completeness_error < 1e-5
+    graph = fg.build_graph(trace)
+    assert fg.mass(graph) == pytest.approx(1.0)
+    back = fg.Trace.load(trace.save(tmp_path / "both.safetensors"))
+    assert back.axis == trace.axis
+    assert torch.equal(fg.trace(loaded, back.inputs).logits, trace.logits)
+    # Pieces of one image may see each other; the trace says so.
+    assert trace.causal == (not bool(trace.pattern.triu(1).any()))
+    assert trace.causal == (name not in ("paligemma", "gemma3"))
+
+
+@pytest.mark.parametrize("name", ["llava", "smolvlm"])
+def test_changed_runs_see_the_image(name):
+    model, feed = feed_of(name)
+    loaded = fg.load_model(model)
+    trace = fg.trace(loaded, feed)
+    node, projection = fg.Node("head", layer=1, head=2), loaded.anatomy.blocks[1].attention_output.module
+    effect = fg.ablate(loaded, trace, node, metric=fg.log_probability)
+    width = loaded.anatomy.d_value
+
+    def without(_module, args):
+        x = args[0].clone()
+        x[..., 2 * width : 3 * width] = 0.0
+        return (x,)
+
+    handle = projection.register_forward_pre_hook(without)
+    with torch.no_grad(), eager_attention(model):
+        by_hand = model(**feed).logits[0, -1].log_softmax(-1)
+    handle.remove()
+    assert effect.before[0] == pytest.approx(float(trace.logits.log_softmax(-1)[trace.target]), abs=1e-5)
+    assert effect.after[0] == pytest.approx(float(by_hand[trace.target]), abs=1e-5)
+    # An image for another: what the text reads of it comes through the states at its positions.
+    other = fg.trace(loaded, feed_of(name, OTHER)[1])
+    places = [n for n, role in enumerate(trace.axis.special) if role == "image"]
+    nodes = [fg.Node("resid_pre", layer=0, position=n) for n in places]
+    patched = fg.patch(loaded, trace, other, nodes)
+    assert patched.score == pytest.approx(1.0, abs=1e-3)
+    both = fg.ablate(loaded, [trace, other], node, target=7, metric=fg.log_probability)
+    assert both.before[0] != pytest.approx(both.before[1], abs=1e-6)
+
+
+def processor():
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = [f"w{n}" for n in range(305)]
+    tokenizer = Tokenizer(
+        models.WordLevel({**{word: n for n, word in enumerate(words)}, "<image>": 305, "<unk>": 306}, unk_token="<unk>")
+    )
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, unk_token="<unk>", additional_special_tokens=["<image>"]
+    )
+    images = transformers.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    return transformers.LlavaProcessor(
+        image_processor=images, tokenizer=fast, patch_size=8, vision_feature_select_strategy="default", image_token="<image>",
+        num_additional_image_tokens=1,
+    )  # fmt: skip
+
+
+def test_a_text_and_an_image_go_through_the_models_processor():
+    model, _ = feed_of("llava")
+    made = processor()
+    loaded = fg.load_model(model, tokenizer=made.tokenizer, processor=made)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 255, (40, 48, 3), dtype=np.uint8)
+    trace = fg.trace(loaded, fg.inputs(text="w5 <image> w7 w8", image=image))
+    assert trace.axis.special.count("image") == 16
+    expected = made(text="w5 <image> w7 w8", images=[image], return_tensors="pt")
+    assert list(trace.token_ids) == expected["input_ids"][0].tolist()
+    torch.testing.assert_close(trace.fed.beside["pixel_values"], expected["pixel_values"])
+    # Where the text names no place for the image, it comes first.
+    before = fg.trace(loaded, fg.inputs(text="w7 w8", image=image))
+    assert before.axis.special[0] == "image"
+    assert before.prompt == "w7 w8"
+
+
+def test_images_that_do_not_fit_are_refused():
+    with pytest.raises(PromptError, match="takes no images beside a text"):
+        fg.trace(fg.load_model(tiny_model("llama")), fg.inputs(text="a b", image=np.zeros((8, 8, 3), np.uint8)))
+    model, feed = feed_of("llava")
+    loaded = fg.load_model(model)
+    with pytest.raises(PromptError, match=r"needs the processor of .* load_model"):
+        fg.trace(loaded, fg.inputs(text="a b", image=np.zeros((8, 8, 3), np.uint8)))
+    with pytest.raises(ArgumentError, match="one prompt at a time"):
+        fg.inputs({**feed, "input_ids": feed["input_ids"].repeat(2, 1)})
+    with pytest.raises(PromptError, match="takes no images beside a text"):
+        fg.trace(fg.load_model(tiny_model("llama")), {**feed, "input_ids": torch.tensor([[5, 6]])})
+    too_few = {**feed, "input_ids": feed["input_ids"][:, 4:]}
+    with pytest.raises(PromptError, match="fails on this prompt"):
+        fg.trace(loaded, too_few)
