@@ -203,6 +203,14 @@ def wav(path, samples: np.ndarray, rate: int, channels: int = 1) -> None:
         file.writeframes(samples.astype("<i2").tobytes())
 
 
+def test_whole_numbers_of_a_sound_are_shares_of_the_largest(tmp_path):
+    whole = np.random.default_rng(4).integers(-9000, 9000, 400).astype(np.int16)
+    wav(tmp_path / "sound.wav", whole, 2000)
+    for audio in (whole, tmp_path / "sound.wav"):
+        row = fg.inputs(audio=audio).of(loaded_of("wav2vec2")).rows[0]
+        torch.testing.assert_close(row.values["input_values"], torch.from_numpy(whole / 2**15).float()[None])
+
+
 def test_sounds_go_through_the_processor(tmp_path):
     extractor = transformers.Wav2Vec2FeatureExtractor(sampling_rate=2000, do_normalize=True)
     loaded = fg.load_model(tiny("wav2vec2"), processor=extractor)
