@@ -14,6 +14,7 @@ import torch
 import transformers
 
 import flowgraph as fg
+from flowgraph.algorithms.attention import layer_matrices
 from flowgraph.errors import ArgumentError, FileFormatError, PromptError, UnsupportedReadingError
 from flowgraph.methods.logits import total
 from flowgraph.models.eager import eager_attention
@@ -164,6 +165,113 @@ def test_rollout_over_two_stacks_is_two_recursions(model_type):
     assert rollout.steps[-1] == f"L{trace.n_layers - 1} cross"
     assert rollout.tokens == (*trace.stacks["encoder"].tokens, *trace.tokens)
     assert "L0 self" in rollout.layer(trace.stacks["encoder"].n_layers).measure
+
+
+STARTS = [
+    None,
+    fg.Node("resid_post", layer=0, position=2),
+    fg.Node("resid_post", layer=1, position=4),
+    fg.Node("resid_post", layer=1, position=5, stack="encoder"),
+]
+
+
+def entered(graph):
+    """Weight that leaves each input, by its place among the positions of both stacks."""
+    found = np.zeros(S + T)
+    for source, weight in zip(graph.source, graph.weight, strict=True):
+        node = graph.nodes[source]
+        if node.kind == "embed":
+            found[graph.info.column(node.stack, node.position)] += weight
+    return found
+
+
+def place_of(trace, start):
+    """Row among the steps, and position among those of both stacks."""
+    if start is None:
+        return -1, S + trace.position
+    if start.stack == "encoder":
+        return start.layer, start.position
+    return trace.stacks["encoder"].n_layers + 2 * start.layer + 1, S + start.position
+
+
+def is_conserved(graph, start):
+    into, out = np.zeros(len(graph.nodes)), np.zeros(len(graph.nodes))
+    np.add.at(into, graph.target, graph.weight)
+    np.add.at(out, graph.source, graph.weight)
+    inner = [n for n, node in enumerate(graph.nodes) if node.kind != "embed" and str(node) != graph.info.flow_into]
+    np.testing.assert_allclose(into[inner], out[inner], atol=1e-9)
+    assert start is None or graph.info.flow_into == str(start)
+
+
+@pytest.mark.parametrize("start", STARTS, ids=str)
+@pytest.mark.parametrize("method", ["attention", "proximity"])
+@pytest.mark.parametrize("model_type", ["t5", "bart"])
+def test_the_graph_of_rollout_ends_in_the_rows_of_rollout(model_type, method, start):
+    trace = trace_of(model_type)
+    graph = fg.rollout_graph(trace, start, method=method)
+    step, at = place_of(trace, start)
+    row = fg.attention_rollout(trace, method=method)[step, at]
+    np.testing.assert_allclose(entered(graph), row, atol=1e-9)
+    is_conserved(graph, start)
+    # A state is one node, whatever the other stack's steps pass it by, and no edge runs from a state to itself.
+    assert len(set(graph.nodes)) == len(graph.nodes)
+    assert (graph.source != graph.target).all()
+    assert {node.kind for node in graph.nodes} <= {"embed", "resid_cross", "resid_post"}
+    crossing = {str(graph.nodes[s]) for s, t in zip(graph.source, graph.target, strict=True)
+                if graph.nodes[s].stack != graph.nodes[t].stack}  # fmt: skip
+    last = trace.stacks["encoder"].n_layers - 1
+    expected = {f"enc.L{last}.resid_post@{n}" for n in range(S)}
+    assert crossing == (set() if start is not None and start.stack else expected)
+    assert graph.info.stacks[0].tokens == trace.stacks["encoder"].tokens
+    assert (graph.info.target is None) == (start is not None and (start.stack is not None or start.position == 2))
+
+
+@pytest.mark.parametrize("start", STARTS, ids=str)
+@pytest.mark.parametrize("source", [None, 2, S + 1])
+@pytest.mark.parametrize("model_type", ["t5", "bart"])
+def test_the_graph_of_flow_carries_what_attention_flow_says(model_type, source, start):
+    trace = trace_of(model_type)
+    graph = fg.flow_graph(trace, start, source=source)
+    step, at = place_of(trace, start)
+    arrives = entered(graph)
+    is_conserved(graph, start)
+    if source is None:
+        # Rows of capacities sum to 1, so all of the start's inputs are filled.
+        assert arrives.sum() == pytest.approx(1.0, abs=1e-9)
+        return
+    blocks = layer_matrices(trace)[: None if step == -1 else step + 1]
+    value = fg.attention_flow(blocks, source=at, target=source, residual=False)
+    if start is None:
+        assert value == pytest.approx(fg.attention_flow(trace, source=at, target=source), abs=1e-9)
+    assert arrives[source] == pytest.approx(value, abs=1e-9)
+    assert arrives.sum() == pytest.approx(value, abs=1e-9)
+    assert graph.info.options["source"] == (f"enc.embed@{source}" if source < S else f"embed@{source - S}")
+
+
+def test_graphs_of_rollout_and_flow_over_both_stacks_are_cut_drawn_and_saved(tmp_path):
+    trace = trace_of("t5")
+    whole = fg.rollout_graph(trace)
+    for graph in (
+        fg.rollout_graph(trace, top_k=12),
+        fg.rollout_graph(trace, threshold=0.05),
+        fg.flow_graph(trace, source=0),
+    ):
+        assert len(graph) < len(whole) == whole.info.total_edges
+        back = fg.FlowGraph.load(graph.save(tmp_path / "graph.json"))
+        assert back.nodes == graph.nodes
+        assert graph.save(tmp_path / "graph.svg").stat().st_size > 500
+        assert graph.explain()
+    kept = fg.keep_strongest(whole, mass=0.8)
+    assert fg.mass(kept) >= 0.8
+    for start, match in (
+        (fg.Node("resid_post", layer=3, position=0, stack="encoder"), "is not a state that a block writes"),
+        (fg.Node("resid_cross", layer=1, position=0), "is not a state that a block writes"),
+        (fg.Node("resid_post", layer=1, position=T), "is not a state that a block writes"),
+    ):
+        with pytest.raises(ArgumentError, match=match):
+            fg.rollout_graph(trace, start)
+    with pytest.raises(ArgumentError, match=f"source={S + T} is not one of the {S + T} tokens"):
+        fg.flow_graph(trace, source=S + T)
 
 
 @pytest.mark.parametrize("method", ["attention", "norms", "proximity"])
@@ -494,7 +602,7 @@ def test_what_knows_one_stack_says_so():
     trace = trace_of("t5")
     for ask in (
         lambda: fg.semantic_graph(trace), lambda: fg.visit_graph(trace), lambda: fg.alti_logit(trace),
-        lambda: fg.edge_weights(trace, method="ff"), lambda: fg.rollout_graph(trace),
+        lambda: fg.edge_weights(trace, method="ff"),
     ):  # fmt: skip
         with pytest.raises(UnsupportedReadingError, match="one stack"):
             ask()

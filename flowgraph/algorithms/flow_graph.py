@@ -42,9 +42,10 @@ def flow_graph(
     weights_or_trace
         A trace, or dense weights of a method whose edges run from state to state, whose shares are the capacities.
     start
-        The state that the flow runs to, ``Node("resid_post", layer=…, position=…)``. None: the last one at ``position``.
+        The state that the flow runs to, as the start of :func:`flowgraph.rollout_graph`. None: the last one at ``position``.
     source
-        Input token that it comes from; negative counts from the end. None: all of them together, as from one source without a
+        Input token that it comes from; negative counts from the end. Those of an encoder–decoder are numbered as
+        :func:`flowgraph.attention_flow` does it, the encoder's first. None: all of them together, as from one source without a
         limit. That is one flow, not the sum of the flows from each token, which share the same capacities. Where the rows of
         capacities sum to 1, all of the start's inputs can be filled at once, and its value is 1.
     position, method, residual, threshold, top_k, max_edges, readings
@@ -77,7 +78,7 @@ def flow_graph(
     """
     chain = chain_to(weights_or_trace, start, position, method, residual)
     if source is not None:
-        source = _token(source, len(chain.info.tokens))
+        source = _token(source, chain.count)
     carried = _carried(chain, source)
     value = float(carried[-1, chain.token].sum())
     graph = graph_of(

@@ -37,9 +37,10 @@ def rollout_graph(
     weights_or_trace
         A trace, or dense weights of a method whose edges run from state to state, whose shares take the place of Ã.
     start
-        A state that a block writes, ``Node("resid_post", layer=…, position=…)``. None: the last one at ``position``.
+        A state that a block writes, ``Node("resid_post", layer=…, position=…)``; with ``stack="encoder"`` one of the encoder. None:
+        the last one at ``position``.
     position
-        Position of the start; negative counts from the end, None is the one that is explained.
+        Position of the start, of an encoder–decoder in the decoder; negative counts from the end, None is the one that is explained.
     method, residual
         For a trace, as for :func:`flowgraph.attention_rollout`.
     threshold
@@ -79,8 +80,7 @@ def rollout_graph(
     True
     """
     chain = chain_to(weights_or_trace, start, position, method, residual)
-    count = len(chain.info.tokens)
-    held = np.zeros((len(chain.blocks), count))
+    held = np.zeros((len(chain.blocks), chain.count))
     held[-1, chain.token] = 1.0
     for layer in range(len(chain.blocks) - 1, 0, -1):
         # Row s of a block says where the state at s comes from, so a row vector on the left goes one block down.

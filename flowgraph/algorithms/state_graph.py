@@ -1,19 +1,21 @@
 """A chain of matrices between states as a flow graph: the common part of rollout and attention flow.
 
 State (k, t) is token t after k blocks. Block l has at most two edges from (l, s) to (l + 1, t): ``attention``, and for s = t also
-``residual``, which stands for all that stays at its position.
+``residual``, which stands for all that stays at its position. Of several stacks a block is a step of their joint chain: positions
+are those of all stacks, and a state that a step leaves alone is the same state after it, so that no edge is between.
 """
 
 from __future__ import annotations
 
 import operator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal, SupportsIndex
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
-from ..errors import ArgumentError, GraphTooLargeError, UnsupportedReadingError
+from ..errors import ArgumentError, GraphTooLargeError
 from ..methods.build import check_filters
 from ..methods.node_readings import READ_AT_MOST, node_readings
 from ..methods.origin import called, origin
@@ -21,6 +23,7 @@ from ..methods.weigh import edge_weights
 from ..values.edge_weights import EdgeWeights
 from ..values.flow_graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
 from ..values.graph_info import GraphInfo
+from ..values.joint import Joint
 from ..values.node import Node, label
 from ..values.trace import Trace
 from .attention import Blocks, layer_matrices, of_stacks
@@ -42,21 +45,50 @@ class Chain:
         Where they come from; ``layers`` are those of the blocks, and ``position`` is that of the start.
     start
         The state above the last block.
+    joint
+        The steps of several stacks, which the blocks are then; None for one stack.
     """
 
     blocks: Blocks
     stays: Float[np.ndarray, "layer position"]
     info: GraphInfo
     start: Node
+    joint: Joint | None = None
 
     @property
     def token(self) -> int:
-        """Position of the start."""
-        assert self.start.position is not None
-        return self.start.position
+        """Position of the start, of several stacks among those of all."""
+        found = self.start.position if self.joint is None else self.joint.position_of(self.start)
+        assert found is not None
+        return found
+
+    @property
+    def count(self) -> int:
+        """Number of positions."""
+        return len(self.info.tokens) if self.joint is None else self.joint.count
+
+    @property
+    def enters(self) -> Bool[np.ndarray, "layer position"]:
+        """[layer, position] whether a block writes to the state there; False only where another stack's step passes by."""
+        if self.joint is None:
+            return np.ones((len(self.blocks), self.count), bool)
+        return self.joint.enters[: len(self.blocks)]
+
+    @cached_property
+    def written(self) -> Int[np.ndarray, "depth position"]:
+        """[depth, position] how many blocks there are up to the last one that wrote to the state."""
+        depth = np.arange(1, len(self.blocks) + 1)[:, None]
+        at = np.where(self.enters, depth, 0)
+        found: np.ndarray = np.vstack([np.zeros((1, self.count), int), np.maximum.accumulate(at)])
+        return found
 
     def state(self, depth: int, position: int) -> Node:
-        """Token ``position`` after ``depth`` blocks."""
+        """Token ``position`` after ``depth`` blocks, the last of which wrote to it."""
+        if self.joint is not None:
+            if not depth:
+                return self.joint.node("embed", None, None, position)
+            kind = "resid_post" if self.joint.has_mlp[depth - 1, position] else "resid_mid"
+            return self.joint.node(kind, depth - 1, None, position)
         first = self.info.layers[0]
         if depth:
             return Node("resid_post", layer=first + depth - 1, position=position)
@@ -83,11 +115,9 @@ def chain_to(
             f"expected a trace or the weights of edge_weights, got {type(weights_or_trace).__name__}: a graph names tokens and "
             "model; for arrays take attention_rollout, attention_flow or flow_edges"
         )
-    if getattr(of_stacks(weights_or_trace, method), "joint", None) is not None:
-        raise UnsupportedReadingError(
-            "graphs of rollout and of attention flow are of one stack; for several take attention_rollout and attention_flow, whose "
-            "numbers are of both, or build_graph and routes"
-        )
+    of_all = of_stacks(weights_or_trace, method)
+    if isinstance(of_all, EdgeWeights) and of_all.joint is not None:
+        return _joint_chain(of_all, weights_or_trace, start, position, residual)
     blocks = layer_matrices(weights_or_trace, method=method, residual=residual)
     if isinstance(weights_or_trace, Trace) and method == "attention":
         info = origin(weights_or_trace, "attention", "share")
@@ -104,6 +134,38 @@ def chain_to(
     depth = start.layer - info.layers[0] + 1
     info = _at(info, weights_or_trace, start)
     return Chain(blocks[:depth], stays[:depth], info, start)
+
+
+def _joint_chain(
+    weights: EdgeWeights,
+    weights_or_trace: Any,
+    start: Node | None,
+    position: SupportsIndex | None,
+    residual: bool | None,
+) -> Chain:
+    """The steps of several stacks up to a start state."""
+    joint, info = weights.joint, weights.info
+    assert joint is not None
+    blocks, stays = layer_matrices(weights, residual=residual), _stays(weights)
+    if start is not None and start.stack is not None:
+        start = _start(_stack_info(info, start), start, position)
+        # The target belongs to another stack, and what it has does not run into this state.
+        info = _without_target(info)
+    else:
+        start = _start(info, start, position)
+        info = _at(info, weights_or_trace, start)
+    row = joint.row_of(start)
+    assert row is not None
+    return Chain(blocks[: row + 1], stays[: row + 1], info, start, joint)
+
+
+def _stack_info(info: GraphInfo, start: Node) -> GraphInfo:
+    """The layers and tokens of the stack of a node in place of those of the last one."""
+    found = next((one for one in info.stacks if one.name == start.stack), None)
+    if found is None:
+        raise ArgumentError(f"start={label(start)} is of a stack that there is not; expected one of these: "
+                            f"{', '.join(repr(one.name) for one in info.stacks)}")  # fmt: skip
+    return replace(info, layers=(0, found.layers), tokens=found.tokens)
 
 
 def _stays(weights: EdgeWeights) -> Float[np.ndarray, "layer position"]:
@@ -153,6 +215,10 @@ def _at(info: GraphInfo, weights_or_trace: Any, start: Node) -> GraphInfo:
         there = replace(weights_or_trace, position=start.position)
         return replace(info, target_probability=origin(there, info.method, info.unit).target_probability)
     # The target belongs to another position, and nothing is known of this one.
+    return _without_target(info)
+
+
+def _without_target(info: GraphInfo) -> GraphInfo:
     return replace(info, target=None, target_token=None, target_probability=None, foil=None, foil_token=None)
 
 
@@ -211,7 +277,7 @@ def graph_of(
     columns["flow"] = columns["weight"] / value if value else np.zeros(len(columns["weight"]))
     info = replace(
         chain.info, method=method, unit="share", level="token", options={**chain.info.options, **options},
-        total_edges=len(amounts), total_share=float(np.count_nonzero(entered)),
+        total_edges=len(amounts), total_share=float(np.count_nonzero(entered[chain.enters])),
         filters=filters | {"start": label(chain.start)}, flow_into=label(chain.start),
         provenance={
             **chain.info.provenance,
@@ -237,7 +303,9 @@ def _by_kind(
     residual = np.zeros_like(carried)
     # Rounding may put the part a digit above 1.
     residual[:, at, at] = carried[:, at, at] * np.minimum(part, 1.0)
-    return {"attention": carried - residual, "residual": residual}
+    # What another stack's step passes by is on no edge.
+    writes = chain.enters[..., None]
+    return {"attention": (carried - residual) * writes, "residual": residual * writes}
 
 
 def _columns(
@@ -262,19 +330,23 @@ def _columns(
         order = order[np.lexsort((key[order], query[order], number[order], layer[order]))]
     layer, number, query, key = layer[order], number[order], query[order], key[order]
     none = np.full(len(order), -1)
+    source, target = (chain.written[depth, at] * count + at for depth, at in ((layer, key), (layer + 1, query)))
+    if chain.joint is None:
+        layer = layer + chain.info.layers[0]
+    else:
+        layer, query, key = chain.joint.layer_of(layer), chain.joint.own(query), chain.joint.own(key)
     values = (
-        layer * count + key, (layer + 1) * count + query, number, layer + chain.info.layers[0], none, query, key,
-        weight[order], share[order], np.zeros(len(order), bool),
+        source, target, number, layer, none, query, key, weight[order], share[order], np.zeros(len(order), bool)
     )  # fmt: skip
     return dict(zip(EDGE_COLUMNS, values, strict=True))
 
 
 def _assembled(columns: dict[str, Any], chain: Chain, info: GraphInfo) -> FlowGraph:
     # The start is a node even if no edge reaches it.
-    start = len(chain.blocks) * len(info.tokens) + chain.token
+    start = len(chain.blocks) * chain.count + chain.token
     used, numbered = np.unique(np.concatenate([columns["source"], columns["target"], [start]]), return_inverse=True)
     source, target = numbered[:-1].reshape(2, -1)
-    nodes = tuple(chain.state(*divmod(code, len(info.tokens))) for code in used.tolist())
+    nodes = tuple(chain.state(*divmod(code, chain.count)) for code in used.tolist())
     return FlowGraph(nodes=nodes, **(columns | {"source": source, "target": target}), info=info)
 
 
