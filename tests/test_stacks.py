@@ -5,6 +5,7 @@ Every model is tiny and random, its biases and those of its logits included.
 
 from __future__ import annotations
 
+import copy
 import itertools
 from functools import cache
 
@@ -569,7 +570,7 @@ class Endings:
 def test_a_text_of_the_decoder_begins_and_ends_as_in_training(model_type, ids, expected):
     from flowgraph.models.stacks import written_ids
 
-    model = model_of(model_type, "speech" if model_type == "whisper" else "sequences")
+    model = copy.deepcopy(model_of(model_type, "speech" if model_type == "whisper" else "sequences"))
     model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = (
         None if model_type == "mbart" else expected[0]
     )
