@@ -56,6 +56,45 @@ def feed_of(name: str, pixels=PIXELS):
     return model, feed
 
 
+def qwen(kind: str):
+    """A tiny Qwen2-VL or Qwen2.5-VL."""
+    rope = {"rope_type": "default", "mrope_section": [2, 1, 1], "rope_theta": 1e4}
+    text = {
+        "vocab_size": 320, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "rope_parameters": rope,
+    }  # fmt: skip
+    vision = {
+        "depth": 2, "hidden_size": 32, "embed_dim": 32, "num_heads": 4, "patch_size": 8, "spatial_merge_size": 2, "temporal_patch_size": 2,
+        "in_channels": 3, "intermediate_size": 64, "out_hidden_size": 32, "fullatt_block_indexes": [1], "window_size": 32, "mlp_ratio": 2,
+    }  # fmt: skip
+    config = getattr(transformers, f"{kind}Config")(
+        text_config=text, vision_config=vision, image_token_id=305, video_token_id=306, vision_start_token_id=307,
+        vision_end_token_id=308,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return getattr(transformers, f"{kind}ForConditionalGeneration")(config).eval()
+
+
+@pytest.mark.parametrize("kind", ["Qwen2VL", "Qwen2_5_VL", "Qwen3VL"])
+def test_positions_of_a_grid_that_is_given(kind):
+    """Images of another shape than a square, whose grid the processor says."""
+    model = model_of("qwen3_vl", "images and text").eval() if kind == "Qwen3VL" else qwen(kind)
+    token = model.config.image_token_id
+    ids = [5, model.config.vision_start_token_id, *[token] * 6, model.config.vision_end_token_id, 7, 8]
+    feed = {
+        "input_ids": torch.tensor([ids]), "pixel_values": torch.randn(24, 3 * 2 * 8 * 8), "image_grid_thw": torch.tensor([[1, 4, 6]]),
+        "mm_token_type_ids": torch.tensor([[int(one == token) for one in ids]]),
+    }  # fmt: skip
+    loaded = fg.load_model(model)
+    trace = fg.trace(loaded, feed)
+    with torch.no_grad(), eager_attention(model):
+        said = model(**feed).logits[0, -1]
+    torch.testing.assert_close(trace.logits, said, rtol=1e-5, atol=1e-5)
+    assert trace.tokens[2:8] == tuple(f"patch {r},{c}" for r in range(2) for c in range(3))
+    assert trace.axis.places[7] == (16.0, 32.0, 32.0, 48.0)
+    assert fg.direct_logit_attribution(trace).completeness_error < 1e-5
+
+
 NAMES = ("llava", "paligemma", "internvl", "smolvlm", "idefics3", "gemma3")
 
 

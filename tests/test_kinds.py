@@ -91,16 +91,15 @@ def test_a_refusal_says_what_kind_of_model_it_is(kind, settings, said, tmp_path)
         assert error.value.__cause__ is None, "found by looking, not by what another library made of it"
 
 
-def test_a_config_that_differs_by_layer_shows_its_patterns():
+def test_a_config_that_differs_by_layer_opens():
     """Gemma 4 has two sizes of heads; asking its config for one breaks in transformers."""
     config = transformers.Gemma4TextConfig(
         **PLAIN, head_dim=8, num_key_value_heads=2, vocab_size_per_layer_input=60, hidden_size_per_layer_input=8,
         num_kv_shared_layers=0, layer_types=["sliding_attention", "full_attention"],
     )  # fmt: skip
     loaded = flowgraph.load_model(transformers.Gemma4ForCausalLM(config).eval())
-    assert loaded.level == "patterns"
-    with pytest.raises(UnsupportedReadingError, match="the sizes of heads differ from block to block"):
-        _ = flowgraph.trace(loaded, [5, 6, 7]).resid_pre
+    assert loaded.level == "full"
+    assert flowgraph.direct_logit_attribution(flowgraph.trace(loaded, [5, 6, 7])).completeness_error < 1e-5
 
 
 class Packed(nn.Module):

@@ -118,7 +118,7 @@ def _grid(
         merge, patch = int(getattr(vision, "spatial_merge_size", 1)), int(vision.patch_size)
         rows, columns = (int(n) // merge for n in sizes[number][-2:])
         if rows * columns == count:
-            return (rows, columns), (rows * merge * patch, columns * merge * patch)
+            return (rows, columns), (float(rows * merge * patch), float(columns * merge * patch))
     pixels, side = beside.get("pixel_values"), math.isqrt(count)
     height_width = None if pixels is None or pixels.ndim < 4 else (float(pixels.shape[-2]), float(pixels.shape[-1]))
     if side * side != count or (height_width is not None and height_width[0] != height_width[1]):
