@@ -123,6 +123,12 @@ def test_an_explained_position_inside_the_prompt_is_named():
     assert text_of(predictions(replace(RUN, position=1))[0]) == "at 1"
 
 
+def test_a_model_that_is_not_open_whole_says_its_level():
+    assert not any("open at" in text_of(one) for one in predictions(RUN))
+    for level in ("patterns", "stream"):
+        assert text_of(predictions(replace(RUN, level=level))[0]) == f"open at {level}"
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

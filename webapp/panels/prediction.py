@@ -13,6 +13,10 @@ from ..server.run import Prediction, Run
 if TYPE_CHECKING:
     from dash.development.base_component import Component
 
+_LEVELS = {
+    "patterns": "Attention maps, rollout and attention flow are proved; what blocks add to the residual stream is not known",
+    "stream": "Attention and the residual stream are proved; the model has no head that is read, so no vocabulary, targets or circuits",
+}
 _HINT = "click: explain this token · Shift + click: explain the difference to it"
 
 
@@ -30,8 +34,15 @@ def predictions(run: Run) -> list[Component]:
         title=f"after {visible(run.tokens[run.position])} at position {run.position}",
     )
     if not run.predictions:
-        return [title, *_unpredicted(run)]
-    return [title, *(_chip(run, one) for one in run.predictions)]
+        return [*_level(run), title, *_unpredicted(run)]
+    return [*_level(run), title, *(_chip(run, one) for one in run.predictions)]
+
+
+def _level(run: Run) -> list[Component]:
+    """What is known of the model, where that is not all."""
+    if run.level == "full":
+        return []
+    return [html.Span(f"open at {run.level}", className="strip-title level", title=_LEVELS[run.level])]
 
 
 def _unpredicted(run: Run) -> list[Component]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, Self
+from typing import TYPE_CHECKING, Any, Generic, Literal, Self
 
 from flowgraph import FlowGraph
 from flowgraph.errors import ArgumentError, FileFormatError, PromptError
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 BEST = 10
 """Predictions of a run."""
 _MOST_LAYERS = 10_000
+
+
+Level = Literal["patterns", "stream", "full"]
 
 
 @dataclass(frozen=True)
@@ -44,6 +47,8 @@ class Run:
         Whether there are logits; whether a logit is the sum of its parts.
     seconds
         Time of the pass.
+    level
+        What is known of the model: ``"patterns"``, ``"stream"`` or ``"full"``; see :attr:`flowgraph.LoadedModel.level`.
     """
 
     model: str
@@ -64,6 +69,7 @@ class Run:
     has_head: bool
     has_attribution: bool
     seconds: float
+    level: Level = "full"
 
     def __post_init__(self) -> None:
         require(bool(self.tokens), "Run.tokens is empty")
@@ -128,6 +134,7 @@ class RunQuestion(Question[Run]):
             has_head=trace.model.anatomy.has_head,
             has_attribution=trace.model.has_attribution,
             seconds=seconds,
+            level=trace.model.level,
         )
 
 
