@@ -602,7 +602,7 @@ def test_prompts_that_do_not_fit_are_refused():
 def test_what_knows_one_stack_says_so():
     trace = trace_of("t5")
     for ask in (
-        lambda: fg.semantic_graph(trace), lambda: fg.visit_graph(trace), lambda: fg.alti_logit(trace),
+        lambda: fg.semantic_graph(trace), lambda: fg.visit_graph(trace),
         lambda: fg.edge_weights(trace, method="ff"),
     ):  # fmt: skip
         with pytest.raises(UnsupportedReadingError, match="one stack"):
@@ -787,3 +787,24 @@ def test_changes_that_cannot_be_made_are_refused():
         fg.ablate(single, [5, 6, 7], fg.Node("head", layer=0, head=0, stack="encoder"))
     with pytest.raises(ArgumentError, match="cannot be changed"):
         fg.ablate(single, [5, 6, 7], fg.Node("cross_head", layer=0, head=0))
+
+
+@pytest.mark.parametrize("model_type", ["t5", "t5gemma", "pegasus"])
+def test_a_logit_is_shared_out_over_the_tokens_of_both_stacks(model_type):
+    trace = trace_of(model_type)
+    found = fg.alti_logit(trace)
+    assert found.prompt_tokens == (*trace.stacks["encoder"].tokens, *trace.tokens)
+    assert found.tokens.sum() + found.biases == pytest.approx(found.logit, abs=1e-4)
+    parts = fg.direct_logit_attribution(trace)
+    assert found.attention.sum() == pytest.approx(parts.heads.sum() + parts.cross_heads.sum(), abs=1e-5)
+    # What the encoder's tokens bring comes through heads that read it, or through states that such heads wrote to.
+    assert abs(found.tokens[:S].sum()) > 1e-4
+
+
+def test_what_heads_bring_is_all_of_the_token_they_read_in_the_planted_model():
+    loaded, ids = planted(3)
+    trace = fg.trace(loaded, fg.inputs(ids=ids, target_ids=[0]))
+    found, parts = fg.alti_logit(trace), fg.direct_logit_attribution(trace)
+    brought = found.attention[: len(ids)]
+    assert int(np.abs(brought).argmax()) == 3
+    assert brought[3] == pytest.approx(parts.cross_heads[0, 0], rel=0.1)

@@ -20,9 +20,11 @@ from ..charts.result import Result
 from ..charts.table import Table
 from ..charts.text import visible
 from ..errors import ArgumentError
-from ..lenses.direct_attribution import direct_logit_attribution, refuse_pooled
+from ..lenses.direct_attribution import DirectLogitAttribution, direct_logit_attribution, refuse_pooled
 from ..methods.weigh import edge_weights
 from ..values.arguments import takes
+from ..values.joint import Joint
+from ..values.token_matrix import TokenMatrix
 from ..values.trace import Trace
 from .rollout import attention_rollout
 
@@ -118,7 +120,8 @@ def alti_logit(trace: Trace, target: str | int | None = None, foil: str | int | 
 
     Head h of layer l reads position s. Its output is shared out over the input tokens in the proportions in which the state at s
     before layer l is made of them. The output of an MLP is shared out in the proportions of the state that it reads. The
-    published attribution is ``attention + embedding``; with the MLPs and the biases the parts sum to the logit.
+    published attribution is ``attention + embedding``; with the MLPs and the biases the parts sum to the logit. In an
+    encoder–decoder the input tokens are the encoder's, then those that the decoder has written.
 
     Parameters
     ----------
@@ -134,7 +137,8 @@ def alti_logit(trace: Trace, target: str | int | None = None, foil: str | int | 
 
     References
     ----------
-    Ferrando, Gállego, Tsiamas & Costa-jussà (2023), "Explaining How Transformers Use Context to Build Predictions".
+    Ferrando, Gállego, Tsiamas & Costa-jussà (2023), "Explaining How Transformers Use Context to Build Predictions"; for two
+    stacks Ferrando, Gállego, Alastruey, Escolano & Costa-jussà (2022), "Towards Opening the Black Box of Neural Machine Translation".
 
     Examples
     --------
@@ -142,11 +146,13 @@ def alti_logit(trace: Trace, target: str | int | None = None, foil: str | int | 
     >>> found.tokens.shape  # what each input token brings to the logit
     (8,)
     """
-    trace.model.anatomy.refuse_stacks("ALTI-Logit")
     at = trace.position
     refuse_pooled(trace, "ALTI-Logit")
     written = direct_logit_attribution(trace, target, foil, position=at)
-    rolled = attention_rollout(edge_weights(trace, method="proximity", parts="token"))
+    weights = edge_weights(trace, method="proximity", parts="token")
+    rolled = attention_rollout(weights)
+    if weights.joint is not None:
+        return _of_stacks(trace, weights.joint, written, rolled)
     count = len(trace.tokens)
     # made_of[l] is the make-up of the states before block l; before the first each token is itself.
     made_of = np.concatenate([np.eye(count)[None], rolled])
@@ -164,3 +170,19 @@ def alti_logit(trace: Trace, target: str | int | None = None, foil: str | int | 
         logit=written.logit,
         prompt_tokens=tuple(trace.tokens),
     )
+
+
+def _of_stacks(trace: Trace, joint: Joint, written: DirectLogitAttribution, rolled: TokenMatrix) -> AltiLogit:
+    """The same over the tokens of both stacks: a head that reads the encoder reads states that are made of its tokens."""
+    assert written.cross_by_source is not None
+    own, source = joint.positions[None], joint.positions[joint.stacks[0][0]]
+    made_of = np.concatenate([np.eye(joint.count)[None], rolled.values])
+    attention, mlps, embedding = (np.zeros(joint.count) for _ in range(3))
+    for layer in range(trace.n_layers):
+        read, crossed = joint.steps_of(layer)
+        attention += written.heads_by_source[layer].sum(0) @ made_of[read][own]
+        attention += written.cross_by_source[layer].sum(0) @ made_of[crossed][source]
+        mlps += written.mlps[layer] * made_of[crossed + 1][own.start + trace.position]
+    embedding[own.start + trace.position] = written.embedding + written.position_embedding
+    tokens = (*(token for stack in trace.stacks.values() for token in stack.tokens), *trace.tokens)
+    return AltiLogit(attention, mlps, embedding, float(sum(written.biases.values())), written.logit, tokens)
