@@ -249,6 +249,25 @@ def test_the_graph_of_flow_carries_what_attention_flow_says(model_type, source, 
     assert graph.info.options["source"] == (f"enc.embed@{source}" if source < S else f"embed@{source - S}")
 
 
+def test_a_translator_is_explained_by_the_word_that_it_translates():
+    """Its answers are known: each German word stands for the English one at its place, in a sentence that it never saw."""
+    from tests.tiny_translator import PAIRS, translator
+
+    loaded = translator()
+    english, german = next(pair for pair in PAIRS if pair[0] == "the car is old")
+    assert fg.trace(loaded, fg.inputs(text=english)).fed.text.split() == german.split()
+    place = 3
+    trace = fg.trace(loaded, fg.inputs(text=english, target_text=german.rsplit(" ", 1)[0]))
+    assert trace.target_token == " alt"
+    source = len(trace.stacks["encoder"].tokens)
+    assert (trace.cross_pattern[0, :, -1].argmax(-1) == place).all()
+    assert fg.direct_logit_attribution(trace).cross_by_source.sum((0, 1)).argmax() == place
+    for method in ("attention", "norms", "proximity"):
+        assert fg.attention_rollout(trace, method=method)[-1, -1, :source].argmax() == place, method
+    values = [fg.flow_graph(trace, source=n).info.options["value"] for n in range(source)]
+    assert values[place] == max(values)
+
+
 def test_graphs_of_rollout_and_flow_over_both_stacks_are_cut_drawn_and_saved(tmp_path):
     trace = trace_of("t5")
     whole = fg.rollout_graph(trace)
