@@ -541,6 +541,29 @@ def test_files_pages_and_pictures_hold_both_stacks(level, tmp_path):
     assert "of the encoder" in str(text)
 
 
+@pytest.mark.parametrize("method", ["proximity", "logits"])
+def test_edges_of_a_picture_say_which_attention_they_belong_to(method):
+    from flowgraph.render.scene.elements import drawing, facts
+
+    def said(level):
+        drawn = drawing(fg.build_graph(trace_of("t5"), method=method, level=level))
+        graph = drawn.graph
+        for e, place in zip(drawn.order.tolist(), facts(drawn)["edge_places"], strict=True):
+            yield graph.nodes[graph.source[e]], graph.nodes[graph.target[e]], place
+
+    for source, target, place in said("head"):
+        head = next((node for node in (target, source) if node.kind in ("head", "cross_head")), None)
+        if head is not None:
+            assert place == str(fg.Node(head.kind, head.layer, head.head, stack=head.stack))
+    for source, target, place in said("token"):
+        if source.stack is None and target.stack is None and place:
+            assert ".cross" not in place
+        elif source.stack != target.stack:
+            assert place in ("L0.cross", "L1.cross")
+        elif target.stack == "encoder":
+            assert place == f"enc.L{target.layer}"
+
+
 def test_nodes_of_an_encoder_have_keys():
     node = fg.Node("head", layer=2, head=1, position=4, stack="encoder")
     for short in (False, True):

@@ -18,7 +18,7 @@ from ...charts.text import abbreviated, picture_label, visible
 from ...values.connected_flow import flow_levels
 from ...values.flow_graph import EDGE_KINDS, FlowGraph
 from ...values.mass import edge_mass, into_start
-from ...values.node import ERRORS, FEATURES, Node, label
+from ...values.node import ERRORS, FEATURES, STACKS, Node, label
 from ...values.reading import NodeReading
 from ..words.caption import mass_of
 from .layout import Place, column_of, is_circuit, places
@@ -421,10 +421,15 @@ def facts(drawn: Drawing) -> dict[str, Any]:
 
 
 def _edge_place(graph: FlowGraph, e: int) -> str:
-    """Layer, and at head level the head, that an edge belongs to."""
+    """Layer, and at head level the head, that an edge belongs to, as labels of nodes have it."""
     if graph.layer[e] < 0:
         return ""
-    return f"L{graph.layer[e]}" + (f"H{graph.head[e]}" if graph.head[e] >= 0 else "")
+    source, target = graph.nodes[graph.source[e]], graph.nodes[graph.target[e]]
+    stack = "" if target.stack is None else f"{STACKS[target.stack]}."
+    reads_other = source.stack != target.stack or "cross_head" in (source.kind, target.kind)
+    part = ".cross" if reads_other else ""
+    head = f"{'.' if reads_other else ''}H{graph.head[e]}" if graph.head[e] >= 0 else ""
+    return f"{stack}L{graph.layer[e]}{part}{head}"
 
 
 def _readable(node: Node) -> Node:
