@@ -651,6 +651,37 @@ def test_what_knows_one_stack_says_so():
             ask()
 
 
+@pytest.mark.parametrize(
+    "ask",
+    [
+        fg.attention_rollout,
+        fg.rollout_graph,
+        lambda trace, **more: fg.attention_flow(trace, source=0, **more),
+        layer_matrices,
+    ],
+)
+def test_stacks_are_not_followed_without_the_residual_stream(ask):
+    with pytest.raises(ArgumentError, match="residual=False, but over several stacks"):
+        ask(trace_of("t5"), residual=False)
+
+
+def test_attention_views_show_all_attention_of_two_stacks():
+    trace = trace_of("t5")
+    for view in (fg.head_view, fg.model_view):
+        drawn = view(trace, html_action="return")
+        by_hand = view(
+            encoder_attention=trace.stacks["encoder"].pattern, decoder_attention=trace.pattern,
+            cross_attention=trace.cross_pattern, encoder_tokens=trace.stacks["encoder"].tokens, decoder_tokens=trace.tokens,
+            html_action="return",
+        )  # fmt: skip
+        assert drawn.html == by_hand.html
+        assert "cross: " in repr(drawn)
+    with pytest.raises(ArgumentError, match="encoder_tokens= is given beside a Trace of two stacks"):
+        fg.head_view(trace, encoder_tokens=["a"])
+    assert "self-attention of the decoder" in fg.norm_map(trace).measure
+    assert "self-attention of the decoder" in fg.mixing_ratio(trace).measure
+
+
 def test_patterns_alone_are_kept_of_both_stacks():
     loaded = loaded_of("t5")
     trace = fg.trace(loaded, fg.inputs(ids=SOURCE, target_ids=TARGET), keep={"pattern", "cross_pattern"})

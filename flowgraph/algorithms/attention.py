@@ -64,7 +64,7 @@ def layer_matrices(
     NonFiniteError
         If an entry is NaN or infinite.
     """
-    attention_or_trace = of_stacks(attention_or_trace, method)
+    attention_or_trace = of_stacks(attention_or_trace, method, residual)
     if hasattr(attention_or_trace, "attention_summed"):
         if method not in ("attention", attention_or_trace.info.method):
             raise ArgumentError(
@@ -98,8 +98,14 @@ def layer_matrices(
     return [_with_residual(block, layer, present, tolerance) for layer, block in enumerate(blocks)]
 
 
-def of_stacks(attention_or_trace: Any, method: str = "attention") -> Any:
-    """The weights over all stacks of a trace of several; anything else as it is."""
+def of_stacks(attention_or_trace: Any, method: str = "attention", residual: bool | None = None) -> Any:
+    """The weights over all stacks of a trace of several; anything else as it is.
+
+    Raises
+    ------
+    ArgumentError
+        If a trace of several shall be without the residual stream.
+    """
     if isinstance(attention_or_trace, Sequence):  # of matrices, or of the traces of a batch
         return attention_or_trace
     # A trace whose encoder is not there has heads that read it all the same.
@@ -107,6 +113,11 @@ def of_stacks(attention_or_trace: Any, method: str = "attention") -> Any:
         attention_or_trace, "stacks", None
     ):
         return attention_or_trace
+    if residual is False:
+        raise ArgumentError(
+            "residual=False, but over several stacks each step leaves states alone that only the residual stream brings on; "
+            "leave it out, or take one stack: attention_or_trace=trace.stacks['encoder'] or trace.pattern"
+        )
     from ..methods.weigh import edge_weights
 
     return edge_weights(attention_or_trace, method=method)

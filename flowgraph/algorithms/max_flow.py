@@ -121,7 +121,7 @@ def attention_flow(
     >>> flow.shape  # from the last token to each input token
     (8,)
     """
-    attention_or_trace = of_stacks(attention_or_trace)
+    attention_or_trace = of_stacks(attention_or_trace, residual=residual)
     blocks = _blocks(attention_or_trace, layer, residual, mask)
     sources = _tokens(source, "source", len(blocks[-1]))
     # A row can only be normalised when all of it is there.

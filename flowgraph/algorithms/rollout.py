@@ -75,7 +75,7 @@ def attention_rollout(
     >>> trace.tokens[rollout[-1, -1].argmax()]  # attention often rests on the first token
     'The'
     """
-    attention_or_trace = of_stacks(attention_or_trace, method)
+    attention_or_trace = of_stacks(attention_or_trace, method, residual)
     blocks = layer_matrices(attention_or_trace, method=method, residual=residual, mask=mask)
     count = len(blocks[0])
     sizes = {block.shape for block in blocks}

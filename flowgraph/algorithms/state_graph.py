@@ -115,7 +115,7 @@ def chain_to(
             f"expected a trace or the weights of edge_weights, got {type(weights_or_trace).__name__}: a graph names tokens and "
             "model; for arrays take attention_rollout, attention_flow or flow_edges"
         )
-    of_all = of_stacks(weights_or_trace, method)
+    of_all = of_stacks(weights_or_trace, method, residual)
     if isinstance(of_all, EdgeWeights) and of_all.joint is not None:
         return _joint_chain(of_all, weights_or_trace, start, position, residual)
     blocks = layer_matrices(weights_or_trace, method=method, residual=residual)

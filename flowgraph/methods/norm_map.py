@@ -24,7 +24,7 @@ def norm_map(trace: Trace, *, residual: bool = True, layer_norm: bool = False) -
     Parameters
     ----------
     trace
-        A trace with its model.
+        A trace with its model. Of an encoder–decoder, the decoder's attention to itself is measured.
     residual
         Add the residual stream x_t to what a token gets from itself: ‖Σ_h A^h_tt u^h_t + x_t‖₂.
     layer_norm
@@ -51,7 +51,7 @@ def norm_map(trace: Trace, *, residual: bool = True, layer_norm: bool = False) -
     (30, 8, 8)
     """
     found = [_map(part, residual) for part in _parts(trace, layer_norm)]
-    measure = _measure("norms of what tokens hand over", residual, layer_norm)
+    measure = _measure(trace, "norms of what tokens hand over", residual, layer_norm)
     return TokenMatrix(np.stack(found), ("layer", "query_pos", "key_pos"), measure, "norm", **origin_of(trace))
 
 
@@ -93,13 +93,14 @@ def mixing_ratio(trace: Trace, *, residual: bool = True, layer_norm: bool = Fals
         others = np.linalg.norm(np.einsum("hts,hsd->td", apart, part.vectors, optimize=True), axis=-1)
         whole = others + _itself(part, residual)
         rows.append(np.divide(others, whole, out=np.zeros_like(whole), where=whole > 0))
-    measure = _measure("mixing ratio", residual, layer_norm)
+    measure = _measure(trace, "mixing ratio", residual, layer_norm)
     return TokenMatrix(np.stack(rows), ("layer", "query_pos"), measure, "share", **origin_of(trace))
 
 
-def _measure(name: str, residual: bool, layer_norm: bool) -> str:
+def _measure(trace: Trace, name: str, residual: bool, layer_norm: bool) -> str:
     """What is measured, with the parts of the block that belong to it."""
-    return f"{name}{', residual stream included' * residual}{', after the norm' * layer_norm}"
+    own = ", self-attention of the decoder" * ("cross_pattern" in trace.sites)
+    return f"{name}{own}{', residual stream included' * residual}{', after the norm' * layer_norm}"
 
 
 def _parts(trace: Trace, layer_norm: bool) -> list[AttentionParts]:

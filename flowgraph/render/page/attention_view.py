@@ -135,7 +135,7 @@ def head_view(
     attention
         [layer, head, query, key] attention weights as tensor, array or list; a list of [1, head, query, key], one for each
         layer, as models return it; or [head, query, key] for one layer. Or a :class:`flowgraph.Trace`, which knows its
-        tokens.
+        tokens; of an encoder–decoder, both stacks and the attention between them are drawn.
     tokens
         [position] token strings.
     sentence_b_start
@@ -248,6 +248,8 @@ def _panels(
             f"attention= and {next(iter(offered))}_attention= were both given; attention= is for one stack, the others are "
             "for encoder–decoders"
         )
+    if isinstance(attention, Trace) and "cross_pattern" in attention.sites:
+        return _of_stacks(attention, {"tokens": tokens, **stack_tokens}, include_layers, include_heads)
     if not offered:
         return [_single(attention, tokens, prettify, include_layers, include_heads, stack_tokens)]
     if tokens is not None:
@@ -262,6 +264,36 @@ def _panels(
         )
         for name, value in offered.items()
     ]  # fmt: skip
+
+
+def _of_stacks(
+    trace: Trace,
+    texts: dict[str, Any],
+    include_layers: Sequence[int] | None,
+    include_heads: Sequence[int] | None,
+) -> list[Panel]:
+    """The panels of an encoder–decoder's trace, as far as it recorded them."""
+    misplaced = [name for name, value in texts.items() if value is not None]
+    if misplaced:
+        raise ArgumentError(
+            f"{misplaced[0]}= is given beside a Trace of two stacks, which knows its tokens; leave it out"
+        )
+    found = []
+    for kind, one in trace.attention.items():
+        source, name = kind.split(".")[0], "cross" if kind.endswith("cross") else kind.split(".")[0]
+        stack = trace.stacks.get(source, trace)
+        keys = stack.tokens if name != "cross" else _read_by(trace, one.pattern.shape[-1])
+        layers = Given("attention", list(one.pattern), stack.layers[0])
+        found.append(
+            panel(layers, name, stack.tokens, keys, include_layers=include_layers, include_heads=include_heads)
+        )
+    return sorted(found, key=lambda one: ("encoder", "decoder", "cross").index(one.name))
+
+
+def _read_by(trace: Trace, count: int) -> tuple[str, ...]:
+    """Names of the positions that heads of the decoder read: the encoder's tokens, or numbers where it was not traced."""
+    encoder = trace.stacks.get("encoder")
+    return tuple(map(str, range(count))) if encoder is None else encoder.tokens
 
 
 def _single(
