@@ -773,6 +773,46 @@ def test_decoders_read_images_and_sounds(name, tmp_path):
     assert torch.equal(fg.trace(loaded, back.inputs).logits, trace.logits)
 
 
+def listener():
+    """A tiny Whisper, whose spectrogram has 128 frames in its one second."""
+    model = model_of("whisper", "speech").eval()
+    made = transformers.WhisperFeatureExtractor(feature_size=model.config.num_mel_bins, chunk_length=1, hop_length=125)
+    return model, made
+
+
+def test_frames_of_a_spectrogram_know_their_time():
+    model, made = listener()
+    loaded = fg.load_model(model, processor=made)
+    sound = np.random.default_rng(0).normal(size=9000).astype(np.float32)
+    encoder = fg.trace(loaded, fg.inputs(audio=sound, sampling_rate=16000, target_ids=[3, 4])).stacks["encoder"]
+    assert encoder.axis.kind == "frame"
+    assert encoder.tokens[:3] + encoder.tokens[-1:] == ("0.00 s", "0.02 s", "0.03 s", "0.98 s")
+    assert encoder.axis.places[:2] == ((0.0, 3 / 128), (0.0, 5 / 128))
+    # A frame that is changed reaches exactly the positions whose time it lies in.
+    features = made(sound, sampling_rate=16000, return_tensors="pt").input_features
+    for frame in (0, 1, 50, 127):
+        other = features.clone()
+        other[..., frame] += 1.0
+        moved = fg.trace(loaded, fg.inputs(audio=other, target_ids=[3, 4])).stacks["encoder"]
+        changed = (moved.resid_pre[0] - encoder.resid_pre[0]).abs().amax(-1) > 0
+        inside = [first <= frame / 128 < end for first, end in encoder.axis.places]
+        assert changed.tolist() == inside
+    bare = fg.trace(fg.load_model(model), fg.inputs(audio=features, target_ids=[3, 4])).stacks["encoder"]
+    assert bare.tokens[:2] == ("frame 0", "frame 1")
+    assert bare.axis.places[0] is None
+
+
+@pytest.mark.parametrize("frames", [100, 121])
+def test_bands_and_frames_may_be_turned(frames):
+    """Speech2Text reads [frame, band] of any length."""
+    loaded = fg.load_model(model_of("speech_to_text", "speech").eval())
+    bands = loaded.stacks["encoder"].anatomy.layout.shape[1]
+    trace = fg.trace(loaded, fg.inputs(audio=torch.randn(1, frames, bands), target_ids=[3, 4]))
+    encoder = trace.stacks["encoder"]
+    assert encoder.axis.kind == "frame"
+    assert len(encoder.tokens) == encoder.resid_pre.shape[1] == (frames - 1) // 4 + 1
+
+
 def changed_by_hand(loaded, feed, module, change):
     """Logits of the last position with another input of a module."""
     handle = module.register_forward_pre_hook(lambda _module, args: (change(args[0]), *args[1:]))

@@ -27,7 +27,8 @@ class Axis:
         (start of what the frame reads).
     places
         [position] first and one-past-last character of a token; (top, left, bottom, right) of a patch in pixels of the model's
-        input, of a spectrogram in (band, frame); start and end of what a frame reads, in seconds. None for a position that lies
+        input, of a spectrogram in (band, frame); start and end of what a frame reads, in seconds, where it reads a spectrogram
+        those of its columns, whose windows reach further. None for a position that lies
         nowhere, as a special token.
     special
         [position] role of a special position, such as ``CLS`` or ``register``; None for all others. Empty where it is not known.
@@ -66,7 +67,10 @@ class Layout:
     special
         Roles of the special positions, which come first.
     kernel, stride
-        What one position reads, and the steps between positions: (rows, columns) of a grid; (samples,) of a wave.
+        What one position reads, and the steps between positions: (rows, columns) of a grid; (samples,) of a wave; (frames,) of
+        a spectrogram whose bands are read together.
+    padding
+        Zeros in front of the first sample or frame that the first position reads.
     turned
         Whether the grid's rows run along the last axis of the input, as the bands of a spectrogram [frame, band] do.
     count
@@ -80,6 +84,7 @@ class Layout:
     special: tuple[str, ...] = ()
     kernel: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
+    padding: int = 0
     turned: bool = False
     count: int = 0
 
@@ -93,6 +98,7 @@ class Layout:
         """
         axes: tuple[str, ...] = ("channels", "rows", "columns") if self.medium == "image" else ("frames", "bands")
         axes = axes if len(self.shape) == len(axes) else ("samples",)
+        axes = ("bands", "frames") if len(axes) == 2 and len(self.kernel) == 1 and not self.turned else axes
         expected = ", ".join("any" if size is None else str(size) for size in self.shape)
         if len(shape) != len(self.shape):
             raise PromptError(
@@ -110,15 +116,20 @@ class Layout:
 
     def _counts(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Number of positions along each axis of the grid."""
-        sizes = list(shape[-len(self.kernel) :])
-        sizes = sizes[::-1] if self.turned else sizes
-        return tuple((n - k) // s + 1 for n, k, s in zip(sizes, self.kernel, self.stride, strict=True))
+        ordered = list(shape[::-1] if self.turned else shape)
+        sizes = ordered[-len(self.kernel) :]
+        return tuple(
+            (n + 2 * self.padding - k) // s + 1 for n, k, s in zip(sizes, self.kernel, self.stride, strict=True)
+        )
 
-    def axis(self, shape: Sequence[int], sampling_rate: int | None = None) -> Axis:
-        """The positions of an input of this shape, without the row axis; a wave's have places if its samples per second are said."""
+    def axis(self, shape: Sequence[int], rate: float | None = None) -> Axis:
+        """The positions of an input of this shape, without the row axis; those of a sound have places if its rate is said.
+
+        ``rate`` counts samples of a wave, or frames of a spectrogram, per second.
+        """
         special = _numbered(self.special)
         roles = (*self.special, *([None] * self.n_positions(shape)))[: len(special) + self.n_positions(shape)]
-        labels, places = self._labels(shape, sampling_rate)
+        labels, places = self._labels(shape, rate)
         return Axis(self.kind, (*special, *labels), (*([None] * len(special)), *places), roles)
 
     def n_positions(self, shape: Sequence[int]) -> int:
@@ -130,17 +141,18 @@ class Layout:
             n *= one
         return n
 
-    def _labels(self, shape: Sequence[int], rate: int | None) -> tuple[list[str], list[Place | None]]:
+    def _labels(self, shape: Sequence[int], rate: float | None) -> tuple[list[str], list[Place | None]]:
         if not self.kernel or (len(self.kernel) == 1 and rate is None):
             n = self.n_positions(shape)
             return [f"{'frame' if self.kernel else 'position'} {i}" for i in range(n)], [None] * n
         if len(self.kernel) == 1:
             (kernel,), (stride,) = self.kernel, self.stride
             assert rate is not None
+            n, first = self.n_positions(shape), -self.padding
             spans: list[Place | None] = [
-                (i * stride / rate, (i * stride + kernel) / rate) for i in range(self.n_positions(shape))
+                (max(i * stride + first, 0) / rate, (i * stride + first + kernel) / rate) for i in range(n)
             ]
-            return [f"{span[0]:.2f} s" for span in spans if span is not None], spans
+            return [f"{i * stride / rate:.2f} s" for i in range(n)], spans
         cells = list(itertools.product(*map(range, self._counts(shape))))
         (high, wide), (down, right) = self.kernel, self.stride
         boxes: list[Place | None] = [

@@ -190,26 +190,37 @@ def layout_of(anatomy: Anatomy) -> tuple[Layout, dict[str, float]]:
     grid = _grid(convolutions, len(states) - len(still), medium)
     # What does not change with the input comes first in every model seen; elsewhere nothing is said of the places.
     is_leading = still == list(range(len(still)))
+    plain: tuple[Layout, dict[str, float]] = Layout(medium, argument, shape, "item", count=len(states)), {}
     if grid is None or not is_leading:
-        return Layout(medium, argument, shape, "item", count=len(states)), {}
-    kernel, stride, turned = grid
+        return plain
+    kernel, stride, padding, turned = grid
+    is_banded = len(kernel) < len(shape) and medium == "audio"  # all bands of a spectrogram in one position
+    if padding and not is_banded:
+        return plain
+    turned = turned or (is_banded and convolutions[0][1].shape[-1] != shape[-1])
     roles = _roles(anatomy, {argument: _noise(shape, like)}, len(still), len(states))
-    sizes: tuple[int | None, ...] = shape if len(kernel) == 2 and _is_fixed(anatomy, shape, stride) else (
-        (shape[0], None, None) if medium == "image" else (None,) if len(kernel) == 1 else (None, shape[1])
-    )  # fmt: skip
+    if (is_banded or len(kernel) == 2) and _is_fixed(anatomy, shape, stride, turned):
+        sizes: tuple[int | None, ...] = shape
+    elif is_banded:
+        sizes = (None, shape[1]) if turned else (shape[0], None)
+    else:
+        sizes = (shape[0], None, None) if medium == "image" else (None,) if len(kernel) == 1 else (None, shape[1])
     kind: Literal["patch", "frame"] = "frame" if len(kernel) == 1 else "patch"
-    layout = Layout(medium, argument, sizes, kind, roles, kernel, stride, turned)
+    layout = Layout(medium, argument, sizes, kind, roles, kernel, stride, padding, turned)
     if layout.n_positions(shape) != len(states) - len(still):
+        if is_banded:
+            return plain
         raise ArchitectureError(
             f"{type(model).__name__} makes {len(states) - len(still)} positions of an input of the shape {list(shape)}, where its "
             f"convolutions give {layout.n_positions(shape)}"
         )
-    if kind == "frame":
+    if kind == "frame" and not is_banded:
         return layout, {}
     error = _locality_error(anatomy, {argument: _noise(shape, like)}, layout, len(still))
     if error > 1e-6:
         return Layout(medium, argument, shape, "item", roles, count=len(states) - len(still)), {}
-    return layout, {"a patch's first state reads the pixels of its box": error}
+    read = "frames of its time" if is_banded else "pixels of its box"
+    return layout, {f"a {kind}'s first state reads the {read}": error}
 
 
 def _first_state(anatomy: Anatomy, feed: dict[str, Tensor], note: Any = None) -> Tensor:
@@ -238,28 +249,31 @@ def _first_state(anatomy: Anatomy, feed: dict[str, Tensor], note: Any = None) ->
 
 def _grid(
     convolutions: list[tuple[nn.Module, Tensor, Tensor]], n_positions: int, medium: str
-) -> tuple[tuple[int, ...], tuple[int, ...], bool] | None:
-    """Kernel, stride and whether the grid is turned, of the convolutions that make positions; None if there are none."""
+) -> tuple[tuple[int, ...], tuple[int, ...], int, bool] | None:
+    """Kernel, stride, padding and whether the grid is turned, of the convolutions that make positions; None if there are none."""
     for module, _x, y in convolutions:
         if isinstance(module, nn.Conv2d) and y[0, 0].numel() == n_positions and module.padding in ((0, 0), "valid", 0):
-            return tuple(module.kernel_size), tuple(module.stride), medium == "audio"
-    steps = []
+            return tuple(module.kernel_size), tuple(module.stride), 0, medium == "audio"
+    steps: list[tuple[int, int]] = []
+    padding = 0
     for module, _x, y in convolutions:
-        if not isinstance(module, nn.Conv1d) or module.padding not in ((0,), "valid", 0):
+        if not isinstance(module, nn.Conv1d) or module.padding == "same" or module.dilation != (1,):
             return None
+        padding += 0 if isinstance(module.padding, str) else module.padding[0] * _chained(steps)[1]
         steps.append((module.kernel_size[0], module.stride[0]))
+        # A layer whose number of positions the next one changes is not the last.
         if y.shape[-1] == n_positions:
             kernel, stride = _chained(steps)
-            return (kernel,), (stride,), False
+            return (kernel,), (stride,), padding, False
     return None
 
 
-def _is_fixed(anatomy: Anatomy, shape: tuple[int, ...], stride: tuple[int, ...]) -> bool:
-    """Whether an input of another size is refused: one step longer along each axis of the grid."""
-    larger = (*shape[: len(shape) - 2], *(n + s for n, s in zip(shape[-2:], stride, strict=True)))
+def _is_fixed(anatomy: Anatomy, shape: tuple[int, ...], stride: tuple[int, ...], turned: bool) -> bool:
+    """Whether an input of another size is refused: one step longer along each axis of the grid, of a sound along its frames."""
+    steps = (*[0] * (len(shape) - len(stride)), *stride)
     if medium_of(anatomy.model) == "audio":
-        larger = (shape[0] + stride[-1], shape[1])
-    return not _runs(anatomy.model, larger)
+        steps = (stride[-1], 0) if turned else (0, stride[-1])
+    return not _runs(anatomy.model, tuple(n + step for n, step in zip(shape, steps, strict=True)))
 
 
 def _roles(anatomy: Anatomy, feed: dict[str, Tensor], n_special: int, n_positions: int) -> tuple[str, ...]:
@@ -316,19 +330,19 @@ def _role(names: list[str]) -> str:
 
 
 def _locality_error(anatomy: Anatomy, feed: dict[str, Tensor], layout: Layout, n_special: int) -> float:
-    """Largest part of a patch's derivative by the input that lies outside its box, over some patches."""
+    """Largest part of a position's derivative by the input that lies outside its place, over some positions."""
     (name, values), *_ = feed.items()
     pixels = values.clone().requires_grad_()
     state = _first_state(anatomy, {name: pixels})
     rows = state.reshape(-1, state.shape[-1])[n_special:]
-    axis = layout.axis(values.shape[1:])
+    axis = layout.axis(values.shape[1:], rate=1.0)  # places in frames, not in seconds
     worst = 0.0
     probe = torch.linspace(1, 2, rows.shape[-1], dtype=rows.dtype, device=rows.device)
     for i in sorted({0, 1, len(rows) // 2 + 1, len(rows) - 1} & set(range(len(rows)))):
         (slope,) = torch.autograd.grad((rows[i] * probe).sum(), pixels, retain_graph=True)
         place = axis.places[n_special + i]
         assert place is not None
-        top, left, bottom, right = map(int, place)
+        top, left, bottom, right = (None, int(place[0]), None, int(place[1])) if len(place) == 2 else map(int, place)
         grid = slope[0].transpose(-1, -2) if layout.turned else slope[0]
         outside = grid.clone()
         outside[..., top:bottom, left:right] = 0

@@ -27,7 +27,7 @@ from ..models.sources import first_line
 from ..models.stacks import DECODER_IDS, SOURCE, generated_ids, start_id, written_ids
 from ..models.vocabulary import valid_text
 from .arguments import takes
-from .media import ARGUMENTS, Given, Values, given_media, values_of, wrong_medium
+from .media import ARGUMENTS, Given, Values, given_media, steps_per_second, values_of, wrong_medium
 from .mixed import axis_of, beside_of, is_beside, processed, require_images
 
 _Source = Literal["text", "messages", "tokenizer", "encoding", "ids", "image", "audio"]
@@ -926,7 +926,7 @@ def _media_fitting(loaded: LoadedModel, row: Row, values: Values) -> Row:
         raise PromptError(wrong_medium(loaded, row.source))
     shape = values[layout.argument].shape[1:]
     layout.check(shape, loaded.name)
-    return replace(row, axis=layout.axis(shape, row.sampling_rate))
+    return replace(row, axis=layout.axis(shape, steps_per_second(loaded, row.sampling_rate)))
 
 
 def types_are_zero_by_default(loaded: LoadedModel) -> bool:

@@ -141,7 +141,18 @@ def values_of(loaded: LoadedModel, given: Given) -> tuple[Values, Axis, int | No
     layout.check(values.shape[1:], loaded.name)
     # Number type and device of the model; a copy, so that what is traced does not change with the user's array.
     values = values.to(device=loaded.device, dtype=loaded.dtype).clone()
-    return Values({layout.argument: values}), layout.axis(values.shape[1:], rate), rate
+    return Values({layout.argument: values}), layout.axis(values.shape[1:], steps_per_second(loaded, rate)), rate
+
+
+def steps_per_second(loaded: LoadedModel, sampling_rate: int | None) -> float | None:
+    """Samples, or frames of a spectrogram, that a second has; None where it is not known."""
+    layout = loaded.anatomy.layout
+    if sampling_rate is None or layout is None:
+        return None
+    if len(layout.shape) == 1:
+        return float(sampling_rate)
+    hop = getattr(getattr(loaded.processor, "feature_extractor", loaded.processor), "hop_length", None)
+    return sampling_rate / hop if isinstance(hop, int) and hop > 0 else None
 
 
 def wrong_medium(loaded: LoadedModel, given: str) -> str:
