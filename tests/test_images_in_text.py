@@ -191,6 +191,54 @@ def test_a_text_and_an_image_go_through_the_models_processor():
     assert before.prompt == "w7 w8"
 
 
+TEMPLATE = (
+    "{% for turn in messages %}{% if turn['content'] is string %}{{ turn['content'] }}{% else %}{% for part in turn['content'] %}"
+    "{% if part['type'] == 'image' %}<image> {% else %}{{ part['text'] }} {% endif %}{% endfor %}{% endif %}w9 {% endfor %}"
+)
+
+
+def test_a_chat_holds_images(tmp_path):
+    model, _ = feed_of("llava")
+    made = processor()
+    made.chat_template = made.tokenizer.chat_template = TEMPLATE
+    loaded = fg.load_model(model, tokenizer=made.tokenizer, processor=made)
+    image = np.random.default_rng(0).integers(0, 255, (40, 48, 3), dtype=np.uint8)
+    place = {"type": "image"}
+    turn = {"role": "user", "content": [{"type": "text", "text": "w5"}, place, {"type": "text", "text": "w7"}]}
+    trace = fg.trace(loaded, fg.inputs(messages=[turn], image=image))
+    expected = made(text="w5 <image> w7 w9", images=[image], return_tensors="pt")["input_ids"][0].tolist()
+    assert list(trace.token_ids) == expected
+    assert trace.axis.special.count("image") == 16
+    back = fg.Trace.load(trace.save(tmp_path / "chat.safetensors"))
+    assert back.fed.messages == trace.fed.messages == (turn,)
+    # Without a place of its own the image comes first, also where a text is made a message.
+    first = made(text="<image> w7 w9", images=[image], return_tensors="pt")["input_ids"][0].tolist()
+    for one in (
+        fg.inputs(messages=[{"role": "user", "content": "w7"}], image=image),
+        fg.inputs(text="w7", image=image, chat=True),
+    ):
+        assert list(fg.trace(loaded, one).token_ids) == first
+    with pytest.raises(PromptError, match=r"has 1 places of images.*and image= has 2 images"):
+        fg.trace(loaded, fg.inputs(messages=[turn], image=[image, image]))
+    with pytest.raises(PromptError, match=r"a list of \{'type': 'text'"):
+        fg.inputs(messages=[{"role": "user", "content": [{"type": "image", "url": "cat.png"}]}])
+    with pytest.raises(PromptError, match=r"1 places of an image, the first at position 1, and no image"):
+        fg.trace(loaded, fg.inputs(messages=[turn]))
+
+
+def test_places_without_an_image_are_refused():
+    model, feed = feed_of("llava")
+    made = processor()
+    loaded = fg.load_model(model, tokenizer=made.tokenizer, processor=made)
+    with pytest.raises(PromptError, match="16 places of an image, the first at position 1, and no image"):
+        fg.trace(loaded, {"input_ids": feed["input_ids"]})
+    with pytest.raises(PromptError, match="1 places of an image"):
+        fg.trace(loaded, "w5 <image> w7")
+    with pytest.raises(PromptError, match="image='nowhere.png': there is no such file"):
+        fg.trace(loaded, fg.inputs(text="w5", image="nowhere.png"))
+    assert fg.trace(loaded, "w5 w7").tokens == ("w5", "w7")
+
+
 def test_images_that_do_not_fit_are_refused():
     with pytest.raises(PromptError, match="takes no images beside a text"):
         fg.trace(fg.load_model(tiny_model("llama")), fg.inputs(text="a b", image=np.zeros((8, 8, 3), np.uint8)))

@@ -28,7 +28,17 @@ from ..models.stacks import DECODER_IDS, SOURCE, generated_ids, start_id, writte
 from ..models.vocabulary import valid_text
 from .arguments import takes
 from .media import ARGUMENTS, Given, Values, given_media, steps_per_second, values_of, wrong_medium
-from .mixed import axis_of, beside_of, is_beside, processed, require_images
+from .mixed import (
+    IMAGE_PART,
+    axis_of,
+    beside_of,
+    is_beside,
+    processed,
+    processor_of,
+    refuse_missing_images,
+    require_images,
+    with_places,
+)
 
 _Source = Literal["text", "messages", "tokenizer", "encoding", "ids", "image", "audio"]
 Message = Mapping[str, Any]
@@ -313,8 +323,8 @@ def inputs(
     messages
         Turns of a chat, ``{"role": "system", "content": "be brief"}`` and so on, put through the tokenizer's chat template, up
         to where the answer begins; where the last turn is the assistant's, the answer is begun by it. A turn that only calls
-        tools has ``tool_calls``, and None or nothing as its content; as the last one it stands whole. A list of such lists is a
-        batch.
+        tools has ``tool_calls``, and None or nothing as its content; as the last one it stands whole. Where a content is a list of
+        parts, ``{"type": "image"}`` is the place of an image that ``image`` gives. A list of such lists is a batch.
     pair
         A second text beside ``text``, put together as the tokenizer does it, with its token types.
     ids
@@ -329,7 +339,8 @@ def inputs(
     image
         A path, a picture of PIL, or an array [channel, row, column] or [row, column, channel] of whole numbers from 0 to 255 or
         floats from 0 to 1, all put through the model's processor; or pixel values as the model takes them, floats [1, channel,
-        row, column] (without a processor also [channel, row, column]). A list, or several rows, is a batch.
+        row, column] (without a processor also [channel, row, column]). A list, or several rows, is a batch. Beside ``text`` or
+        ``messages``, the image that they speak of, or a list of the images.
     audio
         A path of a .wav file, or the samples of one channel [sample], floats between −1 and 1 or int16, put through the model's
         processor where it has one; or what the model takes, floats with a row axis. A list of these is a batch.
@@ -389,7 +400,7 @@ def inputs(
     else:
         source = "ids"
     beside, images = given.pop("beside", None), None
-    if "text" in given and "image" in given:
+    if ("text" in given or "messages" in given) and "image" in given:
         images = given.pop("image")
     main = [name for name in ("text", "messages", "ids", "image", "audio") if name in given]
     if len(main) != 1:
@@ -708,13 +719,15 @@ def _turns(chat: Any) -> tuple[Message, ...]:
         if content is None and turn.get("tool_calls"):
             content = []  # whether a turn may only call tools is for the chat template to say
         parts = [content] if isinstance(content, str) else content if _is_list(content) else None
-        texts = parts is not None and all(isinstance(p, str) or (_is_text_part(p)) for p in parts)
-        if not texts:
+        fitting = parts is not None and all(isinstance(p, str) or _is_text_part(p) or p == IMAGE_PART for p in parts)
+        if not fitting:
             raise PromptError(
-                f"messages[{number}]['content'] is {_shown(content)}; expected a text, or None beside tool_calls"
+                f"messages[{number}]['content'] is {_shown(content)}; expected a text, None beside tool_calls, or a list of "
+                "{'type': 'text', 'text': …} and {'type': 'image'}, with image= for the images themselves"
             )
         for part in parts or ():
-            valid_text(part if isinstance(part, str) else part["text"])
+            if part != IMAGE_PART:
+                valid_text(part if isinstance(part, str) else part["text"])
         try:
             # A template may put any part of a turn into the prompt, and a file has to hold it.
             json.dumps(dict(turn))
@@ -865,6 +878,7 @@ def _fitting(loaded: LoadedModel, row: Row) -> Row:
     if row.values is not None:
         return _media_fitting(loaded, row, row.values)
     row = _checked_ids(loaded, row)
+    refuse_missing_images(loaded, row.token_ids, row.beside)
     if row.beside is None:
         return row
     require_images(loaded)
@@ -872,10 +886,16 @@ def _fitting(loaded: LoadedModel, row: Row) -> Row:
 
 
 def _of_text_and_images(loaded: LoadedModel, row: Row) -> Row:
-    """Ids of a text and of the images in it, as the model's processor makes them."""
-    assert row.text is not None
-    made = inputs(dict(processed(loaded, row.text, row.images))).rows[0]
-    return replace(row, ids=made.ids, token_types=made.token_types, beside=made.beside, images=())
+    """Ids of a text, or of a chat, and of the images in it, as the model's processor makes them."""
+    if row.messages is None:
+        text = row.text
+        assert text is not None
+        made = inputs(dict(processed(loaded, text, row.images))).rows[0]
+    else:
+        turns = with_places(row.messages, len(row.images))
+        text = _rendered(loaded, turns, processor_of(loaded))
+        made = inputs(dict(processed(loaded, text, row.images, is_rendered=True))).rows[0]
+    return replace(row, text=text, ids=made.ids, token_types=made.token_types, beside=made.beside, images=())
 
 
 def _of_decoder(loaded: LoadedModel, row: Row) -> Row:
@@ -988,19 +1008,27 @@ def _chat(loaded: LoadedModel, row: Row) -> Row:
     """Ids of messages as the chat template renders them, which puts special tokens in itself."""
     assert row.messages is not None
     tokenizer = _tokenizer(loaded, "messages")
-    if not getattr(tokenizer, "chat_template", None):
+    rendered = _rendered(loaded, row.messages, tokenizer)
+    encoded = _encoded(tokenizer, rendered, None, add_special_tokens=False)
+    return _filled(loaded, replace(row, text=rendered), encoded, slice(None))
+
+
+def _rendered(loaded: LoadedModel, messages: Sequence[Message], templated: Any) -> str:
+    """Messages as a text, by the chat template of the tokenizer or of the processor."""
+    if not getattr(templated, "chat_template", None):
+        what = "tokenizer" if templated is loaded.tokenizer else "processor"
         raise PromptError(
-            "the prompt is messages of a chat, or chat=True, but this model's tokenizer has no chat template; leave chat out, and "
+            f"the prompt is messages of a chat, or chat=True, but this model's {what} has no chat template; leave chat out, and "
             "give a text"
         )
     from jinja2 import TemplateError
 
     # Left out as newer releases of transformers do it: templates would write None as a word.
-    turns = [{name: value for name, value in turn.items() if value is not None} for turn in row.messages]
+    turns = [{name: value for name, value in turn.items() if value is not None} for turn in messages]
     last = turns[-1]
     begun = last["role"] == "assistant"
     try:
-        rendered = tokenizer.apply_chat_template(
+        rendered: str = templated.apply_chat_template(
             turns,
             tokenize=False,
             add_generation_prompt=not begun,
@@ -1011,8 +1039,7 @@ def _chat(loaded: LoadedModel, row: Row) -> Row:
         bare = next((number for number, turn in enumerate(turns) if "content" not in turn), None)
         hint = "" if bare is None else f". messages[{bare}] has no content; content='' gives it an empty one"
         raise PromptError(f"the chat template of {loaded.name!r} refuses these messages: {error}{hint}") from error
-    encoded = _encoded(tokenizer, rendered, None, add_special_tokens=False)
-    return _filled(loaded, replace(row, text=rendered), encoded, slice(None))
+    return rendered
 
 
 def _tokenizer(loaded: LoadedModel, what: str) -> Any:

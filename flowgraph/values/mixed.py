@@ -21,6 +21,9 @@ _BEGINNINGS = ("pixel_", "image_", "mm_", "aspect_ratio_", "cross_attention_mask
 IMAGE = "image"
 """Role of a position that holds a piece of an image."""
 
+IMAGE_PART: Mapping[str, str] = {"type": "image"}
+"""The place of an image in the content of a message."""
+
 
 def is_beside(name: str) -> bool:
     """Whether an argument of a model speaks of images beside token ids."""
@@ -33,38 +36,101 @@ def beside_of(prompt: Mapping[str, Any]) -> Values | None:
     return Values(found) if found else None
 
 
-def processed(loaded: LoadedModel, text: str, images: Sequence[Given]) -> Mapping[str, Any]:
-    """What the model's processor makes of a text and its images.
+def processor_of(loaded: LoadedModel) -> Any:
+    """The processor that puts texts and images together.
 
     Raises
     ------
     PromptError
-        If the model takes no images, has no processor, or the processor refuses.
+        If the model takes no images, or has no processor.
     """
     require_images(loaded)
     processor = loaded.processor
     if processor is None or not hasattr(processor, "tokenizer"):
+        found = "there is none" if processor is None else f"there is a {type(processor).__name__}, which takes no text"
         raise PromptError(
-            f"image= beside a text needs the processor of {loaded.name!r}, which puts both together: load_model(…, processor=), or give "
-            "what a processor returned"
+            f"image= beside a text needs the processor of {loaded.name!r}, which puts both together, and {found}: "
+            "load_model(…, processor=transformers.AutoProcessor.from_pretrained(…)), which says what it lacks if it cannot be made, or "
+            "give what a processor returned"
         )
-    token = getattr(processor, "image_token", None)
-    if token and token not in text:
+    return processor
+
+
+def with_places(messages: Sequence[Mapping[str, Any]], count: int) -> list[Mapping[str, Any]]:
+    """Messages with as many places of images as there are images; without any, the images stand before the first user's text.
+
+    Raises
+    ------
+    PromptError
+        If there are other numbers of both.
+    """
+    turns = [{**turn, "content": _parts(turn)} for turn in messages]
+    places = sum(part == IMAGE_PART for turn in turns for part in turn["content"])
+    if places == 0:
+        first = next((turn for turn in turns if turn["role"] == "user"), turns[0])
+        first["content"] = [*[dict(IMAGE_PART)] * count, *first["content"]]
+    elif places != count:
+        raise PromptError(
+            f"messages= has {places} places of images, {{'type': 'image'}}, and image= has {count} images; give one for each"
+        )
+    return list(turns)
+
+
+def _parts(turn: Mapping[str, Any]) -> list[Any]:
+    """The content of a message as a list of parts."""
+    content = turn.get("content") or []
+    listed = [content] if isinstance(content, str) else content
+    return [{"type": "text", "text": part} if isinstance(part, str) else part for part in listed]
+
+
+def processed(
+    loaded: LoadedModel, text: str, images: Sequence[Given], *, is_rendered: bool = False
+) -> Mapping[str, Any]:
+    """What the model's processor makes of a text and its images; ``is_rendered`` by a chat template, which places the images.
+
+    Raises
+    ------
+    PromptError
+        If the model takes no images, has no processor, an image cannot be read, or the processor refuses.
+    """
+    processor = processor_of(loaded)
+    placed = [one for name in ("image_token", "boi_token") if (one := getattr(processor, name, None))]
+    if not is_rendered and placed and not any(one in text for one in placed):
         if getattr(processor, "chat_template", None):
             content = [*({"type": "image"} for _ in images), {"type": "text", "text": text}]
             text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+            is_rendered = True
         else:
-            text = f"{token * len(images)}{text}"
+            text = f"{placed[-1] * len(images)}{text}"
+    pictures = [picture_of(one.value) for one in images]
+    begin = getattr(processor.tokenizer, "bos_token", None)
+    # A template that wrote the special tokens gets no second ones.
+    options = {"add_special_tokens": False} if is_rendered and begin and text.startswith(begin) else {}
     try:
-        made: Mapping[str, Any] = processor(
-            text=text, images=[picture_of(one.value) for one in images], return_tensors="pt"
-        )
+        made: Mapping[str, Any] = processor(text=text, images=pictures, return_tensors="pt", **options)
     except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
         raise PromptError(
             f"the processor ({type(processor).__name__}) fails on this text and these images with {type(error).__name__}: "
             f"{first_line(error)}"
         ) from error
     return made
+
+
+def refuse_missing_images(loaded: LoadedModel, ids: Sequence[int], beside: Values | None) -> None:
+    """Refuse a prompt that has the places of an image and no image.
+
+    Raises
+    ------
+    PromptError
+        Naming the places.
+    """
+    token = image_token_of(loaded.model)
+    places = [n for n, one in enumerate(ids) if one == token]
+    if places and "pixel_values" not in (beside or {}):
+        raise PromptError(
+            f"the prompt has {len(places)} places of an image, the first at position {places[0]}, and no image; give text= and image=, or "
+            "what the processor returned, with its pixel_values"
+        )
 
 
 def require_images(loaded: LoadedModel) -> None:
