@@ -19,7 +19,8 @@ from flowgraph.algorithms.attention import layer_matrices
 from flowgraph.errors import ArgumentError, FileFormatError, PromptError, UnsupportedReadingError
 from flowgraph.methods.logits import total
 from flowgraph.models.eager import eager_attention
-from tests.every_type import model_of
+from flowgraph.models.stacks import start_id
+from tests.every_type import feed_of, model_of
 
 SEQUENTIAL = (
     "t5", "mt5", "umt5", "mbart", "pegasus", "m2m_100", "blenderbot", "switch_transformers", "longt5", "nllb-moe", "t5gemma",
@@ -593,8 +594,9 @@ class Endings:
 
     eos_token_id, sep_token_id = 1, None
 
-    def __init__(self, *ids):
+    def __init__(self, *ids, **begin):
         self.ids = ids
+        self.__dict__.update(begin)
 
     def __call__(self, text_target):
         return {"input_ids": self.ids}
@@ -618,6 +620,46 @@ def test_a_text_of_the_decoder_begins_and_ends_as_in_training(model_type, ids, e
     )
     model.config.pad_token_id, model.config.bos_token_id = 0, 0
     assert written_ids(model, Endings(*ids), "text") == expected
+
+
+def test_a_decoder_that_starts_with_the_first_token_of_texts_has_it_twice():
+    """BERT's decoders: as their own shift of the labels gives it."""
+    from flowgraph.models.stacks import written_ids
+
+    model = PUT_TOGETHER["bert-bert"]()
+    shifted = model.prepare_decoder_input_ids_from_labels(torch.tensor([[2, 7, 8, 3]]))[0].tolist()
+    endings = Endings(2, 7, 8, 3, cls_token_id=2)
+    endings.sep_token_id = 3
+    assert written_ids(model, endings, "text") == tuple(shifted) == (2, 2, 7, 8)
+
+
+def test_a_start_that_the_config_does_not_name_is_no_fault():
+    from flowgraph.models.stacks import written_ids
+
+    model = copy.deepcopy(model_of("t5", "sequences"))
+    for config in (model.config, model.generation_config):
+        config.__dict__.pop("decoder_start_token_id", None)
+    model.config.pad_token_id = 0
+    assert written_ids(model, Endings(7, 8), "text")[1:] == (7, 8)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "task"),
+    [("whisper", "speech"), ("moonshine", "speech"), ("t5", "sequences"), ("mbart", "sequences")],
+)
+def test_what_is_generated_begins_with_what_the_decoder_begins_with(model_type, task):
+    """Each token is the most probable one after those before it, the start among them."""
+    model = model_of(model_type, task).eval()
+    loaded = fg.load_model(model)
+    feed = feed_of(loaded.stacks["encoder"])
+    trace = fg.trace(loaded, fg.inputs(feed))
+    ids = list(trace.token_ids)
+    assert ids[0] == start_id(model)
+    with torch.no_grad():
+        logits = model(**feed, decoder_input_ids=torch.tensor([ids])).logits[0]
+    forced = {getattr(model.generation_config, name, None) for name in ("forced_bos_token_id", "forced_eos_token_id")}
+    for n, one in enumerate(ids[1:]):
+        assert one == int(logits[n].argmax()) or one in forced
 
 
 def test_prompts_that_do_not_fit_are_refused():

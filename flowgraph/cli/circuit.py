@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import ArgumentError
-from .arguments import DEFAULT_MODEL, add_command, add_output, checked_output, count, number
+from .arguments import DEFAULT_MODEL, add_command, add_loading, add_output, checked_output, count, number
 from .running import by_command, loaded_model, write_graph, wrote
 
 if TYPE_CHECKING:
@@ -49,9 +49,7 @@ def add_to(commands: Any) -> None:
     add("--top-k", type=count, help="keep at most this many edges")
     add("--how", default="resample", choices=("resample", "mean", "zero"),
         help="what a cut edge brings: what its source wrote for the corrupted prompt (default), on average over these, or nothing")  # fmt: skip
-    add("--device", default="auto", help="cpu, cuda … (default auto)")
-    add("--dtype", help="float32, float16, bfloat16, or auto for the file's own (default float32)")
-    add("--revision", help="branch, tag or commit of a model of the hub, such as step1000")
+    add_loading(parser)
     add_output(parser)
 
 

@@ -71,13 +71,18 @@ def written_ids(model: Any, tokenizer: Any, text: str) -> tuple[int, ...]:
     start, ends = start_id(model), {tokenizer.eos_token_id, tokenizer.sep_token_id}
     shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
     if shift is not None and ids and ids[-1] not in ends:
-        shifted = [int(one) for one in shift(torch.tensor([ids]))[0]]
+        try:
+            shifted = [int(one) for one in shift(torch.tensor([ids]))[0]]
+        except (AttributeError, ValueError):  # T5's asks the config for a start that it need not name
+            shifted = [start, *ids[:-1]]
         if shifted[0] == ids[-1] != start:
             # Such as mBART, whose last token says the language and goes to the front.
             start, ids = shifted[0], shifted[1:]
     ids = ids[:-1] if ids and ids[-1] in ends else ids
-    # Such as Whisper's, whose tokenizer begins with it.
-    return tuple(ids) if ids[:1] == [start] else (start, *ids)
+    # Whisper's tokenizer begins with the decoder's start, which is not there twice. A decoder of BERT's kind starts with the token
+    # that begins every text, and has learned to write it first.
+    begins = {getattr(tokenizer, name, None) for name in ("bos_token_id", "cls_token_id")}
+    return tuple(ids) if ids[:1] == [start] and start not in begins else (start, *ids)
 
 
 def generated_ids(model: Any, feed: Mapping[str, Tensor], context: int | None) -> tuple[int, ...]:
@@ -93,11 +98,29 @@ def generated_ids(model: Any, feed: Mapping[str, Tensor], context: int | None) -
         How many tokens the decoder takes.
     """
     most = MOST_GENERATED if context is None else max(1, min(MOST_GENERATED, context - 1))
-    with torch.no_grad(), evaluating(model):
-        found = model.generate(
-            **feed, max_new_tokens=most, do_sample=False, num_beams=1, decoder_start_token_id=start_id(model)
-        )
+    read: list[int] = []
+
+    def note(_module: Any, _args: Any, kwargs: dict[str, Any]) -> None:
+        given = kwargs.get("decoder_input_ids")
+        if given is None:
+            return
+        piece = [int(one) for one in given[0]]
+        # Without a cache a step reads all that was written, with one its last token.
+        is_whole = len(piece) > len(read) and piece[: len(read)] == read
+        read[:] = piece if is_whole else [*read, *piece]
+
+    handle = model.register_forward_pre_hook(note, with_kwargs=True)
+    try:
+        with torch.no_grad(), evaluating(model):
+            found = model.generate(
+                **feed, max_new_tokens=most, do_sample=False, num_beams=1, decoder_start_token_id=start_id(model)
+            )
+    finally:
+        handle.remove()
     ids = [int(one) for one in found[0]]
+    if ids[: len(read)] != read:
+        # Whisper's gives the text alone, without what its decoder begins with (start, language, task).
+        ids = read if ids == read[len(read) - len(ids) :] else [*read, *ids[-1:]]
     ends = getattr(model.generation_config, "eos_token_id", None)
     ends = {ends} if isinstance(ends, int) else set(ends or ())
     while len(ids) > 1 and ids[-1] in ends:

@@ -349,7 +349,8 @@ def inputs(
     target_text, target_ids
         For an encoder–decoder, what its decoder has written so far, as a text or as token ids; a list of texts, or several rows of
         ids, for a batch. The decoder's start token is put in front, as in training, and no end token behind. Without either the model
-        writes itself: the most probable token each time, up to its end token or 64 tokens.
+        writes itself, as ``generate`` does without sampling and beams: up to its end token or 64 tokens. The first word of that is
+        explained unless ``position`` says otherwise.
     chat
         Put the text into the chat template as a user's message.
 
