@@ -95,6 +95,39 @@ def test_positions_of_a_grid_that_is_given(kind):
     assert fg.direct_logit_attribution(trace).completeness_error < 1e-5
 
 
+def traced(name: str, ids, **beside):
+    loaded = fg.load_model(model_of(name, "images and text").eval())
+    token = loaded.model.config.image_token_id
+    return fg.trace(loaded, {"input_ids": torch.tensor([[token if one is None else one for one in ids]]), **beside})
+
+
+def test_images_side_by_side_have_a_grid_each():
+    axis = traced("llava", [5, *[None] * 64, 7, 8], pixel_values=torch.randn(4, 3, 32, 32)).axis
+    assert axis.labels[1:3] == ("image 0 patch 0,0", "image 0 patch 0,1")
+    assert axis.labels[64] == "image 3 patch 3,3"
+    assert axis.places[1 + 16] == (0.0, 0.0, 8.0, 8.0)
+
+
+def test_rows_of_an_image_may_end_in_a_token_of_their_own():
+    """Mistral's models, also with an image that is wider than high."""
+    for high, wide in ((64, 64), (32, 64)):
+        rows, columns = high // 16, wide // 16
+        ids = [5, *[*[None] * columns, 50] * rows, 7, 8]
+        sizes = torch.tensor([[high, wide]])
+        axis = traced("mistral3", ids, pixel_values=torch.randn(1, 3, high, wide), image_sizes=sizes).axis
+        assert axis.labels[1 : 1 + columns] == tuple(f"patch 0,{c}" for c in range(columns))
+        assert axis.special[1 + columns] is None
+        assert axis.labels[2 + columns] == "patch 1,0"
+        assert axis.places[2 + columns] == (16.0, 0.0, 32.0, 16.0)
+
+
+def test_latents_of_a_whole_image_lie_nowhere():
+    axis = traced("idefics2", [5, *[None] * 64, 7, 8], pixel_values=torch.randn(1, 1, 3, 32, 32)).axis
+    assert axis.labels[1:3] == ("piece 0", "piece 1")
+    assert set(axis.places) == {None}
+    assert axis.special.count("image") == 64
+
+
 NAMES = ("llava", "paligemma", "internvl", "smolvlm", "idefics3", "gemma3")
 
 
@@ -234,7 +267,7 @@ def test_places_without_an_image_are_refused():
         fg.trace(loaded, {"input_ids": feed["input_ids"]})
     with pytest.raises(PromptError, match="1 places of an image"):
         fg.trace(loaded, "w5 <image> w7")
-    with pytest.raises(PromptError, match="image='nowhere.png': there is no such file"):
+    with pytest.raises(PromptError, match=r"image=.nowhere\.png.: there is no such file"):
         fg.trace(loaded, fg.inputs(text="w5", image="nowhere.png"))
     assert fg.trace(loaded, "w5 w7").tokens == ("w5", "w7")
 

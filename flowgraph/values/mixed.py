@@ -25,6 +25,10 @@ IMAGE_PART: Mapping[str, str] = {"type": "image"}
 """The place of an image in the content of a message."""
 
 
+_RESAMPLERS = ("perceiver_config", "qformer_config", "projector_patch_to_query_dict")
+"""Parts of a config that make vectors of a whole image, which lie nowhere on it."""
+
+
 def is_beside(name: str) -> bool:
     """Whether an argument of a model speaks of images beside token ids."""
     return name.startswith(_BEGINNINGS)
@@ -151,42 +155,51 @@ def axis_of(loaded: LoadedModel, ids: Sequence[int], beside: Values) -> Axis:
     labels = list(loaded.vocabulary.strings(ids))
     places: list[Place | None] = [None] * len(ids)
     roles: list[str | None] = [None] * len(ids)
-    runs = [list(run) for is_image, run in itertools.groupby(range(len(ids)), lambda n: ids[n] == token) if is_image]
-    for number, run in enumerate(runs):
-        which = f"image {number} " if len(runs) > 1 else ""
-        for place, (name, box) in zip(run, _pieces(loaded, beside, number, len(run)), strict=True):
-            labels[place], places[place], roles[place] = f"{which}{name}", box, IMAGE
+    where = [n for n, one in enumerate(ids) if one == token]
+    for place, (name, box) in zip(where, _pieces(loaded, beside, len(where)), strict=True):
+        labels[place], places[place], roles[place] = name, box, IMAGE
     return Axis("token", tuple(labels), tuple(places), tuple(roles))
 
 
-def _pieces(loaded: LoadedModel, beside: Values, number: int, count: int) -> Iterator[tuple[str, Place | None]]:
-    """Names and boxes of the pieces of one image."""
-    grid, size = _grid(loaded, beside, number, count)
-    for n in range(count):
-        if grid is None:
-            yield f"piece {n}", None
-            continue
-        row, column = divmod(n, grid[1])
-        box: Place | None = None
-        if size is not None:
-            high, wide = size[0] / grid[0], size[1] / grid[1]
+def _pieces(loaded: LoadedModel, beside: Values, count: int) -> Iterator[tuple[str, Place | None]]:
+    """Names and boxes of the pieces of all images."""
+    grids = list(_grids(loaded, beside, count))
+    if sum(rows * columns for rows, columns, _, _ in grids) != count:
+        # Said is only what is sure: pieces may be latents of the whole image, or crops of it put together.
+        yield from ((f"piece {n}", None) for n in range(count))
+        return
+    for number, (rows, columns, high, wide) in enumerate(grids):
+        which = f"image {number} " if len(grids) > 1 else ""
+        for row, column in itertools.product(range(rows), range(columns)):
             box = (row * high, column * wide, (row + 1) * high, (column + 1) * wide)
-        yield f"patch {row},{column}", box
+            yield f"{which}patch {row},{column}", box
 
 
-def _grid(
-    loaded: LoadedModel, beside: Values, number: int, count: int
-) -> tuple[tuple[int, int] | None, tuple[float, float] | None]:
-    """(rows, columns) of the pieces of an image, and its (height, width) in pixels; None where they are not known."""
-    sizes = beside.get("image_grid_thw")
-    if sizes is not None and number < len(sizes):
-        vision = loaded.model.config.vision_config
-        merge, patch = int(getattr(vision, "spatial_merge_size", 1)), int(vision.patch_size)
-        rows, columns = (int(n) // merge for n in sizes[number][-2:])
-        if rows * columns == count:
-            return (rows, columns), (float(rows * merge * patch), float(columns * merge * patch))
-    pixels, side = beside.get("pixel_values"), math.isqrt(count)
-    height_width = None if pixels is None or pixels.ndim < 4 else (float(pixels.shape[-2]), float(pixels.shape[-1]))
-    if side * side != count or (height_width is not None and height_width[0] != height_width[1]):
-        return None, None
-    return (side, side), height_width
+def _grids(loaded: LoadedModel, beside: Values, count: int) -> Iterator[tuple[int, int, float, float]]:
+    """(rows, columns, height, width) of the pieces of each image, in pixels; none where they are not known."""
+    config = loaded.model.config
+    vision, pixels = getattr(config, "vision_config", None), beside.get("pixel_values")
+    patch = getattr(vision, "patch_size", None)
+    patch = patch[0] if isinstance(patch, (list, tuple)) and len(set(patch)) == 1 else patch
+    if not isinstance(patch, int) or pixels is None or any(hasattr(config, name) for name in _RESAMPLERS):
+        return
+    said = beside.get("image_grid_thw")
+    if said is not None:
+        merge = int(getattr(vision, "spatial_merge_size", 1))
+        for time, rows, columns in said.tolist():
+            if time == 1:
+                yield rows // merge, columns // merge, float(merge * patch), float(merge * patch)
+        return
+    sizes = beside.get("image_sizes")
+    if pixels.ndim not in (4, 5) or (pixels.ndim == 5 and sizes is not None):
+        return
+    # [image, channel, row, column], or [1, image or crop, channel, row, column].
+    flat = pixels.reshape(-1, *pixels.shape[-3:])
+    shapes = [tuple(flat.shape[-2:])] * len(flat) if sizes is None else [tuple(one) for one in sizes.tolist()]
+    cells = [(high // patch, wide // patch) for high, wide in shapes]
+    # Square groups of patches are put together into one piece.
+    merge = math.isqrt(sum(rows * columns for rows, columns in cells) // count)
+    if merge and all(rows % merge == 0 and columns % merge == 0 for rows, columns in cells):
+        yield from (
+            (rows // merge, columns // merge, float(merge * patch), float(merge * patch)) for rows, columns in cells
+        )
