@@ -6,6 +6,7 @@ Every model is tiny and random, its biases and norms included, so that a part th
 from __future__ import annotations
 
 import math
+import re
 from functools import cache
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import nn
 
 import flowgraph as fg
 from flowgraph.errors import ArchitectureError, UnsupportedReadingError
+from flowgraph.interventions.blocks import mlp_of
 from flowgraph.models.consistency import trace_errors
 from flowgraph.models.eager import AttentionCall, eager_attention
 from flowgraph.models.forward import SITES, run
@@ -429,6 +431,22 @@ def test_two_modules_that_write_one_output_are_one_node():
 # Levels
 
 
+@pytest.mark.parametrize(("model_type", "without", "here"), [("minimax", "1", "0, 2"), ("olmo_hybrid", "0, 1", "2")])
+def test_blocks_without_a_known_pattern_are_named(model_type, without, here):
+    model = model_of(model_type)
+    said = f"layers[{without}] (the layers here are layers[{here}])"
+    with pytest.warns(UserWarning, match=re.escape(f"no attention pattern is known of blocks {said}")):
+        loaded = fg.load_model(model)
+    assert f"without blocks {said}" in fg.rollout_graph(fg.trace(loaded, IDS)).caption()
+
+
+@pytest.mark.parametrize("task", ["classifier", "masked"])
+def test_attention_behind_the_blocks_is_no_part_of_the_head(task):
+    """Funnel pools its positions twice, so its twelve layers are three stacks."""
+    with pytest.raises(ArchitectureError, match="attends outside of the blocks"):
+        fg.load_model(model_of("funnel", task))
+
+
 @pytest.mark.parametrize("model_type", PATTERNS)
 def test_where_no_more_is_found_patterns_are(model_type):
     loaded = loaded_of(model_type)
@@ -665,3 +683,31 @@ def test_patterns_of_modules_that_run_several_times():
     assert len(loaded.anatomy.blocks) > len({id(block.attention) for block in loaded.anatomy.blocks})
     trace = fg.trace(loaded, IDS)
     assert not torch.equal(trace.pattern[0], trace.pattern[-1])
+
+
+@pytest.mark.parametrize("model_type", ["mpt", "xglm", "bloom"])
+def test_sweeps_over_heads_are_single_ablations(model_type):
+    """Masks and biases by distance come with or without a row for each prompt."""
+    loaded = loaded_of(model_type)
+    trace = fg.trace(loaded, IDS)
+    effects = fg.head_effects(loaded, trace, how="zero")
+    for layer, head in ((0, 0), (1, 2)):
+        alone = fg.ablate(loaded, trace, fg.Node("head", layer=layer, head=head))
+        assert float(effects.by_prompt[0, layer, head]) == pytest.approx(alone.after[0] - alone.before[0], abs=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "gpt_oss"])
+def test_experts_take_any_number_of_axes(model_type):
+    loaded = loaded_of(model_type)
+    reads = torch.randn(3, 2, 5, loaded.anatomy.d_model)
+    one_by_one = torch.stack([mlp_of(loaded.anatomy, 0, row) for row in reads])
+    torch.testing.assert_close(mlp_of(loaded.anatomy, 0, reads), one_by_one)
+    other = fg.inputs(ids=[IDS[0] + 1, *IDS[1:]])
+    assert len(fg.discover(loaded, clean=fg.trace(loaded, IDS), corrupted=other))
+
+
+def test_all_that_a_graph_does_not_show_is_not_defined_without_attention():
+    loaded = loaded_of("jamba")
+    trace = fg.trace(loaded, IDS)
+    with pytest.raises(UnsupportedReadingError, match="no edge shows what layers without attention"):
+        fg.ablate(loaded, trace, fg.build_graph(trace), outside=True)

@@ -65,8 +65,8 @@ def mlp_of(anatomy: Anatomy, layer: int, reads: Tensor) -> Tensor:
             f"layer {layer} has a second module beside its MLP, which does not follow from what the MLP reads"
         )
     if block.mlp_output is None:
-        # A module of its own may take rows of positions only.
-        output = block.mlp(reads[None] if reads.ndim == 2 else reads)
+        # A module of its own, such as a mixture of experts, takes rows of positions only.
+        output = block.mlp(reads[None] if reads.ndim == 2 else reads.flatten(0, -3))
         whole = output[0] if isinstance(output, tuple) else output
         return _normed(block.mlp_post_norm, (whole.reshape(reads.shape)) * block.mlp_factor)
     assert block.mlp_input is not None

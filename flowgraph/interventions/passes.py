@@ -42,13 +42,18 @@ class Call:
     kwargs: dict[str, Any]
 
     def of_rows(self, rows: int, heads: int) -> Call:
-        """The arguments for some rows: one row broadcasts, but for what holds a row for every head of every row (ALiBi)."""
+        """The arguments for some rows: masks are expanded, and what holds a row for every head of every row (ALiBi) repeated."""
 
-        def fitted(value: Any) -> Any:
-            by_head = isinstance(value, Tensor) and value.ndim == 3 and len(value) == heads > 1
+        def fitted(value: Any, name: str = "") -> Any:
+            if not isinstance(value, Tensor):
+                return value
+            if value.ndim == 4 and len(value) == 1:
+                return value.expand(rows, -1, -1, -1)
+            # MPT's bias by distance is of heads alone.
+            by_head = value.ndim == 3 and len(value) == heads > 1 and name != "position_bias"
             return value.repeat(rows, 1, 1) if by_head else value
 
-        return Call(tuple(map(fitted, self.args)), {name: fitted(value) for name, value in self.kwargs.items()})
+        return Call(tuple(map(fitted, self.args)), {name: fitted(value, name) for name, value in self.kwargs.items()})
 
 
 class Pass:

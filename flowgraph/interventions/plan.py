@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, UnsupportedReadingError
 from ..models.anatomy import Anatomy
 from ..values.flow_graph import EDGE_KINDS, FlowGraph
 from ..values.node import Node
@@ -297,6 +297,12 @@ def _add_flow(plan: Plan, graph: FlowGraph, outside: bool) -> None:
         elif kind == "mlp":
             mlps[layer, query] = True
     if outside:
+        silent = [layer for layer in range(*graph.info.layers) if layer not in plan.anatomy.attending]
+        if silent:
+            raise UnsupportedReadingError(
+                f"outside=True changes all that the graph does not show, and no edge shows what layers without attention "
+                f"({', '.join(map(str, silent))}) move between tokens; leave outside= out, or name nodes"
+            )
         # A term reaches the stream only if the graph also shows what its head writes.
         shown = terms & writes[..., None] if graph.info.level == "head" else terms
         window = slice(*graph.info.layers)

@@ -68,7 +68,8 @@ def _limits(trace: Trace) -> dict[str, Any]:
     first, stop = trace.layers
     silent = [layer for layer in range(first, stop) if layer not in anatomy.attending]
     packed = {"weights_packed": anatomy.packing} if anatomy.packing else {}
-    return level | packed | ({"without_attention": silent} if silent else {})
+    left_out = {"blocks_left_out": anatomy.left_out} if anatomy.left_out else {}
+    return level | left_out | packed | ({"without_attention": silent} if silent else {})
 
 
 def _fed(trace: Trace) -> dict[str, list[int]]:

@@ -423,6 +423,27 @@ class Anatomy:
             return "patterns"
         return "full" if self.has_head else "stream"
 
+    @property
+    def left_out(self) -> str:
+        """Of a model whose patterns alone are known, which of its blocks are no layers here, in words; empty if all are."""
+        if self.level != "patterns":
+            return ""
+        base = base_of(self.model)
+        said = []
+        lists: dict[str, list[int]] = {}
+        for path in self.stack.attentions:
+            parts = path.split(".")
+            at = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
+            if at is not None:
+                lists.setdefault(".".join(parts[:at]), []).append(int(parts[at]))
+        for path, there in lists.items():
+            blocks = _find(base, path)
+            missing = [i for i in range(len(blocks)) if i not in there] if isinstance(blocks, nn.ModuleList) else []
+            if missing:
+                without, counted = (", ".join(map(str, some)) for some in (missing, there))
+                said.append(f"{path}[{without}] (the layers here are {path}[{counted}])")
+        return "; ".join(said)
+
     def require_stream(self, wanted: str) -> None:
         """Refuse a model of which patterns alone are known; ``wanted`` is the thing that needs more, in words.
 

@@ -470,6 +470,12 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
         tokenizer = tokenizer.wrapped(model.config)
     if anatomy.unread_head:
         warnings.warn(f"{_unread(model, anatomy)}: traces explain its states and attention only", stacklevel=3)
+    if anatomy.left_out:
+        warnings.warn(
+            f"no attention pattern is known of blocks {anatomy.left_out} of {name!r}: rollout and flow leave out what moves between "
+            "positions there, and layers are counted without them",
+            stacklevel=3,
+        )
     _warn_of(name, own, stacklevel=4)
     vocabulary = Vocabulary(tokenizer, rows)
     return LoadedModel(

@@ -277,8 +277,16 @@ class Search:
             ):
                 tried.append(f"an attention of {name} runs more than once")
                 continue
+            outside = [at for at in attending if not at.startswith(f"{name}.") and self._moves(at)]
+            if outside:
+                tried.append(f"{outside[0]} attends outside of the blocks of {name}")
+                continue
             return name, [Attends(*(ats[0] if ats else None for ats in both)) for both in zip(own, others, strict=True)]
         raise NotFoundError("; ".join(tried) or "no list of blocks holds the modules that attend")
+
+    def _moves(self, at: str) -> bool:
+        """Whether an attention has more than one query, and is not a head that pools all positions into one."""
+        return self.record.attention[at][0].query.shape[2] > 1
 
     def _reads_others(self, at: str) -> bool:
         """Whether an attention's keys are of other positions than its queries: those of another stack, of another length."""

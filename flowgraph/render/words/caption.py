@@ -85,6 +85,8 @@ def layers_text(graph: FlowGraph) -> str:
 def limit_texts(info: GraphInfo) -> list[str]:
     """What of the model the graph cannot show, in words."""
     texts = ["attention patterns alone are known of this model"] if info.provenance.get("known") == "patterns" else []
+    if "blocks_left_out" in info.provenance:
+        texts.append(f"without blocks {printable(str(info.provenance['blocks_left_out']))}")
     if "weights_packed" in info.provenance:
         texts.append(printable(str(info.provenance["weights_packed"])))
     silent = info.provenance.get("without_attention")
