@@ -963,3 +963,23 @@ def test_what_heads_bring_is_all_of_the_token_they_read_in_the_planted_model():
     brought = found.attention[: len(ids)]
     assert int(np.abs(brought).argmax()) == 3
     assert brought[3] == pytest.approx(parts.cross_heads[0, 0], rel=0.1)
+
+
+def test_mistakes_with_two_stacks_are_named():
+    loaded, trace = loaded_of("t5"), trace_of("t5")
+    with pytest.raises(ArgumentError, match="heads that read the encoder belong to the decoder; leave stack= out"):
+        fg.ablate(loaded, trace, fg.Node("cross_head", layer=1, head=1, stack="encoder"))
+    from tests.tiny_models import tiny_model
+
+    with pytest.raises(ArgumentError, match="no encoder that its heads read"):
+        fg.ablate(fg.load_model(tiny_model("llama")), [5, 6, 7], fg.Node("cross_head", layer=1, head=1))
+    node = fg.Node("head", layer=1, head=1)
+    for other, said in (
+        (fg.inputs(ids=SOURCE, target_ids=TARGET[:2]), "what the decoder has written.*differs in length"),
+        (fg.inputs(ids=SOURCE[:3], target_ids=TARGET), "what the encoder reads differs in length"),
+    ):
+        with pytest.raises(PromptError, match=said):
+            fg.patch(loaded, trace, other, node)
+    limit = loaded_of("bart").anatomy.context
+    with pytest.raises(PromptError, match=r"target_text=, target_ids=\) has .* tokens"):
+        fg.trace(loaded_of("bart"), fg.inputs(ids=SOURCE, target_ids=[5] * limit))

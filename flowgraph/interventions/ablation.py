@@ -263,8 +263,8 @@ def _ablated(asked: _Question, prompts: Sequence[Prompt], others: Sequence[Promp
     reference = Reference(None, False, range(batch.n_tokens))
     if others is not None and asked.how != "zero":
         theirs = batch_of(loaded, others, "reference")
-        places = counterparts(batch.n_tokens, theirs.n_tokens, asked.align)
-        source = counterparts(batch.n_source, theirs.n_source, asked.align)
+        places = counterparts(batch.n_tokens, theirs.n_tokens, asked.align, "decoder" if loaded.stacks else "")
+        source = counterparts(batch.n_source, theirs.n_source, asked.align, "encoder")
         kept = recorded(loaded, theirs.feed, plan, tick=tick)[0]
         reference = reference_of(kept, asked.how == "mean", places, source, plan)
     before = answer_logits(loaded, Pass(loaded, len(batch), tick=tick).run(batch.feed), batch.positions)
@@ -283,8 +283,11 @@ def _patched(asked: _Question, prompts: Sequence[Prompt], others: Sequence[Promp
     kept, states = recorded(loaded, source.feed, plan, tick=tick)
     runs = {id(source): states, id(changes): Pass(loaded, len(changes), tick=tick).run(changes.feed)}
     places, read = (
-        counterparts(own, other, asked.align)
-        for own, other in ((changes.n_tokens, source.n_tokens), (changes.n_source, source.n_source))
+        counterparts(own, other, asked.align, stack)
+        for own, other, stack in (
+            (changes.n_tokens, source.n_tokens, "decoder" if loaded.stacks else ""),
+            (changes.n_source, source.n_source, "encoder"),
+        )
     )
     reference = reference_of(kept, False, places, read, plan)
     after = answer_logits(loaded, changed(loaded, changes.feed, plan, reference, tick=tick), changes.positions)

@@ -179,6 +179,8 @@ def _add_node(plan: Plan, node: Node, outside: bool) -> None:
     if node.stack is not None:
         if node.stack not in plan.stacks:
             raise ArgumentError(f"{node}: the model has no stack {node.stack!r} that can be changed")
+        if node.kind == "cross_head":
+            raise ArgumentError(f"{node}: heads that read the encoder belong to the decoder; leave stack= out")
         _add_node(plan.stacks[node.stack], replace(node, stack=None), outside)
         return
     allowed = _WRITERS if outside else (*_WRITERS, *_OTHERS)
@@ -186,6 +188,8 @@ def _add_node(plan: Plan, node: Node, outside: bool) -> None:
         allowed = (*allowed, "cross_head")
     if node.kind not in allowed:
         why = " (with outside=True)" if outside else ""
+        if node.kind == "cross_head":
+            why = ", since the model has no encoder that its heads read"
         raise ArgumentError(f"{node} is a {node.kind!r}, which cannot be changed{why}; what can: {', '.join(allowed)}")
     check_node(plan.anatomy, node)
     if node.position is not None and node.position >= plan.n_tokens:

@@ -305,8 +305,10 @@ def groups_of(prompts: Sequence[Prompt], others: Sequence[Prompt] | None, align:
     return list(groups.values())
 
 
-def counterparts(n_tokens: int, other: int, align: Align | None) -> list[int]:
+def counterparts(n_tokens: int, other: int, align: Align | None, stack: str = "") -> list[int]:
     """[position] the other prompt's position for each position of this one; −1 where there is none.
+
+    ``stack`` is the name of the stack of several whose positions these are.
 
     Raises
     ------
@@ -316,8 +318,11 @@ def counterparts(n_tokens: int, other: int, align: Align | None) -> list[int]:
     if n_tokens == other:
         return list(range(n_tokens))
     if align is None:
+        which = {"": "the prompts differ", "encoder": "what the encoder reads differs"}.get(
+            stack, "what the decoder has written, given as target_text= or by the model itself, differs"
+        )
         raise PromptError(
-            f"the prompts differ in length ({n_tokens} and {other} tokens), so a position is not the same place in both; "
+            f"{which} in length ({n_tokens} and {other} tokens), so a position is not the same place in both; "
             "make them equally long (swap words of equally many tokens), or say align='start' or align='end'"
         )
     # From the end, position p of this prompt stands at p + (difference in length) of the other.

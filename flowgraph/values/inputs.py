@@ -921,14 +921,14 @@ def _of_decoder(loaded: LoadedModel, row: Row) -> Row:
         "ids", text=text, ids=ids, target_text=row.target_text, target_ids=row.target_ids, encoder=source,
         generated=row.target_ids is None and row.target_text is None,
     )  # fmt: skip
-    return _checked_ids(loaded, own)
+    return _checked_ids(loaded, own, what="what the decoder has written (target_text=, target_ids=)")
 
 
-def _checked_ids(loaded: LoadedModel, row: Row, *, limited: bool = True) -> Row:
+def _checked_ids(loaded: LoadedModel, row: Row, *, limited: bool = True, what: str = "the prompt") -> Row:
     """A row whose ids are of this model's vocabulary, and no more than it takes."""
     ids = row.token_ids
     if not ids:
-        raise PromptError("the prompt has no tokens; give at least one")
+        raise PromptError(f"{what} has no tokens; give at least one")
     beyond = [i for i in ids if not 0 <= i < len(loaded.vocabulary)]
     if beyond:
         raise PromptError(
@@ -936,7 +936,7 @@ def _checked_ids(loaded: LoadedModel, row: Row, *, limited: bool = True) -> Row:
         )
     limit = loaded.anatomy.context
     if limited and limit is not None and len(ids) > limit:
-        raise PromptError(f"the prompt has {len(ids)} tokens; {loaded.name!r} takes at most {limit}. Shorten it")
+        raise PromptError(f"{what} has {len(ids)} tokens; {loaded.name!r} takes at most {limit}. Shorten it")
     return replace(row, token_types=_types(loaded, row), position_ids=_places(loaded, row))
 
 

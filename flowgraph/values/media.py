@@ -272,22 +272,14 @@ def _processed(processor: Any, layout: Layout, **given: Any) -> Tensor:
     """What a processor makes."""
     try:
         made = processor(**given, return_tensors="pt")
-    except (
-        ArithmeticError,
-        AttributeError,
-        ImportError,
-        LookupError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except Exception as error:  # a processor is foreign code, which may raise anything
         raise PromptError(
             f"the processor ({type(processor).__name__}) fails with {type(error).__name__}: {first_line(error)}"
         ) from error
-    if layout.argument not in made:
+    if not isinstance(made, Mapping) or layout.argument not in made:
+        said = ", ".join(map(str, made)) if isinstance(made, Mapping) and made else "nothing that has a name"
         raise PromptError(
-            f"the processor ({type(processor).__name__}) makes {', '.join(made)}, and the model takes {layout.argument}: it belongs "
+            f"the processor ({type(processor).__name__}) makes {said}, and the model takes {layout.argument}: it belongs "
             "to another model"
         )
     found: Tensor = made[layout.argument]

@@ -112,11 +112,15 @@ def processed(
     options = {"add_special_tokens": False} if is_rendered and begin and text.startswith(begin) else {}
     try:
         made: Mapping[str, Any] = processor(text=text, images=pictures, return_tensors="pt", **options)
-    except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError) as error:
+    except Exception as error:  # a processor is foreign code, which may raise anything
         raise PromptError(
             f"the processor ({type(processor).__name__}) fails on this text and these images with {type(error).__name__}: "
             f"{first_line(error)}"
         ) from error
+    if not isinstance(made, Mapping) or "input_ids" not in made:
+        raise PromptError(
+            f"the processor ({type(processor).__name__}) gives no input_ids for this text and these images"
+        )
     return made
 
 
