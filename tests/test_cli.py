@@ -17,7 +17,7 @@ from pathlib import Path
 import networkx
 import pytest
 import torch
-from transformers import BertForSequenceClassification, T5Config, T5ForConditionalGeneration
+from transformers import BertForQuestionAnswering, T5Config, T5ForConditionalGeneration
 from transformers.utils import logging
 
 import flowgraph
@@ -220,13 +220,14 @@ def test_other_families(run, family):
 
 def test_a_head_that_is_not_read_is_noted(capsys, tmp_path):
     masked, tokenizer = tiny_model("bert")
-    classifier = BertForSequenceClassification(masked.config).eval()
-    for part in (classifier, tokenizer):
-        part.save_pretrained(tmp_path / "classifier")
+    answering = BertForQuestionAnswering(masked.config).eval()
+    for part in (answering, tokenizer):
+        part.save_pretrained(tmp_path / "answering")
     capsys.readouterr()
-    assert cli.main(["trace", "The cat sat", "--model", str(tmp_path / "classifier")]) == 0
+    assert cli.main(["trace", "The cat sat", "--model", str(tmp_path / "answering")]) == 0
     out, err = capsys.readouterr()
-    assert "note: BertForSequenceClassification is a sequence classifier, and its head 'classifier'" in err
+    assert "note: BertForQuestionAnswering is " in err
+    assert "its head 'qa_outputs'" in err
     assert len(err.splitlines()) == 1
     assert "prediction" not in out
 

@@ -59,7 +59,7 @@ def parse_node(text: str) -> Node:
     Examples
     --------
     >>> fg.parse_node("resid_post.23.7")
-    Node(kind='resid_post', layer=23, head=None, position=7, index=None, token=None)
+    Node(kind='resid_post', layer=23, head=None, position=7, index=None, token=None, stack=None)
     """
     parts, stack = _parts(text)
     names = _short_fields(parts[0])

@@ -46,12 +46,12 @@ _STAGES = (
 _OUT_CLEAR = 0.26
 _AFTER_GATE = 0.14
 _STAGE_OF = {
-    "embed": "embed", "position_embed": "embed", "resid_pre": "state", "resid_post": "state", "resid_mid": "attn",
+    "embed": "embed", "position_embed": "embed", "resid_pre": "state", "resid_post": "state", "resid_mid": "attn", "resid_cross": "attn", "cross_head": "head", "cross_bias": "head",
     "head_rest": "value", "attn_bias": "head", "attn_norm_bias": "head", "attn_rest": "head",
     "kv_group": "head", "mixer": "head", "attn_feature": "head", "attn_error": "head", "feature": "neuron", "mlp_error": "neuron",
     "mlp_rest": "neuron", "mlp_bias": "neuron", "mlp_norm_bias": "neuron", "mlp_bias_in": "neuron_in",
 }  # fmt: skip
-_NARROW = frozenset({"resid_mid", "attn_norm", "mlp_norm", "qkv"})
+_NARROW = frozenset({"resid_mid", "resid_cross", "attn_norm", "mlp_norm", "qkv"})
 _RESID = frozenset({"resid_pre", "resid_post"})
 _STATES = _RESID | {"embed", "position_embed"}
 _ENDS = {"final_norm": 1, "final_norm_bias": 1, "unembed_bias": 2, "logit": 2, "logits": 2}
