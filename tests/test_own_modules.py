@@ -384,3 +384,61 @@ def test_modules_that_take_something_else(module, said):
 def test_a_module_that_does_not_attend_and_adds_up_to_nothing():
     with pytest.raises(ArchitectureError, match="are not found"):
         fg.load_model(nn.Sequential(nn.Embedding(50, 8), nn.Linear(8, 50)))
+
+
+class Mixing(nn.Module):
+    """Tokens mixed by normalised ReLU, or by softmax."""
+
+    def __init__(self, is_softmax):
+        super().__init__()
+        self.is_softmax = is_softmax
+        self.read, self.write = nn.Linear(16, 48), nn.Linear(16, 16)
+
+    def forward(self, x):
+        q, k, v = self.read(x).split(16, -1)
+        scores = q @ k.transpose(-1, -2) / 4
+        if self.is_softmax:
+            later = torch.ones(x.shape[1], x.shape[1], dtype=torch.bool).triu(1)
+            return self.write(scores.masked_fill(later, float("-inf")).softmax(-1) @ v)
+        weights = torch.relu(scores).tril() + 1e-6
+        return self.write(weights / weights.sum(-1, keepdim=True) @ v)
+
+
+class WrittenOut(nn.Module):
+    """A block whose MLP is no module."""
+
+    def __init__(self, is_softmax):
+        super().__init__()
+        self.first, self.mixing, self.second = nn.LayerNorm(16), Mixing(is_softmax), nn.LayerNorm(16)
+        self.up, self.down = nn.Linear(16, 32), nn.Linear(32, 16)
+
+    def forward(self, x):
+        x = x + self.mixing(self.first(x))
+        return x + self.down(nn.functional.gelu(self.up(self.second(x))))
+
+
+class OfBlocks(nn.Module):
+    def __init__(self, *kinds):
+        super().__init__()
+        self.items, self.norm = nn.Embedding(40, 16), nn.LayerNorm(16)
+        self.blocks = nn.ModuleList(WrittenOut(one) for one in kinds)
+
+    def forward(self, items):
+        x = self.items(items)
+        for block in self.blocks:
+            x = block(x)
+        return self.norm(x) @ self.items.weight.T
+
+
+def test_layers_that_cannot_be_followed_are_named():
+    torch.manual_seed(0)
+    with pytest.warns(
+        UserWarning, match=r"of blocks module\.blocks\[2\] \(the layers here are module\.blocks\[0, 1, 3\]\)"
+    ):
+        loaded = fg.load_model(OfBlocks(True, True, False, True).eval())
+    assert loaded.level == "patterns"
+    with pytest.raises(
+        ArchitectureError, match=r"register_family\. Nor .* flowgraph\.register_attention names them"
+    ) as error:
+        fg.load_model(OfBlocks(False, False).eval())
+    assert "without attention" not in str(error.value)

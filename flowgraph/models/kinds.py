@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .parameters import packing_of, shape_of
+from .plain import Plain
 
 _QUANTISERS = frozenset(
     ("aqlm", "auto_gptq", "awq", "bitsandbytes", "compressed_tensors", "eetq", "fbgemm_gpu", "gptqmodel", "hqq", "optimum",
@@ -258,7 +259,9 @@ def _holds(module: nn.Module, other: nn.Module) -> bool:
 
 
 def _mixed_otherwise(model: Any) -> Kind | None:
-    """The kind of a model some of whose blocks have no attention."""
+    """The kind of a model of transformers some of whose blocks have no attention; elsewhere names of classes say nothing."""
+    if isinstance(model, Plain):
+        return None
     blocks = _blocks(model)
     without = [i for i, block in enumerate(blocks) if not any(map(_is_attention, block.modules()))]
     # Where blocks are no modules of their own, as in XLM, attention stands beside what is taken for them.

@@ -509,7 +509,9 @@ def _parts(model: Any) -> tuple[Anatomy, dict[str, float]]:
         try:
             found = found_and_proved(model, _proof)
         except ArchitectureError as by_search:
-            raise ArchitectureError(f"{by_row}. Nor are its parts found by search: {by_search}") from None
+            raise ArchitectureError(
+                f"{str(by_row).rstrip('.')}. Nor are its parts found by search: {by_search}"
+            ) from None
         except torch.cuda.OutOfMemoryError:
             raise
         except _FOREIGN as error:  # the model itself fails on a few tokens

@@ -25,7 +25,10 @@ _TOKENS = 7
 """Length of the pass: more than the proof's, so that windows and chunks of tiny models show."""
 _SOFTCAPS = ("final_logit_softcapping", "logits_soft_cap", "logit_softcapping", "final_logits_softcap")
 _PROJECTIONS = ("query", "key", "value", "fused", "query_norm", "key_norm")
-_NOTHING_ATTENDS = "no module asks the library for an attention function, and no softmax of products meets values"
+_NOTHING_ATTENDS = (
+    "no module asks the library for an attention function, and no softmax of products meets values; where queries, keys, values and "
+    "pattern are outputs of modules, flowgraph.register_attention names them"
+)
 # Models say the longest input under many names.
 _CONTEXT = (
     "max_position_embeddings", "n_positions", "n_ctx", "max_seq_len", "max_sequence_length", "seq_length", "context_length",
