@@ -259,6 +259,16 @@ def test_a_chat_holds_images(tmp_path):
         fg.trace(loaded, fg.inputs(messages=[turn]))
 
 
+def test_a_trace_of_a_model_in_memory_belongs_to_the_same_model_in_a_folder(tmp_path):
+    model, feed = feed_of("llava")
+    trace = fg.trace(fg.load_model(model), feed)
+    model.save_pretrained(tmp_path / "llava")
+    back = fg.Trace.load(trace.save(tmp_path / "look.safetensors"))
+    attached = back.attach(fg.load_model(tmp_path / "llava"))
+    assert torch.equal(attached.logits, trace.logits)
+    assert fg.direct_logit_attribution(attached).completeness_error < 1e-5
+
+
 def test_places_without_an_image_are_refused():
     model, feed = feed_of("llava")
     made = processor()

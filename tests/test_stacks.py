@@ -844,6 +844,15 @@ def test_frames_of_a_spectrogram_know_their_time():
     assert bare.axis.places[0] is None
 
 
+def test_the_arguments_of_a_model_of_sounds_may_be_given_together():
+    model, made = listener()
+    loaded = fg.load_model(model)
+    features = made(np.zeros(9000, np.float32), sampling_rate=16000, return_tensors="pt").input_features
+    start = start_id(model)
+    together = fg.trace(loaded, {"input_features": features, "decoder_input_ids": torch.tensor([[start, 3, 4]])})
+    assert torch.equal(together.logits, fg.trace(loaded, fg.inputs(audio=features, target_ids=[3, 4])).logits)
+
+
 @pytest.mark.parametrize("frames", [100, 121])
 def test_bands_and_frames_may_be_turned(frames):
     """Speech2Text reads [frame, band] of any length."""

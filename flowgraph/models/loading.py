@@ -57,6 +57,15 @@ _TOKENIZER = ("encode", "decode", "convert_ids_to_tokens", "vocab_size", "all_sp
 """Methods and attributes that this package uses of a tokenizer, besides calling it."""
 
 
+def _lasting(config: dict[Any, Any]) -> dict[Any, Any]:
+    """The entries of a config, and of the configs in it, that are part of the model."""
+    return {
+        key: _lasting(value) if isinstance(value, dict) else value
+        for key, value in config.items()
+        if key not in _VOLATILE
+    }
+
+
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
     """A model that can be traced.
@@ -270,7 +279,7 @@ class LoadedModel:
         The weights' digest covers name and shape of every parameter and 64 numbers spread over each, so that merged
         adapters and fine-tuned copies differ.
         """
-        config = {key: value for key, value in self.model.config.to_dict().items() if key not in _VOLATILE}
+        config = _lasting(self.model.config.to_dict())
         digest = hashlib.blake2b(json.dumps(config, sort_keys=True, default=str).encode(), digest_size=16)
         revision = {} if self.revision is None else {"revision": self.revision}
         return {"config": digest.hexdigest(), "weights": self.weights.digest(), **revision}

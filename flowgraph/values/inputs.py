@@ -608,14 +608,15 @@ def _of_processor(prompt: Mapping[str, Any], name: str) -> dict[str, Any]:
     # A mask that is 1 everywhere, as processors of sounds make it, says nothing.
     rest = {
         one for one, value in prompt.items()
-        if one != name and not (one == "attention_mask" and isinstance(value, Tensor) and bool(value.all()))
+        if one not in (name, DECODER_IDS) and not (one == "attention_mask" and isinstance(value, Tensor) and bool(value.all()))
     }  # fmt: skip
     if rest:
         raise PromptError(
             f"the prompt holds {', '.join(map(repr, sorted(rest)))} beside its {name}, which cannot be traced; give {name} only"
         )
     medium: Any = ARGUMENTS[name]
-    return {medium: Given(medium, prompt[name], argument=name)}
+    written = {} if prompt.get(DECODER_IDS) is None else {"target_ids": prompt[DECODER_IDS]}
+    return {medium: Given(medium, prompt[name], argument=name), **written}
 
 
 def _of_media(given: Mapping[str, Any]) -> Inputs:

@@ -624,7 +624,7 @@ class Trace:
         if different:
             raise ModelMismatchError(
                 f"{loaded.name!r} is not the model that was traced ({self.model_name!r}): its {' and '.join(different)} "
-                "differ; attach the model that made the trace, or trace again"
+                f"{'differs' if different == ['config'] else 'differ'}; attach the model that made the trace, or trace again"
             )
         stacks = {name: stack.attach(loaded.stacks[name]) for name, stack in self.stacks.items()}
         return replace(self, loaded=loaded, stacks=stacks)
