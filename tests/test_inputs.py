@@ -294,7 +294,7 @@ def test_a_turn_without_content_is_never_the_word_none():
     with pytest.raises(PromptError, match=r"refuses these messages: .*messages\[1\] has no content; content='' gives"):
         trace(loaded, chat)
     with pytest.raises(
-        PromptError, match=r"messages\[0\]\['content'\] is None .*expected a text, or None beside tool_calls"
+        PromptError, match=r"messages\[0\]\['content'\] is None .*expected a text, None beside tool_calls, or a list of"
     ):
         inputs(messages=[{"role": "user", "content": None}])
 
@@ -366,7 +366,7 @@ REFUSED = {
     "a mask with NaN": ({"input_ids": [5, 6], "attention_mask": [1.0, float("nan")]}, "mask= holds nan"),
     "a longer mask": ({"input_ids": [5, 6], "attention_mask": [1, 1, 1]}, "mask= has 3 entries and ids= has 2"),
     "content that is none": ([{"role": "user", "content": 5}], r"messages\[0\]\['content'\] is 5"),
-    "a picture in a message": ([{"role": "user", "content": [{"type": "image"}]}], "expected a text"),
+    "a picture in a message": ([{"role": "user", "content": [{"type": "image"}]}], "has the place of an image"),
 }
 
 

@@ -417,11 +417,23 @@ def inputs(
         found = _of_texts(given["text"], given.get("pair"), chat)
     elif main[0] == "messages":
         found = _of_messages(given["messages"])
+        if images is None:
+            _refuse_places(found)
     else:
         found = _of_ids(given, source)
     if images is not None or beside is not None:
         found = _with_images(found, images, beside)
     return _with_targets(found, targets)
+
+
+def _refuse_places(found: Inputs) -> None:
+    """Refuse messages that have the place of an image where no image is given."""
+    for row in found.rows:
+        for number, turn in enumerate(row.messages or ()):
+            if _is_list(turn.get("content")) and IMAGE_PART in turn["content"]:
+                raise PromptError(
+                    f"messages[{number}]['content'] has the place of an image, {{'type': 'image'}}, and image= is not given"
+                )
 
 
 def _with_images(found: Inputs, images: Any, beside: Values | None) -> Inputs:
