@@ -121,6 +121,11 @@ def test_rows_of_an_image_may_end_in_a_token_of_their_own():
         assert axis.places[2 + columns] == (16.0, 0.0, 32.0, 16.0)
 
 
+def test_an_image_that_the_text_has_no_place_for_is_refused_by_name():
+    with pytest.raises(PromptError, match="fails on this prompt of 3 tokens"):
+        traced("llava", [5, 7, 8], pixel_values=torch.randn(1, 3, 32, 32))
+
+
 def test_latents_of_a_whole_image_lie_nowhere():
     axis = traced("idefics2", [5, *[None] * 64, 7, 8], pixel_values=torch.randn(1, 1, 3, 32, 32)).axis
     assert axis.labels[1:3] == ("piece 0", "piece 1")

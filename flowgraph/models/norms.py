@@ -46,7 +46,9 @@ def _kind(module: nn.Module, width: int) -> tuple[NormKind, float] | None:
     try:
         with torch.no_grad():
             given = module(x[None])
-    except (TypeError, RuntimeError, ValueError, AttributeError, IndexError, NotImplementedError):
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (AttributeError, IndexError, RuntimeError, TypeError, ValueError):
         return None  # a module of another kind, which takes something else
     if not isinstance(given, Tensor) or given.numel() != x.numel():
         return None

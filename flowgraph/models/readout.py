@@ -144,16 +144,9 @@ def with_readout(anatomy: Anatomy, proof: dict[str, float]) -> tuple[Anatomy, di
         return anatomy, proof
     try:
         found = _readout(anatomy, labels)
-    except (
-        ArithmeticError,
-        AttributeError,
-        AssertionError,
-        LookupError,
-        NotImplementedError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ):
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         # A head of another kind, which takes or gives something else: it stays unread, and that is said.
         return anatomy, proof
     return (anatomy, proof) if found is None else (found[0], proof | found[1])

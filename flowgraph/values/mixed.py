@@ -185,7 +185,7 @@ def _grids(loaded: LoadedModel, beside: Values, count: int) -> Iterator[tuple[in
     vision, pixels = getattr(config, "vision_config", None), beside.get("pixel_values")
     patch = getattr(vision, "patch_size", None)
     patch = patch[0] if isinstance(patch, (list, tuple)) and len(set(patch)) == 1 else patch
-    if not isinstance(patch, int) or pixels is None or any(hasattr(config, name) for name in _RESAMPLERS):
+    if not count or not isinstance(patch, int) or pixels is None or any(hasattr(config, name) for name in _RESAMPLERS):
         return
     said = beside.get("image_grid_thw")
     if said is not None:
