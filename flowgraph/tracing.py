@@ -15,7 +15,7 @@ from typing import Any, Literal, overload
 
 import torch
 
-from .errors import ArchitectureError, ArgumentError, PromptError
+from .errors import ArchitectureError, ArgumentError, PromptError, UnsupportedReadingError
 from .importing import old_name
 from .models import LoadedModel, load_model
 from .models.consistency import check_trace
@@ -164,6 +164,8 @@ def trace(
         If the pass gives NaN or infinity.
     ArchitectureError
         If the pass is not what the model's row says: an identity fails on this prompt, or with a hook that was added since.
+    UnsupportedReadingError
+        If ``logits="all"`` is asked of a model without a head that is read.
     ArgumentError
         For an unknown site, a layer window outside the model, or a trace above ``max_bytes``.
 
@@ -184,6 +186,12 @@ def trace(
     given = inputs(text_or_ids, **beside, chat=chat).of(loaded)
     what = keep if isinstance(keep, TraceSites) else TraceSites() if keep is None else TraceSites(frozenset(keep))
     window = _window(loaded, what)
+    if logits == "all" and not loaded.anatomy.has_head:
+        packing = loaded.anatomy.packing
+        why = f"; quantised, its head may round several positions together ({packing})" if packing else ""
+        raise UnsupportedReadingError(
+            f"logits='all' asks for logits, and {loaded.name!r} has no head that is read{why}; leave logits= out to trace its states"
+        )
     places = [explained_of_row(loaded, row, position) for row in given.rows]
     answers = {name: _token_id(loaded, value, name) for name, value in (("target", target), ("foil", foil))}
     loaded.answers.refuse_same(answers["target"], answers["foil"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 
 import pytest
 import torch
@@ -305,3 +306,18 @@ def test_the_old_name_of_the_sites_is_known_for_a_release():
         from flowgraph.tracing import Keep
     assert Keep(layers=(0, 1)) == flowgraph.TraceSites(layers=(0, 1))
     assert "Keep" not in flowgraph.__all__
+
+
+def test_logits_of_every_position_need_a_head():
+    quantised = torch.ao.quantization.quantize_dynamic(tiny_model("llama")[0], {torch.nn.Linear}, dtype=torch.qint8)
+    bare = tiny_model("llama")[0].model
+    for model, said in (
+        (quantised, "no head that is read; quantised"),
+        (bare, "no head that is read; leave logits= out"),
+    ):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            loaded = flowgraph.load_model(model)
+        with pytest.raises(UnsupportedReadingError, match=said):
+            trace(loaded, IDS, logits="all")
+        assert trace(loaded, IDS).logits is None

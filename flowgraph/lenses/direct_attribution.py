@@ -544,7 +544,7 @@ def _require_linear(loaded: LoadedModel) -> None:
         )
     if anatomy.readout is not None and not anatomy.readout.is_affine:
         raise UnsupportedReadingError(
-            f"the head of {loaded.name!r} is not linear in the residual stream (a dense layer with an activation, or a norm of a "
+            f"{loaded.name!r} is a classifier, and its head is not linear in the residual stream (a dense layer with an activation, or a norm of a "
             "mean), so no direct logit attribution exists. Use read(), logit_lens() or integrated_attribution()"
         )
     if anatomy.wiring == "post_norm":
