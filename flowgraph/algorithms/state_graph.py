@@ -24,7 +24,7 @@ from ..values.edge_weights import EdgeWeights
 from ..values.flow_graph import EDGE_COLUMNS, EDGE_KINDS, FlowGraph
 from ..values.graph_info import GraphInfo
 from ..values.joint import Joint
-from ..values.node import Node, label
+from ..values.node import Node, NodeKind, label
 from ..values.trace import Trace
 from .attention import Blocks, layer_matrices, of_stacks
 
@@ -87,7 +87,7 @@ class Chain:
         if self.joint is not None:
             if not depth:
                 return self.joint.node("embed", None, None, position)
-            kind = "resid_post" if self.joint.has_mlp[depth - 1, position] else "resid_mid"
+            kind: NodeKind = "resid_post" if self.joint.has_mlp[depth - 1, position] else "resid_mid"
             return self.joint.node(kind, depth - 1, None, position)
         first = self.info.layers[0]
         if depth:

@@ -296,7 +296,7 @@ def _node(row: Checked, n: int) -> Node:
     numbers["index"] = row.field("index").or_none(lambda entry: entry.index(LARGEST_FEATURE))
     try:
         own = None if stack is None else stack.text()
-        return Node(kind, **numbers, token=None if token is None else token.text(), stack=own)  # type: ignore[arg-type]
+        return Node(kind, **numbers, token=None if token is None else token.text(), stack=own)
     except FlowgraphError as error:
         raise FileFormatError(f"{row.place}: {error}") from error
 

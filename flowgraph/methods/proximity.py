@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from ..errors import ArgumentError
 from ..kernels.proximity import proximity_of_parts, proximity_of_sums
 from ..values.edge_weights import EdgeWeights
-from ..values.node import Node
+from ..values.node import Node, NodeKind
 from ..values.trace import Trace
 from .joint import StepWeights, TraceStep, is_joint, joint_weights
 from .origin import array, origin
@@ -77,7 +77,7 @@ def proximity(trace: Trace, *, parts: Literal["head", "token"] = "head") -> Edge
         steps = [_token_step(attention_parts(trace, row), summed[row]) for row in rows]
     mlp_steps = [] if parallel else [_mlp_step(mlp_parts(trace, row)) for row in rows]
     mlp = np.stack([step.mlp for step in mlp_steps or steps])
-    into = "resid_post" if parallel else "resid_mid"
+    into: NodeKind = "resid_post" if parallel else "resid_mid"
     undefined = _undefined(into, steps, first) + _undefined("resid_post", mlp_steps, first)
     return EdgeWeights(
         info=replace(origin(trace, "proximity", "share"), options={} if parts == "head" else {"parts": parts}),
@@ -243,9 +243,9 @@ def _near(whole: Float[np.ndarray, "T d"], part: Float[np.ndarray, "T d"]) -> Fl
     return nearer
 
 
-def _undefined(kind: str, steps: list[_Step], first: int) -> tuple[Node, ...]:
+def _undefined(kind: NodeKind, steps: list[_Step], first: int) -> tuple[Node, ...]:
     return tuple(
-        Node(kind, layer=first + row, position=int(t))  # type: ignore[arg-type]
+        Node(kind, layer=first + row, position=int(t))
         for row, step in enumerate(steps)
         for t in np.flatnonzero(step.undefined)
     )

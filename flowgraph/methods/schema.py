@@ -159,7 +159,7 @@ class Codes:
         joint = self.weights.joint
         if joint is not None:
             return joint.node(NODE_KINDS[code], layer, head, position)
-        return Node(NODE_KINDS[code], layer=layer, head=head, position=position)  # type: ignore[arg-type]
+        return Node(NODE_KINDS[code], layer=layer, head=head, position=position)
 
 
 def _edges(

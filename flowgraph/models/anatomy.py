@@ -17,7 +17,7 @@ from .families import FAMILIES, FUNCTION, NOT_READ, Attention, Family, NormKind,
 from .hooks import Turns
 from .kinds import base_of, is_encoder_decoder, kind_of, reads_choices, unread_head
 from .norms import found_kind
-from .parameters import bias_of, device_of, matrix_of, packing_of, shape_of, weight_of
+from .parameters import bias_of, device_of, matrix_of, output_embeddings, packing_of, shape_of, weight_of
 from .stacks import DECODER_IDS
 
 Level = Literal["patterns", "stream", "full"]
@@ -925,27 +925,6 @@ class BiasedHead:
     def __call__(self, x: Tensor) -> Tensor:
         """Logits of states."""
         return torch.nn.functional.linear(x, self.weight, self.bias.to(x.dtype))
-
-
-def output_embeddings(model: Any) -> Any:
-    """The linear layer over the vocabulary; None where the class has none."""
-    output = _embeddings(model, "get_output_embeddings")
-    return output if shape_of(output) is not None else None
-
-
-def input_embeddings(model: Any) -> Any:
-    """The table of the vocabulary's vectors; None where the class has none, as a model of images."""
-    table = _embeddings(model, "get_input_embeddings")
-    weight = getattr(table, "weight", None)
-    return table if isinstance(weight, Tensor) and weight.ndim == 2 else None
-
-
-def _embeddings(model: Any, name: str) -> Any:
-    # Classes without the one or the other say so by an error, in several ways.
-    try:
-        return getattr(model, name)()
-    except (AttributeError, NotImplementedError):
-        return None
 
 
 def _vocabulary_size(model: Any, head: tuple[Any, ...]) -> int:

@@ -178,3 +178,24 @@ _EIGHT = _Layout("bitsandbytes, 8 bits", True, _unpack_eight)
 _TORCHAO = _Layout("torchao", False, lambda module: module.weight.dequantize())
 _TORCHAO_ROUNDED = _Layout("torchao, inputs rounded too", True, lambda module: module.weight.dequantize())
 _DYNAMIC = _Layout("torch, dynamic 8 bits", True, lambda module: module.weight().dequantize())
+
+
+def output_embeddings(model: Any) -> Any:
+    """The linear layer over the vocabulary; None where the class has none."""
+    output = _embeddings(model, "get_output_embeddings")
+    return output if shape_of(output) is not None else None
+
+
+def input_embeddings(model: Any) -> Any:
+    """The table of the vocabulary's vectors; None where the class has none, as a model of images."""
+    table = _embeddings(model, "get_input_embeddings")
+    weight = getattr(table, "weight", None)
+    return table if isinstance(weight, Tensor) and weight.ndim == 2 else None
+
+
+def _embeddings(model: Any, name: str) -> Any:
+    # Classes without the one or the other say so by an error, in several ways.
+    try:
+        return getattr(model, name)()
+    except (AttributeError, NotImplementedError):
+        return None

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..errors import PromptError
 from .eager import evaluating
 from .kinds import is_encoder_decoder
+from .parameters import input_embeddings
 
 SOURCE = "encoder"
 """Name of the stack whose last states a decoder reads."""
@@ -25,14 +26,8 @@ def encoder_of(model: Any) -> Any:
 
 def decoder_embeddings(model: Any) -> nn.Module | None:
     """The table of the vectors of the decoder's tokens; None where there is none."""
-    for part in (model.get_decoder(), model):
-        try:
-            table = part.get_input_embeddings()
-        except (AttributeError, NotImplementedError):  # classes without one say so in both ways
-            continue
-        if isinstance(getattr(table, "weight", None), Tensor) and table.weight.ndim == 2:
-            return table  # type: ignore[no-any-return]
-    return None
+    tables = (input_embeddings(part) for part in (model.get_decoder(), model))
+    return next((table for table in tables if table is not None), None)
 
 
 MOST_GENERATED = 64

@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Bool
 
-from .node import STACKS, Node
+from .node import STACKS, Node, NodeKind
 
 StepPart = Literal["self", "cross"]
 
@@ -129,11 +129,11 @@ class Joint:
         """Steps of a layer of the last stack."""
         return tuple(n for n, step in enumerate(self.steps) if step.stack is None and step.layer == layer)
 
-    def node(self, kind: str, step: int | None, head: int | None, position: int | None) -> Node:
+    def node(self, kind: NodeKind, step: int | None, head: int | None, position: int | None) -> Node:
         """The node that stands at a step and a joint position; ``kind`` as in a chain of one stack."""
         stack, own = (None, None) if position is None else self.place(position)
         if step is None:
-            return Node(kind, head=head, position=own, stack=stack)  # type: ignore[arg-type]
+            return Node(kind, head=head, position=own, stack=stack)
         found = self.steps[step]
         if position is None:
             stack = found.stack
@@ -143,7 +143,7 @@ class Joint:
             kind = "cross_bias"
         elif kind == "resid_mid" and not found.has_mlp:
             kind = "resid_cross"
-        return Node(kind, layer=found.layer, head=head, position=own, stack=stack)  # type: ignore[arg-type]
+        return Node(kind, layer=found.layer, head=head, position=own, stack=stack)
 
     def position_of(self, node: Node) -> int | None:
         """The joint position of a node."""

@@ -18,7 +18,7 @@ NodeKind = Literal[
     "final_norm", "final_norm_bias", "unembed_bias", "logit", "logits",
     "feature", "attn_feature", "mlp_error", "attn_error", "mixer", "resid_cross", "cross_head", "cross_bias",
 ]  # fmt: skip
-NODE_KINDS: tuple[str, ...] = get_args(NodeKind)
+NODE_KINDS: tuple[NodeKind, ...] = get_args(NodeKind)
 
 WITHOUT_LAYER = frozenset(
     {"embed", "position_embed", "final_norm", "final_norm_bias", "unembed_bias", "logit", "logits"}

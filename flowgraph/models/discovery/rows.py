@@ -7,9 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import ArchitectureError
-from ..anatomy import Anatomy, build, input_embeddings
+from ..anatomy import Anatomy, build
 from ..families import NOT_READ, Family
 from ..kinds import base_of, is_encoder_decoder, medium_of, reads_choices
+from ..parameters import input_embeddings
 from ..stacks import decoder_embeddings
 from .block import NotFoundError
 from .search import Search

@@ -9,13 +9,12 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..anatomy import input_embeddings, output_embeddings
 from ..eager import AttentionCall, asks_for_attention
 from ..families import Attention, Family, Sizes, Stack
 from ..kinds import base_of, medium_of
 from ..media import probe_feed, short_source
 from ..norms import found_kind
-from ..parameters import bias_of, matrix_of
+from ..parameters import bias_of, input_embeddings, matrix_of, output_embeddings
 from ..stacks import DECODER_IDS, decoder_embeddings, encoder_of
 from .block import ROUNDING, Attends, FoundBlock, NotFoundError, describe_call, search_block
 from .derivatives import gate_error, mixing_error
