@@ -12,6 +12,7 @@ from flowgraph_webapp.server.errors import Busy
 
 from flowgraph import node_key
 from flowgraph.errors import PromptError
+from tests.app.conftest import until
 from tests.app.fake_service import EXAMPLE, FakeService
 from tests.app.tabs import QUERY, SIZES, Opened, served
 from tests.browser import boxes
@@ -323,8 +324,9 @@ def test_every_panel_opens_and_closes(tab, service):
     ):
         before = len(service.asked)
         tab.page.locator(f"[role=tab][data-tab={name}]").click()
+        # The words may stand in the panel before; the panel is another one when the server was asked.
+        until(lambda at=before: len(service.asked) > at, f"the question of {name}")
         tab.wait("document.querySelector('#content').textContent.includes(argument)", words)
-        assert len(service.asked) > before
         assert f"tab={name}" in tab.search()
         assert tab.page.locator("#content .notice").count() == 0
     tab.page.locator(".toolbar .close").click()
