@@ -281,7 +281,7 @@ def _state(model: nn.Module) -> tuple[Any, ...]:
     parts = [module.config for module in model.modules() if isinstance(module, transformers.PreTrainedModel)]
     return (
         [(name, weight.data_ptr(), weight._version, weight.dtype) for name, weight in model.named_parameters()],
-        [module.training for module in model.modules()],
+        [name for name, module in model.named_modules() if module.training],
         [(config._attn_implementation, config.to_json_string()) for config in parts],
         [hook for module in model.modules() for hook in _hooks(module) if hook.__module__.startswith("flowgraph")],
     )

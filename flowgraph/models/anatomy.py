@@ -1020,6 +1020,11 @@ def _one_attention(index: int, block: nn.Module, row: Family, stack: Stack, size
         return _find(block, path) if path else None
 
     attention = stack.attention
+    before, after, before_mlp, after_mlp = (
+        stack.norms[index]
+        if stack.norms
+        else (stack.attention_norm, stack.attention_post_norm, stack.mlp_norm, stack.mlp_post_norm)
+    )
     holds = stack.parts[index].split("+") if stack.parts else ("attention", "mixer", "mlp")
     has_mlp = "mlp" in holds
     attention_factor, mlp_factor = (
@@ -1043,10 +1048,10 @@ def _one_attention(index: int, block: nn.Module, row: Family, stack: Stack, size
         attention_output=None if output is None else _of_heads(Projection(output, factor=attention_factor), sizes),
         query_norm=norm(attention.query_norm, sizes.d_head),
         key_norm=norm(attention.key_norm, sizes.d_head),
-        attention_norm=norm_or_none(stack.attention_norm),
-        attention_post_norm=norm(stack.attention_post_norm),
-        mlp_norm=norm_or_none(stack.mlp_norm if has_mlp else ""),
-        mlp_post_norm=norm(stack.mlp_post_norm),
+        attention_norm=norm_or_none(before),
+        attention_post_norm=norm(after),
+        mlp_norm=norm_or_none(before_mlp if has_mlp else ""),
+        mlp_post_norm=norm(after_mlp),
         mlp=mlp_output.module if mlp_output is not None else module(stack.mlp) if has_mlp else None,
         mlp_factor=mlp_factor,
         mlp_beside=module(stack.mlp_beside) if has_mlp else None,

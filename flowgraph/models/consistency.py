@@ -215,7 +215,7 @@ def _written_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range
         scales = sites.get(f"norm_scales.{scale_name}")
         if not outputs:
             continue  # an MLP without neurons
-        has_post = outputs[0][1] is not None
+        has_post = any(norm is not None for _, norm in outputs)
         if not {read, written} <= sites.keys() or (has_post and scales is None):
             continue
         chosen = [row for row, block in enumerate(blocks) if read != "z" or block.attention_output is not None]

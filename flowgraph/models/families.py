@@ -163,6 +163,9 @@ class Stack:
         False where something else happens between embedding and the first block (projection, norm, token types).
     final_norm
         Norm before the head.
+    norms
+        Paths of attention_norm, attention_post_norm, mlp_norm and mlp_post_norm in each layer, where some layers of a ``sandwich``
+        stack have no second norms; empty where all layers name them alike.
     channel_factors
         Paths, from the block on, of the vectors that attention's and the MLP's outputs are multiplied by, number by number, before
         they join the stream (LayerScale); empty where there are none.
@@ -210,6 +213,7 @@ class Stack:
     embedding_scale: Literal["none", "sqrt_d_model"] | float = "none"
     embedding_is_residual: bool = True
     final_norm: str = ""
+    norms: tuple[tuple[str, str, str, str], ...] = ()
     channel_factors: tuple[str, str] = ("", "")
     sizes: Sizes | None = None
     parts: tuple[str, ...] = ()

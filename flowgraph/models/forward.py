@@ -42,6 +42,7 @@ _CROSS = {
     "norm_scales.cross": "norm_scales.attention", "norm_scales.cross_post": "norm_scales.attention_post",
 }  # fmt: skip
 """Site of the attention to another stack → its name among the sites of one attention alone."""
+_ABSENT = Norm(nn.Identity(), "none")
 _BY_HEAD = ("q", "k", "q_proj", "k_proj", "v", "z", "z_gate", "norm_scales.query", "norm_scales.key")
 
 
@@ -250,7 +251,7 @@ class _Recorder:
         self.layers = layers
         self.result = Pass()
         self.places: dict[str, tuple[Tensor, ...]] = {}
-        self.norms: dict[str, list[Norm]] = {}
+        self.norms: dict[str, dict[int, Norm]] = {}
         self.ungated: dict[int, Tensor] = {}
         self.has_rotary = anatomy.stack.attention.rotary != "none"
         self.has_gaps = not alone and (anatomy.has_gaps or anatomy.has_second_mlp)
@@ -312,7 +313,8 @@ class _Recorder:
         # A trace keeps sizes while the model runs; roots of all layers are taken at once here.
         for name, norms in self.norms.items():
             width = self.anatomy.d_head if name in _BY_HEAD else self.anatomy.d_model
-            sites[name] = scale_of_size(sites[name], norms, width)
+            each = [norms.get(row, _ABSENT) for row in range(len(self.layers))]
+            sites[name] = scale_of_size(sites[name], each, width)
         angles = self._angles()
         for site in [name for name in ("q", "k") if name in self.sites]:
             if site not in sites:
@@ -542,7 +544,7 @@ class _Recorder:
 
     def _store_scale(self, name: str, row: int, norm: Norm, x: Tensor) -> None:
         site = f"norm_scales.{name}"
-        self.norms.setdefault(site, []).append(norm)
+        self.norms.setdefault(site, {})[row] = norm
         self._store(site, row, norm.size(x))
 
     def _store_written(self, site: str, row: int, factor: float | Tensor, x: Tensor) -> None:

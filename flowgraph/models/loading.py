@@ -455,6 +455,7 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
                 f"the encoder of {name!r} is not traced, and what is drawn ends at its last states: {error}",
                 stacklevel=3,
             )
+    made_of = _kinds_of_modules(model)
     with lock_of(model), _understood(model):
         # Proof and comparison run the model under hooks, so they hold its lock.
         anatomy, proof = _parts(model)
@@ -485,6 +486,7 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
             "positions there, and layers are counted without them",
             stacklevel=3,
         )
+    _warn_of_replaced(name, made_of, _kinds_of_modules(model))
     _warn_of(name, own, stacklevel=4)
     vocabulary = Vocabulary(tokenizer, rows)
     return LoadedModel(
@@ -538,6 +540,23 @@ def _by_row(model: Any) -> tuple[Anatomy, dict[str, float]]:
     """The model's parts by a row, with their proof."""
     with _understood(model):
         return _proved(resolve(model))
+
+
+def _kinds_of_modules(model: Any) -> dict[str, str]:
+    return {path: type(module).__name__ for path, module in model.named_modules()}
+
+
+def _warn_of_replaced(name: str, before: Mapping[str, str], now: Mapping[str, str]) -> None:
+    """Warn if the model's own code replaced modules in the short passes, as BigBird does with its block-sparse attention."""
+    replaced = {path: (before[path], kind) for path, kind in now.items() if before.get(path, kind) != kind}
+    if replaced:
+        path, (old, new) = next(iter(replaced.items()))
+        warnings.warn(
+            f"in a short pass the code of {name!r} replaced {len(replaced)} of its modules for good, {path} ({old}) by {new} first: "
+            f"transformers does so in every pass of a text that is too short for {old}. Longer texts are answered and traced with "
+            f"{new} as well; load the model again to run {old} elsewhere",
+            stacklevel=4,
+        )
 
 
 def _warn_of(name: str, own: OwnAttention, stacklevel: int) -> None:

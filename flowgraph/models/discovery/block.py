@@ -73,6 +73,11 @@ class FoundBlock:
     sizes: tuple[int, int, int, int] = (0, 0, 0, 0)
     cross: FoundBlock | None = None
 
+    @property
+    def norms(self) -> tuple[str, str, str, str]:
+        """Paths of the norms before and after attention, and before and after the MLP."""
+        return self.attention_norm, self.attention_post_norm, self.mlp_norm, self.mlp_post_norm
+
 
 class Attends(NamedTuple):
     """Paths of the modules by which a block attends to its own states and to those of another stack, None where it does not."""

@@ -102,7 +102,8 @@ class Search:
             cross_attention=_attention(crossing) if crossing else None,
             cross_norm=_merged([one.attention_norm for one in crossing]),
             cross_post_norm=_merged([one.attention_post_norm for one in crossing]),
-            wiring=cast("Any", _agreed("wirings", [one.wiring for one in found])),
+            wiring=cast("Any", _wiring([one.wiring for one in found])),
+            norms=tuple(one.norms for one in found) if len({one.wiring for one in found}) > 1 else (),
             attention_norm=_merged([one.attention_norm for one in found]),
             attention_post_norm=_merged([one.attention_post_norm for one in found]),
             mlp_norm=_merged([one.mlp_norm for one in found]),
@@ -356,10 +357,14 @@ class Search:
         ]
 
     def _final_norm(self, state: Tensor, blocks: str) -> str:
-        for name in self.record.reading(state):
-            is_inside = name.startswith(f"{blocks}.")
-            if not is_inside and found_kind(self.record.modules[name], state.shape[-1]) is not None:
-                return self._from_base(name)
+        # Its last call counts: some models run the same norm before their blocks as well.
+        last = (calls[-1] for calls in self.record.calls.values())
+        for call in sorted(last, key=lambda one: one.begun):
+            is_inside = call.name.startswith(f"{blocks}.")
+            if is_inside or call.input is None or not same(call.input, state):
+                continue
+            if found_kind(self.record.modules[call.name], state.shape[-1]) is not None:
+                return self._from_base(call.name)
         return ""
 
     def _logit_bias(self) -> str:
@@ -377,7 +382,7 @@ class Search:
         if output is None or logits is None:
             return (), "linear", 1.0, ""
         path = next((name for name, module in self.record.modules.items() if module is output), "")
-        reads = last if not final_norm else self.record.output(self._full(final_norm))
+        reads = last if not final_norm else self.record.calls[self._full(final_norm)][-1].output
         weight, bias = matrix_of(output), bias_of(output)
         if not path or reads is None or reads.shape[-1] != weight.shape[-1] or weight.ndim != 2:
             return (), "linear", 1.0, ""
@@ -465,6 +470,11 @@ def _merged(paths: list[str]) -> str:
     different = list(dict.fromkeys(paths))
     named = "|".join(filter(None, different))
     return f"{named}?" if named and "" in different else named
+
+
+def _wiring(wirings: list[str]) -> str:
+    """The wiring of all blocks; those without second norms may stand among those with them."""
+    return "sandwich" if set(wirings) == {"sequential", "sandwich"} else str(_agreed("wirings", wirings))
 
 
 def _agreed(what: str, values: list[Any]) -> Any:
