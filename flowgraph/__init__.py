@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from .algorithms.routes import routes, routes_threshold
     from .analyses.edge_tokens import EdgeTokens, edge_tokens
     from .analyses.head_circuit import HeadCircuit, head_circuit
-    from .analyses.node_details import NodeDetails, node_details
+    from .analyses.node_details import node_details
     from .analyses.norm_filter import NormFilter, TokenChange, norm_filter
     from .analyses.overlap import LayerOverlap, overlap, overlap_by_layer
     from .analyses.regularization import RegularizationNeurons, regularization_neurons
@@ -130,6 +130,7 @@ if TYPE_CHECKING:
     from .values.inputs import Inputs, inputs
     from .values.mass import edge_mass, mass
     from .values.node import Node
+    from .values.node_details import NodeDetails
     from .values.node_key import node_key, parse_node
     from .values.reading import NodeReading, Reading
     from .values.recipe import PictureRecipe
@@ -149,7 +150,7 @@ _WHERE = {
     "algorithms.routes": ("routes", "routes_threshold"),
     "analyses.edge_tokens": ("EdgeTokens", "edge_tokens",),
     "analyses.head_circuit": ("HeadCircuit", "head_circuit",),
-    "analyses.node_details": ("NodeDetails", "node_details"),
+    "analyses.node_details": ("node_details",),
     "analyses.norm_filter": ("NormFilter", "TokenChange", "norm_filter",),
     "analyses.overlap": ("LayerOverlap", "overlap", "overlap_by_layer",),
     "analyses.regularization": ("RegularizationNeurons", "regularization_neurons",),
@@ -191,6 +192,7 @@ _WHERE = {
     "models.axis": ("Axis",),
     "models.forward": ("SITES",),
     "values.node": ("Node",),
+    "values.node_details": ("NodeDetails",),
     "values.node_key": ("node_key", "parse_node"),
     "values.inputs": ("Inputs", "inputs"),
     "values.recipe": ("PictureRecipe",),

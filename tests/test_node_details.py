@@ -100,3 +100,17 @@ def test_a_window_and_a_trace_without_its_model(tiny, tmp_path):
     alone = fg.Trace.load(fg.trace(loaded, IDS).save(tmp_path / "run.safetensors"))
     with pytest.raises(ModelNeededError):
         fg.node_details(alone, node)
+
+
+def test_a_graph_says_of_its_nodes_what_it_was_made_with(tiny):
+    trace = fg.trace(tiny("llama"), IDS)
+    graph = fg.build_graph(trace)
+    node = next(node for node in graph.nodes if node.kind == "resid_post")
+    said = fg.NodeDetails.of_graph(graph, node)
+    assert said.reading == graph.readings[graph.nodes.index(node)]
+    assert (said.contribution, said.attention, said.tokens) == (None, None, trace.tokens)
+    assert said.note == "what it adds to the logit; this is what the file says, without the model"
+    bare = fg.NodeDetails.of_graph(graph.with_readings(()), node)
+    assert (bare.reading, "says in vocabulary" in bare.note) == (None, True)
+    with pytest.raises(ArgumentError, match="is not in this graph"):
+        fg.NodeDetails.of_graph(graph, fg.Node("mlp", 99, position=0))

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-
-from ..charts.result import Result
-from ..charts.table import Table
 from ..errors import ArgumentError
 from ..lenses.direct_attribution import DirectLogitAttribution, direct_logit_attribution
 from ..methods.node_readings import node_readings
 from ..semantic import semantic_graph
 from ..values.arguments import takes
-from ..values.node import ERRORS, FEATURES, Node, label
+from ..values.node import ERRORS, FEATURES, Node
+from ..values.node_details import NodeDetails
 from ..values.reading import NodeReading
 from ..values.trace import Trace
 
@@ -38,57 +34,6 @@ _WITHOUT_VECTOR: Mapping[str, str] = {
         "what a rest stands for depends on the picture; its reading is shown in the semantic graph",
     ),
 }
-
-
-@dataclass(frozen=True, eq=False)
-class NodeDetails(Result):
-    """What one node of a pass says.
-
-    Attributes
-    ----------
-    node
-        The node.
-    reading
-        Its vector read in vocabulary; None for kinds that have no vector.
-    contribution
-        What it adds to the logit of the target (minus the foil), in logits; None where that has no meaning.
-    attention
-        [key_pos] where a head looks from its position; None for other kinds.
-    tokens
-        [key_pos] the tokens of the stack that the node, or a head that reads another stack, looks at.
-    note
-        Why something is missing; empty where nothing is.
-    """
-
-    node: Node
-    reading: NodeReading | None
-    contribution: float | None
-    attention: Float[np.ndarray, "key_pos"] | None
-    tokens: tuple[str, ...]
-    note: str
-
-    def __repr__(self) -> str:
-        added = "" if self.contribution is None else f", adds {self.contribution:+.2f} logits"
-        return f"NodeDetails({label(self.node)}{added})"
-
-    def table(self) -> Table:
-        """One row for each token that is said: ``what`` (promoted, suppressed, attention), ``position``, ``token``, ``value``, ``unit``."""
-        rows: list[tuple[str, int | None, str, float, str]] = []
-        if self.reading is not None:
-            ends = (("promoted", self.reading.top), ("suppressed", self.reading.bottom))
-            rows += [(what, None, token, logit, "logits") for what, entries in ends for token, _, logit in entries]
-        if self.attention is not None:
-            rows += [
-                ("attention", at, token, float(part), "share")
-                for at, (token, part) in enumerate(zip(self.tokens, self.attention, strict=True))
-            ]
-        names = ("what", "position", "token", "value", "unit")
-        columns = {name: [row[n] for row in rows] for n, name in enumerate(names)}
-        return Table(repr(self), columns, words=("what", "unit"), note=self.note)
-
-    def chart(self) -> Table:
-        """The table: what is said is words as much as numbers."""
-        return self.table()
 
 
 @takes(Trace, Node)

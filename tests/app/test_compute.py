@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 import numpy as np
 import pytest
+from flowgraph_webapp.panels import details_of_node
 from flowgraph_webapp.panels.attention import AttentionQuestion
 from flowgraph_webapp.panels.bars import BarsQuestion
 from flowgraph_webapp.panels.continuation import GenerateQuestion
@@ -15,11 +17,13 @@ from flowgraph_webapp.panels.heads import HeadsQuestion
 from flowgraph_webapp.panels.lens import LensQuestion
 from flowgraph_webapp.panels.picture import goes_on
 from flowgraph_webapp.panels.semantic import SemanticQuestion
-from flowgraph_webapp.recipe import CHOICES
+from flowgraph_webapp.present.drawn import token
+from flowgraph_webapp.recipe import CHOICES, Recipe
 from flowgraph_webapp.server import traces as traces_module
 from flowgraph_webapp.server.model import ModelQuestion
 from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.traces import Traces
+from flowgraph_webapp.session import read_session, write_session
 
 import flowgraph as fg
 from flowgraph.algorithms import picture_edges
@@ -29,6 +33,7 @@ from tests.app.conftest import TEXT
 from tests.conftest import JAPAN
 from tests.every_type import model_of
 from tests.tiny_models import tiny_model
+from tests.tiny_translator import PAIRS, translator
 
 
 def unheard(_stage, _part=None):
@@ -359,7 +364,7 @@ def test_states_are_read(traces, run, trace, kind):
     assert answer.reading.top[0][0] == own.top[0][0]
     assert answer.reading.target_logit == pytest.approx(own.target_logit, abs=1e-4)
     assert len(answer.reading.top) == 10
-    assert (answer.label, answer.attention) == (str(node), None)
+    assert (answer.node, answer.attention) == (node, None)
 
 
 def test_what_nodes_add_is_the_logit(traces, run, trace):
@@ -410,15 +415,46 @@ def test_nodes_that_are_not_there(traces, run, node, reason):
         ask(traces, NodeQuestion(run, node))
 
 
+def test_a_node_says_in_the_app_what_the_library_says_in_both_stacks():
+    both = Traces(["translator"], 2**30, 512)
+    both._loaded["translator"] = translator()
+    run = RunQuestion("translator", PAIRS[0][0])
+    trace, about = both.trace(run, unheard), ask(both, run)
+    english = trace.stacks["encoder"].tokens
+    assert english != about.tokens
+    for node in (
+        fg.Node("cross_head", 0, 1, 0),
+        fg.Node("head", 0, 0, 2, stack="encoder"),
+        fg.Node("head", 0, 1, 0),
+        fg.Node("mlp", 0, position=0),
+    ):
+        question = NodeQuestion(run, node)
+        answer, own = ask(both, question), fg.node_details(trace, node)
+        assert (answer.reading, answer.contribution, answer.tokens, answer.note) == (
+            own.reading,
+            own.contribution,
+            own.tokens,
+            own.note,
+        )
+        np.testing.assert_array_equal(answer.attention, own.attention)
+        kept = write_session(Recipe(model="translator", text=run.text), {run: about, question: answer})
+        found = read_session(kept).answers[question]
+        assert (found.reading, found.tokens, found.note) == (own.reading, own.tokens, own.note)
+        drawn = json.dumps(details_of_node.panel(found, None, about).children[1].chart)
+        looks_at = drawn.partition('"Attention"')[2]
+        seen = [word for word in english if json.dumps(token(word).plain()) in looks_at]
+        assert seen == (list(english) if own.tokens == english else []), node
+
+
 # Generation
 
 
 def test_a_continuation_takes_the_best_token_each_time(traces, run, trace):
     answer = ask(traces, GenerateQuestion(run, 6))
     ids = list(trace.token_ids)
-    for token in answer.token_ids:
-        assert token == fg.trace(trace.model, ids).target
-        ids.append(token)
+    for word in answer.token_ids:
+        assert word == fg.trace(trace.model, ids).target
+        ids.append(word)
     assert answer.tokens == trace.model.vocabulary.strings(answer.token_ids)
     assert answer.text.startswith(TEXT)
     starts = [prompt for prompt in answer.prompts if prompt is not None]

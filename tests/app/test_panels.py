@@ -11,10 +11,18 @@ import numpy as np
 import pytest
 from dash.development.base_component import Component
 from flowgraph_webapp.node_key import parse_node_key
-from flowgraph_webapp.panels import attention, bars, details, heads, lens, semantic
+from flowgraph_webapp.panels import (
+    attention,
+    bars,
+    details_of_edge,
+    details_of_graph,
+    details_of_node,
+    heads,
+    lens,
+    semantic,
+)
 from flowgraph_webapp.panels.attention import Attention
 from flowgraph_webapp.panels.bars import Bar, Bars
-from flowgraph_webapp.panels.details import NodeAnswer
 from flowgraph_webapp.panels.edges import edges_at, flows, strongest_moves
 from flowgraph_webapp.panels.heads import Heads
 from flowgraph_webapp.panels.prediction import predictions
@@ -28,7 +36,7 @@ from flowgraph_webapp.recipe import Recipe
 from flowgraph_webapp.server.run import Run
 
 import flowgraph
-from flowgraph import Node, NodeReading, Reading, node_key
+from flowgraph import Node, NodeDetails, NodeReading, Reading, node_key
 from flowgraph.render import THEMES, drawing, rank_decade, visible
 from tests.synthetic_graphs import HOSTILE, JAPAN, empty_graph, head_graph, logits_graph, token_graph, with_structural
 
@@ -165,15 +173,15 @@ def panels(run: Run) -> dict[str, Component]:
         target_rank=3,
         target_probability=0.2,
     )
-    answer = NodeAnswer(node, str(node), reading, 0.5, (1.0,), "")
+    answer = NodeDetails(node, reading, 0.5, np.ones(1), run.tokens[:1], "")
     return {
         "lens": lens.panel(a_lens(run), run),
         "heads": heads.panel(some_heads(run), run),
         "attention": attention.panel(a_pattern(len(run.tokens)), run),
         "bars": bars.panel(some_bars(run), run),
-        "details": details.panel(answer, graph, run).children[1],
-        "edge": details.edge_panel(graph, 0, run),
-        "opening": details.panel(None, graph, run),
+        "details": details_of_node.panel(answer, graph, run).children[1],
+        "edge": details_of_edge.panel(graph, 0, run),
+        "opening": details_of_graph.panel(graph, run),
     }
 
 
@@ -553,8 +561,8 @@ def test_details_of_every_node_and_edge_say_the_graphs_numbers(name):
     np.testing.assert_allclose(flows(graph), flow)
     for n in range(0, len(graph.nodes), 7):
         node = graph.nodes[n]
-        answer = NodeAnswer(node, str(node), graph.readings[n], None, None, "")
-        tree = Tree(details.panel(answer, graph, run).children[1])
+        answer = NodeDetails(node, graph.readings[n], None, None, run.tokens, "")
+        tree = Tree(details_of_node.panel(answer, graph, run).children[1])
         shares = [
             float(row[-2][1]["data-sort"])
             for row in tree.find("tr")
@@ -563,7 +571,7 @@ def test_details_of_every_node_and_edge_say_the_graphs_numbers(name):
         touching = [e for e in range(len(graph)) if n in (graph.source[e], graph.target[e]) and not graph.structural[e]]
         assert sorted(shares) == pytest.approx(sorted(float(graph.share[e]) for e in touching))
     for e in range(0, len(graph), 11):
-        tree = Tree(details.edge_panel(graph, e, run))
+        tree = Tree(details_of_edge.panel(graph, e, run))
         ends = [node[1]["data-pick"] for node in tree.find("button", cls="link")]
         assert ends == [node_key(graph.nodes[n]) for n in (graph.source[e], graph.target[e])]
 
@@ -579,7 +587,7 @@ def test_edges_are_the_strongest_first():
 def test_nothing_selected_shows_the_strongest_moves():
     graph = token_graph(layers=6)
     run = a_run(graph.info.tokens)
-    tree = Tree(details.panel(None, graph, run))
+    tree = Tree(details_of_graph.panel(graph, run))
     picks = [button[1]["data-pick"] for button in tree.find("button", cls="link")]
     flow = flowgraph.connected_flow(graph)
     moves = (graph.key_pos != graph.query_pos) & (graph.key_pos >= 0) & (graph.query_pos >= 0)
@@ -587,14 +595,14 @@ def test_nothing_selected_shows_the_strongest_moves():
     assert picks == [f"edge.{e}" for e in moved[:12]]
     assert [one.edge for one in strongest_moves(graph)] == moved[:12]
     assert "Ctrl + click" in tree.text
-    assert "No edge of this graph leads" in Tree(details.panel(None, empty_graph(), run)).text
-    assert "No graph" in Tree(details.panel(None, None, run)).text
+    assert "No edge of this graph leads" in Tree(details_of_graph.panel(empty_graph(), run)).text
+    assert "No graph" in Tree(details_of_graph.panel(None, run)).text
 
 
 @pytest.mark.parametrize("level", ["token", "head"])
 def test_moves_of_logits_are_sorted_by_their_size_and_show_their_signs(level):
     graph = logits_graph(layers=6, level=level)
-    tree = Tree(details.panel(None, graph, a_run(graph.info.tokens)))
+    tree = Tree(details_of_graph.panel(graph, a_run(graph.info.tokens)))
     assert "Strongest moves between tokens, by |logits|" in tree.text
     assert tree.find("th", cls="number")[-1][2][3][2] == " logits"
     shown = [row[-1] for row in tree.find("tbody")[0][2:]]
@@ -610,7 +618,9 @@ def test_moves_of_logits_are_sorted_by_their_size_and_show_their_signs(level):
     n = int(graph.target[-1])
     node = graph.nodes[n]
     tree = Tree(
-        details.panel(NodeAnswer(node, str(node), None, None, None, ""), graph, a_run(graph.info.tokens)).children[1]
+        details_of_node.panel(
+            NodeDetails(node, None, None, None, graph.info.tokens, ""), graph, a_run(graph.info.tokens)
+        ).children[1]
     )
     assert "What enters, by |share|" in tree.text
     assert not [head for head in tree.find("th") if head[1].get("aria-sort") == "descending"]
@@ -621,11 +631,11 @@ def test_no_moves_are_said_only_where_there_are_none():
     graph = token_graph(layers=4)
     run = a_run(graph.info.tokens)
     bare = replace(graph, key_pos=np.full(len(graph), -1), query_pos=np.full(len(graph), -1))
-    assert "Strongest moves between tokens" in Tree(details.panel(None, bare, run)).text
+    assert "Strongest moves between tokens" in Tree(details_of_graph.panel(bare, run)).text
     own = graph.key_pos == graph.query_pos
-    assert "No edge of this graph leads from one token" in Tree(details.panel(None, graph.keep(own), run)).text
+    assert "No edge of this graph leads from one token" in Tree(details_of_graph.panel(graph.keep(own), run)).text
     still = replace(bare, share=np.where(own, bare.share, 0.0))
-    assert "No edge between different tokens carries flow" in Tree(details.panel(None, still, run)).text
+    assert "No edge between different tokens carries flow" in Tree(details_of_graph.panel(still, run)).text
 
 
 def test_what_a_part_adds_and_what_it_says_alone_are_told_apart():
@@ -633,7 +643,9 @@ def test_what_a_part_adds_and_what_it_says_alone_are_told_apart():
     reading = NodeReading(
         norm=3.0, top=((" strugg", 0.8, 2.0),), bottom=((" x", 1e-9, -3.0),), target_rank=29_984, target_logit=0.1
     )
-    text = Tree(details.panel(NodeAnswer(node, str(node), reading, 5.08, None, ""), None, run).children[1]).text
+    text = Tree(
+        details_of_node.panel(NodeDetails(node, reading, 5.08, None, run.tokens, ""), None, run).children[1]
+    ).text
     assert (
         "it adds +5.08 to the logit of ␣Tokyo; read alone, through the final norm, 29,983 other tokens stand above ␣Tokyo"
         in text
@@ -643,7 +655,9 @@ def test_what_a_part_adds_and_what_it_says_alone_are_told_apart():
     state = replace(node, kind="resid_post")
     assert (
         "alone"
-        not in Tree(details.panel(NodeAnswer(state, str(state), reading, None, None, ""), None, run).children[1]).text
+        not in Tree(
+            details_of_node.panel(NodeDetails(state, reading, None, None, run.tokens, ""), None, run).children[1]
+        ).text
     )
 
 
@@ -693,34 +707,35 @@ def spoken(found) -> str:
 
 def test_acts_are_buttons_with_ids():
     run, node = RUNS["japan"], Node("resid_post", layer=2, position=3)
-    answer = NodeAnswer(node, str(node), None, None, None, "why not")
-    component = details.panel(answer, None, run)
+    answer = NodeDetails(node, None, None, None, run.tokens, "why not")
+    component = details_of_node.panel(answer, None, run)
     assert [button.id for button in component.children[0].children] == [
         {"type": "act", "act": act, "node": "resid_post.2.-.3.-"} for act in ("pin", "start")
     ]
-    pinned = details.panel(answer, None, run, pinned=("resid_post.2.-.3.-",))
+    pinned = details_of_node.panel(answer, None, run, pinned=("resid_post.2.-.3.-",))
     assert pinned.children[0].children[0].id["act"] == "unpin"
     assert "Not said: why not." in Tree(component.children[1]).text
     logit = Node("logit", index=7, token=" Tokyo")
-    acts = details.panel(NodeAnswer(logit, "logit", None, None, None, ""), None, run).children[0].children
+    acts = details_of_node.panel(NodeDetails(logit, None, None, None, run.tokens, ""), None, run).children[0].children
     assert [button.id["act"] for button in acts] == ["pin"]
 
 
 def test_details_say_the_roles_of_a_head_with_their_scores():
     graph, run = head_graph(layers=3), RUNS["japan"]
     n = next(n for n, node in enumerate(graph.nodes) if node.kind == "head")
-    answer = NodeAnswer(graph.nodes[n], str(graph.nodes[n]), None, None, None, "")
+    answer = NodeDetails(graph.nodes[n], None, None, None, run.tokens, "")
     roles = (("induction", 0.97), ("<script>alert(1)</script>", -3.25))
     named = replace(graph, roles=tuple(roles if i == n else () for i in range(len(graph.nodes))))
     said = {
-        name: Tree(details.panel(answer, made, run).children[1]) for name, made in (("named", named), ("not", graph))
+        name: Tree(details_of_node.panel(answer, made, run).children[1])
+        for name, made in (("named", named), ("not", graph))
     }
     assert "roles: induction 0.97, <script>alert(1)</script> −3.25" in said["named"].text
     assert not said["named"].find("script")
     assert "roles" not in said["not"].text
     state = next(node for node in graph.nodes if node.kind != "head")
-    other = NodeAnswer(state, str(state), None, None, None, "")
-    assert "roles" not in Tree(details.panel(other, named, run).children[1]).text
+    other = NodeDetails(state, None, None, None, run.tokens, "")
+    assert "roles" not in Tree(details_of_node.panel(other, named, run).children[1]).text
 
 
 # Tables

@@ -14,7 +14,16 @@ from dash import Dash, Input, Output, dcc, html
 from flowgraph_webapp.node_key import parse_node_key
 from flowgraph_webapp.page.flow_picture import FlowPicture
 from flowgraph_webapp.page.wires import charts
-from flowgraph_webapp.panels import attention, bars, details, heads, lens, semantic
+from flowgraph_webapp.panels import (
+    attention,
+    bars,
+    details_of_edge,
+    details_of_graph,
+    details_of_node,
+    heads,
+    lens,
+    semantic,
+)
 from flowgraph_webapp.panels.attention import Attention, AttentionQuestion
 from flowgraph_webapp.panels.bars import BarsQuestion
 from flowgraph_webapp.panels.details import NodeQuestion
@@ -68,10 +77,10 @@ def answers() -> dict[str, object]:
         "attention": attention.panel(pattern, run, heads=(4,)),
         "attention-long": attention.panel(_wide(long), long),
         "bars": bars.panel(parts, run),
-        "details": details.panel(ask(NodeQuestion, HEAD), graph, run, pinned=(node_key(HEAD),)),
-        "details-state": details.panel(ask(NodeQuestion, STATE), graph, run),
-        "details-edge": details.edge_panel(graph, 5, run),
-        "details-none": details.panel(None, graph, run),
+        "details": details_of_node.panel(ask(NodeQuestion, HEAD), graph, run, pinned=(node_key(HEAD),)),
+        "details-state": details_of_node.panel(ask(NodeQuestion, STATE), graph, run),
+        "details-edge": details_of_edge.panel(graph, 5, run),
+        "details-none": details_of_graph.panel(graph, run),
         "semantic": semantic.panel(ask(SemanticQuestion, (23, 24), (7,)), run),
     }
 

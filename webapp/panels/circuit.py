@@ -20,7 +20,7 @@ from flowgraph.render import shown_graph, visible
 from ..present import html
 from ..present.attributes import named
 from ..present.buttons import acts, boxed, test_button
-from ..present.drawn import Element, drawn, element, facts, link, token
+from ..present.drawn import Element, Fact, drawn, element, facts, link, token
 from ..present.errors import search_error
 from ..present.figures import plural, signed
 from ..present.ids import Id
@@ -71,7 +71,6 @@ _ESTIMATED = (
 )
 _ABLATIONS = {"resample": "the corrupted prompt’s", "zero": "nothing"}
 _TEST = "Run the model once more with every edge that this picture does not show bringing what it brings for the corrupted prompt"
-Fact = tuple[Element | str, Element | str, str]
 
 
 @dataclass(frozen=True)

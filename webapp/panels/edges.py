@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -11,9 +10,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flowgraph import FlowGraph, Node, connected_flow
-from flowgraph.render import visible
 
-from ..present.drawn import Element, element, link, token
+from ..present.drawn import Element, element, link, node_label, token
 from ..present.figures import plural, probability, signed, weight
 from ..present.tables import Cell, Column, Order, table
 
@@ -147,7 +145,10 @@ def _row(graph: FlowGraph, e: int, end: str, has_weight: bool) -> list[Cell]:
     if node.position is not None and node.position < len(tokens):
         at = element("span", " ", token(tokens[node.position]), cls="at")
     name = element(
-        "span", link(node, _label(node)), at, element("span", f"{about['kind'].replace('_', ' ')}{head}", cls="kind")
+        "span",
+        link(node, node_label(node)),
+        at,
+        element("span", f"{about['kind'].replace('_', ' ')}{head}", cls="kind"),
     )
     if about["weight"] is None:
         nothing = [Cell("none", title="no number under this method")]
@@ -164,7 +165,3 @@ def _row(graph: FlowGraph, e: int, end: str, has_weight: bool) -> list[Cell]:
 def _place(graph: FlowGraph, e: int) -> str:
     head = "" if graph.head[e] < 0 else f"H{graph.head[e]}"
     return "" if graph.layer[e] < 0 else f"L{graph.layer[e]}{head}"
-
-
-def _label(node: Node) -> str:
-    return str(node if node.token is None else replace(node, token=visible(node.token)))

@@ -8,7 +8,7 @@ others: no text can become markup.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from flowgraph import Node, node_key
@@ -67,6 +67,10 @@ class Element:
     def text(self) -> str:
         """All text in it."""
         return "".join(child if isinstance(child, str) else child.text for child in self.children)
+
+
+Fact = tuple[Element | str, Element | str, str]
+"""What is said of something: name, value, unit."""
 
 
 def element(tag: str, *children: Element | str | None, **attributes: Any) -> Element:
@@ -132,7 +136,12 @@ def link(node: Node, *children: Element | str) -> Element:
     return pick("button", node, *children, type="button", cls="link")
 
 
-def facts(rows: list[tuple[Element | str, Element | str, str]]) -> Element:
+def node_label(node: Node) -> str:
+    """The label of a node, its token as it can be read."""
+    return str(node if node.token is None else replace(node, token=visible(node.token)))
+
+
+def facts(rows: list[Fact]) -> Element:
     """A list of (name, value, unit)."""
     cells = []
     for name, value, unit in rows:

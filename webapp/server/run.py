@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self
 
 from flowgraph import FlowGraph
 from flowgraph.errors import ArgumentError, FileFormatError, PromptError
@@ -151,6 +151,18 @@ class OfRun(Question[A], Generic[A]):
     def of(cls, recipe: Recipe, *fields: Any, **more: Any) -> Self:
         """About the run of a recipe, with the other fields of the question."""
         return cls(RunQuestion.of(recipe), *fields, **more)
+
+    filed_as: ClassVar[type[Any] | None] = None
+    """What session files hold in the answer's place; None: the answer itself."""
+
+    def to_file(self, answer: A, run: Run) -> Any:  # noqa: ARG002  others leave to the run what it says too
+        """The answer as session files hold it: a dataclass of texts, numbers, arrays and graphs."""
+        return answer
+
+    def from_file(self, filed: Any, run: Run) -> A:  # noqa: ARG002
+        """The answer of what :meth:`to_file` gave."""
+        answer: A = filed
+        return answer
 
     def refuse_unfit(self, run: Run, answer: A) -> None:
         """Refuse an answer out of a file that does not belong to this question and its run.

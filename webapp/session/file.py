@@ -22,7 +22,7 @@ from ..node_key import parse_node_key
 from ..recipe import MOST_PINS, Recipe
 from ..registered import KINDS
 from ..server.question import A, Question, answer_type
-from ..server.run import Run, RunQuestion, refuse_unfit, run_of, same
+from ..server.run import OfRun, Run, RunQuestion, refuse_unfit, run_of, same
 from .archive import Archive, packed
 from .codec import Reader, Writer, completed, refuse, strict_json
 from .container import joined, parts, pass_of
@@ -137,7 +137,7 @@ def write_session(
         member = f"answers/{list(groups).index((number, kind))}.json"
         about = {name: writer.plain(getattr(question, name)) for name in _about(kind)}
         listed.append({"kind": kind.__name__, "run": number, "about": about, "member": member, "entry": len(group)})
-        group.append(writer.plain(answer))
+        group.append(writer.plain(question.to_file(answer, answers[run]) if isinstance(question, OfRun) else answer))
     manifest = {
         "format": FORMAT, "version": VERSION, "title": title,
         "recipe": writer.plain(replace(recipe, session=None, example=None)),
@@ -247,7 +247,10 @@ class _Answers(Mapping[Question[Any], Any]):
             question = _question(about.runs, entry, f"session.json.answers[{n}]")
             if question in self._entries:
                 raise FileFormatError(f"session.json.answers[{n}] is recorded twice")
-            self._entries[question] = answer_type(type(question)), entry.member, entry.entry
+            kind = (
+                question.filed_as if isinstance(question, OfRun) and question.filed_as else answer_type(type(question))
+            )
+            self._entries[question] = kind, entry.member, entry.entry
         for question in self._entries:
             if _run(question) not in self._entries:
                 raise FileFormatError("session.json records answers about a run that it does not hold")
@@ -258,7 +261,7 @@ class _Answers(Mapping[Question[Any], Any]):
         if not 0 <= n < len(rows):
             refuse(f"{member}[{n}]", None, f"one of {len(rows)} answers")
         answer: A = self._reader.record(kind, rows[n], f"{member}[{n}]")
-        return answer
+        return question.from_file(answer, self[question.run]) if isinstance(question, OfRun) else answer
 
     def __iter__(self) -> Iterator[Question[Any]]:
         return iter(self._entries)
