@@ -49,9 +49,8 @@ def after_attention(
         return states + added + mlp_of(anatomy, layer, block.mlp_norm.module(states))
     middle = states + added
     if anatomy.wiring == "post_norm":
-        middle = block.attention_norm.module(middle)
-        result: Tensor = block.mlp_norm.module(middle + mlp_of(anatomy, layer, middle))
-        return result
+        middle = block.attention_norm(middle)
+        return block.mlp_norm(middle + mlp_of(anatomy, layer, middle))
     return middle + mlp_of(anatomy, layer, block.mlp_norm.module(middle))
 
 

@@ -138,9 +138,15 @@ class Pass:
         if turns is not None:
             # The run that follows counts one on.
             turns.now = self.anatomy.blocks[layer].turn - 1
-        output = self.anatomy.blocks[layer].module(states, *call.args, **call.kwargs)
+        block = self.anatomy.blocks[layer]
+        with ExitStack() as stack:
+            if block.enters is not None:
+                # The states have gone through the norm at the block's beginning.
+                stack.callback(on_result(block.enters, lambda _module, args, _output: args[0], first=True).remove)
+            output = block.module(states, *call.args, **call.kwargs)
         result: Tensor = output[0] if isinstance(output, (tuple, list)) else output
-        return result
+        # The norm itself, without its hooks: they belong to the next layer as well, and run with it.
+        return result if block.leaves is None else self._edited("resid_post", layer, block.leaves.forward(result))
 
     def hooked(self, last: Edit | None = None) -> ExitStack:
         """A context in which the model runs with the edits, in evaluation mode and with eager attention."""
@@ -199,7 +205,7 @@ class Pass:
         yield from self._mlp_handles(layer, block)
         if last is not None and layer == len(self.anatomy.blocks) - 1:
             self.edits[_LAST] = [last]
-            yield self._on_output(block.module, *_LAST)
+            yield self._on_output(block.leaves or block.module, *_LAST)
 
     def _attention_handles(self, layer: int, block: Block) -> Iterator[Any]:
         if block.attention_output is None:
@@ -216,7 +222,7 @@ class Pass:
         if block.cross is not None:
             yield from self._cross_handles(layer, block.cross)
         if ("resid_pre", layer) in self.edits or middle:
-            yield self._on_input(block.module, "resid_pre", layer)
+            yield self._on_entering(layer, block)
         if layer in self.probed:
             yield on_call(block.attention, self._prober(layer))
         yield from self._projection_handles(layer, block)
@@ -244,9 +250,12 @@ class Pass:
 
     def _mixer_handles(self, layer: int, block: Block) -> Iterator[Any]:
         """The same places of a block that does not attend; it has no heads."""
-        middle = ("resid_mid", layer) in self.edits
+        is_normed = self.anatomy.wiring == "post_norm"
+        middle = ("resid_mid", layer) in self.edits and not is_normed
         if ("resid_pre", layer) in self.edits or middle:
-            yield self._on_input(block.module, "resid_pre", layer)
+            yield self._on_entering(layer, block)
+        if ("resid_mid", layer) in self.edits and is_normed:
+            yield self._on_output(block.attention_norm.module, "resid_mid", layer)
         added = block.mixer if block.attention_post_norm is None else block.attention_post_norm.module
         if (("mixer_out", layer) in self.edits or middle) and added is not None:
             yield self._on_output(added, "mixer_out", layer, block.mixer_factor)
@@ -300,7 +309,12 @@ class Pass:
             else:
                 yield from self._on_two_outputs(layer, block, written)
         if ("resid_post", layer) in self.edits:
-            yield self._on_output(block.module, "resid_post", layer)
+            yield self._on_output(block.leaves or block.module, "resid_post", layer)
+
+    def _on_entering(self, layer: int, block: Block) -> Any:
+        if block.enters is None:
+            return self._on_input(block.module, "resid_pre", layer)
+        return self._on_output(block.enters, "resid_pre", layer)
 
     def _edited(self, site: str, layer: int, x: Tensor) -> Tensor:
         """The tensor after the edits of a site; the same object if nothing changed."""

@@ -124,6 +124,7 @@ def attention_parts(trace: Trace, row: int, *, normed: bool = True) -> Attention
     vectors = array(values.to(weight.dtype) @ weight)
     coefficient = array(trace.pattern[row])
     residual = array(trace.resid_pre[row])
+    mixer = None if block.mixer is None else array(trace.mixer_out[row])
     norm, name = (block.attention_norm, "attention") if trace.wiring == "post_norm" else (None, "")
     if block.attention_post_norm is not None:
         norm, name = block.attention_post_norm, "attention_post"
@@ -133,6 +134,7 @@ def attention_parts(trace: Trace, row: int, *, normed: bool = True) -> Attention
         coefficient = coefficient / scale[:, None]
         if trace.wiring == "post_norm":
             residual = _gained(norm, residual) / scale[:, None]
+            mixer = None if mixer is None else _gained(norm, mixer) / scale[:, None]
     parallel = trace.wiring == "parallel"
     middle = None if parallel else trace.resid_mid if block.cross is None else trace.resid_cross
     return AttentionParts(
@@ -141,7 +143,7 @@ def attention_parts(trace: Trace, row: int, *, normed: bool = True) -> Attention
         vectors=np.ascontiguousarray(vectors),
         residual=residual,
         mlp=array(trace.mlp_out[row]) if parallel else None,
-        mixer=None if block.mixer is None else array(trace.mixer_out[row]),
+        mixer=mixer,
     )
 
 

@@ -32,19 +32,27 @@ _FAR = 6
 class Norm:
     """One normalisation layer; its scale and its gain are separate.
 
-    ``module(x) = (x − mean)/scale(x) · gain + bias`` for LayerNorm; without mean and bias for RMSNorm.
+    ``norm(x) = (x − mean)/scale(x) · gain + bias`` for LayerNorm; without mean and bias for RMSNorm. The module may read a multiple of
+    x: ``norm(x) = module(times · x)``.
     """
 
     module: Any
     kind: NormKind
     found_epsilon: float | None = None
+    times: float = 1.0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The module's own output, in its own number type."""
+        made: Tensor = self.module(scaled(x, self.times))
+        return made
 
     @property
     def epsilon(self) -> float:
-        """The ε inside the square root."""
-        if self.found_epsilon is not None:
-            return self.found_epsilon
-        return float(getattr(self.module, "variance_epsilon", getattr(self.module, "eps", 0.0)))
+        """The ε inside the square root; where a multiple is read, divided by its square."""
+        found = self.found_epsilon
+        if found is None:
+            found = float(getattr(self.module, "variance_epsilon", getattr(self.module, "eps", 0.0)))
+        return found / self.times**2
 
     @property
     def is_layer(self) -> bool:
@@ -220,7 +228,8 @@ class Block:
     ``mlp_gate`` is None where the MLP has no gate. An MLP without neurons has ``mlp`` alone. A block that does not attend has
     neither ``attention`` nor ``attention_output``, but a ``mixer``; one without an MLP has no ``mlp``. If the module runs several
     times in a pass, ``turns`` counts its runs, and this layer is its run number ``turn``. ``cross`` describes the attention to another
-    stack that stands between ``attention`` and MLP, as a block without an MLP; None where there is none.
+    stack that stands between ``attention`` and MLP, as a block without an MLP; None where there is none. ``enters`` and ``leaves`` are
+    the norms whose outputs are the states that enter and leave, where these are not the module's input and output.
     """
 
     index: int
@@ -251,6 +260,8 @@ class Block:
     turn: int = 0
     turns: Turns | None = None
     cross: Block | None = None
+    enters: nn.Module | None = None
+    leaves: nn.Module | None = None
 
     def is_running(self) -> bool:
         """Whether the run of the block's module that is going on is this layer's."""
@@ -784,7 +795,12 @@ def build(model: Any, row: Family) -> Anatomy:
         return _patterns_only(model, row, stack, sizes)
     row, head = _head(model, row)
     position_embedding = _find(root, stack.position_embedding) if stack.position_embedding else None
-    final_norm = _find(root, stack.final_norm) if stack.final_norm else None
+    last = _find(root, stack.final_norm) if stack.final_norm else None
+    final_norm = None if last is None else _norm(last, row.norm, sizes.d_model)
+    blocks = _in_order(_find(root, stack.blocks), row, stack, sizes)
+    if stack.entering_norm:
+        assert final_norm is not None
+        blocks, final_norm = _shifted(blocks, stack, final_norm), None
     found = Anatomy(
         family=row,
         stack=stack,
@@ -792,10 +808,10 @@ def build(model: Any, row: Family) -> Anatomy:
         config=config,
         wiring=_wiring(stack, config),
         causal=stack.role == "decoder" or bool(getattr(config, "is_decoder", False)),
-        blocks=_in_order(_find(root, stack.blocks), row, stack, sizes),
+        blocks=blocks,
         embedding=_find(root, stack.embedding),
         position_embedding=position_embedding,
-        final_norm=None if final_norm is None else _norm(final_norm, row.norm, sizes.d_model),
+        final_norm=final_norm,
         head=head,
         n_heads=sizes.heads,
         n_kv_heads=sizes.kv_heads,
@@ -976,6 +992,19 @@ def _in_order(modules: Any, row: Family, stack: Stack, sizes: Sizes) -> tuple[Bl
         replace(block, turns=turns[n], turn=stack.order[:i].count(n))
         for i, (n, block) in enumerate(zip(stack.order, blocks, strict=True))
     )
+
+
+def _shifted(blocks: tuple[Block, ...], stack: Stack, final: Norm) -> tuple[Block, ...]:
+    """The blocks of a stream that goes through a norm before each part, each with the norm that begins the next one behind its MLP."""
+    of_attention, of_mlp = stack.stream_factors
+    entering = [block.mlp_norm for block in blocks]
+    return tuple(
+        replace(
+            block, enters=own.module, leaves=behind.module, mlp_norm=replace(behind, times=of_mlp),
+            attention_norm=replace(block.attention_norm, times=of_attention),
+        )
+        for block, own, behind in zip(blocks, entering, [*entering[1:], final], strict=True)
+    )  # fmt: skip
 
 
 def counting(anatomy: Anatomy) -> Iterator[Any]:

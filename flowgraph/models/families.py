@@ -163,6 +163,13 @@ class Stack:
         False where something else happens between embedding and the first block (projection, norm, token types).
     final_norm
         Norm before the head.
+    entering_norm
+        With ``post_norm``, the norm at the beginning of a block where the stream itself goes through it: what it gives is then the
+        state that enters the layer, and the norm at the beginning of the next block, after the last one ``final_norm``, stands behind
+        the MLP in ``mlp_norm``'s place. Empty where norms on the stream stand behind attention and MLP.
+    stream_factors
+        With it, the numbers that the state is multiplied by before attention's and the MLP's output join it. The factors of both are
+        relative to them.
     norms
         Paths of attention_norm, attention_post_norm, mlp_norm and mlp_post_norm in each layer, where some layers of a ``sandwich``
         stack have no second norms; empty where all layers name them alike.
@@ -213,6 +220,8 @@ class Stack:
     embedding_scale: Literal["none", "sqrt_d_model"] | float = "none"
     embedding_is_residual: bool = True
     final_norm: str = ""
+    entering_norm: str = ""
+    stream_factors: tuple[float, float] = (1.0, 1.0)
     norms: tuple[tuple[str, str, str, str], ...] = ()
     channel_factors: tuple[str, str] = ("", "")
     sizes: Sizes | None = None

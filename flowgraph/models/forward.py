@@ -375,9 +375,10 @@ class _Recorder:
         last = row == len(self.layers) - 1
         shared = {"resid_pre", "resid_post"} <= self.sites
         if "resid_pre" in self.sites:
-            yield before(block.module, lambda x: self._store_state("resid_pre", row, x, shared))
+            take, of = (before, block.module) if block.enters is None else (after, block.enters)
+            yield take(of, lambda x: self._store_state("resid_pre", row, x, shared))
         if "resid_post" in self.sites and (last or not shared):
-            yield after(block.module, lambda x: self._store_state("resid_post", row, x, shared))
+            yield after(block.leaves or block.module, lambda x: self._store_state("resid_post", row, x, shared))
         other = block.cross
         if "resid_cross" in self.sites and other is not None:
             if self.anatomy.wiring == "post_norm":
@@ -540,7 +541,7 @@ class _Recorder:
             yield before(reads, partial(self._store_norm_input, name, row, norm))
 
     def _store_norm_input(self, name: str, row: int, norm: Norm, x: Tensor) -> None:
-        self._store_scale(name, row, norm, _rows(x))
+        self._store_scale(name, row, norm, scaled(_rows(x), 1 / norm.times))
 
     def _store_scale(self, name: str, row: int, norm: Norm, x: Tensor) -> None:
         site = f"norm_scales.{name}"

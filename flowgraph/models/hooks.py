@@ -66,9 +66,12 @@ def on_call(module: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...], dict[
     return module.register_forward_pre_hook(_of_this_thread(hook), with_kwargs=True)
 
 
-def on_result(module: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...], Any], Any]) -> Any:
-    """Call ``hook(module, args, output)`` after the module has run in this thread; its result, if any, replaces the output."""
-    return module.register_forward_hook(_of_this_thread(hook))
+def on_result(module: nn.Module, hook: Callable[[nn.Module, tuple[Any, ...], Any], Any], *, first: bool = False) -> Any:
+    """Call ``hook(module, args, output)`` after the module has run in this thread; its result, if any, replaces the output.
+
+    With ``first`` it is called before the hooks that were set earlier.
+    """
+    return module.register_forward_hook(_of_this_thread(hook), prepend=first)
 
 
 def hooks_on(model: nn.Module) -> frozenset[tuple[str, int]]:

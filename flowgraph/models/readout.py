@@ -46,6 +46,11 @@ class Tail(nn.Module):
         object.__setattr__(self, "model", anatomy.model)
         self.blocks = [block.module for block in anatomy.blocks]
         self.norm: Any = None if anatomy.final_norm is None else [anatomy.final_norm.module]
+        # The last norm may be the last block's own.
+        last = anatomy.blocks[-1].leaves
+        self.is_behind_norm = last is not None
+        if self.is_behind_norm:
+            self.norm = [last]
         self.feed = dict(feed)
         self.rest: list[tuple[Any, ...] | None] = []
         self.length = 1
@@ -92,7 +97,7 @@ class Tail(nn.Module):
         like = next(one for one in self.model.parameters() if one.is_floating_point())
         states = states.to(like.dtype)
         feed = {name: self._fitted(name, value, states) for name, value in self.feed.items()}
-        with evaluating(self.model), self._passed_over(states, normed):
+        with evaluating(self.model), self._passed_over(states, normed or self.is_behind_norm):
             output = self.model(**feed).logits
         return upcast(output.reshape(rows, -1))
 

@@ -41,6 +41,8 @@ class FoundBlock:
     attention_norm: str = ""
     attention_post_norm: str = ""
     attention_factor: float = 1.0
+    entering_norm: str = ""
+    stream_factors: tuple[float, float] = (1.0, 1.0)
     attention_channels: str = ""
     mlp_channels: str = ""
     mixer: str = ""
@@ -274,7 +276,7 @@ class BlockSearch:
             return
         if self._adds_up("attention", "mixer", "mlp") or self._adds_up("attention", "mlp", "beside"):
             return
-        if self._attention_alone():
+        if self._attention_alone() or self._normed_stream():
             return
         raise NotFoundError(
             f"what {self.path} adds to the residual stream is not the sum of its attention's output and one more module's"
@@ -329,7 +331,7 @@ class BlockSearch:
 
     def _mixer_and_mlp(self) -> None:
         """The sum x + mixer + MLP of a block that does not attend: the mixer reads what enters, the MLP the state after it."""
-        if self._adds_up("mixer", "mlp") or self._adds_up("mixer", "mlp", "beside"):
+        if self._adds_up("mixer", "mlp") or self._adds_up("mixer", "mlp", "beside") or self._normed_stream():
             return
         for written, names in self._candidates(()):
             fit = _fit(self.y, self.x, (written,), self.rounding)
@@ -340,6 +342,57 @@ class BlockSearch:
         raise NotFoundError(
             f"{self.path} does not attend, and what it adds is not the sum of a mixer's output and an MLP's"
         )
+
+    def _normed_stream(self) -> bool:
+        """Norms on the stream before each part: n = norm(x), m = norm(α · n + β · attention), and m, MLP in y alike.
+
+        In a block that does not attend, a mixer that reads n stands in attention's place.
+        """
+        nothing = torch.zeros_like(self.x)
+        for first in self._norms():
+            if not self._is_close(self._input(first), self.x):
+                continue
+            entering = self._output(first)
+            if self.call is not None:
+                mixing = [(self.added, [self.at])]
+            else:
+                mixing = [(state, self._weighty(names)) for state, names in self._candidates((entering,))]
+            for second, (added, mixers) in itertools.product(self._norms(), mixing):
+                reads = self.record.input(mixers[-1]) if mixers else None
+                if second == first or reads is None or not same(reads, entering):
+                    continue
+                fit = _fit(self._input(second), nothing, (entering, added), self.rounding)
+                if fit is not None and self._mlp_on_normed(self._output(second), added):
+                    self._note_normed(first, second, fit, mixers[-1])
+                    return True
+        return False
+
+    def _mlp_on_normed(self, middle: Tensor, added: Tensor) -> bool:
+        """The MLP that reads the state in the middle and joins it, both times a factor."""
+        for written, names in self._candidates((added, middle)):
+            fit = _fit(self.y, torch.zeros_like(self.y), (middle, written), self.rounding)
+            self.middle = middle
+            if fit is None or not self._weighty(names) or not self._reads_middle(names):
+                continue
+            on_stream, of_mlp = fit.factors
+            self.found.wiring, self.found.mlp_factor = "post_norm", of_mlp / on_stream
+            self.found.stream_factors = (1.0, on_stream)
+            self._mlp(names)
+            return True
+        return False
+
+    def _note_normed(self, first: str, second: str, fit: _Fit, mixer: str) -> None:
+        found, (on_stream, factor) = self.found, fit.factors
+        found.entering_norm, found.attention_norm = self._inside(first), self._inside(second)
+        found.stream_factors = (on_stream, found.stream_factors[1])
+        if self.call is not None:
+            found.attention_factor = factor / on_stream
+        else:
+            self.mixer = mixer
+            found.mixer, found.mixer_factor = self._inside(mixer), factor / on_stream
+
+    def _weighty(self, names: list[str]) -> list[str]:
+        return [name for name in names if self._has_weights(name)]
 
     def _adds_up(self, *roles: Role) -> bool:
         """Whether outputs of modules in these roles, each times a factor, add up to what the block adds; what they are is noted.
@@ -452,7 +505,8 @@ class BlockSearch:
         x = self.record.input(self.mixer)
         if x is None or not self._is_state(x):
             raise NotFoundError(f"{self.mixer} does not read a state")
-        self.found.attention_norm = self._norm_before(x, self.mixer)
+        if not self.found.entering_norm:
+            self.found.attention_norm = self._norm_before(x, self.mixer)
 
     def _norm_before(self, reads: Tensor, reader: str) -> str:
         """The norm between the state that enters the block and a module that reads it; empty if there is none."""
@@ -571,7 +625,7 @@ class BlockSearch:
         if x is None or not self._is_state(x):
             raise NotFoundError(f"{self.at} does not read a state")
         self.reads = self._state(x)
-        norm = self._norm_before(x, self.at)
+        norm = "" if self.found.entering_norm else self._norm_before(x, self.at)
         if norm:
             self.found.attention_norm = norm
 

@@ -86,7 +86,9 @@ class Search:
             raise NotFoundError(f"{where} not attend to the encoder's states between attention and MLP")
         self._check_gates(blocks, order, found)
         self._check_mlps(blocks, order, found)
-        first_state = self.record.calls[f"{blocks}.{order[0]}"][0].input
+        entering = self._entering_norm(found, repeated=len(order) > len(paths))
+        first = f"{blocks}.{order[0]}"
+        first_state = self.record.output(f"{first}.{entering}") if entering else self.record.input(first)
         last_state = self.record.calls[f"{blocks}.{order[-1]}"][-1].output
         assert first_state is not None
         assert last_state is not None
@@ -94,6 +96,10 @@ class Search:
         heads, kv_heads, d_head, d_value = _sizes([one.sizes for one in [*attending, *crossing]] or [(1, 1, 1, 1)])
         embedding, scale, positions = self._embedding(first_state)
         final_norm = self._final_norm(last_state, blocks)
+        if entering and not final_norm:
+            raise NotFoundError(
+                "its stream goes through a norm at the beginning of each block, and through none after the last one"
+            )
         stack = Stack(
             blocks=self._from_base(blocks),
             mixer=_merged([one.mixer for one in found]),
@@ -103,10 +109,15 @@ class Search:
             cross_norm=_merged([one.attention_norm for one in crossing]),
             cross_post_norm=_merged([one.attention_post_norm for one in crossing]),
             wiring=cast("Any", _wiring([one.wiring for one in found])),
+            entering_norm=entering,
+            stream_factors=(
+                _agreed("factors of the stream before attention", [one.stream_factors[0] for one in found]),
+                _agreed("factors of the stream before the MLP", [one.stream_factors[1] for one in found]),
+            ),
             norms=tuple(one.norms for one in found) if len({one.wiring for one in found}) > 1 else (),
             attention_norm=_merged([one.attention_norm for one in found]),
             attention_post_norm=_merged([one.attention_post_norm for one in found]),
-            mlp_norm=_merged([one.mlp_norm for one in found]),
+            mlp_norm=entering or _merged([one.mlp_norm for one in found]),
             mlp_post_norm=_merged([one.mlp_post_norm for one in found]),
             mlp_factor=_agreed("factors of the MLP", [one.mlp_factor for one in found if one.mlp] or [1.0]),
             mlp_beside=_merged([one.mlp_beside for one in found]),
@@ -134,6 +145,13 @@ class Search:
             name=model_type, model_types=(model_type,), stacks=(stack,), norm=None, head=head, head_kind=cast("Any", kind),
             logit_factor=factor, logit_softcap=cap, context=_CONTEXT, found=True, logit_bias=added if head else "",
         )  # fmt: skip
+
+    def _entering_norm(self, found: list[FoundBlock], *, repeated: bool) -> str:
+        """The norm at the beginning of every block that the stream itself goes through; empty if there is none."""
+        entering = str(_agreed("norms on the stream that enters", [one.entering_norm for one in found]))
+        if entering and repeated:
+            raise NotFoundError("its stream goes through norms at the beginning of blocks that run several times")
+        return entering
 
     def _refuse_windows(self) -> None:
         """Refuse attention that runs on several parts of one input."""
