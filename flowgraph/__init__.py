@@ -32,7 +32,7 @@ Files: graphs of this and other programs; what is saved is saved by its own ``sa
     import_graph
 Errors: what is refused
     FlowgraphError, ArchitectureError, ArgumentError, CancelledError, DeviceError, FetchError, FileFormatError,
-    GraphTooLargeError, ModelMismatchError, ModelNeededError, NoPatternError, NonFiniteError, NotRecordedError, PromptError,
+    GraphTooLargeError, KeywordError, ModelMismatchError, ModelNeededError, NoPatternError, NonFiniteError, NotRecordedError, PromptError,
     TargetError, UnknownModelError, UnsupportedReadingError
 """
 
@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         FileFormatError,
         FlowgraphError,
         GraphTooLargeError,
+        KeywordError,
         ModelMismatchError,
         ModelNeededError,
         NonFiniteError,
@@ -164,7 +165,7 @@ _WHERE = {
     "circuits.roles": ("HeadRoles", "head_roles"),
     "errors": (
         "ArchitectureError", "ArgumentError", "CancelledError", "DeviceError", "FetchError", "FileFormatError", "FlowgraphError",
-        "GraphTooLargeError", "ModelMismatchError", "ModelNeededError", "NoPatternError", "NonFiniteError",
+        "GraphTooLargeError", "KeywordError", "ModelMismatchError", "ModelNeededError", "NoPatternError", "NonFiniteError",
         "NotRecordedError", "PromptError", "TargetError", "UnknownModelError", "UnsupportedReadingError",
     ),
     "files.imports": ("import_graph",),
@@ -250,7 +251,7 @@ __all__ = [
     "Edge", "EdgeEffects", "EdgeMethod", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Faithfulness",
     "Family", "FetchError", "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients",
     "GraphInfo", "GraphTooLargeError", "HeadCircuit", "HeadEffects", "HeadRoles", "HeadScore", "HeadScores",
-    "Inputs", "IntegratedAttribution", "LayerOverlap", "LoadedModel", "Metric", "Minimality", "ModelMismatchError", "ModelNeededError",
+    "Inputs", "IntegratedAttribution", "KeywordError", "LayerOverlap", "LoadedModel", "Metric", "Minimality", "ModelMismatchError", "ModelNeededError",
     "NoPatternError", "Node", "NodeDetails", "NodeReading", "NonFiniteError", "NormFilter", "NotRecordedError", "Path",
     "PatternEdit", "PictureRecipe", "PromptError", "Reading", "RegularizationNeurons", "Table", "TargetError", "TaskData",
     "TokenChange", "TokenMatrix", "Trace", "TraceSites", "Traces", "Trajectory", "UnknownModelError", "UnsupportedReadingError",

@@ -4,6 +4,7 @@ The tree::
 
     FlowgraphError
     ├── ArgumentError (also ValueError)        an argument has a value that cannot be used
+    │   ├── KeywordError (also TypeError)      the function has no argument of this name
     │   ├── PromptError                        empty, or longer than the model's context
     │   ├── TargetError                        not one token of the vocabulary
     │   ├── UnknownModelError                  no such name, folder or known model
@@ -32,6 +33,10 @@ class FlowgraphError(Exception):
 
 class ArgumentError(FlowgraphError, ValueError):
     """An argument has a value that cannot be used; the message names it and says what was expected."""
+
+
+class KeywordError(ArgumentError, TypeError):
+    """The function has no argument of this name; the message says which one, or which call, is meant."""
 
 
 class PromptError(ArgumentError):

@@ -22,7 +22,7 @@ from .models.consistency import check_trace
 from .models.forward import SITES, Feed, Pass, run, site_shapes
 from .models.proof import check_finite
 from .values.arguments import takes
-from .values.inputs import Row, inputs
+from .values.inputs import INPUTS_INSTEAD, Row, inputs
 from .values.trace import Trace
 
 __all__ = ["Trace", "TraceSites", "Traces", "trace", "trace_size"]
@@ -102,7 +102,7 @@ def trace(
     token_type_ids: Any = ...,
     position_ids: Any = ...,
 ) -> Any: ...
-@takes()
+@takes(instead=INPUTS_INSTEAD)
 def trace(
     model: Any,
     text_or_ids: Any,
@@ -125,8 +125,8 @@ def trace(
     model
         A :class:`LoadedModel`, or anything :func:`flowgraph.load_model` accepts.
     text_or_ids
-        What goes in: a text, token ids, messages, what a tokenizer returned, or :func:`flowgraph.inputs` with more to say. A
-        batch, which is a list of texts or several rows of ids, is run row by row.
+        What goes in: a text, token ids, messages, a picture of PIL, what a tokenizer returned, or :func:`flowgraph.inputs` with more
+        to say. A batch, which is a list of texts or several rows of ids, is run row by row.
     target, foil
         The token to explain and the one to compare it with, as a string (``" Tokyo"``) or an id. The default target is the
         model's best token at ``position``.
@@ -168,6 +168,8 @@ def trace(
         If ``logits="all"`` is asked of a model without a head that is read.
     ArgumentError
         For an unknown site, a layer window outside the model, or a trace above ``max_bytes``.
+    KeywordError
+        If there is no argument of a name that was given; images, sounds and a decoder's text are given in ``inputs(…)``.
 
     Examples
     --------
@@ -242,7 +244,7 @@ def _traced(
     return replace(_frozen(loaded, row, result, window, at, answers), stacks=stacks)
 
 
-@takes()
+@takes(instead=INPUTS_INSTEAD)
 def trace_size(model: Any, text_or_ids: Any, *, keep: TraceSites | Iterable[str] | None = None) -> int:
     """Bytes that :func:`trace` would keep per layer sites, known before it runs; of a batch for all prompts together.
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 from tokenizers.pre_tokenizers import Whitespace
 
 import flowgraph
 from flowgraph import Inputs, Trace, Traces, ablate, edge_scores, head_effects, inputs, load_model, patch, trace
-from flowgraph.errors import ArgumentError, PromptError
+from flowgraph.errors import ArgumentError, KeywordError, PromptError
 from flowgraph.values.inputs import row_dict, row_of_dict
 from tests.tiny_models import TINY, llama_tokenizer, tiny_model
 
@@ -367,6 +369,9 @@ REFUSED = {
     "a mask with NaN": ({"input_ids": [5, 6], "attention_mask": [1.0, float("nan")]}, "mask= holds nan"),
     "a longer mask": ({"input_ids": [5, 6], "attention_mask": [1, 1, 1]}, "mask= has 3 entries and ids= has 2"),
     "content that is none": ([{"role": "user", "content": 5}], r"messages\[0\]\['content'\] is 5"),
+    "pixels": (np.zeros((1, 3, 8, 8)), r"pixels of an image are flowgraph\.inputs\(image=…\)"),
+    "samples": (np.zeros(8, dtype=np.float32), r"samples of a sound are flowgraph\.inputs\(audio=…, sampling_rate=…\)"),
+    "a path": (Path("cat.png"), r"a path, 'cat\.png'; of an image give flowgraph\.inputs\(image=…\)"),
     "a picture in a message": ([{"role": "user", "content": [{"type": "image"}]}], "has the place of an image"),
 }
 
@@ -395,6 +400,42 @@ def test_what_is_no_prompt_is_refused_by_name(kind):
 def test_arguments_that_do_not_go_together(given, message):
     with pytest.raises(ArgumentError, match=message):
         inputs(**given)
+
+
+@pytest.mark.parametrize(
+    ("call", "name", "advice"),
+    [
+        (inputs, "images", "an image is image="),
+        (inputs, "tgt_text", "what a decoder has written is target_text="),
+        (inputs, "labels", "what a decoder has written is target_ids="),
+        (inputs, "sampling_rat", "did you mean sampling_rate=?"),
+        (inputs, "nonsense", "it takes prompt, text, messages"),
+        (trace, "image", "give it with the prompt: flowgraph.inputs(image=…)"),
+        (trace, "images", "give it with the prompt: flowgraph.inputs(image=…)"),
+        (trace, "target_text", "give it with the prompt: flowgraph.inputs(target_text=…)"),
+        (trace, "sampling_rate", "give it with the prompt: flowgraph.inputs(sampling_rate=…)"),
+        (flowgraph.trace_size, "audio", "give it with the prompt: flowgraph.inputs(audio=…)"),
+        (trace, "tarjet", "did you mean target=?"),
+    ],
+)
+def test_a_name_that_is_no_argument_says_the_right_call(call, name, advice):
+    with pytest.raises(KeywordError) as caught:
+        call("a", **{name: "b"})
+    assert str(caught.value) == f"{call.__name__}({name}=…): there is no such argument; {advice}" or (
+        name == "nonsense" and advice in str(caught.value)
+    )
+    assert isinstance(caught.value, TypeError)  # as of any function of Python
+    assert isinstance(caught.value, ArgumentError)
+
+
+def test_a_picture_is_known_without_its_name():
+    picture = Image.new("RGB", (4, 4))
+    for prompt, several in ((picture, False), ([picture, picture], True)):
+        made = inputs(prompt)
+        assert made.batch is several
+        assert all(row.source == "image" and row.given.value is picture for row in made.rows)
+    with pytest.raises(PromptError, match=r"reads a text; give flowgraph.inputs\(text= or ids="):
+        trace(loaded_as("llama", "float32"), picture)
 
 
 def test_the_function_stays_a_function_whatever_was_imported_first():

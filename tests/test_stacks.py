@@ -21,6 +21,8 @@ from flowgraph.methods.logits import total
 from flowgraph.models.eager import eager_attention
 from flowgraph.models.stacks import start_id
 from tests.every_type import feed_of, model_of
+from tests.tiny_models import tiny_model
+from tests.tiny_translator import PAIRS, translator
 
 SEQUENTIAL = (
     "t5", "mt5", "umt5", "mbart", "pegasus", "m2m_100", "blenderbot", "switch_transformers", "longt5", "nllb-moe", "t5gemma",
@@ -252,8 +254,6 @@ def test_the_graph_of_flow_carries_what_attention_flow_says(model_type, source, 
 
 def test_a_translator_is_explained_by_the_word_that_it_translates():
     """Its answers are known: each German word stands for the English one at its place, in a sentence that it never saw."""
-    from tests.tiny_translator import PAIRS, translator
-
     loaded = translator()
     english, german = next(pair for pair in PAIRS if pair[0] == "the car is old")
     assert fg.trace(loaded, fg.inputs(text=english)).fed.text.split() == german.split()
@@ -506,8 +506,6 @@ def test_files_of_one_stack_say_nothing_of_stacks(tmp_path):
 
     from safetensors import safe_open
 
-    from tests.tiny_models import tiny_model
-
     trace = fg.trace(fg.load_model(tiny_model("llama")), [5, 6, 7]).record(methods=["norms"])
     with safe_open(trace.save(tmp_path / "one.safetensors"), "pt") as file:
         said = json.loads(file.metadata()["flowgraph"])["weights"]["norms"]
@@ -612,35 +610,79 @@ class Endings:
     ],
 )
 def test_a_text_of_the_decoder_begins_and_ends_as_in_training(model_type, ids, expected):
-    from flowgraph.models.stacks import written_ids
+    from flowgraph.models.stacks import written
 
     model = copy.deepcopy(model_of(model_type, "speech" if model_type == "whisper" else "sequences"))
     model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = (
         None if model_type == "mbart" else expected[0]
     )
     model.config.pad_token_id, model.config.bos_token_id = 0, 0
-    assert written_ids(model, Endings(*ids), "text") == expected
+    assert written(model, Endings(*ids), "text").ids == expected
 
 
 def test_a_decoder_that_starts_with_the_first_token_of_texts_has_it_twice():
     """BERT's decoders: as their own shift of the labels gives it."""
-    from flowgraph.models.stacks import written_ids
+    from flowgraph.models.stacks import written
 
     model = PUT_TOGETHER["bert-bert"]()
     shifted = model.prepare_decoder_input_ids_from_labels(torch.tensor([[2, 7, 8, 3]]))[0].tolist()
     endings = Endings(2, 7, 8, 3, cls_token_id=2)
     endings.sep_token_id = 3
-    assert written_ids(model, endings, "text") == tuple(shifted) == (2, 2, 7, 8)
+    assert written(model, endings, "text").ids == tuple(shifted) == (2, 2, 7, 8)
+
+
+def test_labels_beside_ids_are_what_the_decoder_has_written():
+    """As a training step reads them: moved by one place, without padding and the end token."""
+    model = translator()
+    english, german = zip(PAIRS[0], PAIRS[9], strict=True)
+    given = model.tokenizer(list(english), text_target=list(german), padding=True, return_tensors="pt")
+    given["labels"][given["labels"] == 0] = -100
+    for trace, text, target in zip(fg.trace(model, given), english, german, strict=True):
+        assert trace.fed.token_ids == fg.trace(model, fg.inputs(text=text, target_text=target)).fed.token_ids
+        assert trace.fed.generated is False
+    forced = dict(given) | {"decoder_input_ids": torch.tensor([[0, 4], [0, 6]])}
+    assert [trace.fed.token_ids for trace in fg.trace(model, forced)] == [(0, 4), (0, 6)]
+    with pytest.raises(PromptError, match=r"labels= holds 0\.5"):
+        fg.trace(model, {"input_ids": [3, 7, 1], "labels": [0.5]})
+    with pytest.raises(PromptError, match=r"one row of token ids for each prompt.*target_ids="):
+        fg.trace(model, {"input_ids": [[3, 7, 1], [3, 7, 1]], "labels": [1, 2]})
+    # No other model reads them.
+    decoder = fg.load_model(tiny_model("llama"))
+    with_labels = fg.inputs({"input_ids": [20, 31], "labels": [20, 31]}).of(decoder)
+    assert with_labels == fg.inputs({"input_ids": [20, 31]}).of(decoder)
+
+
+def test_labels_whose_language_stands_last_go_to_the_front():
+    from flowgraph.models.stacks import read_of_labels
+
+    model = copy.deepcopy(model_of("mbart", "sequences"))
+    model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = None
+    model.config.pad_token_id, model.config.eos_token_id = 1, 2
+    expected = tuple(model.prepare_decoder_input_ids_from_labels(torch.tensor([[7, 8, 2, 9]]))[0].tolist())
+    assert read_of_labels(model, None, [7, 8, 2, 9, -100, -100]).ids == expected[:-1] == (9, 7, 8)
+
+
+def test_words_of_both_stacks_are_grouped(tmp_path):
+    model = translator()
+    english, german = PAIRS[0]
+    trace = fg.trace(model, fg.inputs(text=english, target_text=german))
+    for one in (trace, fg.trace(model, english)):  # given, and written by the model itself
+        assert [word.strip() for word in one.grouped().tokens] == ["<pad>", *german.split()]
+        assert [word.strip() for word in one.stacks["encoder"].grouped().tokens] == [*english.split(), "</s>"]
+    trace.save(tmp_path / "kept.safetensors")
+    assert fg.Trace.load(tmp_path / "kept.safetensors").grouped().tokens == trace.grouped().tokens
+    with pytest.raises(ArgumentError, match=r"trace\.stacks\['encoder'\]\.grouped\('words'\)"):
+        fg.trace(model, fg.inputs(text=english, target_ids=[4, 8])).grouped()
 
 
 def test_a_start_that_the_config_does_not_name_is_no_fault():
-    from flowgraph.models.stacks import written_ids
+    from flowgraph.models.stacks import written
 
     model = copy.deepcopy(model_of("t5", "sequences"))
     for config in (model.config, model.generation_config):
         config.__dict__.pop("decoder_start_token_id", None)
     model.config.pad_token_id = 0
-    assert written_ids(model, Endings(7, 8), "text")[1:] == (7, 8)
+    assert written(model, Endings(7, 8), "text").ids[1:] == (7, 8)
 
 
 @pytest.mark.parametrize(
@@ -677,8 +719,6 @@ def test_prompts_that_do_not_fit_are_refused():
     limit = loaded.stacks["encoder"].anatomy.context
     with pytest.raises(PromptError, match=f"takes at most {limit}"):
         fg.trace(loaded, fg.inputs(ids=[5] * (limit + 1), target_ids=TARGET))
-    from tests.tiny_models import tiny_model
-
     with pytest.raises(PromptError, match="has no encoder"):
         fg.trace(fg.load_model(tiny_model("llama")), fg.inputs(ids=SOURCE, target_ids=TARGET))
 
@@ -944,8 +984,6 @@ def test_changes_that_cannot_be_made_are_refused():
     ):  # fmt: skip
         with pytest.raises(UnsupportedReadingError, match="one stack"):
             ask()
-    from tests.tiny_models import tiny_model
-
     single = fg.load_model(tiny_model("llama"))
     with pytest.raises(ArgumentError, match="no stack 'encoder'"):
         fg.ablate(single, [5, 6, 7], fg.Node("head", layer=0, head=0, stack="encoder"))
@@ -978,8 +1016,6 @@ def test_mistakes_with_two_stacks_are_named():
     loaded, trace = loaded_of("t5"), trace_of("t5")
     with pytest.raises(ArgumentError, match="heads that read the encoder belong to the decoder; leave stack= out"):
         fg.ablate(loaded, trace, fg.Node("cross_head", layer=1, head=1, stack="encoder"))
-    from tests.tiny_models import tiny_model
-
     with pytest.raises(ArgumentError, match="no encoder that its heads read"):
         fg.ablate(fg.load_model(tiny_model("llama")), [5, 6, 7], fg.Node("cross_head", layer=1, head=1))
     node = fg.Node("head", layer=1, head=1)

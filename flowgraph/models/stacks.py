@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -57,14 +58,61 @@ def start_id(model: Any) -> int:
     )
 
 
-def written_ids(model: Any, tokenizer: Any, text: str) -> tuple[int, ...]:
+Offsets = tuple[tuple[int, int] | None, ...]
+"""[position] first and one-past-last character of each token in its text; None for tokens that no text stands for."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """What a decoder reads.
+
+    Attributes
+    ----------
+    ids
+        [position] token ids, its start first.
+    offsets
+        Where they stand in the text; None where that is not known.
+    """
+
+    ids: tuple[int, ...]
+    offsets: Offsets | None = None
+
+
+def written(model: Any, tokenizer: Any, text: str) -> Written:
     """What the decoder reads of a text, as in training: its start token, then the text's tokens without the end token."""
+    options = {"return_offsets_mapping": True} if getattr(tokenizer, "is_fast", False) else {}
     try:
-        ids = list(tokenizer(text_target=text)["input_ids"])
+        made = tokenizer(text_target=text, **options)
     except TypeError:  # tokenizers of one kind of text alone do not know the word
-        ids = list(tokenizer(text)["input_ids"])
-    start, ends = start_id(model), {tokenizer.eos_token_id, tokenizer.sep_token_id}
+        made = tokenizer(text, **options)
+    return _shifted(model, tokenizer, list(made["input_ids"]), _offsets(made))
+
+
+def _offsets(made: Any) -> Offsets | None:
+    """Where the tokens of a text stand in it, as a tokenizer that says so has it."""
+    spans = made.get("offset_mapping")
+    if spans is None:
+        return None
+    sides = made.sequence_ids(0)
+    return tuple(None if side is None else (int(a), int(b)) for (a, b), side in zip(spans, sides, strict=True))
+
+
+def read_of_labels(model: Any, tokenizer: Any, labels: Sequence[int]) -> Written:
+    """What the decoder reads where a training step is given labels: they follow its start, without padding and the end token."""
+    kept = [*labels]
+    pads = {-100, model.config.get_text_config(decoder=True).pad_token_id}
+    while kept and kept[-1] in pads:
+        kept.pop()
+    return _shifted(model, tokenizer, kept, None)
+
+
+def _shifted(model: Any, tokenizer: Any, ids: list[int], offsets: Offsets | None) -> Written:
+    """The start and the tokens behind it, from a text's tokens and an end token."""
+    start = start_id(model)
+    own = getattr(model.config.get_text_config(decoder=True), "eos_token_id", None)
+    ends = {tokenizer.eos_token_id, tokenizer.sep_token_id} if tokenizer is not None else _set_of(own)
     shift = getattr(model, "prepare_decoder_input_ids_from_labels", None)
+    spans: list[tuple[int, int] | None] = [None] * len(ids) if offsets is None else [*offsets]
     if shift is not None and ids and ids[-1] not in ends:
         try:
             shifted = [int(one) for one in shift(torch.tensor([ids]))[0]]
@@ -72,12 +120,20 @@ def written_ids(model: Any, tokenizer: Any, text: str) -> tuple[int, ...]:
             shifted = [start, *ids[:-1]]
         if shifted[0] == ids[-1] != start:
             # Such as mBART, whose last token says the language and goes to the front.
-            start, ids = shifted[0], shifted[1:]
-    ids = ids[:-1] if ids and ids[-1] in ends else ids
+            start, ids, spans = shifted[0], shifted[1:], spans[:-1]
+    if ids and ids[-1] in ends:
+        ids, spans = ids[:-1], spans[: len(ids) - 1]
     # Whisper's tokenizer begins with the decoder's start, which is not there twice. A decoder of BERT's kind starts with the token
     # that begins every text, and has learned to write it first.
     begins = {getattr(tokenizer, name, None) for name in ("bos_token_id", "cls_token_id")}
-    return tuple(ids) if ids[:1] == [start] and start not in begins else (start, *ids)
+    if ids[:1] != [start] or start in begins:
+        ids, spans = [start, *ids], [None, *spans]
+    return Written(tuple(ids), None if offsets is None else tuple(spans))
+
+
+def _set_of(ids: Any) -> set[Any]:
+    """End tokens as a config says them: one, several or none."""
+    return {ids} if isinstance(ids, int) else set(ids or ())
 
 
 def generated_ids(model: Any, feed: Mapping[str, Tensor], context: int | None) -> tuple[int, ...]:
@@ -116,8 +172,7 @@ def generated_ids(model: Any, feed: Mapping[str, Tensor], context: int | None) -
     if ids[: len(read)] != read:
         # Whisper's gives the text alone, without what its decoder begins with (start, language, task).
         ids = read if ids == read[len(read) - len(ids) :] else [*read, *ids[-1:]]
-    ends = getattr(model.generation_config, "eos_token_id", None)
-    ends = {ends} if isinstance(ends, int) else set(ends or ())
+    ends = _set_of(getattr(model.generation_config, "eos_token_id", None))
     while len(ids) > 1 and ids[-1] in ends:
         ids.pop()
     return tuple(ids)

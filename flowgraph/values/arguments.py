@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import difflib
 import math
 import operator
 import sys
@@ -14,7 +15,7 @@ from numbers import Real
 from types import UnionType
 from typing import Any, Literal, ParamSpec, TypeVar, Union, get_args, get_origin
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, KeywordError
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -37,7 +38,9 @@ _MADE_BY = {
 }
 
 
-def takes(*kinds: type | tuple[type, ...]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def takes(
+    *kinds: type | tuple[type, ...], instead: Mapping[str, str] | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Refuse a call whose first arguments are of other classes, or whose others do not fit their annotations.
 
     Annotations are read where they are plain: numbers, strings, flags, classes, functions, and lists of these. Numbers
@@ -48,11 +51,15 @@ def takes(*kinds: type | tuple[type, ...]) -> Callable[[Callable[P, R]], Callabl
     ----------
     *kinds
         Class, or several, of the first argument, of the second, and so on.
+    instead
+        Name that is no argument of the function → what to write in its place, in words.
 
     Raises
     ------
     ArgumentError
         From the function, naming the argument, what it was and what makes the right thing.
+    KeywordError
+        From the function, for a name that is none of its arguments.
     """
     wanted = tuple(kind if isinstance(kind, tuple) else (kind,) for kind in kinds)
 
@@ -60,10 +67,15 @@ def takes(*kinds: type | tuple[type, ...]) -> Callable[[Callable[P, R]], Callabl
         places = signature(function).parameters
         names = tuple(places)[: len(wanted)]
         others = tuple(places)[len(wanted) :]
+        is_closed = all(place.kind is not Parameter.VAR_KEYWORD for place in places.values())
         checks: dict[str, Callable[[Any], Any]] = {}  # what annotations name is known when the function is first called
 
         @wraps(function)
         def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+            if is_closed and not kwargs.keys() <= places.keys():
+                raise _unknown_name(
+                    function.__name__, next(one for one in kwargs if one not in places), places, instead
+                )
             for place, (name, classes) in enumerate(zip(names, wanted, strict=True)):
                 # One that is missing altogether is told by Python.
                 if place < len(args) or name in kwargs:
@@ -311,6 +323,20 @@ def _shown(value: Any) -> str:
         if len(text) <= _LONGEST_SHOWN:
             return text
     return _a(type(value))
+
+
+def _unknown_name(
+    function: str, name: str, places: Mapping[str, Parameter], instead: Mapping[str, str] | None
+) -> KeywordError:
+    known = [
+        one for one, place in places.items() if place.kind not in (Parameter.VAR_POSITIONAL, Parameter.POSITIONAL_ONLY)
+    ]
+    near = difflib.get_close_matches(name, known, n=1)
+    if instead is not None and name in instead:
+        advice = instead[name]
+    else:
+        advice = f"did you mean {near[0]}=?" if near else f"it takes {', '.join(known)}"
+    return KeywordError(f"{function}({name}=…): there is no such argument; {advice}")
 
 
 def _message(function: str, name: str, given: Any, classes: tuple[type, ...]) -> str:

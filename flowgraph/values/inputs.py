@@ -10,7 +10,9 @@ import inspect
 import json
 import math
 import operator
+import os
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args
@@ -24,7 +26,7 @@ from ..models import LoadedModel, load_model
 from ..models.axis import Axis, axis_of_dict
 from ..models.forward import Feed
 from ..models.sources import first_line
-from ..models.stacks import DECODER_IDS, SOURCE, generated_ids, start_id, written_ids
+from ..models.stacks import DECODER_IDS, SOURCE, Offsets, Written, generated_ids, read_of_labels, start_id, written
 from ..models.vocabulary import valid_text
 from .arguments import takes
 from .media import ARGUMENTS, Given, Values, given_media, steps_per_second, values_of, wrong_medium
@@ -56,8 +58,32 @@ _OF_TOKENIZERS = {
 _MEDIA = {"image": "an image", "audio": "a sound"}
 _OF_MEDIA = ("axis", "sampling_rate", "file")
 """Fields of a row that a text does not have."""
-_BESIDE = {"special_tokens_mask", "offset_mapping", "overflow_to_sample_mapping", "length", "labels"}
-"""Further outputs of tokenizers; no model's hidden states depend on them."""
+_LABELS = "labels"
+"""What a training step compares with; of an encoder–decoder also what its decoder reads, moved by one place."""
+_BESIDE = {"special_tokens_mask", "offset_mapping", "overflow_to_sample_mapping", "length", _LABELS}
+"""Further outputs of tokenizers; no model's hidden states depend on them, but for labels in an encoder–decoder."""
+_INSTEAD = {
+    **dict.fromkeys(("images", "img", "picture", "pixel_values"), "an image is image="),
+    **dict.fromkeys(("audios", "sound", "speech", "input_values", "input_features", "raw_speech"), "a sound is audio="),
+    **dict.fromkeys(("sr", "rate", "sample_rate"), "samples of a sound per second are sampling_rate="),
+    **dict.fromkeys(("target", "tgt_text", "text_target", "labels_text"), "what a decoder has written is target_text="),
+    **dict.fromkeys(("labels", "decoder_input_ids", "tgt_ids"), "what a decoder has written is target_ids="),
+    **dict.fromkeys(("input_ids", "tokens"), "token ids are ids="),
+    **dict.fromkeys(("attention_mask",), "the mask of padding is mask="),
+    **dict.fromkeys(("token_type_ids",), "token types are token_types="),
+    **dict.fromkeys(("texts", "prompts", "sentence"), "a text, or a list of texts, is text="),
+}
+"""Name that :func:`inputs` does not know → the one that is meant."""
+INPUTS_INSTEAD = {
+    name: f"give it with the prompt: flowgraph.inputs({meant}…)"
+    for name, meant in {
+        **{name: words.split()[-1] for name, words in _INSTEAD.items()},
+        **{name: f"{name}=" for name in (
+            "text", "messages", "pair", "ids", "image", "audio", "sampling_rate", "target_text", "target_ids", "token_types", "mask",
+        )},
+    }.items()
+}  # fmt: skip
+"""Name that a function which takes a prompt does not know → the call that is meant."""
 
 
 _OF_DECODERS = {"target_text", "target_ids", "encoder", "generated"}
@@ -102,6 +128,8 @@ class Row:
         What the encoder reads, in the row of an encoder–decoder once there is a model; ``ids`` are then the decoder's.
     generated
         Whether the model itself wrote what the decoder reads.
+    labels
+        Labels as a tokenizer gave them beside ids, unchecked; None once there is a model.
     images
         Images beside a text, as they were given; empty once there is a model.
     beside, mixed
@@ -127,6 +155,7 @@ class Row:
     target_ids: tuple[int, ...] | None = None
     encoder: Row | None = None
     generated: bool = False
+    labels: Any = None
     images: tuple[Given, ...] = ()
     beside: Values | None = None
     mixed: Axis | None = None
@@ -292,7 +321,7 @@ class Inputs:
         return values if self.batch else values[0]
 
 
-@takes()
+@takes(instead=_INSTEAD)
 def inputs(
     prompt: Any = None,
     *,
@@ -315,8 +344,9 @@ def inputs(
     Parameters
     ----------
     prompt
-        Any of the following without its name, since its form tells which it is: a text, messages, ids, or the output of a
-        tokenizer (ids, mask and token types together).
+        Any of the following without its name, since its form tells which it is: a text, messages, ids, a picture of PIL, or the
+        output of a tokenizer (ids, mask and token types together). Labels in that are, for an encoder–decoder, ``target_ids`` with
+        padding and an end token behind; no other model reads them.
     text
         A text, tokenized with the special tokens that the model expects; one that begins with them already gets no second
         ones. A list of texts is a batch.
@@ -365,6 +395,8 @@ def inputs(
     ArgumentError
         If an argument has another kind, rank or number of entries than it should, two say the same, or one has no meaning
         beside the others.
+    KeywordError
+        If there is no argument of a name that was given.
 
     Examples
     --------
@@ -400,7 +432,7 @@ def inputs(
             targets = {"target_ids": given.pop("target_ids"), **targets}
     else:
         source = "ids"
-    beside, images = given.pop("beside", None), None
+    beside, labels, images = given.pop("beside", None), given.pop(_LABELS, None), None
     if ("text" in given or "messages" in given) and "image" in given:
         images = given.pop("image")
     main = [name for name in ("text", "messages", "ids", "image", "audio") if name in given]
@@ -421,9 +453,22 @@ def inputs(
             _refuse_places(found)
     else:
         found = _of_ids(given, source)
+        if labels is not None:
+            rows = zip(found.rows, _labels_of(labels, len(found)), strict=True)
+            found = replace(found, rows=tuple(replace(row, labels=own) for row, own in rows))
     if images is not None or beside is not None:
         found = _with_images(found, images, beside)
     return _with_targets(found, targets)
+
+
+def _labels_of(labels: Any, count: int) -> list[Any]:
+    """Labels of each prompt, as they are: whether they are what a decoder reads is for the model to say."""
+    plain = labels.tolist() if isinstance(labels, (Tensor, np.ndarray)) else labels
+    if _is_list(plain) and len(plain) == count and all(map(_is_list, plain)):
+        return [tuple(one) for one in plain]
+    whole = tuple(plain) if _is_list(plain) else plain
+    # Those of a class for each prompt, say, stay together, and are no row of ids for an encoder–decoder either.
+    return [whole] if count == 1 else [(whole,) * count] * count
 
 
 def _refuse_places(found: Inputs) -> None:
@@ -486,9 +531,10 @@ def feed_of(given: Feed) -> Feed:
 
 def row_dict(row: Row) -> dict[str, Any]:
     """A row as plain data for a file, without its ids, the numbers of an image or a sound, and what an encoder reads."""
-    bare = replace(row, given=None, values=None, encoder=None, images=(), beside=None)
+    bare = replace(row, given=None, values=None, encoder=None, images=(), beside=None, labels=None)
     # What only images and sounds have, and what only encoder–decoders have, is left out of a text's row.
-    left_out = {"ids", "given", "values", "encoder", "images", "beside", *(() if row.axis is not None else _OF_MEDIA)}
+    left_out = {"ids", "given", "values", "encoder", "images", "beside", "labels"}
+    left_out |= set() if row.axis is not None else set(_OF_MEDIA)
     left_out |= set() if row.mixed is not None else {"mixed"}
     plain = {name: value for name, value in asdict(bare).items() if name not in left_out}
     return {name: value for name, value in plain.items() if name not in _OF_DECODERS or value not in (None, False)}
@@ -509,7 +555,7 @@ def row_of_dict(plain: Any, ids: tuple[int, ...], values: Mapping[str, Tensor] |
         if len(positions) != len(ids):
             raise ArgumentError(f"mixed does not hold one position for each of {len(ids)} tokens")
         return replace(own, beside=Values(values), mixed=positions)
-    of_images = {"images", "beside", "mixed"}
+    of_images = {"images", "beside", "mixed", "labels"}
     expected = {item.name for item in fields(Row)} - {"ids", "given", "values", *_OF_MEDIA, *_OF_DECODERS, *of_images}
     if values and isinstance(plain, Mapping) and set(plain) == expected | set(_OF_MEDIA):
         return _media_row(plain, values)
@@ -582,13 +628,22 @@ def _seen(prompt: Any) -> dict[str, Any]:
         if _is_message(prompt):
             return {"messages": [prompt]}
         raise PromptError(f"the prompt is a {type(prompt).__name__} with {_names(prompt)}; expected {_KINDS}")
+    if _is_picture(prompt):
+        return {"image": prompt}
     if _is_encoding(prompt):
         return {"ids": prompt.ids, "mask": prompt.attention_mask, "token_types": prompt.type_ids}
     if isinstance(prompt, (Tensor, np.ndarray)):
         return {"ids": prompt}
+    if isinstance(prompt, os.PathLike):
+        raise PromptError(
+            f"the prompt is a path, {os.fspath(prompt)!r}; of an image give flowgraph.inputs(image=…), of a sound "
+            "flowgraph.inputs(audio=…), and of a text what it holds"
+        )
     if not _is_list(prompt):
         raise PromptError(f"the prompt is a {type(prompt).__name__}; expected {_KINDS}")
     items = list(prompt)
+    if items and all(map(_is_picture, items)):
+        return {"image": items}
     if items and all(isinstance(one, str) for one in items):
         return {"text": items}
     # A list may hold single messages, or conversations; both are seen as lists of messages here.
@@ -612,6 +667,8 @@ def _of_mapping(prompt: Mapping[str, Any]) -> dict[str, Any]:
         )
     found = {ours: prompt[theirs] for theirs, ours in _OF_TOKENIZERS.items() if prompt.get(theirs) is not None}
     beside = beside_of(prompt)
+    if DECODER_IDS not in prompt and prompt.get(_LABELS) is not None:
+        found[_LABELS] = prompt[_LABELS]
     return found if beside is None else {**found, "beside": beside}
 
 
@@ -662,6 +719,12 @@ def _source_of(prompt: Any) -> _Source:
     if not _is_encoding(prompt):
         return "ids"
     return "tokenizer" if isinstance(prompt, Mapping) else "encoding"
+
+
+def _is_picture(value: Any) -> bool:
+    """Whether a value is a picture of PIL, which is not imported to find out."""
+    pil = sys.modules.get("PIL.Image")
+    return pil is not None and isinstance(value, pil.Image)
 
 
 def _is_list(value: Any) -> bool:
@@ -804,7 +867,10 @@ def _numbers(value: Any, argument: str, number: Callable[[Any, str], int]) -> li
     """Rows of whole numbers from [position], [row, position] or a list of rows."""
     if isinstance(value, (Tensor, np.ndarray)):
         if value.ndim not in (1, 2):
-            hint = "; embeddings cannot be traced, give token ids" if argument == "ids" and value.ndim == 3 else ""
+            hint = ""
+            if argument == "ids" and value.ndim in (3, 4):
+                hint = "; pixels of an image are flowgraph.inputs(image=…)"
+                hint += ", and embeddings cannot be traced, give token ids" * (value.ndim == 3)
             raise PromptError(
                 f"{argument}= has the shape {list(value.shape)}; expected [position] or [row, position]{hint}"
             )
@@ -840,6 +906,8 @@ def _whole(value: Any, argument: str) -> int:
     except TypeError:
         pass
     hint = ""
+    if isinstance(value, (float, np.floating)) and argument == "ids":
+        hint = "; samples of a sound are flowgraph.inputs(audio=…, sampling_rate=…)"
     if isinstance(value, str):
         hint = "; for words that are cut already, give their token ids, or the text as one string"
     raise PromptError(f"{argument}= holds {_shown(value)}; expected whole numbers{hint}")
@@ -888,7 +956,7 @@ def _fitting(loaded: LoadedModel, row: Row) -> Row:
             f"target_text= and target_ids= are what a decoder writes beside an encoder, and {loaded.name!r} has no encoder; put the "
             "text behind the prompt"
         )
-    row = _tokenized(loaded, row)
+    row = _tokenized(loaded, replace(row, labels=None))
     if row.values is not None:
         return _media_fitting(loaded, row, row.values)
     row = _checked_ids(loaded, row)
@@ -916,25 +984,66 @@ def _of_decoder(loaded: LoadedModel, row: Row) -> Row:
     """The decoder's row of an encoder–decoder."""
     if row.encoder is not None:
         return _checked_ids(loaded, row)
-    given, reader = replace(row, target_text=None, target_ids=None), loaded.stacks.get(SOURCE)
+    given, reader = replace(row, target_text=None, target_ids=None, labels=None), loaded.stacks.get(SOURCE)
     # An encoder that is not traced takes the same tokens, and how many it takes is for the model to say.
     source = (
         _checked_ids(loaded, _tokenized(loaded, given), limited=False) if reader is None else _fitting(reader, given)
     )
+    offsets: Offsets | None = None
     if row.target_text is not None:
-        text, ids = row.target_text, written_ids(loaded.model, _tokenizer(loaded, "target_text="), row.target_text)
+        written = _written(loaded, _tokenizer(loaded, "target_text="), row.target_text)
+        text, ids, offsets = row.target_text, written.ids, written.offsets
     elif row.target_ids is not None:
         text, start = None, start_id(loaded.model)
         ids = row.target_ids if row.target_ids[:1] == (start,) else (start, *row.target_ids)
+    elif row.labels is not None:
+        text, ids = None, read_of_labels(loaded.model, loaded.tokenizer, _label_ids(row.labels)).ids
     else:
         with loaded.running(source.length):
             ids = generated_ids(loaded.model, source.feed(loaded), loaded.anatomy.context)
         text = None if loaded.tokenizer is None else loaded.tokenizer.decode(list(ids), skip_special_tokens=True)
+        again = None if not text else _written(loaded, loaded.tokenizer, text)
+        # Where the tokenizer makes the same tokens of the text again, it says where they stand in it.
+        offsets = again.offsets if again is not None and again.ids == ids else None
+    is_given = row.target_ids is not None or row.target_text is not None or row.labels is not None
     own = Row(
-        "ids", text=text, ids=ids, target_text=row.target_text, target_ids=row.target_ids, encoder=source,
-        generated=row.target_ids is None and row.target_text is None,
+        "ids", text=text, ids=ids, target_text=row.target_text, target_ids=row.target_ids, encoder=source, generated=not is_given,
     )  # fmt: skip
+    if text is not None and offsets is not None:
+        sides = [None if span is None else 0 for span in offsets]
+        spans = tuple((0, 0) if span is None else span for span in offsets)
+        own = replace(own, offsets=spans, words=tuple(_words(loaded, own, ids, spans, sides)))
     return _checked_ids(loaded, own, what="what the decoder has written (target_text=, target_ids=)")
+
+
+def _written(loaded: LoadedModel, tokenizer: Any, text: str) -> Written:
+    """What the decoder reads of a text.
+
+    Raises
+    ------
+    PromptError
+        If the tokenizer fails on it.
+    """
+    try:
+        return written(loaded.model, tokenizer, text)
+    except PromptError:
+        raise
+    except Exception as error:  # the library tokenizers has no class of its own for what it cannot encode
+        raise _tokenizer_fails(tokenizer, error) from error
+
+
+def _label_ids(labels: Any) -> list[int]:
+    """Labels of one prompt as whole numbers.
+
+    Raises
+    ------
+    PromptError
+        If they are anything else.
+    """
+    rows = _numbers(labels, _LABELS, _whole)
+    if len(rows) != 1:
+        raise PromptError("labels do not hold one row of token ids for each prompt; give them so, or as target_ids=")
+    return rows[0]
 
 
 def _checked_ids(loaded: LoadedModel, row: Row, *, limited: bool = True, what: str = "the prompt") -> Row:
@@ -1073,10 +1182,14 @@ def _encoded(tokenizer: Any, text: str, pair: str | None, **options: Any) -> Any
         encoded = tokenizer(text, **options) if pair is None else tokenizer(text, pair, **options)
         encoded["input_ids"]
     except Exception as error:  # the library tokenizers has no class of its own for what it cannot encode
-        raise PromptError(
-            f"the tokenizer ({type(tokenizer).__name__}) fails on this text with {type(error).__name__}: {first_line(error)}"
-        ) from error
+        raise _tokenizer_fails(tokenizer, error) from error
     return encoded
+
+
+def _tokenizer_fails(tokenizer: Any, error: Exception) -> PromptError:
+    return PromptError(
+        f"the tokenizer ({type(tokenizer).__name__}) fails on this text with {type(error).__name__}: {first_line(error)}"
+    )
 
 
 def _once(tokenizer: Any, text: str, ids: Sequence[int]) -> slice:

@@ -504,7 +504,8 @@ class Trace:
     def grouped(self, groups: Any = "words", *, head: int | None = None) -> TokenMatrix:
         """Attention between words, or between any groups of tokens, in every kept layer.
 
-        Attention to the tokens of a group is added, and its tokens' rows are averaged, so rows still sum to 1.
+        Attention to the tokens of a group is added, and its tokens' rows are averaged, so rows still sum to 1. Of an encoder–decoder
+        this is what its decoder has written; ``trace.stacks["encoder"].grouped()`` is what its encoder read.
 
         Parameters
         ----------
@@ -551,9 +552,14 @@ class Trace:
         if name != "words":
             raise ArgumentError(f"groups={name!r} is not known; expected 'words', or the positions of each group")
         if self.fed is None or self.fed.words is None:
+            of_source = "".join(
+                f". Words that its {name} read are grouped by trace.stacks[{name!r}].grouped('words')"
+                for name, stack in self.stacks.items()
+                if stack.fed is not None and stack.fed.words is not None
+            )
             raise ArgumentError(
                 "groups='words' needs the text and where its tokens stand in it: trace a text, with a fast tokenizer, or give the "
-                "positions of each group"
+                f"positions of each group{of_source}"
             )
         found: dict[int, list[int]] = {}
         for position, word in enumerate(self.fed.words):
