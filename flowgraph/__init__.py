@@ -26,7 +26,7 @@ Test: ablation, patching, attribution, tasks
     scores_size, gradients, Gradients, Edge, PatternEdit, Metric, logit_difference, log_probability, kl_divergence,
     target_rank, task, TaskData, Example, corrupt
 Find circuits: search, faithfulness, roles of heads
-    discover, discovery_size, faithfulness, Faithfulness, completeness, Completeness, minimality, Minimality, compare,
+    discover, discovery_size, circuit_edges, CircuitEdges, faithfulness, Faithfulness, completeness, Completeness, minimality, Minimality, compare,
     CircuitOverlap, head_roles, HeadRoles
 Files: graphs of this and other programs; what is saved is saved by its own ``save``
     import_graph
@@ -62,6 +62,7 @@ if TYPE_CHECKING:
     from .analyses.regularization import RegularizationNeurons, regularization_neurons
     from .analyses.trajectory import Trajectory, trajectory
     from .charts.table import Table
+    from .circuits.circuit_edges import CircuitEdges, circuit_edges
     from .circuits.comparison import CircuitOverlap, compare
     from .circuits.completeness import Completeness, Minimality, completeness, minimality
     from .circuits.discovery import discover, discovery_size
@@ -158,6 +159,7 @@ _WHERE = {
     "analyses.trajectory": ("Trajectory", "trajectory",),
     "lenses.direct_attribution": ("DirectLogitAttribution", "direct_logit_attribution"),
     "lenses.integrated_attribution": ("IntegratedAttribution", "integrated_attribution"),
+    "circuits.circuit_edges": ("CircuitEdges", "circuit_edges"),
     "circuits.comparison": ("CircuitOverlap", "compare"),
     "circuits.completeness": ("Completeness", "Minimality", "completeness", "minimality"),
     "circuits.discovery": ("discover", "discovery_size"),
@@ -247,7 +249,7 @@ _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names
 
 __all__ = [
     "DEFAULT_METHOD", "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "AltiLogit", "ArchitectureError", "ArgumentError",
-    "AttentionView", "Axis", "CancelledError", "CircuitOverlap", "Completeness", "DeviceError", "DirectLogitAttribution",
+    "AttentionView", "Axis", "CancelledError", "CircuitEdges", "CircuitOverlap", "Completeness", "DeviceError", "DirectLogitAttribution",
     "Edge", "EdgeEffects", "EdgeMethod", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Faithfulness",
     "Family", "FetchError", "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients",
     "GraphInfo", "GraphTooLargeError", "HeadCircuit", "HeadEffects", "HeadRoles", "HeadScore", "HeadScores",
@@ -256,7 +258,7 @@ __all__ = [
     "PatternEdit", "PictureRecipe", "PromptError", "Reading", "RegularizationNeurons", "Table", "TargetError", "TaskData",
     "TokenChange", "TokenMatrix", "Trace", "TraceSites", "Traces", "Trajectory", "UnknownModelError", "UnsupportedReadingError",
     "__version__", "ablate", "alti_logit", "attention_figure", "attention_flow", "attention_rollout",
-    "build_graph", "compare", "completeness", "connected_flow", "corrupt", "critical_levels",
+    "build_graph", "circuit_edges", "compare", "completeness", "connected_flow", "corrupt", "critical_levels",
     "direct_logit_attribution", "discover", "discovery_size", "edge_effects", "edge_mass", "edge_scores", "edge_tokens",
     "edge_tokens_figure", "edge_weights", "faithfulness", "flow_edges", "flow_graph", "gradients", "head_circuit",
     "head_circuit_figure", "head_effects", "head_roles", "head_scores", "head_scores_figure", "head_view",

@@ -122,15 +122,16 @@ def test_the_server_knows_no_panel_by_name():
             assert not (isinstance(said, str) and said in panels), f"{path}:{node.lineno} says {said!r}"
 
 
-def test_the_wires_of_the_page_know_no_panel_by_name():
+@pytest.mark.parametrize("folder", ["page", "server", "session", "present"])
+def test_the_page_and_the_server_know_no_panel_by_name(folder):
     """They take the panels from their one door; what belongs to one of them stands in its file."""
     from flowgraph_webapp import panels
 
     known = {f"panels.{name}" for name in panels._MODULES} | {m.__name__.partition(".")[2] for m in panels.BESIDE}
-    assert {"panels.lens", "panels.circuit"} < known
+    assert {"panels.lens", "panels.circuit_search"} < known
     faults = [
         f"{path}:{line} imports {there}"
-        for path in modules(APP / "page" / "wires")
+        for path in modules(APP / folder)
         for there, line in imports(path, APP, "flowgraph_webapp")
         if there in known
     ]

@@ -463,6 +463,33 @@ def test_every_view_and_export_takes_a_circuit(circuits, name, tmp_path):
     assert ("works against it" in text) == (name == "negative")
 
 
+@pytest.mark.parametrize("name", ["negative", "llama"])
+def test_the_edges_of_a_circuit_have_a_table_a_chart_and_files(circuits, name, tmp_path):
+    graph = circuits[name]
+    edges = flowgraph.circuit_edges(graph)
+    columns = edges.table().columns
+    found = {
+        (str(graph.nodes[s]), str(graph.nodes[t]), float(w))
+        for s, t, w in zip(graph.source, graph.target, graph.weight, strict=True)
+    }
+    assert set(zip(columns["source"], columns["target"], columns["effect"].tolist(), strict=True)) == found
+    assert list(abs(columns["effect"])) == sorted(abs(graph.weight), reverse=True)
+    np.testing.assert_allclose(columns["part_of_gap"] * graph.info.options["gap"], columns["effect"])
+    kinds = {graph.edge_dict(e)["kind"] for e in range(len(graph))}
+    assert ("its value" in columns["reads"]) == ("value" in kinds)
+    bars = edges.chart(most=3)
+    np.testing.assert_array_equal(bars.columns[0].bars[0].values, columns["effect"][:3])
+    assert bars.title == f"The strongest {min(3, len(graph))} of {len(graph)} edges of a circuit"
+    assert len(edges.figure(most=2).data[0].y) == 2
+    for ending in ("csv", "npz", "svg"):
+        assert edges.save(tmp_path / f"edges.{ending}").stat().st_size > 100
+    assert edges.measured
+    assert "cut by itself" in edges.note
+    assert flowgraph.FlowGraph.load(graph.save(tmp_path / "circuit.json")).weight.tolist() == graph.weight.tolist()
+    with pytest.raises(ArgumentError, match="most=0"):
+        edges.chart(most=0)
+
+
 def test_nodes_of_a_circuit_stand_in_the_columns_of_their_heads(circuits):
     graph = circuits["llama"]
     assert is_circuit(graph)
@@ -503,6 +530,8 @@ def test_circuits_are_compared(circuits):
 
 def test_a_graph_of_flow_is_no_circuit(circuits, traces):
     graph = flowgraph.build_graph(traces("gpt2"), method="proximity", readings=False)
+    with pytest.raises(ArgumentError, match="'proximity' is no circuit"):
+        flowgraph.circuit_edges(graph)
     info = replace(graph.info, total_layers=circuits["negative"].info.total_layers)
     with pytest.raises(ArgumentError, match="not a circuit"):
         flowgraph.compare(replace(graph, info=info), circuits["negative"])

@@ -214,6 +214,8 @@ def glossary() -> dict[str, str]:
 
 def test_the_glossary_says_what_the_tooltips_say():
     from flowgraph_webapp.page.layout import words
+    from flowgraph_webapp.panels.circuit_form import CIRCUITS, TASKS
+    from flowgraph_webapp.panels.lens import FILL_HINTS
 
     terms = glossary()
     methods = {"attention": "attention (method)"}
@@ -223,9 +225,9 @@ def test_the_glossary_says_what_the_tooltips_say():
         **{methods.get(name, name): hint for name, (_, hint) in words.METHODS.items()},
         **{shows.get(name, name): hint for name, hint in words.SHOWS.items()},
         **dict(words.TABS.values()),
-        **dict(words.TASKS.values()),
-        **dict(words.CIRCUITS.values()),
-        **words.FILLS,
+        **dict(TASKS.values()),
+        **dict(CIRCUITS.values()),
+        **FILL_HINTS,
     }
     assert len(expected) >= 30
     for term, hint in expected.items():

@@ -16,7 +16,7 @@ from flowgraph.render import css_variables, page_bundle, page_library, page_styl
 from .page.layout.page import page
 from .page.posted import check_posted
 from .page.wires import browser, charts, downloads, panels, sessions
-from .panels import connect
+from .panels import PANELS, connect
 from .present.errors import notice
 from .present.ids import Id
 from .present.palette import panel_variables
@@ -106,7 +106,7 @@ def _serve_page_files(app: Dash) -> None:
     files = {
         "cytoscape.js": (page_library(), "text/javascript"),
         "flowgraph.js": (page_bundle(), "text/javascript"),
-        "theme.css": (css_variables() + panel_variables() + page_styles(), "text/css"),
+        "theme.css": (css_variables() + panel_variables() + page_styles() + _with_their_panels(), "text/css"),
     }
 
     @app.server.get("/page/<name>")  # type: ignore[untyped-decorator]
@@ -118,6 +118,11 @@ def _serve_page_files(app: Dash) -> None:
         response.headers["Cache-Control"] = "no-cache"
         response.add_etag()
         return response.make_conditional(flask.request)
+
+
+def _with_their_panels() -> str:
+    """The controls of a panel are seen while it is open."""
+    return "".join(f'#app[data-panel="{panel.name}"] .for-{panel.name} {{ display: contents; }}\n' for panel in PANELS)
 
 
 def _protect(app: Dash) -> None:

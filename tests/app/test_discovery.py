@@ -10,16 +10,12 @@ from dataclasses import replace
 import flowgraph_webapp.server.dispatch as dispatch
 import numpy as np
 import pytest
-from flowgraph_webapp.page.layout import words
-from flowgraph_webapp.panels import circuit as shown
-from flowgraph_webapp.panels.circuit import (
-    Circuit,
-    CircuitQuestion,
-    CircuitTestQuestion,
-    CorruptQuestion,
-    Pair,
-    TokenQuestion,
-)
+from flowgraph_webapp.panels import circuit_details as shown
+from flowgraph_webapp.panels.circuit import Circuit, CircuitQuestion, Pair
+from flowgraph_webapp.panels.circuit_effect import CircuitTestQuestion
+from flowgraph_webapp.panels.circuit_form import CIRCUITS
+from flowgraph_webapp.panels.circuit_form import TASKS as TASK_WORDS
+from flowgraph_webapp.panels.circuit_search import CorruptQuestion, TokenQuestion
 from flowgraph_webapp.panels.effects import AblateQuestion, FaithfulQuestion
 from flowgraph_webapp.panels.lens import LensQuestion
 from flowgraph_webapp.recipe import CHOICES, Recipe, from_query, to_query
@@ -381,8 +377,8 @@ def test_a_circuit_is_a_recipe():
 
 
 def test_the_page_offers_what_a_recipe_takes():
-    assert tuple(words.TASKS) == CHOICES["task"] == ("none", *TASKS)
-    assert tuple(words.CIRCUITS) == CHOICES["circuit"][1:]
+    assert tuple(TASK_WORDS) == CHOICES["task"] == ("none", *TASKS)
+    assert tuple(CIRCUITS) == CHOICES["circuit"][1:]
 
 
 def test_a_session_keeps_a_circuit(traces, run, found):
@@ -427,27 +423,31 @@ def test_a_circuit_of_another_model_does_not_fit(traces, run, found):
 
 
 def test_the_search_says_everything_of_itself(found):
-    said = {str(name): value for name, value, _ in shown.search_facts(found.graph)}
-    options = found.graph.info.options
-    assert said["method"] == "backward"
+    edges, options = fg.circuit_edges(found.graph), found.graph.info.options
+    said = {name: value for name, value, _ in edges.facts()}
+    assert said["method"] == edges.method == "backward"
     assert said["a cut edge brings"] == "the corrupted prompt’s"
-    assert said["gap, clean less corrupted"] == f"{options['gap']:+.2f}"
-    assert (said["prompts"], said["edges"]) == ("1", str(len(found.graph)))
-    assert (said["forwards run"], said["left untested"]) == (f"{options['forwards']:,}", "0")
-    assert "cut by itself" in str(shown.panel(found))
+    assert said["gap, clean less corrupted"] == edges.gap == options["gap"]
+    assert (said["prompts"], said["edges"]) == (1, len(found.graph))
+    assert (said["forwards run"], said["left untested"]) == (options["forwards"], 0)
+    drawn = json.dumps(shown.panel(found).chart, ensure_ascii=False)
+    assert f"{edges.gap:+.2f}" in drawn
+    assert f'"{options["forwards"]:,}"' in drawn
+    assert "cut by itself" in drawn
     estimated = replace(found, graph=replace(found.graph, info=replace(found.graph.info, method="circuit: eap")))
     assert "estimates; no edge was cut" in str(shown.panel(estimated))
 
 
 def test_the_table_has_every_edge_the_strongest_first(found):
-    graph = found.graph
-    rows = [one for one in shown.effect_table(graph, range(len(graph)), "Edges").walk() if one.tag == "tr"][1:]
-    sizes = [abs(float(row.children[-1].attributes["data-sort"])) for row in rows]
-    assert sizes == sorted(np.abs(graph.weight).tolist(), reverse=True)[: len(rows)]
+    graph, edges = found.graph, fg.circuit_edges(found.graph)
+    rows = [one for one in shown.effect_table(edges, range(len(graph)), "Edges").walk() if one.tag == "tr"][1:]
+    shown_effects = [float(row.children[-1].attributes["data-sort"]) for row in rows]
+    assert shown_effects == list(edges.table().columns["effect"])[: len(rows)]
+    assert [abs(x) for x in shown_effects] == sorted(np.abs(graph.weight).tolist(), reverse=True)[: len(rows)]
     picked = [one.attributes["data-pick"] for one in rows[0].walk() if "data-pick" in one.attributes]
     strongest = int(np.argmax(np.abs(graph.weight)))
     assert picked == [f"edge.{strongest}"]
-    assert shown.effect_table(graph, [], "none") is None
+    assert shown.effect_table(edges, [], "none") is None
 
 
 def test_untested_edges_are_said(found):

@@ -23,6 +23,7 @@ from flowgraph.render import visible
 from ..node_key import parse_node_key
 from ..present.drawn import Element, drawn, element, link, token
 from ..present.figures import plural, probability
+from ..present.ids import Id
 from ..present.tables import Cell, Column, table
 from ..recipe import Recipe, check_index
 from ..server.question import recorded, require
@@ -262,6 +263,13 @@ def _question(recipe: Recipe, run: Run) -> AttentionQuestion:
     return AttentionQuestion.of(recipe, run.n_layers - 1 if recipe.layer is None else recipe.layer)
 
 
+def controls() -> list[Component]:
+    """Whose attention is shown."""
+    from ..present.parts import group, late_choice
+
+    return [group("Layer", "Whose attention is shown", late_choice(Id.LAYER))]
+
+
 PANEL = Panel(
     "attention",
     "Attention",
@@ -270,4 +278,6 @@ PANEL = Panel(
     lambda answer, run, view: panel(answer, run, heads=view.recipe.heads, selected=view.recipe.selected_node),
     rows,
     fields=("layer",),
+    view=("layer", "heads"),
+    controls=controls,
 )

@@ -221,6 +221,39 @@ class _Wanted(Ticket):
 POSTED.add(f"{Id.CONTINUATION_TICKET}.data", _Wanted | None)
 
 
+def strip() -> Component:
+    """How many tokens the model is to add."""
+    from dash import dcc
+
+    from ..present.parts import hidden_label
+
+    hint = f"Tokens to add, 1 to {MOST_GENERATED}"
+    return html.Div(
+        [
+            hidden_label(hint, Id.COUNT),
+            dcc.Input(id=Id.COUNT, type="number", min=1, max=MOST_GENERATED, step=1, value=8, className="box"),
+            html.Button(
+                "Continue", id=Id.CONTINUE, type="button", className="button small", n_clicks=0,
+                title="Let the model go on with the traced prompt, taking its best token each time",
+            ),
+        ],
+        className="going-on",
+        title=hint,
+    )  # fmt: skip
+
+
+def below_strip() -> Component:
+    """The row of what the model adds; not there while there is nothing."""
+    from ..present.parts import progress_row
+
+    row = progress_row(Id.CONTINUATION_PROGRESS, Id.CONTINUATION_CANCEL, "Stop adding tokens", "growth")
+    return html.Div([row, html.Div(id=Id.CONTINUATION)], className="continuation")
+
+
+STORES = (Id.CONTINUATION_TICKET,)
+POLLS = (Id.CONTINUATION_POLL,)
+
+
 def wires(app: Dash, service: Service) -> None:
     """Connect the callbacks: asking for more tokens, how far they are, and which of them is explained."""
     from dash import Input, Output, State

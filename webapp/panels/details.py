@@ -25,7 +25,7 @@ from ..server.asking import ask, can_ask
 from ..server.question import recorded
 from ..server.run import OfRun, Run, RunQuestion, same
 from ..server.traces import Check, Traces
-from . import circuit, details_of_edge, details_of_graph, details_of_node
+from . import circuit_details, circuit_effect, details_of_edge, details_of_graph, details_of_node
 from .circuit import Circuit
 from .effects import offer, offer_tests
 from .picture import shown
@@ -104,6 +104,11 @@ POSTED.add(f"{Id.PICTURE}.selected", str | None)
 POSTED.add(f"{Id.PICTURE}.pins", list[str] | None)
 
 
+def right_pane() -> list[Component]:
+    """Where the details stand."""
+    return [html.Div(html.P("Details of what is selected stand here.", className="note"), id=Id.DETAILS)]
+
+
 def wires(app: Dash, service: Service) -> None:
     """Connect the callback of the right pane."""
     from dash import Input, Output
@@ -136,7 +141,7 @@ def details_of(service: Service, recipe: Recipe, key: str | None, pins: tuple[st
         return offer_tests(service, recipe, run, what, buttons)
 
     if isinstance(answer, Circuit):
-        return _of_circuit(answer, key, pins, tested("graph", circuit.offer()))
+        return _of_circuit(answer, key, pins, tested("graph", circuit_effect.offer()))
     graph = answer.graph
     if key is None:
         return _with_test(details_of_graph.panel(graph, run), tested("graph", offer(None, None, None, run)))
@@ -164,10 +169,10 @@ def _node(service: Service, recipe: Recipe, node: Node, graph: FlowGraph) -> Nod
 
 def _of_circuit(answer: Circuit, key: str | None, pins: tuple[str, ...], tests: list[Component]) -> Component:
     if key is None:
-        return _with_test(circuit.panel(answer), tests)
+        return _with_test(circuit_details.panel(answer), tests)
     if key.startswith(EDGE):
-        return circuit.edge_panel(answer, edge_of(key, len(answer.graph)))
-    return circuit.node_panel(answer, parse_node_key(key), pins)
+        return circuit_details.edge_panel(answer, edge_of(key, len(answer.graph)))
+    return circuit_details.node_panel(answer, parse_node_key(key), pins)
 
 
 def _with_test(panel: Component, buttons: list[Component]) -> Component:

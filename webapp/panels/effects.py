@@ -12,10 +12,11 @@ from flowgraph.render import shown_graph, visible
 
 from ..node_key import EDGE, edge_of, parse_node_key
 from ..present import html
+from ..present.attributes import named
 from ..present.buttons import boxed, test_button
 from ..present.drawn import Element, element, facts, token
 from ..present.errors import panel_error
-from ..present.figures import signed
+from ..present.figures import percent, signed
 from ..present.ids import Id
 from ..present.wiring import NOTHING, View, follow
 from ..recipe import Recipe, check_index, from_query
@@ -25,7 +26,7 @@ from ..server.errors import Cancelled
 from ..server.question import Question, recorded
 from ..server.run import OfRun, Run, RunQuestion
 from ..server.traces import Check, Traces, reporting
-from .circuit import CircuitTestQuestion, circuit_effect
+from .circuit_effect import CircuitTestQuestion, circuit_effect
 from .flow import GraphQuestion, OfGraph, OfShown, SketchQuestion
 
 if TYPE_CHECKING:
@@ -202,7 +203,7 @@ def effect(answer: Ablation, *, whole: bool) -> Component:
         ("change", signed(change), answer.unit),
     ]
     if whole and answer.before > 0:
-        rows.append(("left of the baseline", f"{100 * answer.after / answer.before:.1f} %".replace("-", "−"), ""))
+        rows.append(("left of the baseline", percent(answer.after, answer.before), ""))
     title = "Test of this graph" if whole else f"Without {answer.what}"
     tree = element(
         "div",
@@ -265,6 +266,20 @@ class _Test(View):
 
 
 POSTED.add(f"{Id.PICTURE}.test", _Test | None)
+
+
+POLLS = (Id.TEST_POLL,)
+
+
+def right_pane() -> list[Component]:
+    """How far a test is, and what came of it."""
+    from ..present.parts import progress_row
+
+    return [
+        progress_row(Id.TEST_PROGRESS, Id.TEST_CANCEL, "Stop this test"),
+        html.P(className="stale", role="status", **named({"data-show": "stale"})),
+        html.Div(id=Id.EFFECT, className="effects", **named({"aria-live": "polite"})),
+    ]
 
 
 def wires(app: Dash, service: Service) -> None:

@@ -275,6 +275,13 @@ def _exact(value: float, heads: Heads, name: str) -> str:
     return f"{text} {heads.units[name]}"
 
 
+def controls() -> list[Component]:
+    """Which score is shown."""
+    from ..present.parts import group, late_choice
+
+    return [group("Score", "What is shown of each head", late_choice(Id.SCORE))]
+
+
 PANEL = Panel(
     "heads",
     "Heads",
@@ -283,6 +290,8 @@ PANEL = Panel(
     lambda answer, run, view: panel(answer, run, score=view.recipe.score, selected=view.recipe.selected_node),
     lambda answer, _run: rows(answer),
     fields=("score",),
+    view=("score",),
+    controls=controls,
 )
 
 

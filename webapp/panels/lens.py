@@ -20,6 +20,7 @@ from flowgraph.render import RANK_LABELS, rank_decade, visible
 
 from ..present.drawn import Element, drawn, element, pick, token
 from ..present.figures import count, plural, probability, signed
+from ..present.ids import Id
 from ..server.question import recorded
 from ..server.run import OfRun, Run, same
 from ..server.traces import READ_AT_ONCE, Check, Traces
@@ -264,6 +265,21 @@ def _draw(answer: Reading, run: Run, view: View) -> Component:
     return panel(answer, run, fill=recipe.fill, selected=recipe.selected_node, start=start, first=view.first)
 
 
+FILL_HINTS = {
+    "rank": "Rank of the target among all tokens, 1 being the best.",
+    "probability": "Probability of the target.",
+    "entropy": "How undecided the state is, in nats.",
+}
+"""What colours a cell → what that means."""
+
+
+def controls() -> list[Component]:
+    """What colours a cell."""
+    from ..present.parts import group, switch
+
+    return [group("Fill", "What colours a cell", switch(Id.FILL, FILL_HINTS, "rank"))]
+
+
 PANEL = Panel(
     "lens",
     "Lens grid",
@@ -272,4 +288,6 @@ PANEL = Panel(
     _draw,
     rows,
     fields=("fill", "start"),
+    view=("fill",),
+    controls=controls,
 )

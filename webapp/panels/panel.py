@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, NamedTuple
 
@@ -53,6 +53,10 @@ class Panel(Generic[A]):
         The numbers of an answer.
     fields
         Fields of the address that what is drawn depends on, besides those of the run.
+    view
+        Fields of the address that only this panel reads: no graph depends on them.
+    controls
+        What stands above the panel while it is open.
     words
         Columns whose texts are this project's own words. All other texts come from a prompt or a model.
     """
@@ -64,6 +68,8 @@ class Panel(Generic[A]):
     draw: Callable[[A, Run, View], Component]
     rows: Callable[[A, Run], Sheet]
     fields: tuple[str, ...] = ()
+    view: tuple[str, ...] = ()
+    controls: Callable[[], Sequence[Component]] = tuple
     words: tuple[str, ...] = ()
 
     def table(self, answer: A, run: Run) -> Table:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from flowgraph.errors import ArgumentError, FlowgraphError
@@ -17,7 +18,7 @@ from ..server.asking import ask, can_ask
 from ..server.errors import Cancelled
 from ..server.question import Question
 from ..server.run import Run, RunQuestion
-from . import circuit
+from . import circuit_details
 from .bars import Bars, BarsQuestion
 from .circuit import Circuit, CircuitQuestion
 from .flow import (
@@ -82,32 +83,44 @@ def wires(app: Dash, service: Service) -> None:
         said["run"] |= offered(service, recipe, run)
         return {**about_run(recipe, run), **said, "notice": passed_over(recipe, run)}
 
-    @app.callback(
-        Output(Id.PICTURE, "readings"), Input(Id.PICTURE, "drawn"), State(Id.TICKET, "data"), prevent_initial_call=True
-    )
-    def read(drawn: str, ticket: dict[str, Any] | None) -> Any:
-        if ticket is None or drawn != picture_name(ticket):
-            return no_update
-        try:
-            answer = shown(service, from_query(ticket["search"]), ticket["id"])
-        except Cancelled:  # the page went on to another picture
-            return no_update
-        return readings(answer.graph, drawn)
-
-    @app.callback(
-        Output(Id.PICTURE, "writers"), Input(Id.PICTURE, "drawn"), State(Id.TICKET, "data"), prevent_initial_call=True
-    )
-    def hold_against(drawn: str, ticket: dict[str, Any] | None) -> Any:
-        if ticket is None or drawn != picture_name(ticket):
-            return no_update
-        try:
-            return {"picture": drawn, **largest_writers(service, from_query(ticket["search"]), ticket["id"])}
-        except Cancelled:  # the page went on to another picture
-            return no_update
-        except FlowgraphError as error:
-            return {"picture": drawn, "about": "", "parts": [], "failed": str(error)}
-
+    for prop, of in _AFTERWARDS.items():
+        _after_drawing(app, service, prop, of)
     follow(app, service, State(Id.TICKET, "data"), poll=Id.POLL, progress=Id.PROGRESS, cancel=Id.CANCEL)
+
+
+def _after_drawing(app: Dash, service: Service, prop: str, of: Callable[[Service, Recipe, str, str], Any]) -> None:
+    """Give the picture a property as soon as it is drawn, unless the page has gone on to another picture."""
+    from dash import Input, Output, State, no_update
+
+    @app.callback(
+        Output(Id.PICTURE, prop), Input(Id.PICTURE, "drawn"), State(Id.TICKET, "data"), prevent_initial_call=True
+    )
+    def give(drawn: str, ticket: dict[str, Any] | None) -> Any:
+        if ticket is None or drawn != picture_name(ticket):
+            return no_update
+        try:
+            return of(service, from_query(ticket["search"]), ticket["id"], drawn)
+        except Cancelled:
+            return no_update
+
+
+def _readings(service: Service, recipe: Recipe, ticket: str, drawn: str) -> dict[str, Any]:
+    """What every node says, which a sketch leaves open."""
+    return readings(shown(service, recipe, ticket).graph, drawn)
+
+
+def _writers(service: Service, recipe: Recipe, ticket: str, drawn: str) -> dict[str, Any]:
+    """The largest writers of the answer, or why they are not known."""
+    try:
+        return {"picture": drawn, **largest_writers(service, recipe, ticket)}
+    except Cancelled:
+        raise
+    except FlowgraphError as error:
+        return {"picture": drawn, "about": "", "parts": [], "failed": str(error)}
+
+
+_AFTERWARDS = {"readings": _readings, "writers": _writers}
+"""Property of the picture → what gives it once the picture is drawn."""
 
 
 def shown(
@@ -215,9 +228,9 @@ def _of_graph(recipe: Recipe, answer: GraphAnswer) -> dict[str, Any]:
 
 def _of_circuit(answer: Circuit) -> dict[str, Any]:
     return {
-        "start": circuit.chip(answer),
-        "caption": circuit.caption(answer),
-        "mass": circuit.mass_hint(answer.graph),
+        "start": circuit_details.chip(answer),
+        "caption": circuit_details.caption(answer),
+        "mass": circuit_details.mass_hint(answer.graph),
     }
 
 

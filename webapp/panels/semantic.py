@@ -16,7 +16,9 @@ from flowgraph import FlowGraph, node_key
 from flowgraph.errors import ArgumentError
 from flowgraph.render import RANK_LABELS, caption, page_data, visible
 
+from ..present.attributes import named
 from ..present.drawn import Element, drawn, element
+from ..present.ids import Id
 from ..recipe import Recipe, check_choice, check_index, check_window
 from ..server.question import recorded
 from ..server.run import OfRun, Run, RunQuestion, same_run
@@ -228,6 +230,21 @@ def _legend(graph: FlowGraph, run: Run) -> Element:
     )
 
 
+def controls() -> list[Component]:
+    """Which layers are drawn."""
+    from dash import dcc
+    from dash import html as components
+
+    from ..present.parts import group
+
+    window = dcc.RangeSlider(
+        id=Id.SEMANTIC_LAYERS, min=0, max=1, step=1, value=[0, 1], pushable=1, marks=None, allow_direct_input=False,
+        className="slider",
+    )  # fmt: skip
+    shown = components.Span(className="note", **named({"data-show": "semantic"}))
+    return [group("Layers", "Which layers are drawn", window, shown)]
+
+
 PANEL = Panel(
     "semantic",
     "Semantic",
@@ -236,5 +253,7 @@ PANEL = Panel(
     lambda answer, run, view: panel(answer, run, selected=view.recipe.selected_node),
     lambda answer, _run: rows(answer),
     fields=("layer", "semantic_layers"),
+    view=("semantic_layers",),
+    controls=controls,
     words=("source", "target", "kind", "unit"),
 )

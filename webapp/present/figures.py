@@ -53,5 +53,10 @@ def weight(value: float, unit: str) -> str:
     return probability(value) if unit in _PARTS and 0 <= value <= 1 else short(value)
 
 
+def percent(value: float, whole: float) -> str:
+    """A part of a whole in per cent, never clipped."""
+    return _minus(f"{100 * value / whole:.1f} %")
+
+
 def _minus(text: str) -> str:
     return text.replace("-", MINUS)

@@ -9,8 +9,8 @@ from flowgraph import DEFAULT_METHOD
 from ...present.attributes import named
 from ...present.drawn import Element, drawn, element
 from ...present.ids import Id
+from ...present.parts import group, hidden_label, switch
 from ...recipe import LARGEST_LEVEL
-from .parts import group, hidden_label, switch
 from .words import LEVELS, METHODS, ORIENTATIONS, SHOWS, WIDTHS
 
 _KEEP_HINT = (

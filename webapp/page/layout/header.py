@@ -10,10 +10,10 @@ from dash import dcc, html
 from ...panels import PANELS
 from ...present.attributes import named
 from ...present.ids import Id
+from ...present.parts import hidden_label, icon_button, menu
 from ...recipe import LONGEST_TEXT, Recipe
 from ...session.container import LARGEST_TRACE
 from .examples import Example, example_list
-from .parts import hidden_label, icon_button, menu
 
 _SESSION = (
     "A session holds the prompt, the view and every answer on this page, and the trace that they came from, which Python opens, up to "

@@ -9,7 +9,7 @@ from dataclasses import fields
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from ...panels import PANELS
+from ...panels import PANELS, wired
 from ...present.attributes import named
 from ...present.ids import Id
 from ...recipe import CHOICES, Recipe
@@ -19,7 +19,7 @@ from .header import first_model, header
 from .stage import centre, details
 from .words import KEYS, METHODS, POINTER, SHOWS, TABS, TERMS
 
-VIEW = ("keep", "width", "orientation", "tab", "layer", "heads", "selected", "pins", "fill", "score", "semantic_layers")
+VIEW = ("keep", "width", "orientation", "tab", "selected", "pins", *(field for panel in PANELS for field in panel.view))
 """Fields of a recipe that no graph depends on."""
 SILENT = ("keep", "width", "orientation", "selected", "pins")
 """Fields that are looks only: they stand in the address without a step to go back over."""
@@ -70,14 +70,8 @@ def _text(value: object) -> str:
 
 
 def _stores() -> list[Component]:
-    names = (
-        Id.TICKET,
-        Id.RUN,
-        Id.PANEL,
-        Id.CONTINUATION_TICKET,
-        Id.FIND_TICKET,
-    )
-    polls = (Id.POLL, Id.CONTINUATION_POLL, Id.TEST_POLL, Id.FIND_POLL)
+    names = (Id.TICKET, Id.RUN, Id.PANEL, *wired("STORES"))
+    polls = (Id.POLL, *wired("POLLS"))
     return [
         dcc.Location(id=Id.LOCATION, refresh=False),
         *(dcc.Store(id=name) for name in names),

@@ -6,14 +6,12 @@ from collections.abc import Sequence
 
 from dash import dcc, html
 
+from ...panels import PANELS, standing
 from ...present.attributes import named
 from ...present.ids import Id
-from ...recipe import MOST_GENERATED
 from ..flow_picture import FlowPicture
 from .examples import Example, example_list
-from .finder import finder, progress_row
-from .parts import group, hidden_label, switch
-from .words import FILLS, TABS
+from .words import TABS
 
 _KEYS = "Arrow keys walk along tokens and layers. Enter gives the details, P pins, Escape clears. Plus, minus and 0 zoom and fit."
 
@@ -23,7 +21,6 @@ _WHY_EMPTY = {
     "while-nothing": "Nothing has been traced yet that this panel could be about.",
 }
 """When the panel is empty → why, in words."""
-_HINTS = html.P("Details of what is selected stand here.", className="note")
 
 
 def centre(examples: Sequence[Example]) -> html.Main:
@@ -34,52 +31,18 @@ def centre(examples: Sequence[Example]) -> html.Main:
                 [
                     html.Div(id=Id.STRIP, className="predictions", role="group", **named({"aria-label": "Next token"})),
                     html.Div(id=Id.START, className="start"),
-                    _going_on(),
+                    *standing("strip"),
                     _zoom(),
                 ],
                 className="strip",
             ),
-            _continuation(),
+            *standing("below_strip"),
             html.P(className="behind", role="status", **named({"data-show": "behind"})),
             html.Div(id=Id.NOTICE, className="notices", role="alert"),
             html.Div([_stage(examples), _writers(), _status(), _panel()], className="scroll"),
             html.P(_KEYS, id="keys", className="hidden"),
         ]
     )
-
-
-def _going_on() -> html.Div:
-    """How many tokens the model is to add."""
-    hint = f"Tokens to add, 1 to {MOST_GENERATED}"
-    return html.Div(
-        [
-            hidden_label(hint, Id.COUNT),
-            dcc.Input(id=Id.COUNT, type="number", min=1, max=MOST_GENERATED, step=1, value=8, className="box"),
-            html.Button(
-                "Continue", id=Id.CONTINUE, type="button", className="button small", n_clicks=0,
-                title="Let the model go on with the traced prompt, taking its best token each time",
-            ),
-        ],
-        className="going-on",
-        title=hint,
-    )  # fmt: skip
-
-
-def _continuation() -> html.Div:
-    """The row of what the model adds; not there while there is nothing."""
-    return html.Div(
-        [
-            html.Div(
-                [
-                    html.Span(id=Id.CONTINUATION_PROGRESS, className="idle", role="status", **named({"aria-live": "polite"})),
-                    html.Button("Cancel", id=Id.CONTINUATION_CANCEL, type="button", className="button small", title="Stop adding tokens", n_clicks=0),
-                ],
-                className="growth",
-            ),
-            html.Div(id=Id.CONTINUATION),
-        ],
-        className="continuation",
-    )  # fmt: skip
 
 
 def _zoom() -> html.Div:
@@ -160,10 +123,7 @@ def _panel() -> html.Section:
         [
             html.Div(
                 [
-                    group("Fill", "What colours a cell", switch(Id.FILL, FILLS, "rank"), name="for-lens"),
-                    group("Score", "What is shown of each head", _choice(Id.SCORE), name="for-heads"),
-                    group("Layer", "Whose attention is shown", _choice(Id.LAYER), name="for-attention"),
-                    group("Layers", "Which layers are drawn", _window(), _shown("semantic"), name="for-semantic"),
+                    *(html.Div([*panel.controls()], className=f"for-panel for-{panel.name}") for panel in PANELS),
                     html.A("CSV", href="export/panel.csv", className="button small away", download="", title="The numbers of this panel", **named({"data-export": "panel.csv"})),
                     html.Button("Close", type="button", className="button small close", title="Close the panel", **named({"data-tab": ""})),
                 ],
@@ -174,21 +134,6 @@ def _panel() -> html.Section:
         ],
         className="panel",
     )  # fmt: skip
-
-
-def _choice(control: Id) -> dcc.Dropdown:
-    return dcc.Dropdown(id=control, options=[], clearable=False, searchable=False, className="choice")
-
-
-def _window() -> dcc.RangeSlider:
-    return dcc.RangeSlider(
-        id=Id.SEMANTIC_LAYERS, min=0, max=1, step=1, value=[0, 1], pushable=1, marks=None, allow_direct_input=False,
-        className="slider",
-    )  # fmt: skip
-
-
-def _shown(what: str) -> html.Span:
-    return html.Span(className="note", **named({"data-show": what}))
 
 
 def search_box() -> html.Div:
@@ -207,11 +152,7 @@ def details() -> html.Aside:
     return html.Aside(
         [
             search_box(),
-            finder(),
-            progress_row(Id.TEST_PROGRESS, Id.TEST_CANCEL, "Stop this test"),
-            html.P(className="stale", role="status", **named({"data-show": "stale"})),
-            html.Div(id=Id.EFFECT, className="effects", **named({"aria-live": "polite"})),
-            html.Div(_HINTS, id=Id.DETAILS),
+            *standing("right_pane"),
         ],
         className="pane right",
         **named({"aria-label": "Details"}),

@@ -27,11 +27,6 @@ ORIENTATIONS = {
     "columns": "Tokens from left to right, layers upwards.",
     "rows": "Tokens from top to bottom, layers to the right.",
 }
-FILLS = {
-    "rank": "Rank of the target among all tokens, 1 being the best.",
-    "probability": "Probability of the target.",
-    "entropy": "How undecided the state is, in nats.",
-}
 TABS = {panel.name: (panel.title, panel.hint) for panel in PANELS}
 TERMS = {
     "flow": "share of an edge times the flow of its target; 1 at the start node",
@@ -60,21 +55,3 @@ POINTER = (
     ("click on L23", "at level token: show the heads of that layer one by one, or together again"),
     ("Shift + click", "on a predicted token: make it the foil"),
 )
-
-TASKS = {
-    "none": ("this text, and corrupted", "The prompt that is traced, beside one without what decides."),
-    "ioi": ("task: ioi", "Who is given something: the name that occurs once; corrupted by three other names."),
-    "greater-than": ("task: greater-than", "A span of years ends later than it starts; corrupted by a start that rules nothing out."),
-    "induction": ("task: induction", "A sequence of random words repeats; corrupted by a first part of other words."),
-    "agreement": ("task: agreement", "The verb agrees with its noun; corrupted by the noun’s other number."),
-    "colored-objects": ("task: colored-objects", "The color of one of three things; corrupted by asking for another."),
-    "capitals": ("task: capitals", "The capital of a country; corrupted by another country."),
-}  # fmt: skip
-"""What a circuit is searched with → how it is called, and what it is."""
-CIRCUITS = {
-    "backward": ("backward", "Estimates of every edge, and the strongest cut one by one: each edge of the result was measured."),
-    "eap": ("eap", "Change · gradient of every edge, from one forward and one backward pass. Estimates only."),
-    "eap-qk": ("eap-qk", "The same, with attention run anew for edges into queries and keys. Estimates only."),
-    "eap-ig": ("eap-ig", "Gradients averaged over five runs between the two prompts. Estimates only."),
-}  # fmt: skip
-"""How a circuit is searched → how it is called, and what it does."""

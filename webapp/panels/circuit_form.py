@@ -6,12 +6,29 @@ from typing import Any
 
 from dash import dcc, html
 
-from ...panels.circuit_map import circuit_map
-from ...present.attributes import named
-from ...present.ids import Id
-from ...recipe import LONGEST_TEXT, MOST_FORWARDS, MOST_PROMPTS, Recipe
-from .words import CIRCUITS, TASKS
+from ..present.attributes import named
+from ..present.ids import Id
+from ..present.parts import progress_row
+from ..recipe import LONGEST_TEXT, MOST_FORWARDS, MOST_PROMPTS, Recipe
+from .circuit_map import circuit_map
 
+TASKS = {
+    "none": ("this text, and corrupted", "The prompt that is traced, beside one without what decides."),
+    "ioi": ("task: ioi", "Who is given something: the name that occurs once; corrupted by three other names."),
+    "greater-than": ("task: greater-than", "A span of years ends later than it starts; corrupted by a start that rules nothing out."),
+    "induction": ("task: induction", "A sequence of random words repeats; corrupted by a first part of other words."),
+    "agreement": ("task: agreement", "The verb agrees with its noun; corrupted by the noun’s other number."),
+    "colored-objects": ("task: colored-objects", "The color of one of three things; corrupted by asking for another."),
+    "capitals": ("task: capitals", "The capital of a country; corrupted by another country."),
+}  # fmt: skip
+"""What a circuit is searched with → how it is called, and what it is."""
+CIRCUITS = {
+    "backward": ("backward", "Estimates of every edge, and the strongest cut one by one: each edge of the result was measured."),
+    "eap": ("eap", "Change · gradient of every edge, from one forward and one backward pass. Estimates only."),
+    "eap-qk": ("eap-qk", "The same, with attention run anew for edges into queries and keys. Estimates only."),
+    "eap-ig": ("eap-ig", "Gradients averaged over five runs between the two prompts. Estimates only."),
+}  # fmt: skip
+"""How a circuit is searched → how it is called, and what it does."""
 _CORRUPTED_HINT = "The prompt once more, with as many tokens, but without what decides its answer"
 _ANSWER_HINT = "One token, with its space before it. Empty: the target that is chosen above"
 _AGAINST_HINT = "One token. Empty: the foil that is chosen above, or the mean logit if none is"
@@ -32,17 +49,6 @@ def finder() -> html.Details:
         className="finder",
         **named({"data-source": "none"}),
     )  # fmt: skip
-
-
-def progress_row(progress: Id, cancel: Id, hint: str) -> html.Div:
-    """How far something is, and the button that stops it; not there while nothing runs."""
-    return html.Div(
-        [
-            html.Span(id=progress, className="idle", role="status", **named({"aria-live": "polite"})),
-            html.Button("Cancel", id=cancel, type="button", className="button small", title=hint, n_clicks=0),
-        ],
-        className="job",
-    )
 
 
 def _source() -> html.Div:

@@ -6,8 +6,8 @@ from typing import Any
 
 from dash import dcc, html
 
-from ...present.attributes import named
-from ...present.ids import Id
+from .attributes import named
+from .ids import Id
 
 
 def hidden_label(text: str, control: Id) -> html.Label:
@@ -48,4 +48,20 @@ def menu(control: Id, summary: Any, hint: str, *children: Any, name: str = "") -
         [html.Summary(summary, className="button", title=hint), html.Div(children, className="menu-body")],
         id=control,
         className=f"menu {name}".strip(),
+    )
+
+
+def late_choice(control: Id) -> dcc.Dropdown:
+    """A list whose options come with an answer."""
+    return dcc.Dropdown(id=control, options=[], clearable=False, searchable=False, className="choice")
+
+
+def progress_row(progress: Id, cancel: Id, hint: str, name: str = "job") -> html.Div:
+    """How far something is, and the button that stops it; not there while nothing runs."""
+    return html.Div(
+        [
+            html.Span(id=progress, className="idle", role="status", **named({"aria-live": "polite"})),
+            html.Button("Cancel", id=cancel, type="button", className="button small", title=hint, n_clicks=0),
+        ],
+        className=name,
     )
