@@ -137,35 +137,14 @@ def build_graph(
     filters |= {} if threshold_rule == "edge" else {"threshold_rule": threshold_rule}
     filters |= {name: value for name, value in (("nucleus", nucleus), ("top_k", top_k)) if value is not None}
     info = replace(
-        weights.info,
-        level=level,
-        total_edges=whole.edges,
-        total_share=collected.total_share + unlisted_share(weights),
-        filters=filters,
-        provenance={
-            **weights.info.provenance,
-            "made_by": called(
-                "build_graph",
-                method=weights.info.method,
-                **(
-                    dict(weights.info.options)
-                    | {
-                        "level": level,
-                        "heads_in": heads_in or None,
-                        "threshold": threshold or None,
-                        "nucleus": nucleus,
-                        "top_k": top_k,
-                        "mass": mass,
-                        "threshold_rule": None if threshold_rule == "edge" else threshold_rule,
-                        "layers": layers,
-                        "start": None if start is None else label(start),
-                    }
-                ),
-            ),
-        },
-        flow_into=label(whole.start),
-        total_flow=whole.total,
-    )
+        weights.info, level=level, total_edges=whole.edges, total_share=collected.total_share + unlisted_share(weights), filters=filters,
+        provenance=_made_with(
+            weights, level=level, heads_in=heads_in or None, threshold=threshold or None, nucleus=nucleus, top_k=top_k, mass=mass,
+            threshold_rule=None if threshold_rule == "edge" else threshold_rule, layers=layers,
+            start=None if start is None else label(start),
+        ),
+        flow_into=label(whole.start), total_flow=whole.total,
+    )  # fmt: skip
     graph = _assemble(collected.columns(), weights, info)
     if mass is not None:
         graph = collected.strongest(graph)
@@ -176,6 +155,12 @@ def build_graph(
     if readings == "auto" and len(graph.nodes) > READ_AT_MOST:
         return graph
     return graph.with_readings(node_readings(trace_or_weights, graph.nodes))
+
+
+def _made_with(weights: EdgeWeights, **said: Any) -> dict[str, Any]:
+    """Where the weights come from, and the call that made the graph of them."""
+    call = called("build_graph", method=weights.info.method, **(dict(weights.info.options) | said))
+    return {**weights.info.provenance, "made_by": call}
 
 
 def check_filters(
