@@ -398,12 +398,12 @@ def test_a_request_beyond_the_limit_is_not_read(page):
 def test_callbacks_are_wires_of_at_most_ten_lines():
     root, seen = Path(flowgraph_webapp.__file__).parent, 0
     for path in [*(root / "page" / "wires").glob("*.py"), *(root / "panels").glob("*.py")]:
-        for found in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(found, ast.FunctionDef) and found.name in ("register", "wires"):
-                for one in found.body:
-                    if isinstance(one, ast.FunctionDef):
-                        seen += 1
-                        assert one.end_lineno - one.body[0].lineno < 10, f"{path.name}: {one.name}"
+        for one in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(one, ast.FunctionDef) and any(
+                ast.unparse(by).startswith("app.") for by in one.decorator_list
+            ):
+                seen += 1
+                assert one.end_lineno - one.body[0].lineno < 10, f"{path.name}: {one.name}"
     assert seen > 10
 
 
