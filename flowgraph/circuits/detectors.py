@@ -65,6 +65,8 @@ def repeating(loaded: LoadedModel, sequences: int, seed: int) -> Int[Tensor, "ro
     start = getattr(config, "bos_token_id", None)
     special = set() if loaded.tokenizer is None else set(loaded.tokenizer.all_special_ids)
     used = len(loaded.vocabulary) if loaded.tokenizer is None else min(len(loaded.tokenizer), len(loaded.vocabulary))
+    # A token that the head does not score, such as the place of an image, cannot be copied.
+    used = min(used, anatomy.d_vocab) if anatomy.has_head else used
     pool = np.array([i for i in range(used) if i not in special and i != start])
     room = _LONGEST_PERIOD if anatomy.context is None else (anatomy.context - 1) // 2
     longest = min(_LONGEST_PERIOD, room, len(pool) - 1)

@@ -5,19 +5,23 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import UnsupportedReadingError
-from ..models.anatomy import Anatomy, Norm, Projection
+from ..models.anatomy import Anatomy, Block, Norm, Projection
 from ..models.hooks import before
-from .passes import Call
+from .calls import Call
 
 
 def mixed(
-    anatomy: Anatomy, layer: int, states: Float[Tensor, "row position d_model"], call: Call
+    anatomy: Anatomy,
+    layer: int,
+    states: Float[Tensor, "row position d_model"],
+    call: Call,
+    prompt: Int[Tensor, "row"],
 ) -> Float[Tensor, "row position width"]:
-    """[row, position, width] outputs z of a layer's heads, heads side by side."""
+    """[row, position, width] outputs z of a layer's heads, heads side by side; ``prompt`` as in :meth:`Call.run`."""
     block = anatomy.blocks[layer]
     assert block.attention_output is not None
     # Post-norm blocks normalise behind attention, so attention reads the state itself.
@@ -25,13 +29,17 @@ def mixed(
     seen: list[Tensor] = []
     handle = before(block.attention_output.module, seen.append)
     try:
-        call = call.of_rows(len(states), anatomy.n_heads)
-        output = block.attention(reads, *call.args, **call.kwargs)
+        output = call.run(block.attention, reads, prompt)
     finally:
         handle.remove()
     # In BERT the projection stands outside the module that attends, and has not run.
     z: Tensor = seen[0] if seen else output[0]
     return block.attention_output.filled(z)
+
+
+def is_whole(block: Block) -> bool:
+    """Whether a block runs as one module only: it does not attend, or something stands beside its attention or its MLP."""
+    return block.attention is None or block.mixer is not None or block.mlp_beside is not None
 
 
 def after_attention(

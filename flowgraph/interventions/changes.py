@@ -169,9 +169,9 @@ def _node_replaced(reference: Reference, node: Node, valid: Tensor, x: Tensor) -
 
 def _terms_replaced(run: Pass, layer: int, terms: Tensor, reference: Reference, z: Tensor) -> Tensor:
     # z is shifted, not made anew: terms that stay keep the digits of the model's own attention.
-    change = -_mixed(run.anatomy, run.kept["pattern", layer] * terms, run.kept["v", layer])
+    change = -_mixed(run.kept["pattern", layer] * terms, run.kept["v", layer])
     if reference.kept is not None:
-        theirs = _mixed(run.anatomy, reference.kept["pattern", layer] * terms, reference.kept["v", layer])
+        theirs = _mixed(reference.kept["pattern", layer] * terms, reference.kept["v", layer])
         change = change + reference.averaged(theirs)
     return z + change
 
@@ -191,7 +191,7 @@ def _pattern_edited(run: Pass, layer: int, edits: list[PatternEdit], reference: 
             mask = mask & (before > 0)
         replaced = torch.where(mask, new, after)
         after = _renormalised(edit, after, replaced, mask) if edit.renormalise else replaced
-    return z + _mixed(run.anatomy, after - before, run.kept["v", layer])
+    return z + _mixed(after - before, run.kept["v", layer])
 
 
 def _renormalised(edit: PatternEdit, before: Tensor, after: Tensor, mask: Tensor) -> Tensor:
@@ -211,10 +211,10 @@ def _renormalised(edit: PatternEdit, before: Tensor, after: Tensor, mask: Tensor
 
 
 def _mixed(
-    anatomy: Anatomy,
     pattern: Float[Tensor, "row head query_pos key_pos"],
     values: Float[Tensor, "row key_pos kv d_head"],
 ) -> Float[Tensor, "row query_pos width"]:
     """Σ over sources of pattern · value, as z: heads side by side."""
-    by_head = values.transpose(1, 2).repeat_interleave(anatomy.n_heads // anatomy.n_kv_heads, 1)
+    # Layers may differ in the number of their keys and values.
+    by_head = values.transpose(1, 2).repeat_interleave(pattern.shape[1] // values.shape[2], 1)
     return (pattern.to(by_head.dtype) @ by_head).transpose(1, 2).flatten(2)

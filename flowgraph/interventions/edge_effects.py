@@ -168,7 +168,7 @@ class Cuts:
         self.changes = change(*({key: value[rows] for key, value in run.kept.items()} for rows in halves))
         # Of the clean run alone, so that the other's memory is free.
         self.kept = {key: run.kept.pop(key)[:count].clone() for key in list(run.kept)}
-        self.last, self.calls = states[:count].clone(), run.block_calls
+        self.last, self.calls = states[:count].clone(), run.calls["module"].calls
 
     def run(self, edges: Sequence[Edge], progress: Progress | None, cancel: Callable[[], bool] | None) -> EdgeEffects:
         """Effects of all edges, receivers of one layer and kind together."""
@@ -208,7 +208,8 @@ class Cuts:
                 run.edit(into, layer, partial(self._shifted, layer, edges, moved))
             # Nothing below the receiver changes, so each row starts from the clean state at its layer.
             entering = self.kept["resid_pre", layer].repeat(times, 1, 1)
-            states = run.resume(entering, layer, self.calls)
+            prompt = torch.arange(len(self.batch), device="cpu").repeat(times)
+            states = run.resume(entering, layer, self.calls, prompt)
         logits = answer_logits(self.loaded, states, self.batch.positions.repeat(times))
         measured: np.ndarray = _numbers(self.metric(logits, self.answers.repeated(times)))
         return measured.reshape(times, len(self.batch))

@@ -365,8 +365,7 @@ def patterns_of(
     run.keep(("pattern",), [layer])
     # Only the attention runs again, on the clean states; the hook shifts its queries or keys.
     reads = block.attention_norm.module(forward.kept["resid_pre", layer]).repeat(len(moved), 1, 1)
-    call = forward.calls[layer].of_rows(len(reads), anatomy.n_heads)
     with run.hooked():
-        block.attention(reads, *call.args, **call.kwargs)
+        forward.calls[layer].run(block.attention, reads)
     patterns: Tensor = run.kept["pattern", layer].unflatten(0, (len(moved), -1))
     return patterns

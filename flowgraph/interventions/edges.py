@@ -7,6 +7,7 @@ from typing import Literal, get_args
 
 from ..errors import ArgumentError, UnsupportedReadingError
 from ..models.anatomy import Anatomy, no_neurons, no_projections
+from ..values.arguments import takes_fields
 from ..values.node import Node, label
 
 Into = Literal["q", "k", "v", "mlp", "logits"]
@@ -14,6 +15,7 @@ SENDERS = ("embed", "head", "mlp")
 """Kinds of nodes that write to the residual stream, and so can send."""
 
 
+@takes_fields
 @dataclass(frozen=True)
 class Edge:
     """A direct connection over the residual stream: one node reads another's output, with no node between.
@@ -64,6 +66,7 @@ class Edge:
         return f"{label(self.source)} → {label(self.target)}{f'.{self.into}' if self.into in ('q', 'k', 'v') else ''}"
 
 
+@takes_fields
 @dataclass(frozen=True)
 class PatternEdit:
     """Entries of attention patterns.
@@ -187,8 +190,12 @@ def check_node(anatomy: Anatomy, node: Node) -> None:
     """
     heads = anatomy.n_kv_heads if node.kind == "kv_group" else anatomy.n_heads
     limits = {"layer": len(anatomy.blocks), "head": heads}
-    if node.kind in ("head", "kv_group") and node.layer in range(len(anatomy.blocks)):
-        anatomy.require_attention(node.layer, str(node))
+    if node.layer is not None and node.layer < len(anatomy.blocks):
+        if node.kind in ("head", "kv_group", "attn"):
+            anatomy.require_attention(node.layer, str(node))
+        missing = {"mlp": "MLP", "mixer": "mixer"}.get(node.kind, "")
+        if missing and getattr(anatomy.blocks[node.layer], node.kind) is None:
+            raise ArgumentError(f"{node}: layer {node.layer} of {type(anatomy.model).__name__} has no {missing}")
     if node.kind == "neuron" and not anatomy.has_neurons:
         raise UnsupportedReadingError(f"{node}: {no_neurons(anatomy)}")
     if node.kind == "neuron" and node.layer is not None and node.layer < len(anatomy.blocks):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -17,9 +17,10 @@ from ..models.anatomy import Anatomy, Norm, upcast
 from ..models.attention_weights import attention_weights
 from ..values.arguments import takes
 from .ablation import answer_logits, answer_tokens_of
+from .calls import Call
 from .edges import Into, require_sum
 from .metrics import AnswerTokens, Metric, metric_of
-from .passes import ROLES, Call, Pass
+from .passes import ROLES, Pass
 from .prompts import Answers, Batch, Prompts, batch_of, prompts_of
 from .senders import Kept, keep_senders
 
@@ -126,7 +127,7 @@ class Forward:
     """Further results of a pass with gradients: senders' outputs, the arguments of attention, logits and answers."""
 
     kept: Kept
-    calls: dict[int, Call]
+    calls: Mapping[int, Call]
     logits: Tensor
     answers: AnswerTokens
 
@@ -197,8 +198,9 @@ def backward(
     # The metric of a prompt depends on its own row, so the gradient of the sum holds each prompt's own gradient.
     with _differentiable(loaded):
         found = torch.autograd.grad(values.sum(), list(wanted.values()))
+    calls = run.calls["attention"].calls if extra else {}
     grads = {key: upcast(gradient) for key, gradient in zip(wanted, found, strict=True)}
-    forward = Forward(run.kept, run.attention_calls, logits.detach(), answers)
+    forward = Forward(run.kept, calls, logits.detach(), answers)
     return _gradients(anatomy, grads, values.detach(), run.kept), forward
 
 

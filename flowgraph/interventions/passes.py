@@ -8,52 +8,33 @@ pattern exists only after the projection has run: a layer whose edit at z needs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import NoPatternError, UnsupportedReadingError
 from ..models import LoadedModel
-from ..models.anatomy import Anatomy, Block, Projection, counting, no_neurons, no_projections, scaled, upcast
+from ..models.anatomy import Anatomy, Block, Projection, counting, fill, no_neurons, no_projections, scaled, upcast
 from ..models.attention_weights import Role
 from ..models.eager import AttentionCall, Watch, asks_for_attention, eager_attention, watching
 from ..models.forward import Feed, watch_of
 from ..models.hooks import on_call, on_result, only_while
 from ..models.kinds import base_of
 from ..models.softmax_capture import capturing
+from .calls import Call, Path, Recorder, Repeats, lengths_in, repeats_of
 from .ticks import Tick
 
 Edit = Callable[[Tensor], Tensor]
 """A function of a tensor [row, position, …]. It returns the new tensor, or the same object if it changes nothing."""
 
+CALLED = ("module", "attention")
+"""Parts of a block whose calls are kept: the block itself, and its attention."""
 ROLES: dict[str, Role] = {"q": "query", "k": "key", "v": "value"}
-
-
-@dataclass(frozen=True, eq=False)
-class Call:
-    """Arguments of a module besides hidden states: masks, position embeddings, …; of one row, which fits any batch."""
-
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-
-    def of_rows(self, rows: int, heads: int) -> Call:
-        """The arguments for some rows: masks are expanded, and what holds a row for every head of every row (ALiBi) repeated."""
-
-        def fitted(value: Any, name: str = "") -> Any:
-            if not isinstance(value, Tensor):
-                return value
-            if value.ndim == 4 and len(value) == 1:
-                return value.expand(rows, -1, -1, -1)
-            # MPT's bias by distance is of heads alone.
-            by_head = value.ndim == 3 and len(value) == heads > 1 and name != "position_bias"
-            return value.repeat(rows, 1, 1) if by_head else value
-
-        return Call(tuple(map(fitted, self.args)), {name: fitted(value, name) for name, value in self.kwargs.items()})
 
 
 class Pass:
@@ -79,8 +60,7 @@ class Pass:
         self.tick = tick
         self.edits: dict[tuple[str, int], list[Edit]] = {}
         self.kept: dict[tuple[str, int], Tensor] = {}
-        self.block_calls: dict[int, Call] = {}
-        self.attention_calls: dict[int, Call] = {}
+        self.calls: dict[str, Recorder] = {}
         self.probed: set[int] = set()
         self._keeps_calls = False
         self._probing = False
@@ -115,6 +95,8 @@ class Pass:
         base = base_of(model)
         # Nothing is read from a cache here, and filling it would take memory.
         options: dict[str, Any] = {"use_cache": False} if self.anatomy.causal else {}
+        if self._keeps_calls:
+            self.calls = {kind: Recorder(self.rows, self._repeats(kind, feed, options)) for kind in CALLED}
         last: dict[tuple[str, int], Tensor] = {}
         end = len(self.anatomy.blocks) - 1
         # The last block's output is taken by a hook: a model's own last state may have gone through the final norm.
@@ -123,17 +105,20 @@ class Pass:
         return self._edited("final", end, last["resid_post", end])
 
     def resume(
-        self, states: Float[Tensor, "row position d_model"], layer: int, calls: dict[int, Call]
+        self,
+        states: Float[Tensor, "row position d_model"],
+        layer: int,
+        calls: Mapping[int, Call],
+        prompt: Int[Tensor, "row"],
     ) -> Float[Tensor, "row position d_model"]:
-        """The last states of a pass that enters ``layer`` with ``states``."""
+        """The last states of a pass that enters ``layer`` with ``states``; ``prompt`` as in :meth:`Call.run`."""
         with self.hooked():
             for below in range(layer, len(self.anatomy.blocks)):
-                states = self.block(below, states, calls[below])
+                states = self.block(below, states, calls[below], prompt)
             return self._edited("final", len(self.anatomy.blocks) - 1, states)
 
-    def block(self, layer: int, states: Tensor, call: Call) -> Tensor:
+    def block(self, layer: int, states: Tensor, call: Call, prompt: Int[Tensor, "row"]) -> Tensor:
         """One block; only inside :meth:`hooked`."""
-        call = call.of_rows(len(states), self.anatomy.n_heads)
         turns = self.anatomy.blocks[layer].turns
         if turns is not None:
             # The run that follows counts one on.
@@ -143,10 +128,36 @@ class Pass:
             if block.enters is not None:
                 # The states have gone through the norm at the block's beginning.
                 stack.callback(on_result(block.enters, lambda _module, args, _output: args[0], first=True).remove)
-            output = block.module(states, *call.args, **call.kwargs)
+            output = call.run(block.module, states, prompt)
         result: Tensor = output[0] if isinstance(output, (tuple, list)) else output
         # The norm itself, without its hooks: they belong to the next layer as well, and run with it.
         return result if block.leaves is None else self._edited("resid_post", layer, block.leaves.forward(result))
+
+    def _repeats(self, kind: str, feed: Feed, options: Mapping[str, Any]) -> Repeats | None:
+        """Which arguments of the blocks, or of their attentions, have entries for each prompt; None where their length says it."""
+        if not self.anatomy.is_found:
+            return None
+
+        def lengths(prompts: int) -> dict[tuple[int, Path], int]:
+            found: dict[tuple[int, Path], int] = {}
+
+            def note(layer: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+                found.update({(layer, path): length for path, length in lengths_in(args, kwargs).items()})
+
+            first = {name: value[: len(value) // self.rows] for name, value in feed.items()}
+            with ExitStack() as stack, torch.no_grad():
+                stack.enter_context(eager_attention(self.anatomy.model))
+                for handle in counting(self.anatomy):
+                    stack.callback(handle.remove)
+                for layer, block in enumerate(self.anatomy.blocks):
+                    module = getattr(block, kind)
+                    if module is not None:
+                        with only_while(block.is_running):
+                            stack.callback(_call_hook(module, partial(note, layer)).remove)
+                base_of(self.anatomy.model)(**{n: torch.cat([x] * prompts) for n, x in first.items()}, **options)
+            return found
+
+        return repeats_of(self.anatomy.model, (kind, *sorted(feed)), lengths)
 
     def hooked(self, last: Edit | None = None) -> ExitStack:
         """A context in which the model runs with the edits, in evaluation mode and with eager attention."""
@@ -156,7 +167,8 @@ class Pass:
             stack.enter_context(eager_attention(self.anatomy.model))
             if self.anatomy.is_found:
                 asks = all(asks_for_attention(self.anatomy.blocks[layer].attention) for layer in self.anatomy.attending)
-                stack.enter_context((watching if asks else capturing)(self._watches()))
+                watches = self._watches()
+                stack.enter_context(watching(watches) if asks else capturing(watches, self.rows))
             for handle in self._handles(last):
                 stack.callback(handle.remove)
             for other in self.stacks.values():
@@ -176,7 +188,8 @@ class Pass:
                     return
                 self.kept["pattern", layer] = call.pattern.detach()
                 if not self.anatomy.has_projections:
-                    self.kept["v", layer] = call.value.transpose(1, 2).detach()
+                    # Heads that are smaller here than elsewhere are filled up, as z is.
+                    self.kept["v", layer] = fill(call.value.transpose(1, 2).detach(), self.anatomy.d_value)
 
             return keep
 
@@ -198,11 +211,14 @@ class Pass:
         if self.tick is not None:
             yield _tick_hook(block.module, self.tick)
         if self._keeps_calls:
-            yield _call_hook(block.module, self.block_calls, layer)
-            if block.attention is not None:
-                yield _call_hook(block.attention, self.attention_calls, layer)
+            for kind in self.calls:
+                module = getattr(block, kind)
+                if module is not None:
+                    yield _call_hook(module, partial(self.calls[kind].record, layer))
         yield from self._attention_handles(layer, block)
         yield from self._mlp_handles(layer, block)
+        if ("resid_post", layer) in self.edits:
+            yield self._on_output(block.leaves or block.module, "resid_post", layer)
         if last is not None and layer == len(self.anatomy.blocks) - 1:
             self.edits[_LAST] = [last]
             yield self._on_output(block.leaves or block.module, *_LAST)
@@ -308,8 +324,6 @@ class Pass:
                 yield self._on_output(written, "mlp_out", layer, block.mlp_factor)
             else:
                 yield from self._on_two_outputs(layer, block, written)
-        if ("resid_post", layer) in self.edits:
-            yield self._on_output(block.leaves or block.module, "resid_post", layer)
 
     def _on_entering(self, layer: int, block: Block) -> Any:
         if block.enters is None:
@@ -490,8 +504,8 @@ class _Keeper:
         self.kept, self.key, self.gradients = kept, key, gradients
 
     def __call__(self, x: Tensor) -> Tensor:
-        # For autograd a tensor of its own, which the rest of the pass is made of: a view would be thrown away.
-        self.kept[self.key] = kept = x.clone() if self.gradients else x.detach()
+        # A tensor of its own: models add to outputs of their parts in place. For autograd the rest of the pass is made of it.
+        self.kept[self.key] = kept = x.clone() if self.gradients else x.detach().clone()
         return kept if self.gradients else x
 
 
@@ -502,24 +516,11 @@ def _tick_hook(module: nn.Module, tick: Tick) -> Any:
     return on_call(module, hook)
 
 
-def _call_hook(module: nn.Module, calls: dict[int, Call], layer: int) -> Any:
+def _call_hook(module: nn.Module, use: Callable[[tuple[Any, ...], dict[str, Any]], None]) -> Any:
     def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        name = None if args else next(iter(kwargs))
-        states = args[0] if name is None else kwargs[name]
-        rest = {key: _first_row(value, len(states)) for key, value in kwargs.items() if key != name}
-        # A block resumed later has another number of rows; one row fits by broadcasting.
-        calls[layer] = Call(tuple(_first_row(value, len(states)) for value in args[1:]), rest)
+        use(args, kwargs)
 
     return on_call(module, hook)
-
-
-def _first_row(value: Any, rows: int) -> Any:
-    """Masks and positions of one row: prompts of one length without padding all have the same."""
-    if isinstance(value, Tensor):
-        if value.ndim == 3 and rows > 1 and len(value) > rows and len(value) % rows == 0:
-            return value[: len(value) // rows]
-        return value[:1] if value.ndim > 1 and len(value) == rows else value
-    return tuple(_first_row(part, rows) for part in value) if isinstance(value, tuple) else value
 
 
 def _pattern(module: nn.Module, output: Any, layer: int) -> Tensor:

@@ -19,7 +19,7 @@ Part = Node | Edge | PatternEdit
 What = Part | FlowGraph | Sequence[Part]
 GraphParts = Literal["edges", "nodes"]
 
-_OTHERS = ("attn", "neuron", "resid_pre", "resid_mid", "resid_post", "embed")
+_OTHERS = ("attn", "mixer", "neuron", "resid_pre", "resid_mid", "resid_post", "embed")
 _WRITERS = ("head", "mlp")
 _CIRCUIT: dict[str, Into] = {"query": "q", "key": "k", "value": "v", "mlp_in": "mlp", "unembed": "logits"}
 _FLOW = frozenset({"attention", "head", "mlp", "mlp_in", "residual", "unembed", "embed", "bias"})
@@ -128,7 +128,7 @@ def place_of(node: Node) -> tuple[str, int]:
     if node.kind == "embed":
         return "resid_pre", 0
     assert node.layer is not None
-    return {"head": "z", "mlp": "mlp_out", "attn": "attn_out", "neuron": "neurons"}.get(
+    return {"head": "z", "mlp": "mlp_out", "attn": "attn_out", "mixer": "mixer_out", "neuron": "neurons"}.get(
         node.kind, node.kind
     ), node.layer
 
@@ -266,6 +266,10 @@ def _add_graph(plan: Plan, graph: FlowGraph, outside: bool, parts: GraphParts) -
         nodes = [node for node in graph.nodes if node.kind in (_WRITERS if outside else (*_WRITERS, "attn", "neuron"))]
         if not any(node.kind == "head" for node in nodes) and outside:
             raise ArgumentError("the graph shows no single heads, so all of them would be outside; use level='head'")
+        if not nodes:
+            raise ArgumentError(
+                "parts='nodes' changes heads and MLPs, and the graph shows neither; use level='head', or parts='edges'"
+            )
         _add_parts(plan, nodes, outside)
     elif parts != "edges":
         raise ArgumentError(f"parts={parts!r} must be 'edges' or 'nodes'")

@@ -23,7 +23,7 @@ from ..models import LoadedModel
 from ..models.anatomy import upcast
 from ..models.wheel import Progress
 from .ablation import answer_tokens_of
-from .blocks import after_attention, mixed
+from .blocks import after_attention, is_whole, mixed
 from .measures import measure_of
 from .metrics import Metric
 from .passes import Pass, logits_of_states
@@ -71,7 +71,7 @@ class Sweep:
         self.clean = _numbers(metric(logits, answers))
         paired = how in ("resample", "denoise")
         self.corrupted = _numbers(metric(logits_of_states(loaded, last["others"]), answers)) if paired else None
-        self.block_calls, self.attention_calls = runs[self.base][0].block_calls, runs[self.base][0].attention_calls
+        self.calls = {kind: recorder.calls for kind, recorder in runs[self.base][0].calls.items()}
         self.states = runs[self.base][0].kept
         self.values = self._values({name: run.kept for name, (run, _, _) in runs.items()})
 
@@ -108,23 +108,35 @@ class Sweep:
                     tick(part.stop - part.start)
                     joins, entering = part.start >= below, states[part]
                     # In the last block a row goes through attention whole and through the MLP at one position, so it is
-                    # not run as one module.
-                    whole = self.anatomy.blocks[layer].mixer is not None
-                    if not joins and (layer < end or whole):
-                        states[part] = run.block(layer, entering, self.block_calls[layer])
+                    # not run as one module, unless what stands beside its attention or MLP has to be.
+                    whole = is_whole(self.anatomy.blocks[layer])
+                    if whole or (not joins and layer < end):
+                        states[part] = self._through(run, layer, rows[part], None if joins else entering)
                         if layer == end:
                             last[part] = states[part][range(part.stop - part.start), self.positions[rows[part, 2]]]
                         continue
                     if joins:
                         entering, z = self._joining(layer, rows[part])
                     else:
-                        z = mixed(self.anatomy, layer, entering, self.attention_calls[layer])
+                        z = mixed(self.anatomy, layer, entering, self.calls["attention"][layer], rows[part, 2])
                     if layer == end:
                         at = range(len(z)), self.positions[rows[part, 2]]
                         last[part] = after_attention(self.anatomy, layer, entering[at], z[at])
                     else:
                         states[part] = after_attention(self.anatomy, layer, entering, z)
         return last
+
+    def _through(self, run: Pass, layer: int, rows: Int[Tensor, "row 3"], entering: Tensor | None) -> Tensor:
+        """[row, position, d_model] states behind a block that runs as one module; ``entering`` is None for rows that join here."""
+        call = self.calls["module"][layer]
+        if entering is not None:
+            return run.block(layer, entering, call, rows[:, 2])
+        entering, z = self._joining(layer, rows)
+        alone = Pass(self.loaded, len(rows))
+        # Only this block runs, so no other layer's heads are changed.
+        alone.edit("z", layer, lambda _: z)
+        with alone.hooked():
+            return alone.block(layer, entering, call, rows[:, 2])
 
     def _joining(self, layer: int, rows: Int[Tensor, "row 3"]) -> tuple[Tensor, Tensor]:
         """[row, position, …] states that enter a layer and z of its heads: those of the unchanged run but for one head."""

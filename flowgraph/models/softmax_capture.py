@@ -47,9 +47,9 @@ class _Scores:
 class _Following(TorchFunctionMode):
     """Follows the functions of torch until a pattern has met its values."""
 
-    def __init__(self, found: Callable[[AttentionCall], None]) -> None:
+    def __init__(self, found: Callable[[AttentionCall], None], rows: int = 1) -> None:
         super().__init__()
-        self.found = found
+        self.found, self.rows = found, rows
         # The tensors are held, so that no other gets the number of one that is gone.
         self.scores: dict[int, tuple[Tensor, _Scores]] = {}
         self.patterns: dict[int, tuple[Tensor, _Scores]] = {}
@@ -60,7 +60,7 @@ class _Following(TorchFunctionMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if func is nn.functional.scaled_dot_product_attention:
-            self.found(_in_one(args, kwargs, out))
+            self.found(_in_one(args, kwargs, out, self.rows))
         elif isinstance(out, Tensor):
             self._follow(getattr(func, "__name__", ""), args, kwargs, out)
         return out
@@ -97,7 +97,7 @@ class _Following(TorchFunctionMode):
                 return
             left, right, made = ordered
             if id(args[1]) in self.patterns:
-                self.found(_call(left, right, made(out), self.patterns[id(args[1])][1]))
+                self.found(_call(left, right, made(out), self.patterns[id(args[1])][1], self.rows))
             else:
                 self.scores[id(out)] = (out, _Scores(left, right, 1.0, ()))
             return
@@ -109,7 +109,7 @@ class _Following(TorchFunctionMode):
             left, right = (*args, *kwargs.values())[:2]
         if id(left) in self.patterns:
             # As it meets the values: after a softmax in 32 bits it may have been rounded.
-            self.found(_call(left, right, out, self.patterns[id(left)][1]))
+            self.found(_call(left, right, out, self.patterns[id(left)][1], self.rows))
         elif isinstance(left, Tensor) and isinstance(right, Tensor) and left.ndim in (3, 4) and right.ndim in (3, 4):
             self.scores[id(out)] = (out, _Scores(left, right, scale, added))
 
@@ -170,12 +170,12 @@ def _is_mask(x: Tensor) -> bool:
     return x.numel() > 1 and bool(((x == 0) | (x == 1)).all())
 
 
-def _in_one(args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor) -> AttentionCall:
+def _in_one(args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor, rows: int) -> AttentionCall:
     """The call of torch's function that computes attention in one step, whose pattern is computed beside it."""
     given = dict(zip(("query", "key", "value", "attn_mask", "dropout_p", "is_causal"), args, strict=False)) | dict(
         kwargs
     )
-    query, key, value = (given[name].reshape(1, -1, *given[name].shape[-2:]) for name in ("query", "key", "value"))
+    query, key, value = (given[name].reshape(rows, -1, *given[name].shape[-2:]) for name in ("query", "key", "value"))
     scale = given.get("scale") or query.shape[-1] ** -0.5
     repeated = key.repeat_interleave(query.shape[1] // key.shape[1], 1)
     scores = scale * (query @ repeated.transpose(-1, -2))
@@ -185,7 +185,7 @@ def _in_one(args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor) -> A
     if mask is not None and mask.dtype == torch.bool:
         mask = torch.zeros(mask.shape, dtype=scores.dtype, device=mask.device).masked_fill(~mask, float("-inf"))
     if mask is not None:
-        mask = mask.expand(1, *mask.shape[-3:]) if mask.ndim > 2 else mask[None, None]
+        mask = mask.reshape(-1, *mask.shape[-3:]) if mask.ndim > 2 else mask[None, None]
         scores = scores + mask
     return AttentionCall(
         query,
@@ -193,41 +193,50 @@ def _in_one(args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor) -> A
         value,
         mask,
         scores.softmax(-1),
-        output.reshape(1, -1, *output.shape[-2:]).transpose(1, 2),
+        output.reshape(rows, -1, *output.shape[-2:]).transpose(1, 2),
         {"scaling": scale},
     )
 
 
-def _call(pattern: Tensor, value: Tensor, output: Tensor, scores: _Scores) -> AttentionCall:
-    """The call in the form that the library's attention function has, for one row of tokens."""
+def _call(pattern: Tensor, value: Tensor, output: Tensor, scores: _Scores, rows: int) -> AttentionCall:
+    """The call in the form that the library's attention function has, for ``rows`` rows of tokens."""
     n_queries, n_keys = pattern.shape[-2:]
     bias: Tensor | None = None
     for added in scores.added:
-        shaped = added.reshape(1, -1, *added.shape[-2:]) if added.ndim > 2 else added
+        shaped = added if added.ndim <= 2 else added.reshape(_rows_of(added, pattern, rows), -1, *added.shape[-2:])
         bias = shaped if bias is None else bias + shaped
     # What a module masked is not followed: a key without any weight was masked.
-    mask = torch.zeros_like(pattern).masked_fill_(pattern == 0, float("-inf")).reshape(1, -1, n_queries, n_keys)
+    mask = torch.zeros_like(pattern).masked_fill_(pattern == 0, float("-inf")).reshape(rows, -1, n_queries, n_keys)
     query, key = scores.query, scores.key.transpose(-1, -2)
     return AttentionCall(
-        query=query.reshape(1, -1, n_queries, query.shape[-1]),
-        key=key.reshape(1, -1, n_keys, key.shape[-1]),
-        value=value.reshape(1, -1, n_keys, value.shape[-1]),
+        query=query.reshape(rows, -1, n_queries, query.shape[-1]),
+        key=key.reshape(rows, -1, n_keys, key.shape[-1]),
+        value=value.reshape(rows, -1, n_keys, value.shape[-1]),
         mask=mask,
-        pattern=pattern.reshape(1, -1, n_queries, n_keys),
-        output=output.reshape(1, -1, n_queries, output.shape[-1]).transpose(1, 2),
+        pattern=pattern.reshape(rows, -1, n_queries, n_keys),
+        output=output.reshape(rows, -1, n_queries, output.shape[-1]).transpose(1, 2),
         options={"scaling": scores.scale, "position_bias": bias},
     )
 
 
+def _rows_of(added: Tensor, pattern: Tensor, rows: int) -> int:
+    """How many rows something that is added to scores holds: all, or one that serves them all."""
+    is_whole = added.shape[:-2].numel() == pattern.shape[:-2].numel()
+    return rows if is_whole or (added.ndim == 4 and len(added) == rows) else 1
+
+
 @contextmanager
-def capturing(watches: Mapping[nn.Module, Watch]) -> Iterator[None]:
-    """Show the attention that modules compute by code of their own to their watches; of a registered one, where it was said to be."""
+def capturing(watches: Mapping[nn.Module, Watch], rows: int = 1) -> Iterator[None]:
+    """Show the attention that modules compute by code of their own to their watches; of a registered one, where it was said to be.
+
+    ``rows`` is the number of rows of tokens in the pass.
+    """
     running: list[_Following] = []
     handles = []
 
     def begin(watch: Watch) -> Any:
         def hook(_module: nn.Module, _args: tuple[Any, ...], _kwargs: dict[str, Any]) -> None:
-            running.append(_Following(watch))
+            running.append(_Following(watch, rows))
             running[-1].__enter__()
 
         return hook

@@ -93,6 +93,15 @@ def takes(
     return of
 
 
+K = TypeVar("K", bound=type)
+
+
+def takes_fields(kind: K) -> K:
+    """Refuse a dataclass made with values that do not fit the annotations of its fields, as :func:`takes` does for a function."""
+    kind.__init__ = takes()(kind.__init__)  # type: ignore[misc]
+    return kind
+
+
 class _UnfitError(Exception):
     """A value is not of a kind; of a list, with what in it is not."""
 
@@ -120,10 +129,16 @@ def _check(function: Callable[..., Any], place: Parameter) -> Callable[[Any], An
         except _UnfitError as error:
             inner = f" that holds {_shown(error.args[0])}" if error.args else ""
             raise ArgumentError(
-                f"{function.__name__}({name}=…) expects {_words(kinds)}, and got {_shown(value)}{inner}"
+                f"{_called(function)}({name}=…) expects {_words(kinds)}, and got {_shown(value)}{inner}"
             ) from None
 
     return check
+
+
+def _called(function: Callable[..., Any]) -> str:
+    """The name that a call of the function has: of the one that makes an object, its class."""
+    kind, _, name = function.__qualname__.rpartition(".")
+    return kind if name == "__init__" else function.__name__
 
 
 def _kinds(written: ast.expr, known: Mapping[str, Any]) -> list[_Kind] | None:

@@ -6,6 +6,7 @@ A :class:`Node` is the identity, never a string: :func:`label` writes labels and
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from operator import index
 from typing import Literal, get_args
 
 from ..errors import ArgumentError
@@ -87,8 +88,14 @@ class Node:
                 raise ArgumentError(f"a node of kind {self.kind!r} needs {name}=, got None")
         for name in ("layer", "head", "position", "index"):
             value = getattr(self, name)
-            # A negative number would not fail, but count from the end.
-            if value is not None and value < 0:
+            if value is None:
+                continue
+            try:
+                # A negative number would not fail, but count from the end.
+                is_there = index(value) >= 0
+            except TypeError as error:
+                raise ArgumentError(f"{name}={value!r} of a {self.kind!r} node must be a whole number") from error
+            if not is_there:
                 raise ArgumentError(f"{name}={value} of a {self.kind!r} node must be 0 or more")
 
     def __str__(self) -> str:
