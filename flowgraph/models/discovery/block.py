@@ -55,6 +55,7 @@ class FoundBlock:
     query_norm: str = ""
     key_norm: str = ""
     scale: float = 1.0
+    query_factor: float = 1.0
     softcap: float | None = None
     bias: bool = False
     sinks: bool = False
@@ -147,7 +148,7 @@ def _between(record: Record, path: str, other: str) -> Iterator[Tensor]:
 
 _OF_ATTENTION = (
     "attention", "attention_output", "attention_norm", "attention_post_norm", "attention_factor", "query", "key", "value", "fused",
-    "fused_layout", "query_norm", "key_norm", "scale", "softcap", "bias", "sinks", "gated", "sizes",
+    "fused_layout", "query_norm", "key_norm", "scale", "query_factor", "softcap", "bias", "sinks", "gated", "sizes",
 )  # fmt: skip
 
 
@@ -657,6 +658,8 @@ class BlockSearch:
         if len(single) == 3:
             for role, name in single.items():
                 setattr(self.found, role, self._inside(name))
+            if not self.found.query_norm:
+                self.found.query_factor = self._factor(self._output(single["query"]), given["query"])
             return
         self.found.query_norm = self.found.key_norm = ""
         for name in linear if d_head == d_value else ():
@@ -686,6 +689,12 @@ class BlockSearch:
             if self._is_turned(made.reshape(entering.shape), entering):
                 return name
         return ""
+
+    def _factor(self, made: Tensor, entering: Tensor) -> float:
+        """The one number that a projection is multiplied by before attention, as Whisper does with queries; 1 where there is none."""
+        before, after = made.reshape(entering.shape).double(), entering.double()
+        factor = float((before * after).sum() / before.square().sum())
+        return factor if _error(before * factor, after) < self.rounding else 1.0
 
     def _is_turned(self, made: Tensor, entering: Tensor) -> bool:
         """Whether each head's vector kept its length but for one factor, as a rotation (with one on its angles) keeps it."""

@@ -40,7 +40,7 @@ def found_and_proved(model: Any, prove: Proof) -> tuple[Anatomy, dict[str, float
     """
     search = Search(model)
     try:
-        suggested, reason = list(_suggested(search.row())), ""
+        suggested, reason = list(_suggested(search.row(), search)), ""
     except NotFoundError as error:
         suggested, reason = [], str(error)
     failures = []
@@ -62,11 +62,14 @@ def found_and_proved(model: Any, prove: Proof) -> tuple[Anatomy, dict[str, float
         ) from error
 
 
-def _suggested(found: Family) -> Iterator[Family]:
+def _suggested(found: Family, search: Search) -> Iterator[Family]:
     """The found row with each form of rotary embedding, then without projections, whose queries and keys need no explanation."""
     (stack,) = found.stacks
     attention = stack.attention
-    forms = [replace(attention, query="", key="", value="", fused="", query_norm="", key_norm="")]
+    given = replace(
+        attention, query="", key="", value="", fused="", query_norm="", key_norm="", scales=search.given_scales
+    )
+    forms = [given]
     if attention.query or attention.fused:
         forms = [*(replace(attention, rotary=rotary) for rotary in ("none", "half", "interleaved")), *forms]
     for form in forms:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+from dataclasses import replace
 from typing import Any, cast
 
 import torch
@@ -54,6 +55,7 @@ class Search:
             # Attention to another stack is told by its length, so that the two must differ.
             if encoder is None or any(map(self._reads_others, self.record.attention)):
                 break
+        self.given_scales: tuple[float, ...] = ()
         self.dtype = next(one for one in model.parameters() if one.is_floating_point()).dtype
         if encoder is not None:
             # The encoder is a model by itself, and is searched as one.
@@ -79,6 +81,7 @@ class Search:
                          f"{blocks}.{n}", paths[n], _functions())
             for i, n in enumerate(order)
         ]  # fmt: skip
+        self.given_scales = tuple(one.scale for one in found)
         attending = [one for one in found if one.attention]
         crossing = [one.cross for one in found if one.cross is not None]
         if len(crossing) < len(found) and (crossing or encoder_of(self.model) is not None):
@@ -104,7 +107,7 @@ class Search:
             blocks=self._from_base(blocks),
             mixer=_merged([one.mixer for one in found]),
             mixer_factor=_agreed("factors of mixers", [one.mixer_factor for one in found if one.mixer] or [1.0]),
-            attention=_attention(found),
+            attention=_with_query_factors(_attention(found), found),
             cross_attention=_attention(crossing) if crossing else None,
             cross_norm=_merged([one.attention_norm for one in crossing]),
             cross_post_norm=_merged([one.attention_post_norm for one in crossing]),
@@ -464,6 +467,13 @@ def _attention(found: list[FoundBlock]) -> Attention:
         sinks=any(one.sinks for one in found),
         gated=any(one.gated for one in found),
     )
+
+
+def _with_query_factors(attention: Attention, found: list[FoundBlock]) -> Attention:
+    """The same with queries as they are projected: what they are multiplied by before attention is part of the factor of scores."""
+    if not attention.query or attention.bias or attention.sinks:
+        return attention
+    return replace(attention, scales=tuple(one.scale * one.query_factor for one in found))
 
 
 def _parts(found: list[FoundBlock]) -> tuple[str, ...]:
