@@ -8,7 +8,7 @@ Trace: models, prompts, one forward pass
     Axis, trace_size, SITES
 Read: states and parts in vocabulary
     logit_lens, read, unembed, Reading, direct_logit_attribution, DirectLogitAttribution, integrated_attribution,
-    IntegratedAttribution, head_scores, HeadScores,
+    IntegratedAttribution, experts, Experts, head_scores, HeadScores,
     HeadScore, node_readings, NodeReading, node_details, NodeDetails, trajectory, Trajectory, head_circuit, HeadCircuit,
     norm_filter, NormFilter, TokenChange, edge_tokens, EdgeTokens, overlap, overlap_by_layer, LayerOverlap,
     regularization_neurons, RegularizationNeurons
@@ -98,6 +98,7 @@ if TYPE_CHECKING:
     from .interventions.head_effects import HeadEffects, head_effects, sweep_size
     from .interventions.metrics import Metric, kl_divergence, log_probability, logit_difference, target_rank
     from .lenses.direct_attribution import DirectLogitAttribution, direct_logit_attribution
+    from .lenses.experts import Experts, experts
     from .lenses.head_scores import HeadScore, HeadScores, head_scores
     from .lenses.integrated_attribution import IntegratedAttribution, integrated_attribution
     from .lenses.logit_lens import logit_lens, read, unembed
@@ -158,6 +159,7 @@ _WHERE = {
     "analyses.regularization": ("RegularizationNeurons", "regularization_neurons",),
     "analyses.trajectory": ("Trajectory", "trajectory",),
     "lenses.direct_attribution": ("DirectLogitAttribution", "direct_logit_attribution"),
+    "lenses.experts": ("Experts", "experts"),
     "lenses.integrated_attribution": ("IntegratedAttribution", "integrated_attribution"),
     "circuits.circuit_edges": ("CircuitEdges", "circuit_edges"),
     "circuits.comparison": ("CircuitOverlap", "compare"),
@@ -250,7 +252,7 @@ _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names
 __all__ = [
     "DEFAULT_METHOD", "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "AltiLogit", "ArchitectureError", "ArgumentError",
     "AttentionView", "Axis", "CancelledError", "CircuitEdges", "CircuitOverlap", "Completeness", "DeviceError", "DirectLogitAttribution",
-    "Edge", "EdgeEffects", "EdgeMethod", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Faithfulness",
+    "Edge", "EdgeEffects", "EdgeMethod", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Experts", "Faithfulness",
     "Family", "FetchError", "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients",
     "GraphInfo", "GraphTooLargeError", "HeadCircuit", "HeadEffects", "HeadRoles", "HeadScore", "HeadScores",
     "Inputs", "IntegratedAttribution", "KeywordError", "LayerOverlap", "LoadedModel", "Metric", "Minimality", "ModelMismatchError", "ModelNeededError",
@@ -260,7 +262,7 @@ __all__ = [
     "__version__", "ablate", "alti_logit", "attention_figure", "attention_flow", "attention_rollout",
     "build_graph", "circuit_edges", "compare", "completeness", "connected_flow", "corrupt", "critical_levels",
     "direct_logit_attribution", "discover", "discovery_size", "edge_effects", "edge_mass", "edge_scores", "edge_tokens",
-    "edge_tokens_figure", "edge_weights", "faithfulness", "flow_edges", "flow_graph", "gradients", "head_circuit",
+    "edge_tokens_figure", "edge_weights", "experts", "faithfulness", "flow_edges", "flow_graph", "gradients", "head_circuit",
     "head_circuit_figure", "head_effects", "head_roles", "head_scores", "head_scores_figure", "head_view",
     "import_graph", "influence", "inputs", "integrated_attribution", "keep_strongest", "kl_divergence", "lens_figure", "load_model",
     "log_probability", "logit_difference", "logit_lens", "mass", "matrix_figure", "merge_parallel", "minimality",

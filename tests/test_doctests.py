@@ -21,6 +21,8 @@ WITHOUT = {
     "trajectory_figure",
     # They say in their own tests, with prompts of their own, what they are for: a single prompt shows nothing.
     "gradients", "regularization_neurons",
+    # It is for mixtures of experts.
+    "experts",
     # They run a model hundreds of times, over the prompts of a task.
     "compare", "completeness", "discover", "faithfulness", "head_roles", "minimality",
     # Parts of what has an example.

@@ -218,9 +218,9 @@ def _of_weights(weights: Any) -> Blocks:
     positions = np.arange(blocks.shape[1])
     blocks[:, positions, positions] += along
     whole = blocks.sum(-1, keepdims=True)
-    # The remainder enters the state over no edge. It counts in the whole, so rows then sum to less than 1.
-    if weights.rest is not None:
-        whole += weights.rest[..., None]
+    # What comes from no state counts in the whole, so rows then sum to less than 1.
+    if weights.apart is not None:
+        whole += weights.apart[..., None]
     return list(np.divide(blocks, whole, out=np.zeros_like(blocks), where=whole > 0))
 
 

@@ -16,9 +16,9 @@ from ..methods.schema import Columns, edge_parts
 from ..values.edge_weights import EdgeWeights
 from ..values.node import Node
 
-KINDS = ("attention", "head", "residual", "mlp_in", "mlp", "residual", "unembed")
+KINDS = ("attention", "head", "sink", "mixer", "residual", "mlp_in", "mlp", "residual", "unembed")
 """Kinds of the edges of one layer, in the order of the graph; the second ``residual`` runs past the MLP."""
-ATTENTION, HEAD, RESIDUAL, MLP_IN, MLP, PAST_MLP, UNEMBED = range(len(KINDS))
+ATTENTION, HEAD, SINK, MIXER, RESIDUAL, MLP_IN, MLP, PAST_MLP, UNEMBED = range(len(KINDS))
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,6 +93,12 @@ def besides_attention(weights: EdgeWeights) -> dict[int, np.ndarray]:
     return {RESIDUAL: weights.residual} | (_from_mlp(weights) if weights.parallel else {})
 
 
+def from_no_state(weights: EdgeWeights, by_head: bool) -> dict[int, np.ndarray]:
+    """[layer, query_pos] weights into the same state as attention that come from no state, by kind; sinks of heads enter the heads."""
+    sinks = {} if by_head or weights.sink_summed is None else {SINK: weights.sink_summed}
+    return sinks | ({} if weights.mixer is None else {MIXER: weights.mixer})
+
+
 def _of_logit(weights: EdgeWeights, level: str) -> Incoming:
     (part,) = edge_parts(weights, level)
     weighted = part["target"][part["share"] != 0]
@@ -103,17 +109,27 @@ def _of_states(weights: EdgeWeights, by_head: bool) -> Incoming:
     into_entry = weights.head.swapaxes(1, 2) if by_head else weights.attention_summed
     besides = besides_attention(weights)
     entry = np.stack([_sum(row) for row in into_entry])
-    for part in (*besides.values(), weights.rest):
+    apart = from_no_state(weights, by_head)
+    for part in (*apart.values(), *besides.values(), weights.rest):
         entry = entry if part is None else entry + np.abs(part)
     head = np.stack([[_sum(one) for one in row] for row in weights.attention]) if by_head else None
+    if head is not None and weights.sink is not None:
+        head = head + np.abs(weights.sink)
     small = _small_tables(weights)
-    sparse = [into_entry, weights.attention] if by_head else [into_entry]
+    sparse = [into_entry, *([weights.attention] if by_head else []), *apart.values()]
+    sparse += [weights.sink] if by_head and weights.sink is not None else []
     enters, follows = weights.enters, weights.follows
     full = [part[enters] for part in besides.values()] + [table.weight[follows] for table in small]
     wholes = [entry[enters], *(table.whole[follows] for table in small)] + ([] if head is None else [head])
+    targets = int(sum(map(np.count_nonzero, wholes))) + bool(weights.unembed)
+    if by_head and weights.expert_index is not None and weights.mlp_in is not None:
+        # Each expert is a target besides.
+        parts = (weights.expert_index >= 0).sum(-1)
+        parts += 0 if weights.shared_expert is None else (weights.shared_expert != 0) & (parts > 0)
+        targets += int(parts[weights.mlp_in != 0].sum())
     return Incoming(
         edges=int(sum(map(np.count_nonzero, sparse)) + sum(part.size for part in full)) + (weights.unembed is not None),
-        targets=int(sum(map(np.count_nonzero, wholes))) + bool(weights.unembed),
+        targets=targets,
         entry=entry,
         head=head,
         small=small,

@@ -55,7 +55,7 @@ def rollout_graph(
     Returns
     -------
     Graph between states, ``info.method`` ``"rollout of …"``, unit share. Without filters, a state passes on all that enters it,
-    except the part that is on no edge (``EdgeWeights.rest``). At another position than the explained one, the target keeps its
+    except the part that is on no edge (``EdgeWeights.apart``). At another position than the explained one, the target keeps its
     token, with its probability there, if the trace holds logits of all positions; otherwise the graph has no target.
 
     Raises

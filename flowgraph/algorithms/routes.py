@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float, Int
 from ..errors import ArgumentError, GraphTooLargeError
 from ..methods.build import MAX_EDGES, MOST_LISTED, check_filters, taken, warn_of_mass
 from ..methods.origin import called
-from ..methods.schema import Codes, Columns, in_stacks, no_edges
+from ..methods.schema import Codes, Columns, expert_edges, has_experts, in_stacks, joined, no_edges, with_shares
 from ..methods.thresholds import ThresholdRule, by_rule
 from ..methods.whole import start_of, whole_flow
 from ..values.arguments import takes
@@ -33,10 +33,12 @@ from .incoming import (
     MLP,
     MLP_IN,
     PAST_MLP,
+    SINK,
     UNEMBED,
     Incoming,
     Table,
     besides_attention,
+    from_no_state,
     incoming,
 )
 
@@ -139,7 +141,7 @@ def routes(
         walk = _Walk(weights, known, strength, most)
         walk.follow(start)
         _refuse_above(most, walk.count)
-        columns = walk.columns()
+        columns = _through_experts(walk.columns(), weights, strength) if level == "head" else walk.columns()
     else:
         columns = _into_logit(Codes(weights), known.into_logit, start, strength)
         _refuse_above(most, len(columns["share"]))
@@ -271,6 +273,36 @@ def _assembled(columns: Columns, weights: EdgeWeights, known: dict[int, Node], i
     return FlowGraph(nodes=nodes, **columns, info=info, undefined=undefined)
 
 
+def _through_experts(columns: Columns, weights: EdgeWeights, strength: _Strength) -> Columns:
+    """The edges with those through experts in place of the one input of each MLP that has some."""
+    into_mlp = np.flatnonzero(columns["kind"] == EDGE_KINDS.index("mlp_in"))
+    if weights.expert_index is None or not len(into_mlp):
+        return columns
+    codes, first = Codes(weights), weights.rows.start
+    number = {position: n for n, position in enumerate(weights.query_positions)}
+    queries = np.array([number[position] for position in columns["query_pos"][into_mlp].tolist()])
+    pieces, replaced = [], []
+    for layer in np.unique(columns["layer"][into_mlp]).tolist():
+        here = columns["layer"][into_mlp] == layer
+        apart = has_experts(weights, layer - first, queries[here])
+        replaced.append(into_mlp[here][apart])
+        pieces.append(expert_edges(weights, codes, layer - first, layer, queries[here][apart]))
+    if not sum(map(len, replaced)):
+        return columns
+    made = with_shares(joined(pieces))
+    made = taken(made, np.abs(made["share"]) >= strength.threshold)
+    if strength.nucleus is not None:
+        made = taken(made, nucleus_mask(made["target"], made["share"], strength.nucleus))
+    # What enters an expert that was cut leads nowhere.
+    is_input = made["kind"] == EDGE_KINDS.index("mlp_in")
+    made = taken(made, ~is_input | np.isin(made["target"], made["source"][~is_input]))
+    stays = np.ones(len(columns["kind"]), bool)
+    stays[np.concatenate(replaced)] = False
+    found = joined([taken(columns, stays), made])
+    place = np.where(found["layer"] < 0, weights.rows.stop, found["layer"])
+    return taken(found, np.argsort(place, kind="stable"))
+
+
 class _Walk:
     """Which targets are reached, block by block from the top, and which edges were kept on the way."""
 
@@ -332,9 +364,13 @@ class _Walk:
         if self.heads[row].any():
             h, q = np.nonzero(self.heads[row])
             assert self.known.head is not None
-            table = Table(self.weights.attention[row][h, q], self.known.head[row][h, q], ())
-            _, s = self._keep(table, self._place(row, ATTENTION, h, q), np.arange(self.sizes[-1]))
-            before[s] = True
+            weight, sources = self.weights.attention[row][h, q], np.arange(self.sizes[-1])
+            if self.weights.sink is not None:
+                weight = np.column_stack([weight, self.weights.sink[row][h, q]])
+                sources = np.append(sources, self._place(kind=SINK) - self._place(kind=ATTENTION))
+            table = Table(weight, self.known.head[row][h, q], ())
+            _, s = self._keep(table, self._place(row, ATTENTION, h, q), sources)
+            before[s[s < self.sizes[-1]]] = True
         # A parallel MLP reads the state before the block, as the heads do.
         if self.weights.parallel:
             before[self.at[self.mlp[row] & self.strong[MLP_IN][row]]] = True
@@ -346,17 +382,19 @@ class _Walk:
         assert self.known.entry is not None
         q = np.flatnonzero(self.entry[row] & self.enters[row])
         attention = self.weights.head[row].T[q] if self.by_head else self.weights.attention_summed[row][q]
-        besides = besides_attention(self.weights)
-        weight = np.column_stack([attention, *(part[row][q] for part in besides.values())])
+        besides, apart = besides_attention(self.weights), from_no_state(self.weights, self.by_head)
+        weight = np.column_stack([attention, *(part[row][q] for part in (*apart.values(), *besides.values()))])
         free = np.arange(attention.shape[1])
         from_attention = self._place(kind=HEAD, head=free) if self.by_head else self._place(kind=ATTENTION, source=free)
-        sources = np.concatenate([from_attention, self._place(kind=np.array([*besides]))])
+        sources = np.concatenate([from_attention, self._place(kind=np.array([*apart, *besides]))])
         table = Table(weight, self.known.entry[row][q], tuple(besides))
         target, source = self._keep(table, self._place(row, query=q), sources)
-        target, beside = q[target], source - len(free)
+        target, beside = q[target], source - len(free) - len(apart)
         before[self.at[target[beside == 0]]] = True
         self.mlp[row, target[beside == 1]] = True
-        target, source = target[beside < 0], source[beside < 0]
+        # Nothing enters a sink or a mixer.
+        read = source < len(free)
+        target, source = target[read], source[read]
         if self.by_head:
             self.heads[row, source, target] = True
         else:
@@ -392,13 +430,15 @@ class _Walk:
         layer = row + first
         at = np.where(is_unembed, self.weights.explained, self.at[query])
         key = np.where(kind == ATTENTION, source, at)
-        head = np.where((kind == HEAD) | ((kind == ATTENTION) & self.by_head), head, -1)
+        head = np.where((kind == HEAD) | (np.isin(kind, (ATTENTION, SINK)) & self.by_head), head, -1)
         before, after = codes.states_at(row, key), codes.states_at(row + 1, at)
         mlp = codes.of("mlp", layer, -1, at)
         entry = after if parallel else codes.of("resid_mid", layer, -1, at)
         heads, logit = codes.of("head", layer, head, at), np.broadcast_to(codes.of("logit"), kind.shape)
-        sources = [before, heads, before, before if parallel else entry, mlp, entry, after]
-        targets = [heads if self.by_head else entry, entry, entry, mlp, after, after, logit]
+        sink, mixer = (codes.of(name, layer, -1, at) for name in ("sink", "mixer"))
+        read_into = heads if self.by_head else entry
+        sources = [before, heads, sink, mixer, before, before if parallel else entry, mlp, entry, after]
+        targets = [read_into, entry, read_into, entry, entry, mlp, after, after, logit]
         return {
             "source": np.choose(kind, sources),
             "target": np.choose(kind, targets),

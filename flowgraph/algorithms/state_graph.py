@@ -175,8 +175,8 @@ def _stays(weights: EdgeWeights) -> Float[np.ndarray, "layer position"]:
     if weights.parallel and weights.mlp is not None:
         along += np.abs(weights.mlp)
     whole = along + np.abs(weights.attention_summed).sum(-1, dtype=np.float64)
-    if weights.rest is not None:
-        whole += weights.rest
+    if weights.apart is not None:
+        whole += weights.apart
     found: np.ndarray = np.divide(along, whole, out=np.zeros_like(along), where=whole > 0)
     return found
 

@@ -7,7 +7,8 @@ from dataclasses import replace
 from typing import Any
 
 from ..errors import ArgumentError
-from ..lenses.direct_attribution import DirectLogitAttribution, direct_logit_attribution
+from ..lenses.direct_attribution import DirectLogitAttribution, direct_logit_attribution, logit_direction
+from ..lenses.experts import expert_vector, layer_experts
 from ..methods.node_readings import node_readings
 from ..semantic import semantic_graph
 from ..values.arguments import takes
@@ -19,11 +20,25 @@ from ..values.trace import Trace
 MOST_NEURONS = 50
 """Of a layer the neurons that matter most: so many are read."""
 _OF_A_DICTIONARY = FEATURES | ERRORS
-_STATES = ("embed", "resid_pre", "resid_cross", "resid_mid", "resid_post", "attn", "mlp", "head", "cross_head")
+_STATES = (
+    "embed",
+    "resid_pre",
+    "resid_cross",
+    "resid_mid",
+    "resid_post",
+    "attn",
+    "mlp",
+    "head",
+    "cross_head",
+    "mixer",
+    "expert",
+    "shared_expert",
+)
 _WITHOUT_VECTOR: Mapping[str, str] = {
     "logit": "a logit is a number and has no vector to read",
     "logits": "logits are numbers and have no vector to read",
     "unembed_bias": "a bias of the head is a number for each token and has no vector to read",
+    "sink": "a sink is a number that heads' attention is spent on, and has no vector to read",
     "position_embed": "position vectors are added before the first layer and are not read by themselves",
     **dict.fromkeys(
         _OF_A_DICTIONARY,
@@ -177,10 +192,18 @@ def _contribution(
     if asked.position not in (None, trace.position):
         return None, f"only nodes of position {trace.position} add to its logit themselves"
     parts = direct_logit_attribution(trace, position=trace.position) if parts is None else parts
-    added = _added(parts, asked)
+    added = _of_expert(trace, asked) if asked.kind in ("expert", "shared_expert") else _added(parts, asked)
     if added is None and reading is not None:
         added = reading.contribution
     return added, ""
+
+
+def _of_expert(trace: Trace, asked: Node) -> float | None:
+    """What an expert adds to the logit; norms on the stream, in post-norm blocks, turn its direction, and nothing is said."""
+    if trace.wiring == "post_norm" or trace.target is None or asked.layer is None:
+        return None
+    direction, _ = logit_direction(trace, trace.target, trace.foil, trace.position)
+    return float(expert_vector(layer_experts(trace, asked.layer - trace.layers[0]), asked) @ direction)
 
 
 def _added(parts: DirectLogitAttribution, asked: Node) -> float | None:
@@ -193,6 +216,8 @@ def _added(parts: DirectLogitAttribution, asked: Node) -> float | None:
             return None if parts.cross_heads is None else float(parts.cross_heads[layer, asked.head])
         case "attn":
             return float(parts.heads[layer].sum()) + bias(f"L{layer}.attn_bias", 0.0)
+        case "mixer":
+            return None if parts.mixers is None else float(parts.mixers[layer])
         case "mlp":
             return float(parts.mlps[layer]) + bias(f"L{layer}.mlp_bias", 0.0)
         case "neuron":

@@ -53,9 +53,31 @@ from .checked import LARGEST_FEATURE, Checked
 from .json_file import MOST_EDGES, MOST_NODES
 
 _EMBEDDINGS = ("embed", "position_embed")
-_ATTENTION = ("query", "key", "value", "head", "kv_group", "row", "attn", "qkv", "concat_heads", "attn_feature")
+_ATTENTION = (
+    "query",
+    "key",
+    "value",
+    "head",
+    "kv_group",
+    "row",
+    "attn",
+    "qkv",
+    "concat_heads",
+    "attn_feature",
+    "mixer",
+    "sink",
+)
 _ATTENTION_RESTS = ("head_rest", "attn_rest", "attn_bias", "attn_norm_bias", "attn_error")
-_RESTS = ("mlp_error", "mlp_rest", "mlp_bias", "mlp_norm_bias", "mlp_bias_in", "final_norm_bias", "unembed_bias")
+_RESTS = (
+    "mlp_error",
+    "mlp_rest",
+    "mlp_bias",
+    "mlp_norm_bias",
+    "mlp_bias_in",
+    "final_norm_bias",
+    "unembed_bias",
+    "shared_expert",
+)
 _TYPES = {
     **dict.fromkeys(_EMBEDDINGS, "embedding"),
     **dict.fromkeys(_ATTENTION, "lorsa"),

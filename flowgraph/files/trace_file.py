@@ -34,7 +34,7 @@ _PLAIN = (
 _SINGLE = ("logits", "position_embedding", "final_scale")
 _STATES = ("resid_pre", "resid_post")
 _ABOUT_READINGS = ("target", "target_token", "foil", "foil_token", "shape")
-_SELDOM = ("mixer", "joint")
+_SELDOM = ("mixer", "joint", "sink", "expert_index", "expert", "shared_expert")
 """Fields of weights that most do not have; files then stay as earlier releases write them."""
 _NAMES_OF_READINGS = ("axes", "first_layer", "prompt_tokens")
 

@@ -45,6 +45,7 @@ MOST_VALUES = 3_000_000
 """Most lists, objects and entries in a header; most of those of a recorded reading are its strings."""
 MOST_LAYERS = 10_000
 MOST_HEADS = 100_000
+MOST_EXPERTS = 100_000
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 _STATE, _QUERY, _KEY = ("T", "d_model"), ("H", "T", "d_head"), ("K", "T", "d_head")
 _AXES: Mapping[str, tuple[str, ...]] = {
@@ -71,6 +72,10 @@ _WEIGHTS = {
     "residual_mlp": 2,
     "rest": 2,
     "mixer": 2,
+    "sink": 3,
+    "expert_index": 3,
+    "expert": 3,
+    "shared_expert": 2,
 }
 """Array of edge weights → number of its axes."""
 _ADDITIVE = ("attention", "proximity", "logits")
@@ -383,15 +388,19 @@ class _Reader:
         for name, value in found.items():
             if name not in axes:
                 raise FileFormatError(f"the tensor {(prefix + name)[:60]!r} is none of a trace")
-            is_whole = name.endswith(("_ids", "_rank"))
+            is_whole = name.endswith(("_ids", "_rank", "_index"))
             if value.ndim != axes[name]:
                 raise FileFormatError(f"{prefix + name} has {value.ndim} axes; expected {axes[name]}")
             if value.dtype not in ((torch.int32, torch.int64) if is_whole else (torch.float32, torch.float64)):
                 raise FileFormatError(
                     f"{prefix + name} has {value.dtype}; expected {'whole' if is_whole else 'floating-point'} numbers"
                 )
-            if is_whole and bool((value < 0).any()):
-                raise FileFormatError(f"{prefix + name} holds numbers below 0")
+            # No expert is −1.
+            least, most = (-1, MOST_EXPERTS) if name.endswith("_index") else (0, None)
+            if is_whole and bool((value < least).any()):
+                raise FileFormatError(f"{prefix + name} holds numbers below {least}")
+            if most is not None and bool((value > most).any()):
+                raise FileFormatError(f"{prefix + name} holds numbers above {most:,}")
             if not is_whole and not bool(torch.isfinite(value).all()):
                 raise FileFormatError(f"{prefix + name} holds numbers that are not finite")
         return {name: value.numpy() for name, value in found.items()}

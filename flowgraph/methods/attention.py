@@ -6,6 +6,7 @@ The halves are those of attention rollout (Abnar & Zuidema 2020): (A + I)/2 for 
 from __future__ import annotations
 
 import numpy as np
+from jaxtyping import Float
 
 from ..values.edge_weights import EdgeWeights
 from ..values.token_matrix import rows_of_one
@@ -26,6 +27,7 @@ def attention(trace: Trace) -> EdgeWeights:
     pattern = rows_of_one(array(trace.pattern), trace.pattern.dtype.itemsize)
     n, h, t, _ = pattern.shape
     summed = pattern.mean(1, dtype=np.float64)
+    sink = array(trace.sink).astype(np.float64) if trace.has_sinks else None
     parallel = trace.wiring == "parallel"
     ones = np.ones((n, t))
     return EdgeWeights(
@@ -35,14 +37,21 @@ def attention(trace: Trace) -> EdgeWeights:
         attention=pattern,
         additive=True,
         attention_summed=summed,
-        # A head hands on what it read: nothing in a layer that does not attend, and less than all where a sink takes its part.
-        head=pattern.sum(-1, dtype=np.float64) / h if trace.is_incomplete else np.full((n, h, t), 1.0 / h),
+        # A head hands on what it read, its sink included: nothing in a layer that does not attend.
+        head=_handed(pattern, sink) / h if trace.is_incomplete else np.full((n, h, t), 1.0 / h),
         residual=ones,
         residual_mlp=None if parallel else ones,
-        # A head's sink takes weight from a row and gives nothing for it.
-        rest=np.maximum(1.0 - summed.sum(-1), 0.0) if trace.has_sinks else None,
+        sink=sink,
         unembed=1.0 if trace.target is not None and trace.layers[1] == trace.n_layers else None,
     )
+
+
+def _handed(
+    pattern: Float[np.ndarray, "layer head T T"], sink: Float[np.ndarray, "layer head T"] | None
+) -> Float[np.ndarray, "layer head T"]:
+    """[layer, head, T] all that heads attend to, their sinks among it."""
+    found: np.ndarray = pattern.sum(-1, dtype=np.float64)
+    return found if sink is None else found + sink
 
 
 def _of_step(step: TraceStep) -> StepWeights:

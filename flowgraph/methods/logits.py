@@ -8,10 +8,16 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..lenses.direct_attribution import DirectLogitAttribution, direct_logit_attribution, refuse_pooled
+from ..lenses.direct_attribution import (
+    DirectLogitAttribution,
+    direct_logit_attribution,
+    logit_direction,
+    refuse_pooled,
+)
 from ..values.edge_weights import EdgeWeights
 from ..values.trace import Trace
 from .joint import is_joint, joint_of
+from .mixture import Mixture, mixture_of
 from .origin import origin
 
 
@@ -28,8 +34,9 @@ def logits(trace: Trace) -> EdgeWeights:
     if is_joint(trace):
         return _of_stacks(trace, parts)
     by_source = parts.heads_by_source[:, :, None, :]
+    mixture = _mixture(trace)
     return EdgeWeights(
-        info=origin(trace, "logits", "logits"),
+        info=mixture.said(origin(trace, "logits", "logits")),
         parallel=trace.wiring == "parallel",
         query_positions=(trace.position,),
         attention=by_source,
@@ -42,7 +49,17 @@ def logits(trace: Trace) -> EdgeWeights:
         position_embedding=parts.position_embedding if trace.position_embedding is not None else None,
         biases=dict(parts.biases),
         mixer=None if parts.mixers is None else parts.mixers[:, None],
+        **mixture.arrays,
     )
+
+
+def _mixture(trace: Trace) -> Mixture:
+    """What each expert wrote in the direction of the target; post-norm blocks turn it from layer to layer, and are left whole."""
+    if trace.wiring == "post_norm":
+        return mixture_of(trace, None)
+    direction, _ = logit_direction(trace, trace.target, trace.foil, trace.position)  # type: ignore[arg-type]
+    toward = direction.double().cpu().numpy()
+    return mixture_of(trace, lambda _whole, parts: parts.astype(np.float64) @ toward, (trace.position,))
 
 
 def _of_stacks(trace: Trace, parts: DirectLogitAttribution) -> EdgeWeights:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..errors import NotRecordedError
+from ..lenses.experts import LayerExperts, expert_vector, layer_experts
 from ..lenses.logit_lens import head_outputs, read
 from ..values.arguments import takes
 from ..values.node import Node
@@ -23,6 +24,8 @@ _SITE = {
     "attn": "attn_out", "mlp": "mlp_out", "mixer": "mixer_out", "head": "head_out", "resid_cross": "resid_cross",
     "cross_head": "cross_head_out",
 }  # fmt: skip
+
+_EXPERTS = ("expert", "shared_expert")
 
 
 @takes(Trace)
@@ -56,10 +59,14 @@ def node_readings(trace: Trace, nodes: Sequence[Node], *, k: int = 5) -> tuple[N
         kind: head_outputs(trace, cross=kind == "cross_head")
         for kind in ("head", "cross_head") if any(node.kind == kind and node.stack is None for node in nodes)
     }  # fmt: skip
-    readable = [n for n, node in enumerate(nodes) if node.kind in _SITE and node.stack is None]
+    readable = [n for n, node in enumerate(nodes) if node.kind in (*_SITE, *_EXPERTS) and node.stack is None]
     if not readable:
         return tuple(result)
-    vectors = torch.stack([_vector(trace, nodes[n], heads) for n in readable])
+    experts = {
+        layer: layer_experts(trace, layer - trace.layers[0])
+        for layer in {nodes[n].layer for n in readable if nodes[n].kind in _EXPERTS} if layer is not None
+    }  # fmt: skip
+    vectors = torch.stack([_vector(trace, nodes[n], heads, experts) for n in readable])
     if trace.target is None:
         found = [NodeReading(norm=float(norm)) for norm in vectors.norm(dim=-1)]
     else:
@@ -69,7 +76,11 @@ def node_readings(trace: Trace, nodes: Sequence[Node], *, k: int = 5) -> tuple[N
     return tuple(result)
 
 
-def _vector(trace: Trace, node: Node, heads: Mapping[str, Tensor]) -> Tensor:
+def _vector(
+    trace: Trace, node: Node, heads: Mapping[str, Tensor], experts: Mapping[int, LayerExperts | str | None]
+) -> Tensor:
+    if node.kind in _EXPERTS and node.layer is not None:
+        return expert_vector(experts[node.layer], node)
     row = 0 if node.layer is None else node.layer - trace.layers[0]
     if node.kind in heads:
         return heads[node.kind][row, node.head, node.position]

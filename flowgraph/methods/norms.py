@@ -10,6 +10,7 @@ from jaxtyping import Float
 from ..values.edge_weights import EdgeWeights
 from ..values.trace import Trace
 from .joint import StepWeights, TraceStep, is_joint, joint_weights
+from .mixture import mixture_of
 from .origin import array, origin
 from .parts import AttentionParts, mlp_parts, parts_by_target
 
@@ -36,8 +37,9 @@ def norms(trace: Trace) -> EdgeWeights:
     before_mlp = np.stack([_length(step.residual) for step in steps]) if steps else residual
     of_mlp = _stacked(parts, _length_of_mlp) if parallel else np.stack([_length(step.mlp) for step in steps])
     reaches_logit = trace.target is not None and trace.layers[1] == trace.n_layers
+    mixture = mixture_of(trace, lambda _whole, parts: _length(parts))
     return EdgeWeights(
-        info=origin(trace, "norms", "norm"),
+        info=mixture.said(origin(trace, "norms", "norm")),
         parallel=parallel,
         query_positions=tuple(range(len(trace.tokens))),
         attention=_stacked(parts, _of_pairs, axis=1),
@@ -47,8 +49,9 @@ def norms(trace: Trace) -> EdgeWeights:
         mlp=of_mlp,
         mlp_in=before_mlp,
         residual_mlp=None if parallel else before_mlp,
-        rest=_mixed(parts),
+        mixer=_mixed(parts),
         unembed=float(np.linalg.norm(array(trace.resid_post[-1, trace.position]))) if reaches_logit else None,
+        **mixture.arrays,
     )
 
 

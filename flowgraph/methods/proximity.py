@@ -21,6 +21,7 @@ from ..values.edge_weights import EdgeWeights
 from ..values.node import Node, NodeKind
 from ..values.trace import Trace
 from .joint import StepWeights, TraceStep, is_joint, joint_weights
+from .mixture import mixture_of
 from .origin import array, origin
 from .parts import AttentionParts, MlpParts, attention_parts, mlp_parts, parts_by_target
 
@@ -79,8 +80,11 @@ def proximity(trace: Trace, *, parts: Literal["head", "token"] = "head") -> Edge
     mlp = np.stack([step.mlp for step in mlp_steps or steps])
     into: NodeKind = "resid_post" if parallel else "resid_mid"
     undefined = _undefined(into, steps, first) + _undefined("resid_post", mlp_steps, first)
+    mixture = mixture_of(trace, _expert_shares)
     return EdgeWeights(
-        info=replace(origin(trace, "proximity", "share"), options={} if parts == "head" else {"parts": parts}),
+        info=mixture.said(
+            replace(origin(trace, "proximity", "share"), options={} if parts == "head" else {"parts": parts})
+        ),
         parallel=parallel,
         query_positions=tuple(range(count)),
         attention=attention,
@@ -92,8 +96,9 @@ def proximity(trace: Trace, *, parts: Literal["head", "token"] = "head") -> Edge
         mlp_in=np.ones_like(mlp),
         residual_mlp=None if parallel else np.stack([step.residual for step in mlp_steps]),
         unembed=1.0 if trace.target is not None and stop == trace.n_layers else None,
-        rest=_rest(steps, count),
+        mixer=_mixers(steps, count),
         undefined=undefined,
+        **mixture.arrays,
     )
 
 
@@ -121,7 +126,7 @@ def _of_step(step: TraceStep, *, by_head: bool) -> StepWeights:
     )
 
 
-def _rest(steps: list[_Step], count: int) -> Float[np.ndarray, "layer T"] | None:
+def _mixers(steps: list[_Step], count: int) -> Float[np.ndarray, "layer T"] | None:
     """[layer, T] shares of mixers; None in models without any."""
     if all(step.mixer is None for step in steps):
         return None
@@ -234,6 +239,16 @@ def _mlp_step(parts: MlpParts) -> _Step:
     residual[mlp + residual <= 0] = 1.0
     total = mlp + residual
     return _Step(residual / total, mlp / total, undefined)
+
+
+def _expert_shares(whole: Float[np.ndarray, "T d"], parts: Float[np.ndarray, "n T d"]) -> Float[np.ndarray, "n T"]:
+    """Shares of the experts in what the MLP writes."""
+    near = np.stack([_near(whole, part) for part in parts])
+    undefined = near.sum(0) <= 0
+    near[:, undefined] = np.abs(parts[:, undefined]).sum(-1)
+    total = near.sum(0)
+    found: np.ndarray = np.divide(near, total, out=np.zeros_like(near), where=total > 0)
+    return found
 
 
 def _near(whole: Float[np.ndarray, "T d"], part: Float[np.ndarray, "T d"]) -> Float[np.ndarray, "T"]:

@@ -7,7 +7,9 @@ resid_pre of a block *is* resid_post of the one before. Edges, at token level:
 - ``mlp_in``: resid_mid@t → mlp@t, ``mlp``: mlp@t → resid_post@t, ``residual``: resid_mid@t → resid_post@t
 - ``unembed``: last state@position → logit
 
-At head level attention ends in ``LlHh@t`` and ``head`` goes on from there. In parallel blocks everything enters resid_post.
+At head level attention ends in ``LlHh@t`` and ``head`` goes on from there, and of a mixture of experts ``mlp_in`` ends in
+``LlEe@t`` and ``expert`` goes on to mlp@t. A ``sink`` and a ``mixer`` have an edge into what attention enters, and none that enters
+them. In parallel blocks everything enters resid_post.
 Weights that end in the logit run straight to it, at head level through the head; a share is then the signed part of Σ|weights|
 into the logit, or into the head.
 """
@@ -84,7 +86,9 @@ class Codes:
     def __init__(self, weights: EdgeWeights) -> None:
         _, h, _, t = weights.attention.shape
         rows = weights.info.total_layers if weights.joint is None else len(weights.rows)
-        self.sizes = (len(NODE_KINDS), rows + 1, h + 1, t + 1)
+        # An expert's number stands where a head's does.
+        experts = 0 if weights.expert_index is None else int(weights.expert_index.max(initial=-1)) + 1
+        self.sizes = (len(NODE_KINDS), rows + 1, max(h, experts) + 1, t + 1)
         self.weights = weights
         self._standing = None if weights.joint is None else self._states(t)
 
@@ -153,6 +157,8 @@ class Codes:
             fields.append(None if part == 0 else int(part) - 1)
         position, head, layer = fields
         info = self.weights.info
+        if NODE_KINDS[code] == "expert":
+            return Node("expert", layer=layer, position=position, index=head)
         if NODE_KINDS[code] == "logit":
             token = info.target_token if info.foil_token is None else f"{info.target_token} − {info.foil_token}"
             return Node("logit", index=info.target, token=token)
@@ -180,22 +186,24 @@ def _state_parts(weights: EdgeWeights, heads_in: Collection[int]) -> Iterator[Co
     """Edges of each layer, of methods whose edges run from state to state."""
     codes = Codes(weights)
     for row, layer in enumerate(weights.rows):
-        pieces = _attention_edges(weights, codes, row, layer, layer in heads_in)
-        pieces += _residual_and_mlp_edges(weights, codes, row, layer)
+        by_head = layer in heads_in
+        pieces = _attention_edges(weights, codes, row, layer, by_head)
+        pieces += _edges_from_no_state(weights, codes, row, layer, by_head)
+        pieces += _residual_and_mlp_edges(weights, codes, row, layer, by_head)
         columns = joined(pieces)
         if weights.rest is None:
-            yield _with_shares(columns)
+            yield with_shares(columns)
         else:
             entered = weights.enters[row]
             entry = codes.of(_entry(weights), layer, -1, np.asarray(weights.query_positions)[entered])
-            yield _with_shares(columns, entry, weights.rest[row][entered])
+            yield with_shares(columns, entry, weights.rest[row][entered])
     if weights.unembed is not None:
         at = weights.explained
         last = codes.after(weights.rows[-1], at)
-        yield _with_shares(_edges("unembed", last, codes.of("logit"), weights.unembed, query=at))
+        yield with_shares(_edges("unembed", last, codes.of("logit"), weights.unembed, query=at))
 
 
-def _with_shares(part: Columns, entered: Any = (), rest: Any = ()) -> Columns:
+def with_shares(part: Columns, entered: Any = (), rest: Any = ()) -> Columns:
     """Shares of edges that come with everything else that enters their targets; 0 where nothing has weight.
 
     States ``entered`` receive ``rest`` besides, which is on no edge.
@@ -222,7 +230,8 @@ def unlisted_share(weights: EdgeWeights) -> float:
     if weights.rest is None:
         return 0.0
     listed = np.abs(weights.attention_summed).sum(-1, dtype=np.float64)
-    for part in (weights.residual, weights.mlp if weights.parallel else None):
+    beside = (weights.residual, weights.mixer, weights.sink_summed, weights.mlp if weights.parallel else None)
+    for part in beside:
         listed = listed if part is None else listed + np.abs(part)
     whole = listed + weights.rest
     return float(np.divide(weights.rest, whole, out=np.zeros_like(whole), where=whole > 0).sum())
@@ -246,7 +255,57 @@ def _attention_edges(weights: EdgeWeights, codes: Codes, row: int, layer: int, b
     return [reading, writing]
 
 
-def _residual_and_mlp_edges(weights: EdgeWeights, codes: Codes, row: int, layer: int) -> list[Columns]:
+def _edges_from_no_state(weights: EdgeWeights, codes: Codes, row: int, layer: int, by_head: bool) -> list[Columns]:
+    """Edges of sinks and mixers, which enter what attention enters."""
+    at, into, pieces = np.asarray(weights.query_positions), _entry(weights), []
+    if weights.sink is not None and weights.sink_summed is not None:
+        if by_head:
+            h, q = np.nonzero(weights.sink[row])
+            target, weight = codes.of("head", layer, h, at[q]), weights.sink[row][h, q]
+        else:
+            (q,) = np.nonzero(weights.sink_summed[row])
+            h, target, weight = np.full(len(q), -1), codes.of(into, layer, -1, at[q]), weights.sink_summed[row][q]
+        source = codes.of("sink", layer, -1, at[q])
+        pieces.append(_edges("sink", source, target, weight, layer=layer, head=h, query=at[q], key=at[q]))
+    if weights.mixer is not None:
+        (q,) = np.nonzero(weights.mixer[row])
+        source, target = (codes.of(kind, layer, -1, at[q]) for kind in ("mixer", into))
+        pieces.append(_edges("mixer", source, target, weights.mixer[row][q], layer=layer, query=at[q], key=at[q]))
+    return pieces
+
+
+def expert_edges(weights: EdgeWeights, codes: Codes, row: int, layer: int, queries: Any) -> Columns:
+    """Edges through the experts of a layer at some of its queries: state@t → expert@t, where the method has a number, and expert@t → MLP@t."""
+    assert weights.expert_index is not None
+    assert weights.expert is not None
+    at, queries = np.asarray(weights.query_positions), np.asarray(queries, dtype=np.int64)
+    n, choice = np.nonzero(weights.expert_index[row][queries] >= 0)
+    q = queries[n]
+    expert = codes.of("expert", layer, weights.expert_index[row][q, choice], at[q])
+    weight = weights.expert[row][q, choice]
+    if weights.shared_expert is not None:
+        shared = queries[weights.shared_expert[row][queries] != 0]
+        q = np.concatenate([q, shared])
+        expert = np.concatenate([expert, codes.of("shared_expert", layer, -1, at[shared])])
+        weight = np.concatenate([weight, weights.shared_expert[row][shared]])
+    place: dict[str, Any] = {"layer": layer, "query": at[q], "key": at[q]}
+    pieces = []
+    if weights.mlp_in is not None:
+        state = codes.state(layer, at[q]) if weights.parallel else codes.of(_entry(weights), layer, -1, at[q])
+        pieces.append(_edges("mlp_in", state, expert, weights.mlp_in[row][q], **place))
+    pieces.append(_edges("expert", expert, codes.of("mlp", layer, -1, at[q]), weight, **place))
+    return joined(pieces)
+
+
+def has_experts(weights: EdgeWeights, row: int, queries: Any) -> np.ndarray:
+    """Whether experts of the row's MLP are told apart, for some of its queries."""
+    if weights.expert_index is None:
+        return np.zeros(len(queries), bool)
+    found: np.ndarray = (weights.expert_index[row][queries] >= 0).any(-1)
+    return found
+
+
+def _residual_and_mlp_edges(weights: EdgeWeights, codes: Codes, row: int, layer: int, by_head: bool) -> list[Columns]:
     assert weights.residual is not None
     entered, followed = np.flatnonzero(weights.enters[row]), np.flatnonzero(weights.follows[row])
     at = np.asarray(weights.query_positions)[entered]
@@ -263,7 +322,17 @@ def _residual_and_mlp_edges(weights: EdgeWeights, codes: Codes, row: int, layer:
         pieces.append(_edges("mlp_in", mlp_source, mlp, 0.0, structural=True, **place))
         pieces.append(_edges("mlp", mlp, after, 0.0, structural=True, **place))
     else:
-        pieces.append(_edges("mlp_in", mlp_source, mlp, weights.mlp_in[row][followed], **place))
+        apart = has_experts(weights, row, followed) if by_head else np.zeros(len(followed), bool)
+        whole = followed[~apart]
+        whole_at = np.asarray(weights.query_positions)[whole]
+        pieces.append(
+            _edges(
+                "mlp_in", mlp_source[~apart], mlp[~apart], weights.mlp_in[row][whole],
+                layer=layer, query=whole_at, key=whole_at,
+            )
+        )  # fmt: skip
+        if apart.any():
+            pieces.append(expert_edges(weights, codes, row, layer, followed[apart]))
         pieces.append(_edges("mlp", mlp, after, weights.mlp[row][followed], **place))
     if not weights.parallel:
         assert weights.residual_mlp is not None
@@ -298,11 +367,13 @@ def _logit_part(weights: EdgeWeights, heads_in: Collection[int]) -> Columns:
             head = codes.of("head", layer, h, at)
             pieces.append(_edges("head", head, logit, weights.head[row, h, 0], head=h, key=at, **place))
         assert weights.mlp is not None
+        if layer in heads_in and has_experts(weights, row, [0]).any():
+            pieces.append(expert_edges(weights, codes, row, layer, [0]))
         if weights.follows[row].any():
             pieces.append(_edges("mlp", codes.of("mlp", layer, -1, at), logit, weights.mlp[row], key=at, **place))
         if weights.mixer is not None and weights.mixer[row, 0]:
             pieces.append(_edges("mixer", codes.of("mixer", layer, -1, at), logit, weights.mixer[row], key=at, **place))
-    return _with_shares(joined([*pieces, *_further_parts(weights, codes, logit, at)]))
+    return with_shares(joined([*pieces, *_further_parts(weights, codes, logit, at)]))
 
 
 def _further_parts(weights: EdgeWeights, codes: Codes, logit: Any, at: int) -> list[Columns]:

@@ -46,7 +46,9 @@ def by_rule(weights: EdgeWeights, threshold: float, rule: str) -> EdgeWeights:
     assert weights.mlp is not None
     attention, residual = _above(weights.attention, threshold), _above(weights.residual, threshold)
     mlp = _above(weights.mlp, threshold)
+    mixer = None if weights.mixer is None else _above(weights.mixer, threshold)
     whole = attention.sum((1, 3), dtype=np.float64) + residual + (mlp if weights.parallel else 0.0)
+    whole += 0.0 if mixer is None else mixer
     after = None if weights.residual_mlp is None else _above(weights.residual_mlp, threshold)
     attention = _parts_of(attention, whole[:, None, :, None]).astype(weights.attention.dtype)
     return replace(
@@ -55,6 +57,7 @@ def by_rule(weights: EdgeWeights, threshold: float, rule: str) -> EdgeWeights:
         attention_summed=attention.sum(1, dtype=np.float64),
         head=attention.sum(-1, dtype=np.float64),
         residual=_parts_of(residual, whole),
+        mixer=None if mixer is None else _parts_of(mixer, whole),
         mlp=_parts_of(mlp, whole if after is None else mlp + after),
         residual_mlp=None if after is None else _parts_of(after, mlp + after),
     )

@@ -19,10 +19,11 @@ from ..values.edge_weights import EdgeWeights
 from ..values.flow_graph import EDGE_KINDS
 from ..values.joint import Joint
 from ..values.node import NODE_KINDS, Node, label
-from .schema import Codes, Columns, opened, parts_of_rows
+from .schema import Codes, Columns, has_experts, opened, parts_of_rows
 
-_ATTENTION, _HEAD, _RESIDUAL, _MLP_IN, _MLP, _UNEMBED = (
-    EDGE_KINDS.index(kind) for kind in ("attention", "head", "residual", "mlp_in", "mlp", "unembed")
+_ATTENTION, _HEAD, _RESIDUAL, _MLP_IN, _MLP, _UNEMBED, _SINK, _MIXER, _EXPERT = (
+    EDGE_KINDS.index(kind)
+    for kind in ("attention", "head", "residual", "mlp_in", "mlp", "unembed", "sink", "mixer", "expert")
 )
 
 
@@ -202,6 +203,7 @@ class WholeFlow:
         # What a target passes on to the start, per |weight| that enters it; 0 where it is not reached.
         self.entry, self.after, self.into_mlp = np.zeros((n, q)), np.zeros((n, q)), np.zeros((n, q))
         self.into_head = np.zeros((n, h, q)) if self.heads_in else None
+        self.from_experts = np.zeros((n, q))
         self.unembed = 0.0
         if start.kind == "logit":
             self.unembed = float(bool(w.unembed))
@@ -226,13 +228,16 @@ class WholeFlow:
                 # What a step of another stack leaves alone passes by on no edge.
                 self.total += float(((written + past) * self.after[row])[follows[row]].sum())
             into, along = self._into_entry(row), np.abs(w.residual[row]).astype(np.float64)
-            whole = into.sum(-1) + along + (written if w.parallel else 0.0) + (0.0 if w.rest is None else w.rest[row])
+            apart = self._from_no_state(row)
+            whole = into.sum(-1) + along + (written if w.parallel else 0.0) + apart
+            whole = whole + (0.0 if w.rest is None else w.rest[row])
             if w.parallel:
                 self.entry[row] = _per(entry, whole)
                 mlp = mlp + written * self.entry[row]
                 self.total += float((written * self.entry[row]).sum())
             if has_mlp and w.mlp_in is not None:
                 self.into_mlp[row] = np.where(w.mlp_in[row] != 0, mlp, 0.0)
+                self._through_experts(row, mlp)
                 self.total += float(self.into_mlp[row].sum())
                 if w.parallel:
                     before[at] += self.into_mlp[row]
@@ -242,7 +247,7 @@ class WholeFlow:
                 self.entry[row] = _per(entry, whole)
             before[at] += along * self.entry[row]
             self.total += float((along * self.entry[row])[enters[row]].sum()) + float(
-                (into.sum(-1) * self.entry[row]).sum()
+                ((into.sum(-1) + apart) * self.entry[row]).sum()
             )
             if not self._is_opened(row):
                 before += self.entry[row] @ into
@@ -261,6 +266,27 @@ class WholeFlow:
         size: np.ndarray = np.abs(found).astype(np.float64)
         return size
 
+    def _from_no_state(self, row: int) -> Float[np.ndarray, "query_pos"]:
+        """|weight| of mixers, and of sinks where they do not enter heads."""
+        w = self.weights
+        found = np.zeros(w.attention.shape[2])
+        if w.mixer is not None:
+            found += np.abs(w.mixer[row])
+        if w.sink_summed is not None and not self._is_opened(row):
+            found += np.abs(w.sink_summed[row])
+        return found
+
+    def _through_experts(self, row: int, mlp: Float[np.ndarray, "query_pos"]) -> None:
+        """What an opened layer's MLP passes on, along the edges of its experts; none of it goes on where none has weight."""
+        w = self.weights
+        if not self._is_opened(row) or w.expert is None:
+            return
+        apart = has_experts(w, row, range(len(mlp)))
+        whole = np.abs(w.expert[row]).sum(-1) + (0.0 if w.shared_expert is None else np.abs(w.shared_expert[row]))
+        self.from_experts[row] = _per(np.where(apart, mlp, 0.0), whole)
+        self.total += float((whole * self.from_experts[row]).sum())
+        self.into_mlp[row] = np.where(apart & (whole <= 0), 0.0, self.into_mlp[row])
+
     def _through_heads(
         self, row: int, into: Float[np.ndarray, "query_pos head"], top: int
     ) -> Float[np.ndarray, "key_pos"]:
@@ -270,7 +296,8 @@ class WholeFlow:
             at = np.asarray(self.weights.query_positions)
             passed[self.start.head] = at == Codes(self.weights).place(self.start).position
         size = np.abs(self.weights.attention[row]).astype(np.float64)
-        whole = size.sum(-1)
+        sinks = self.weights.sink
+        whole = size.sum(-1) if sinks is None else size.sum(-1) + np.abs(sinks[row])
         self.into_head[row] = _per(passed, whole)
         self.total += float((whole * self.into_head[row]).sum())
         found: np.ndarray = np.einsum("hq,hqk->k", self.into_head[row], size)
@@ -282,14 +309,28 @@ class WholeFlow:
         of_row = [
             [w.attention[row], w.head[row]] if self._is_opened(row) else [w.attention_summed[row]] for row in range(n)
         ]
+        if w.sink is not None and w.sink_summed is not None:
+            of_row.append([w.sink[row] if self._is_opened(row) else w.sink_summed[row] for row in range(n)])
+        of_row += [] if w.mixer is None else [[w.mixer]]
         beside = (2 if has_mlp else 0) + (not w.parallel)
         listed: int = (
             sum(int(np.count_nonzero(one)) for parts in of_row for one in parts)
             + int(w.enters.sum())
             + beside * int(w.follows.sum())
             + (w.unembed is not None)
+            + (self._count_of_experts() if has_mlp else 0)
         )
         return listed
+
+    def _count_of_experts(self) -> int:
+        """How many edges more there are where an MLP's one input is one of each of its experts."""
+        w = self.weights
+        if w.expert_index is None:
+            return 0
+        rows = [row for row in range(len(w.attention)) if self._is_opened(row)]
+        parts = (w.expert_index[rows] >= 0).sum(-1)
+        parts += 0 if w.shared_expert is None else (w.shared_expert[rows] != 0) & (parts > 0)
+        return int((2 * parts - 1)[parts > 0].sum())
 
     def _of_places(self, columns: Columns) -> Float[np.ndarray, "e"]:
         w = self.weights
@@ -313,14 +354,37 @@ class WholeFlow:
             by_head = (kind == _ATTENTION) & (head >= 0)
             add(by_head, w.attention, lambda r, h, q, _: into_head[r, h, q], row, head, query, key)
             add(kind == _HEAD, w.head, lambda r, _, q: entry[r, q], row, head, query)
+            add((kind == _SINK) & (head >= 0), w.sink, lambda r, h, q: into_head[r, h, q], row, head, query)
+        add((kind == _SINK) & (head < 0), w.sink_summed, lambda r, q: entry[r, q], row, query)
+        add(kind == _MIXER, w.mixer, lambda r, q: entry[r, q], row, query)
         add((kind == _RESIDUAL) & ~past, w.residual, lambda r, q: entry[r, q], row, query)
         add(past, w.residual_mlp, lambda r, q: after[r, q], row, query)
         add(kind == _MLP, w.mlp, lambda r, q: (entry if w.parallel else after)[r, q], row, query)
         into_mlp = (kind == _MLP_IN) & ~columns["structural"]
         flow[into_mlp] = self.into_mlp[row[into_mlp], query[into_mlp]]
+        by_expert = kind == _EXPERT
+        flow[by_expert] = np.abs(columns["weight"][by_expert]) * self.from_experts[row[by_expert], query[by_expert]]
+        into_expert = into_mlp & (self._kind_of(columns["target"]) != "mlp")
+        if into_expert.any():
+            # An expert has one input, along which all that it passes on comes.
+            place = row[into_expert], query[into_expert]
+            flow[into_expert] = self._of_experts(columns["target"][into_expert], *place) * (self.into_mlp[place] > 0)
         flow[kind == _UNEMBED] = self.unembed
         flow[columns["structural"]] = 0.0
         return flow
+
+    def _of_experts(self, codes: np.ndarray, row: np.ndarray, query: np.ndarray) -> Float[np.ndarray, "e"]:
+        """What experts pass on, by their codes and places."""
+        w, sizes = self.weights, Codes(self.weights).sizes
+        assert w.expert is not None
+        assert w.expert_index is not None
+        number = codes // sizes[3] % sizes[2] - 1
+        weight = (np.abs(w.expert[row, query]) * (w.expert_index[row, query] == number[:, None])).sum(-1)
+        if w.shared_expert is not None:
+            shared = self._kind_of(codes) == "shared_expert"
+            weight = np.where(shared, np.abs(w.shared_expert[row, query]), weight)
+        found: np.ndarray = weight * self.from_experts[row, query]
+        return found
 
     def _kind_of(self, codes: np.ndarray) -> np.ndarray:
         sizes = Codes(self.weights).sizes

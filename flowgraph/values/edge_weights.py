@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from ..charts import rendering
 from ..charts.table import Table, columns_of
@@ -47,6 +47,9 @@ class EdgeWeights:
         [layer, query_pos] resid_mid@t → resid_post@t; None in parallel blocks.
     rest
         [layer, query_pos] weight that enters the same state as attention, but is listed on no edge; None where every part is.
+    sink
+        [layer, head, query_pos] sink@t → head@t, of attention that heads spend on a key that holds nothing; heads taken together it
+        is their mean. None where heads have no sinks, or where a sink adds nothing under the method.
     unembed
         Weight of last state → logit; None where there is no such edge.
     ends_in_logit
@@ -58,8 +61,13 @@ class EdgeWeights:
     embedding, position_embedding, biases
         The further parts that end in the logit, in the method's unit.
     mixer
-        [layer, query_pos] mixer@t → logit, for methods whose edges end there, in models some of whose layers mix tokens by something
-        else than attention. For other methods a mixer's part is in ``rest``.
+        [layer, query_pos] mixer@t → resid_mid@t, for methods whose edges end in the logit mixer@t → logit, in models some of whose
+        layers mix tokens by something else than attention. Which tokens it read is on no edge.
+    expert_index, expert
+        [layer, query_pos, choice] number of each chosen expert, −1 for none, and weight of expert@t → MLP@t, in models with a
+        mixture of experts; None elsewhere. Shown at head level, and in layers that are opened.
+    shared_expert
+        [layer, query_pos] weight of what the MLP writes beside its chosen experts; None where that is nothing.
     undefined
         States whose weights the method's own formula does not define; they follow its stated substitute.
     joint
@@ -86,6 +94,10 @@ class EdgeWeights:
     biases: Mapping[str, float] = field(default_factory=dict)
     undefined: tuple[Node, ...] = ()
     mixer: Float[np.ndarray, "layer query_pos"] | None = None
+    sink: Float[np.ndarray, "layer head query_pos"] | None = None
+    expert_index: Int[np.ndarray, "layer query_pos choice"] | None = None
+    expert: Float[np.ndarray, "layer query_pos choice"] | None = None
+    shared_expert: Float[np.ndarray, "layer query_pos"] | None = None
     joint: Joint | None = None
 
     def __post_init__(self) -> None:
@@ -93,8 +105,13 @@ class EdgeWeights:
         expected = {
             "attention_summed": (n, q, t),
             "head": (n, h, q),
-            **dict.fromkeys(("residual", "mlp", "mlp_in", "residual_mlp", "rest", "mixer"), (n, q)),
+            "sink": (n, h, q),
+            **dict.fromkeys(("residual", "mlp", "mlp_in", "residual_mlp", "rest", "mixer", "shared_expert"), (n, q)),
         }
+        if self.expert_index is not None:
+            expected |= dict.fromkeys(("expert_index", "expert"), (n, q, self.expert_index.shape[-1]))
+        elif self.expert is not None:
+            raise ArgumentError("EdgeWeights.expert needs expert_index, the numbers of the experts")
         for name, shape in expected.items():
             array = getattr(self, name)
             if array is not None and array.shape != shape:
@@ -137,6 +154,21 @@ class EdgeWeights:
         """[layer, query_pos] whether the row's MLP writes to the state there."""
         at = list(self.query_positions)
         return np.ones((len(self.rows), len(at)), bool) if self.joint is None else self.joint.has_mlp[:, at]
+
+    @property
+    def sink_summed(self) -> Float[np.ndarray, "layer query_pos"] | None:
+        """[layer, query_pos] sink@t → resid_mid@t, heads taken together; None without sinks."""
+        return None if self.sink is None else self.sink.mean(1)
+
+    @property
+    def apart(self) -> Float[np.ndarray, "layer query_pos"] | None:
+        """[layer, query_pos] weight that enters the same state as attention and comes from no state; None where all of it does.
+
+        It is that of mixers and sinks, and what is on no edge.
+        """
+        parts = [self.rest, self.sink_summed, None if self.ends_in_logit else self.mixer]
+        found = [part for part in parts if part is not None]
+        return sum(found[1:], found[0]) if found else None
 
     @property
     def heads_together(self) -> bool:

@@ -23,7 +23,7 @@ from .reading import NodeReading
 
 EdgeKind = Literal[
     "attention", "residual", "mlp_in", "mlp", "head", "unembed", "embed", "bias",
-    "norm", "query", "key", "value", "attn", "neuron", "rest", "feature", "error", "mixer",
+    "norm", "query", "key", "value", "attn", "neuron", "rest", "feature", "error", "mixer", "expert", "sink",
 ]  # fmt: skip
 EDGE_KINDS: tuple[str, ...] = get_args(EdgeKind)
 Unit = Literal["share", "norm", "logits", "attention", "activation", "contribution", "visit"]

@@ -18,6 +18,7 @@ NodeKind = Literal[
     "mlp_norm", "gate", "neuron_in", "neuron", "mlp_rest", "mlp_bias", "mlp_norm_bias", "mlp", "mlp_bias_in",
     "final_norm", "final_norm_bias", "unembed_bias", "logit", "logits",
     "feature", "attn_feature", "mlp_error", "attn_error", "mixer", "resid_cross", "cross_head", "cross_bias",
+    "expert", "shared_expert", "sink",
 ]  # fmt: skip
 NODE_KINDS: tuple[NodeKind, ...] = get_args(NodeKind)
 
@@ -25,7 +26,9 @@ WITHOUT_LAYER = frozenset(
     {"embed", "position_embed", "final_norm", "final_norm_bias", "unembed_bias", "logit", "logits"}
 )
 WITH_HEAD = frozenset({"query", "key", "value", "head_rest", "head", "kv_group", "cross_head"})
-WITH_INDEX = frozenset({"key", "value", "row", "gate", "neuron_in", "neuron", "logit", "feature", "attn_feature"})
+WITH_INDEX = frozenset(
+    {"key", "value", "row", "gate", "neuron_in", "neuron", "logit", "feature", "attn_feature", "expert"}
+)
 STACKS = {"encoder": "enc"}
 """Name of a stack beside the last one → what labels of its nodes begin with."""
 FEATURES = frozenset({"feature", "attn_feature"})
@@ -44,11 +47,13 @@ class Node:
         One of :data:`NODE_KINDS`. ``logit`` is that of one token, ``logits`` the final norm and the head as readers. ``feature`` and
         ``attn_feature`` are features of sparse dictionaries, ``mlp_error`` and ``attn_error`` the parts that these leave out. A
         ``mixer`` mixes tokens in attention's place, as a state-space model does. In the decoder of an encoder–decoder a
-        ``cross_head`` reads the encoder, and ``resid_cross`` is the state between attention and it.
+        ``cross_head`` reads the encoder, and ``resid_cross`` is the state between attention and it. An ``expert`` is one of a mixture
+        of experts, a ``shared_expert`` what the MLP writes beside those that were chosen. A ``sink`` is a key that holds nothing: what
+        a query's heads spend on it.
     layer, head, position, index
         Counted from 0; None where the kind has none. ``position`` is the query's; ``index`` is the source position of a
         ``key`` or ``value``, the neuron of a ``neuron``, ``neuron_in`` (its row of W_in) or ``gate``, the row of W_O of a
-        ``row``, the number of a feature in its dictionary, and the token id of a ``logit``. For a ``kv_group``, ``head`` is
+        ``row``, the number of an expert, of a feature in its dictionary, and the token id of a ``logit``. For a ``kv_group``, ``head`` is
         the key/value head.
     token
         The text of a logit's token, or the name of a feature; for the label only, not part of the identity.
@@ -133,6 +138,8 @@ def _label(node: Node) -> str:
             return f"L{node.layer}KV{node.head}{at}"
         case "neuron":
             return f"L{node.layer}N{node.index}{at}"
+        case "expert":
+            return f"L{node.layer}E{node.index}{at}"
         case "feature" | "attn_feature":
             name = f"L{node.layer}.{node.kind}[{node.index}]{at}"
             return f"{name} {node.token}" if node.token else name

@@ -495,11 +495,11 @@ class Trace:
     @property
     def sink(self) -> Float[Tensor, "layer head position"]:
         """[layer, head, position] attention to each head's sink; with it, rows of the pattern sum to 1. Zero without sinks."""
-        return (
-            (1 - self.pattern.float().sum(-1)).clamp(min=0)
-            if self.has_sinks
-            else self.pattern.new_zeros(self.pattern.shape[:-1])
-        )
+        if not self.has_sinks:
+            return self.pattern.new_zeros(self.pattern.shape[:-1])
+        sums = self.pattern.float().sum(-1)
+        # A layer that does not attend has no sink either.
+        return torch.where(sums > 0, 1 - sums, 0.0).clamp(min=0)
 
     def grouped(self, groups: Any = "words", *, head: int | None = None) -> TokenMatrix:
         """Attention between words, or between any groups of tokens, in every kept layer.

@@ -38,7 +38,7 @@ _BIASES = frozenset({"attn_bias", "cross_bias", "mlp_bias", "final_norm_bias", "
 _HEADS = frozenset({"head", "cross_head", "kv_group"})
 _SQUARES = {
     "feature": "feature", "attn_feature": "attn-feature", **dict.fromkeys(ERRORS, "error"), **dict.fromkeys(_BIASES, "bias"),
-    **dict.fromkeys(("mlp", "neuron"), ""),
+    **dict.fromkeys(("mlp", "neuron"), ""), **dict.fromkeys(("expert", "shared_expert"), "expert"), "sink": "sink", "mixer": "mixer",
 }  # fmt: skip
 """Kinds of nodes that are squares → class that tells them from an MLP; all that are not named here are parts of the model."""
 _NAMED_FEATURES = 40
@@ -316,6 +316,8 @@ def _state_labels(drawn: Drawing) -> tuple[list[str], list[list[str]]]:
         line = replace(drawn.places[n], layer=0.0)
         if node.kind in _HEADS:
             labels[n] = str(node.head)
+        elif node.kind == "expert":
+            labels[n] = str(node.index)
         elif node.kind == "logit" or (is_circuit(graph) and node.layer is None):
             labels[n], priorities[n] = goal_label(drawn, node, n), ["p3"]
         elif node.kind in FEATURES and node.token:
@@ -385,6 +387,8 @@ def _edge_classes(drawn: Drawing, e: int, kind: str) -> list[str]:
         sign = "lowers" if graph.share[e] < 0 else "raises"
         in_trunk = target.kind == "logit" and source.position in (None, graph.info.position) and source.stack is None
         return [sign, "trunk"] if in_trunk else [sign]
+    if kind == "sink":
+        return ["sink"]
     if target.kind in _HEADS:
         return ["to-head"]
     if source.kind in _HEADS:
@@ -392,7 +396,7 @@ def _edge_classes(drawn: Drawing, e: int, kind: str) -> list[str]:
     if kind == "attention":
         is_own = (source.stack, source.position) == (target.stack, target.position)
         return ["self"] if is_own else ["attention"]
-    return ["mlp"] if kind in ("mlp", "mlp_in", "mixer") else [kind]
+    return ["mlp"] if kind in ("mlp", "mlp_in", "expert") else [kind]
 
 
 def facts(drawn: Drawing) -> dict[str, Any]:

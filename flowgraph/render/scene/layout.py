@@ -39,6 +39,7 @@ _ABOVE_BLOCK = {
     "attn_norm_bias": 0.58, "resid_mid": 0.66, "mlp_norm": 0.72, "gate": 0.78, "neuron_in": 0.78, "mlp_bias_in": 0.78,
     "mlp": 0.87, "neuron": 0.87, "mlp_rest": 0.87, "mlp_bias": 0.87, "mlp_norm_bias": 0.94, "resid_post": 1.0,
     "resid_cross": 0.46, "cross_head": 0.56, "cross_bias": 0.61, "mixer": 0.33, "attn_feature": 0.33, "attn_error": 0.33, "feature": 0.87, "mlp_error": 0.87,
+    "expert": 0.77, "shared_expert": 0.77, "sink": 0.22,
 }  # fmt: skip
 _ABOVE_TOP = {"final_norm": 0.1, "final_norm_bias": 0.2, "unembed_bias": 0.5, "logit": 0.6, "logits": 0.6}
 _ON_THE_LINE = frozenset(

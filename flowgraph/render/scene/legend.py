@@ -21,6 +21,8 @@ EDGE_NAMES = {
     "from-head": "head output",
     "residual": "residual stream",
     "mlp": "MLP",
+    "mixer": "mixer output",
+    "sink": "attention to a sink",
     "raises": "raises the logit",
     "lowers": "lowers the logit",
     "unembed": "last state to logit",
@@ -47,6 +49,9 @@ SQUARES = {
     "feature": "feature of a transcoder",
     "attn-feature": "feature of attention",
     "error": "what the features leave out",
+    "expert": "expert, its number",
+    "mixer": "mixer of tokens",
+    "sink": "sink, a key that holds nothing",
     "part": "other part of the model",
 }
 """Class of a square → what it is; ``block`` stands for MLPs."""

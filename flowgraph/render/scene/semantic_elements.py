@@ -31,7 +31,7 @@ _NAMES = {
     "mlp_rest": "rest", "attn_bias": "bias", "mlp_bias": "bias", "attn_norm_bias": "norm bias",
     "mlp_norm_bias": "norm bias", "final_norm": "final norm", "final_norm_bias": "norm bias", "unembed_bias": "bias",
     "attn": "attn", "mlp": "mlp", "qkv": "q k v", "concat_heads": "heads", "mlp_bias_in": "bias in",
-    "mlp_error": "error", "attn_error": "error", "logits": "logits",
+    "mlp_error": "error", "attn_error": "error", "logits": "logits", "shared_expert": "shared", "sink": "sink",
 }  # fmt: skip
 
 

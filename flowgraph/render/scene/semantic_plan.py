@@ -50,6 +50,7 @@ _STAGE_OF = {
     "head_rest": "value", "attn_bias": "head", "attn_norm_bias": "head", "attn_rest": "head",
     "kv_group": "head", "mixer": "head", "attn_feature": "head", "attn_error": "head", "feature": "neuron", "mlp_error": "neuron",
     "mlp_rest": "neuron", "mlp_bias": "neuron", "mlp_norm_bias": "neuron", "mlp_bias_in": "neuron_in",
+    "expert": "neuron", "shared_expert": "neuron", "sink": "value",
 }  # fmt: skip
 _NARROW = frozenset({"resid_mid", "resid_cross", "attn_norm", "mlp_norm", "qkv"})
 _RESID = frozenset({"resid_pre", "resid_post"})

@@ -133,6 +133,8 @@ _STROKES = {
     "mlp": _MLP_STROKE,
     "mlp_in": _MLP_STROKE,
     "mixer": _MLP_STROKE,
+    "expert": _MLP_STROKE,
+    "sink": _SELF_STROKE,
 }
 
 
@@ -197,6 +199,9 @@ def _node_rules(theme: Theme) -> dict[str, dict[str, Any]]:
         },
         "node.part": {"background-color": theme.residual},
         "node.attn-feature": {"background-color": theme.attention},
+        "node.mixer": {"background-color": theme.attention},
+        "node.sink": {"background-color": theme.background, "border-width": 1, "border-color": theme.attention},
+        "node.expert": {"background-color": theme.background, "border-width": 1, "border-color": theme.mlp},
         "node.error": {"background-color": theme.background, "border-width": 1, "border-color": theme.residual},
         ".head": {
             "width": 8, "height": 8, "background-color": theme.background, "border-width": 1,
@@ -273,6 +278,8 @@ def _edge_rules(theme: Theme) -> dict[str, dict[str, Any]]:
             "control-point-distances": [7], "control-point-weights": [0.5], "z-index": 4,
         },
         ".mlp": {"line-color": theme.mlp, "z-index": 3},
+        ".mixer": {"line-color": theme.attention, "z-index": 3},
+        ".sink": {"line-color": theme.self_attention, "z-index": 3},
         ".raises": {"line-color": theme.raises, "target-arrow-color": theme.raises},
         ".lowers": {
             "line-color": theme.lowers, "target-arrow-color": theme.lowers, "curve-style": "straight",
