@@ -563,7 +563,7 @@ def test_a_model_without_attention_is_placed_by_its_stream(model_type):
     assert parts.mixers.any()
     graph = fg.build_graph(trace, method="norms")
     assert "without attention" in graph.caption()
-    assert {node.kind for node in graph.nodes} <= {"embed", "resid_mid", "resid_post", "mlp", "logit"}
+    assert {node.kind for node in graph.nodes} <= {"embed", "resid_mid", "resid_post", "mlp", "mixer", "logit"}
     for use in (
         lambda: fg.head_effects(loaded, [IDS]),
         lambda: fg.ablate(loaded, IDS, fg.Node("head", layer=0, head=0)),

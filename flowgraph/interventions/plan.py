@@ -22,7 +22,9 @@ GraphParts = Literal["edges", "nodes"]
 _OTHERS = ("attn", "mixer", "neuron", "resid_pre", "resid_mid", "resid_post", "embed")
 _WRITERS = ("head", "mlp")
 _CIRCUIT: dict[str, Into] = {"query": "q", "key": "k", "value": "v", "mlp_in": "mlp", "unembed": "logits"}
-_FLOW = frozenset({"attention", "head", "mlp", "mlp_in", "residual", "unembed", "embed", "bias"})
+_FLOW = frozenset(
+    {"attention", "head", "mlp", "mlp_in", "residual", "unembed", "embed", "bias", "sink", "mixer", "expert"}
+)
 
 
 @dataclass(eq=False)

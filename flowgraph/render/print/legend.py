@@ -27,6 +27,7 @@ _NODES = {
     "block": "MLP",
     **SQUARES,
     "head": "attention head, its number",
+    "expert": "expert, its number",
     "goal": "logit",
     "undefined": "shares by substitute",
     "pin": "pinned in the file",
@@ -139,7 +140,9 @@ def _nodes(content: Content, fitted: Frame, nodes: set[str], own: Mapping[str, s
     for name, text in _NODES.items():
         if name in nodes and not (name == "bias" and "block" in nodes):
             square = "square" if name == "block" else f"square {name}"
-            classes = {"state": "state plain", "head": "head major"}.get(name, square if name in _SQUARES else name)
+            classes = {"state": "state plain", "head": "head major", "expert": "head expert major"}.get(
+                name, square if name in _SQUARES else name
+            )
             text = "MLP or bias" if name == "block" and "bias" in nodes else text
             entries.append(Entry(_dot(content, fitted, classes), own.get(name, text)))
     return entries

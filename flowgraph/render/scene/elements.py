@@ -38,7 +38,7 @@ _BIASES = frozenset({"attn_bias", "cross_bias", "mlp_bias", "final_norm_bias", "
 _HEADS = frozenset({"head", "cross_head", "kv_group"})
 _SQUARES = {
     "feature": "feature", "attn_feature": "attn-feature", **dict.fromkeys(ERRORS, "error"), **dict.fromkeys(_BIASES, "bias"),
-    **dict.fromkeys(("mlp", "neuron"), ""), **dict.fromkeys(("expert", "shared_expert"), "expert"), "sink": "sink", "mixer": "mixer",
+    **dict.fromkeys(("mlp", "neuron"), ""), "shared_expert": "shared-expert", "sink": "sink", "mixer": "mixer",
 }  # fmt: skip
 """Kinds of nodes that are squares → class that tells them from an MLP; all that are not named here are parts of the model."""
 _NAMED_FEATURES = 40
@@ -234,7 +234,7 @@ def _nodes(drawn: Drawing) -> list[dict[str, Any]]:
     graph, levels, flow = drawn.graph, drawn.node_level, drawn.node_flow
     labels, priorities = _state_labels(drawn)
     outgoing = _outgoing(graph)
-    heads = [n for n, node in enumerate(graph.nodes) if node.kind in _HEADS]
+    heads = [n for n, node in enumerate(graph.nodes) if node.kind in (*_HEADS, "expert")]
     major = set(sorted(heads, key=lambda n: -flow[n])[:_MAJOR_HEADS])
     undefined = set(graph.undefined)
     found = []
@@ -267,7 +267,10 @@ def _shape_classes(drawn: Drawing, n: int, outgoing: Sequence[Sequence[int]]) ->
         return ["junction"]
     if node.kind in COLOURED_KINDS:
         return ["state", rank_class(graph.readings[n] if graph.readings else None)]
-    shape = "head" if node.kind in _HEADS else f"square {_SQUARES.get(node.kind, 'part')}".rstrip()
+    if node.kind == "expert":
+        shape = "head expert"  # a number in a shape, like a head
+    else:
+        shape = "head" if node.kind in _HEADS else f"square {_SQUARES.get(node.kind, 'part')}".rstrip()
     if graph.info.unit != "logits" or not outgoing[n] or is_circuit(graph):
         return [shape]
     return [shape, f"effect{effect_step(float(sum(graph.weight[e] for e in outgoing[n])))}"]

@@ -49,7 +49,7 @@ SQUARES = {
     "feature": "feature of a transcoder",
     "attn-feature": "feature of attention",
     "error": "what the features leave out",
-    "expert": "expert, its number",
+    "shared-expert": "shared expert",
     "mixer": "mixer of tokens",
     "sink": "sink, a key that holds nothing",
     "part": "other part of the model",
@@ -203,11 +203,12 @@ def _shapes(node_classes: Sequence[str], own: Mapping[str, str]) -> tuple[Legend
         ("block", "dot square", _square_name(node_classes)),
         *((name, f"dot square {name}", text) for name, text in _other_squares(node_classes)),
         ("head", "dot head", "attention head, number"),
+        ("expert", "dot head expert", "expert, number"),
         ("goal", "dot goal", "logit"),
         ("undefined", "dot undefined", "shares by substitute"),
     )
     return tuple(
-        LegendMark(look, own.get(name, text), "4" if name == "head" else "")
+        LegendMark(look, own.get(name, text), "4" if name in ("head", "expert") else "")
         for name, look, text in names
         if name in node_classes
     )

@@ -201,13 +201,15 @@ def _node_rules(theme: Theme) -> dict[str, dict[str, Any]]:
         "node.attn-feature": {"background-color": theme.attention},
         "node.mixer": {"background-color": theme.attention},
         "node.sink": {"background-color": theme.background, "border-width": 1, "border-color": theme.attention},
-        "node.expert": {"background-color": theme.background, "border-width": 1, "border-color": theme.mlp},
+        "node.shared-expert": {"background-color": theme.background, "border-width": 1, "border-color": theme.mlp},
         "node.error": {"background-color": theme.background, "border-width": 1, "border-color": theme.residual},
         ".head": {
             "width": 8, "height": 8, "background-color": theme.background, "border-width": 1,
             "border-color": theme.attention, "z-index": 25,
         },
         ".head.major": {"width": 14, "height": 14},
+        ".head.expert": {"shape": "rectangle", "border-color": theme.mlp},
+        ".head.expert.major": {"width": 12, "height": 12},
     }  # fmt: skip
     return rules | _scale_rules(theme, hollow)
 
