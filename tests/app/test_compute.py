@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from functools import partial
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from flowgraph_webapp.panels import details_of_node
 from flowgraph_webapp.panels.attention import AttentionQuestion
-from flowgraph_webapp.panels.bars import BarsQuestion
+from flowgraph_webapp.panels.bars import BarsQuestion, groupings
 from flowgraph_webapp.panels.continuation import GenerateQuestion
 from flowgraph_webapp.panels.details import NodeQuestion
 from flowgraph_webapp.panels.flow import MOST_EDGES, GraphAnswer, GraphQuestion
@@ -17,6 +18,7 @@ from flowgraph_webapp.panels.heads import HeadsQuestion
 from flowgraph_webapp.panels.lens import LensQuestion
 from flowgraph_webapp.panels.picture import goes_on
 from flowgraph_webapp.panels.semantic import SemanticQuestion
+from flowgraph_webapp.panels.writers import writers
 from flowgraph_webapp.present.drawn import token
 from flowgraph_webapp.recipe import CHOICES, Recipe
 from flowgraph_webapp.server import traces as traces_module
@@ -29,8 +31,9 @@ import flowgraph as fg
 from flowgraph.algorithms import picture_edges
 from flowgraph.algorithms.routes import SMALLEST_SHARE, routes_threshold
 from flowgraph.errors import ArgumentError, GraphTooLargeError, PromptError, UnsupportedReadingError
+from flowgraph.render import drawing
 from tests.app.conftest import TEXT
-from tests.conftest import JAPAN
+from tests.conftest import IDS, JAPAN
 from tests.every_type import model_of
 from tests.tiny_models import tiny_model
 from tests.tiny_translator import PAIRS, translator
@@ -415,9 +418,46 @@ def test_nodes_that_are_not_there(traces, run, node, reason):
         ask(traces, NodeQuestion(run, node))
 
 
-def test_a_node_says_in_the_app_what_the_library_says_in_both_stacks():
-    both = Traces(["translator"], 2**30, 512)
-    both._loaded["translator"] = translator()
+@pytest.fixture(scope="module")
+def both() -> Traces:
+    """What a worker holds that runs a model of two stacks."""
+    found = Traces(["translator"], 2**30, 512)
+    found._loaded["translator"] = translator()
+    return found
+
+
+def test_bars_and_largest_parts_hold_what_reads_the_encoder(both):
+    run = RunQuestion("translator", PAIRS[0][0])
+    about, trace = ask(both, run), both.trace(run, unheard)
+    parts = fg.direct_logit_attribution(trace, position=about.position)
+    answer = ask(both, BarsQuestion(run))
+    crossed = {bar.head: bar.value for bar in answer.rows if bar.kind == "cross_head"}
+    assert crossed == {head: pytest.approx(float(value)) for head, value in enumerate(parts.cross_heads[0])}
+    assert sum(bar.value for bar in answer.rows) == pytest.approx(answer.total) == pytest.approx(parts.total)
+    for name, bars in groupings(answer, about).items():
+        assert sum(bar.value for bar in bars) == pytest.approx(answer.total), name
+    strongest = max(crossed, key=lambda head: abs(crossed[head]))
+    for level in ("token", "head"):
+        graph = ask(both, GraphQuestion(run, level=level)).graph
+        order = drawing(graph).order
+        said = {one["name"]: one for one in writers(answer, about, Recipe(text="x"), graph)["parts"]}
+        first = next(iter(said.values()))
+        assert first["name"] == f"L0.cross.H{strongest}"
+        ends = [graph.nodes[graph.source[order[e]]] for e in first["edges"]]
+        assert any(node.stack == "encoder" for node in ends)
+        for e in said.get("L0 attention", {"edges": []})["edges"]:
+            assert graph.nodes[graph.source[order[e]]].stack is None
+
+
+def test_bars_hold_what_mixers_write():
+    trace = fg.trace(model_of("lfm2_moe"), IDS)
+    asked = SimpleNamespace(trace=lambda *_: trace, attribution=lambda *_: fg.direct_logit_attribution(trace))
+    answer = BarsQuestion(RunQuestion("hybrid", "x")).answer(asked, unheard)
+    assert any(bar.kind == "mixer" for bar in answer.rows)
+    assert sum(bar.value for bar in answer.rows) == pytest.approx(answer.total)
+
+
+def test_a_node_says_in_the_app_what_the_library_says_in_both_stacks(both):
     run = RunQuestion("translator", PAIRS[0][0])
     trace, about = both.trace(run, unheard), ask(both, run)
     english = trace.stacks["encoder"].tokens

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 NEURONS = 50
 """Strongest neurons: so many are known one by one."""
 _SHOWN = 16
-_BIASES = frozenset({"attn_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
+_BIASES = frozenset({"attn_bias", "cross_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
 _EMBEDDINGS = ("embed", "position_embed")
 
 
@@ -44,7 +44,7 @@ class Bar:
     Attributes
     ----------
     label, kind
-        How it is written, and the kind of node: ``head``, ``mlp``, ``neuron``, ``embed``, ``position_embed``, ``attn_bias`` …
+        How it is written, and the kind of node: ``head``, ``cross_head``, ``mixer``, ``mlp``, ``neuron``, ``embed``, ``position_embed``, ``attn_bias`` …
     layer, head, position, index
         Where it is in the model; None where the kind has none. ``index`` is that of a neuron.
     value
@@ -146,6 +146,10 @@ def _components(trace: Trace, parts: DirectLogitAttribution) -> tuple[Bar, ...]:
         rows.append(_one(Node("position_embed", position=at), parts.position_embedding))
     for layer in range(len(parts.mlps)):
         rows += [_one(Node("head", layer, head, at), value) for head, value in enumerate(parts.heads[layer].tolist())]
+        crossed = [] if parts.cross_heads is None else parts.cross_heads[layer].tolist()
+        rows += [_one(Node("cross_head", layer, head, at), value) for head, value in enumerate(crossed)]
+        if parts.mixers is not None:
+            rows.append(_one(Node("mixer", layer, position=at), float(parts.mixers[layer])))
         rows.append(_one(Node("mlp", layer, position=at), float(parts.mlps[layer])))
     for name, value in parts.biases.items():
         place, dot, kind = name.rpartition(".")
@@ -216,7 +220,10 @@ def groupings(bars: Bars, run: Run) -> dict[str, list[Part]]:
         for n in layers
     ]
     mlp = [Part(f"L{first + n} MLP", float(bars.mlps[n]), Node("mlp", first + n, position=at)) for n in layers]
-    heads = [_part(bar) for bar in bars.rows if bar.kind == "head"]
+    crossed = _by_layer(bars, "cross_head")
+    attention += [Part(f"L{layer} cross-attention", value) for layer, value in crossed.items()]
+    mixers = [_part(bar) for bar in bars.rows if bar.kind == "mixer"]
+    heads = [_part(bar) for bar in bars.rows if bar.kind in ("head", "cross_head")]
     neurons = [_part(bar) for bar in bars.neurons]
     sources = [
         Part(element("span", token(run.tokens[t]), element("span", f" {t}", cls="note")), float(value), Node("embed", position=t))
@@ -225,12 +232,23 @@ def groupings(bars: Bars, run: Run) -> dict[str, list[Part]]:
     every_head = Part(f"all {plural(bars.heads.size, 'head')}", float(bars.heads.sum()))
     every_mlp = Part(f"all {plural(len(bars.mlps), 'MLP')}", float(bars.mlps.sum()))
     fixed = _fixed(bars)
+    every_mixer = [Part(f"all {plural(len(mixers), 'mixer')}", sum(part.value for part in mixers))] if mixers else []
+    every_cross = [Part("all heads that read the encoder", sum(crossed.values()))] if crossed else []
     return {
-        "layer": [*_strongest(attention + mlp, "attentions and MLPs"), *fixed],
-        "head": [*_strongest(heads, "heads"), every_mlp, *fixed],
-        "neuron": [*_strongest(neurons, "neurons", bars.neurons_rest), every_head, *fixed],
-        "source token": [*_strongest(sources, "source tokens"), every_mlp, *fixed],
+        "layer": [*_strongest(attention + mixers + mlp, "attentions and MLPs"), *fixed],
+        "head": [*_strongest(heads, "heads"), every_mlp, *every_mixer, *fixed],
+        "neuron": [*_strongest(neurons, "neurons", bars.neurons_rest), every_head, *every_cross, *every_mixer, *fixed],
+        "source token": [*_strongest(sources, "source tokens"), *every_cross, every_mlp, *every_mixer, *fixed],
     }
+
+
+def _by_layer(bars: Bars, kind: str) -> dict[int, float]:
+    """Layer → sum of its parts of a kind; empty where there are none."""
+    found: dict[int, float] = {}
+    for bar in bars.rows:
+        if bar.kind == kind and bar.layer is not None:
+            found[bar.layer] = found.get(bar.layer, 0.0) + bar.value
+    return found
 
 
 def rows(bars: Bars) -> Sheet:

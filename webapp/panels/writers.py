@@ -75,7 +75,7 @@ def writers(bars: Bars, run: Run, recipe: Recipe, graph: FlowGraph) -> dict[str,
 
 
 def _largest(bars: Bars, run: Run, graph: FlowGraph) -> Sequence[Writer]:
-    """Heads one by one where the picture has them so, else the attention of a layer as one; MLPs; the embedding."""
+    """Heads one by one where the picture has them so, else the attention of a layer as one; what reads the encoder; MLPs; the embedding."""
     at, first = run.position, run.layers[0]
     opened = {node.layer for node in graph.nodes if node.kind == "head"}
     found = []
@@ -89,6 +89,12 @@ def _largest(bars: Bars, run: Run, graph: FlowGraph) -> Sequence[Writer]:
             ]
         else:
             found.append(Writer(f"L{layer} attention", Node("attn", layer, position=at), float(bars.heads[n].sum())))
+    for bar in bars.rows:
+        if bar.kind in ("cross_head", "mixer"):
+            node = Node(bar.kind, bar.layer, bar.head, at)  # type: ignore[arg-type]
+            found.append(
+                Writer(f"L{bar.layer} mixer" if bar.kind == "mixer" else bar.label.partition("@")[0], node, bar.value)
+            )
     embedding = [bar.value for bar in bars.rows if bar.kind == "embed"]
     found += [Writer("embedding", Node("embed", position=at), value) for value in embedding]
     return sorted(found, key=lambda one: -abs(one.value))[:MOST]
@@ -96,9 +102,20 @@ def _largest(bars: Bars, run: Run, graph: FlowGraph) -> Sequence[Writer]:
 
 def _edges(graph: FlowGraph, node: Node) -> list[int]:
     """Edges that show a part: those at its node, or what the attention of its layer brings to its position."""
+    if node.kind == "cross_head" and node not in graph.nodes:
+        # Taken together, heads that read the encoder are edges between the stacks.
+        states = [
+            n
+            for n, one in enumerate(graph.nodes)
+            if (one.layer, one.position, one.stack) == (node.layer, node.position, None)
+        ]
+        between = [graph.nodes[s].stack is not None for s in graph.source]
+        return [int(e) for e in np.flatnonzero(np.array(between, dtype=bool) & np.isin(graph.target, states))]
     if node.kind == "attn":
         kinds = [flow_kind(graph, e) in ("attention", "head") for e in range(len(graph))]
-        of_layer = (graph.layer == node.layer) & (graph.query_pos == node.position)
+        # Another stack counts its layers and positions for itself.
+        within = np.array([graph.nodes[n].stack is None for n in graph.source], dtype=bool)
+        of_layer = (graph.layer == node.layer) & (graph.query_pos == node.position) & within
         return [int(e) for e in np.flatnonzero(of_layer & np.array(kinds, dtype=bool))]
     if node not in graph.nodes:
         return []
