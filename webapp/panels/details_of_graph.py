@@ -63,9 +63,10 @@ def _moves(graph: FlowGraph, found: Sequence[Listed], run: Run) -> Element:
         go = element(
             "button",
             source,
-            f" {key} → ",
+            element("span", f" {key}", cls="note"),
+            " → ",
             target,
-            f" {query}",
+            element("span", f" {query}", cls="note"),
             type="button",
             cls="link",
             data_pick=f"edge.{one.edge}",

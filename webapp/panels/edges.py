@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from flowgraph import FlowGraph, Node, connected_flow
+from flowgraph.render import edge_place
 
 from ..present.drawn import Element, element, link, node_label, token
 from ..present.figures import plural, probability, signed, weight
@@ -106,7 +107,7 @@ def strongest_moves(graph: FlowGraph) -> list[Listed]:
             int(key[e]),
             int(query[e]),
             int(graph.layer[e]),
-            _place(graph, int(e)),
+            edge_place(graph, int(e)),
             float(strength[e]),
         )
         for e in order
@@ -160,8 +161,3 @@ def _row(graph: FlowGraph, e: int, end: str, has_weight: bool) -> list[Cell]:
     flow = float(flows(graph)[e]) * (-1 if share < 0 else 1)
     text = (lambda value: signed(value, 3)) if has_signs(graph) else probability
     return [*cells, Cell(text(share), share), Cell(text(flow), flow)]
-
-
-def _place(graph: FlowGraph, e: int) -> str:
-    head = "" if graph.head[e] < 0 else f"H{graph.head[e]}"
-    return "" if graph.layer[e] < 0 else f"L{graph.layer[e]}{head}"

@@ -418,7 +418,7 @@ def facts(drawn: Drawing) -> dict[str, Any]:
         "flows": [_short(value) for value in flow],
         "readings": [None if reading is None else _reading(reading, vocabulary) for reading in readings],
         "edge_kinds": [EDGE_KINDS[graph.kind[e]] for e in drawn.order],
-        "edge_places": [_edge_place(graph, e) for e in drawn.order.tolist()],
+        "edge_places": [edge_place(graph, e) for e in drawn.order.tolist()],
         "notes": note_facts(graph),
         # Two digits more than are shown, so that the page does not round what was rounded.
         "mass": [round(100 * float(value), 4) for value in drawn.mass],
@@ -427,7 +427,7 @@ def facts(drawn: Drawing) -> dict[str, Any]:
     }
 
 
-def _edge_place(graph: FlowGraph, e: int) -> str:
+def edge_place(graph: FlowGraph, e: int) -> str:
     """Layer, and at head level the head, that an edge belongs to, as labels of nodes have it."""
     if graph.layer[e] < 0:
         return ""

@@ -75,7 +75,7 @@ def layers_text(graph: FlowGraph) -> str:
     first, end = graph.info.layers
     if graph.info.stacks:
         others = " and ".join(f"{one.layers} of the {one.name}" for one in graph.info.stacks)
-        return f"{end - first} layers and {others}"
+        return f"{end - first} layer{'s' if end - first != 1 else ''} and {others}"
     if end - first == graph.info.total_layers:
         return f"{end} layer{'s' if end != 1 else ''}"
     which = f"layer {first}" if end - first == 1 else f"layers {first}–{end - 1}"
