@@ -334,7 +334,10 @@ def test_themes(opened, scheme, mode, expected):
     (frame,) = opened(model_view(WEIGHTS, WORDS, display_mode=mode, html_action="return"), scheme=scheme)
     frame.wait_for_function(f"document.documentElement.dataset.theme === '{expected}'")
     frame.click("#theme")
-    assert frame.evaluate("document.documentElement.dataset.theme") != expected
+    chosen = frame.evaluate("document.documentElement.dataset.theme")
+    assert chosen != expected
+    on_paper = "dispatchEvent(new Event('{}')) && document.documentElement.dataset.theme"
+    assert [frame.evaluate(on_paper.format(name)) for name in ("beforeprint", "afterprint")] == ["light", chosen]
 
 
 @pytest.mark.parametrize("width", [480, 900, 1600])

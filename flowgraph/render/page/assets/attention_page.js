@@ -60,6 +60,21 @@ function addLeast(page) {
   page.controls.append(element('span', { class: 'control' }, element('label', { for: 'least' }, 'Lines from'), slider, output));
 }
 
+/** Paper is light, whatever the screen is. */
+function printLight(page) {
+  let onScreen = null;
+  addEventListener('beforeprint', () => {
+    onScreen ??= document.documentElement.dataset.theme;
+    setTheme('light');
+    repaint(page);
+  });
+  addEventListener('afterprint', () => {
+    if (onScreen) setTheme(onScreen);
+    onScreen = null;
+    repaint(page);
+  });
+}
+
 function start() {
   const data = JSON.parse(document.getElementById('data').textContent);
   const page = { data, panels: data.panels.map(readPanel), controls: document.getElementById('controls') };
@@ -80,6 +95,7 @@ function start() {
     repaint(page);
   });
   document.addEventListener('keydown', (event) => { if (event.key === 'Escape') escapeView(page); });
+  printLight(page);
   setPanel(page, 0);
 }
 
