@@ -598,7 +598,7 @@ def test_examples_are_what_is_computed_now(smollm2):
 
 def test_a_model_of_which_patterns_alone_are_known_opens(tmp_path):
     """What needs more is refused in words that the page shows; its attention is drawn."""
-    model_of("minimax").save_pretrained(tmp_path)
+    model_of("doge").save_pretrained(tmp_path)
     tiny_model("gpt2")[1].save_pretrained(tmp_path)
     name = str(tmp_path)
     traces = Traces([name], 2**30, 512)
