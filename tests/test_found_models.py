@@ -77,6 +77,37 @@ def test_decoders_open_whole(model_type):
     assert fg.attention_rollout(trace).shape == (len(loaded.anatomy.blocks), len(IDS), len(IDS))
 
 
+_ODD = {"hidden_size": 24, "num_attention_heads": 3, "num_hidden_layers": 2, "intermediate_size": 40, "vocab_size": 316}
+STYLES: dict[str, dict[str, object]] = {
+    "Phi": {"num_key_value_heads": 3},
+    "Starcoder2": {"num_key_value_heads": 1, "sliding_window": 6},
+    "Mixtral": {"num_key_value_heads": 1, "num_local_experts": 3},
+    "Olmo2": {"num_key_value_heads": 3},
+    "Bloom": {"n_head": 3, "n_layer": 2},
+    "GPTBigCode": {"n_embd": 24, "n_head": 3, "n_layer": 2, "n_inner": 40},
+}
+
+
+@pytest.mark.parametrize("style", ["no bias", "random biases"])
+@pytest.mark.parametrize("name", STYLES)
+def test_styles_of_one_architecture_open_whole(name, style):
+    """An odd number of heads, one group of keys, no bias at all or every bias random."""
+    ends = dict.fromkeys(("bos_token_id", "eos_token_id", "pad_token_id"), 1)
+    config = getattr(transformers, f"{name}Config")(**_ODD | ends | STYLES[name])
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{name}ForCausalLM")(config).eval()
+    assert sum(weight.numel() for weight in model.parameters()) < 100_000
+    with torch.no_grad():
+        for part, weight in model.named_parameters():
+            if part.endswith("bias"):
+                weight.normal_() if style == "random biases" else weight.zero_()
+            elif weight.ndim > 1:
+                weight.normal_(std=0.2)
+    loaded = fg.load_model(model)
+    assert loaded.anatomy.n_heads == 3
+    check_full(loaded)
+
+
 @pytest.mark.parametrize("model_type", ENCODERS)
 def test_encoders_open_whole(model_type):
     check_full(loaded_of(model_type, "masked"))
