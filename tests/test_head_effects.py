@@ -49,7 +49,7 @@ def test_parts_of_any_size_give_the_same(tiny, monkeypatch, tokens):
     loaded = tiny("llama", torch.float64)
     prompts = [IDS, OTHER, IDS[::-1]]
     whole = fg.head_effects(loaded, prompts, target=TARGET, metric=fg.log_probability)
-    monkeypatch.setattr("flowgraph.interventions.sweep._WIDEST", tokens * 4 * loaded.anatomy.blocks[0].mlp_output.d_in)
+    monkeypatch.setattr("flowgraph.interventions.sweep.WIDEST", tokens * 4 * loaded.anatomy.blocks[0].mlp_output.d_in)
     monkeypatch.setattr("flowgraph.interventions.sweep._LOGIT_ROWS", 4)
     parts = fg.head_effects(loaded, prompts, target=TARGET, metric=fg.log_probability)
     np.testing.assert_allclose(parts.by_prompt, whole.by_prompt, rtol=1e-9, atol=1e-12)

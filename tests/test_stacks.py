@@ -998,7 +998,7 @@ def test_changes_that_cannot_be_made_are_refused():
     for ask in (
         lambda: fg.ablate(loaded, trace, fg.build_graph(trace)),
         lambda: fg.ablate(loaded, trace, fg.Node("head", layer=0, head=0), outside=True),
-        lambda: fg.head_effects(loaded, trace), lambda: fg.gradients(loaded, trace), lambda: fg.head_roles(loaded),
+        lambda: fg.gradients(loaded, trace), lambda: fg.head_roles(loaded),
         lambda: fg.discover(loaded, clean=trace, corrupted=trace),
     ):  # fmt: skip
         with pytest.raises(UnsupportedReadingError, match="one stack"):

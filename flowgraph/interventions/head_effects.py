@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -16,12 +16,13 @@ from ..charts.result import Result
 from ..charts.table import Table
 from ..charts.text import printable
 from ..errors import ArgumentError
-from ..models import load_model
+from ..models import LoadedModel, load_model
 from ..models.wheel import Progress
 from ..values.arguments import takes
 from .ablation import one_for_each
 from .metrics import Metric, metric_of
-from .prompts import Answers, Prompts, batch_of, prompts_of
+from .prompts import Answers, Batch, Prompts, batch_of, prompts_of
+from .stack_sweep import CROSS, SELF, StackSweep, stack_size_of
 from .sweep import Sweep, size_of
 
 How = Literal["zero", "mean", "resample", "denoise"]
@@ -36,7 +37,8 @@ class HeadEffects(Result):
     Attributes
     ----------
     by_prompt
-        [prompt, layer, head] metric of the changed run − metric of the run that was changed.
+        [prompt, layer, head] metric of the changed run − metric of the run that was changed. Of an encoder–decoder these are the heads
+        of the decoder's attention to itself.
     clean
         [prompt] metric of the clean run.
     corrupted
@@ -45,6 +47,9 @@ class HeadEffects(Result):
         Change of the heads, and the metric with its unit.
     model
         Name of the model.
+    further
+        Of an encoder–decoder the same of its other attentions, by their names in :attr:`flowgraph.Trace.attention`:
+        ``"decoder.cross"`` and ``"encoder.self"``; empty for one stack.
     """
 
     by_prompt: Float[np.ndarray, "prompt layer head"]
@@ -54,6 +59,7 @@ class HeadEffects(Result):
     metric: str
     unit: str
     model: str
+    further: Mapping[str, Float[np.ndarray, "prompt layer head"]] = field(default_factory=dict)
 
     @property
     def effects(self) -> Float[np.ndarray, "layer head"]:
@@ -61,35 +67,63 @@ class HeadEffects(Result):
         mean: np.ndarray = self.by_prompt.mean(0)
         return mean
 
+    @property
+    def by_attention(self) -> dict[str, Float[np.ndarray, "layer head"]]:
+        """Name of an attention → [layer, head] mean over the prompts; of one stack the name is ``""``."""
+        own = SELF if self.further else ""
+        return {own: self.effects} | {name: found.mean(0) for name, found in self.further.items()}
+
     def __repr__(self) -> str:
-        effects = self.effects
-        layer, head = (int(i) for i in np.unravel_index(np.abs(effects).argmax(), effects.shape))
+        several = self.by_attention
+        name = max(several, key=lambda one: np.abs(several[one]).max(initial=0.0))
+        layer, head = (int(i) for i in np.unravel_index(np.abs(several[name]).argmax(), several[name].shape))
+        sizes = " and ".join(
+            f"{found.shape[0]} layers × {found.shape[1]} heads{f' of {one}' if one else ''}"
+            for one, found in several.items()
+        )
         return (
-            f"HeadEffects({self.model!r}, {self.how}, {effects.shape[0]} layers × {effects.shape[1]} heads, "
-            f"{len(self.by_prompt)} prompts; strongest L{layer}H{head}: {effects[layer, head]:+.4g} {self.unit})"
+            f"HeadEffects({self.model!r}, {self.how}, {sizes}, {len(self.by_prompt)} prompts; strongest "
+            f"{_head(name, layer, head)}: {several[name][layer, head]:+.4g} {self.unit})"
         )
 
     def table(self) -> Table:
-        """One row for each head, the strongest first: ``layer``, ``head``, ``effect`` in the metric's unit."""
-        effects = self.effects
-        order = np.argsort(-np.abs(effects), axis=None, kind="stable")
-        layer, head = np.unravel_index(order, effects.shape)
-        return Table(repr(self), {"layer": layer, "head": head, "effect": effects[layer, head]})
+        """One row for each head, the strongest first: ``layer``, ``head``, ``effect`` in the metric's unit; of several ``attention``."""
+        several = self.by_attention
+        places = [np.indices(found.shape).reshape(2, -1) for found in several.values()]
+        layer, head = np.concatenate(places, 1)
+        effects = np.concatenate([found.ravel() for found in several.values()])
+        order = np.argsort(-np.abs(effects), kind="stable")
+        columns: dict[str, Any] = {"layer": layer[order], "head": head[order], "effect": effects[order]}
+        if self.further:
+            names = np.repeat(list(several), [found.size for found in several.values()])
+            columns = {"attention": names[order].tolist(), **columns}
+        return Table(repr(self), columns, words=("attention",) if self.further else ())
 
     def chart(self) -> Grid:
-        """A grid of the effects over layers and heads."""
-        effects = self.effects
-        layers, heads = effects.shape
+        """A grid of the effects over layers and heads; of several attentions their layers one above the other, the encoder's below."""
+        several = dict(sorted(self.by_attention.items(), key=lambda one: -_ORDER.index(one[0])))
+        rows = [(name, layer) for name, found in several.items() for layer in range(len(found))]
+        heads = max(found.shape[1] for found in several.values())
+        # A layer with fewer heads than another ends before it.
+        values = np.concatenate([np.pad(found, ((0, 0), (0, heads - found.shape[1]))) for found in several.values()])
+
+        def tip(row: int, head: int) -> tuple[str, ...]:
+            name, layer = rows[row]
+            if head >= several[name].shape[1]:
+                return (f"{_layer(name, layer)} has {several[name].shape[1]} heads",)
+            return (_head(name, layer, head), f"{values[row, head]:+.4g} {self.unit}")
+
         about = f"{self.how}, {self.metric}, {len(self.by_prompt)} prompts, {self.model}"
+        tokens = tuple(_layer(*row) for row in rows) if self.further else None
         return Grid(
             title=f"Effect of each head on {self.metric}",
-            rows=Places("layer", tuple(range(layers)), is_upward=True),
+            rows=Places("layer", tuple(range(len(rows))), tokens, is_upward=True, is_numbered=not self.further),
             columns=Places("head", tuple(range(heads))),
-            values=effects,
+            values=values,
             unit=self.unit,
-            tip=lambda row, head: (f"L{row}H{head}", f"{effects[row, head]:+.4g} {self.unit}"),
+            tip=tip,
             subtitle=printable(about),
-            about=printable(f"effect of each of {layers} layers × {heads} heads: {about}; colour: {self.unit}"),
+            about=printable(f"effect of each of {len(rows)} layers × {heads} heads: {about}; colour: {self.unit}"),
         )
 
     def overview(self) -> Overview:
@@ -97,9 +131,21 @@ class HeadEffects(Result):
         return Overview(repr(self), {"effect": self.chart()}, self.table())
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """``effects``, ``by_prompt``, ``clean`` and, where there is one, ``corrupted``."""
-        found = {"effects": self.effects, "by_prompt": self.by_prompt, "clean": self.clean}
+        """``effects``, ``by_prompt``, ``clean``, where there is one ``corrupted``, and ``by_prompt`` of each other attention by its name."""
+        found = {"effects": self.effects, "by_prompt": self.by_prompt, "clean": self.clean, **self.further}
         return found if self.corrupted is None else found | {"corrupted": self.corrupted}
+
+
+_ORDER = ("", CROSS, SELF, "encoder.self")
+
+
+def _layer(attention: str, layer: int) -> str:
+    """A layer as labels of nodes name it."""
+    return {CROSS: f"L{layer}.cross", "encoder.self": f"enc.L{layer}"}.get(attention, f"L{layer}")
+
+
+def _head(attention: str, layer: int, head: int) -> str:
+    return f"{_layer(attention, layer)}{'.' if attention == CROSS else ''}H{head}"
 
 
 @takes()
@@ -160,7 +206,6 @@ def head_effects(
     """
     loaded = load_model(model)
     loaded.require_head("an intervention's effect on the answer")
-    loaded.anatomy.refuse_stacks("a sweep of all heads")
     how = _how(how, corrupted)
     found = prompts_of(loaded, clean, "clean", target=target, foil=foil)
     batch = batch_of(loaded, found, "clean")
@@ -169,13 +214,33 @@ def head_effects(
         theirs = prompts_of(loaded, corrupted, "corrupted")
         others = batch_of(loaded, theirs if how == "mean" else one_for_each(found, theirs, "corrupted"), "corrupted")
         # The lengths differ: batching both together raises the error that names them.
-        if others.n_tokens != batch.n_tokens:
+        if (others.n_tokens, others.n_source) != (batch.n_tokens, batch.n_source):
             batch_of(loaded, [*found, *theirs], "clean and corrupted")
+    if loaded.anatomy.cross is not None:
+        return _over_stacks(loaded, batch, others, how, metric_of(metric), max_bytes, progress, cancel)
     size = size_of(loaded, batch, others, max_bytes)
     with loaded.lock, torch.no_grad():
         sweep = Sweep(loaded, batch, others, how, metric_of(metric))
         by_prompt = sweep.run(size, progress, cancel)
     return HeadEffects(by_prompt, sweep.clean, sweep.corrupted, how, sweep.metric.name, sweep.metric.unit, loaded.name)
+
+
+def _over_stacks(
+    loaded: LoadedModel,
+    batch: Batch,
+    others: Batch | None,
+    how: How,
+    metric: Metric,
+    max_bytes: int,
+    progress: Progress | None,
+    cancel: Callable[[], bool] | None,
+) -> HeadEffects:
+    size = stack_size_of(loaded, batch, others, max_bytes)
+    with loaded.lock, torch.no_grad():
+        sweep = StackSweep(loaded, batch, others, how, metric)
+        found = sweep.run(size, progress, cancel)
+    own = found.pop(SELF)
+    return HeadEffects(own, sweep.clean, sweep.corrupted, how, metric.name, metric.unit, loaded.name, found)
 
 
 @takes()
@@ -200,7 +265,8 @@ def sweep_size(model: Any, clean: Prompts, corrupted: Prompts | None = None, *, 
     loaded = load_model(model)
     batch = batch_of(loaded, prompts_of(loaded, clean, "clean"), "clean")
     others = None if corrupted is None else batch_of(loaded, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
-    return size_of(loaded, batch, others, max_bytes).total
+    of = size_of if loaded.anatomy.cross is None else stack_size_of
+    return of(loaded, batch, others, max_bytes).total
 
 
 def _how(how: str | None, corrupted: Prompts | None) -> How:

@@ -30,7 +30,7 @@ from .passes import Pass, logits_of_states
 from .prompts import Batch
 from .ticks import Tick, ticking
 
-_WIDEST = 11 * 2**18
+WIDEST = 11 * 2**18
 """Bytes of the widest tensor in a block. Products of this size run at full speed; larger ones fetch memory again for each."""
 _LOGIT_ROWS = 64
 
@@ -181,7 +181,7 @@ def size_of(loaded: LoadedModel, batch: Batch, others: Batch | None, max_bytes: 
     """
     anatomy, n_tokens = loaded.anatomy, batch.n_tokens
     anatomy.require_attention(None, "the effect of each head")
-    in_block, in_head = _block_bytes(loaded, n_tokens), 8 * 4 * anatomy.d_vocab
+    in_block, in_head = block_bytes(loaded, n_tokens), 8 * 4 * anatomy.d_vocab
     held = (n_tokens + 1) * anatomy.d_model * loaded.dtype.itemsize
     base = _base_bytes(loaded, batch, others)
     least = base + held + max(in_block, in_head)
@@ -192,7 +192,7 @@ def size_of(loaded: LoadedModel, batch: Batch, others: Batch | None, max_bytes: 
         )
     # What works at a time takes half of what is left at most, so that enough rows climb together.
     every, share = len(anatomy.blocks) * anatomy.n_heads * len(batch), (max_bytes - base - held) // 2
-    blocks = max(1, min(_WIDEST // (4 * n_tokens * anatomy.mlp_width), share // in_block, every))
+    blocks = max(1, min(WIDEST // (4 * n_tokens * anatomy.mlp_width), share // in_block, every))
     heads = max(1, min(_LOGIT_ROWS, share // in_head, every))
     work = max(blocks * in_block, heads * in_head)
     rows = min(every, (max_bytes - base - work) // held)
@@ -212,10 +212,10 @@ def _base_bytes(loaded: LoadedModel, batch: Batch, others: Batch | None) -> int:
     rows = len(batch) + (0 if others is None else len(others))
     kept = len(anatomy.blocks) * batch.n_tokens * (anatomy.d_model + anatomy.n_heads * anatomy.d_value)
     # While they run, the block in work comes on top, as in a sweep.
-    return rows * (kept * loaded.dtype.itemsize + 2 * 4 * anatomy.d_vocab + _block_bytes(loaded, batch.n_tokens))
+    return rows * (kept * loaded.dtype.itemsize + 2 * 4 * anatomy.d_vocab + block_bytes(loaded, batch.n_tokens))
 
 
-def _block_bytes(loaded: LoadedModel, n_tokens: int) -> int:
+def block_bytes(loaded: LoadedModel, n_tokens: int) -> int:
     """An upper bound of the bytes of one row while a block works on it."""
     anatomy = loaded.anatomy
     widths = 8 * anatomy.d_model + 6 * anatomy.n_heads * anatomy.d_value + 5 * anatomy.mlp_width

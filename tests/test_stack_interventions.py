@@ -1,0 +1,148 @@
+"""Changes of all parts of an encoder–decoder, against plain hooks of torch on the model itself, one forward for each change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import flowgraph as fg
+from flowgraph.errors import ArgumentError, PromptError
+from flowgraph.models.anatomy import Anatomy
+from flowgraph.models.eager import eager_attention
+from tests.every_type import model_of
+
+TARGET, FOIL = 7, 11
+ANSWERS = {"target": TARGET, "foil": FOIL}
+WRITTEN = [9, 8, 7, 6]
+KINDS = ("t5", "bart", "whisper")
+
+
+@cache
+def made(kind: str) -> tuple[fg.LoadedModel, list[fg.Inputs], list[fg.Inputs]]:
+    """A tiny model with two prompts and two corrupted ones."""
+    if kind != "whisper":
+        loaded = fg.load_model(model_of(kind, "sequences").eval())
+        sources = [[5, 6, 7, 8, 9, 10], [12, 11, 10, 9, 8, 7], [20, 21, 7, 8, 30, 10], [12, 40, 41, 9, 50, 7]]
+        given = [fg.inputs(ids=ids, target_ids=WRITTEN) for ids in sources]
+        return loaded, given[:2], given[2:]
+    loaded = fg.load_model(model_of("whisper", "speech").eval())
+    bands, frames = loaded.stacks["encoder"].anatomy.layout.shape
+    generator = torch.Generator().manual_seed(0)
+    sounds = [torch.randn(1, bands, frames, generator=generator) for _ in range(4)]
+    given = [fg.inputs(audio=sound, target_ids=WRITTEN) for sound in sounds]
+    return loaded, given[:2], given[2:]
+
+
+def attentions_of(loaded: fg.LoadedModel) -> Iterator[tuple[str, dict[str, Any], Anatomy]]:
+    """Name, what a node of its heads needs, and the parts of each attention."""
+    yield "decoder.self", {"kind": "head"}, loaded.anatomy
+    yield "decoder.cross", {"kind": "cross_head"}, loaded.anatomy.cross
+    yield "encoder.self", {"kind": "head", "stack": "encoder"}, loaded.stacks["encoder"].anatomy
+
+
+def run(loaded, prompts, module=None, change=None, *, after=False):
+    """[prompt] logit difference of the model itself; ``change`` is made to a module's input, or to its output."""
+    handle = None
+    if module is not None and not after:
+        handle = module.register_forward_pre_hook(
+            lambda _module, args, kwargs: (
+                ((change(args[0]), *args[1:]), kwargs)
+                if args
+                else (args, {**kwargs, "hidden_states": change(kwargs["hidden_states"])})
+            ),
+            with_kwargs=True,
+        )
+    elif module is not None:
+        handle = module.register_forward_hook(
+            lambda _module, _args, out: (change(out[0]), *out[1:]) if isinstance(out, tuple) else change(out)
+        )
+    feeds = [one.of(loaded).rows[0].feed(loaded) for one in prompts]
+    try:
+        with torch.no_grad(), eager_attention(loaded.model):
+            whole = {name: torch.cat([feed[name] for feed in feeds]) for name in feeds[0]}
+            logits = loaded.model(**whole).logits[:, -1]
+    finally:
+        if handle is not None:
+            handle.remove()
+    return (logits[:, TARGET] - logits[:, FOIL]).double().numpy()
+
+
+def seen_by(loaded, prompts, module, *, after=False):
+    seen: list[torch.Tensor] = []
+    run(loaded, prompts, module, lambda x: seen.append(x.clone()) or x, after=after)
+    return seen[0]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_head_of_every_attention_is_changed_by_itself(kind):
+    loaded, clean, corrupted = made(kind)
+    before, worse = run(loaded, clean), run(loaded, corrupted)
+    found = {
+        how: fg.head_effects(loaded, clean, None if how == "zero" else corrupted, how, **ANSWERS)
+        for how in ("zero", "resample", "denoise", "mean")
+    }
+    np.testing.assert_allclose(found["resample"].corrupted, worse, atol=1e-5)
+    effects = {how: {"decoder.self": one.by_prompt, **one.further} for how, one in found.items()}
+    for name, _, anatomy in attentions_of(loaded):
+        assert found["zero"].by_attention[name].shape == (len(anatomy.blocks), anatomy.n_heads)
+        for layer in {0, len(anatomy.blocks) - 1}:
+            module = anatomy.blocks[layer].attention_output.module
+            own, theirs = (seen_by(loaded, prompts, module) for prompts in (clean, corrupted))
+            new = {"zero": 0 * own, "resample": theirs, "denoise": own, "mean": theirs.mean(0, keepdim=True)}
+            for head in {0, anatomy.n_heads - 1}:
+                part = slice(head * anatomy.d_value, (head + 1) * anatomy.d_value)
+                for how, values in new.items():
+
+                    def changed(x, part=part, values=values):
+                        x = x.clone()
+                        x[..., part] = values[..., part]
+                        return x
+
+                    base, unchanged = (corrupted, worse) if how == "denoise" else (clean, before)
+                    alone = run(loaded, base, module, changed) - unchanged
+                    np.testing.assert_allclose(effects[how][name][:, layer, head], alone, atol=2e-5)
+
+
+def test_a_sweep_over_three_attentions_is_told_and_drawn(tmp_path):
+    loaded, clean, corrupted = made("t5")
+    seen: list[float] = []
+    found = fg.head_effects(loaded, clean, corrupted, **ANSWERS, progress=lambda _stage, part: seen.append(part))
+    assert seen == sorted(seen)
+    assert seen[-1] == 1.0
+    table = found.table()
+    sizes = {name: len(one.blocks) * one.n_heads for name, _, one in attentions_of(loaded)}
+    assert {name: table.columns["attention"].count(name) for name in sizes} == sizes
+    assert (np.diff(np.abs(table.columns["effect"])) <= 0).all()
+    first = {name: table.columns[name][0] for name in ("attention", "layer", "head")}
+    label = {
+        "decoder.self": "L{layer}H{head}",
+        "decoder.cross": "L{layer}.cross.H{head}",
+        "encoder.self": "enc.L{layer}H{head}",
+    }
+    assert f"strongest {label[first['attention']].format(**first)}:" in repr(found)
+    chart = found.chart()
+    assert chart.rows.tokens == ("enc.L0", "enc.L1", "enc.L2", "L0", "L1", "L0.cross", "L1.cross")
+    assert chart.values[4, 2] == found.effects[1, 2]
+    assert chart.values[6, 3] == found.by_attention["decoder.cross"][1, 3]
+    assert found.save(tmp_path / "heads.svg").stat().st_size > 500
+    assert set(found.arrays()) == {"effects", "by_prompt", "clean", "corrupted", "decoder.cross", "encoder.self"}
+
+
+def test_rows_at_a_time_make_no_difference(monkeypatch):
+    loaded, clean, _ = made("t5")
+    whole = fg.head_effects(loaded, clean, **ANSWERS)
+    monkeypatch.setattr("flowgraph.interventions.stack_sweep.WIDEST", 4 * 3000)
+    parts = fg.head_effects(loaded, clean, **ANSWERS)
+    for name, effects in whole.by_attention.items():
+        np.testing.assert_allclose(parts.by_attention[name], effects, atol=1e-5)
+    stated = fg.sweep_size(loaded, clean)
+    with pytest.raises(ArgumentError, match="does not hold the unchanged runs"):
+        fg.head_effects(loaded, clean, max_bytes=1000)
+    assert stated < 2**24
+    with pytest.raises(PromptError, match="whose encoder reads different lengths"):
+        fg.head_effects(loaded, clean, [fg.inputs(ids=[5, 6], target_ids=WRITTEN)] * 2)
