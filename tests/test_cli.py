@@ -11,13 +11,22 @@ import signal
 import subprocess
 import sys
 import textwrap
+import wave
 from dataclasses import replace
 from pathlib import Path
 
 import networkx
+import numpy as np
 import pytest
 import torch
-from transformers import BertForQuestionAnswering, T5Config, T5ForConditionalGeneration
+from PIL import Image
+from transformers import (
+    BertForQuestionAnswering,
+    T5Config,
+    T5ForConditionalGeneration,
+    ViTImageProcessor,
+    Wav2Vec2FeatureExtractor,
+)
 from transformers.utils import logging
 
 import flowgraph
@@ -34,6 +43,8 @@ from flowgraph.render.print import matplotlib_picture
 from flowgraph.render.words.terminal import progress, progress_console
 from flowgraph.semantic.selection import MEASURES
 from tests.conftest import JAPAN
+from tests.test_images_in_text import feed_of, processor
+from tests.tiny_media import tiny as tiny_media
 from tests.tiny_models import CONTEXT, tiny_model
 
 PROMPT = "The cat sat on the mat"
@@ -1065,10 +1076,105 @@ def test_the_text_that_a_decoder_has_written(tmp_path, fails, capsys):
     assert "has no encoder; put the text behind the prompt" in fails(2, "--target-text", "the dog")
 
 
+@pytest.fixture(scope="module")
+def media(tmp_path_factory):
+    """Folders of tiny models, and a picture, a sound and a file that is neither."""
+    folder = tmp_path_factory.mktemp("media")
+    logging.disable_progress_bar()
+    tiny_media("vit", "ForImageClassification").save_pretrained(folder / "vit")
+    ViTImageProcessor(size={"height": 24, "width": 24}).save_pretrained(folder / "vit")
+    tiny_media("wav2vec2", "ForCTC").save_pretrained(folder / "wav2vec2")
+    Wav2Vec2FeatureExtractor(sampling_rate=2000).save_pretrained(folder / "wav2vec2")
+    for part in (feed_of("llava")[0], processor()):
+        part.save_pretrained(folder / "llava")
+    Image.effect_noise((30, 40), 90).convert("RGB").save(folder / "picture.png")
+    for name, channels in (("sound.wav", 1), ("stereo.wav", 2)):
+        with wave.open(str(folder / name), "wb") as file:
+            file.setnchannels(channels)
+            file.setsampwidth(2)
+            file.setframerate(2000)
+            file.writeframes(np.random.default_rng(3).integers(-9000, 9000, 400).astype("<i2").tobytes())
+    (folder / "words.txt").write_text("no picture, no sound")
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("model_name", "arguments", "given"),
+    [
+        ("vit", ["--image", "picture.png"], {"image": "picture.png"}),
+        ("wav2vec2", ["--audio", "sound.wav"], {"audio": "sound.wav"}),
+        ("llava", ["w5 <image> w7", "--image", "picture.png"], {"text": "w5 <image> w7", "image": "picture.png"}),
+    ],
+)
+def test_images_and_sounds_give_what_python_gives(model_name, arguments, given, media, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(media)
+    out = tmp_path / "flow.json"
+    rest = ["--model", str(media / model_name), "--quiet", "-o"]
+    assert cli.main(["trace", *arguments, *rest, str(out)]) == 0, capsys.readouterr().err
+    trace = flowgraph.trace(media / model_name, flowgraph.inputs(**given))
+    graph = flowgraph.FlowGraph.load(out)
+    assert graph.info.tokens == trace.tokens
+    assert cli.main(["semantic", *arguments, *rest, str(tmp_path / "layer.html")]) == 0, capsys.readouterr().err
+    assert (tmp_path / "layer.html").stat().st_size > 1000
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["a", "--audio", "sound.wav"], 2, "PROMPT and --audio are given; give one of PROMPT, --messages, --ids, --image"),
+        (["--image", "picture.png", "--audio", "sound.wav"], 2, "--audio and --image are given"),
+        (["--image", "picture.png", "--ids", "5"], 2, "--ids and --image are given"),
+        (["--image", "picture.png", "--image", "picture.png"], 2, "--image is given 2 times without a text"),
+        (["--image", "none.png"], 2, "image='none.png': there is no such file"),
+        (["--image", "words.txt"], 1, "'words.txt' cannot be read as an image"),
+        (["--image", "sound.wav"], 1, "'sound.wav' cannot be read as an image"),
+        (["a", "--image", "words.txt"], 1, "'words.txt' cannot be read as an image"),
+        (["--image", "."], 1, "'.' cannot be read as an image"),
+        (["--audio", "none.wav"], 2, "audio='none.wav': there is no such file"),
+        (["--audio", "words.txt"], 1, "'words.txt' cannot be read as a sound"),
+        (["--audio", "picture.png"], 1, "'picture.png' cannot be read as a sound"),
+        (["--audio", "stereo.wav"], 2, "'stereo.wav' has 2 channels"),
+        (["--audio", "sound.wav", "--chat"], 2, "chat=True needs the prompt as a text, not as a sound"),
+        (["--image", "picture.png", "--pair", "b"], 2, "--pair goes with PROMPT, not with --image"),
+    ],
+)  # fmt: skip
+def test_images_and_sounds_that_cannot_be_used_are_refused_before_a_model_is_loaded(
+    arguments, code, message, media, monkeypatch, capsys
+):
+    monkeypatch.chdir(media)
+    for command_name in ("trace", "semantic"):
+        monkeypatch.setattr(getattr(cli, command_name), "loaded_model", lambda *_: pytest.fail("a model was loaded"))
+        assert cli.main([command_name, *arguments]) == code
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+
+
+def test_images_without_pillow_name_the_extra(media, monkeypatch, capsys):
+    monkeypatch.chdir(media)
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert cli.main(["trace", "--image", "picture.png"]) == 2
+    assert "needs pillow, which is not installed: pip install 'transformer-flowgraph[media]'" in capsys.readouterr().err
+
+
+def test_media_for_another_model_is_refused(media, model, monkeypatch, capsys):
+    monkeypatch.chdir(media)
+    for name, arguments, message in (
+        (model("llama"), ["--image", "picture.png"], "the prompt is an image, and"),
+        (model("llama"), ["--audio", "sound.wav"], "the prompt is a sound, and"),
+        (model("llama"), ["a", "--image", "picture.png"], "takes no images beside a text"),
+        (str(media / "vit"), ["a"], "reads an image; give flowgraph.inputs(image=…)"),
+        (str(media / "wav2vec2"), ["--image", "picture.png"], "reads a sound; give flowgraph.inputs(audio=…)"),
+    ):
+        assert cli.main(["trace", *arguments, "--model", name]) == 2
+        assert message in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "there is no prompt; give one of PROMPT, --messages, --ids"),
+        ([], "there is no prompt; give one of PROMPT, --messages, --ids, --image, --audio"),
         (["a", "--ids", "5"], "PROMPT and --ids are given; give one of"),
         (["--ids", "5 x"], "argument --ids: '5 x': expected token ids"),
         (["--ids", "5", "--pair", "a"], "--pair goes with PROMPT, not with --ids"),

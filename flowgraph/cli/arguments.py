@@ -65,6 +65,13 @@ def add_model(parser: argparse.ArgumentParser) -> None:
     )
     add("--ids", type=_ids, help="token ids in place of PROMPT, as they are: '1 15 27'")
     add(
+        "--image",
+        metavar="FILE",
+        action="append",
+        help="an image in place of PROMPT, or beside PROMPT or --messages for a model of both; there, may be given several times",
+    )
+    add("--audio", metavar="FILE", help="a sound in place of PROMPT: a .wav file of one channel")
+    add(
         "--target-text",
         metavar="TEXT",
         help="of an encoder-decoder, what its decoder has written (default: what the model writes itself)",

@@ -54,15 +54,22 @@ def prompt_of(options: argparse.Namespace) -> Inputs:
     ------
     ArgumentError
         If there is no prompt, or what was given does not go together.
+    FileFormatError
+        If a file is no image, or no sound.
     """
     way = check_prompt(options)
     from ..values.inputs import Inputs, inputs
+    from ..values.media import check_readable
 
+    images = options.image
     made = inputs(
         text=options.prompt, pair=options.pair, messages=options.messages, ids=options.ids, chat=options.chat,
-        target_text=options.target_text,
+        target_text=options.target_text, image=images[0] if way == "--image" else images, audio=options.audio,
     )  # fmt: skip
-    return Inputs((made.one(way),))
+    row = made.one(way)
+    for given in (*row.images, *([] if row.given is None else [row.given])):
+        check_readable(given)
+    return Inputs((row,))
 
 
 def check_prompt(options: argparse.Namespace) -> str:
@@ -73,11 +80,18 @@ def check_prompt(options: argparse.Namespace) -> str:
     ArgumentError
         If there is no prompt, or what was given does not go together.
     """
-    ways = {"PROMPT": options.prompt, "--messages": options.messages, "--ids": options.ids}
+    ways = {"PROMPT": options.prompt, "--messages": options.messages, "--ids": options.ids, "--audio": options.audio}
+    # Beside a text or a chat an image is a part of it.
+    if options.prompt is None and options.messages is None:
+        ways["--image"] = options.image
     given = [name for name, value in ways.items() if value is not None]
     if len(given) != 1:
         said = f"{' and '.join(given)} are given" if given else "there is no prompt"
-        raise ArgumentError(f"{said}; give one of {', '.join(ways)}")
+        raise ArgumentError(f"{said}; give one of PROMPT, --messages, --ids, --image, --audio")
+    if given == ["--image"] and len(options.image) > 1:
+        raise ArgumentError(
+            f"--image is given {len(options.image)} times without a text; give PROMPT or --messages beside them, or one image at a time"
+        )
     if options.pair is not None and options.prompt is None:
         raise ArgumentError(f"--pair goes with PROMPT, not with {given[0]}")
     return given[0]

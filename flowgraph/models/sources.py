@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import difflib
+import importlib.util
 import json
 import os
 import re
@@ -555,9 +556,11 @@ def _pretrained_processor(source: str, options: Options, **files: Any) -> Any:
         # Where only a tokenizer is found it is returned as such.
         if not isinstance(found, transformers.PreTrainedTokenizerBase):
             return found
+    missing = importlib.util.find_spec("PIL") is None
+    needed = ", which may need pillow (pip install 'transformer-flowgraph[media]')" if missing else ""
     warnings.warn(
-        f"the processor beside {source!r} cannot be made here ({said[0] if said else 'only its tokenizer is found'}), so images and "
-        "sound are not prepared for the model; pass processor=, or what it would give",
+        f"the processor beside {source!r} cannot be made here ({said[0] if said else 'only its tokenizer is found'}){needed}, so images "
+        "and sound are not prepared for the model; pass processor=, or what it would give",
         stacklevel=2,
     )
     return None

@@ -257,7 +257,9 @@ def picture_of(value: Any) -> Any:
     try:
         from PIL import Image
     except ImportError as error:
-        raise ArgumentError("reading an image file needs pillow: pip install pillow") from error
+        raise ArgumentError(
+            "reading an image file needs pillow, which is not installed: pip install 'transformer-flowgraph[media]'"
+        ) from error
     try:
         with Image.open(value) as file:
             file.load()
@@ -266,6 +268,18 @@ def picture_of(value: Any) -> Any:
         raise PromptError(f"image={os.fspath(value)!r}: there is no such file") from error
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         raise FileFormatError(f"{os.fspath(value)!r} cannot be read as an image: {first_line(error)}") from error
+
+
+def check_readable(given: Given) -> None:
+    """Refuse a file that is no image or sound; no model is needed for that.
+
+    Raises
+    ------
+    PromptError, FileFormatError
+        If the file is not there, or is something else.
+    """
+    if given.file is not None:
+        (picture_of if given.medium == "image" else _wave)(given.file)
 
 
 def _processed(processor: Any, layout: Layout, **given: Any) -> Tensor:
