@@ -898,6 +898,10 @@ def test_frames_of_a_spectrogram_know_their_time():
         changed = (moved.resid_pre[0] - encoder.resid_pre[0]).abs().amax(-1) > 0
         inside = [first <= frame / 128 < end for first, end in encoder.axis.places]
         assert changed.tolist() == inside
+    with pytest.raises(
+        PromptError, match=r"audio= lasts 1\.25 s, and .* reads 1 s of it: its processor leaves the end out"
+    ):
+        fg.trace(loaded, fg.inputs(audio=np.tile(sound, 3)[:20000], sampling_rate=16000, target_ids=[3, 4]))
     bare = fg.trace(fg.load_model(model), fg.inputs(audio=features, target_ids=[3, 4])).stacks["encoder"]
     assert bare.tokens[:2] == ("frame 0", "frame 1")
     assert bare.axis.places[0] is None

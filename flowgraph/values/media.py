@@ -20,6 +20,8 @@ from ..models.sources import first_line
 ARGUMENTS = {"pixel_values": "image", "input_values": "audio", "input_features": "audio"}
 """Argument of a model → what it holds."""
 _PCM = {1: np.uint8, 2: np.int16, 4: np.int32}
+_ENDS = 20
+"""Part of a second at the end of a sound that has to count, one by this."""
 _CHANNELS = (1, 3, 4)
 
 
@@ -346,7 +348,32 @@ def _sound(loaded: LoadedModel, layout: Layout, given: Given) -> tuple[Tensor, i
         )
     _check_rate(loaded, rate, own_rate)
     made = _processed(processor, layout, raw_speech=samples.double().cpu().numpy(), sampling_rate=rate)
+    _refuse_cut(loaded, processor, layout, samples, rate, made)
     return made, rate
+
+
+def _refuse_cut(loaded: LoadedModel, processor: Any, layout: Layout, samples: Tensor, rate: int, made: Tensor) -> None:
+    """Refuse a sound whose end a processor leaves out, as those do that fill up or cut to one length.
+
+    Raises
+    ------
+    PromptError
+        If what is made does not change with the end.
+    """
+    end = rate // _ENDS
+    if None in layout.shape or len(samples) <= end:
+        return
+    other = samples.double().cpu().numpy().copy()
+    other[-end:] = 0.5 - other[-end:]
+    if not torch.equal(_processed(processor, layout, raw_speech=other, sampling_rate=rate), made):
+        return
+    frames = made.shape[1 if layout.turned else -1] if made.ndim == 3 else 0
+    each = steps_per_second(loaded, rate)
+    reads = f"{frames / each:.4g} s of it" if each and frames else "less of it"
+    raise PromptError(
+        f"audio= lasts {len(samples) / rate:.4g} s, and {loaded.name!r} reads {reads}: its processor leaves the end out. Cut the sound, "
+        "and give its parts one by one"
+    )
 
 
 def _check_rate(loaded: LoadedModel, rate: int | None, own: int | None) -> None:
