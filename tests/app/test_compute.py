@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from flowgraph_webapp.panels import details_of_node
+from flowgraph_webapp.panels import attention, details_of_node
 from flowgraph_webapp.panels.attention import AttentionQuestion
 from flowgraph_webapp.panels.bars import BarsQuestion, groupings
 from flowgraph_webapp.panels.continuation import GenerateQuestion
@@ -424,6 +424,33 @@ def both() -> Traces:
     found = Traces(["translator"], 2**30, 512)
     found._loaded["translator"] = translator()
     return found
+
+
+def test_attention_is_of_both_stacks_and_between_them(both):
+    run = RunQuestion("translator", PAIRS[0][0])
+    about, trace = ask(both, run), both.trace(run, unheard)
+    question = AttentionQuestion(run, 0)
+    answer = ask(both, question)
+    own = {f"{trace.role}.self": answer.pattern} | {one.name: one.pattern for one in answer.others}
+    assert own.keys() == trace.attention.keys()
+    for name, pattern in own.items():
+        np.testing.assert_array_equal(pattern, trace.attention[name].pattern[0].numpy())
+    between = next(one for one in answer.others if one.is_cross)
+    assert (between.queries, between.keys) == (trace.tokens, trace.stacks["encoder"].tokens)
+    kept = write_session(Recipe(model="translator", text=run.text), {run: about, question: answer})
+    found = read_session(kept).answers[question]
+    assert [one.name for one in found.others] == [one.name for one in answer.others]
+    np.testing.assert_array_equal(found.others[0].pattern, answer.others[0].pattern)
+    header, rows = attention.rows(answer, about)
+    assert header[-1] == "of"
+    sums: dict[tuple, float] = {}
+    for row in rows:
+        sums[row[-1], row[1], row[2]] = sums.get((row[-1], row[1], row[2]), 0.0) + row[6]
+    assert {name for name, *_ in sums} == trace.attention.keys()
+    assert list(sums.values()) == pytest.approx([1.0] * len(sums), abs=1e-5)
+    drawn = json.dumps(attention.panel(answer, about).chart)
+    for node in (fg.Node("cross_head", 0, 1, 0), fg.Node("head", 0, 1, 2, stack="encoder"), fg.Node("head", 0, 1, 4)):
+        assert f'"data-pick": "{fg.node_key(node)}"' in drawn
 
 
 def test_bars_and_largest_parts_hold_what_reads_the_encoder(both):

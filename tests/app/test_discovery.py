@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flowgraph_webapp.panels import circuit_details as shown
 from flowgraph_webapp.panels.circuit import Circuit, CircuitQuestion, Pair
-from flowgraph_webapp.panels.circuit_effect import CircuitTestQuestion
+from flowgraph_webapp.panels.circuit_effect import CircuitTestQuestion, circuit_effect
 from flowgraph_webapp.panels.circuit_form import CIRCUITS
 from flowgraph_webapp.panels.circuit_form import TASKS as TASK_WORDS
 from flowgraph_webapp.panels.circuit_search import CorruptQuestion, TokenQuestion
@@ -201,7 +201,7 @@ def test_a_circuit_is_tested_as_flowgraph_does(traces, folder, keep):
     assert answer.kept == pytest.approx(expected.by_prompt[-1].mean(), abs=1e-5)
     part = (answer.kept - answer.empty) / (answer.full - answer.empty)
     assert part == pytest.approx(expected.value, rel=1e-3)
-    assert f"{100 * part:.1f} %".replace("-", "−") in str(shown.circuit_effect(answer))
+    assert f"{100 * part:.1f} %".replace("-", "−") in str(circuit_effect(answer))
 
 
 @pytest.mark.real_model

@@ -54,7 +54,10 @@
     return mean;
   }
 
-  const keyName = ({ model }, key) => (key < model.tokens.length ? `${model.tokens[key]} ${model.first + key}` : `${model.others.toLocaleString('en')} others`);
+  /** Keys are the queries' own tokens, unless the heads read another stack. */
+  const keysOf = (model) => model.keys ?? model.tokens;
+  const keyName = ({ model }, key) => (key < keysOf(model).length ? `${keysOf(model)[key]} ${model.first + key}` : `${model.others.toLocaleString('en')} others`);
+  const headName = ({ model }, head) => `${model.prefix ?? `L${model.layer}H`}${head}`;
   const queryName = ({ model }, query) => `${model.tokens[query]} ${model.first + query}`;
   const visible = ({ model, queries, keys }, query, key) => key >= queries || !model.causal || key <= query;
 
@@ -62,7 +65,7 @@
     const { model, chosen, sink, hidden, queries } = state;
     const list = [...chosen].sort((a, b) => a - b);
     const isAll = list.length === model.heads && list.length > 1;
-    const which = isAll ? `all ${list.length} heads of layer ${model.layer}` : list.map((head) => `L${model.layer}H${head}`).join(', ');
+    const which = isAll ? `all ${list.length} heads of layer ${model.layer}` : list.map((head) => headName(state, head)).join(', ');
     const how = `${list.length > 1 ? 'Mean of ' : ''}${which}; what a query reads adds up to 1.`;
     const from = [...state.chosenQueries];
     const at = from.length ? from.at(-1) : queries - 1;
@@ -99,7 +102,7 @@
     const heads = [...chosen].sort((a, b) => value(b) - value(a)).slice(0, MOST_IN_TIP);
     const lines = [`${queryName(state, query)} → ${keyName(state, key)}`];
     if (chosen.size > 1 || state.sink) lines.push(`${state.sink ? 'without the first token' : 'mean'}\t${probability(mean[query * keys + key])}`);
-    lines.push(...heads.map((head) => `L${model.layer}H${head}\t${probability(value(head))}`));
+    lines.push(...heads.map((head) => `${headName(state, head)}\t${probability(value(head))}`));
     if (heads.length < chosen.size) lines.push(`and ${chosen.size - heads.length} heads with less`);
     return lines.join('\n');
   }
@@ -118,7 +121,10 @@
     says(state);
     const position = state.model.first + query;
     const [head] = state.chosen;
-    state.tell.pick(state.chosen.size === 1 ? `head.${state.model.layer}.${head}.${position}.-` : `attn.${state.model.layer}.-.${position}.-`);
+    const { kind = 'head', stack = null, layer } = state.model;
+    const prefix = stack ? `${stack}/` : '';
+    if (state.chosen.size === 1) state.tell.pick(`${prefix}${kind}.${layer}.${head}.${position}.-`);
+    else if (kind === 'head') state.tell.pick(`${prefix}attn.${layer}.-.${position}.-`);
   }
 
   function walk(state, event) {
@@ -287,7 +293,8 @@
     for (const chip of state.host.querySelectorAll('[data-head]')) {
       chip.setAttribute('aria-pressed', String(chip.dataset.head === 'all' ? whole : !whole && state.chosen.has(Number(chip.dataset.head))));
     }
-    state.tell.set('heads', whole ? [] : [...state.chosen].sort((a, b) => a - b));
+    // The address names heads of the model's own attention alone.
+    if (!state.model.keys) state.tell.set('heads', whole ? [] : [...state.chosen].sort((a, b) => a - b));
     refresh(state);
   }
 
@@ -300,6 +307,8 @@
 
   /** The query of a node that is selected elsewhere becomes the one that is looked from. */
   function follow(state, key) {
+    const stack = key?.includes('/') ? key.slice(0, key.indexOf('/')) : null;
+    if (stack !== (state.model.stack ?? null)) return;
     const position = Number(key?.split('.')[3] ?? NaN);
     const query = position - state.model.first;
     if (!(query >= 0 && query < state.queries) || (state.chosenQueries.size === 1 && state.chosenQueries.has(query))) return;
@@ -323,7 +332,7 @@
   widgets.attention = (host, model, tell) => {
     const queries = model.tokens.length;
     const state = {
-      host, model, tell, queries, keys: queries + (model.others > 0), numbers: numbersOf(model), sink: false, cursor: null,
+      host, model, tell, queries, keys: keysOf(model).length + (model.others > 0), numbers: numbersOf(model), sink: false, cursor: null,
       chosen: new Set(model.chosen), chosenQueries: new Set([model.query]), chosenKeys: new Set(),
     };
     createMap(state);

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Self
 
@@ -34,6 +34,8 @@ from .panel import Panel, Sheet, Value
 if TYPE_CHECKING:
     from dash.development.base_component import Component
 
+    from flowgraph import Trace
+
 MOST_TOKENS = 128
 """Queries that are sent to the browser; of a longer prompt those around the position."""
 _PAIRS = 20
@@ -42,11 +44,46 @@ _SCALE = (0.01, 0.1, 0.3, 0.6, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
+class StackAttention:
+    """The attention of a layer within another stack, or between two.
+
+    Attributes
+    ----------
+    name
+        ``"encoder.self"`` or ``"decoder.cross"``, as :attr:`flowgraph.Trace.attention` has it.
+    pattern
+        [head, query_pos, key_pos] probabilities.
+    queries, keys
+        [position] the tokens on either side.
+    """
+
+    name: str
+    pattern: Float[np.ndarray, "head query_pos key_pos"]
+    queries: tuple[str, ...]
+    keys: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        shape = self.pattern.shape
+        require(shape[1:] == (len(self.queries), len(self.keys)), f"StackAttention.pattern has shape {shape}")
+
+    @property
+    def stack(self) -> str | None:
+        """The stack whose heads these are; None for heads between the stacks, which are the last one's."""
+        return None if self.is_cross else self.name.partition(".")[0]
+
+    @property
+    def is_cross(self) -> bool:
+        """Whether the heads read another stack."""
+        return self.name.endswith(".cross")
+
+
+@dataclass(frozen=True, eq=False)
 class Attention:
-    """The attention pattern of one layer: [head, query_pos, key_pos] probabilities."""
+    """The attention pattern of one layer: [head, query_pos, key_pos] probabilities, and ``others`` of the layer in other stacks."""
 
     layer: int
     pattern: Float[np.ndarray, "head query_pos key_pos"]
+    others: tuple[StackAttention, ...] = ()
 
     def __post_init__(self) -> None:
         shape = self.pattern.shape
@@ -74,13 +111,27 @@ class AttentionQuestion(OfRun[Attention]):
         trace = traces.trace(self.run, check)
         if not self.layer < trace.n_layers:
             raise ArgumentError(f"layer={self.layer} is outside the model; its layers are 0…{trace.n_layers - 1}")
-        return Attention(self.layer, trace.pattern[self.layer].float().cpu().numpy())
+        return Attention(self.layer, trace.pattern[self.layer].float().cpu().numpy(), _others(trace, self.layer))
 
     def refuse_unfit(self, run: Run, answer: Attention) -> None:
         """As the base class says."""
         same("Attention.pattern", answer.pattern.shape, (run.n_heads, len(run.tokens), len(run.tokens)))
         same("Attention.layer", answer.layer, self.layer)
         same("Attention.layer", 0 <= answer.layer < run.n_layers, True)
+
+
+def _others(trace: Trace, layer: int) -> tuple[StackAttention, ...]:
+    """What the heads of a layer read between the stacks, and within the others; a stack with fewer layers has none."""
+    found = []
+    own = f"{trace.role}.self"
+    for name, sites in trace.attention.items():
+        if name == own or layer >= len(sites.pattern):
+            continue
+        pattern = sites.pattern[layer].float().cpu().numpy()
+        inner = trace.stacks.get("encoder" if name.endswith(".cross") else name.partition(".")[0])
+        keys = inner.tokens if inner is not None else tuple(map(str, range(pattern.shape[-1])))
+        found.append(StackAttention(name, pattern, trace.tokens if name.endswith(".cross") else keys, keys))
+    return tuple(found)
 
 
 def panel(attention: Attention, run: Run, *, heads: Sequence[int] = (), selected: str | None = None) -> Component:
@@ -101,22 +152,82 @@ def panel(attention: Attention, run: Run, *, heads: Sequence[int] = (), selected
     chosen = [head for head in heads if head < count] or list(range(count))
     shown = window(run)
     data = model(attention, run, shown, chosen, _query(run, shown, selected))
-    tree = element(
+    tree = _views(
+        data, _chips(f"L{attention.layer}H", attention.pattern[:, run.position], run.tokens, run.position, chosen), _sink(shown),
+        _pairs(attention, run), _window_note(run, shown),
+    )  # fmt: skip
+    if attention.others:
+        tree = _in_groups(attention, run, tree)
+    return drawn(tree, name="attention", label=f"Attention of layer {attention.layer}", selected=selected)
+
+
+def _views(
+    data: dict[str, Any], chips: Element, sink: Element, pairs: Element, note: Element | None = None, **attributes: Any
+) -> Element:
+    """Map, lines and pairs of one pattern, which the browser draws from ``data``."""
+    return element(
         "div",
-        element("div", _chips(attention, run, chosen), _sink(shown), _scale(), cls="panel-head"),
+        element("div", chips, sink, _scale(), cls="panel-head"),
         element("p", cls="says", data_role="says", aria_live="polite"),
         element(
             "div",
             element("div", cls="map", data_role="map"),
-            element("div", element("div", cls="lines", data_role="lines"), _pairs(attention, run), cls="beside"),
+            element("div", element("div", cls="lines", data_role="lines"), pairs, cls="beside"),
             cls="views",
         ),
-        _window_note(run, shown),
+        note,
         cls="attention",
         data_widget="attention",
         data_model=json.dumps(data, ensure_ascii=False, separators=(",", ":")),
+        **attributes,
     )
-    return drawn(tree, name="attention", label=f"Attention of layer {attention.layer}", selected=selected)
+
+
+def _in_groups(attention: Attention, run: Run, own: Element) -> Element:
+    """The attention of every stack and between them, one of them shown at a time."""
+    groups = {"decoder": own} | {_title(one): _of_stack(attention.layer, one, run) for one in attention.others}
+    switch = [
+        element("button", name, type="button", data_switch=name, aria_pressed=str(not n).lower())
+        for n, name in enumerate(groups)
+    ]
+    return element(
+        "div",
+        element("div", element("div", *switch, role="group", aria_label="Stacks", cls="switch-row"), cls="panel-head"),
+        *(element("div", one, data_group=name, hidden=bool(n)) for n, (name, one) in enumerate(groups.items())),
+    )
+
+
+def _title(one: StackAttention) -> str:
+    return "decoder reads encoder" if one.is_cross else one.name.partition(".")[0]
+
+
+def _of_stack(layer: int, one: StackAttention, run: Run) -> Element:
+    """Map, lines and pairs of a pattern that is not the run's own; of long texts the first tokens."""
+    pattern = one.pattern[:, :MOST_TOKENS, :MOST_TOKENS]
+    queries, keys = one.queries[:MOST_TOKENS], one.keys[:MOST_TOKENS]
+    at = min(run.position, len(queries) - 1) if one.is_cross else len(queries) - 1
+    prefix = f"L{layer}.cross.H" if one.is_cross else f"enc.L{layer}H"
+    chosen = list(range(len(pattern)))
+    data = {
+        "layer": layer, "heads": len(pattern), "chosen": chosen, "query": at, "tokens": [visible(text) for text in queries],
+        "keys": [visible(text) for text in keys], "first": 0, "others": 0, "causal": False, "prefix": prefix,
+        "kind": "cross_head" if one.is_cross else "head", "stack": one.stack, **_steps(pattern),
+    }  # fmt: skip
+
+    def node(head: int, query: int) -> Node:
+        return Node("cross_head" if one.is_cross else "head", layer, head, query, stack=one.stack)
+
+    sink = element(
+        "label", element("input", type="checkbox", data_role="sink"), " hide first token and renormalise", cls="check"
+    )
+    pairs = _strongest(pattern, node, queries, keys, f"Strongest pairs of layer {layer}")
+    cut = len(one.queries) > len(queries) or len(one.keys) > len(keys)
+    note = (
+        element("p", f"Shown are the first {MOST_TOKENS} tokens. All numbers are in the CSV file.", cls="note")
+        if cut
+        else None
+    )
+    return _views(data, _chips(prefix, pattern[:, at], keys, at, chosen, queries), sink, pairs, note)
 
 
 def window(run: Run) -> range:
@@ -134,8 +245,6 @@ def model(attention: Attention, run: Run, shown: range, chosen: list[int], query
     ``pattern`` are the probabilities of the shown queries and keys in steps of 1/65,535, [head, query, key] as base64 of
     little-endian integers; where tokens are left out, a last key holds what goes to all of them.
     """
-    part = _shown_pattern(attention.pattern, shown)
-    steps = np.rint(np.clip(part, 0, 1) * _LEVELS).astype("<u2")
     return {
         "layer": attention.layer,
         "heads": len(attention.pattern),
@@ -145,20 +254,40 @@ def model(attention: Attention, run: Run, shown: range, chosen: list[int], query
         "first": shown.start,
         "others": len(run.tokens) - len(shown),
         "causal": run.causal,
-        "levels": _LEVELS,
-        "pattern": base64.b64encode(steps.tobytes()).decode("ascii"),
+        **_steps(_shown_pattern(attention.pattern, shown)),
     }
 
 
+def _steps(pattern: Float[np.ndarray, "head query key"]) -> dict[str, Any]:
+    """Probabilities as whole numbers of 16 bits."""
+    steps = np.rint(np.clip(pattern, 0, 1) * _LEVELS).astype("<u2")
+    return {"levels": _LEVELS, "pattern": base64.b64encode(steps.tobytes()).decode("ascii")}
+
+
 def rows(attention: Attention, run: Run) -> Sheet:
-    """Every pair of a query and a key that it may see."""
-    header = ("layer", "head", "query_position", "query_token", "key_position", "key_token", "attention")
+    """Every pair of a query and a key that it may see; where there are several stacks, of which attention it is."""
+    header: tuple[str, ...] = (
+        "layer",
+        "head",
+        "query_position",
+        "query_token",
+        "key_position",
+        "key_token",
+        "attention",
+    )
     found: list[tuple[Value, ...]] = []
     for head, pattern in enumerate(attention.pattern):
         for query, line in enumerate(pattern):
             for key, value in enumerate(line[: query + 1] if run.causal else line):
                 found.append((attention.layer, head, query, run.tokens[query], key, run.tokens[key], float(value)))
-    return header, found
+    if not attention.others:
+        return header, found
+    found = [(*row, "decoder.self") for row in found]
+    for one in attention.others:
+        for (head, query, key), value in np.ndenumerate(one.pattern):
+            pair = (query, one.queries[query], key, one.keys[key])
+            found.append((attention.layer, head, *pair, float(value), one.name))
+    return (*header, "of"), found
 
 
 def _shown_pattern(pattern: Float[np.ndarray, "head query key"], shown: range) -> Float[np.ndarray, "head query shown"]:
@@ -175,23 +304,31 @@ def _query(run: Run, shown: range, selected: str | None) -> int:
     return (position if position in shown else run.position) - shown.start  # type: ignore[operator]
 
 
-def _chips(attention: Attention, run: Run, chosen: Sequence[int]) -> Element:
-    everything = len(chosen) == len(attention.pattern)
+def _chips(
+    prefix: str,
+    lines: Float[np.ndarray, "head key"],
+    keys: Sequence[str],
+    at: int,
+    chosen: Sequence[int],
+    queries: Sequence[str] | None = None,
+) -> Element:
+    """A switch for each head; its tip says where the head looks from position ``at``. ``queries`` are the keys unless said."""
+    everything = len(chosen) == len(lines)
     chips = [
-        element("button", f"H{head}", type="button", cls="toggle", data_head=str(head), data_tip=_chip_tip(attention, run, head),
+        element("button", f"H{head}", type="button", cls="toggle", data_head=str(head),
+                data_tip=_chip_tip(f"{prefix}{head}", line, keys, visible((queries or keys)[at]), at),
                 aria_pressed=str(not everything and head in chosen).lower())
-        for head in range(len(attention.pattern))
+        for head, line in enumerate(lines)
     ]  # fmt: skip
     whole = element("button", "all", type="button", cls="toggle", data_head="all", aria_pressed=str(everything).lower())
     return element("div", whole, *chips, role="group", aria_label="Heads that are averaged", cls="toggles")
 
 
-def _chip_tip(attention: Attention, run: Run, head: int) -> str:
-    """Where a head looks from the position that is explained, the first token apart."""
-    line = attention.pattern[head, run.position]
+def _chip_tip(name: str, line: Float[np.ndarray, "key"], keys: Sequence[str], query: str, at: int) -> str:
+    """Where a head looks from a position."""
     best = [int(key) for key in np.argsort(-line, kind="stable")[:3] if line[key] > 0]
-    places = "\n".join(f"{visible(run.tokens[key])} at {key}\t{probability(float(line[key]))}" for key in best)
-    return f"L{attention.layer}H{head} from {visible(run.tokens[run.position])} at {run.position}\n{places}"
+    places = "\n".join(f"{visible(keys[key])} at {key}\t{probability(float(line[key]))}" for key in best)
+    return f"{name} from {query} at {at}\n{places}"
 
 
 def _sink(shown: range) -> Element:
@@ -229,10 +366,22 @@ def _window_note(run: Run, shown: range) -> Element | None:
 
 def _pairs(attention: Attention, run: Run) -> Element:
     """The strongest pairs of different tokens, without the first token."""
-    pattern = attention.pattern.copy()
+    pattern, layer = attention.pattern.copy(), attention.layer
     pattern[:, :, 0] = 0
     tokens = np.arange(pattern.shape[-1])
     pattern[:, tokens, tokens] = 0
+    caption = f"Strongest pairs of layer {layer}, without the first token and a token itself"
+    return _strongest(pattern, lambda head, at: Node("head", layer, head, at), run.tokens, run.tokens, caption)
+
+
+def _strongest(
+    pattern: Float[np.ndarray, "head query key"],
+    node_of: Callable[[int, int], Node],
+    queries: Sequence[str],
+    keys: Sequence[str],
+    caption: str,
+) -> Element:
+    """The strongest pairs as a table; a row selects ``node_of(head, query)``."""
     flat = pattern.ravel()
     strongest = np.argpartition(flat, max(0, flat.size - _PAIRS))[-_PAIRS:]
     order = strongest[np.argsort(-flat[strongest], kind="stable")]
@@ -241,22 +390,22 @@ def _pairs(attention: Attention, run: Run) -> Element:
         head, query, key = (int(n) for n in np.unravel_index(place, pattern.shape))
         if pattern[head, query, key] <= 0:
             continue
-        node = Node("head", layer=attention.layer, head=head, position=query)
+        node = node_of(head, query)
         value = float(pattern[head, query, key])
+        places = ((queries, query), (keys, key))
         cells = [
             Cell(link(node, str(node)), head),
-            *(Cell(_place(run, at), at) for at in (query, key)),
+            *(Cell(_place(tokens[at], at), at) for tokens, at in places),
             Cell(probability(value), value),
         ]
         lines.append(cells)
         nodes.append(node)
     heads = (Column("head"), Column("from query"), Column("to key"), Column("attention", kind="number"))
-    caption = f"Strongest pairs of layer {attention.layer}, without the first token and a token itself"
     return table(caption, heads, lines, nodes=nodes, by=(3, "descending"))
 
 
-def _place(run: Run, position: int) -> Element:
-    return element("span", token(run.tokens[position]), element("span", f" {position}", cls="note"))
+def _place(text: str, position: int) -> Element:
+    return element("span", token(text), element("span", f" {position}", cls="note"))
 
 
 def _question(recipe: Recipe, run: Run) -> AttentionQuestion:
