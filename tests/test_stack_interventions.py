@@ -18,7 +18,7 @@ from tests.every_type import model_of
 
 TARGET, FOIL = 7, 11
 ANSWERS = {"target": TARGET, "foil": FOIL}
-WRITTEN = [9, 8, 7, 6]
+WRITTEN, OTHERWISE = [9, 8, 7, 6], [10, 20, 30, 6]
 KINDS = ("t5", "bart", "whisper")
 
 
@@ -28,13 +28,13 @@ def made(kind: str) -> tuple[fg.LoadedModel, list[fg.Inputs], list[fg.Inputs]]:
     if kind != "whisper":
         loaded = fg.load_model(model_of(kind, "sequences").eval())
         sources = [[5, 6, 7, 8, 9, 10], [12, 11, 10, 9, 8, 7], [20, 21, 7, 8, 30, 10], [12, 40, 41, 9, 50, 7]]
-        given = [fg.inputs(ids=ids, target_ids=WRITTEN) for ids in sources]
+        given = [fg.inputs(ids=ids, target_ids=WRITTEN if n < 2 else OTHERWISE) for n, ids in enumerate(sources)]
         return loaded, given[:2], given[2:]
     loaded = fg.load_model(model_of("whisper", "speech").eval())
     bands, frames = loaded.stacks["encoder"].anatomy.layout.shape
     generator = torch.Generator().manual_seed(0)
     sounds = [torch.randn(1, bands, frames, generator=generator) for _ in range(4)]
-    given = [fg.inputs(audio=sound, target_ids=WRITTEN) for sound in sounds]
+    given = [fg.inputs(audio=sound, target_ids=WRITTEN if n < 2 else OTHERWISE) for n, sound in enumerate(sounds)]
     return loaded, given[:2], given[2:]
 
 
@@ -146,3 +146,101 @@ def test_rows_at_a_time_make_no_difference(monkeypatch):
     assert stated < 2**24
     with pytest.raises(PromptError, match="whose encoder reads different lengths"):
         fg.head_effects(loaded, clean, [fg.inputs(ids=[5, 6], target_ids=WRITTEN)] * 2)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_entries_of_every_attention_are_changed(kind):
+    """Against what the pattern and the values of the trace say that the head's output becomes."""
+    loaded, clean, corrupted = made(kind)
+    traces = [fg.trace(loaded, one, **ANSWERS) for one in clean]
+    theirs = [fg.trace(loaded, one, **ANSWERS) for one in corrupted]
+    before = run(loaded, clean)
+    layer, head, query, key = 0, 2, 4, 1
+    for name, _, anatomy in attentions_of(loaded):
+        module = anatomy.blocks[layer].attention_output.module
+        part = slice(head * anatomy.d_value, (head + 1) * anatomy.d_value)
+        patterns, values, others = (
+            torch.stack([getattr(one.attention[name], site)[layer, head] for one in several])
+            for several, site in ((traces, "pattern"), (traces, "v"), (theirs, "pattern"))
+        )
+        for new, edit in (
+            (0.7, fg.PatternEdit(layer, head, query, key, value=0.7, attention=name)),
+            (0.0, fg.PatternEdit(layer, head, query, key, attention=name)),
+        ):
+
+            def changed(x, new=new, part=part, patterns=patterns, values=values):
+                x = x.clone()
+                x[:, query, part] += (new - patterns[:, query, key])[:, None] * values[:, key]
+                return x
+
+            alone = run(loaded, clean, module, changed)
+            effect = fg.ablate(loaded, clean, edit, **ANSWERS)
+            np.testing.assert_allclose(effect.after, alone, atol=2e-5, err_msg=str(edit))
+            np.testing.assert_allclose(effect.before, before, atol=1e-5)
+        assert np.abs(effect.effect).max() > 1e-6
+
+        def exchanged(x, part=part, patterns=patterns, others=others, values=values):
+            x = x.clone()
+            x[:, :, part] += (others - patterns) @ values
+            return x
+
+        whole = fg.PatternEdit(layer, head, attention=name)
+        effect = fg.patch(loaded, clean, corrupted, whole, "noise", **ANSWERS)
+        np.testing.assert_allclose(effect.after, run(loaded, clean, module, exchanged), atol=2e-5, err_msg=str(whole))
+    assert effect.what == "enc.L0H2.pattern[…, …]"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_states_of_both_stacks_are_changed(kind):
+    loaded, clean, corrupted = made(kind)
+    layer, at = 0, 2
+    block, encoder = (one.anatomy.blocks[layer] for one in (loaded, loaded.stacks["encoder"]))
+    # What comes out of these modules is the state, or the state less what entered the block or left attention before.
+    writers: dict[str, tuple[Any, Any]] = {
+        "t5": ((block.module.layer[0], None), (block.module.layer[1], None)) if kind == "t5" else (),
+        "bart": ((block.attention_norm.module, None), (block.cross.attention_norm.module, None)),
+        "whisper": ((block.attention, block.module), (block.cross.attention, block.cross.attention_norm.module)),
+    }  # fmt: skip
+    places = {
+        fg.Node("resid_cross", layer=layer, position=at): writers[kind][0],
+        fg.Node("resid_mid", layer=layer, position=at): writers[kind][1],
+        fg.Node("resid_post", layer=layer, position=at): (block.module, None),
+        fg.Node("resid_post", layer=layer, position=at, stack="encoder"): (encoder.module, None),
+    }
+    for node, (module, entered) in places.items():
+        for prompts, ask in (
+            (None, lambda node=node: fg.ablate(loaded, clean, node, **ANSWERS)),
+            (corrupted, lambda node=node: fg.patch(loaded, clean, corrupted, node, "noise", **ANSWERS)),
+        ):
+            own = 0.0 if entered is None else seen_by(loaded, clean, entered)
+            new = 0.0
+            if prompts is not None:
+                new = seen_by(loaded, prompts, module, after=True)
+                new = new if entered is None else new + seen_by(loaded, prompts, entered)
+
+            def changed(x, own=own, new=new):
+                x = x.clone()
+                x[:, at] = (new - own + 0 * x)[:, at]
+                return x
+
+            alone = run(loaded, clean, module, changed, after=True)
+            effect = ask()
+            np.testing.assert_allclose(effect.after, alone, atol=5e-5, err_msg=f"{node} {prompts is None}")
+            assert np.abs(effect.effect).max() > 1e-5
+
+
+def test_mistakes_with_attentions_are_named():
+    loaded, clean, _ = made("t5")
+    with pytest.raises(
+        ArgumentError, match=r"attention='decoder' is not one of this model's; it has 'decoder\.self', 'encoder\.self'"
+    ):
+        fg.ablate(loaded, clean, fg.PatternEdit(0, attention="decoder"))
+    with pytest.raises(ArgumentError, match=r"L0.cross.pattern\[0, 6\]: key_pos=6 does not exist; it must lie in 0…5"):
+        fg.ablate(loaded, clean, fg.PatternEdit(0, query_pos=0, key_pos=6, attention="decoder.cross"))
+    with pytest.raises(ArgumentError, match=r"enc\.L2H9\.pattern"):
+        fg.ablate(loaded, clean, fg.PatternEdit(2, 9, attention="encoder.self"))
+    with pytest.raises(ArgumentError, match="comes after"):
+        fg.ablate(loaded, clean, fg.PatternEdit(0, query_pos=0, key_pos=3, attention="decoder.self"))
+    short = fg.inputs(ids=[5, 6, 7], target_ids=WRITTEN)
+    with pytest.raises(ArgumentError, match="the prompts differ in length: only nodes"):
+        fg.patch(loaded, clean[0], short, fg.PatternEdit(0, attention="decoder.cross"), align="start")

@@ -24,7 +24,7 @@ from ..charts.table import Table
 from ..charts.text import printable
 from ..errors import ArgumentError
 from ..interventions.ablation import Ablation
-from ..interventions.edges import check_node
+from ..interventions.edges import BOTH_STACKS, check_node
 from ..interventions.metrics import Metric, metric_of
 from ..interventions.prompts import Prompts
 from ..interventions.ticks import Tick, ticking
@@ -376,7 +376,7 @@ class _Sides:
     ) -> None:  # fmt: skip
         self.loaded = load_model(model)
         self.loaded.require_head("the completeness of a circuit")
-        self.loaded.anatomy.refuse_stacks("the completeness of a circuit")
+        self.loaded.anatomy.refuse_stacks("the completeness of a circuit", BOTH_STACKS)
         self.heads = _heads(graph)
         anatomy = self.loaded.anatomy
         for node in self.heads:

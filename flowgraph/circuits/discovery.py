@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from ..errors import ArgumentError, PromptError
 from ..interventions.ablation import Ablation
-from ..interventions.edges import require_sum
+from ..interventions.edges import BOTH_STACKS, require_sum
 from ..interventions.metrics import Metric, metric_of
 from ..interventions.prompts import Answers, Prompts, prompts_of
 from ..models import load_model
@@ -130,7 +130,7 @@ def discover(
     how = "zero" if method == "gradient" else how
     loaded = load_model(model)
     loaded.require_head("a circuit for the answer")
-    loaded.anatomy.refuse_stacks("a search for circuits")
+    loaded.anatomy.refuse_stacks("a search for circuits", BOTH_STACKS)
     parts = pairs_of(loaded, clean, corrupted, target=target, foil=foil, data=data)
     if how == "mean":
         _check_averages(parts)

@@ -23,7 +23,7 @@ from ..charts.table import Table
 from ..charts.text import printable
 from ..errors import ArgumentError
 from ..interventions.ablation import Ablation
-from ..interventions.edges import Edge
+from ..interventions.edges import BOTH_STACKS, Edge
 from ..interventions.metrics import Metric, metric_of
 from ..interventions.plan import circuit_edges
 from ..interventions.prompts import Prompts
@@ -291,7 +291,7 @@ def faithfulness(
     """
     loaded = load_model(model)
     loaded.require_head("the faithfulness of a circuit")
-    loaded.anatomy.refuse_stacks("the faithfulness of a circuit")
+    loaded.anatomy.refuse_stacks("the faithfulness of a circuit", BOTH_STACKS)
     edges = ordered_edges(graph)
     counts = _counts(sizes, len(edges))
     task = task_of(loaded, data)

@@ -20,6 +20,7 @@ from ..charts.result import Result
 from ..charts.table import Table
 from ..errors import ArgumentError
 from ..interventions.ablation import Ablation
+from ..interventions.edges import BOTH_STACKS
 from ..interventions.metrics import metric_of
 from ..lenses.head_scores import HeadScore
 from ..models import load_model
@@ -267,7 +268,7 @@ def head_roles(
     Better than One?", for importance; Xiao et al. (2023), "Efficient Streaming Language Models with Attention Sinks".
     """
     loaded = load_model(model)
-    loaded.anatomy.refuse_stacks("the roles of heads")
+    loaded.anatomy.refuse_stacks("the roles of heads", BOTH_STACKS)
     limits = _limits(thresholds)
     task = None if data is None else task_of(loaded, data)
     ids = repeating(loaded, sequences, seed)

@@ -112,7 +112,11 @@ def install(run: Pass, plan: Plan, reference: Reference) -> None:
         install(run.stacks[name], other, reference.stacks.get(name, Reference(None, False, range(other.n_tokens))))
     device = run.anatomy.device
     valid = reference.valid(device)
-    if not bool(valid.all()) and (plan.terms or plan.patterns or plan.cuts):
+    uneven = not bool(valid.all())
+    if reference.kept is not None:
+        read = (reference.kept["cross_pattern", layer] for layer in plan.crossing_patterns)
+        uneven = uneven or any(pattern.shape[-1] != plan.n_source for pattern in read)
+    if uneven and (plan.terms or plan.patterns or plan.crossing_patterns or plan.cuts):
         raise ArgumentError(
             "the prompts differ in length: only nodes can be changed across aligned prompts, as patterns and edges have no "
             "counterpart at every position; make the prompts equally long"
@@ -127,7 +131,10 @@ def install(run: Pass, plan: Plan, reference: Reference) -> None:
         # A pattern exists only after z, so the layer's attention runs once before; z is then shifted by what the edited
         # pattern adds.
         run.probe(layer)
-        run.edit("z", layer, partial(_pattern_edited, run, layer, edits, reference))
+        run.edit("z", layer, partial(_pattern_edited, run, "", layer, edits, reference))
+    for layer, edits in plan.crossing_patterns.items():
+        run.probe(layer, "cross_")
+        run.edit("cross_z", layer, partial(_pattern_edited, run, "cross_", layer, edits, reference))
     for layer, terms in plan.terms.items():
         run.probe(layer)
         run.edit("z", layer, partial(_terms_replaced, run, layer, terms.to(device), reference))
@@ -137,7 +144,8 @@ def install(run: Pass, plan: Plan, reference: Reference) -> None:
     crossing = [] if plan.crossing is None else plan.crossing.flatten(1).any(1).nonzero()[:, 0].tolist()
     for layer in crossing:
         assert plan.crossing is not None
-        mask = (plan.crossing[layer].T.to(device) & valid[:, None]).repeat_interleave(run.anatomy.d_value, 1)
+        width = run.anatomy.reader_of_encoder.d_value
+        mask = (plan.crossing[layer].T.to(device) & valid[:, None]).repeat_interleave(width, 1)
         run.edit("cross_z", layer, partial(_replaced, reference, "cross_z", layer, mask))
     for layer in plan.mlps.any(1).nonzero()[:, 0].tolist():
         mask = (plan.mlps[layer].to(device) & valid)[:, None]
@@ -176,8 +184,10 @@ def _terms_replaced(run: Pass, layer: int, terms: Tensor, reference: Reference, 
     return z + change
 
 
-def _pattern_edited(run: Pass, layer: int, edits: list[PatternEdit], reference: Reference, z: Tensor) -> Tensor:
-    before = run.kept["pattern", layer]
+def _pattern_edited(
+    run: Pass, prefix: str, layer: int, edits: list[PatternEdit], reference: Reference, z: Tensor
+) -> Tensor:
+    before = run.kept[f"{prefix}pattern", layer]
     after = before.clone()
     for edit in edits:
         mask = torch.zeros_like(before[0], dtype=torch.bool)
@@ -185,13 +195,13 @@ def _pattern_edited(run: Pass, layer: int, edits: list[PatternEdit], reference: 
         mask[tuple(slice(None) if place is None else place for place in places)] = True
         new = before.new_full((), edit.value or 0.0)
         if edit.value is None and reference.kept is not None:
-            new = reference.averaged(reference.kept["pattern", layer])
+            new = reference.averaged(reference.kept[f"{prefix}pattern", layer])
         elif edit.value and None in places:
             # Whole rows and columns cover what the model's mask hides: that stays hidden.
             mask = mask & (before > 0)
         replaced = torch.where(mask, new, after)
         after = _renormalised(edit, after, replaced, mask) if edit.renormalise else replaced
-    return z + _mixed(after - before, run.kept["v", layer])
+    return z + _mixed(after - before, run.kept[f"{prefix}v", layer])
 
 
 def _renormalised(edit: PatternEdit, before: Tensor, after: Tensor, mask: Tensor) -> Tensor:

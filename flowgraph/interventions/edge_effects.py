@@ -20,7 +20,7 @@ from ..models.anatomy import upcast
 from ..models.wheel import Progress
 from ..values.arguments import takes
 from .ablation import answer_logits, answer_tokens_of, one_for_each
-from .edges import Edge, check_edge, sender_index
+from .edges import BOTH_STACKS, Edge, check_edge, sender_index
 from .metrics import Metric, metric_of
 from .passes import Pass
 from .prompts import Answers, Batch, Prompts, batch_of, prompts_of
@@ -125,7 +125,7 @@ def edge_effects(
     """
     loaded = load_model(model)
     loaded.require_head("an intervention's effect on the answer")
-    loaded.anatomy.refuse_stacks("an effect of edges")
+    loaded.anatomy.refuse_stacks("an effect of edges", BOTH_STACKS)
     if how not in get_args(Literal["noise", "zero"]):
         raise ArgumentError(f"how={how!r} must be 'noise' or 'zero'")
     if not edges:

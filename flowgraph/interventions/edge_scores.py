@@ -27,7 +27,7 @@ from ..models.attention_weights import attention_weights
 from ..values.arguments import takes
 from ..values.node import Node
 from .ablation import answer_logits, one_for_each
-from .edges import Edge, Into, receivers, require_sum, sender_nodes, senders_before
+from .edges import BOTH_STACKS, Edge, Into, receivers, require_sum, sender_nodes, senders_before
 from .gradients import Forward, Gradients, backward
 from .metrics import Metric, metric_of
 from .pass_numbers import LAYERS_AT_ONCE, fitting, pass_numbers
@@ -175,7 +175,7 @@ def edge_scores(
     """
     loaded = load_model(model)
     loaded.require_head("a score of the answer")
-    loaded.anatomy.refuse_stacks("a score of edges")
+    loaded.anatomy.refuse_stacks("a score of edges", BOTH_STACKS)
     require_sum(loaded.anatomy)
     found = prompts_of(loaded, clean, "clean", target=target, foil=foil)
     others = one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")

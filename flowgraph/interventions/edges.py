@@ -11,6 +11,8 @@ from ..values.arguments import takes_fields
 from ..values.node import Node, label
 
 Into = Literal["q", "k", "v", "mlp", "logits"]
+BOTH_STACKS = "ablate() and patch() change heads, MLPs, states and entries of patterns of both stacks, head_effects() changes every head by itself"
+"""What can be changed in an encoder–decoder, for refusals of what cannot."""
 SENDERS = ("embed", "head", "mlp")
 """Kinds of nodes that write to the residual stream, and so can send."""
 
@@ -81,6 +83,9 @@ class PatternEdit:
         The new probability; None: the value of the ablation or of the other run.
     renormalise
         Scale the rest of each row so that the row keeps its sum.
+    attention
+        Of an encoder–decoder the attention that is changed, by its name in :attr:`flowgraph.Trace.attention`: ``"decoder.self"``,
+        ``"decoder.cross"`` or ``"encoder.self"``; None for that of the last stack to itself.
     """
 
     layer: int
@@ -89,6 +94,7 @@ class PatternEdit:
     key_pos: int | None = None
     value: float | None = None
     renormalise: bool = False
+    attention: str | None = None
 
     def __post_init__(self) -> None:
         if self.value is not None and not 0 <= self.value <= 1:
@@ -97,7 +103,9 @@ class PatternEdit:
     def __str__(self) -> str:
         head = "" if self.head is None else f"H{self.head}"
         query, key = ("…" if place is None else place for place in (self.query_pos, self.key_pos))
-        return f"L{self.layer}{head}.pattern[{query}, {key}]"
+        stack, _, reads = (self.attention or "decoder.self").partition(".")
+        before = "enc." if stack == "encoder" else ""
+        return f"{before}L{self.layer}{'.cross' if reads == 'cross' else ''}{'.' if head and reads == 'cross' else ''}{head}.pattern[{query}, {key}]"
 
 
 def sender_index(anatomy: Anatomy, node: Node) -> int:
@@ -215,7 +223,7 @@ def require_sum(anatomy: Anatomy) -> None:
         If blocks normalise the stream itself.
     """
     anatomy.refuse_gates("an edge between nodes")
-    anatomy.refuse_stacks("an edge between nodes")
+    anatomy.refuse_stacks("an edge between nodes", BOTH_STACKS)
     if anatomy.has_gaps:
         raise UnsupportedReadingError(
             f"some layers of {type(anatomy.model).__name__} mix tokens by something else than attention, and edges are known between "

@@ -61,10 +61,11 @@ class Pass:
         self.edits: dict[tuple[str, int], list[Edit]] = {}
         self.kept: dict[tuple[str, int], Tensor] = {}
         self.calls: dict[str, Recorder] = {}
-        self.probed: set[int] = set()
+        self.probed: set[tuple[str, int]] = set()
         self._keeps_calls = False
         self._probing = False
         self._entering: dict[int, Tensor] = {}
+        self._crossed: dict[int, Tensor] = {}
         self.stacks = {name: Pass(one, rows, gradients=gradients) for name, one in loaded.stacks.items()}
 
     def edit(self, site: str, layer: int, edit: Edit) -> None:
@@ -84,10 +85,14 @@ class Pass:
         """Keep the arguments of blocks and attentions."""
         self._keeps_calls = True
 
-    def probe(self, layer: int) -> None:
-        """Put the pattern and the values of a layer into ``kept`` before its z is edited."""
-        self.anatomy.refuse_gates("a change of single entries of a pattern")
-        self.probed.add(layer)
+    def probe(self, layer: int, prefix: str = "") -> None:
+        """Put the pattern and the values of a layer into ``kept`` before its z is edited.
+
+        With the ``prefix`` ``"cross_"`` they are those of the attention to another stack.
+        """
+        anatomy = self.anatomy.reader_of_encoder if prefix else self.anatomy
+        anatomy.refuse_gates("a change of single entries of a pattern")
+        self.probed.add((prefix, layer))
 
     def run(self, feed: Feed) -> Float[Tensor, "row position d_model"]:
         """The last states of a pass from tokens on; the edits of ``final`` are applied to them."""
@@ -165,10 +170,14 @@ class Pass:
             stack.enter_context(torch.set_grad_enabled(self.gradients))
             # Fused attention kernels return no pattern.
             stack.enter_context(eager_attention(self.anatomy.model))
-            if self.anatomy.is_found:
-                asks = all(asks_for_attention(self.anatomy.blocks[layer].attention) for layer in self.anatomy.attending)
-                watches = self._watches()
-                stack.enter_context(watching(watches) if asks else capturing(watches, self.rows))
+            watches: dict[nn.Module, Watch] = {}
+            for one in (self, *self.stacks.values()):
+                watches |= one._watches() if one.anatomy.is_found else {}
+            if self.anatomy.is_found or watches:
+                asking = {module: own for module, own in watches.items() if asks_for_attention(module)}
+                stack.enter_context(watching(asking))
+                own_code = {module: own for module, own in watches.items() if module not in asking}
+                stack.enter_context(capturing(own_code, self.rows))
             for handle in self._handles(last):
                 stack.callback(handle.remove)
             for other in self.stacks.values():
@@ -179,25 +188,29 @@ class Pass:
     def _watches(self) -> dict[nn.Module, Watch]:
         """Patterns, and values of probed layers, taken where a found attention is seen: its module may not return them."""
 
-        def watch(layer: int) -> Watch:
+        def watch(layer: int, prefix: str, anatomy: Anatomy) -> Watch:
             def keep(call: AttentionCall) -> None:
                 if call.pattern is None:
                     raise NoPatternError(f"layer {layer} gives no attention pattern, even under eager attention")
                 if not self._probing:
-                    self._edited("pattern", layer, call.pattern)
+                    self._edited(f"{prefix}pattern", layer, call.pattern)
                     return
-                self.kept["pattern", layer] = call.pattern.detach()
-                if not self.anatomy.has_projections:
+                self.kept[f"{prefix}pattern", layer] = call.pattern.detach()
+                if prefix or not anatomy.has_projections:
                     # Heads that are smaller here than elsewhere are filled up, as z is.
-                    self.kept["v", layer] = fill(call.value.transpose(1, 2).detach(), self.anatomy.d_value)
+                    self.kept[f"{prefix}v", layer] = fill(call.value.transpose(1, 2).detach(), anatomy.d_value)
 
             return keep
 
-        wanted = self.probed | {layer for site, layer in self.edits if site == "pattern"}
         several: dict[nn.Module, list[tuple[Block, Watch]]] = {}
-        for layer in sorted(wanted):
-            block = self.anatomy.blocks[layer]
-            several.setdefault(block.attention, []).append((block, watch(layer)))
+        for prefix, anatomy in (("", self.anatomy), ("cross_", self.anatomy.cross)):
+            if anatomy is None:
+                continue
+            wanted = {layer for of, layer in self.probed if of == prefix}
+            wanted |= {layer for site, layer in self.edits if site == f"{prefix}pattern"}
+            for layer in sorted(wanted):
+                block = anatomy.blocks[layer]
+                several.setdefault(block.attention, []).append((block, watch(layer, prefix, anatomy)))
         return {module: watch_of(own) for module, own in several.items()}
 
     def _handles(self, last: Edit | None) -> Iterator[Any]:
@@ -229,17 +242,14 @@ class Pass:
             return
         # No module hands the state between attention and MLP on, so it is edited through what attention adds, which
         # needs the state that entered.
-        middle = ("resid_mid", layer) in self.edits and self.anatomy.wiring not in ("parallel", "post_norm")
-        if middle and block.cross is not None:
-            raise UnsupportedReadingError(
-                f"the state between attention and MLP of layer {layer} also holds what is read of the encoder, and cannot be changed "
-                "through attention's output; change the state that leaves the layer"
-            )
+        states = ("resid_mid",) if block.cross is None else ("resid_cross", "resid_mid")
+        is_sum = self.anatomy.wiring not in ("parallel", "post_norm")
+        middle = is_sum and any((site, layer) in self.edits for site in states)
         if block.cross is not None:
-            yield from self._cross_handles(layer, block.cross)
+            yield from self._cross_handles(layer, block.cross, is_sum=is_sum)
         if ("resid_pre", layer) in self.edits or middle:
             yield self._on_entering(layer, block)
-        if layer in self.probed:
+        if ("", layer) in self.probed:
             yield on_call(block.attention, self._prober(layer))
         yield from self._projection_handles(layer, block)
         if ("z", layer) in self.edits:
@@ -252,16 +262,19 @@ class Pass:
         if ("attn_out", layer) in self.edits or middle:
             output = block.attention_output
             yield self._on_output(output.module if post is None else post.module, "attn_out", layer, output.factor)
-        if ("resid_mid", layer) in self.edits and self.anatomy.wiring == "post_norm":
-            norm = block.attention_norm if block.cross is None else block.cross.attention_norm
-            yield self._on_output(norm.module, "resid_mid", layer)
+        if (states[0], layer) in self.edits and self.anatomy.wiring == "post_norm":
+            yield self._on_output(block.attention_norm.module, states[0], layer)
 
-    def _cross_handles(self, layer: int, other: Block) -> Iterator[Any]:
+    def _cross_handles(self, layer: int, other: Block, *, is_sum: bool) -> Iterator[Any]:
         """The same places of a block's attention to another stack."""
         output, post = other.output_projection, other.attention_post_norm
+        if ("cross_", layer) in self.probed:
+            yield on_call(other.attention, self._prober(layer))
         if ("cross_z", layer) in self.edits:
             yield self._on_input(output.module, "cross_z", layer)
-        if ("cross_out", layer) in self.edits:
+        if ("resid_mid", layer) in self.edits and self.anatomy.wiring == "post_norm":
+            yield self._on_output(other.attention_norm.module, "resid_mid", layer)
+        if ("cross_out", layer) in self.edits or (is_sum and ("resid_mid", layer) in self.edits):
             yield self._on_output(output.module if post is None else post.module, "cross_out", layer, output.factor)
 
     def _mixer_handles(self, layer: int, block: Block) -> Iterator[Any]:
@@ -289,7 +302,7 @@ class Pass:
         return hook
 
     def _projection_handles(self, layer: int, block: Block) -> Iterator[Any]:
-        sites = [site for site in ROLES if (site, layer) in self.edits or (site == "v" and layer in self.probed)]
+        sites = [site for site in ROLES if (site, layer) in self.edits or (site == "v" and ("", layer) in self.probed)]
         if not self.anatomy.has_projections:
             if any((site, layer) in self.edits for site in sites):
                 raise UnsupportedReadingError(no_projections(self.anatomy))
@@ -342,25 +355,30 @@ class Pass:
             y = edit(y)
         if site == "resid_pre":
             self._entering[layer] = y
-        if site in ("attn_out", "mixer_out") and self.anatomy.wiring not in ("parallel", "post_norm"):
-            y = self._middle(layer, y)
+        if site in ("attn_out", "mixer_out", "cross_out") and self.anatomy.wiring not in ("parallel", "post_norm"):
+            y = self._middle(site, layer, y)
         # The same object tells the hook that nothing changed, and the model goes on with its own tensor.
         return x if y is rows else y.view(x.shape)
 
-    def _middle(self, layer: int, added: Tensor) -> Tensor:
+    def _middle(self, written: str, layer: int, added: Tensor) -> Tensor:
         """The output that attention has to add so that the state after it is the edited one."""
-        edits = self.edits.get(("resid_mid", layer))
-        if not edits:
-            return added
-        if self.anatomy.blocks[layer].mixer is not None and layer in self.anatomy.attending:
+        block = self.anatomy.blocks[layer]
+        is_first = block.cross is not None and written != "cross_out"
+        edits = self.edits.get(("resid_cross" if is_first else "resid_mid", layer), ())
+        if edits and block.mixer is not None and layer in self.anatomy.attending:
             raise UnsupportedReadingError(
                 f"the state between attention and MLP of layer {layer} is the sum of attention and a mixer beside it, and cannot be "
                 "changed through one of them; change the state that leaves the layer"
             )
-        state = middle = self._entering[layer] + added
+        before = (self._crossed if written == "cross_out" else self._entering).get(layer)
+        if before is None or not (edits or is_first):
+            return added
+        state = middle = before + added
         for edit in edits:
             state = edit(state)
-        return added if state is middle else state - self._entering[layer]
+        if is_first:
+            self._crossed[layer] = state
+        return added if state is middle else state - before
 
     def _on_input(self, module: nn.Module, site: str, layer: int) -> Any:
         def hook(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -440,7 +458,7 @@ class Pass:
                     # Cloned at the first change: the projection's own output may be a view that autograd holds.
                     new = new.clone() if new is heads else new
                     new[:, :, part] = after
-                if site == "v" and layer in self.probed:
+                if site == "v" and ("", layer) in self.probed:
                     self.kept["v", layer] = after.detach()
             return None if new is heads else new.view(output.shape)
 

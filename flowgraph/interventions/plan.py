@@ -13,7 +13,18 @@ from ..errors import ArgumentError, UnsupportedReadingError
 from ..models.anatomy import Anatomy
 from ..values.flow_graph import EDGE_KINDS, FlowGraph
 from ..values.node import Node
-from .edges import SENDERS, Edge, Into, PatternEdit, check_edge, check_node, receivers, require_sum, sender_index
+from .edges import (
+    BOTH_STACKS,
+    SENDERS,
+    Edge,
+    Into,
+    PatternEdit,
+    check_edge,
+    check_node,
+    receivers,
+    require_sum,
+    sender_index,
+)
 
 Part = Node | Edge | PatternEdit
 What = Part | FlowGraph | Sequence[Part]
@@ -45,6 +56,10 @@ class Plan:
         Further nodes.
     crossing
         [layer, head, position] True where the output of a head that reads the encoder is replaced.
+    crossing_patterns
+        Edits of the patterns of such heads by layer.
+    n_source
+        Number of the encoder's positions.
     stacks
         Name → plan of the changes in another stack.
     named
@@ -64,6 +79,8 @@ class Plan:
     others: list[Node] = field(default_factory=list)
     named: set[int] = field(default_factory=set)
     crossing: Tensor | None = None
+    crossing_patterns: dict[int, list[PatternEdit]] = field(default_factory=dict)
+    n_source: int = 0
     stacks: dict[str, Plan] = field(default_factory=dict)
 
     def sites(self) -> dict[str, set[int]]:
@@ -75,6 +92,7 @@ class Plan:
             ("cross_z", [] if self.crossing is None else self.crossing.flatten(1).any(1).nonzero()[:, 0].tolist()),
             ("pattern", [*self.terms, *self.patterns]),
             ("v", [*self.terms]),
+            ("cross_pattern", [*self.crossing_patterns]),
         ):
             wanted.setdefault(site, set()).update(layers)
         for node in self.others:
@@ -96,9 +114,10 @@ def plan_of(
         If edges are asked for in a model that has none.
     """
     plan = _empty(anatomy, n_tokens)
+    plan.n_source = n_source
     plan.stacks = {name: _empty(one, n_source) for name, one in anatomy.sources.items()}
     if outside:
-        anatomy.refuse_stacks("a change of everything outside of some parts")
+        anatomy.refuse_stacks("a change of everything outside of some parts", BOTH_STACKS)
     if isinstance(what, FlowGraph):
         _add_graph(plan, what, outside, parts)
     else:
@@ -115,7 +134,8 @@ def plan_of(
 
 def _empty(anatomy: Anatomy, n_tokens: int) -> Plan:
     heads = torch.zeros(len(anatomy.blocks), anatomy.n_heads, n_tokens, dtype=torch.bool, device="cpu")
-    crossing = None if anatomy.cross is None else heads.clone()
+    cross = anatomy.cross
+    crossing = None if cross is None else heads.new_zeros(len(cross.blocks), cross.n_heads, n_tokens)
     return Plan(anatomy, n_tokens, heads, heads.any(1), crossing=crossing)
 
 
@@ -187,16 +207,16 @@ def _add_node(plan: Plan, node: Node, outside: bool) -> None:
         return
     allowed = _WRITERS if outside else (*_WRITERS, *_OTHERS)
     if plan.crossing is not None:
-        allowed = (*allowed, "cross_head")
+        allowed = (*allowed, "cross_head") if outside else (*allowed, "cross_head", "resid_cross")
     if node.kind not in allowed:
         why = " (with outside=True)" if outside else ""
-        if node.kind == "cross_head":
+        if node.kind in ("cross_head", "resid_cross"):
             why = ", since the model has no encoder that its heads read"
         raise ArgumentError(f"{node} is a {node.kind!r}, which cannot be changed{why}; what can: {', '.join(allowed)}")
     check_node(plan.anatomy, node)
     if node.position is not None and node.position >= plan.n_tokens:
         raise ArgumentError(f"{node}: position={node.position} is outside the prompt of {plan.n_tokens} tokens")
-    if node.kind == "resid_mid" and plan.anatomy.wiring == "parallel":
+    if node.kind in ("resid_mid", "resid_cross") and plan.anatomy.wiring == "parallel":
         raise ArgumentError(
             f"{node}: parallel blocks have no state between attention and MLP; take resid_pre or resid_post"
         )
@@ -240,20 +260,35 @@ def _complement(plan: Plan, *, edges: bool) -> None:
 
 
 def _add_pattern(plan: Plan, edit: PatternEdit) -> None:
-    anatomy = plan.anatomy
+    """Add the edit to the plan of its stack."""
+    own = "decoder" if plan.anatomy.causal else "encoder"
+    plans = {f"{own}.self": plan} | {f"{name}.self": other for name, other in plan.stacks.items()}
+    if plan.anatomy.cross is not None:
+        plans[f"{own}.cross"] = plan
+    name = edit.attention or f"{own}.self"
+    if name not in plans:
+        raise ArgumentError(
+            f"{edit}: attention={name!r} is not one of this model's; it has {', '.join(map(repr, plans))}"
+        )
+    of = plans[name]
+    crosses = name.endswith(".cross")
+    anatomy = of.anatomy.reader_of_encoder if crosses else of.anatomy
     limits = {"layer": len(anatomy.blocks), "head": anatomy.n_heads}
-    limits |= {"query_pos": plan.n_tokens, "key_pos": plan.n_tokens}
-    for name, limit in limits.items():
-        value = getattr(edit, name)
+    limits |= {"query_pos": of.n_tokens, "key_pos": plan.n_source if crosses else of.n_tokens}
+    for field_name, limit in limits.items():
+        value = getattr(edit, field_name)
         if value is not None and not 0 <= value < limit:
-            raise ArgumentError(f"{edit}: {name}={value} does not exist; it must lie in 0…{limit - 1}")
+            raise ArgumentError(f"{edit}: {field_name}={value} does not exist; it must lie in 0…{limit - 1}")
     anatomy.require_attention(edit.layer, str(edit))
+    if crosses:
+        of.crossing_patterns.setdefault(edit.layer, []).append(edit)
+        return
     if anatomy.causal and edit.query_pos is not None and edit.key_pos is not None and edit.key_pos > edit.query_pos:
         raise ArgumentError(
             f"{edit}: key_pos={edit.key_pos} comes after query_pos={edit.query_pos}; in a causal model a token sees earlier "
             "tokens only"
         )
-    plan.patterns.setdefault(edit.layer, []).append(edit)
+    of.patterns.setdefault(edit.layer, []).append(edit)
 
 
 def _add_graph(plan: Plan, graph: FlowGraph, outside: bool, parts: GraphParts) -> None:
@@ -261,7 +296,7 @@ def _add_graph(plan: Plan, graph: FlowGraph, outside: bool, parts: GraphParts) -
         raise ArgumentError(
             "the graph has no edges, so there is nothing to change and nothing to keep; lower its threshold"
         )
-    plan.anatomy.refuse_stacks("a change of the parts of a graph")
+    plan.anatomy.refuse_stacks("a change of the parts of a graph", BOTH_STACKS)
     plan.text = f"all but the {parts} of {graph!r}" if outside else f"the {parts} of {graph!r}"
     edges = circuit_edges(graph)
     if parts == "nodes":

@@ -529,8 +529,8 @@ class Anatomy:
                 "direct logit attribution and changes of heads take that into account"
             )
 
-    def refuse_stacks(self, wanted: str) -> None:
-        """Refuse what knows blocks of one attention and an MLP alone.
+    def refuse_stacks(self, wanted: str, instead: str = "") -> None:
+        """Refuse what knows blocks of one attention and an MLP alone; ``instead`` is a sentence on what can be done in its place.
 
         Raises
         ------
@@ -540,8 +540,11 @@ class Anatomy:
         if self.cross is not None:
             raise UnsupportedReadingError(
                 f"{wanted} is made for models of one stack, and the decoder of {type(self.model).__name__} also reads its encoder. "
-                "Graphs, routes, rollout and attention flow run through both stacks; readings and direct logit attribution are those "
-                "of the decoder, heads that read the encoder among its parts"
+                + (
+                    instead
+                    or "Graphs, routes, rollout and attention flow run through both stacks; readings and direct logit attribution are "
+                    "those of the decoder, heads that read the encoder among its parts"
+                )
             )
 
     @property
