@@ -258,7 +258,13 @@ def test_what_cannot_be_told_apart_says_so():
         fg.experts(trace)
     graph = fg.build_graph(trace, method="proximity", level="head", readings=False)
     assert not any(node.kind == "expert" for node in graph.nodes)
-    assert "experts taken together, layers 1, 2: what AXK1MoE writes is not the sum" in graph.caption()
+    assert "experts taken together: layers 1, 2: what AXK1MoE writes is not the sum" in graph.caption()
+
+
+def test_graphs_of_several_stacks_say_that_experts_stay_together():
+    model = model_of("switch_transformers", "sequences")
+    trace = fg.trace(fg.load_model(model), fg.inputs(ids=IDS, target_ids=[0, 5, 6]))
+    assert "experts taken together: in graphs of several stacks" in fg.build_graph(trace, readings=False).caption()
 
 
 def test_recorded_weights_keep_experts_and_sinks(tmp_path):

@@ -175,7 +175,7 @@ def layer_experts(trace: Trace, row: int) -> LayerExperts | str | None:
     ]
     if len(needed) > 1:
         return (
-            f"{type(module).__name__} takes {', '.join(needed[1:])} beside the state" if _has_experts(module) else None
+            f"{type(module).__name__} takes {', '.join(needed[1:])} beside the state" if has_experts(module) else None
         )
     reads_of = "resid_pre" if trace.wiring == "parallel" else "resid_mid"
     missing = [name for name in (reads_of, "mlp_out") if name not in trace.sites]
@@ -218,7 +218,7 @@ def _told_apart(
         output = _output(module, reads)
     if not seen:
         name = type(module).__name__
-        return f"{name} calls its experts in a way that is not known" if _has_experts(module) else None
+        return f"{name} calls its experts in a way that is not known" if has_experts(module) else None
     if len(seen) > 1:
         return f"{type(module).__name__} calls experts {len(seen)} times for one state"
     call = seen[0]
@@ -261,7 +261,7 @@ def _output(module: nn.Module, reads: Float[Tensor, "position d_model"]) -> Floa
     return whole.reshape(reads.shape)
 
 
-def _has_experts(module: nn.Module) -> bool:
+def has_experts(module: nn.Module) -> bool:
     """Whether a module says by its parts' names that it holds experts."""
     return any("expert" in name.lower() for name, _ in module.named_modules())
 

@@ -13,6 +13,7 @@ from ..errors import UnsupportedReadingError
 from ..values.edge_weights import EdgeWeights
 from ..values.joint import Joint, Step
 from ..values.trace import Trace
+from .mixture import experts_stay_together
 from .origin import array, origin
 from .parts import AttentionParts, attention_parts, cross_parts, parts_by_target
 from .schema import Codes
@@ -143,7 +144,7 @@ def joint_weights(
                 whole[row, own] = part
     options = more.pop("options", {})
     weights = EdgeWeights(
-        info=replace(origin(trace, method, unit), options=options),
+        info=experts_stay_together(trace).said(replace(origin(trace, method, unit), options=options)),
         parallel=False,
         query_positions=tuple(range(count)),
         attention=attention,

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from ..lenses.experts import LayerExperts, layer_experts
+from ..lenses.experts import LayerExperts, has_experts, layer_experts
 from ..values.graph_info import GraphInfo
 from ..values.trace import Trace
 from .origin import array
@@ -38,6 +38,15 @@ class Mixture:
         if not self.together:
             return info
         return replace(info, provenance={**info.provenance, "experts_together": self.together})
+
+
+def experts_stay_together(trace: Trace) -> Mixture:
+    """What weights over several stacks have to say of experts: they are not told apart there."""
+    found = any(
+        block.mlp is not None and block.mlp_output is None and has_experts(block.mlp)
+        for one in (trace, *trace.stacks.values()) if one.loaded is not None for block in one.loaded.anatomy.blocks
+    )  # fmt: skip
+    return Mixture({}, "in graphs of several stacks" if found else "")
 
 
 def mixture_of(trace: Trace, measure: Measure | None, positions: Sequence[int] | None = None) -> Mixture:

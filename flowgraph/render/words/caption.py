@@ -90,7 +90,7 @@ def limit_texts(info: GraphInfo) -> list[str]:
     if "weights_packed" in info.provenance:
         texts.append(printable(str(info.provenance["weights_packed"])))
     if "experts_together" in info.provenance:
-        texts.append(f"experts taken together, {printable(str(info.provenance['experts_together']))}")
+        texts.append(f"experts taken together: {printable(str(info.provenance['experts_together']))}")
     silent = info.provenance.get("without_attention")
     if isinstance(silent, (list, tuple)) and silent:
         which = f"layer{'s' if len(silent) > 1 else ''} {', '.join(printable(str(layer)) for layer in silent)}"
