@@ -71,7 +71,7 @@ def build_graph(
     method
         Edge method for a trace; default ``"proximity"``.
     level
-        ``"token"``: heads taken together. ``"head"``: a node for every head.
+        ``"token"``: heads taken together. ``"head"``: a node for every head, and of a mixture of experts for every chosen expert.
     heads_in
         Layers whose heads are shown one by one at token level while those of the others are taken together; for methods whose
         numbers for heads add up to those for the heads together (``EdgeWeights.additive``).

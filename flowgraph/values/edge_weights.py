@@ -199,7 +199,11 @@ class EdgeWeights:
         return replace(self, **cut, info=info, unembed=self.unembed if ends else None)
 
     def _repr_html_(self) -> str:
-        arrays = {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+        arrays = {
+            name: value
+            for name, value in vars(self).items()
+            if isinstance(value, np.ndarray) and name != "expert_index"
+        }
         rows = [
             {"weight": name, "shape": " × ".join(map(str, value.shape)), "Σ|weight|": float(np.abs(value).sum())}
             for name, value in arrays.items()
