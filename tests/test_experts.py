@@ -218,6 +218,16 @@ def test_mixers_are_nodes_of_every_method():
     np.testing.assert_allclose(into[states], 1.0, atol=1e-6)
 
 
+def test_a_layer_of_experts_alone_is_no_mixer():
+    """Layers of Nemotron-H hold one part each; of those without attention only what mixes tokens is a mixer."""
+    trace = traced("nemotron_h")
+    blocks = trace.model.anatomy.blocks
+    kinds = [type(block.mixer).__name__ if block.mlp is None else type(block.mlp).__name__ for block in blocks]
+    assert "NemotronHMoE" in kinds
+    assert {type(block.mixer).__name__ for block in blocks if block.mixer is not None} == {"NemotronHMamba2Mixer"}
+    assert list(fg.experts(trace).index) == [kinds.index("NemotronHMoE")]
+
+
 def test_experts_are_read_and_explained():
     trace = traced("qwen2_moe")
     graph = fg.build_graph(trace, method="proximity", level="head")

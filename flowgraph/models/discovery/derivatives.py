@@ -80,6 +80,46 @@ def mixing_error(model: Any, feed: dict[str, Any], modules: Sequence[nn.Module])
         return max((_of_others(*calls[n]) for n in calls), default=0.0)
 
 
+def mixes_tokens(model: Any, feed: dict[str, Any], module: nn.Module, rounding: float) -> bool:
+    """Whether what a module writes at one position changes with what it reads at another.
+
+    Parameters
+    ----------
+    model, feed
+        The model, and the arguments of a short pass.
+    module
+        A module that reads and writes a state at each position.
+    rounding
+        Largest change, as a part of what is written, that is none.
+    """
+    calls: list[tuple[list[Any], dict[str, Any], Tensor]] = []
+
+    def note(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
+        calls.append((list(args), dict(kwargs), output[0] if isinstance(output, (tuple, list)) else output))
+
+    with torch.inference_mode(mode=False), torch.no_grad(), eager_attention(model):
+        handle = module.register_forward_hook(note, with_kwargs=True)
+        try:
+            model(**feed)
+        finally:
+            handle.remove()
+        args, kwargs, written = calls[0]
+        place: Any = 0 if args else next(iter(kwargs))
+        given: Any = args if args else kwargs
+        read, count = given[place], written.reshape(-1, written.shape[-1]).shape[0]
+        for at in {0, count // 2}:
+            changed = read.clone()
+            changed.reshape(count, -1)[at] *= -1.5
+            given[place] = changed
+            output = module(*args, **kwargs)
+            again = output[0] if isinstance(output, (tuple, list)) else output
+            others = torch.arange(count, device=again.device) != at
+            before, after = (x.reshape(count, -1)[others] for x in (written, again))
+            if float((after - before).norm()) > rounding * float(before.norm()):
+                return True
+    return False
+
+
 def _of_others(read: Tensor, written: Tensor) -> float:
     rows = written.reshape(-1, written.shape[-1])
     at = len(rows) // 2

@@ -18,7 +18,7 @@ from ..norms import found_kind
 from ..parameters import bias_of, input_embeddings, matrix_of, output_embeddings
 from ..stacks import DECODER_IDS, decoder_embeddings, encoder_of
 from .block import ROUNDING, Attends, FoundBlock, NotFoundError, describe_call, search_block
-from .derivatives import gate_error, mixing_error
+from .derivatives import gate_error, mixes_tokens, mixing_error
 from .record import record_pass, same
 
 _TOKENS = 7
@@ -88,6 +88,7 @@ class Search:
             where = "some of its blocks do" if crossing else "its blocks do"
             raise NotFoundError(f"{where} not attend to the encoder's states between attention and MLP")
         self._check_gates(blocks, order, found)
+        found = [self._mlp_alone(f"{blocks}.{n}", one) for n, one in zip(order, found, strict=True)]
         self._check_mlps(blocks, order, found)
         entering = self._entering_norm(found, repeated=len(order) > len(paths))
         first = f"{blocks}.{order[0]}"
@@ -186,6 +187,17 @@ class Search:
                 f"between the heads of {gated[0][0]} and their output projection lies more than a factor on each number "
                 f"(relative error {error:.2g} of the derivatives)"
             )
+
+    def _mlp_alone(self, path: str, one: FoundBlock) -> FoundBlock:
+        """A block whose one part mixes no tokens is an MLP alone, such as a mixture of experts."""
+        if not one.mixer or one.attention or one.mlp or one.attention_post_norm:
+            return one
+        module = self.record.modules[f"{path}.{one.mixer}"]
+        if mixes_tokens(self.model, self.feed, module, ROUNDING[self.dtype]):
+            return one
+        return replace(
+            one, mlp=one.mixer, mlp_norm=one.attention_norm, mlp_factor=one.mixer_factor, mixer="", attention_norm="", mixer_factor=1.0
+        )  # fmt: skip
 
     def _check_mlps(self, blocks: str, order: list[int], found: list[FoundBlock]) -> None:
         """Refuse an MLP, known as one module alone, that reads other positions than the one that it writes to."""
