@@ -80,6 +80,8 @@ for _value, _names in {
 
 
 _LINEAR = {"layer_types": ["linear_attention", "full_attention", "linear_attention"]}
+# Three stages of windows, the last of one window.
+_WINDOWS = {"patch_size": 4, "window_size": 2, "depths": [2, 2, 2], "num_heads": [2, 4, 4], "embed_dim": 16}
 SETTINGS: Mapping[str, Mapping[str, Any]] = {
     # Sizes that do not follow from others, and layers of each kind among the three.
     "gpt_neo": {"attention_types": [[["global", "local", "global"], 1]]},
@@ -101,6 +103,10 @@ SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "mamba2": {"num_heads": 8, "head_dim": 8, "expand": 2},
     "zaya": {"num_experts_per_tok": 1},
     "xmod": {"default_language": "en_XX"},
+    "swin": _WINDOWS,
+    "swinv2": _WINDOWS,
+    "donut-swin": _WINDOWS,
+    "maskformer-swin": _WINDOWS,
 }
 
 

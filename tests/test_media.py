@@ -3,6 +3,7 @@ refused by name."""
 
 from __future__ import annotations
 
+import warnings
 import wave
 from functools import cache
 
@@ -352,14 +353,6 @@ def test_results_show_positions_or_are_refused(name):
 # What is refused
 
 
-def test_windows_are_refused_by_name():
-    config = transformers.SwinConfig(
-        image_size=32, patch_size=4, embed_dim=16, depths=[1, 1], num_heads=[2, 4], window_size=2, num_channels=3
-    )
-    with pytest.raises(ArchitectureError, match="within windows"):
-        fg.load_model(transformers.SwinModel(config).eval())
-
-
 def test_two_towers_are_refused_by_name():
     tower = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
     config = transformers.CLIPConfig(
@@ -394,3 +387,66 @@ def test_a_stream_that_cannot_be_proved_opens_at_patterns():
     loaded = fg.load_model(model)
     assert loaded.level == "patterns"
     assert fg.attention_rollout(fg.trace(loaded, given("vit"))).shape == (2, 10, 10)
+
+
+# Windows
+
+
+def windowed(kind: str, **settings):
+    sizes = {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [2, 4], "num_heads": [2, 4], "window_size": 4}
+    config = getattr(transformers, f"{kind}Config")(**sizes | settings)
+    torch.manual_seed(4)
+    model = getattr(transformers, f"{kind}ForImageClassification")(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+@pytest.mark.parametrize("kind", ["Swin", "Swinv2"])
+def test_windows_are_laid_out_on_all_positions_of_their_stage(kind):
+    model = windowed(kind)
+    with pytest.warns(UserWarning, match=r"model\.stages holds each stage"):
+        loaded = fg.load_model(model)
+    assert loaded.level == "patterns"
+    assert max(loaded.proof.values()) < 1e-5
+    # One colour everywhere: no position can be told by its numbers, so that places have to be known beforehand.
+    for image in (torch.rand(1, 3, 32, 32), torch.full((1, 3, 32, 32), 0.3)):
+        stages = model.base_model.encoder.layers
+        for n, (side, name) in enumerate(((16, "stage 1"), (8, "stage 2"))):
+            own: list[torch.Tensor] = []
+            modules = [getattr(block.attention, "self", block.attention) for block in stages[n].blocks]
+            weights = {"output_attentions": True} if kind == "Swinv2" else {}
+            handles = [
+                one.register_forward_hook(lambda _module, _args, out, own=own: own.append(out[1])) for one in modules
+            ]
+            with torch.no_grad(), eager_attention(model):
+                model(image, **weights)
+            for handle in handles:
+                handle.remove()
+            trace = fg.trace(loaded.stages[name], fg.inputs(image=image))
+            grid = torch.arange(side * side).view(side, side)
+            for layer, pattern in enumerate(own):
+                moved = grid.roll((-2, -2), (0, 1)) if layer % 2 else grid
+                windows = moved.view(side // 4, 4, side // 4, 4).transpose(1, 2).reshape(-1, 16)
+                whole = torch.zeros(trace.pattern.shape[1:])
+                for window, here in enumerate(windows):
+                    whole[:, here[:, None], here] = pattern[window]
+                torch.testing.assert_close(trace.pattern[layer], whole, rtol=0, atol=0)
+            assert trace.axis.labels[side] == "patch 1,0"
+            assert trace.axis.places[side] == (32 / side, 0, 2 * 32 / side, 32 / side)
+    # The stage with the most layers is shown by the model itself.
+    assert fg.trace(loaded, fg.inputs(image=image)).pattern.shape == (4, 4, 64, 64)
+    assert fg.attention_rollout(trace).shape == (4, 64, 64)
+    with pytest.raises(UnsupportedReadingError, match="window"):
+        fg.edge_weights(trace, method="norms")
+
+
+def test_padding_in_windows_is_named():
+    with pytest.raises(ArchitectureError, match="filled up with padding"):
+        fg.load_model(windowed("Swin", image_size=36))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        loaded = fg.load_model(windowed("Swin"))
+    with pytest.raises(PromptError, match=r"40 rows; .* takes 32"):
+        fg.trace(loaded, fg.inputs(image=torch.rand(1, 3, 40, 40)))

@@ -229,7 +229,8 @@ class Block:
     neither ``attention`` nor ``attention_output``, but a ``mixer``; one without an MLP has no ``mlp``. If the module runs several
     times in a pass, ``turns`` counts its runs, and this layer is its run number ``turn``. ``cross`` describes the attention to another
     stack that stands between ``attention`` and MLP, as a block without an MLP; None where there is none. ``enters`` and ``leaves`` are
-    the norms whose outputs are the states that enter and leave, where these are not the module's input and output.
+    the norms whose outputs are the states that enter and leave, where these are not the module's input and output. ``windows`` is
+    [place] the position at each place of the windows that the block attends within; None where it attends to all.
     """
 
     index: int
@@ -262,6 +263,7 @@ class Block:
     cross: Block | None = None
     enters: nn.Module | None = None
     leaves: nn.Module | None = None
+    windows: Tensor | None = None
 
     def is_running(self) -> bool:
         """Whether the run of the block's module that is going on is this layer's."""
@@ -446,7 +448,8 @@ class Anatomy:
             parts = path.split(".")
             at = next((i for i, part in enumerate(parts) if part.isdecimal()), None)
             if at is not None:
-                lists.setdefault(".".join(parts[:at]), []).append(int(parts[at]))
+                there = lists.setdefault(".".join(parts[:at]), [])
+                there += [int(parts[at])] * (int(parts[at]) not in there)
         for path, there in lists.items():
             blocks = _find(base, path)
             missing = [i for i in range(len(blocks)) if i not in there] if isinstance(blocks, nn.ModuleList) else []
@@ -768,6 +771,13 @@ def _block_paths(stack: Stack) -> Iterator[str]:
     yield from (stack.mlp_input, stack.mlp_gate, stack.mlp_gate_up)
 
 
+def block_of(path: str) -> str:
+    """The path down to the last number in it: that of the block which holds a module."""
+    parts = path.split(".")
+    last = max((i for i, part in enumerate(parts) if part.isdecimal()), default=len(parts) - 1)
+    return ".".join(parts[: last + 1])
+
+
 def _find(start: Any, path: str) -> Any:
     """Follow the first alternative of an attribute path that exists; None if there is none."""
     for alternative in path.rstrip("?").split("|"):
@@ -852,10 +862,11 @@ def _patterns_only(model: Any, row: Family, stack: Stack, sizes: Sizes) -> Anato
     none = Norm(nn.Identity(), "none")
     blocks = tuple(
         Block(
-            index=i, module=_find(base, path), attention=_find(base, path), mixer=None, mixer_factor=1.0, query=None, key=None,
+            index=i, module=_find(base, block_of(path) if stack.windows else path), attention=_find(base, path), mixer=None, mixer_factor=1.0, query=None, key=None,
             value=None, fused=None, attention_output=None, query_norm=None, key_norm=None, attention_norm=none,
             attention_post_norm=None, mlp_norm=none, mlp_post_norm=None, mlp=None, mlp_factor=1.0, mlp_beside=None, mlp_beside_factor=1.0, mlp_input=None, mlp_gate=None,
             mlp_output=None, activation=None, scale=stack.attention.scales[i],
+            windows=torch.tensor(stack.windows[i]) if stack.windows else None,
         )
         for i, path in enumerate(stack.attentions)
     )  # fmt: skip

@@ -185,6 +185,9 @@ class Stack:
     attentions
         Paths of the modules that attend, in the order in which they run, for ``wiring="unknown"``: attention is then known, and
         nothing of the residual stream.
+    windows, passed
+        With it, of attention within windows of an image, the position at each place of the windows in each layer; and the paths of
+        the blocks of earlier stages, whose positions are smaller. The layers are those of one stage.
     uneven
         With it, whether heads differ in size from layer to layer, so that of attention patterns alone are kept.
     reason
@@ -228,6 +231,8 @@ class Stack:
     parts: tuple[str, ...] = ()
     order: tuple[int, ...] = ()
     attentions: tuple[str, ...] = ()
+    windows: tuple[tuple[int, ...], ...] = ()
+    passed: tuple[str, ...] = ()
     uneven: bool = False
     reason: str = ""
 

@@ -25,6 +25,7 @@ from .hooks import after, before, on_call, on_result, only_while
 from .memory import empty_buffer
 from .rotary import Angles, HandedAngles, rotate
 from .softmax_capture import capturing
+from .windows import over_all
 
 SITES: tuple[str, ...] = (
     "resid_pre", "resid_mid", "resid_post", "pattern", "q", "k", "q_proj", "k_proj", "v", "z", "z_gate",
@@ -271,7 +272,9 @@ class _Recorder:
         watches: dict[nn.Module, list[tuple[Block, Watch]]] = {}
         for row, block in attends:
             if block.attention is not None:
-                watches.setdefault(block.attention, []).append((block, partial(self._store_call, row)))
+                watch: Watch = partial(self._store_call, row)
+                watch = watch if block.windows is None else over_all(watch, block.windows)
+                watches.setdefault(block.attention, []).append((block, watch))
         return {module: watch_of(several) for module, several in watches.items()}
 
     def hooks(self) -> Iterator[Any]:

@@ -28,7 +28,7 @@ from ..errors import (
 )
 from .adapters import Adapter, add_adapter
 from .anatomy import Anatomy, Level, named_rows, resolve, upcast, without_head
-from .discovery import can_search, found_and_proved
+from .discovery import can_search, found_and_proved, found_stages
 from .eager import lock_of, share_lock
 from .families import FAMILIES
 from .hooks import hooks_on
@@ -92,6 +92,9 @@ class LoadedModel:
         The adapter that was added to the weights; None without one. See :meth:`without_adapter`.
     stacks
         Name → the other stacks of the model, each as a model by itself: the ``"encoder"`` whose last states a decoder reads.
+    stages
+        ``"stage 1"``, ``"stage 2"`` … → the stages of a model that attends within windows and merges positions between stages, as Swin
+        does, each as a model by itself with its own positions. The model itself shows the stage with the most layers.
     """
 
     name: str
@@ -105,6 +108,7 @@ class LoadedModel:
     processor: Any = None
     adapter: Adapter | None = None
     stacks: Mapping[str, LoadedModel] = field(default_factory=dict)
+    stages: Mapping[str, LoadedModel] = field(default_factory=dict)
     _proved_hooks: list[frozenset[tuple[str, int]]] = field(default_factory=list, repr=False)
     _wide: dict[tuple[Any, ...], Tensor] = field(default_factory=dict, repr=False)
     _digests: dict[tuple[int, int, bytes], bytes] = field(default_factory=dict, repr=False)
@@ -480,7 +484,13 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
         tokenizer = tokenizer.wrapped(model.config)
     if anatomy.unread_head:
         warnings.warn(f"{_unread(model, anatomy)}: traces explain its states and attention only", stacklevel=3)
-    if anatomy.left_out:
+    if anatomy.stack.windows:
+        warnings.warn(
+            f"{name!r} merges positions between its stages: the layers here are those of one stage, without {anatomy.left_out}; "
+            "model.stages holds each stage as a model by itself, with its own positions",
+            stacklevel=3,
+        )
+    elif anatomy.left_out:
         warnings.warn(
             f"no attention pattern is known of blocks {anatomy.left_out} of {name!r}: rollout and flow leave out what moves between "
             "positions there, and layers are counted without them",
@@ -489,7 +499,7 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
     _warn_of_replaced(name, made_of, _kinds_of_modules(model))
     _warn_of(name, own, stacklevel=4)
     vocabulary = Vocabulary(tokenizer, rows)
-    return LoadedModel(
+    made = LoadedModel(
         name,
         model,
         tokenizer,
@@ -502,6 +512,25 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
         stacks=stacks,
         _proved_hooks=[hooks],
     )
+    return made if not anatomy.stack.windows else replace(made, stages=_stages(made))
+
+
+def _stages(loaded: LoadedModel) -> dict[str, LoadedModel]:
+    """The stages of a model that attends within windows, by name."""
+    stages = {}
+    with loaded.lock:
+        found = found_stages(loaded.model, loaded.anatomy.stack.reason, _proof)
+        for n, one in enumerate(found, start=1):
+            if isinstance(one, str):
+                warnings.warn(f"stage {n} of {loaded.name!r} is not among model.stages: {one}", stacklevel=4)
+                continue
+            anatomy, proof = one
+            layout, proved = layout_of(anatomy)
+            name = f"{loaded.name} stage {n}"
+            stages[f"stage {n}"] = replace(
+                loaded, name=name, anatomy=replace(anatomy, layout=layout), proof=proof | proved
+            )
+    return stages
 
 
 def _parts(model: Any) -> tuple[Anatomy, dict[str, float]]:

@@ -21,7 +21,7 @@ from .axis import Layout
 from .eager import eager_attention
 from .forward import run
 from .hooks import on_call, on_result
-from .kinds import input_name, medium_of
+from .kinds import base_of, input_name, medium_of
 from .parameters import device_of
 from .stacks import encoder_of
 
@@ -82,7 +82,15 @@ def _small_shapes(model: Any) -> Iterator[tuple[int, ...]]:
     if medium_of(model) == "audio" and isinstance(bands, int) and isinstance(most, int):
         yield bands, 2 * most
     patch, size = getattr(config, "patch_size", None), getattr(config, "image_size", None)
-    if medium_of(model) == "image" and isinstance(patch, int) and isinstance(size, int) and 3 * patch < size:
+    # An image smaller than a window is filled up with padding.
+    has_windows = getattr(config, "window_size", None) is not None
+    if (
+        medium_of(model) == "image"
+        and isinstance(patch, int)
+        and isinstance(size, int)
+        and 3 * patch < size
+        and not has_windows
+    ):
         yield int(getattr(config, "num_channels", None) or 3), 2 * patch, 3 * patch
 
 
@@ -188,6 +196,8 @@ def layout_of(anatomy: Anatomy) -> tuple[Layout, dict[str, float]]:
     states, others = first.reshape(-1, first.shape[-1]), second.reshape(-1, second.shape[-1])
     still = [i for i in range(len(states)) if bool(torch.equal(states[i], others[i]))]
     grid = _grid(convolutions, len(states) - len(still), medium)
+    if grid is None and anatomy.stack.windows:
+        grid = _merged_grid(convolutions, len(states))
     # What does not change with the input comes first in every model seen; elsewhere nothing is said of the places.
     is_leading = still == list(range(len(still)))
     plain: tuple[Layout, dict[str, float]] = Layout(medium, argument, shape, "item", count=len(states)), {}
@@ -199,7 +209,11 @@ def layout_of(anatomy: Anatomy) -> tuple[Layout, dict[str, float]]:
         return plain
     turned = turned or (is_banded and convolutions[0][1].shape[-1] != shape[-1])
     roles = _roles(anatomy, {argument: _noise(shape, like)}, len(still), len(states))
-    if (is_banded or len(kernel) == 2) and _is_fixed(anatomy, shape, stride, turned):
+    # Windows are known of this size alone.
+    of_one_size = anatomy.stack.windows or (
+        (is_banded or len(kernel) == 2) and _is_fixed(anatomy, shape, stride, turned)
+    )
+    if of_one_size:
         sizes: tuple[int | None, ...] = shape
     elif is_banded:
         sizes = (None, shape[1]) if turned else (shape[0], None)
@@ -232,6 +246,9 @@ def _first_state(anatomy: Anatomy, feed: dict[str, Tensor], note: Any = None) ->
         raise _ReachedError
 
     handles = [on_call(anatomy.blocks[0].module, stop)]
+    # What merges positions is seen by itself: blocks of earlier stages hand on what they read.
+    earlier = map(base_of(anatomy.model).get_submodule, anatomy.stack.passed)
+    handles += [on_result(one, lambda _module, args, output: (args[0], *output[1:])) for one in earlier]
     if note is not None:
         handles += [on_result(one, note) for one in anatomy.model.modules() if isinstance(one, (nn.Conv1d, nn.Conv2d))]
     try:
@@ -265,6 +282,18 @@ def _grid(
         if y.shape[-1] == n_positions:
             kernel, stride = _chained(steps)
             return (kernel,), (stride,), padding, False
+    return None
+
+
+def _merged_grid(
+    convolutions: list[tuple[nn.Module, Tensor, Tensor]], n_positions: int
+) -> tuple[tuple[int, ...], tuple[int, ...], int, bool] | None:
+    """The same of a grid whose positions were merged, as many along rows as along columns; None if there is none."""
+    for side in (2, 4, 8, 16):
+        found = _grid(convolutions, n_positions * side**2, "image")
+        if found is not None:
+            kernel, stride, padding, turned = found
+            return tuple(side * n for n in kernel), tuple(side * n for n in stride), padding, turned
     return None
 
 

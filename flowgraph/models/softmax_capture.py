@@ -126,6 +126,9 @@ class _Following(TorchFunctionMode):
             return scores
         if name in _MINUS and isinstance(other, Tensor) and args[0] is own:
             return replace(scores, added=(*scores.added, -other))
+        if name in _TIMES and isinstance(other, Tensor) and other.ndim > 2 and other.shape[-2:] == (1, 1):
+            # A factor of each head, as a temperature that was learned.
+            return replace(scores, query=scores.query * other, added=tuple(one * other for one in scores.added))
         number = (
             float(other)
             if isinstance(other, (int, float)) or (isinstance(other, Tensor) and other.numel() == 1)
@@ -201,9 +204,13 @@ def _in_one(args: Sequence[Any], kwargs: Mapping[str, Any], output: Tensor, rows
 def _call(pattern: Tensor, value: Tensor, output: Tensor, scores: _Scores, rows: int) -> AttentionCall:
     """The call in the form that the library's attention function has, for ``rows`` rows of tokens."""
     n_queries, n_keys = pattern.shape[-2:]
+    # Windows are rows as well.
+    rows = pattern.shape[0] if pattern.ndim == 4 else rows
     bias: Tensor | None = None
     for added in scores.added:
-        shaped = added if added.ndim <= 2 else added.reshape(_rows_of(added, pattern, rows), -1, *added.shape[-2:])
+        # Rows may be counted in two axes, of inputs and of windows in each.
+        count = added.shape[:-3].numel() if added.ndim > 4 else _rows_of(added, pattern, rows)
+        shaped = added if added.ndim <= 2 else added.reshape(count, -1, *added.shape[-2:])
         bias = shaped if bias is None else bias + shaped
     # What a module masked is not followed: a key without any weight was masked.
     mask = torch.zeros_like(pattern).masked_fill_(pattern == 0, float("-inf")).reshape(rows, -1, n_queries, n_keys)

@@ -62,6 +62,19 @@ def found_and_proved(model: Any, prove: Proof) -> tuple[Anatomy, dict[str, float
         ) from error
 
 
+def found_stages(model: Any, reason: str, prove: Proof) -> list[tuple[Anatomy, dict[str, float]] | str]:
+    """The parts of each stage of a model that attends within windows, with their proofs; the reason where they are not found."""
+    search = Search(model)
+    found: list[tuple[Anatomy, dict[str, float]] | str] = []
+    for n in range(len(search.stages())):
+        try:
+            anatomy = build(model, search.patterns_row(reason, n))
+            found.append((anatomy, prove(anatomy)))
+        except (NotFoundError, ArchitectureError) as error:
+            found.append(str(error))
+    return found
+
+
 def _suggested(found: Family, search: Search) -> Iterator[Family]:
     """The found row with each form of rotary embedding, then without projections, whose queries and keys need no explanation."""
     (stack,) = found.stacks

@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
+from ..anatomy import block_of
 from ..eager import AttentionCall, asks_for_attention
 from ..families import Attention, Family, Sizes, Stack
 from ..kinds import base_of, medium_of
@@ -17,6 +18,7 @@ from ..media import probe_feed, short_source
 from ..norms import found_kind
 from ..parameters import bias_of, input_embeddings, matrix_of, output_embeddings
 from ..stacks import DECODER_IDS, decoder_embeddings, encoder_of
+from ..windows import order_of
 from .block import ROUNDING, Attends, FoundBlock, NotFoundError, describe_call, search_block
 from .derivatives import gate_error, mixes_tokens, mixing_error
 from .record import record_pass, same
@@ -162,8 +164,8 @@ class Search:
         parts = {call.query.shape[0] for several in self.record.attention.values() for call in several}
         if parts - {1}:
             raise NotFoundError(
-                f"its attention runs within windows: of one input it sees {max(parts)} parts, each by itself, so there is no pattern "
-                "over all positions"
+                f"its attention runs within windows: of one input it sees {max(parts)} parts, each by itself, in an order of its own, so "
+                "what a head writes is known of places in windows alone"
             )
 
     def _check_gates(self, blocks: str, order: list[int], found: list[FoundBlock]) -> None:
@@ -212,20 +214,62 @@ class Search:
                 "what is added after attention at one position depends on other positions, so it is no MLP"
             )
 
-    def patterns_row(self, reason: str) -> Family:
+    def stages(self) -> list[list[tuple[str, AttentionCall]]]:
+        """Calls of a model of images in their order, those with as many positions and heads together, if some run within windows.
+
+        Empty where none does, and all have as many positions and heads.
+        """
+        calls = [(name, call) for name, several in self.record.attention.items() for call in several]
+        if self.table is not None or any(call.query.shape[2] != call.key.shape[2] for _, call in calls):
+            return []
+        if len({call.query.shape[:3] for _, call in calls}) < 2 and all(len(call.query) == 1 for _, call in calls):
+            return []
+        sizes: dict[tuple[int, int], list[tuple[str, AttentionCall]]] = {}
+        for name, call in calls:
+            parts, heads, places, _ = call.query.shape
+            sizes.setdefault((parts * places, heads), []).append((name, call))
+        return list(sizes.values())
+
+    def _windows(self, name: str, call: AttentionCall) -> tuple[int, ...]:
+        """The position at each place of the windows of an attention."""
+        read, block = self.record.input(name), block_of(name)
+        inside = [block, *(path for path in self.record.calls if path.startswith(f"{block}."))]
+        states = [x for path in inside for x in (self.record.input(path), self.record.output(path)) if x is not None]
+        windows, _, places, _ = call.query.shape
+        whole = [x for x in states if x.shape[0] == 1 and x.numel() == windows * places * x.shape[-1]]
+        found = None if read is None else order_of(read.reshape(windows, places, -1), whole)
+        if found is None:
+            raise NotFoundError(
+                f"the windows of {name} hold something else than the positions of its block, each once: an image whose sides are no "
+                "multiples of a window is filled up with padding, which takes part in attention"
+            )
+        return found
+
+    def patterns_row(self, reason: str, stage: int | None = None) -> Family:
         """A row of which attention alone is known; ``reason`` says why no more is.
+
+        Of several stages of windows it is that of one, counted from 0; None takes the one with the most layers.
 
         Raises
         ------
         NotFoundError
             If no module attends, or if their patterns differ in shape.
         """
-        self._refuse_windows()
+        stages = self.stages()
+        if stages:
+            stage = stages.index(max(stages, key=len)) if stage is None else stage
+            return self._row_of_calls(stages[stage], reason, [at for earlier in stages[:stage] for at, _ in earlier])
         calls = [(name, call) for name, several in self.record.attention.items() for call in several]
         if not calls:
             raise NotFoundError(_NOTHING_ATTENDS)
         if len(calls) > len(self.record.attention):
             calls = self._by_time()
+        return self._row_of_calls(calls, reason)
+
+    def _row_of_calls(
+        self, calls: list[tuple[str, AttentionCall]], reason: str, earlier: list[str] | None = None
+    ) -> Family:
+        """A row of attention alone; of windows of one stage where ``earlier`` attentions, of stages before it, are given."""
         found = []
         for _, call in calls:
             one = FoundBlock()
@@ -254,6 +298,8 @@ class Search:
             ),
             uneven=uneven, wiring="unknown", role="decoder" if self._is_causal() else "encoder",
             attentions=tuple(self._from_base(name) for name, _ in calls),
+            windows=() if earlier is None else tuple(self._windows(name, call) for name, call in calls),
+            passed=tuple(dict.fromkeys(self._from_base(block_of(name)) for name in earlier or ())),
             sizes=Sizes(heads, kv_heads, d_head, d_value, width),
             reason=reason,
         )  # fmt: skip
