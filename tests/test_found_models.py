@@ -840,3 +840,73 @@ def test_runs_go_on_behind_norms_on_the_stream():
     for layer, head in ((0, 1), (2, 3)):
         alone = fg.ablate(loaded, trace, fg.Node("head", layer=layer, head=head))
         assert float(swept.by_prompt[0, layer, head]) == pytest.approx(alone.after[0] - alone.before[0], abs=1e-5)
+
+
+# Two stacks
+
+
+@pytest.mark.parametrize(("model_type", "level"), [("seamless_m4t", "full"), ("fsmt", "stream")])
+def test_decoders_of_other_names_and_orders_of_axes(model_type, level):
+    """SeamlessM4T names its stacks after what they read; FSMT counts positions before rows."""
+    loaded = loaded_of(model_type, "sequences")
+    assert (loaded.level, loaded.stacks["encoder"].level) == (level, "stream")
+    trace = fg.trace(loaded, fg.inputs(ids=IDS, target_ids=IDS[:4]))
+    with torch.no_grad(), eager_attention(loaded.model):
+        said = loaded.model(**trace.inputs.rows[0].feed(loaded), use_cache=False).logits[0, -1]
+    if level == "full":
+        torch.testing.assert_close(trace.logits, said, rtol=1e-5, atol=1e-5)
+    values = loaded.anatomy.per_query_head(trace.v[0])
+    torch.testing.assert_close(trace.pattern[0] @ values, trace.z[0], rtol=1e-5, atol=1e-5)
+    graph = fg.build_graph(trace, method="proximity", readings=False)
+    assert fg.mass(graph) == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "task", "said"),
+    [
+        ("t5gemma2", "sequences", "its own states and others' side by side"),
+        ("bart", "classifier", r"Take the model below its head, model\.base_model"),
+    ],
+)
+def test_two_stacks_that_are_no_step_after_step_are_named(model_type, task, said):
+    with pytest.raises(ArchitectureError, match=said):
+        fg.load_model(model_of(model_type, task))
+
+
+def test_a_classifier_of_two_stacks_opens_below_its_head():
+    loaded = fg.load_model(model_of("bart", "classifier").base_model)
+    assert loaded.level == "stream"
+    assert len(fg.trace(loaded, fg.inputs(ids=IDS, target_ids=IDS)).tokens) == len(IDS) + 1
+
+
+def test_a_decoder_reads_the_last_stage_of_windows():
+    """Donut; its MLPs are as wide as its states, and are told from the projections of attention."""
+    windows = {
+        "image_size": [16, 32],
+        "patch_size": 2,
+        "embed_dim": 16,
+        "depths": [4, 2],
+        "num_heads": [2, 4],
+        "window_size": 4,
+    }
+    width = {"d_model": 32, "decoder_ffn_dim": 32, "decoder_layers": 2, "decoder_attention_heads": 4}
+    decoder = transformers.MBartConfig(
+        vocab_size=60, max_position_embeddings=32, is_decoder=True, add_cross_attention=True, **width
+    )
+    encoder = transformers.DonutSwinConfig(**windows)
+    config = transformers.VisionEncoderDecoderConfig.from_encoder_decoder_configs(encoder, decoder)
+    config.decoder_start_token_id, config.pad_token_id = 1, 0
+    torch.manual_seed(8)
+    model = transformers.VisionEncoderDecoderModel(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    with pytest.warns(UserWarning, match="one stage"):
+        loaded = fg.load_model(model)
+    assert (loaded.level, loaded.stacks["encoder"].level) == ("full", "patterns")
+    trace = fg.trace(loaded, fg.inputs(image=torch.rand(1, 3, 16, 32), target_ids=[5, 9, 11]))
+    assert trace.stacks["encoder"].axis.labels[4] == "patch 1,0"
+    assert trace.sites["cross_pattern"].shape == (2, 4, 4, 16 // 4 * 32 // 4)
+    assert fg.direct_logit_attribution(trace).completeness_error < 1e-5
+    with pytest.raises(UnsupportedReadingError, match="blocks that are unknown"):
+        fg.attention_rollout(trace)

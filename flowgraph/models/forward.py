@@ -433,11 +433,13 @@ class _Recorder:
             yield on_result(block.attention, lambda module, _args, output: self._store_returned(row, module, output))
 
     def _heads(self, x: Float[Tensor, "*n d"], size: int | None = None) -> Float[Tensor, "position head d_head"]:
-        return x.reshape(x.shape[-2], -1, size or self.anatomy.d_head)
+        # Some models count positions before rows, so that the last axis alone is known.
+        size = size or self.anatomy.d_head
+        return x.reshape(-1, x.shape[-1] // size, size)
 
     def _filled(self, x: Float[Tensor, "*n d"], size: int) -> Float[Tensor, "position head d_head"]:
         """All heads side by side, each filled up with zeros to the size that heads have in the layer where they are largest."""
-        return fill(x.reshape(x.shape[-2], self.anatomy.n_heads, -1), size)
+        return fill(x.reshape(-1, self.anatomy.n_heads, x.shape[-1] // self.anatomy.n_heads), size)
 
     def _store_fused(self, row: int, block: Block, x: Tensor) -> None:
         heads = self._heads(x)

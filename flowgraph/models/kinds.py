@@ -122,7 +122,12 @@ def is_encoder_decoder(model: Any) -> bool:
         return False
     # A stack that was taken out of such a model keeps its config.
     ends = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    return "decoder" in ends and any(end.endswith("encoder") for end in ends)
+    return any(end.endswith("decoder") for end in ends) and any(end.endswith("encoder") for end in ends)
+
+
+def reads_one_text_twice(model: Any) -> bool:
+    """Whether the model is an encoder–decoder that classifies one text, which it gives to both stacks."""
+    return is_encoder_decoder(model) and type(model).__name__.endswith("ForSequenceClassification")
 
 
 def reads_choices(model: Any) -> bool:
@@ -133,6 +138,13 @@ def reads_choices(model: Any) -> bool:
 
 def kind_of(model: Any) -> Kind | None:
     """The kind of a model that no row describes; None if it is not known."""
+    if reads_one_text_twice(model):
+        return Kind(
+            "a classifier of an encoder–decoder",
+            "the same text goes into both of its stacks, and its classes are read where the decoder's text ends, while a trace of two "
+            "stacks has a text for each",
+            "Take the model below its head, model.base_model, and give it the text twice: inputs(text=…, target_text=…)",
+        )
     if is_encoder_decoder(model):
         return Kind(
             "an encoder–decoder",

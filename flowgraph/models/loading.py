@@ -453,7 +453,9 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
         try:
             if not hasattr(encoder, "config"):
                 raise ArchitectureError(f"{type(encoder).__name__} is no model by itself, it has no config")
-            stacks[SOURCE] = _attach(replace(opened, name=f"{name} {SOURCE}", model=encoder))
+            found = _attach(replace(opened, name=f"{name} {SOURCE}", model=encoder))
+            # Of several stages the decoder reads the last one's states.
+            stacks[SOURCE] = [found, *found.stages.values()][-1]
         except ArchitectureError as error:
             warnings.warn(
                 f"the encoder of {name!r} is not traced, and what is drawn ends at its last states: {error}",

@@ -111,6 +111,7 @@ def search_block(record: Record, path: str, attends: Attends, activations: dict[
     x, y = record.input(path), record.output(path)
     if x is None or y is None or x.numel() != y.numel():
         raise NotFoundError(f"{path} does not give a state as long as the one that it takes")
+    _refuse_several_states(record, path, attends, x, y)
     if attends.own is None or attends.other is None:
         return BlockSearch(record, path, attends.own, activations, (x, y)).run()
     said = f"{attends.other} reads no state"
@@ -132,6 +133,42 @@ def search_block(record: Record, path: str, attends: Attends, activations: dict[
             continue
         return _joined(found, rest)
     raise NotFoundError(said)
+
+
+def _refuse_several_states(record: Record, path: str, attends: Attends, x: Tensor, y: Tensor) -> None:
+    """Refuse a block that hands on several states of each position, mixed by factors that are made for each position.
+
+    Raises
+    ------
+    NotFoundError
+        With the part of the states' change that no fixed factors explain, whatever modules of the block are taken as writers.
+    """
+    name = attends.own or attends.other
+    if name is None:
+        return
+    positions, width = record.attention[name][0].query.shape[2], x.shape[-1]
+    count = x.numel() // (positions * width)
+    if count < 2 or count * positions * width != x.numel():
+        return
+    # Side by side they are [state, position, d] or [position, state, d].
+    is_last = x.ndim > 2 and x.shape[-2] == count
+    before, after = (
+        one.reshape(positions, count, width).transpose(0, 1) if is_last else one.reshape(count, positions, width)
+        for one in (x, y)
+    )
+    written = [
+        call.output.reshape(-1)
+        for inside, (call, *_) in record.calls.items()
+        if inside.startswith(f"{path}.") and call.output is not None and call.output.numel() == positions * width
+    ]
+    parts = torch.stack([*before.flatten(1), *written], 1).double().cpu()
+    change = (after - before).flatten(1).T.double().cpu()
+    left = change - parts @ torch.linalg.lstsq(parts, change, driver="gelsd").solution
+    raise NotFoundError(
+        f"{path} hands on {count} states of each position side by side and mixes them by factors that it makes for each position, so "
+        f"that no part writes to one stream: 'the residual stream adds up' fails for every choice of fixed factors on these states and "
+        f"on what its modules write (relative error {float(left.norm() / change.norm()):.2g})"
+    )
 
 
 def _between(record: Record, path: str, other: str) -> Iterator[Tensor]:
@@ -610,7 +647,8 @@ class BlockSearch:
     def _first_reader_state(self, neurons: Tensor) -> Tensor:
         """The state that the linear layers read whose output is as wide as the neurons."""
         for name in self._names():
-            if self._holds_attention(name) or (self.at and name.startswith(f"{self.at}.")):
+            # Of another attention of the block neither.
+            if self._holds_attention(name) or any(name.startswith(f"{at}.") for at in self.record.attention):
                 continue
             x = self.record.input(name)
             if _is_linear(self.record.modules[name]) and self._is_state(x) and x is not None:

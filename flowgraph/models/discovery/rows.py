@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import ArchitectureError
 from ..anatomy import Anatomy, build
 from ..families import NOT_READ, Family
-from ..kinds import base_of, is_encoder_decoder, medium_of, reads_choices
+from ..kinds import base_of, is_encoder_decoder, medium_of, reads_choices, reads_one_text_twice
 from ..parameters import input_embeddings
 from ..stacks import decoder_embeddings
 from .block import NotFoundError
@@ -20,10 +20,10 @@ Proof = Callable[[Anatomy], dict[str, float]]
 
 def can_search(model: Any) -> bool:
     """Whether a search makes sense: the last stack takes token ids, an image or a sound."""
+    if reads_choices(model) or reads_one_text_twice(model):
+        return False
     if is_encoder_decoder(model):
         return decoder_embeddings(model) is not None
-    if reads_choices(model):
-        return False
     if hasattr(base_of(model), "layers_are_rescaled"):
         return False  # a forward of RWKV changes its own weights
     medium = medium_of(model)

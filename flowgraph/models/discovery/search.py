@@ -276,6 +276,13 @@ class Search:
             describe_call(one, call, self.record)
             found.append(one)
         first = found[0]
+        for name, call in calls:
+            (queries, keys), own = (call.query.shape[2], call.key.shape[2]), len(calls) == len(self.record.attention)
+            if own and queries != keys and {one.key.shape[2] for _, one in calls} == {keys}:
+                raise NotFoundError(
+                    f"{name} reads {keys} keys for {queries} queries in one softmax: its own states and others' side by side, so a "
+                    "pattern is not one over the positions of a stack"
+                )
         shapes = list(dict.fromkeys(tuple(call.pattern.shape[1:]) for _, call in calls if call.pattern is not None))
         if len(shapes) > 1:
             raise NotFoundError(f"patterns of different layers differ in shape [head, query, key]: {shapes}")
