@@ -845,20 +845,49 @@ def test_runs_go_on_behind_norms_on_the_stream():
 # Two stacks
 
 
-@pytest.mark.parametrize(("model_type", "level"), [("seamless_m4t", "full"), ("fsmt", "stream")])
-def test_decoders_of_other_names_and_orders_of_axes(model_type, level):
-    """SeamlessM4T names its stacks after what they read; FSMT counts positions before rows."""
-    loaded = loaded_of(model_type, "sequences")
-    assert (loaded.level, loaded.stacks["encoder"].level) == (level, "stream")
+def test_decoders_of_other_names():
+    """SeamlessM4T names its stacks after what they read."""
+    loaded = loaded_of("seamless_m4t", "sequences")
+    assert (loaded.level, loaded.stacks["encoder"].level) == ("full", "stream")
     trace = fg.trace(loaded, fg.inputs(ids=IDS, target_ids=IDS[:4]))
+    feed = {"input_ids": torch.tensor([IDS]), "decoder_input_ids": torch.tensor([trace.token_ids])}
     with torch.no_grad(), eager_attention(loaded.model):
-        said = loaded.model(**trace.inputs.rows[0].feed(loaded), use_cache=False).logits[0, -1]
-    if level == "full":
-        torch.testing.assert_close(trace.logits, said, rtol=1e-5, atol=1e-5)
-    values = loaded.anatomy.per_query_head(trace.v[0])
-    torch.testing.assert_close(trace.pattern[0] @ values, trace.z[0], rtol=1e-5, atol=1e-5)
+        said = loaded.model(**feed, use_cache=False).logits[0, -1]
+    torch.testing.assert_close(trace.logits, said, rtol=1e-5, atol=1e-5)
     graph = fg.build_graph(trace, method="proximity", readings=False)
     assert fg.mass(graph) == pytest.approx(1.0)
+
+
+def test_positions_may_be_counted_before_rows():
+    """As FSMT's blocks count them."""
+    with pytest.warns(UserWarning, match="has no config"):
+        loaded = fg.load_model(model_of("fsmt", "sequences"))
+    assert loaded.level == "stream"
+    trace = fg.trace(loaded, fg.inputs(ids=IDS, target_ids=IDS[:4]))
+    values = loaded.anatomy.per_query_head(trace.v[0])
+    torch.testing.assert_close(trace.pattern[0] @ values, trace.z[0], rtol=1e-5, atol=1e-5)
+
+
+def test_a_vector_beside_attention_is_part_of_its_bias():
+    """The last layer of GPT-NeoX Japanese adds one outside of the projection."""
+    loaded = loaded_of("gpt_neox_japanese")
+    check_full(loaded)
+    trace = fg.trace(loaded, IDS, target=7, foil=8)
+    vector = loaded.model.gpt_neox_japanese.layers[-1].attention.dense_bias
+    torch.testing.assert_close(trace.biases["attn"][-1], vector.detach())
+    assert not trace.biases["attn"][:-1].any()
+    assert fg.direct_logit_attribution(trace).completeness_error < 1e-5
+
+    def emptied(_module, _args, output):
+        return torch.zeros_like(output) - vector
+
+    last = loaded.model.gpt_neox_japanese.layers[-1].attention.dense
+    handle = last.register_forward_hook(emptied)
+    with torch.no_grad():
+        wanted = loaded.model(torch.tensor([IDS])).logits[0, -1]
+    handle.remove()
+    found = fg.ablate(loaded, trace, fg.Node("attn", layer=2))
+    assert found.after[0] == pytest.approx(float(wanted[7] - wanted[8]), abs=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -866,6 +895,7 @@ def test_decoders_of_other_names_and_orders_of_axes(model_type, level):
     [
         ("t5gemma2", "sequences", "its own states and others' side by side"),
         ("bart", "classifier", r"Take the model below its head, model\.base_model"),
+        ("lxmert", "pretraining", "two streams that are written in the same layers"),
     ],
 )
 def test_two_stacks_that_are_no_step_after_step_are_named(model_type, task, said):
@@ -905,7 +935,7 @@ def test_a_decoder_reads_the_last_stage_of_windows():
         loaded = fg.load_model(model)
     assert (loaded.level, loaded.stacks["encoder"].level) == ("full", "patterns")
     trace = fg.trace(loaded, fg.inputs(image=torch.rand(1, 3, 16, 32), target_ids=[5, 9, 11]))
-    assert trace.stacks["encoder"].axis.labels[4] == "patch 1,0"
+    assert trace.stacks["encoder"].axis.labels[8] == "patch 1,0"
     assert trace.sites["cross_pattern"].shape == (2, 4, 4, 16 // 4 * 32 // 4)
     assert fg.direct_logit_attribution(trace).completeness_error < 1e-5
     with pytest.raises(UnsupportedReadingError, match="blocks that are unknown"):

@@ -261,7 +261,10 @@ class Pass:
             yield self._on_output(block.attention_output.module, "attn_sum", layer)
         if ("attn_out", layer) in self.edits or middle:
             output = block.attention_output
-            yield self._on_output(output.module if post is None else post.module, "attn_out", layer, output.factor)
+            if post is None:
+                yield self._on_joining(output, "attn_out", layer)
+            else:
+                yield self._on_output(post.module, "attn_out", layer, output.factor)
         if (states[0], layer) in self.edits and self.anatomy.wiring == "post_norm":
             yield self._on_output(block.attention_norm.module, states[0], layer)
 
@@ -402,6 +405,18 @@ class Pass:
             return None if new is filled else ((output.unfilled(new), *args[1:]), kwargs)
 
         return on_call(output.module, hook)
+
+    def _on_joining(self, output: Projection, site: str, layer: int) -> Any:
+        """Edits of what a projection's output joins the stream as."""
+        if output.shift is None:
+            return self._on_output(output.module, site, layer, output.factor)
+
+        def hook(_module: nn.Module, _args: tuple[Any, ...], made: Tensor) -> Tensor | None:
+            shown = output.joined(made)
+            new = self._edited(site, layer, shown)
+            return None if new is shown else output.left(new)
+
+        return on_result(output.module, hook)
 
     def _on_output(self, module: nn.Module, site: str, layer: int, factor: float | Tensor = 1.0) -> Any:
         """Edits of a module's output; of one that the model multiplies by a factor, what comes after it."""

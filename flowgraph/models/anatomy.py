@@ -148,13 +148,15 @@ class Projection:
 
     Weight and bias hold the factor that the model multiplies the output by before it goes on, a number or one for each output.
     Where heads are larger in other layers, ``heads`` is their number, their size here and the largest size: inputs are then filled up
-    with zeros behind each head, and the weight has zeros in these rows.
+    with zeros behind each head, and the weight has zeros in these rows. ``shift`` is a vector that the model adds to the output outside
+    of the module; it is part of the bias.
     """
 
     module: Any
     columns: tuple[int | None, int | None] = (None, None)
     factor: float | Tensor = 1.0
     heads: tuple[int, int, int] | None = None
+    shift: Tensor | None = None
 
     def __call__(self, x: Float[Tensor, "*n d_in"]) -> Float[Tensor, "*n d_out"]:
         """[…, d_out] the layer's output, at least in float32."""
@@ -172,16 +174,26 @@ class Projection:
     @property
     def bias(self) -> Float[Tensor, "d_out"] | None:
         """[d_out], or None."""
-        bias = bias_of(self.module)
-        if bias is None:
+        own = bias_of(self.module)
+        if own is None and self.shift is None:
             return None
-        found = upcast(bias[slice(*self.columns)])
-        return scaled(found, self.factor)
+        parts = [
+            upcast(one) for one in (None if own is None else own[slice(*self.columns)], self.shift) if one is not None
+        ]
+        return scaled(torch.stack(parts).sum(0), self.factor)
+
+    def joined(self, x: Tensor) -> Tensor:
+        """What joins the stream of an output of the module, in its own number type."""
+        return scaled(x if self.shift is None else x + self.shift.to(x), self.factor)
+
+    def left(self, x: Tensor) -> Tensor:
+        """The module's output, from what joins the stream."""
+        found = scaled(x, 1 / self.factor)
+        return found if self.shift is None else found - self.shift.to(x)
 
     def added(self, x: Tensor) -> Tensor:
         """The module's own output in its own number type, times the factor."""
-        out: Tensor = self.module(self.unfilled(x))
-        return scaled(out, self.factor)
+        return self.joined(self.module(self.unfilled(x)))
 
     def filled(self, x: Float[Tensor, "*n d_own"]) -> Float[Tensor, "*n d_in"]:
         """[…, d_in] an input of the module, each head filled up with zeros to the largest size."""
@@ -1078,6 +1090,8 @@ def _one_attention(index: int, block: nn.Module, row: Family, stack: Stack, size
     mlp_input, mlp_gate = (None, None) if mlp_output is None else _mlp_inputs(block, stack, mlp_output.d_in)
     output = _find(block, attention.output) if "attention" in holds else None
     found = None if output is None else _find(block, attention.module)
+    shift = _find(block, attention.shift) if attention.shift else None
+    projection = Projection(output, factor=attention_factor, shift=None if shift is None else shift.detach())
     return Block(
         index=index,
         module=block,
@@ -1088,7 +1102,7 @@ def _one_attention(index: int, block: nn.Module, row: Family, stack: Stack, size
         key=module(attention.key),
         value=module(attention.value),
         fused=module(attention.fused),
-        attention_output=None if output is None else _of_heads(Projection(output, factor=attention_factor), sizes),
+        attention_output=None if output is None else _of_heads(projection, sizes),
         query_norm=norm(attention.query_norm, sizes.d_head),
         key_norm=norm(attention.key_norm, sizes.d_head),
         attention_norm=norm_or_none(before),

@@ -247,7 +247,8 @@ def _projected(anatomy: Anatomy, output: Projection, norm: Norm | None) -> Float
     # Address and version name the weights: both stay while torch sees no change.
     number, scaling = (None, output.factor) if isinstance(output.factor, Tensor) else (output.factor, None)
     along_factor = () if scaling is None else (scaling.data_ptr(), version(scaling))
-    key = (number, *along_factor, *key_of(output.module), *(() if norm is None else key_of(norm.module)))
+    along_shift = () if output.shift is None else (output.shift.data_ptr(), version(output.shift))
+    key = (number, *along_factor, *along_shift, *key_of(output.module), *(() if norm is None else key_of(norm.module)))
     if key not in kept:
         weight, bias = output.weight, output.bias
         direction = _direction(anatomy, weight)

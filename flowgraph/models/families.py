@@ -79,6 +79,8 @@ class Attention:
         Config attribute of the soft-cap on attention scores, or its number.
     factor
         Number that the output is multiplied by before it joins the stream.
+    shift
+        Path of a vector that joins the stream with the output and is no bias of its projection; empty where there is none.
     bias
         Whether something besides a mask is added to scores, such as a bias by distance. It is then taken as it is given to the
         attention function, and so is the mask.
@@ -102,6 +104,7 @@ class Attention:
     scales: tuple[float, ...] = ()
     softcap: str | float = ""
     factor: float = 1.0
+    shift: str = ""
     bias: bool = False
     sinks: bool = False
     gated: bool = False

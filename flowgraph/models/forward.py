@@ -8,7 +8,7 @@ rotated as the row says.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
@@ -370,7 +370,10 @@ class _Recorder:
         for site, module, factor, post_norm in writers:
             if site in self.sites and module is not None:
                 added = module if post_norm is None else post_norm.module
-                yield after(added, partial(self._store_written, site, row, factor))
+                joined: Callable[[Tensor], Tensor] = partial(scaled, factor=factor)
+                if site == "attn_out" and output is not None and post_norm is None:
+                    joined = output.joined
+                yield after(added, partial(self._store_written, site, row, joined))
         if "norm_scales" in self.sites:
             yield from self._scale_hooks(row, block)
 
@@ -553,8 +556,8 @@ class _Recorder:
         self.norms.setdefault(site, {})[row] = norm
         self._store(site, row, norm.size(x))
 
-    def _store_written(self, site: str, row: int, factor: float | Tensor, x: Tensor) -> None:
-        written = scaled(_rows(x), factor)
+    def _store_written(self, site: str, row: int, joined: Callable[[Tensor], Tensor], x: Tensor) -> None:
+        written = joined(_rows(x))
         if site == "mlp_out" and self.anatomy.has_second_mlp:
             # Two modules write one output; the place is zero before the first.
             self._place(site, row, written).add_(written)

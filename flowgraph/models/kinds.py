@@ -130,6 +130,11 @@ def reads_one_text_twice(model: Any) -> bool:
     return is_encoder_decoder(model) and type(model).__name__.endswith("ForSequenceClassification")
 
 
+def reads_regions(model: Any) -> bool:
+    """Whether the model reads vectors of regions of an image beside a text, as LXMERT does."""
+    return {"input_ids", "visual_feats", "visual_pos"} <= set(inspect.signature(model.forward).parameters)
+
+
 def reads_choices(model: Any) -> bool:
     """Whether the model takes several texts at once, [row, choice, position], and answers with one of them."""
     # By the name, since such classes of different families have no base class in common.
@@ -157,6 +162,14 @@ def kind_of(model: Any) -> Kind | None:
             "it reads several texts at once, one for each choice, and a trace is of one text",
             "Take the model below its head, model.base_model (of a folder, what transformers.AutoModel opens), and trace the text "
             "of one choice",
+        )
+    if reads_regions(model):
+        return Kind(
+            "a model of a text and of regions of an image",
+            "its text and its regions (visual_feats, visual_pos) are two streams that are written in the same layers, each reading the "
+            "states that the other has there, while a trace is of one stream, or of two the second of which reads the last states of the "
+            "first",
+            "What its heads read are outputs of the model itself: model(…, output_attentions=True).cross_encoder_attentions",
         )
     inputs = input_kinds(type(model))
     if "text" not in inputs and medium_of(model) is None:

@@ -6,7 +6,7 @@ row of the block's state, or of a norm of it. With them a call becomes one over 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import Tensor
 from .eager import AttentionCall, Watch
 
 
-def order_of(read: Float[Tensor, "window place d"], states: Iterable[Float[Tensor, "*n d"]]) -> tuple[int, ...] | None:
+def order_of(read: Float[Tensor, "window place d"], states: Sequence[Tensor]) -> tuple[int, ...] | None:
     """[window · place] the position that stands at each place, window by window; None if no state has exactly these rows.
 
     Rows of padding, and rows that come twice, belong to no position, so that nothing is found.

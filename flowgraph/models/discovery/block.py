@@ -41,6 +41,7 @@ class FoundBlock:
     attention_norm: str = ""
     attention_post_norm: str = ""
     attention_factor: float = 1.0
+    attention_shift: str = ""
     entering_norm: str = ""
     stream_factors: tuple[float, float] = (1.0, 1.0)
     attention_channels: str = ""
@@ -314,7 +315,7 @@ class BlockSearch:
             return
         if self._adds_up("attention", "mixer", "mlp") or self._adds_up("attention", "mlp", "beside"):
             return
-        if self._attention_alone() or self._normed_stream():
+        if self._attention_alone() or self._normed_stream() or self._shifted():
             return
         raise NotFoundError(
             f"what {self.path} adds to the residual stream is not the sum of its attention's output and one more module's"
@@ -380,6 +381,17 @@ class BlockSearch:
         raise NotFoundError(
             f"{self.path} does not attend, and what it adds is not the sum of a mixer's output and an MLP's"
         )
+
+    def _shifted(self) -> bool:
+        """The sum x + attention + vector + MLP, the vector a parameter of the block."""
+        alone = self.added
+        for path, vector in self._vectors():
+            self.added = alone + vector
+            if self._adds_up("attention", "mlp") and not self.found.attention_post_norm:
+                self.found.attention_shift = self._inside(path)
+                return True
+        self.added = alone
+        return False
 
     def _normed_stream(self) -> bool:
         """Norms on the stream before each part: n = norm(x), m = norm(α · n + β · attention), and m, MLP in y alike.

@@ -9,7 +9,7 @@ from typing import Any
 from ...errors import ArchitectureError
 from ..anatomy import Anatomy, build
 from ..families import NOT_READ, Family
-from ..kinds import base_of, is_encoder_decoder, medium_of, reads_choices, reads_one_text_twice
+from ..kinds import base_of, is_encoder_decoder, medium_of, reads_choices, reads_one_text_twice, reads_regions
 from ..parameters import input_embeddings
 from ..stacks import decoder_embeddings
 from .block import NotFoundError
@@ -20,7 +20,7 @@ Proof = Callable[[Anatomy], dict[str, float]]
 
 def can_search(model: Any) -> bool:
     """Whether a search makes sense: the last stack takes token ids, an image or a sound."""
-    if reads_choices(model) or reads_one_text_twice(model):
+    if reads_choices(model) or reads_one_text_twice(model) or reads_regions(model):
         return False
     if is_encoder_decoder(model):
         return decoder_embeddings(model) is not None

@@ -527,6 +527,7 @@ def _attention(found: list[FoundBlock]) -> Attention:
         fused_layout=cast("Any", first.fused_layout),
         scales=tuple(one.scale for one in found),
         softcap=first.softcap or "",
+        shift=_merged([one.attention_shift for one in found]),
         factor=_agreed("factors of attention", [one.attention_factor for one in attending or [first]]),
         bias=any(one.bias for one in found),
         sinks=any(one.sinks for one in found),
