@@ -940,3 +940,10 @@ def test_a_decoder_reads_the_last_stage_of_windows():
     assert fg.direct_logit_attribution(trace).completeness_error < 1e-5
     with pytest.raises(UnsupportedReadingError, match="blocks that are unknown"):
         fg.attention_rollout(trace)
+
+
+def test_a_window_of_layers_without_attention():
+    loaded = loaded_of("bamba")
+    whole, part = fg.trace(loaded, IDS), fg.trace(loaded, IDS, keep=fg.TraceSites(layers=(0, 1)))
+    torch.testing.assert_close(part.resid_post[0], whole.resid_post[0])
+    assert not part.pattern.any()

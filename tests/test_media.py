@@ -18,6 +18,7 @@ from flowgraph.errors import ArchitectureError, ArgumentError, FileFormatError, 
 from flowgraph.models.consistency import trace_errors
 from flowgraph.models.eager import eager_attention
 from flowgraph.models.forward import SITES, run
+from tests.every_type import small
 from tests.tiny_media import SETTINGS, tiny, values
 from tests.tiny_models import tiny_model
 
@@ -450,3 +451,28 @@ def test_padding_in_windows_is_named():
         loaded = fg.load_model(windowed("Swin"))
     with pytest.raises(PromptError, match=r"40 rows; .* takes 32"):
         fg.trace(loaded, fg.inputs(image=torch.rand(1, 3, 40, 40)))
+
+
+def test_states_that_an_image_is_added_to_are_refused_and_patterns_kept():
+    """Qwen3-VL's DeepStack."""
+    config = small(transformers.Qwen3VLConfig)
+    config.vision_config.deepstack_visual_indexes = [0, 1]
+    torch.manual_seed(5)
+    model = transformers.Qwen3VLForConditionalGeneration(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    loaded, vision = fg.load_model(model), config.vision_config
+    ids = [config.vision_start_token_id, *[config.image_token_id] * 4, config.vision_end_token_id, 7, 9]
+    pixels = torch.randn(16, 3 * vision.temporal_patch_size * vision.patch_size**2)
+    given = {
+        "input_ids": torch.tensor([ids]), "pixel_values": pixels, "image_grid_thw": torch.tensor([[1, 4, 4]]),
+        "mm_token_type_ids": torch.tensor([[int(one == config.image_token_id) for one in ids]]),
+    }  # fmt: skip
+    with pytest.raises(ArchitectureError, match=r"first 2 layers \(DeepStack\)"):
+        fg.trace(loaded, fg.inputs(given))
+    trace = fg.trace(loaded, fg.inputs(given), keep={"pattern", "q", "k", "v", "z"})
+    with torch.no_grad(), eager_attention(model):
+        own = model(**given, output_attentions=True).attentions
+    torch.testing.assert_close(trace.pattern, torch.cat(own), rtol=0, atol=0)
+    assert fg.direct_logit_attribution(fg.trace(loaded, fg.inputs(ids=[7, 9, 11]))).completeness_error < 1e-5

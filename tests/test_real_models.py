@@ -90,7 +90,9 @@ def test_masked_residues_of_an_antibody_come_back(name, family, layers, chain, s
 @pytest.fixture(scope="module")
 def heard():
     """Whisper's trace of the recording; the decoder writes by itself."""
-    return fg.trace(fg.load_model("whisper-tiny-en"), fg.inputs(audio=speech()), keep={"pattern", "cross_pattern"}, logits="all")
+    return fg.trace(
+        fg.load_model("whisper-tiny-en"), fg.inputs(audio=speech()), keep={"pattern", "cross_pattern"}, logits="all"
+    )
 
 
 @pytest.mark.real_model

@@ -30,6 +30,7 @@ IMAGES = "pixel_values"
 """Argument that holds the images beside a text."""
 _OF_HEADS = ("pattern", "q", "k", "q_proj", "k_proj", "v", "z", "z_gate", "norm_scales.query", "norm_scales.key")
 
+_OF_STREAM = ("the residual stream adds up", "the MLP reads the state that the wiring says")
 _Errors = dict[str, Float[Tensor, "layer"]]
 # Weak, so that a model that is gone takes its products along; the key of each product says which weights it was made
 # of.
@@ -67,6 +68,13 @@ def check_trace(anatomy: Anatomy, feed: Feed, record: Pass, *, layers: range, at
             f"on this pass of {feed['input_ids'].shape[1]} tokens '{name}' fails{where} with relative error {error:.2g} (at most "
             f"{tolerance:g} is allowed for packed weights): the kernels of {', '.join(kind for kind, _ in anatomy.packings)} round too "
             "much here for what is computed from the weights to be trusted. Keep fewer sites (keep=), or load the model unquantised"
+        )
+    added = getattr(getattr(anatomy.model.config, "vision_config", None), "deepstack_visual_indexes", None)
+    if added and IMAGES in feed and name in _OF_STREAM:
+        raise ArchitectureError(
+            f"{type(anatomy.model).__name__} adds features of the image to the states that leave its first {len(added)} layers (DeepStack): "
+            f"no head and no MLP writes them, so with an image '{name}' fails{where} with relative error {error:.2g}. What needs no "
+            "states can be kept: keep={'pattern', 'q', 'k', 'v', 'z'}; texts without an image are traced whole"
         )
     raise ArchitectureError(
         f"this pass of {_length(record)} {'tokens' if anatomy.ids_name in feed else 'positions'} is not what the row {anatomy.family.name!r} says of "

@@ -305,7 +305,7 @@ class _Recorder:
             self._add_empty()
         if (
             self.is_given
-            and self.anatomy.attending
+            and not set(self.layers).isdisjoint(self.anatomy.attending)
             and self.sites & {"q", "k", "pattern"}
             and not self.result.was_watched
         ):

@@ -486,7 +486,7 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
         tokenizer = tokenizer.wrapped(model.config)
     if anatomy.unread_head:
         warnings.warn(f"{_unread(model, anatomy)}: traces explain its states and attention only", stacklevel=3)
-    if anatomy.stack.windows:
+    if anatomy.stack.windows and anatomy.left_out:
         warnings.warn(
             f"{name!r} merges positions between its stages: the layers here are those of one stage, without {anatomy.left_out}; "
             "model.stages holds each stage as a model by itself, with its own positions",
