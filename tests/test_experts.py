@@ -298,3 +298,46 @@ def test_graphs_of_experts_are_drawn_and_written(tmp_path):
     text = (tmp_path / "proximity.svg").read_text()
     assert "expert, its number" in text
     assert "sink, a key that holds nothing" in (tmp_path / "attention.svg").read_text()
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen2_moe", "gpt_oss", "llama4_text", "granitemoeshared"])
+def test_an_expert_that_is_taken_out_gives_nothing(model_type):
+    """As if its matrices that write were zero; where it was not chosen nothing changes."""
+    trace = traced(model_type)
+    one, position = told_apart(trace)[1], 2
+    number = int(one.index[position, 0])
+    model = deepcopy(trace.model.model)
+    experts = fg.load_model(model).anatomy.blocks[1].mlp.experts
+    with torch.no_grad():
+        experts.down_proj[number] = 0.0
+        if hasattr(experts, "down_proj_bias"):
+            experts.down_proj_bias[number] = 0.0
+        said = model(torch.tensor([IDS])).logits[0, -1].log_softmax(-1)
+    node, use = fg.Node("expert", layer=1, index=number), {"target": trace.target, "metric": fg.log_probability}
+    effect = fg.ablate(trace.model, IDS, node, **use)
+    assert float(effect.after[0]) == pytest.approx(float(said[trace.target]), rel=1e-4)
+    for absent in {0, 1, 2, 3} - set(one.index[position].tolist()):
+        unchanged = fg.ablate(trace.model, IDS, fg.Node("expert", layer=1, index=absent, position=position), **use)
+        np.testing.assert_allclose(unchanged.after, unchanged.before, atol=1e-6)
+    other = [21, 32, 43, 54, 65, 76]
+    swapped = fg.patch(trace.model, IDS, other, [fg.Node("expert", layer=1, index=n) for n in range(4)], **use)
+    parts = told_apart(trace)[1]
+    if parts.shared is None:
+        # All experts of a layer together are its MLP.
+        whole = fg.patch(trace.model, IDS, other, fg.Node("mlp", layer=1), **use)
+        np.testing.assert_allclose(swapped.after, whole.after, rtol=1e-4)
+    same = fg.patch(trace.model, IDS, IDS, node, **use)
+    np.testing.assert_allclose(same.after, same.before, atol=1e-5)
+
+
+def test_experts_that_are_not_there_cannot_be_changed():
+    trace = traced("mixtral")
+    with pytest.raises(ArgumentError, match="index=4 does not exist"):
+        fg.ablate(trace.model, IDS, fg.Node("expert", layer=1, index=4))
+    with pytest.raises(UnsupportedReadingError, match="layer 0 is no mixture of experts"):
+        fg.ablate(traced("falcon_h1").model, IDS, fg.Node("expert", layer=0, index=0))
+    switch = fg.load_model(model_of("switch_transformers", "sequences"))
+    with pytest.raises(UnsupportedReadingError, match="SwitchTransformersSparseMLP calls its experts in a way"):
+        fg.ablate(
+            switch, fg.inputs(ids=IDS, target_ids=[0, 5, 6]), fg.Node("expert", layer=0, index=0, stack="encoder")
+        )

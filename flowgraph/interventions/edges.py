@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from ..errors import ArgumentError, UnsupportedReadingError
+from ..lenses.experts import expert_count, has_experts
 from ..models.anatomy import Anatomy, no_neurons, no_projections
 from ..values.arguments import takes_fields
 from ..values.node import Node, label
@@ -204,6 +205,12 @@ def check_node(anatomy: Anatomy, node: Node) -> None:
         missing = {"mlp": "MLP", "mixer": "mixer"}.get(node.kind, "")
         if missing and getattr(anatomy.blocks[node.layer], node.kind) is None:
             raise ArgumentError(f"{node}: layer {node.layer} of {type(anatomy.model).__name__} has no {missing}")
+    if node.kind == "expert" and node.layer is not None and node.layer < len(anatomy.blocks):
+        mlp = anatomy.blocks[node.layer].mlp
+        if mlp is None or not has_experts(mlp):
+            raise UnsupportedReadingError(f"{node}: layer {node.layer} is no mixture of experts")
+        count = expert_count(mlp)
+        limits |= {} if count is None else {"index": count}
     if node.kind == "neuron" and not anatomy.has_neurons:
         raise UnsupportedReadingError(f"{node}: {no_neurons(anatomy)}")
     if node.kind == "neuron" and node.layer is not None and node.layer < len(anatomy.blocks):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -18,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from ..errors import NoPatternError, UnsupportedReadingError
+from ..lenses.experts import experts_call
 from ..models import LoadedModel
 from ..models.anatomy import Anatomy, Block, Projection, counting, fill, no_neurons, no_projections, scaled, upcast
 from ..models.attention_weights import Role
@@ -34,6 +36,8 @@ Edit = Callable[[Tensor], Tensor]
 
 CALLED = ("module", "attention")
 """Parts of a block whose calls are kept: the block itself, and its attention."""
+EXPERT = "expert."
+"""What the site of a single expert begins with; its number follows."""
 ROLES: dict[str, Role] = {"q": "query", "k": "key", "v": "value"}
 
 
@@ -329,6 +333,9 @@ class Pass:
                 yield self._on_input(module, "mlp_in", layer)
             if (f"mlp_in{n}", layer) in self.edits:
                 yield self._on_input(module, f"mlp_in{n}", layer)
+        numbers = [int(site.removeprefix(EXPERT)) for site, at in self.edits if at == layer and site.startswith(EXPERT)]
+        if numbers:
+            yield from self._on_experts(block, layer, numbers)
         post = block.mlp_post_norm
         if ("neurons", layer) in self.edits:
             if block.mlp_output is None:
@@ -431,6 +438,44 @@ class Pass:
             return type(output)((new, *output[1:])) if isinstance(output, (tuple, list)) else new
 
         return on_result(module, hook)
+
+    def _on_experts(self, block: Block, layer: int, numbers: Sequence[int]) -> Iterator[Any]:
+        """Edits of what single experts give, with their router weights."""
+        assert block.mlp is not None
+        mlp = block.mlp
+        read: list[Tensor] = []
+        running = [False]  # an expert is asked for what it gives by the module itself, whose hooks then run again
+
+        def begin(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            first = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))
+            read[:] = [first.reshape(-1, first.shape[-1])]
+
+        def look(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
+            call = None if running[0] or not read else experts_call(module, args, kwargs, output, read[0])
+            if call is None:
+                return None
+            read.clear()
+            running[0] = True
+            for number in numbers:
+                given = call.of(number)
+                new = self._edited(f"{EXPERT}{number}", layer, given)
+                if new is not given:
+                    call = replace(call, output=call.with_change(number, new - given))
+            running[0] = False
+            return call.output
+
+        def end(_module: nn.Module, _args: tuple[Any, ...], _output: Any) -> None:
+            if read:
+                raise UnsupportedReadingError(
+                    f"layer {layer}: {type(mlp).__name__} calls its experts in a way that is not known, so none can be changed alone; "
+                    "change the MLP"
+                )
+
+        yield mlp.register_forward_pre_hook(begin, with_kwargs=True)
+        for module in mlp.modules():
+            if module is not mlp:
+                yield module.register_forward_hook(look, with_kwargs=True)
+        yield mlp.register_forward_hook(end)
 
     def _on_two_outputs(self, layer: int, block: Block, first: nn.Module) -> Iterator[Any]:
         """Edits of what an MLP and the module beside it write together, made through the one that runs last."""

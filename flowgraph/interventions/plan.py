@@ -25,12 +25,13 @@ from .edges import (
     require_sum,
     sender_index,
 )
+from .passes import EXPERT
 
 Part = Node | Edge | PatternEdit
 What = Part | FlowGraph | Sequence[Part]
 GraphParts = Literal["edges", "nodes"]
 
-_OTHERS = ("attn", "mixer", "neuron", "resid_pre", "resid_mid", "resid_post", "embed")
+_OTHERS = ("attn", "mixer", "neuron", "expert", "resid_pre", "resid_mid", "resid_post", "embed")
 _WRITERS = ("head", "mlp")
 _CIRCUIT: dict[str, Into] = {"query": "q", "key": "k", "value": "v", "mlp_in": "mlp", "unembed": "logits"}
 _FLOW = frozenset(
@@ -150,6 +151,8 @@ def place_of(node: Node) -> tuple[str, int]:
     if node.kind == "embed":
         return "resid_pre", 0
     assert node.layer is not None
+    if node.kind == "expert":
+        return f"{EXPERT}{node.index}", node.layer
     return {"head": "z", "mlp": "mlp_out", "attn": "attn_out", "mixer": "mixer_out", "neuron": "neurons"}.get(
         node.kind, node.kind
     ), node.layer

@@ -213,7 +213,7 @@ def expert_vector(found: LayerExperts | str | None, node: Node) -> Float[Tensor,
 def _told_apart(
     trace: Trace, row: int, block: Block, module: nn.Module, reads: Float[Tensor, "position d_model"]
 ) -> LayerExperts | str | None:
-    seen: list[_Call] = []
+    seen: list[ExpertsCall] = []
     with _watching(module, len(reads), seen):
         output = _output(module, reads)
     if not seen:
@@ -261,6 +261,12 @@ def _output(module: nn.Module, reads: Float[Tensor, "position d_model"]) -> Floa
     return whole.reshape(reads.shape)
 
 
+def expert_count(module: nn.Module) -> int | None:
+    """How many experts a mixture has, by its matrices; None where they do not say it."""
+    counts = {len(one) for one in module.parameters() if one.ndim == 3}
+    return counts.pop() if len(counts) == 1 else None
+
+
 def has_experts(module: nn.Module) -> bool:
     """Whether a module says by its parts' names that it holds experts."""
     return any("expert" in name.lower() for name, _ in module.named_modules())
@@ -274,7 +280,7 @@ class _Parts:
 
 
 @dataclass(frozen=True, eq=False)
-class _Call:
+class ExpertsCall:
     """One call of the module of all experts."""
 
     module: nn.Module
@@ -287,15 +293,33 @@ class _Call:
     read: Float[Tensor, "position d"]
 
     def parts(self) -> _Parts:
+        """What each choice gives."""
         if self.index is None or self.weight is None:
             return self._of_every_expert()
-        found = []
-        for choice in range(self.index.shape[1]):
-            one = (self.vectors, self.index[:, choice : choice + 1], self.weight[:, choice : choice + 1])
-            places = len(one) - len(self.names)
-            output = self.module(*one[:places], **dict(zip(self.names, one[places:], strict=True)))
-            found.append(output.reshape(len(self.index), -1))
+        found = [self._again(self.index[:, n : n + 1], self.weight[:, n : n + 1]) for n in range(self.index.shape[1])]
         return _Parts(self.index, self.weight, torch.stack(found, 1))
+
+    def of(self, number: int) -> Float[Tensor, "position width"]:
+        """What one expert gives; zero where it was not chosen."""
+        if self.index is None or self.weight is None:
+            return self.output.reshape(-1, len(self.read), self.output.shape[-1])[number]
+        return self._again(self.index, self.weight * (self.index == number))
+
+    def with_change(self, number: int, change: Float[Tensor, "position width"]) -> Tensor:
+        """The output of the call once what one expert gives has changed by so much."""
+        if self.index is not None:
+            return self.output + change.reshape(self.output.shape)
+        output = self.output.reshape(-1, len(self.read), self.output.shape[-1]).clone()
+        output[number] = output[number] + change
+        return output.reshape(self.output.shape)
+
+    def _again(
+        self, index: Int[Tensor, "position choice"], weight: Float[Tensor, "position choice"]
+    ) -> Float[Tensor, "position width"]:
+        one = (self.vectors, index, weight)
+        places = len(one) - len(self.names)
+        output: Tensor = self.module(*one[:places], **dict(zip(self.names, one[places:], strict=True)))
+        return output.reshape(len(index), -1)
 
     def _of_every_expert(self) -> _Parts:
         """Every expert ran on every vector, its router weight multiplied into the vector: those with a weight were chosen."""
@@ -311,20 +335,30 @@ class _Call:
         )
 
 
+def experts_call(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any, read: Float[Tensor, "position d"]
+) -> ExpertsCall | None:
+    """A call of a submodule as that of all experts, if it is one; ``read`` is what the MLP reads."""
+    given = [*args, *kwargs.values()]
+    tensors = [x for x in given if isinstance(x, Tensor)]
+    if len(tensors) != len(given) or not isinstance(output, Tensor):
+        return None
+    if len(tensors) == 3 and _is_routed(tensors[0], tensors[1], tensors[2], len(read)):
+        return ExpertsCall(module, tensors[0], tensors[1], tensors[2], output, tuple(kwargs), read)
+    if len(tensors) == 1 and _is_repeated(module, tensors[0], len(read)):
+        return ExpertsCall(module, tensors[0], None, None, output, tuple(kwargs), read)
+    return None
+
+
 @contextmanager
-def _watching(module: nn.Module, count: int, seen: list[_Call]) -> Iterator[None]:
+def _watching(module: nn.Module, count: int, seen: list[ExpertsCall]) -> Iterator[None]:
     """Keep the calls of a submodule that takes vectors, numbers of experts and router weights, of ``count`` positions."""
     read: list[Tensor] = []
 
     def look(one: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> None:
-        given = [*args, *kwargs.values()]
-        tensors = [x for x in given if isinstance(x, Tensor)]
-        if len(tensors) != len(given) or not isinstance(output, Tensor):
-            return
-        if len(tensors) == 3 and _is_routed(tensors[0], tensors[1], tensors[2], count):
-            seen.append(_Call(one, tensors[0], tensors[1], tensors[2], output, tuple(kwargs), read[0]))
-        elif len(tensors) == 1 and _is_repeated(one, tensors[0], count):
-            seen.append(_Call(one, tensors[0], None, None, output, tuple(kwargs), read[0]))
+        call = experts_call(one, args, kwargs, output, read[0])
+        if call is not None:
+            seen.append(call)
 
     def begin(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         first = next(x for x in (*args, *kwargs.values()) if isinstance(x, Tensor))

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from ..server.service import Service
 
-ABLATED: tuple[str, ...] = ("head", "attn", "mlp", "neuron", "embed", "resid_pre", "resid_mid", "resid_post")
+ABLATED: tuple[str, ...] = ("head", "attn", "mlp", "neuron", "expert", "embed", "resid_pre", "resid_mid", "resid_post")
 """Kinds of nodes that can be set to zero."""
 _OTHERS_STAY = "The other keys keep their attention."
 _GRAPH = "Run the model once more with all heads’ reads and all MLPs that this picture does not show set to zero; the residual stream stays"
