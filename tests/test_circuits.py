@@ -488,6 +488,9 @@ def test_the_edges_of_a_circuit_have_a_table_a_chart_and_files(circuits, name, t
     assert flowgraph.FlowGraph.load(graph.save(tmp_path / "circuit.json")).weight.tolist() == graph.weight.tolist()
     with pytest.raises(ArgumentError, match="most=0"):
         edges.chart(most=0)
+    closed = replace(graph, info=replace(graph.info, options={**graph.info.options, "gap": 0.0}))
+    assert "part_of_gap" not in flowgraph.circuit_edges(closed).table().columns
+    assert flowgraph.circuit_edges(closed).save(tmp_path / "closed.npz").stat().st_size > 100
 
 
 def test_nodes_of_a_circuit_stand_in_the_columns_of_their_heads(circuits):

@@ -107,7 +107,7 @@ class CircuitEdges(Result):
         """One row for each edge, the strongest first.
 
         ``source``, ``target``, ``reads``, ``effect`` (its contribution in ``unit``: above 0 where it supports the answer), ``unit``,
-        ``part_of_gap`` (the effect over the gap) and ``share`` (of what is known to enter the target).
+        ``part_of_gap`` (the effect over the gap, unless that is 0) and ``share`` (of what is known to enter the target).
         """
         graph, order = self.graph, self.order()
         names = [label(node) for node in graph.nodes]
@@ -118,7 +118,8 @@ class CircuitEdges(Result):
             "reads": [self.reads(e) for e in order],
             "effect": effects,
             "unit": [graph.info.unit] * len(order),
-            "part_of_gap": effects / self.gap if self.gap else [None] * len(order),
+            # A gap of 0 has no parts.
+            **({"part_of_gap": effects / self.gap} if self.gap else {}),
             "share": graph.share[order].astype(float),
         }
         return Table(repr(self), columns, words=("source", "target", "reads", "unit"), note=self.note)

@@ -67,7 +67,7 @@ def edge_panel(answer: Circuit, edge: int) -> Component:
         ("from", link(source, str(source)), ""),
         ("to", link(target, str(target)), edges.reads(edge)),
         ("effect", signed(float(graph.weight[edge]), 3), graph.info.unit),
-        ("of the gap", percent(float(graph.weight[edge]), edges.gap), ""),
+        *([("of the gap", percent(float(graph.weight[edge]), edges.gap), "")] if edges.gap else []),
         ("of what is known to enter there", signed(float(graph.share[edge]), 3), ""),
     ]
     side = "supports the answer" if graph.weight[edge] > 0 else "works against the answer"
