@@ -295,7 +295,7 @@ def test_what_is_said_of_the_layer(smollm2):
 
 def test_the_limits_in_the_texts_are_those_of_the_code():
     from flowgraph_webapp import recipe
-    from flowgraph_webapp.panels import attention, flow, lens, semantic
+    from flowgraph_webapp.panels import attention_views, flow, lens, semantic
     from flowgraph_webapp.server import guard, messages, serving
     from flowgraph_webapp.session import archive
 
@@ -319,7 +319,7 @@ def test_the_limits_in_the_texts_are_those_of_the_code():
         f"| page (`.html`) | {MOST_DRAWN:,} edges",
         f"| picture for a paper | {MOST_PRINTED:,} edges",
         f"| app | {messages.MOST_TOKENS} tokens of a prompt, {flow.MOST_EDGES:,} edges",
-        f"lens grid {lens.MOST_COLUMNS} tokens at once, attention {attention.MOST_TOKENS} queries",
+        f"lens grid {lens.MOST_COLUMNS} tokens at once, attention {attention_views.MOST_TOKENS} queries",
         f"| semantic graph | {MAX_NODES:,} nodes, {semantic.MOST_NODES:,} in the app",
         f"from {routes.SMALLEST_SHARE} on".replace("0.", "."),
         f"more than {routes.MOST_ROUTES:,} edges the threshold is doubled, up to {routes.LARGEST_SHARE}".replace(

@@ -13,6 +13,7 @@ from dash.development.base_component import Component
 from flowgraph_webapp.node_key import parse_node_key
 from flowgraph_webapp.panels import (
     attention,
+    attention_views,
     bars,
     details_of_edge,
     details_of_graph,
@@ -420,7 +421,7 @@ def test_head_rows_name_the_unit():
 def test_attention_sends_numbers_that_come_back(name):
     run = RUNS[name]
     pattern = a_pattern(len(run.tokens))
-    data = attention.model(pattern, run, attention.window(run), [0], 0)
+    data = attention_views.model(pattern, run, attention_views.window(run), [0], 0)
     queries = len(data["tokens"])
     keys = queries + (data["others"] > 0)
     sent = np.frombuffer(base64.b64decode(data["pattern"]), "<u2").reshape(4, queries, keys) / data["levels"]
@@ -429,7 +430,7 @@ def test_attention_sends_numbers_that_come_back(name):
         sent[:, :, :queries], pattern.pattern[:, first : first + queries, first : first + queries], atol=1e-5
     )
     np.testing.assert_allclose(sent.sum(-1), 1, atol=queries / 60_000)
-    assert queries <= attention.MOST_TOKENS
+    assert queries <= attention_views.MOST_TOKENS
     assert data["tokens"] == [visible(text) for text in run.tokens[first : first + queries]]
 
 

@@ -17,7 +17,7 @@ from ..server.traces import Check, Traces
 from ..session import Annotations, Session
 from ..session.archive import LARGEST_FILE
 from ..session.container import LARGEST_TRACE, holds_session
-from .attention import Attention, AttentionQuestion
+from .attention_pattern import Attention, AttentionQuestion
 from .flow import GraphAnswer, GraphQuestion
 from .heads import HeadsQuestion, heads_answer
 from .lens import LensQuestion

@@ -25,7 +25,7 @@ LAYOUT: Mapping[str, Any] = {
     "slot": {"first": 13, "columns": 0.3, "rows": 0.42, "step": 16, "crowded": 0.2, "gap": 14},
     "columns": {
         "token_pitch": (14, 150), "layer_pitch": 18, "lead": 0.6, "lead_heads": 1.3, "above": 0.4,
-        "margin": {"left": 44, "right": 64, "top": 26, "bottom": 30}, "dense": {"top": 12, "bottom": 68},
+        "margin": {"left": 44, "right": 64, "top": 26, "bottom": 36}, "dense": {"top": 12, "bottom": 68},
     },
     "rows": {
         "token_pitch": (12, 40), "layer_pitch": 18, "lead": 0.5, "lead_heads": 1.2, "after": 0.4,
