@@ -6,6 +6,7 @@ import json
 import os
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from flowgraph_webapp.panels import (
     lens,
     semantic,
 )
-from flowgraph_webapp.panels.attention import Attention, AttentionQuestion
+from flowgraph_webapp.panels.attention_pattern import Attention, AttentionQuestion, StackAttention
 from flowgraph_webapp.panels.bars import BarsQuestion
 from flowgraph_webapp.panels.details import NodeQuestion
 from flowgraph_webapp.panels.heads import HeadsQuestion
@@ -49,6 +50,11 @@ ROOT = Path(__file__).parents[2]
 MB = 2**20
 HEAD = Node("head", layer=23, head=4, position=7)
 STATE = Node("resid_post", layer=29, position=7)
+
+
+_READ = np.random.default_rng(8).dirichlet(np.ones(3), (2, 8)).astype(np.float32)
+BETWEEN = StackAttention("decoder.cross", _READ, tuple(f" q{n}" for n in range(8)), (" ein", " zwei", " drei"))
+"""Two heads of eight positions that read three of an encoder."""
 
 
 def answers() -> dict[str, object]:
@@ -76,6 +82,7 @@ def answers() -> dict[str, object]:
         "heads-attention": heads.panel(scores, run, score=list(scores.scores)[-1]),
         "attention": attention.panel(pattern, run, heads=(4,)),
         "attention-long": attention.panel(_wide(long), long),
+        "attention-stacks": attention.panel(replace(pattern, others=(BETWEEN,)), run),
         "bars": bars.panel(parts, run),
         "details": details_of_node.panel(ask(NodeQuestion, HEAD), graph, run, pinned=(node_key(HEAD),)),
         "details-state": details_of_node.panel(ask(NodeQuestion, STATE), graph, run),
@@ -87,15 +94,13 @@ def answers() -> dict[str, object]:
 
 def _long(run: Run) -> Run:
     """A run of 512 tokens, some of them hostile."""
-    from dataclasses import replace
-
     tokens = tuple((HOSTILE + run.tokens)[i % (len(HOSTILE) + 8)] for i in range(512))
     return replace(run, tokens=tokens, token_ids=(), position=511)
 
 
 def _repeated(states, count):
     """The reading of 8 states of each layer as that of ``count``."""
-    from dataclasses import fields, replace
+    from dataclasses import fields
 
     layers, tokens = states.shape
     rows = np.array([layer * tokens + t % tokens for layer in range(layers) for t in range(count)])
@@ -402,6 +407,21 @@ def test_heads_and_tokens_are_summed_in_the_browser(opened, smollm2):
     assert sums(panel) == pytest.approx(pattern[:, 7].mean(0), abs=1.1e-3)
     panel.page.locator(".ends:last-child button").nth(3).click()
     assert sums(panel, "left")[7] == pytest.approx(pattern[:, 7, 3].mean(), abs=1.1e-3)
+
+
+def test_what_reads_another_stack_is_summed_over_its_tokens_and_picked_as_what_it_is(opened):
+    panel = opened("attention-stacks")
+    panel.page.get_by_role("button", name="decoder reads encoder").click()
+    shown = panel.page.locator("[data-group]:not([hidden])")
+    numbers = shown.locator(".ends:last-child .number")
+    assert [float(text) for text in numbers.all_inner_texts()] == pytest.approx(_READ[:, 7].mean(0), abs=1.1e-3)
+    shown.get_by_role("button", name="H0", exact=True).click()
+    assert [float(text) for text in numbers.all_inner_texts()] == pytest.approx(_READ[0, 7], abs=1.1e-3)
+    canvas = shown.locator(".map canvas")
+    size = canvas.bounding_box()["width"] / 3
+    canvas.click(position={"x": 2.5 * size, "y": 4.5 * size})
+    panel.wait_said("selection", "cross_head.23.0.4.-")
+    assert [float(text) for text in numbers.all_inner_texts()] == pytest.approx(_READ[0, 4], abs=1.1e-3)
 
 
 def test_without_the_first_token_rows_add_up_to_one_again(opened, smollm2):
