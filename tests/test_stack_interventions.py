@@ -229,6 +229,14 @@ def test_states_of_both_stacks_are_changed(kind):
             assert np.abs(effect.effect).max() > 1e-5
 
 
+def test_an_encoder_without_heads_has_no_effects_of_heads():
+    loaded = fg.load_model(model_of("longt5", "sequences").eval())
+    found = fg.head_effects(loaded, fg.inputs(ids=[5, 6, 7, 8], target_ids=WRITTEN), **ANSWERS)
+    assert not loaded.stacks["encoder"].anatomy.attending
+    assert not found.by_attention["encoder.self"].any()
+    assert np.abs(found.by_attention["decoder.cross"]).min() > 0
+
+
 def test_mistakes_with_attentions_are_named():
     loaded, clean, _ = made("t5")
     with pytest.raises(

@@ -83,7 +83,8 @@ class StackSweep:
             every = torch.cartesian_prod(
                 attending, *(torch.arange(count, device="cpu") for count in (anatomy.n_heads, prompts))
             )
-            for rows in every.split(size.rows):
+            # Of nothing a split would still give one part, with no row.
+            for rows in every.split(size.rows) if len(every) else ():
                 tick(len(rows))
                 layer, head, prompt = rows.numpy().T
                 found[prompt, layer, head] = self._measured(kind, site, anatomy, rows) - before[prompt]
