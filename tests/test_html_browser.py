@@ -8,6 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from flowgraph.algorithms import keep_strongest
@@ -437,7 +438,7 @@ def test_the_keyboard_walks_pins_zooms_and_fits(opened):
     assert page.evaluate("[cy.zoom(), cy.pan().x, cy.pan().y]") == [1, 0, 0]
 
 
-def test_the_theme_follows_the_system_and_can_be_changed(opened):
+def test_the_theme_follows_the_system_and_can_be_replace(opened):
     page = opened(token_graph(layers=6), scheme="dark")
 
     def ground() -> tuple[str, str]:
@@ -585,3 +586,34 @@ def test_a_signed_graph_shows_its_biases_in_a_column_of_their_own(opened):
     assert len(set(column)) == 1
     assert column[0] > target + 20
     assert page.evaluate("cy.edges('.lowers').every((edge) => edge.style('line-style') === 'dashed')")
+
+
+def _two_stacks(words: int, position: int):
+    """A graph of flow into one of many written words, from a source of twelve tokens."""
+    from flowgraph.values.graph_info import StackInfo
+
+    graph = token_graph(SIXTY[:words], layers=2, threshold=0.2)
+    info = replace(graph.info, stacks=(StackInfo("encoder", SIXTY[:12], 2),), position=position)
+    at = next(n for n, node in enumerate(graph.nodes) if node.kind == "logit")
+    into = graph.target == at
+    last = next(
+        n for n, node in enumerate(graph.nodes) if (node.kind, node.layer, node.position) == ("resid_post", 1, position)
+    )
+    source = np.where(into, last, graph.source)
+    return replace(graph, info=info, source=source)
+
+
+@pytest.mark.parametrize("orientation", ["rows", "columns"])
+def test_a_long_picture_opens_where_the_explained_word_stands(opened, orientation):
+    graph = _two_stacks(60, 3)
+    drawn = drawing(graph)
+    page = opened(graph, SIZES[0])
+    page.page.locator(f"input[value={orientation}]").check(force=True)
+    stage = page.page.locator("[data-part=stage]").bounding_box()
+    x, y = page.point(f"n{drawn.start}")
+    assert stage["x"] + 40 <= x <= stage["x"] + stage["width"]
+    assert stage["y"] <= y <= stage["y"] + stage["height"]
+    moved = page.evaluate("cy.pan()")
+    assert moved["x" if orientation == "columns" else "y"] > 0
+    names = _boxes(page, ".axis .stack")
+    assert [one["text"] for one in names] == ["encoder", "decoder"]

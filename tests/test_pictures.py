@@ -60,9 +60,15 @@ from tests.synthetic_graphs import (
     with_structural,
 )  # fmt: skip
 from tests.test_semantic_views import KINDS_OF_GRAPH, hostile
+from tests.test_stacks import trace_of
 from tests.test_views import _contrast
 
 matplotlib = pytest.importorskip("matplotlib", reason="PDF and PNG need the extra 'figures'")
+
+
+def without_provenance(graph):
+    return replace(graph, info=replace(graph.info, provenance={}))
+
 
 EVERY_GRAPH = {
     "eight tokens": lambda: keep_strongest(token_graph(), mass=0.8, max_edges=300),
@@ -79,6 +85,7 @@ EVERY_GRAPH = {
     "structural": lambda: with_structural(token_graph(layers=6)),
     "no head": lambda: token_graph(layers=4, head=False),
     "one token": lambda: token_graph(("Hello",), layers=3),
+    "two stacks": lambda: without_provenance(flowgraph.build_graph(trace_of("t5"), heads_in=[0], threshold=0.02)),
     "not read": lambda: replace(token_graph(layers=2), readings=()),
     "no edges": empty_graph,
     "nothing at all": lambda: empty_graph(with_nodes=False),

@@ -12,7 +12,7 @@ from ..lenses.experts import expert_vector, layer_experts
 from ..methods.node_readings import node_readings
 from ..semantic import semantic_graph
 from ..values.arguments import takes
-from ..values.node import ERRORS, FEATURES, Node
+from ..values.node import ERRORS, FEATURES, OWN, Node
 from ..values.node_details import NodeDetails
 from ..values.reading import NodeReading
 from ..values.trace import Trace
@@ -45,7 +45,7 @@ _WITHOUT_VECTOR: Mapping[str, str] = {
         "it belongs to a dictionary that the model does not have; what is known of it stands in the graph's file",
     ),
     **dict.fromkeys(
-        ("head_rest", "attn_rest", "mlp_rest"),
+        ("head_rest", "attn_rest", "mlp_rest", "cross_head_rest", "cross_rest"),
         "what a rest stands for depends on the picture; its reading is shown in the semantic graph",
     ),
 }
@@ -128,7 +128,7 @@ def _refuse_outside(trace: Trace, asked: Node) -> None:
         "layer": trace.n_layers,
         "head": trace.n_heads,
         "position": len(trace.tokens),
-        "index": vocabulary if asked.kind == "logit" else max(len(trace.tokens), *_widths(trace)),
+        "index": vocabulary if asked.kind == "logit" else max(len(trace.tokens), _sources(trace), *_widths(trace)),
     }
     for name, below in limits.items():
         value = getattr(asked, name)
@@ -141,6 +141,11 @@ def _refuse_outside(trace: Trace, asked: Node) -> None:
         )
     if asked.position is None and asked.kind in _STATES:
         raise ArgumentError(f"node {asked} has no position; a state, a head or an MLP is at a token")
+
+
+def _sources(trace: Trace) -> int:
+    """How many positions of an encoder there are; 0 without one."""
+    return trace.cross_pattern.shape[-1] if trace.model.anatomy.cross is not None else 0
 
 
 def _widths(trace: Trace) -> tuple[int, int]:
@@ -164,10 +169,12 @@ def _inner_reading(trace: Trace, asked: Node, k: int) -> tuple[NodeReading | Non
     """Reading of a node inside a layer: from a semantic graph that shows it."""
     if asked.position is None:
         return None, "a bias that stands for no token is read in the semantic graph"
-    rows = _widths(trace)[0]
+    rows, kind = _widths(trace)[0], OWN.get(asked.kind, asked.kind)
     sizes: dict[str, Any] = {
-        "sources_per_head": len(trace.tokens) if asked.kind in ("key", "value") else 1,
-        "rows_per_block": rows if asked.kind == "row" else 0,
+        "sources_per_head": (_sources(trace) if asked.kind in OWN else len(trace.tokens))
+        if kind in ("key", "value")
+        else 1,
+        "rows_per_block": rows if kind == "row" else 0,
         "heads": 1 if asked.head is None else [asked.head],
     }
     layer = trace.n_layers - 1 if asked.layer is None else asked.layer

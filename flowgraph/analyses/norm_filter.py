@@ -27,7 +27,7 @@ from ..values.reading import Reading
 from ..values.trace import Trace
 from .overlap import overlap
 
-Part = Literal["attention", "mlp", "final"]
+Part = Literal["attention", "cross", "mlp", "final"]
 Step = Literal["centering", "scale", "gain", "bias"]
 
 
@@ -199,8 +199,8 @@ def norm_filter(
     layer
         Layer of the norm; None for the final one.
     part
-        ``"attention"``, ``"mlp"``: the norm before it; in post-norm blocks the norm over the sum after it. ``"final"``: the
-        norm before the head.
+        ``"attention"``, ``"mlp"``: the norm before it; in post-norm blocks the norm over the sum after it. ``"cross"``: the same of
+        attention to an encoder. ``"final"``: the norm before the head.
     position
         Position of the vector; default the trace's, negative counts from the end.
     k
@@ -209,7 +209,7 @@ def norm_filter(
     Raises
     ------
     UnsupportedReadingError
-        If the model has no head.
+        If the model has no head, or for ``"cross"`` no heads that read an encoder.
     ArgumentError
         If the norm or the position does not exist, or k is out of its range.
 
@@ -259,6 +259,8 @@ def _norm_and_input(trace: Trace, layer: int | None, part: Part, position: int) 
         return _final(trace, layer, position)
     if layer is None:
         raise ArgumentError(f"part={part!r} needs layer=, got None; only part='final' has no layer")
+    if part == "cross":
+        return _cross(trace, layer, position)
     row, block = row_of(trace, layer), anatomy.blocks[layer]
     norm = block.attention_norm if part == "attention" else block.mlp_norm
     if norm.kind == "none":
@@ -270,6 +272,14 @@ def _norm_and_input(trace: Trace, layer: int | None, part: Part, position: int) 
     if trace.wiring == "post_norm":
         state = state + upcast((trace.attn_out if part == "attention" else trace.mlp_out)[row, position])
     return norm, state
+
+
+def _cross(trace: Trace, layer: int, position: int) -> tuple[Norm, Tensor]:
+    """The norm of the attention to an encoder."""
+    norm: Norm = trace.model.anatomy.reader_of_encoder.blocks[layer].attention_norm
+    row = row_of(trace, layer)
+    state = upcast(trace.resid_cross[row, position])
+    return norm, state + upcast(trace.cross_out[row, position]) if trace.wiring == "post_norm" else state
 
 
 def _final(trace: Trace, layer: int | None, position: int) -> tuple[Norm, Tensor]:

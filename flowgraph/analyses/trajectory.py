@@ -41,13 +41,17 @@ class Trajectory(Result):
         First and one-past-last layer.
     sites
         [S] labels of the states: ``embed`` (a window that starts later: ``L3.resid_pre``), ``L0.resid_mid``,
-        ``L0.resid_post``, …; parallel blocks have no ``resid_mid``.
+        ``L0.resid_post``, …; parallel blocks have no ``resid_mid``. In the decoder of an encoder–decoder ``L0.resid_cross`` stands
+        between attention and attention to the encoder.
     depth
-        [S] how many blocks each state has behind it; between attention and MLP one half.
+        [S] how many blocks each state has behind it; between attention and MLP one half, or one and two thirds where a block
+        attends twice.
     stream
         Reading of the states, shape (S,).
     attention, mlp
         Readings of what attention and MLP of each layer add, each read by itself, shape (layer,).
+    cross
+        The same of attention to the encoder; None where there is none.
     """
 
     model: str
@@ -59,6 +63,7 @@ class Trajectory(Result):
     stream: Reading
     attention: Reading
     mlp: Reading
+    cross: Reading | None = None
 
     def __repr__(self) -> str:
         foil = "" if self.stream.foil_token is None else f", foil {self.stream.foil_token!r}"
@@ -71,17 +76,11 @@ class Trajectory(Result):
     def table(self) -> Table:
         """One row for each state, and before it one for what attention or MLP adds, read by itself, in the order of the pass.
 
-        Columns: ``place`` (label), ``series`` (``stream``, ``attention``, ``mlp``), ``depth`` (blocks behind it), ``target_rank``,
+        Columns: ``place`` (label), ``series`` (``stream``, ``attention``, ``cross``, ``mlp``), ``depth`` (blocks behind it), ``target_rank``,
         ``target_probability``, ``target_log_probability`` in nats, the same of the foil where there is one, ``entropy`` in nats,
         ``norm``, ``top_probability``, ``top_token``.
         """
-        middles = np.arange(*self.layers, dtype=np.float64)
-        added = [f"L{layer}" for layer in range(*self.layers)]
-        series = (
-            ("attention", [f"{layer}.attn_out" for layer in added], middles + 0.5, self.attention),
-            ("mlp", [f"{layer}.mlp_out" for layer in added], middles + 1.0, self.mlp),
-            ("stream", list(self.sites), self.depth, self.stream),
-        )
+        series = (*self._added, ("stream", list(self.sites), self.depth, self.stream))
         depth = np.concatenate([depth for *_, depth, _ in series])
         # Stable: what is added comes right before the state that it is added to.
         order = np.argsort(depth, kind="stable")
@@ -99,16 +98,27 @@ class Trajectory(Result):
         columns["top_token"] = [best[n] for n in order]
         return Table(repr(self), columns, words=("place", "series"), both_ends=True)
 
+    @property
+    def _added(self) -> list[tuple[Role, list[str], np.ndarray, Reading]]:
+        """What each part of the blocks adds, in the order of the pass: its name, labels, depths and readings."""
+        cross = [] if self.cross is None else [("cross", "cross_out", self.cross)]
+        parts = [("attention", "attn_out", self.attention), *cross, ("mlp", "mlp_out", self.mlp)]
+        before, within = np.arange(*self.layers, dtype=np.float64), len(parts)
+        return [
+            (name, [f"L{layer}.{site}" for layer in range(*self.layers)], before + n / within, reading)  # type: ignore[misc]
+            for n, (name, site, reading) in enumerate(parts, start=1)
+        ]
+
     def chart(self) -> Lines:
         """Rank and log-probability of target and foil through all states, and of what attention and MLP add by themselves."""
         token, foil = visible(self.stream.target_token), self.stream.foil_token
-        middles = np.arange(*self.layers, dtype=np.float64)
-        attention, mlp = ([f"L{layer}.{name}_out" for layer in range(*self.layers)] for name in ("attn", "mlp"))
         states = (self.depth, self.sites, self.stream)
         several: list[_Path] = [
             (f"state, {token}", "target", *states),
-            (f"attention alone, {token}", "attention", middles + 0.5, attention, self.attention),
-            (f"MLP alone, {token}", "mlp", middles + 1.0, mlp, self.mlp),
+            *(
+                (f"{_NAMES[name]} alone, {token}", name, depth, places, reading)
+                for name, places, depth, reading in self._added
+            ),
         ]
         if foil is not None:
             several.insert(1, (f"state, {visible(foil)} (foil)", "foil", *states))
@@ -121,6 +131,8 @@ class Trajectory(Result):
             panels=tuple(Panel(y, tuple(_series(*path, quantity) for path in several)) for quantity, y in axes.items()),
         )
 
+
+_NAMES = {"attention": "attention", "cross": "attention to the encoder", "mlp": "MLP"}
 
 _Path = tuple[str, Role, np.ndarray, Sequence[str], Reading]
 """Name and role of a series, how deep its vectors are, what they are called, and their reading."""
@@ -155,7 +167,8 @@ def trajectory(
     Parameters
     ----------
     trace
-        A trace with its model that holds ``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out`` and ``mlp_out``.
+        A trace with its model that holds ``resid_pre``, ``resid_mid``, ``resid_post``, ``attn_out`` and ``mlp_out``, and
+        ``resid_cross`` and ``cross_out`` of the decoder of an encoder–decoder.
     position
         Query position; default the trace's, negative counts from the end.
     target, foil
@@ -181,9 +194,11 @@ def trajectory(
     trace.model.require_head("a trajectory")
     t = position_of(trace, position)
     places = _states(trace, t)
-    added = [upcast(site[:, t]) for site in (trace.attn_out, trace.mlp_out)]
+    crosses = trace.model.anatomy.cross is not None
+    sites = (trace.attn_out, trace.mlp_out, *([trace.cross_out] if crosses else []))
+    added = [upcast(site[:, t]) for site in sites]
     k = min(_TOP, trace.model.anatomy.d_vocab)
-    stream, attention, mlp = (
+    stream, attention, mlp, *cross = (
         read(trace, vectors, k=k, target=target, foil=foil)
         for vectors in (torch.stack([state for _, _, state in places]), *added)
     )
@@ -197,6 +212,7 @@ def trajectory(
         stream=stream,
         attention=attention,
         mlp=mlp,
+        cross=cross[0] if cross else None,
     )
 
 
@@ -205,8 +221,13 @@ def _states(trace: Trace, position: int) -> list[tuple[str, float, Tensor]]:
     first, stop = trace.layers
     start = Node("embed") if first == 0 else Node("resid_pre", layer=first)
     found = [(label(start), float(first), upcast(trace.resid_pre[0, position]))]
+    crosses = trace.model.anatomy.cross is not None
     for row, layer in enumerate(range(first, stop)):
+        if crosses:
+            name = label(Node("resid_cross", layer=layer))
+            found.append((name, layer + 1 / 3, upcast(trace.resid_cross[row, position])))
         if trace.resid_mid is not None:
-            found.append((label(Node("resid_mid", layer=layer)), layer + 0.5, upcast(trace.resid_mid[row, position])))
+            depth = layer + (2 / 3 if crosses else 1 / 2)
+            found.append((label(Node("resid_mid", layer=layer)), depth, upcast(trace.resid_mid[row, position])))
         found.append((label(Node("resid_post", layer=layer)), layer + 1.0, upcast(trace.resid_post[row, position])))
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -13,7 +13,7 @@ from ..lenses.query_key import row_of
 from ..models.anatomy import upcast
 from ..semantic.layer import Layer, part_of
 from ..values.flow_graph import EDGE_KINDS, FlowGraph
-from ..values.node import Node, label
+from ..values.node import CROSS, OWN, Node, label
 from ..values.trace import Trace
 
 _SITES = {"resid_pre": "resid_pre", "resid_post": "resid_post", "attn": "attn_out", "mlp": "mlp_out"}
@@ -64,7 +64,12 @@ def carried(trace: Trace, graph: FlowGraph, edge: int) -> Carried:
         If the graph does not say enough: it was filtered, or the trace has other layers.
     """
     kind, source, target = EDGE_KINDS[graph.kind[edge]], *_ends(graph, edge)
-    reason = _NO_VECTOR.get((kind, target.kind)) or _NO_STATE.get(source.kind)
+    if target.stack is not None:
+        raise UnsupportedReadingError(
+            f"edge {edge} ({label(source)} → {label(target)}) lies in the {target.stack}, whose vectors no head reads; what the decoder "
+            "reads of it runs along the edges into its heads"
+        )
+    reason = _NO_VECTOR.get((kind, OWN.get(target.kind, target.kind))) or _NO_STATE.get(source.kind)
     if reason is not None:
         raise UnsupportedReadingError(
             f"edge {edge} ({label(source)} → {label(target)}, {kind}) cannot be read in vocabulary: {reason}"
@@ -74,7 +79,7 @@ def carried(trace: Trace, graph: FlowGraph, edge: int) -> Carried:
             f"edge {edge} ({label(source)} → {label(target)}) is of method 'ff': it carries a part of the state together with "
             "what the MLP makes of that part, which a graph does not hold; build the graph with another method"
         )
-    if kind in ("attention", "value") and source.kind != "value":
+    if kind in ("attention", "value") and source.kind not in ("value", "cross_value"):
         return _attended(trace, graph, edge, weighted=kind == "attention")
     if kind == "rest" and source.kind.endswith("_rest"):
         return _rest(trace, graph, edge)
@@ -89,27 +94,31 @@ def _ends(graph: FlowGraph, edge: int) -> tuple[Node, Node]:
     return graph.nodes[graph.source[edge]], graph.nodes[graph.target[edge]]
 
 
-def _layer(trace: Trace, layer: int | None) -> Layer:
+def _layer(trace: Trace, layer: int | None, *, cross: bool = False) -> Layer:
     assert layer is not None
     row_of(trace, layer)  # refuses a layer that the trace does not keep
-    return Layer(trace, layer)
+    return Layer(trace, layer, cross)
 
 
 def _attended(trace: Trace, graph: FlowGraph, edge: int, *, weighted: bool) -> Carried:
     """What attention brings from one position: of one head, or of all together; the value alone where it is not weighted."""
     head, t, s = (int(getattr(graph, name)[edge]) for name in ("head", "query_pos", "key_pos"))
-    layer = _layer(trace, int(graph.layer[edge]))
+    source, target = _ends(graph, edge)
+    crosses = source.stack is not None or target.kind in OWN
+    layer = _layer(trace, int(graph.layer[edge]), cross=crosses)
+    where = f"position {s} of the encoder" if crosses else f"position {s}"
     rows, amounts = layer.source_rows[:, s], layer.source_amounts(t)[:, s]
     if not weighted:
-        return Carried(f"value of head {head} at position {s}, through W_O", rows[head])
+        return Carried(f"value of head {head} at {where}, through W_O", rows[head])
     if head >= 0:
-        return Carried(f"what head {head} brings from position {s}", amounts[head] * rows[head])
-    return Carried(f"what all heads bring from position {s}", amounts @ rows)
+        return Carried(f"what head {head} brings from {where}", amounts[head] * rows[head])
+    return Carried(f"what all heads bring from {where}", amounts @ rows)
 
 
 def _is_with_itself(graph: FlowGraph, target: Node, trace: Trace) -> bool:
     """Whether what a token keeps of itself through attention is on the residual edge: ALTI, in the step of attention."""
-    return graph.info.options.get("parts") == "token" and (target.kind == "resid_mid" or trace.wiring == "parallel")
+    after = "resid_mid" if trace.model.anatomy.cross is None else "resid_cross"
+    return graph.info.options.get("parts") == "token" and (target.kind == after or trace.wiring == "parallel")
 
 
 def _with_itself(trace: Trace, graph: FlowGraph, edge: int) -> Carried:
@@ -133,6 +142,8 @@ def _embedding(trace: Trace, source: Node) -> Carried:
 def _of_node(trace: Trace, node: Node, query_pos: int) -> Carried:
     """The node's own vector."""
     t = query_pos if node.position is None else node.position
+    if node.kind in OWN:
+        return _of_cross(trace, node, t)
     match node.kind:
         case "embed":
             row_of(trace, 0)
@@ -140,6 +151,8 @@ def _of_node(trace: Trace, node: Node, query_pos: int) -> Carried:
         case "resid_pre" | "resid_post" | "attn" | "mlp":
             name = {"attn": "what attention adds", "mlp": "what the MLP adds"}.get(node.kind, "the state")
             return Carried(name, upcast(trace.site(_SITES[node.kind])[_layer(trace, node.layer).row, t]))
+        case "resid_cross":
+            return Carried("the state", upcast(trace.resid_cross[_layer(trace, node.layer).row, t]))
         case "resid_mid":
             assert trace.resid_mid is not None
             return Carried("the state", upcast(trace.resid_mid[_layer(trace, node.layer).row, t]))
@@ -151,6 +164,25 @@ def _of_node(trace: Trace, node: Node, query_pos: int) -> Carried:
             return Carried("a bias", _bias(_layer(trace, node.layer), node.kind, t))
         case _:
             return _part(_layer(trace, node.layer), node, t)
+
+
+def _of_cross(trace: Trace, node: Node, t: int) -> Carried:
+    """The vector of a node of attention to the encoder, where it lies in the decoder's space."""
+    layer, own = _layer(trace, node.layer, cross=True), replace(node, kind=OWN[node.kind])
+    match own.kind:
+        case "attn":
+            return Carried("what attention to the encoder adds", upcast(layer.site("out")[layer.row, t]))
+        case "attn_norm":
+            return Carried(
+                "the state after the norm", layer.normed("attention", t, upcast(layer.state_before[layer.row, t]))
+            )
+        case "attn_bias" | "attn_norm_bias":
+            return Carried("a bias", _bias(layer, own.kind, t))
+        case "value":
+            found = _part(layer, own, t)
+            return replace(found, name=f"what head {own.head} brings from position {own.index} of the encoder")
+        case _:
+            return _part(layer, own, t)
 
 
 def _part(layer: Layer, node: Node, t: int) -> Carried:
@@ -199,18 +231,24 @@ def _bias(layer: Layer, kind: str, t: int) -> Tensor:
 def _rest(trace: Trace, graph: FlowGraph, edge: int) -> Carried:
     """What of a sum is in no other node of the graph; the edge's own weight proves that nothing is missing."""
     source, target = _ends(graph, edge)
-    t, layer = source.position, _layer(trace, source.layer)
+    crosses, asked = source.kind in OWN, source
+    t, layer = source.position, _layer(trace, source.layer, cross=crosses)
+    source = replace(source, kind=OWN.get(source.kind, source.kind))
     assert t is not None
+
+    def beside(kind: str) -> list[int]:
+        return _beside(graph, asked, CROSS.get(kind, kind) if crosses else kind)
+
     if source.kind == "mlp_rest":
-        amounts, rows, shown = layer.neuron_amounts(t), layer.neuron_rows, _beside(graph, source, "neuron")
+        amounts, rows, shown = layer.neuron_amounts(t), layer.neuron_rows, beside("neuron")
     elif source.kind == "head_rest":
         amounts, rows = layer.source_amounts(t)[source.head], layer.source_rows[source.head]
-        shown = _beside(graph, source, "value")
-    elif _beside(graph, source, "row"):
-        amounts, rows, shown = layer.output_amounts(t), layer.output_rows, _beside(graph, source, "row")
+        shown = beside("value")
+    elif beside("row"):
+        amounts, rows, shown = layer.output_amounts(t), layer.output_rows, beside("row")
     else:
         rows = torch.einsum("hs,hsd->hd", layer.source_amounts(t), layer.source_rows)
-        amounts, shown = rows.new_ones(len(rows)), _beside(graph, source, "head")
+        amounts, shown = rows.new_ones(len(rows)), beside("head")
     amounts = amounts.clone()
     amounts[shown] = 0
     vector = amounts @ rows

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Role = Literal["main", "target", "foil", "attention", "mlp", "rest", "muted", "raises", "lowers"]
+Role = Literal["main", "target", "foil", "attention", "cross", "mlp", "rest", "muted", "raises", "lowers"]
 """What a series or bar is; each look gives it a colour, a mark and a line.
 
 ``main`` is what a chart is about, ``rest`` what it is compared with, ``muted`` the least of all; ``raises`` and ``lowers`` are the two

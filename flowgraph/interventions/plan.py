@@ -14,7 +14,6 @@ from ..models.anatomy import Anatomy
 from ..values.flow_graph import EDGE_KINDS, FlowGraph
 from ..values.node import Node
 from .edges import (
-    BOTH_STACKS,
     SENDERS,
     Edge,
     Into,
@@ -117,8 +116,6 @@ def plan_of(
     plan = _empty(anatomy, n_tokens)
     plan.n_source = n_source
     plan.stacks = {name: _empty(one, n_source) for name, one in anatomy.sources.items()}
-    if outside:
-        anatomy.refuse_stacks("a change of everything outside of some parts", BOTH_STACKS)
     if isinstance(what, FlowGraph):
         _add_graph(plan, what, outside, parts)
     else:
@@ -251,7 +248,10 @@ def _add_edge(plan: Plan, edge: Edge) -> None:
 
 def _complement(plan: Plan, *, edges: bool) -> None:
     if not edges:
-        plan.heads, plan.mlps = ~plan.heads, ~plan.mlps
+        # Of several stacks all heads and MLPs make up the whole, those of the encoder too.
+        for one in (plan, *plan.stacks.values()):
+            one.heads, one.mlps = ~one.heads, ~one.mlps
+            one.crossing = None if one.crossing is None else ~one.crossing
         return
     kept, plan.cuts = plan.cuts, {}
     senders = 1 + len(plan.anatomy.blocks) * (plan.anatomy.n_heads + 1)
@@ -299,12 +299,18 @@ def _add_graph(plan: Plan, graph: FlowGraph, outside: bool, parts: GraphParts) -
         raise ArgumentError(
             "the graph has no edges, so there is nothing to change and nothing to keep; lower its threshold"
         )
-    plan.anatomy.refuse_stacks("a change of the parts of a graph", BOTH_STACKS)
+    if plan.anatomy.cross is not None and parts == "edges":
+        raise UnsupportedReadingError(
+            f"edges of a graph over the two stacks of {type(plan.anatomy.model).__name__} are not changed one by one; say parts='nodes' for "
+            "its heads and MLPs, or name heads with flowgraph.Node"
+        )
     plan.text = f"all but the {parts} of {graph!r}" if outside else f"the {parts} of {graph!r}"
     edges = circuit_edges(graph)
     if parts == "nodes":
-        nodes = [node for node in graph.nodes if node.kind in (_WRITERS if outside else (*_WRITERS, "attn", "neuron"))]
-        if not any(node.kind == "head" for node in nodes) and outside:
+        kinds = _WRITERS if outside else (*_WRITERS, "attn", "neuron")
+        kinds = kinds if plan.crossing is None else (*kinds, "cross_head")
+        nodes = [node for node in graph.nodes if node.kind in kinds]
+        if not any(node.kind in ("head", "cross_head") for node in nodes) and outside:
             raise ArgumentError("the graph shows no single heads, so all of them would be outside; use level='head'")
         if not nodes:
             raise ArgumentError(

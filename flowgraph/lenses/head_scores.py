@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
+from torch import Tensor
 
 from ..charts.grid import Grid, Places
 from ..charts.overview import Overview
@@ -45,6 +46,8 @@ class HeadScore:
         Over how many query positions it is a mean; 1 for scores of the explained position.
     description
         What it is, on one line.
+    kind
+        ``"head"``, or ``"cross_head"`` for heads that read the encoder.
     """
 
     name: str
@@ -54,6 +57,7 @@ class HeadScore:
     highest: float | None
     queries: int
     description: str
+    kind: Literal["head", "cross_head"] = "head"
 
     def __repr__(self) -> str:
         layers, heads = self.values.shape
@@ -71,12 +75,15 @@ class HeadScore:
         layers, heads = self.values.shape
         name, values = self.name.replace("_", " "), self.values
         return Grid(
-            title=f"Heads by {name}",
+            title=f"{'Heads' if self.kind == 'head' else 'Heads that read the encoder'} by {name}",
             rows=Places("layer", tuple(range(first_layer, first_layer + layers)), is_upward=True),
             columns=Places("head", tuple(range(heads))),
             values=values,
             unit=self.unit,
-            tip=lambda row, head: (f"L{first_layer + row}H{head}", f"{values[row, head]:.4g} {self.unit}"),
+            tip=lambda row, head: (
+                label(Node(self.kind, layer=first_layer + row, head=head)),
+                f"{values[row, head]:.4g} {self.unit}",
+            ),
             subtitle=f"{self.description} ({self.unit})",
             about=f"{name} of {layers} layers × {heads} heads; colour: {self.description} ({self.unit})",
         )
@@ -102,6 +109,10 @@ class HeadScores(Result):
         Name → why this prompt or model has no such score.
     strongest_key
         [layer, head] the other position that the explained one attends to most; None where it sees no other.
+    kind
+        ``"head"``, or ``"cross_head"``: heads that read the encoder.
+    keys
+        [key_pos] the tokens that they attend to where these are not ``tokens``: the encoder's.
     """
 
     model: str
@@ -111,6 +122,8 @@ class HeadScores(Result):
     scores: Mapping[str, HeadScore]
     undefined: Mapping[str, str]
     strongest_key: Int[np.ndarray, "layer head"] | None
+    kind: Literal["head", "cross_head"] = "head"
+    keys: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
         rows = self.layers[1] - self.layers[0]
@@ -151,7 +164,7 @@ class HeadScores(Result):
         rows, heads = next(iter(self.scores.values())).values.shape if self.scores else (0, 0)
         missing = f"; not defined: {', '.join(self.undefined)}" if self.undefined else ""
         at = f"position {self.position} {self.tokens[self.position]!r}"
-        return f"HeadScores({self.model!r}, {rows} layers × {heads} heads, {at}: {', '.join(self.scores)}{missing})"
+        return f"HeadScores({self.model!r}, {rows} layers × {heads} {'heads' if self.kind == 'head' else 'heads that read the encoder'}, {at}: {', '.join(self.scores)}{missing})"
 
     @takes()
     def strongest(self, name: str, count: int = 5) -> list[tuple[Node, float]]:
@@ -186,7 +199,7 @@ class HeadScores(Result):
         }
         if self.strongest_key is not None:
             keys = self.strongest_key.ravel()
-            columns |= {"strongest_key": keys, "strongest_key_token": [self.tokens[key] for key in keys]}
+            columns |= {"strongest_key": keys, "strongest_key_token": [(self.keys or self.tokens)[key] for key in keys]}
         return Table(repr(self), columns, words=("head_label",), note=self._missing)
 
     def arrays(self) -> dict[str, np.ndarray]:
@@ -241,7 +254,7 @@ class HeadScores(Result):
         return next((score.values.shape[1] for score in self.scores.values()), 0)
 
     def _head(self, row: int, head: int) -> Node:
-        return Node("head", layer=row + self.layers[0], head=head)
+        return Node(self.kind, layer=row + self.layers[0], head=head)
 
 
 _OF_ATTENTION = {
@@ -260,7 +273,9 @@ _WHY_NOT = {
 
 
 @takes(Trace)
-def head_scores(trace: Trace, *, position: int | None = None) -> HeadScores:
+def head_scores(
+    trace: Trace, *, position: int | None = None, attention: Literal["self", "cross"] = "self"
+) -> HeadScores:
     """Score every head on this prompt.
 
     With A the attention of one head and ``id`` the token ids; a key s counts for a query t only where t may see it (s ≤ t in
@@ -283,6 +298,10 @@ def head_scores(trace: Trace, *, position: int | None = None) -> HeadScores:
         A trace that holds ``pattern``; ``direct_logit`` needs its model, all layers and their sites.
     position
         The explained position; default the trace's, negative counts from the end.
+    attention
+        ``"cross"``: the heads of a decoder that read its encoder. Of these the entropy is over the encoder's tokens, a duplicate is
+        the encoder's same token, and ``strongest_other`` is any of its tokens. What asks for a distance between two positions
+        (``sink``, ``previous_token``, ``induction``) is not defined: the two stacks count their positions apart.
 
     Returns
     -------
@@ -293,7 +312,9 @@ def head_scores(trace: Trace, *, position: int | None = None) -> HeadScores:
     NotRecordedError
         If the trace does not hold ``pattern``.
     ArgumentError
-        If the prompt has no such position.
+        If the prompt has no such position, or ``attention`` is neither.
+    UnsupportedReadingError
+        If the model has no heads that read an encoder.
 
     Notes
     -----
@@ -313,12 +334,16 @@ def head_scores(trace: Trace, *, position: int | None = None) -> HeadScores:
     2.68
     """
     at = position_of(trace, position)
+    if attention == "cross":
+        return _of_cross(trace, at)
+    if attention != "self":
+        raise ArgumentError(f"attention={attention!r} is not known; expected 'self' or 'cross'")
     seen = _visible(len(trace.tokens), trace.causal)
     is_text = trace.axis.kind == "token"
     # Positions of an image or a sound are no tokens: none is the same as another.
     wanted = _keys(trace.token_ids if is_text else range(len(trace.tokens)), seen)
     choosing = seen.sum(1) > 1
-    entropy, sums = _pass(trace, choosing, np.stack([wanted[name] for name in _OF_ATTENTION]))
+    entropy, sums = _pass(trace.pattern, choosing, np.stack([wanted[name] for name in _OF_ATTENTION]))
     found, undefined = dict[str, HeadScore](), dict[str, str]()
     if choosing.any():
         about = "mean entropy of attention: 0 looks at one token, ln T at all alike"
@@ -339,14 +364,53 @@ def head_scores(trace: Trace, *, position: int | None = None) -> HeadScores:
     return HeadScores(trace.model_name, trace.tokens, at, trace.layers, found, undefined, strongest_key)
 
 
+def _of_cross(trace: Trace, at: int) -> HeadScores:
+    """Scores of the heads that read the encoder."""
+    pattern, encoder = trace.cross_pattern, trace.stacks.get("encoder")
+    queries, sources = pattern.shape[-2:]
+    found, undefined = dict[str, HeadScore](), dict[str, str]()
+    are_tokens = encoder is not None and encoder.axis.kind == trace.axis.kind == "token"
+    source_ids = np.array(encoder.token_ids) if are_tokens and encoder is not None else np.full(sources, -1)
+    same = np.array(trace.token_ids)[:, None] == source_ids
+    entropy, sums = _pass(pattern, np.ones(queries, bool), same[None])
+    if sources > 1:
+        about = "mean entropy of attention to the encoder: 0 looks at one token, ln S at all alike"
+        found["entropy"] = HeadScore("entropy", entropy, "nats", 0.0, math.log(sources), queries, about, "cross_head")
+    else:
+        undefined["entropy"] = "the encoder reads one position only"
+    for name in ("sink", "previous_token", "induction"):
+        undefined[name] = (
+            "positions of the decoder and of the encoder are counted apart, so there is no distance between them"
+        )
+    matched = int(same.any(1).sum())
+    if matched:
+        about = "mean attention to the same token in the encoder, where there is one"
+        found["duplicate_token"] = HeadScore(
+            "duplicate_token", sums[0] / matched, "share", 0.0, 1.0, matched, about, "cross_head"
+        )
+    else:
+        undefined["duplicate_token"] = (
+            "no token that was written stands in the source" if are_tokens
+            else "it looks for tokens of a text, and what the encoder reads is none, or is not traced"
+        )  # fmt: skip
+    rows = pattern[:, :, at].detach().cpu().double().numpy()
+    about = "largest attention of the explained position to one token of the encoder"
+    found["strongest_other"] = HeadScore("strongest_other", rows.max(-1), "share", 0.0, 1.0, 1, about, "cross_head")
+    _add_direct(trace, at, found, undefined, kind="cross_head")
+    keys = tuple(map(str, range(sources))) if encoder is None else encoder.tokens
+    return HeadScores(
+        trace.model_name, trace.tokens, at, trace.layers, found, undefined, rows.argmax(-1), "cross_head", keys
+    )
+
+
 def _pass(
-    trace: Trace, choosing: Bool[np.ndarray, "T"], keys: Bool[np.ndarray, "score T T"]
+    patterns: Float[Tensor, "layer head T S"], choosing: Bool[np.ndarray, "T"], keys: Bool[np.ndarray, "score T S"]
 ) -> tuple[Float[np.ndarray, "layer head"], Float[np.ndarray, "score layer head"]]:
     """Mean entropy over the queries that choose, and the attention that goes to the keys of each score."""
     counted = keys.reshape(len(keys), -1).astype(np.float64)
     entropy, sums = [], []
     # Layer by layer: in float64 all of them at once would be several times the trace.
-    for layer in trace.pattern:
+    for layer in patterns:
         pattern = layer.detach().cpu().double()
         sums.append(counted @ pattern.flatten(1).numpy().T)
         # A query that sees one token only adds 0 and is not counted.
@@ -391,14 +455,22 @@ def _add_strongest(
     return keys
 
 
-def _add_direct(trace: Trace, at: int, found: dict[str, HeadScore], undefined: dict[str, str]) -> None:
+def _add_direct(
+    trace: Trace,
+    at: int,
+    found: dict[str, HeadScore],
+    undefined: dict[str, str],
+    kind: Literal["head", "cross_head"] = "head",
+) -> None:
     """Add what each head writes towards the target, where single heads have a logit."""
     try:
         refuse_pooled(trace, "the logit of a head")
-        heads = direct_logit_attribution(trace, position=at).heads
+        parts = direct_logit_attribution(trace, position=at)
+        heads = parts.heads if kind == "head" else parts.cross_heads
+        assert heads is not None
     except (ArgumentError, ModelNeededError, NotRecordedError, UnsupportedReadingError) as error:
         undefined["direct_logit"] = str(error)
         return
     against = "" if trace.foil is None else " minus the foil"
     about = f"what the head writes in the direction of the target{against} at the explained position"
-    found["direct_logit"] = HeadScore("direct_logit", heads, "logits", None, None, 1, about)
+    found["direct_logit"] = HeadScore("direct_logit", heads, "logits", None, None, 1, about, kind)

@@ -103,7 +103,12 @@ def ff(trace: Trace, *, sources: int | None = SOURCES) -> EdgeWeights:
     if not trace.model.anatomy.has_neurons:
         raise UnsupportedReadingError(f"method 'ff' takes an MLP apart: {no_neurons(trace.model.anatomy)}")
     trace.model.anatomy.refuse_gates("method 'ff'")
-    trace.model.anatomy.refuse_stacks("method 'ff'")
+    if trace.model.anatomy.cross is not None:
+        raise UnsupportedReadingError(
+            f"method 'ff' takes one attention and the MLP after it as one step, and before each MLP {trace.model_name!r} attends twice, to "
+            "what is written and to its encoder, with a state between; take 'norms' or 'proximity' over both stacks, or "
+            "edge_weights(trace.stacks['encoder'], method='ff') for the encoder"
+        )
     if trace.model.anatomy.has_gaps:
         raise UnsupportedReadingError(
             f"method 'ff' takes the state before each MLP apart into tokens, and some layers of {trace.model_name!r} mix them by "

@@ -52,6 +52,7 @@ def provenance(trace: Trace) -> dict[str, Any]:
         **_limits(trace),
         "token_ids": list(trace.token_ids),
         **{f"{name}_token_ids": list(one.token_ids) for name, one in trace.stacks.items()},
+        **{f"{name}_reads": medium for name, one in trace.stacks.items() if (medium := _medium(one))},
         **_fed(trace),
         "flowgraph": __version__,
         "torch": str(torch.__version__),
@@ -70,6 +71,12 @@ def _limits(trace: Trace) -> dict[str, Any]:
     packed = {"weights_packed": anatomy.packing} if anatomy.packing else {}
     left_out = {"blocks_left_out": anatomy.left_out} if anatomy.left_out else {}
     return level | left_out | packed | ({"without_attention": silent} if silent else {})
+
+
+def _medium(trace: Trace) -> str:
+    """``"image"`` or ``"audio"``, whatever a stack reads that is no text; empty for a text, and where it is not known."""
+    layout = None if trace.loaded is None else trace.loaded.anatomy.layout
+    return "" if trace.axis.kind == "token" or layout is None else layout.medium
 
 
 def _fed(trace: Trace) -> dict[str, list[int]]:

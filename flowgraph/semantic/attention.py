@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..lenses.query_key import key_directions, query_directions
 from ..models.anatomy import upcast
-from ..values.node import Node
+from ..values.node import Node, NodeKind
 from .layer import Layer, along, part_of, state_node
 from .selection import Choice, coverage, made_up, measured, strongest
 from .sketch import Sketch
@@ -31,13 +31,13 @@ class AttentionNodes:
         """Add all nodes from the states to attention's output at a position; returns the node of the output."""
         rows, amounts = self.layer.source_rows, self.layer.source_amounts(t)
         outputs = (amounts[..., None] * rows).sum(1)
-        whole = upcast(self.trace.attn_out[self.layer.row, t])
+        whole = upcast(self.layer.site("out")[self.layer.row, t])
         normed = self._add_norm(t, before)
         heads, covered = self._heads(outputs, whole, direction)
         for h in heads:
             self._add_head(t, h, outputs[h], normed, direction)
         attn = self.sketch.node(
-            Node("attn", layer=self.at, position=t), whole, contribution=along(whole, direction), coverage=covered
+            self._node("attn", position=t), whole, contribution=along(whole, direction), coverage=covered
         )
         if self.choice.rows:
             self._add_rows(t, heads, outputs, attn, direction)
@@ -45,9 +45,7 @@ class AttentionNodes:
             self._add_heads_to(t, heads, outputs, attn)
         bias = self.layer.bias("attention", t)
         if bias is not None:
-            node = self.sketch.node(
-                Node("attn_bias", layer=self.at, position=t), bias, contribution=along(bias, direction)
-            )
+            node = self.sketch.node(self._node("attn_bias", position=t), bias, contribution=along(bias, direction))
             self.sketch.edge(node, attn, "bias", "contribution", part_of(bias, whole), **self._place(t))
         return attn
 
@@ -56,7 +54,7 @@ class AttentionNodes:
         if self.trace.wiring == "post_norm":
             return before
         state = self.sketch.vectors[before]
-        node = self.sketch.node(Node("attn_norm", layer=self.at, position=t), self.layer.normed("attention", t, state))
+        node = self.sketch.node(self._node("attn_norm", position=t), self.layer.normed("attention", t, state))
         self.sketch.edge(before, node, "norm", "norm", state.norm(), **self._place(t))
         return node
 
@@ -74,14 +72,14 @@ class AttentionNodes:
     def _add_head(self, t: int, h: int, output: Tensor, normed: Node, direction: Tensor | None) -> None:
         """Add a head: its query, the strongest sources with key and value, its output, the rest of its sources."""
         rows, amounts = self.layer.source_rows[h], self.layer.source_amounts(t)[h]
-        pattern = upcast(self.trace.pattern[self.layer.row, h, t])
+        pattern = upcast(self.layer.site("pattern")[self.layer.row, h, t])
         by_pattern = self.choice.select == "attention"
         measure = measured(
             self.choice.select, rows, pattern if by_pattern else amounts, whole=output, direction=direction
         )
         shown = strongest(measure, self.choice.sources)
         head = self.sketch.node(
-            Node("head", layer=self.at, head=h, position=t), output, contribution=along(output, direction),
+            self._node("head", head=h, position=t), output, contribution=along(output, direction),
             coverage=coverage(measure, shown),
         )  # fmt: skip
         self._add_sources(t, h, shown.tolist(), self._add_query(t, h, shown, normed), head, direction)
@@ -91,13 +89,21 @@ class AttentionNodes:
         if bool((amounts[left] != 0).any()):
             vector = (amounts[left, None] * rows[left]).sum(0)
             rest = self.sketch.node(
-                Node("head_rest", layer=self.at, head=h, position=t), vector, activation=float(pattern[left].sum()),
+                self._node("head_rest", head=h, position=t), vector, activation=float(pattern[left].sum()),
                 contribution=along(vector, direction), left_out=int((amounts[left] != 0).sum()),
             )  # fmt: skip
             self.sketch.edge(rest, head, "rest", "contribution", part_of(vector, output), **self._place(t, h))
 
     def _add_query(self, t: int, h: int, shown: Tensor, normed: Node) -> Node:
         """The query, read as the key of the strongest source sees it."""
+        node = self._node("query", head=h, position=t)
+        length = upcast(self.layer.site("q")[self.layer.row, h, t]).norm()
+        if not self._reads_keys:
+            # What keys of an encoder see of it lies in the encoder's space, which no head reads.
+            self.sketch.node(node)
+            self.sketch.lengths[node] = float(length)
+            self.sketch.edge(normed, node, "query", "norm", length, **self._place(t, h))
+            return node
         # Without a source attention sees nothing; the query is then read as its own position's key sees it.
         strongest_source = shown[:1] if len(shown) else torch.tensor([t], device="cpu")
         vector = query_directions(
@@ -107,8 +113,7 @@ class AttentionNodes:
             query_pos=torch.tensor([t], device="cpu"),
             key_pos=strongest_source,
         )[0][0]
-        node = self.sketch.node(Node("query", layer=self.at, head=h, position=t), vector)
-        length = upcast(self.trace.q[self.layer.row, h, t]).norm()
+        self.sketch.node(node, vector)
         self.sketch.edge(normed, node, "query", "norm", length, **self._place(t, h))
         return node
 
@@ -116,25 +121,42 @@ class AttentionNodes:
         if not shown:
             return
         rows, amounts = self.layer.source_rows[h], self.layer.source_amounts(t)[h]
-        pattern, anatomy = upcast(self.trace.pattern[self.layer.row, h, t]), self.trace.model.anatomy
-        keys = upcast(self.trace.k[self.layer.row, h // (anatomy.n_heads // anatomy.n_kv_heads)])
+        pattern, anatomy = upcast(self.layer.site("pattern")[self.layer.row, h, t]), self.layer.anatomy
+        keys = upcast(self.layer.site("k")[self.layer.row, h // (anatomy.n_heads // anatomy.n_kv_heads)])
         at = torch.tensor(shown, device="cpu")
-        seen, _ = key_directions(
-            self.trace, self.at, torch.full_like(at, h), query_pos=torch.full_like(at, t), key_pos=at
-        )
+        seen = self._keys(t, h, at)
         parts = made_up(rows, amounts, self.sketch.vectors[head])
         for n, i in enumerate(shown):
-            state, attended = self._source(i), float(pattern[i])
+            attended = float(pattern[i])
             place = {**self._place(t, h), "key_pos": i}
             written = amounts[i] * rows[i]
-            key, value = (Node(kind, layer=self.at, head=h, position=t, index=i) for kind in ("key", "value"))
-            self.sketch.node(key, seen[n], activation=attended)
+            key, value = (self._node(kind, head=h, position=t, index=i) for kind in ("key", "value"))
+            self.sketch.node(key, None if seen is None else seen[n], activation=attended)
+            if seen is None:
+                self.sketch.lengths[key] = float(keys[i].norm())
             self.sketch.node(value, written, activation=attended, contribution=along(written, direction))
-            self.sketch.edge(state, key, "key", "norm", keys[i].norm(), **place)
+            # States of the encoder have no place among those of the decoder: their keys and values stand for them.
+            state = None if self.layer.cross else self._source(i)
+            if state is not None:
+                self.sketch.edge(state, key, "key", "norm", keys[i].norm(), **place)
             self.sketch.edge(query, key, "attention", "attention", attended, **place)
-            self.sketch.edge(state, value, "value", "norm", rows[i].norm(), **place)
+            if state is not None:
+                self.sketch.edge(state, value, "value", "norm", rows[i].norm(), **place)
             self.sketch.edge(key, value, "attention", "attention", attended, **place)
             self.sketch.edge(value, head, "attention", "contribution", parts[i], **place)
+
+    @property
+    def _reads_keys(self) -> bool:
+        """Whether queries and keys are linear maps of states of this stack."""
+        return not self.layer.cross and self.trace.model.anatomy.has_projections
+
+    def _keys(self, t: int, h: int, at: Tensor) -> Tensor | None:
+        """[N, d_model] keys as the query sees them; None where that is no vector of the residual stream."""
+        if not self._reads_keys:
+            return None
+        return key_directions(
+            self.trace, self.at, torch.full_like(at, h), query_pos=torch.full_like(at, t), key_pos=at
+        )[0]
 
     def _source(self, position: int) -> Node:
         """State of a source, which is a node of its own."""
@@ -149,7 +171,7 @@ class AttentionNodes:
         """Add edges from heads to attention's output; heads that are not shown are one rest."""
         whole = self.sketch.vectors[attn]
         for h in heads:
-            head = Node("head", layer=self.at, head=h, position=t)
+            head = self._node("head", head=h, position=t)
             self.sketch.edge(head, attn, "head", "contribution", part_of(outputs[h], whole), **self._place(t, h))
         if len(heads) < len(outputs):
             self._add_rest(t, outputs.sum(0) - outputs[heads].sum(0), attn, len(outputs) - len(heads))
@@ -157,7 +179,7 @@ class AttentionNodes:
     def _add_rows(self, t: int, heads: list[int], outputs: Tensor, attn: Node, direction: Tensor | None) -> None:
         """Add edges from heads to the strongest rows of W_O, and from these to attention's output; other rows are one rest."""
         rows, amounts = self.layer.output_rows, self.layer.output_amounts(t)
-        z = upcast(self.trace.z[self.layer.row, :, t]).reshape(-1)
+        z = upcast(self.layer.site("z")[self.layer.row, :, t]).reshape(-1)
         whole = self.sketch.vectors[attn]
         measure = measured(self.choice.select, rows, amounts, whole=whole, direction=direction)
         shown = strongest(measure, self.choice.rows)
@@ -165,27 +187,31 @@ class AttentionNodes:
         remains = outputs.clone()
         # What is left of each head once its shown rows are taken off it; together it is the rest of the sum.
         for n in shown.tolist():
-            h, written = n // self.trace.model.anatomy.d_value, amounts[n] * rows[n]
+            h, written = n // self.layer.anatomy.d_value, amounts[n] * rows[n]
             remains[h] -= written
             node = self.sketch.node(
-                Node("row", layer=self.at, position=t, index=n), written, activation=float(z[n]),
+                self._node("row", position=t, index=n), written, activation=float(z[n]),
                 contribution=along(written, direction),
             )  # fmt: skip
             if h in heads:
                 # A head that is not shown has no node to come from: its row stands alone.
-                head = Node("head", layer=self.at, head=h, position=t)
+                head = self._node("head", head=h, position=t)
                 self.sketch.edge(head, node, "head", "activation", z[n], **self._place(t, h))
             self.sketch.edge(node, attn, "head", "contribution", part_of(written, whole), **self._place(t, h))
         rest = self._add_rest(t, remains.sum(0), attn, len(amounts) - len(shown))
         for h in heads:
-            head = Node("head", layer=self.at, head=h, position=t)
+            head = self._node("head", head=h, position=t)
             self.sketch.edge(head, rest, "rest", "norm", remains[h].norm(), **self._place(t, h))
 
     def _add_rest(self, t: int, vector: Tensor, attn: Node, left_out: int) -> Node:
-        rest = self.sketch.node(Node("attn_rest", layer=self.at, position=t), vector, left_out=left_out)
+        rest = self.sketch.node(self._node("attn_rest", position=t), vector, left_out=left_out)
         share = part_of(vector, self.sketch.vectors[attn])
         self.sketch.edge(rest, attn, "rest", "contribution", share, **self._place(t))
         return rest
+
+    def _node(self, kind: NodeKind, *, position: int, head: int | None = None, index: int | None = None) -> Node:
+        """A node of the layer's attention, by what it is in attention of a stack to itself."""
+        return Node(self.layer.kinds.get(kind, kind), layer=self.at, head=head, position=position, index=index)
 
     def _place(self, t: int, head: int = -1) -> dict[str, int]:
         return {"layer": self.at, "head": head, "query_pos": t, "key_pos": t}

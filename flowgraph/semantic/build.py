@@ -4,6 +4,10 @@ Each position and layer has these nodes: the state, its norm, the query of each 
 sources, the head, rows of the output projection, attention's output; the state between, its norm, the strongest neurons with
 their input and output weights, the MLP's output, the state after. One *rest* node stands for all that is left out of a sum, so
 the parts of every node sum to the node. An edge carries its part of the node, ⟨part, whole⟩ / ⟨whole, whole⟩.
+
+In the decoder of an encoder–decoder, attention to the encoder has such nodes of its own between attention and MLP. What its heads
+and their values write lies in the decoder's space and is read there. Its queries and keys are given by their lengths, and the keys
+and values stand for the encoder's tokens: the encoder's own states lie in another space, which no head reads.
 """
 
 from __future__ import annotations
@@ -115,7 +119,6 @@ def semantic_graph(
     if not trace.model.anatomy.has_neurons:
         raise UnsupportedReadingError(f"a semantic graph shows neurons: {no_neurons(trace.model.anatomy)}")
     trace.model.anatomy.refuse_gates("a semantic graph")
-    trace.model.anatomy.refuse_stacks("a semantic graph")
     if trace.model.anatomy.has_gaps:
         raise UnsupportedReadingError(
             f"a semantic graph shows heads and neurons of its layers, and some layers of {trace.model_name!r} do not attend"
@@ -168,6 +171,9 @@ def _add_layer(
     directions: dict[int, Tensor | None],
 ) -> None:
     attention, mlp = AttentionNodes(sketch, layer, choice, first), MlpNodes(sketch, layer, choice)
+    reading = None
+    if layer.trace.model.anatomy.cross is not None:
+        reading = AttentionNodes(sketch, Layer(layer.trace, layer.layer, cross=True), choice, first)
     trace, row = layer.trace, layer.row
     for t in positions:
         direction = directions[t]
@@ -185,11 +191,18 @@ def _add_layer(
             _add_sum(sketch, layer, "attention", t, post, (("residual", before), ("attn", attn), ("mlp", mlp_node)))
             continue
         assert trace.resid_mid is not None
+        if reading is not None:
+            between = upcast(trace.resid_cross[row, t])
+            state = Node("resid_cross", layer=layer.layer, position=t)
+            sketch.node(state, between, contribution=along(between, direction))
+            _add_sum(sketch, layer, "attention", t, state, (("residual", before), ("attn", attn)))
+            before, attn = state, reading.add(t, state, direction)
         middle = upcast(trace.resid_mid[row, t])
         mid = sketch.node(
             Node("resid_mid", layer=layer.layer, position=t), middle, contribution=along(middle, direction)
         )
-        _add_sum(sketch, layer, "attention", t, mid, (("residual", before), ("attn", attn)))
+        last = layer if reading is None else reading.layer
+        _add_sum(sketch, last, "attention", t, mid, (("residual", before), ("attn", attn)))
         mlp_node = mlp.add(t, mid, middle, direction)
         sketch.node(post, after, contribution=along(after, direction))
         _add_sum(sketch, layer, "mlp", t, post, (("residual", mid), ("mlp", mlp_node)))
@@ -229,8 +242,8 @@ def _add_sum(sketch: Sketch, layer: Layer, step: str, t: int, whole: Node, parts
         sketch.edge(node, whole, kind, "contribution", part_of(part, vector), **place)  # type: ignore[arg-type]
     bias = layer.state_bias(step)
     if bias is not None:
-        name = "attn_norm_bias" if step == "attention" else "mlp_norm_bias"
-        node = sketch.node(Node(name, layer=layer.layer, position=t), bias)  # type: ignore[arg-type]
+        name = layer.kinds.get("attn_norm_bias", "attn_norm_bias") if step == "attention" else "mlp_norm_bias"
+        node = sketch.node(Node(name, layer=layer.layer, position=t), bias)
         sketch.edge(node, whole, "bias", "contribution", part_of(bias, vector), layer=layer.layer, query_pos=t)
 
 
@@ -321,6 +334,9 @@ def _check_size(trace: Trace, blocks: int, choice: Choice, max_nodes: int) -> No
     # 11 nodes of a block are states, norms, sums, rests and biases; a head has query, rest and itself, and two nodes a
     # source.
     each = 11 + heads * (3 + 2 * sources) + choice.rows + choice.neurons * (3 if gated else 2)
+    if trace.model.anatomy.cross is not None:
+        read = min(choice.sources, trace.site("cross_pattern").shape[-1])
+        each += 5 + heads * (3 + 2 * read) + choice.rows
     refuse_above(
         max_nodes,
         blocks * each,

@@ -7,6 +7,7 @@ of W_O (z · row), of the MLP over its neurons (activation · row of W_out). Row
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..models.anatomy import Block, Norm, Projection, upcast
-from ..values.node import Node
+from ..models.anatomy import Anatomy, Block, Norm, Projection, upcast
+from ..values.node import CROSS, Node, NodeKind
 from ..values.trace import Trace
 
 Vector = Float[Tensor, "d_model"]
@@ -23,42 +24,73 @@ Vector = Float[Tensor, "d_model"]
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer of a trace, with the vectors of its nodes."""
+    """One layer of a trace, with the vectors of its nodes.
+
+    Attributes
+    ----------
+    trace, layer
+        The trace of a stack, and which of its layers.
+    cross
+        Whether ``"attention"`` is the layer's attention to the encoder rather than to its own stack.
+    """
 
     trace: Trace
     layer: int
+    cross: bool = False
 
     @property
     def row(self) -> int:
         """Index into the kept layers."""
         return self.layer - self.trace.layers[0]
 
+    @property
+    def kinds(self) -> Mapping[str, NodeKind]:
+        """Kind of a part of attention → its kind in this layer."""
+        return CROSS if self.cross else {}
+
+    def site(self, name: str) -> Tensor:
+        """A site of the attention over the kept layers: ``"pattern"``, ``"q"``, ``"k"``, ``"v"``, ``"z"`` or ``"out"``."""
+        if name == "out":
+            return self.trace.cross_out if self.cross else self.trace.attn_out
+        return self.trace.site(f"cross_{name}" if self.cross else name)
+
+    @property
+    def state_before(self) -> Tensor:
+        """[layer, position, d_model] the states that attention enters."""
+        return self.trace.resid_cross if self.cross else self.trace.resid_pre
+
+    @property
+    def anatomy(self) -> Anatomy:
+        """The parts of the attention."""
+        anatomy = self.trace.model.anatomy
+        return anatomy.reader_of_encoder if self.cross else anatomy
+
     @cached_property
     def source_rows(self) -> Float[Tensor, "head key_pos d_model"]:
         """[head, key_pos, d_model] value · W_O of each source."""
-        anatomy = self.trace.model.anatomy
-        values = anatomy.per_query_head(upcast(self.trace.v[self.row]))
+        anatomy = self.anatomy
+        values = anatomy.per_query_head(upcast(self.site("v")[self.row]))
         # Key and value heads are repeated here once, so that every later sum has one row for each query head.
         return _gained(self._post_norm("attention"), values @ anatomy.W_O(self.layer))
 
     @cached_property
     def output_rows(self) -> Float[Tensor, "row d_model"]:
         """[head · d_head, d_model] rows of W_O."""
-        weight = self.trace.model.anatomy.W_O(self.layer).flatten(0, 1)
+        weight = self.anatomy.W_O(self.layer).flatten(0, 1)
         return _gained(self._post_norm("attention"), weight)
 
     @cached_property
     def neuron_rows(self) -> Float[Tensor, "d_mlp d_model"]:
         """[d_mlp, d_model] rows of W_out."""
-        return _gained(self._post_norm("mlp"), self._block.neuron_layers.output.weight)
+        return _gained(self._post_norm("mlp"), self._block("mlp").neuron_layers.output.weight)
 
     def source_amounts(self, position: int) -> Float[Tensor, "head key_pos"]:
         """[head, key_pos] pattern of a query, through the scale of a norm after the block."""
-        return upcast(self.trace.pattern[self.row, :, position]) / self._scale("attention", position)
+        return upcast(self.site("pattern")[self.row, :, position]) / self._scale("attention", position)
 
     def output_amounts(self, position: int) -> Float[Tensor, "row"]:
         """[head · d_head] z of a query, likewise."""
-        return upcast(self.trace.z[self.row, :, position]).reshape(-1) / self._scale("attention", position)
+        return upcast(self.site("z")[self.row, :, position]).reshape(-1) / self._scale("attention", position)
 
     def neuron_amounts(self, position: int) -> Float[Tensor, "d_mlp"]:
         """[d_mlp] activations, likewise."""
@@ -66,7 +98,7 @@ class Layer:
 
     def bias(self, part: str, position: int) -> Vector | None:
         """[d_model] contribution of the bias of ``"attention"`` or ``"mlp"`` and of a norm after it; None without a bias."""
-        block = self._block
+        block = self._block(part)
         projection: Projection = block.output_projection if part == "attention" else block.neuron_layers.output
         norm = self._post_norm(part)
         bias = projection.bias
@@ -79,35 +111,44 @@ class Layer:
         """[d_model] a part of the sum after ``"attention"`` or ``"mlp"`` as it enters the state: normed in post-norm blocks."""
         if self.trace.wiring != "post_norm":
             return x
-        norm = self._block.attention_norm if part == "attention" else self._block.mlp_norm
-        return norm.linear(x, upcast(self.trace.norm_scales[part][self.row, position]))
+        return self._norm(part).linear(x, upcast(self.trace.norm_scales[self._scales(part)][self.row, position]))
 
     def state_bias(self, part: str) -> Vector | None:
         """[d_model] bias of the norm over that sum in post-norm blocks; None elsewhere."""
         if self.trace.wiring != "post_norm":
             return None
-        return (self._block.attention_norm if part == "attention" else self._block.mlp_norm).bias
+        return self._norm(part).bias
 
     def normed(self, part: str, position: int, state: Vector) -> Vector:
         """[d_model] the state as ``"attention"`` or ``"mlp"`` reads it; in post-norm blocks the state itself."""
         if self.trace.wiring == "post_norm":
             return state
-        norm = self._block.attention_norm if part == "attention" else self._block.mlp_norm
-        out = norm.linear(state, upcast(self.trace.norm_scales[part][self.row, position]))
+        norm = self._norm(part)
+        out = norm.linear(state, upcast(self.trace.norm_scales[self._scales(part)][self.row, position]))
         return out if norm.bias is None else out + norm.bias
 
-    @property
-    def _block(self) -> Block:
-        return self.trace.model.anatomy.blocks[self.layer]
+    def _block(self, part: str) -> Block:
+        anatomy = self.anatomy if part == "attention" else self.trace.model.anatomy
+        return anatomy.blocks[self.layer]
+
+    def _norm(self, part: str) -> Norm:
+        norm: Norm = self._block(part).attention_norm if part == "attention" else self._block(part).mlp_norm
+        return norm
+
+    def _scales(self, part: str) -> str:
+        """What the scales of a norm are called."""
+        return "cross" if self.cross and part == "attention" else part
 
     def _post_norm(self, part: str) -> Norm | None:
-        norm: Norm | None = self._block.attention_post_norm if part == "attention" else self._block.mlp_post_norm
+        norm: Norm | None = (
+            self._block(part).attention_post_norm if part == "attention" else self._block(part).mlp_post_norm
+        )
         return norm
 
     def _scale(self, part: str, position: int) -> Tensor:
         if self._post_norm(part) is None:
             return torch.ones((), device="cpu")
-        return upcast(self.trace.norm_scales[f"{part}_post"][self.row, position])
+        return upcast(self.trace.norm_scales[f"{self._scales(part)}_post"][self.row, position])
 
 
 def _gained(norm: Norm | None, rows: Float[Tensor, "*n d_model"]) -> Float[Tensor, "*n d_model"]:

@@ -28,6 +28,8 @@ class Sketch:
         Node → its vector [d_model]; nodes without one (logits) are missing.
     facts
         Node → further entries of its reading: ``activation``, ``contribution``, ``coverage``, ``left_out``.
+    lengths
+        Nodes whose vector lies where no head reads, with its length.
     weights
         Nodes whose vector is an unchanged piece of a weight matrix, the same for every prompt.
     edges
@@ -36,6 +38,7 @@ class Sketch:
 
     vectors: dict[Node, Tensor] = field(default_factory=dict)
     facts: dict[Node, dict[str, float | int]] = field(default_factory=dict)
+    lengths: dict[Node, float] = field(default_factory=dict)
     weights: set[Node] = field(default_factory=set)
     edges: list[tuple[Node, Node, str, str, float, dict[str, int]]] = field(default_factory=list)
 
@@ -84,6 +87,7 @@ class Sketch:
             by_node |= zip(moving, read(trace, self._stacked(moving, trace), k=k, **aim), strict=True)
         else:
             by_node = {node: NodeReading(norm=float(vector.norm())) for node, vector in self.vectors.items()}
+        by_node |= {node: NodeReading(norm=length) for node, length in self.lengths.items()}
         return tuple(
             replace(by_node[node], **facts) if node in by_node else None  # type: ignore[arg-type]
             for node, facts in self.facts.items()

@@ -5,6 +5,7 @@ A :class:`Node` is the identity, never a string: :func:`label` writes labels and
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from operator import index
 from typing import Literal, get_args
@@ -19,16 +20,30 @@ NodeKind = Literal[
     "final_norm", "final_norm_bias", "unembed_bias", "logit", "logits",
     "feature", "attn_feature", "mlp_error", "attn_error", "mixer", "resid_cross", "cross_head", "cross_bias",
     "expert", "shared_expert", "sink",
+    "cross_norm", "cross_query", "cross_key", "cross_value", "cross_head_rest", "cross_row", "cross_rest", "cross_norm_bias", "cross_attn",
 ]  # fmt: skip
 NODE_KINDS: tuple[NodeKind, ...] = get_args(NodeKind)
 
 WITHOUT_LAYER = frozenset(
     {"embed", "position_embed", "final_norm", "final_norm_bias", "unembed_bias", "logit", "logits"}
 )
-WITH_HEAD = frozenset({"query", "key", "value", "head_rest", "head", "kv_group", "cross_head"})
+WITH_HEAD = frozenset(
+    {"query", "key", "value", "head_rest", "head", "kv_group", "cross_head", "cross_query", "cross_key", "cross_value", "cross_head_rest"}
+)  # fmt: skip
 WITH_INDEX = frozenset(
-    {"key", "value", "row", "gate", "neuron_in", "neuron", "logit", "feature", "attn_feature", "expert"}
-)
+    {
+        "key", "value", "cross_key", "cross_value", "cross_row", "row", "gate", "neuron_in", "neuron", "logit", "feature",
+        "attn_feature", "expert",
+    }
+)  # fmt: skip
+CROSS: Mapping[str, NodeKind] = {
+    "attn_norm": "cross_norm", "query": "cross_query", "key": "cross_key", "value": "cross_value",
+    "head_rest": "cross_head_rest", "head": "cross_head", "row": "cross_row", "attn_rest": "cross_rest",
+    "attn_bias": "cross_bias", "attn_norm_bias": "cross_norm_bias", "attn": "cross_attn",
+}  # fmt: skip
+"""Kind of a part of attention → kind of the same part of attention to an encoder."""
+OWN: Mapping[str, NodeKind] = {cross: own for own, cross in CROSS.items()}  # type: ignore[misc]
+"""The other way round."""
 STACKS = {"encoder": "enc"}
 """Name of a stack beside the last one → what labels of its nodes begin with."""
 FEATURES = frozenset({"feature", "attn_feature"})
@@ -52,8 +67,9 @@ class Node:
         a query's heads spend on it.
     layer, head, position, index
         Counted from 0; None where the kind has none. ``position`` is the query's; ``index`` is the source position of a
-        ``key`` or ``value``, the neuron of a ``neuron``, ``neuron_in`` (its row of W_in) or ``gate``, the row of W_O of a
-        ``row``, the number of an expert, of a feature in its dictionary, and the token id of a ``logit``. For a ``kv_group``, ``head`` is
+        ``key`` or ``value`` (of a ``cross_key`` or ``cross_value`` that in the encoder), the neuron of a ``neuron``, ``neuron_in``
+        (its row of W_in) or ``gate``, the row of W_O of a ``row``, the number of an expert, of a feature in its dictionary, and the
+        token id of a ``logit``. For a ``kv_group``, ``head`` is
         the key/value head.
     token
         The text of a logit's token, or the name of a feature; for the label only, not part of the identity.
@@ -132,6 +148,14 @@ def _label(node: Node) -> str:
             return f"L{node.layer}N{node.index}.{'gate' if node.kind == 'gate' else 'in'}{at}"
         case "head":
             return f"L{node.layer}H{node.head}{at}"
+        case "cross_query":
+            return f"L{node.layer}.cross.H{node.head}.query{at}"
+        case "cross_key" | "cross_value":
+            return f"L{node.layer}.cross.H{node.head}.{node.kind.removeprefix('cross_')}[{node.index}]{at}"
+        case "cross_head_rest":
+            return f"L{node.layer}.cross.H{node.head}.rest{at}"
+        case "cross_row":
+            return f"L{node.layer}.cross.W_O[{node.index}]{at}"
         case "cross_head":
             return f"L{node.layer}.cross.H{node.head}{at}"
         case "kv_group":

@@ -12,9 +12,10 @@ from typing import Any
 
 from ...charts.text import visible
 from ...values.flow_graph import FlowGraph
+from ...values.graph_info import GraphInfo
 from ...values.node import Node
 from ..scene.elements import LEVELS, MOST_EDGES, Drawing, drawing, elements, facts
-from ..scene.layout import LAYOUT, column_names, column_of, columns, extent, heights, is_circuit
+from ..scene.layout import LAYOUT, column_names, column_of, columns, extent, heights, is_circuit, stack_spans
 from ..scene.legend import legend_of
 from ..scene.noted import pinned
 from ..scene.roles import node_roles
@@ -108,7 +109,7 @@ def _shell(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str, Any
         "mass_definition": _mass_definition(drawn), "level": str(drawn.page_level), "levels": str(LEVELS), "cut": cut,
     }  # fmt: skip
     circuit = is_circuit(graph)
-    size = f"{len(info.tokens)} token{'s' if len(info.tokens) != 1 else ''}, {layers_text(graph)}"
+    size = f"{_size(info)}, {layers_text(graph)}"
     texts |= {"strongest": "effects" if circuit else "flow", "carried": "effect" if circuit else "flow"}
     texts["carried_definition"] = _CARRIED[circuit]["definition"]
     texts["along"] = "Heads" if circuit else "Tokens"
@@ -126,12 +127,23 @@ def _shell(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str, Any
         walk="",
         whole="",
         axes='      <div data-part="gutter" class="axis" aria-hidden="true"></div>\n'
-        '      <div data-part="ground" class="axis" aria-hidden="true"></div>',
+        '      <div data-part="ground" class="axis" aria-hidden="true"></div>'
+        + '\n      <div data-part="towers" class="axis" aria-hidden="true"></div>'
+        * bool(info.stacks),
         fit="Fit the picture",
         find="Find a token or node",
         stage=f"{'Circuit: heads' if circuit else 'Flow graph: tokens'} along one axis, layers along the other",
         keys="Arrow keys walk along tokens and layers. P pins the node, Escape clears. Plus, minus and 0 zoom and fit.",
     )
+
+
+def _size(info: GraphInfo) -> str:
+    """How long the prompt is; of two stacks what is read and what is written."""
+    count = f"{len(info.tokens)} token{'s' if len(info.tokens) != 1 else ''}"
+    if not info.stacks:
+        return count
+    read = sum(len(one.tokens) for one in info.stacks)
+    return f"{read} {'positions' if read != 1 else 'position'} read, {count} written"
 
 
 def _page_data(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
@@ -144,7 +156,7 @@ def _page_data(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str,
         "tokens": columns(graph),
         "carried": _CARRIED[is_circuit(graph)],
         "layers": [first, end],
-        **({} if names is None else {"numbers": names}),
+        **({} if names is None else {"numbers": names, "stacks": [list(one) for one in stack_spans(graph)]}),
         "position": None if is_circuit(graph) else column_of(graph, explained),
         "unit": graph.info.unit,
         "target": None if graph.info.target_token is None else visible(graph.info.target_token),

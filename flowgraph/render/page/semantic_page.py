@@ -6,13 +6,13 @@ Everything in the graph is drawn, whatever its size; zoomed out, pills without t
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from html import escape
 from typing import Any
 
 from ...charts.text import printable, visible
 from ...values.flow_graph import FlowGraph
-from ...values.node import Node
+from ...values.node import OWN, Node
 from ...values.reading import NodeReading
 from ..scene.roles import node_roles
 from ..scene.semantic_elements import edge_classes, semantic_elements, semantic_facts
@@ -52,6 +52,11 @@ def statements(graph: FlowGraph, layer: int, position: int) -> list[str]:
              if node.layer == layer and node.position == position}  # fmt: skip
     measure = MEASURE_NAMES.get(str(graph.info.options.get("select", "contribution")), "what they are chosen by")
     lines = [*_head_statements(found, measure)]
+    if any(node.kind == "cross_head" for node in found):
+        own: dict[Node, NodeReading | None] = {
+            replace(node, kind=OWN[node.kind]): reading for node, reading in found.items() if node.kind in OWN
+        }
+        lines += [f"Attention to the encoder: {line[0].lower()}{line[1:]}" for line in _head_statements(own, measure)]
     neurons = sum(node.kind == "neuron" for node in found)
     covered = _coverages(found, "mlp")
     if neurons:
@@ -63,7 +68,7 @@ def statements(graph: FlowGraph, layer: int, position: int) -> list[str]:
         others = "; the others are one node, rest" if left_out else ""
         lines.append(f"{neurons:,}{of_all} neuron{'s' * (neurons != 1 or bool(of_all))}{held}{others}.")
     wrote = [
-        f"{name} {_signed(reading.contribution)}" for kind, name in (("attn", "attention"), ("mlp", "MLP"))
+        f"{name} {_signed(reading.contribution)}" for kind, name in (("attn", "attention"), ("cross_attn", "attention to the encoder"), ("mlp", "MLP"))
         for node, reading in found.items() if node.kind == kind and reading is not None and reading.contribution is not None
     ]  # fmt: skip
     if wrote:

@@ -27,12 +27,19 @@ _BESIDE = 0.45
 _SYMBOLS = {
     "mlp": "square",
     "head": "diamond",
+    "cross_head": "diamond-tall",
     "kv_group": "diamond",
     "attn": "diamond",
     "logit": "star",
     "logits": "star",
 }
-_NAMES = {"square": "MLP", "diamond": "head", "star": "logit", "circle": "state"}
+_NAMES = {
+    "square": "MLP",
+    "diamond": "head",
+    "diamond-tall": "head that reads the encoder",
+    "star": "logit",
+    "circle": "state",
+}
 _ROW, _AROUND, _LEAST = 22, 180, 360
 """Pixels: of a layer, above and below all layers, and of a figure at least."""
 _WORDS = 3
@@ -118,6 +125,7 @@ def _colour(classes: str, colours: Theme) -> str:
     named = {
         "raises": colours.raises, "lowers": colours.lowers, "self": colours.self_attention, "mlp": colours.mlp,
         **dict.fromkeys(("attention", "to-head", "from-head"), colours.attention),
+        **dict.fromkeys(("cross", "to-cross", "from-cross"), colours.cross_attention),
     }  # fmt: skip
     return next((named[name] for name in classes.split() if name in named), colours.residual)
 
@@ -129,7 +137,12 @@ def _add_nodes(figure: Any, graph: FlowGraph, at: list[tuple[float, float]], col
         of[_SYMBOLS.get(node.kind, "circle")].append(n)
     readings = graph.readings or (None,) * len(graph.nodes)
     names = _NAMES | {"circle": "embedding"} if is_circuit(graph) else _NAMES
-    fills = {"square": colours.mlp, "diamond": colours.attention, "star": colours.target}
+    fills = {
+        "square": colours.mlp,
+        "diamond": colours.attention,
+        "diamond-tall": colours.cross_attention,
+        "star": colours.target,
+    }
     for symbol, nodes in of.items():
         fill = [fills.get(symbol) or _fill(graph, n, readings[n], colours) for n in nodes]
         figure.add_trace(

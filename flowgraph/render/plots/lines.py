@@ -16,7 +16,13 @@ from .plotting import axis_options, panels, plain_text, plotly_module, styled, t
 if TYPE_CHECKING:
     import plotly.graph_objects
 
-_SYMBOLS = {"circle": "circle", "ring": "circle-open", "triangle": "triangle-up-open", "square": "square-open"}
+_SYMBOLS = {
+    "circle": "circle",
+    "ring": "circle-open",
+    "triangle": "triangle-up-open",
+    "diamond": "diamond-open",
+    "square": "square-open",
+}
 _CROWDED = 40
 """Joined points from which on they are drawn small."""
 _TICKS = 16

@@ -176,7 +176,11 @@ def _node_text(graph: FlowGraph, n: int) -> str:
     if reading.contribution is not None:
         lines.append(f"contribution: {reading.contribution:+.3g} logits")
     if reading.activation is not None:
-        name = "attention" if graph.nodes[n].kind in ("key", "value", "head_rest") else "activation"
+        name = (
+            "attention"
+            if graph.nodes[n].kind in ("key", "value", "head_rest", "cross_key", "cross_value", "cross_head_rest")
+            else "activation"
+        )
         lines.append(f"{name}: {reading.activation:.3g}")
     lines.append(f"norm: {reading.norm:.3g}")
     return "<br>".join(lines)

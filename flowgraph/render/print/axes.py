@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ..scene.layout import Place
 from .content import Content
 from .frame import AXIS_SIZE, LAYER_SIZE, LONGEST_TICK, Frame
-from .shapes import Anchor, Label, Point, baseline, shortened, text_width
+from .shapes import Anchor, Label, Line, Point, baseline, corners, shortened, text_width
 
 
 def token_ticks(content: Content, fitted: Frame, ticks: Sequence[str], *, target: int) -> list[Label]:
@@ -37,6 +37,26 @@ def _tick_place(fitted: Frame, token: int) -> Point:
     # Turned text hangs from its end; half the height of its letters brings that under the column.
     half = 0.3 * AXIS_SIZE
     return x + (half if fitted.angle == 90 else half / 2), fitted.ground + 0.35 * AXIS_SIZE
+
+
+def stack_names(
+    fitted: Frame, ticks: Sequence[Label], spans: Sequence[tuple[str, int, int]]
+) -> tuple[list[Label], list[Line]]:
+    """Names of stacks outside of their tokens, each on a line along them."""
+    names: list[Label] = []
+    lines: list[Line] = []
+    boxes = [corners(label) for label in ticks]
+    for name, first, last in spans:
+        (x, y), (right, low) = (fitted.point(Place(float(one), 0.0)) for one in (first, last))
+        if fitted.is_columns:
+            along = max(v for box in boxes for _, v in box) + 2.0
+            lines.append(Line((x - 6.0, along), (right + 6.0, along), "line", 1.0))
+            names.append(Label(name, ((x + right) / 2, along + 1.0 + LAYER_SIZE), LAYER_SIZE, "muted", "middle"))
+        else:
+            along = fitted.side + 3.0
+            lines.append(Line((along, y - 2.5), (along, low + 2.5), "line", 1.0))
+            names.append(Label(name, (along - 3.0, y - 0.75 * AXIS_SIZE), LAYER_SIZE, "muted", "end"))
+    return names, lines
 
 
 def layer_ticks(fitted: Frame, first: int, end: int) -> list[Label]:

@@ -11,11 +11,11 @@ from ...values.flow_graph import FlowGraph
 from ...values.node import Node
 from ..page.semantic_page import statements
 from ..scene.elements import Drawing, drawing
-from ..scene.layout import column_of, columns, extent, heights, is_circuit
+from ..scene.layout import column_of, columns, extent, heights, is_circuit, stack_spans
 from ..scene.legend import own_names
 from ..scene.noted import group_sizes
 from ..words.caption import caption, mass_of, model_text, percent, prompt_text
-from .axes import layer_ticks, token_ticks
+from .axes import layer_ticks, stack_names, token_ticks
 from .content import Content, Spell, edge_shapes, node_shapes, scaffold, wishes
 from .frame import COLUMN_WIDTHS, PAD, Frame, Needs, frame
 from .ink import THEMES, ThemeName, palette
@@ -26,7 +26,7 @@ from .semantic_ink import pill_palette, semantic_groups
 from .shapes import Box, Label, Line, Picture, Pill, Plate, Shape, corners, wrapped
 
 _SEMANTIC = frozenset({"semantic", "visit"})
-_WRITERS = frozenset({"head", "attn", "neuron", "mlp"})
+_WRITERS = frozenset({"head", "attn", "cross_head", "cross_attn", "neuron", "mlp"})
 _MOST_GROUPS = 12
 _CAPTION_SIZE, _CAPTION_LEAD = 6.0, 8.0
 _NARROWEST, _WIDEST = 100.0, 5000.0
@@ -134,7 +134,14 @@ def _flow(graph: FlowGraph, look: Look, spell: Spell) -> _Drawn:
     drawn = drawing(graph)
     content = Content.of(drawn, look.theme, spell)
     ticks = tuple(spell(name) for name in columns(graph))
-    needs = Needs(drawn.places, extent(drawn.graph, drawn.places), ticks, heights(graph), content.beside())
+    needs = Needs(
+        drawn.places,
+        extent(drawn.graph, drawn.places),
+        ticks,
+        heights(graph),
+        content.beside(),
+        tuple(name for name, *_ in stack_spans(graph)),
+    )
     fitted = frame(needs, look.points)
     shapes, lost = _graph_shapes(content, fitted, ticks, graph)
     bottom = max(_bottom(shape) for shape in shapes) + PAD if shapes else fitted.ground
@@ -162,6 +169,7 @@ def _graph_shapes(content: Content, fitted: Frame, ticks: Sequence[str], graph: 
     first, end = heights(graph)
     explained = -1 if is_circuit(graph) else column_of(graph, Node("logits", position=graph.info.position))
     axes = token_ticks(content, fitted, ticks, target=explained) + layer_ticks(fitted, first, end)
+    named, brackets = stack_names(fitted, axes, stack_spans(graph))
     lines, landings = edge_shapes(content, fitted)
     marks, numbers = node_shapes(content, fitted)
     # Left of where the axis ends its labels are alone.
@@ -172,7 +180,9 @@ def _graph_shapes(content: Content, fitted: Frame, ticks: Sequence[str], graph: 
     labels = ground.place(wanted)
     plates = [Plate(_behind(label)) for label in labels]
     behind = scaffold(content, fitted, len(ticks), layers=end - first)
-    return [*behind, *lines, *landings, *plates, *marks, *numbers, *labels, *axes], len(wanted) - len(labels)
+    return [*behind, *lines, *landings, *plates, *marks, *numbers, *labels, *axes, *brackets, *named], len(
+        wanted
+    ) - len(labels)
 
 
 def _behind(label: Label) -> Box:

@@ -12,7 +12,7 @@ from ..scene.noted import pinned
 from .frame import SCALE, Frame
 from .ink import ThemeName, style_of
 from .labels import Wish
-from .shapes import Anchor, Label, Line, Mark, Point, baseline, shortened, text_width
+from .shapes import Anchor, Box, Label, Line, Mark, Point, baseline, shortened, text_width
 
 Spell = Callable[[str], str]
 MOST_EDGES = 2000
@@ -22,6 +22,7 @@ _LONGEST = 54.0
 _LABELLED_ROW = 12.0
 _LAYERS_PER_LINE = 5
 _FAINTEST = {"light": 0.0, "print": 0.3}
+_MARKS: Mapping[str, Literal["square", "diamond"]] = {"rectangle": "square", "diamond": "diamond"}
 _LABEL_CLASSES = {"p3": 3, "p2": 2}
 
 
@@ -124,7 +125,7 @@ def node_mark(node: Mapping[str, Any], centre: Point, content: Content, *, state
     size = _value(style["width"], node["data"]) * SCALE
     width = style["border-width"] * SCALE
     mark = Mark(
-        "square" if style.get("shape") == "rectangle" else "circle", centre, size, style["background-color"],
+        _MARKS.get(style.get("shape", ""), "circle"), centre, size, style["background-color"],
         style["border-color"], width, "fine" if style.get("border-style") == "dashed" else "solid",
     )  # fmt: skip
     return style["z-index"], mark
@@ -197,8 +198,16 @@ def _number(content: Content, n: int, mark: Mark, states: tuple[str, ...]) -> li
 
 
 def _meet(one: Mark, other: Mark) -> bool:
-    a, b = one.box(), other.box()
+    a, b = _inner(one), _inner(other)
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _inner(mark: Mark) -> Box:
+    """Where a number may stand: diamonds that touch at their corners do not hide one another's."""
+    if mark.shape != "diamond":
+        return mark.box()
+    (x, y), away = mark.centre, mark.size / 3
+    return x - away, y - away, x + away, y + away
 
 
 def _value(value: Any, data: Mapping[str, Any]) -> float:

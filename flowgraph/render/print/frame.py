@@ -27,7 +27,7 @@ _COLUMN_LEAST, _COLUMN_TIGHT = 34.0, 11.0
 _LAYER_LEAST, _LAYER_FAIR, _LAYER_HEADS, _LAYER_MOST = 7.0, 13.0, 22.0, 40.0
 _ROW_LEAST, _ROW_FAIR, _ROW_MOST = 7.0, 13.0, 40.0
 _DENSE, _DENSE_HEADS = 16.5, 30.0
-_END = 8.0
+_END, _NAME = 8.0, 18.0
 _TALL, _FULL = 0.72, 560.0
 _NARROW, _NARROW_TALL = 300.0, 1.15
 
@@ -48,6 +48,8 @@ class Needs:
         First and one past the last layer.
     beside
         Room in points right of the last node, for its label.
+    stacks
+        Names of several stacks, which stand beside their tokens; some of their blocks attend twice. Empty for one stack.
     """
 
     places: tuple[Place, ...]
@@ -55,6 +57,7 @@ class Needs:
     ticks: tuple[str, ...]
     layers: tuple[int, int]
     beside: float
+    stacks: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,7 +168,7 @@ def _rows(needs: Needs, width: float, layer_pitch: float) -> Frame:
     low = max(_ROW_LEAST, min(_ROW_FAIR, most))
     token = min(_ROW_MOST, max(low, min(wanted, most)))
     first = Geometry("rows", token, layer, 0.0, 0.0)
-    top = _EDGE / SCALE + max(8.0, _overhang(needs, first) + 5)
+    top = _EDGE / SCALE + max(_NAME if needs.stacks else 8.0, _overhang(needs, first) + 5)
     left = _gutter_rows(needs) + 0.2 * layer
     spare = max(0.0, width / SCALE - left - (needs.room.layers + rows["after"]) * layer - _beside(needs))
     ground = (top + (needs.room.tokens - 1) * token) * SCALE + 2 * PAD
@@ -180,7 +183,8 @@ def _gutter(needs: Needs) -> float:
 
 def _gutter_rows(needs: Needs) -> float:
     longest = max((text_width(tick, AXIS_SIZE, is_bold=True) for tick in needs.ticks), default=0.0)
-    return (_EDGE + min(LONGEST_TICK, longest) + PAD) / SCALE
+    named = max((text_width(name, LAYER_SIZE) for name in needs.stacks), default=0.0)
+    return (_EDGE + max(min(LONGEST_TICK, longest), named) + PAD) / SCALE
 
 
 def _beside(needs: Needs) -> float:
@@ -209,7 +213,7 @@ def _column_layer_pitch(needs: Needs, width: float) -> float:
     wanted = (_NARROW_TALL if width <= _NARROW else _TALL) * width
     fair = _LAYER_HEADS if needs.room.slots > 1 else _LAYER_FAIR
     most = max(_LAYER_LEAST, _FULL / SCALE / depth)
-    return min(max(wanted / SCALE / depth, fair), most, _LAYER_MOST)
+    return min(max(wanted / SCALE / depth, fair), most, _LAYER_MOST * (1.6 if needs.stacks else 1.0))
 
 
 def _row_layer_pitch(needs: Needs, width: float) -> float:

@@ -18,7 +18,7 @@ ThemeName = Literal["light", "print"]
 
 # Kinds of edges differ in grey and in their dashes; ranks in grey alone, the best one darkest.
 PRINT = replace(
-    LIGHT, ink="#000000", muted="#404040", pane="#FFFFFF", line="#DCDCDC", attention="#000000", self_attention="#000000", mlp="#606060",
+    LIGHT, ink="#000000", muted="#404040", pane="#FFFFFF", line="#DCDCDC", attention="#000000", self_attention="#000000", cross_attention="#000000", mlp="#606060",
     residual="#A0A0A0", target="#000000", pin="#000000", raises="#000000", lowers="#000000",
     ranks=("#000000", "#484848", "#808080", "#B0B0B0", "#DADADA"),
     effects=("#FFFFFF", "#FFFFFF", "#FFFFFF", "#BDBDBD", "#000000"),
@@ -41,6 +41,7 @@ _PRINT_RULES: tuple[tuple[str, dict[str, Any]], ...] = (
     (".effect2", {"border-color": "residual"}),
     (f".k{len(RANK_LABELS) - 1}", {"border-color": "muted"}),
     (".mlp", {"line-style": "fine"}),
+    (".cross, .to-cross, .from-cross", {"line-style": "dashed"}),
 )
 _SELECTOR = re.compile(r"(node|edge)?((?:\.[\w-]+)*)(\[lb\])?")
 

@@ -28,6 +28,7 @@ _NODES = {
     **SQUARES,
     "head": "attention head, its number",
     "expert": "expert, its number",
+    "cross-head": "cross head: reads the encoder",
     "goal": "logit",
     "undefined": "shares by substitute",
     "pin": "pinned in the file",
@@ -140,9 +141,10 @@ def _nodes(content: Content, fitted: Frame, nodes: set[str], own: Mapping[str, s
     for name, text in _NODES.items():
         if name in nodes and not (name == "bias" and "block" in nodes):
             square = "square" if name == "block" else f"square {name}"
-            classes = {"state": "state plain", "head": "head major", "expert": "head expert major"}.get(
-                name, square if name in _SQUARES else name
-            )
+            own_classes = {
+                "state": "state plain", "head": "head major", "expert": "head expert major", "cross-head": "head cross-head major",
+            }  # fmt: skip
+            classes = own_classes.get(name, square if name in _SQUARES else name)
             text = "MLP or bias" if name == "block" and "bias" in nodes else text
             entries.append(Entry(_dot(content, fitted, classes), own.get(name, text)))
     return entries
@@ -153,7 +155,8 @@ def _dot(content: Content, fitted: Frame, classes: str) -> Mark:
 
 
 def _sample(content: Content, name: str, part: float = _SHOWN_SHARE) -> Line:
-    kind = "attention" if name in ("raises", "lowers", "to-head") else "head" if name == "from-head" else name
+    kinds = dict.fromkeys(("raises", "lowers", "to-head", "cross", "to-cross"), "attention")
+    kind = {**kinds, "from-head": "head", "from-cross": "head"}.get(name, name)
     width, tint = edge_stroke(kind, part)
     return edge_line(
         {"classes": name, "data": {"w": width, "o": tint}}, ((0.0, 0.0), (0.0, 0.0)), content, is_columns=False

@@ -129,6 +129,8 @@ def _artist(shape: Line | Mark | Pill | Plate, drawn: Picture, height: int) -> A
             }
             if shape.shape == "circle":
                 return patches.Circle(shape.centre, shape.size / 2, **look)
+            if shape.shape == "diamond":
+                return patches.Polygon(shape.corners, closed=True, **look)
             corner = (shape.centre[0] - shape.size / 2, shape.centre[1] - shape.size / 2)
             return patches.Rectangle(corner, shape.size, shape.size, **look)
         case Pill(box=(left, top, right, bottom)):

@@ -132,7 +132,7 @@ def mark(role: Role, at: Point, size: float) -> Mark:
     look = ROLES[role]
     if look.mark == "circle":
         return Mark("circle", at, size, look.colour, look.colour, 0.0)
-    return Mark("square" if look.mark == "square" else "circle", at, size, "background", look.colour, 0.7)
+    return Mark(look.mark if look.mark in ("square", "diamond") else "circle", at, size, "background", look.colour, 0.7)
 
 
 class Sample(NamedTuple):

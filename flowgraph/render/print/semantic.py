@@ -28,7 +28,7 @@ TALLEST = 1296.0
 
 _TEXT, _LEAST_TEXT, _HEADING, _TITLE = 5.5, 5.0, 5.0, 6.5
 _ROW, _PILL = 9.0, 7.6
-_COLUMN_LEAST, _COLUMN_MOST = 27.0, 50.0
+_COLUMN_LEAST, _COLUMN_TIGHT, _COLUMN_MOST = 27.0, 20.0, 50.0
 _SIDE, _INSIDE = 3.0, 1.3
 # Texts are measured for the widest font; in that one they may come this much nearer to the side of their pill.
 _MEASURE = 0.95
@@ -105,8 +105,10 @@ def _bands(graph: FlowGraph, plan: Plan, width: float) -> tuple[Bands, float]:
     lefts = {layer: min(panel.left for panel in panels) for layer, panels in sides.items()}
     columns = max(panel.end - lefts[layer] for layer, panels in sides.items() for panel in panels)
     column = (width - 2 * _SIDE) / columns
-    if column < _COLUMN_LEAST:
-        least = math.ceil(_COLUMN_LEAST * columns + 2 * _SIDE)
+    # A block that attends twice has half as many columns again.
+    tightest = _COLUMN_TIGHT if any(node.kind == "cross_attn" for node in graph.nodes) else _COLUMN_LEAST
+    if column < tightest:
+        least = math.ceil(tightest * columns + 2 * _SIDE)
         raise ArgumentError(
             f"width={width:g} points is too narrow for {columns:.1f} columns of words; give width={least} or more, or show "
             "less of the graph: neurons_per_block=0 or rows_per_block=0 leave columns out"

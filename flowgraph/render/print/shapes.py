@@ -51,9 +51,9 @@ class Line:
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A circle or square of ``size`` points across, with a border in the middle of its edge."""
+    """A circle, square or diamond of ``size`` points across, with a border in the middle of its edge."""
 
-    shape: Literal["circle", "square"]
+    shape: Literal["circle", "square", "diamond"]
     centre: Point
     size: float
     fill: str
@@ -61,6 +61,12 @@ class Mark:
     border_width: float
     dash: Dash = "solid"
     tint: float = 1.0
+
+    @property
+    def corners(self) -> tuple[Point, Point, Point, Point]:
+        """Corners of a diamond, from the top clockwise."""
+        (x, y), half = self.centre, self.size / 2
+        return (x, y - half), (x + half, y), (x, y + half), (x - half, y)
 
     def box(self) -> Box:
         """Where it is, border included."""

@@ -67,6 +67,8 @@ def _mark(mark: Mark, drawn: Picture) -> str:
         paint += _stroke(drawn.colour(mark.border, mark.tint), mark.border_width, mark.dash)
     if mark.shape == "circle":
         return f'<circle cx="{_short(x)}" cy="{_short(y)}" r="{_short(half)}"{paint}/>'
+    if mark.shape == "diamond":
+        return f'<path d="M{"L".join(map(_pair, mark.corners))}Z"{paint}/>'
     side = _short(mark.size)
     return f'<rect x="{_short(x - half)}" y="{_short(y - half)}" width="{side}" height="{side}"{paint}/>'
 

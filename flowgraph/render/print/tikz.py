@@ -122,6 +122,8 @@ def _mark(mark: Mark) -> str:
     (x, y), half = mark.centre, mark.size / 2
     if mark.shape == "circle":
         return rf"{command}[{look}] ({_pair(mark.centre)}) circle[radius={_short(half)}bp];"
+    if mark.shape == "diamond":
+        return rf"{command}[{look}] {' -- '.join(f'({_pair(corner)})' for corner in mark.corners)} -- cycle;"
     return rf"{command}[{look}] ({_pair((x - half, y - half))}) rectangle ({_pair((x + half, y + half))});"
 
 

@@ -12,7 +12,7 @@ class RoleLook(NamedTuple):
     """A colour by its name in a :class:`~flowgraph.render.scene.style.Theme`, the mark of a point, and how a bar is filled."""
 
     colour: str
-    mark: Literal["circle", "ring", "triangle", "square"] = "circle"
+    mark: Literal["circle", "ring", "triangle", "diamond", "square"] = "circle"
     is_dashed: bool = False
     hatch: str = ""
     """Of bars, as plotly writes it."""
@@ -25,6 +25,7 @@ ROLES: Mapping[Role, RoleLook] = {
     "target": RoleLook("target"),
     "foil": RoleLook("pin", is_dashed=True),
     "attention": RoleLook("attention", "triangle"),
+    "cross": RoleLook("cross_attention", "diamond"),
     "mlp": RoleLook("mlp", "square", hatch="/", tint=0.75),
     "rest": RoleLook("residual", "ring", hatch="x", tint=0.6),
     "muted": RoleLook("muted", "ring", hatch=".", tint=0.3),

@@ -267,21 +267,23 @@ def _shape_classes(drawn: Drawing, n: int, outgoing: Sequence[Sequence[int]]) ->
         return ["junction"]
     if node.kind in COLOURED_KINDS:
         return ["state", rank_class(graph.readings[n] if graph.readings else None)]
-    if node.kind == "expert":
-        shape = "head expert"  # a number in a shape, like a head
-    else:
-        shape = "head" if node.kind in _HEADS else f"square {_SQUARES.get(node.kind, 'part')}".rstrip()
+    further = {"expert": " expert", "cross_head": " cross-head"}.get(node.kind, "")
+    is_numbered = node.kind in _HEADS or further
+    shape = f"head{further}" if is_numbered else f"square {_SQUARES.get(node.kind, 'part')}".rstrip()
     if graph.info.unit != "logits" or not outgoing[n] or is_circuit(graph):
         return [shape]
     return [shape, f"effect{effect_step(float(sum(graph.weight[e] for e in outgoing[n])))}"]
 
 
 def classes_of(items: Sequence[Mapping[str, Any]]) -> set[str]:
-    """Classes that occur among nodes or edges; ``block`` stands for squares of MLPs, which have no class of their own."""
+    """Classes that occur among nodes or edges; ``block`` stands for squares of MLPs, which have no class of their own.
+
+    Heads that read an encoder are ``cross-head`` and no ``head``.
+    """
     found: set[str] = set()
     for item in items:
         names = set(item["classes"].split())
-        found |= names
+        found |= names - {"head"} if "cross-head" in names else names
         if "square" in names and names.isdisjoint(_SQUARES.values()) and "part" not in names:
             found.add("block")
     return found
@@ -393,12 +395,13 @@ def _edge_classes(drawn: Drawing, e: int, kind: str) -> list[str]:
     if kind == "sink":
         return ["sink"]
     if target.kind in _HEADS:
-        return ["to-head"]
+        return ["to-cross" if target.kind == "cross_head" else "to-head"]
     if source.kind in _HEADS:
-        return ["from-head"]
+        return ["from-cross" if source.kind == "cross_head" else "from-head"]
     if kind == "attention":
-        is_own = (source.stack, source.position) == (target.stack, target.position)
-        return ["self"] if is_own else ["attention"]
+        if source.stack != target.stack:
+            return ["cross"]
+        return ["self"] if source.position == target.position else ["attention"]
     return ["mlp"] if kind in ("mlp", "mlp_in", "expert") else [kind]
 
 

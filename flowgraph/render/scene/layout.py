@@ -38,9 +38,13 @@ _ABOVE_BLOCK = {
     "attn": 0.33, "head": 0.33, "kv_group": 0.33, "attn_rest": 0.33, "concat_heads": 0.38, "row": 0.42, "attn_bias": 0.5,
     "attn_norm_bias": 0.58, "resid_mid": 0.66, "mlp_norm": 0.72, "gate": 0.78, "neuron_in": 0.78, "mlp_bias_in": 0.78,
     "mlp": 0.87, "neuron": 0.87, "mlp_rest": 0.87, "mlp_bias": 0.87, "mlp_norm_bias": 0.94, "resid_post": 1.0,
-    "resid_cross": 0.46, "cross_head": 0.56, "cross_bias": 0.61, "mixer": 0.33, "attn_feature": 0.33, "attn_error": 0.33, "feature": 0.87, "mlp_error": 0.87,
+    "resid_cross": 0.36, "cross_head": 0.55, "cross_bias": 0.62,
+    "cross_norm": 0.42, "cross_query": 0.46, "cross_key": 0.46, "cross_value": 0.5, "cross_head_rest": 0.52, "cross_rest": 0.55,
+    "cross_attn": 0.55, "cross_row": 0.6, "cross_norm_bias": 0.64, "mixer": 0.33, "attn_feature": 0.33, "attn_error": 0.33, "feature": 0.87, "mlp_error": 0.87,
     "expert": 0.77, "shared_expert": 0.77, "sink": 0.22,
 }  # fmt: skip
+_BEFORE_CROSS = {"head": 0.22, "kv_group": 0.22, "attn": 0.22, "attn_bias": 0.28}
+"""The same in a block that attends twice, so that its heads do not stand on one another."""
 _ABOVE_TOP = {"final_norm": 0.1, "final_norm_bias": 0.2, "unembed_bias": 0.5, "logit": 0.6, "logits": 0.6}
 _ON_THE_LINE = frozenset(
     {"embed", "resid_pre", "resid_cross", "resid_mid", "resid_post", "final_norm", "logit", "logits"}
@@ -117,6 +121,19 @@ def column_names(graph: FlowGraph) -> list[str] | None:
         for name in (*(f"{n} of the {stack.name}" for n in range(len(stack.tokens))), "")
     ]
     return [*names, *map(str, range(len(graph.info.tokens)))]
+
+
+def stack_spans(graph: FlowGraph) -> tuple[tuple[str, int, int], ...]:
+    """Name, first and last column of each stack; empty for one stack."""
+    info = graph.info
+    if not info.stacks:
+        return ()
+    sizes = [*((one.name, len(one.tokens)) for one in info.stacks), ("decoder", len(info.tokens))]
+    found, first = [], 0
+    for name, count in sizes:
+        found.append((name, first, first + count - 1))
+        first += count + 1  # the free column between
+    return tuple(found)
 
 
 def heights(graph: FlowGraph) -> tuple[int, int]:
@@ -197,7 +214,8 @@ def _base(node: Node, graph: FlowGraph) -> tuple[float, float]:
     in_bias_column = node.kind in _BIASES and node.position is None
     token = column_of(graph, node) + (_BIAS_COLUMN if in_bias_column else 0.0)
     if node.layer is not None:
-        return token, node.layer - first + _ABOVE_BLOCK[node.kind]
+        twice = _BEFORE_CROSS if graph.info.stacks and node.stack is None else {}
+        return token, node.layer - first + twice.get(node.kind, _ABOVE_BLOCK[node.kind])
     return token, end - first + _ABOVE_TOP[node.kind] if node.kind in _ABOVE_TOP else 0.0
 
 

@@ -19,6 +19,9 @@ EDGE_NAMES = {
     "self": "attention to itself",
     "to-head": "attention into a head",
     "from-head": "head output",
+    "cross": "attention to the encoder",
+    "to-cross": "into a cross head",
+    "from-cross": "cross head output",
     "residual": "residual stream",
     "mlp": "MLP",
     "mixer": "mixer output",
@@ -190,8 +193,8 @@ def _node_fill(drawn: Drawing) -> LegendSection:
 
 
 def _effects(drawn: Drawing, node_classes: Sequence[str]) -> LegendSection:
-    shapes = [name for shape, name in (("head", "Head"), ("square", "Square")) if shape in node_classes]
-    title = " and ".join(shapes).capitalize() + " colour"
+    shapes = [name.replace("-", " ") for name in ("head", "cross-head", "square") if name in node_classes]
+    title = " and ".join(filter(None, (", ".join(shapes[:-1]), *shapes[-1:]))).capitalize() + " colour"
     steps = tuple(LegendMark(f"dot effect{step}", name) for step, name in enumerate(EFFECT_LABELS))
     return LegendSection(title, steps, is_scale=True, note=f"direct effect on the target, {drawn.graph.info.unit}")
 
@@ -204,11 +207,12 @@ def _shapes(node_classes: Sequence[str], own: Mapping[str, str]) -> tuple[Legend
         *((name, f"dot square {name}", text) for name, text in _other_squares(node_classes)),
         ("head", "dot head", "attention head, number"),
         ("expert", "dot head expert", "expert, number"),
+        ("cross-head", "dot head cross-head", "cross head: reads the encoder"),
         ("goal", "dot goal", "logit"),
         ("undefined", "dot undefined", "shares by substitute"),
     )
     return tuple(
-        LegendMark(look, own.get(name, text), "4" if name in ("head", "expert") else "")
+        LegendMark(look, own.get(name, text), "4" if name in ("head", "expert", "cross-head") else "")
         for name, look, text in names
         if name in node_classes
     )

@@ -25,12 +25,17 @@ _TOP, _BOTTOM = 10, 5
 _BEFORE = 0.1
 _OPACITY = {"norm": 0.45, "activation": 0.6, "visit": 0.6}
 _STREAM = frozenset({"residual", "embed"})
-_QUIET = frozenset({"query", "key", "gate", "neuron_in", "attn_norm", "mlp_norm"})
+_QUIET = frozenset(
+    {"query", "key", "gate", "neuron_in", "attn_norm", "mlp_norm", "cross_query", "cross_key", "cross_norm"}
+)
+_DOWN = {("attn", "resid_mid"), ("attn", "resid_cross"), ("cross_attn", "resid_mid")}
 _NAMES = {
     "attn_norm": "norm", "mlp_norm": "norm", "resid_mid": "mid", "head_rest": "rest", "attn_rest": "rest",
     "mlp_rest": "rest", "attn_bias": "bias", "mlp_bias": "bias", "attn_norm_bias": "norm bias",
     "mlp_norm_bias": "norm bias", "final_norm": "final norm", "final_norm_bias": "norm bias", "unembed_bias": "bias",
     "attn": "attn", "mlp": "mlp", "qkv": "q k v", "concat_heads": "heads", "mlp_bias_in": "bias in",
+    "cross_norm": "norm", "resid_cross": "mid", "cross_head_rest": "rest", "cross_rest": "rest", "cross_bias": "bias",
+    "cross_norm_bias": "norm bias", "cross_attn": "×",
     "mlp_error": "error", "attn_error": "error", "logits": "logits", "shared_expert": "shared", "sink": "sink",
 }  # fmt: skip
 
@@ -56,6 +61,8 @@ def pill_text(graph: FlowGraph, n: int, rows: Collection[int]) -> str:
     node = graph.nodes[n]
     reading = graph.readings[n] if graph.readings else None
     word = picture_label(reading.top[0][0]) if reading is not None and reading.top else ""
+    if node.kind == "cross_key":
+        return _token_at(graph, node.index, "encoder")
     if node.kind in ("key", "embed", "position_embed"):
         position = node.index if node.kind == "key" else node.position
         return _token_at(graph, position) if node.kind != "position_embed" else f"position {position}"
@@ -64,9 +71,10 @@ def pill_text(graph: FlowGraph, n: int, rows: Collection[int]) -> str:
     if node.kind == "logit":
         return visible(node.token) if node.token is not None else f"token {node.index}"
     name = _name(node)
-    if node.kind in ("value", "gate", "neuron_in"):
-        return word or (f"norm {reading.norm:.3g}" if reading is not None and node.kind == "value" else name)
-    if node.kind in _NAMES and node.kind not in ("attn", "mlp"):
+    if node.kind in ("value", "cross_value", "gate", "neuron_in"):
+        has_norm = reading is not None and node.kind in ("value", "cross_value")
+        return word or (f"norm {reading.norm:.3g}" if has_norm and reading is not None else name)
+    if node.kind in _NAMES and node.kind not in ("attn", "cross_attn", "mlp"):
         return name
     return f"{name} {word}" if word else name
 
@@ -74,7 +82,7 @@ def pill_text(graph: FlowGraph, n: int, rows: Collection[int]) -> str:
 def _name(node: Node) -> str:
     if node.kind in _NAMES:
         return _NAMES[node.kind]
-    if node.kind in ("head", "query", "value"):
+    if node.kind in ("head", "query", "value", "cross_head", "cross_query", "cross_value"):
         return f"H{node.head}"
     if node.kind == "kv_group":
         return f"KV{node.head}"
@@ -87,10 +95,11 @@ def _name(node: Node) -> str:
     )
 
 
-def _token_at(graph: FlowGraph, position: int | None) -> str:
-    if position is None or position >= len(graph.info.tokens):
+def _token_at(graph: FlowGraph, position: int | None, stack: str | None = None) -> str:
+    tokens = graph.info.tokens_of(stack)
+    if position is None or position >= len(tokens):
         return f"@{position}"
-    return f"{picture_label(graph.info.tokens[position])}@{position}"
+    return f"{picture_label(tokens[position])}@{position}"
 
 
 def _state_text(graph: FlowGraph, node: Node, rows: Collection[int]) -> str:
@@ -173,11 +182,16 @@ def edge_classes(graph: FlowGraph, plan: Plan, e: int) -> list[str]:
 
 def _way(source: Node, target: Node, plan: Plan, s: int, t: int) -> str:
     """How an edge runs: straight, down, as a trunk with branches, or as a curve that leaves and arrives level."""
-    if source.kind == "attn" and target.kind == "resid_mid":
+    if (source.kind, target.kind) in _DOWN:
         return "down"
     if source.kind == "attn" and target.kind == "resid_post":
         return "under"
-    if target.kind in ("query", "gate", "neuron_in", "mlp_rest") and source.kind not in ("key", "value"):
+    if target.kind in ("query", "cross_query", "gate", "neuron_in", "mlp_rest") and source.kind not in (
+        "key",
+        "value",
+        "cross_key",
+        "cross_value",
+    ):
         return "trunk"
     return "level" if abs(plan.spots[s].y - plan.spots[t].y) < 1e-6 else "curve"
 
@@ -202,7 +216,9 @@ def semantic_facts(graph: FlowGraph) -> dict[str, Any]:
 
 
 def _token_position(node: Node) -> int | None:
-    """Position of the token that a node's title names: of a key or value its source."""
+    """Position of the token that a node's title names: of a key or value its source; none of those of an encoder."""
+    if node.kind in ("cross_key", "cross_value"):
+        return None
     return node.index if node.kind in ("key", "value") else node.position
 
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from ...values.flow_graph import UNITS, FlowGraph
-from ...values.node import Node
+from ...values.node import OWN, Node
 from .semantic_layout import Heading, Panel, Plan, Spot
 
 MOST_SPREAD = 1.5
@@ -37,6 +37,13 @@ _STAGES = (
     _Stage("concat_heads", "heads joined", _PILL, 0.36),
     _Stage("row", "row of W_O", _PILL, 0.2),
     _Stage("attn", "attention", _PILL, 0.36),
+    _Stage("cross_norm", "", _SMALL, 0.12),
+    _Stage("cross_query", "cross query", _PILL, 0.2),
+    _Stage("cross_key", "encoder (key)", _PILL, 0.22),
+    _Stage("cross_value", "value writes", _PILL, 0.14),
+    _Stage("cross_head", "cross head", _PILL, 0.2),
+    _Stage("cross_row", "row of W_O", _PILL, 0.2),
+    _Stage("cross_attn", "cross", _PILL, 0.36),
     _Stage("mlp_norm", "", _SMALL, 0.12),
     _Stage("gate", "gate reads", _PILL, 0.2),
     _Stage("neuron_in", "up reads", _PILL, 0.2),
@@ -46,17 +53,18 @@ _STAGES = (
 _OUT_CLEAR = 0.26
 _AFTER_GATE = 0.14
 _STAGE_OF = {
-    "embed": "embed", "position_embed": "embed", "resid_pre": "state", "resid_post": "state", "resid_mid": "attn", "resid_cross": "attn", "cross_head": "head", "cross_bias": "head",
+    "embed": "embed", "position_embed": "embed", "resid_pre": "state", "resid_post": "state", "resid_mid": "attn", "resid_cross": "attn",
+    "cross_head_rest": "cross_value", "cross_bias": "cross_head", "cross_norm_bias": "cross_head", "cross_rest": "cross_head",
     "head_rest": "value", "attn_bias": "head", "attn_norm_bias": "head", "attn_rest": "head",
     "kv_group": "head", "mixer": "head", "attn_feature": "head", "attn_error": "head", "feature": "neuron", "mlp_error": "neuron",
     "mlp_rest": "neuron", "mlp_bias": "neuron", "mlp_norm_bias": "neuron", "mlp_bias_in": "neuron_in",
     "expert": "neuron", "shared_expert": "neuron", "sink": "value",
 }  # fmt: skip
-_NARROW = frozenset({"resid_mid", "resid_cross", "attn_norm", "mlp_norm", "qkv"})
+_NARROW = frozenset({"resid_mid", "resid_cross", "attn_norm", "cross_norm", "mlp_norm", "qkv"})
 _RESID = frozenset({"resid_pre", "resid_post"})
 _STATES = _RESID | {"embed", "position_embed"}
 _ENDS = {"final_norm": 1, "final_norm_bias": 1, "unembed_bias": 2, "logit": 2, "logits": 2}
-_NORM_BIASES = frozenset({"attn_norm_bias", "mlp_norm_bias"})
+_NORM_BIASES = frozenset({"attn_norm_bias", "cross_norm_bias", "mlp_norm_bias"})
 _GROUP_GAP, _LINE_GAP, _NORM_BIAS_GAP, _ROW_GAP = 0.25, 1.5, 2.7, 1.4
 _ABOVE_LINE = 1.2
 _END_STEP = _PILL + 0.18
@@ -92,6 +100,7 @@ class _Planner:
         self.first, self.stop = graph.info.layers
         inner = [node for node in graph.nodes if node.layer is not None and node.kind not in _STATES]
         self.rows = sorted({node.position for node in inner if node.position is not None}) or [graph.info.position]
+        self.crosses = any(node.kind == "cross_attn" for node in graph.nodes)
         self.x, self.step = self._columns()
         self.members: dict[tuple[int, int], list[int]] = defaultdict(list)
         for n, node in enumerate(graph.nodes):
@@ -135,7 +144,8 @@ class _Planner:
 
     def _columns(self) -> tuple[dict[str, float], float]:
         """Centres of the columns of the first panel, and the distance from one panel to the next."""
-        used = {_STAGE_OF.get(node.kind, node.kind) for node in self.graph.nodes} | {"state", "attn", "mlp"}
+        used = {self._stage(node.kind) for node in self.graph.nodes} | {"state", "attn", "mlp"}
+        follows = {"cross_norm": "attn", "mlp_norm": "cross_attn" if self.crosses else "attn"}
         centres: dict[str, float] = {}
         edge, last = 0.0, ""
         for stage in _STAGES:
@@ -143,13 +153,19 @@ class _Planner:
                 continue
             clear = _AFTER_GATE if stage.name == "neuron_in" and last == "gate" else stage.clear if last else 0.0
             # A norm stands on the residual line, beside the state in the middle, which stands below what attention adds.
-            if stage.name == "mlp_norm":
-                edge = centres["attn"] + _SMALL / 2
+            if stage.name in follows:
+                edge = centres[follows[stage.name]] + _SMALL / 2
             centres[stage.name] = edge + clear + stage.width / 2
             edge, last = max(edge, centres[stage.name] + stage.width / 2), stage.name
-            if stage.name == "mlp_norm":
-                edge = max(edge, centres["attn"] + _PILL / 2)
+            if stage.name in follows:
+                edge = max(edge, centres[follows[stage.name]] + _PILL / 2)
         return centres, edge + _OUT_CLEAR + _PILL / 2 - centres["state"]
+
+    def _stage(self, kind: str) -> str:
+        """Column of a kind of node; the state after attention to the encoder stands below what that adds."""
+        if kind == "resid_mid" and self.crosses:
+            return "cross_attn"
+        return _STAGE_OF.get(kind, kind)
 
     def _sources(self) -> dict[tuple[int, int], list[int]]:
         """(layer, row) → states of other positions in its state column, by position."""
@@ -173,22 +189,28 @@ class _Planner:
 
     def _height(self, layer: int, row: int) -> float:
         """Rows of a panel above its residual line."""
-        blocks = (block.rows for block in self._blocks(layer, row))
+        blocks = (block.rows for _, block in self._blocks(layer, row))
         return max(_LEAST_ROWS, self.embed_step * len(self.sources[layer, row]), *blocks)
 
-    def _blocks(self, layer: int, row: int) -> tuple[_Block, _Block, _Block]:
-        """Heads, rows of the output projection, neurons; what is left over of attention follows the last of its columns."""
+    def _blocks(self, layer: int, row: int) -> tuple[tuple[str, _Block], ...]:
+        """Heads and rows of the output projection of each attention, and neurons, with what each adds up to."""
         members = self.members[layer, row]
+        cross = [n for n in members if self.graph.nodes[n].kind in OWN]
+        rest = [
+            n for kind in ("mlp_error", "mlp_rest", "mlp_bias_in", "mlp_bias") for n in members if self._is(n, kind)
+        ]
+        neurons = self._list(members, ("neuron", "gate", "neuron_in", "feature"), rest)
+        attention = [("attn", [n for n in members if n not in set(cross)]), ("cross_attn", cross)]
+        return (*((name, block) for name, some in attention for block in self._attention(some)), ("mlp", neurons))
+
+    def _attention(self, members: Sequence[int]) -> tuple[_Block, _Block]:
+        """Heads and rows of one attention; what is left over of it follows the last of its columns."""
         leftover = [
             n for kind in ("attn_feature", "attn_error", "attn_rest", "attn_bias") for n in members if self._is(n, kind)
         ]
         has_rows = any(self._is(n, "row") for n in members)
         heads = self._heads(members, [] if has_rows else leftover)
-        rows = self._list(members, ("row",), leftover if has_rows else [])
-        rest = [
-            n for kind in ("mlp_error", "mlp_rest", "mlp_bias_in", "mlp_bias") for n in members if self._is(n, kind)
-        ]
-        return heads, rows, self._list(members, ("neuron", "gate", "neuron_in", "feature"), rest)
+        return heads, self._list(members, ("row",), leftover if has_rows else [])
 
     def _heads(self, members: Sequence[int], leftover: Sequence[int]) -> _Block:
         """The strongest head first; each with its sources, and with its query and itself at half their height."""
@@ -217,16 +239,15 @@ class _Planner:
         """Line of each key, value and rest of one head; key and value of a source share one."""
         lines: dict[int, int] = {}
         of_source: dict[int | None, int] = {}
-        for n in sorted(group, key=lambda n: self.graph.nodes[n].kind == "head_rest"):
-            node = self.graph.nodes[n]
-            if node.kind in ("key", "value", "head_rest"):
-                lines[n] = of_source.setdefault(node.index, len(of_source))
+        for n in sorted(group, key=lambda n: self._is(n, "head_rest")):
+            if self._kind(n) in ("key", "value", "head_rest"):
+                lines[n] = of_source.setdefault(self.graph.nodes[n].index, len(of_source))
         return lines
 
     def _list(self, members: Sequence[int], kinds: Sequence[str], leftover: Sequence[int]) -> _Block:
         """One row for each index, the strongest first, then what is left over."""
         strength: dict[int | None, float] = {}
-        listed = [n for n in members if self.graph.nodes[n].kind in kinds]
+        listed = [n for n in members if self._kind(n) in kinds]
         for n in listed:
             index = self.graph.nodes[n].index
             strength[index] = max(self.strength[n], strength.get(index, 0.0))
@@ -237,14 +258,14 @@ class _Planner:
 
     def _place(self, layer: int, row: int, top: float, height: float) -> None:
         """Rows of one panel: each block spread over its height, a little, and what it adds up to at its middle."""
-        heads, rows, neurons = self._blocks(layer, row)
-        middle = {"attn": top + height / 2, "mlp": top + height / 2}
-        for name, block in (("attn", heads), ("attn", rows), ("mlp", neurons)):
+        blocks = self._blocks(layer, row)
+        middle = dict.fromkeys(("attn", "cross_attn", "mlp"), top + height / 2)
+        for place, (name, block) in enumerate(blocks):
             if block.y:
                 spread = min(MOST_SPREAD, height / block.rows)
                 self.y |= {n: top + y * spread for n, y in block.y.items()}
                 middle[name] = top + block.rows * spread / 2
-            if block is heads:
+            if place == 0:
                 middle["concat_heads"] = middle["attn"]
         for n in self.members[layer, row]:
             kind = self.graph.nodes[n].kind
@@ -258,18 +279,25 @@ class _Planner:
             if layer == self.first:
                 self.first_y[self.graph.nodes[n].position] = self.y[n]
 
+    def _kind(self, n: int) -> str:
+        """Kind of a node; of attention to the encoder that of the same part of attention."""
+        kind = self.graph.nodes[n].kind
+        return OWN.get(kind, kind)
+
     def _is(self, n: int, kind: str) -> bool:
-        return self.graph.nodes[n].kind == kind
+        return self._kind(n) == kind
 
     def _spot(self, n: int, node: Node) -> Spot:
         if node.kind in _ENDS:
             return self._end_spot(n, node)
         if node.kind in _STATES:
             return self._state_spot(n, node)
-        stage = _STAGE_OF.get(node.kind, node.kind)
+        stage = self._stage(node.kind)
         layer = self.first if node.layer is None else node.layer
         if node.kind in ("attn_rest", "attn_bias") and "row" in self.x:
             stage = "row"
+        if node.kind in ("cross_rest", "cross_bias") and "cross_row" in self.x:
+            stage = "cross_row"
         width = _SMALL if node.kind in _NARROW else _PILL
         return Spot(self.x[stage] + (layer - self.first) * self.step, self.y[n], width)
 

@@ -26,6 +26,7 @@ class Theme:
     line: str
     attention: str
     self_attention: str
+    cross_attention: str
     mlp: str
     residual: str
     target: str
@@ -46,6 +47,7 @@ LIGHT = Theme(
     line="#DDE2E8",
     attention="#0072B2",
     self_attention="#2F8FCB",
+    cross_attention="#5E1A8B",
     mlp="#D55E00",
     residual="#8592A0",
     target="#009E73",
@@ -65,6 +67,7 @@ DARK = Theme(
     line="#2A323D",
     attention="#56B4E9",
     self_attention="#7CC7F0",
+    cross_attention="#EAD4FF",
     mlp="#E69F00",
     residual="#66748A",
     target="#2FD39E",
@@ -210,6 +213,9 @@ def _node_rules(theme: Theme) -> dict[str, dict[str, Any]]:
         ".head.major": {"width": 14, "height": 14},
         ".head.expert": {"shape": "rectangle", "border-color": theme.mlp},
         ".head.expert.major": {"width": 12, "height": 12},
+        # A diamond as wide as a circle would have no room for a number.
+        ".cross-head": {"shape": "diamond", "width": 11, "height": 11, "border-color": theme.cross_attention},
+        ".cross-head.major": {"width": 18, "height": 18},
     }  # fmt: skip
     return rules | _scale_rules(theme, hollow)
 
@@ -275,6 +281,11 @@ def _edge_rules(theme: Theme) -> dict[str, dict[str, Any]]:
             "target-arrow-color": theme.attention, "arrow-scale": 0.45,
         },
         ".from-head": {"line-color": theme.attention, "z-index": 5},
+        ".cross, .to-cross": {
+            "line-color": theme.cross_attention, "curve-style": "straight", "z-index": 6, "target-arrow-shape": "circle",
+            "target-arrow-color": theme.cross_attention, "arrow-scale": 0.45,
+        },
+        ".from-cross": {"line-color": theme.cross_attention, "z-index": 6},
         ".self": {
             "line-color": theme.self_attention, "target-arrow-shape": "none", "curve-style": "unbundled-bezier",
             "control-point-distances": [7], "control-point-weights": [0.5], "z-index": 4,
@@ -304,6 +315,8 @@ def _dense_rules() -> dict[str, dict[str, Any]]:
         ".k0.dense": {"width": 7, "height": 7},
         ".head.dense": {"width": 6, "height": 6},
         ".head.major.dense": {"width": 10, "height": 10},
+        ".cross-head.dense": {"width": 8, "height": 8},
+        ".cross-head.major.dense": {"width": 14, "height": 14},
         ".head.dense[lb]": {"font-size": 7},
         ".goal.dense": {"width": 10, "height": 10},
     }

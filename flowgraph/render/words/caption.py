@@ -28,6 +28,7 @@ def caption(graph: FlowGraph) -> str:
         *_prediction(graph),
         f"{graph.info.method_text} ({graph.info.unit}), {graph.info.level} level, {layers_text(graph)}",
         *limit_texts(graph.info),
+        *reading_texts(graph),
         *filter_texts(graph),
         edges_text(graph),
         f"flowgraph {__version__}",
@@ -96,6 +97,15 @@ def limit_texts(info: GraphInfo) -> list[str]:
         which = f"layer{'s' if len(silent) > 1 else ''} {', '.join(printable(str(layer)) for layer in silent)}"
         texts.append(f"{which} without attention: what moves between tokens there is on no edge")
     return texts
+
+
+def reading_texts(graph: FlowGraph) -> list[str]:
+    """What of the attention to an encoder is read, and in whose words; nothing where every vector lies in one space."""
+    if not any(node.kind in ("cross_key", "cross_value") for node in graph.nodes):
+        return []
+    return [
+        "what heads and values bring from the encoder is read in the decoder's vocabulary; queries and keys to it, and its own states, are not"
+    ]
 
 
 def filter_texts(graph: FlowGraph) -> list[str]:

@@ -17,12 +17,16 @@ from ...values.graph_info import UNNAMED
 from ...values.node import Node, label
 from ..scene.layout import is_circuit
 from ..scene.roles import roles_text
-from .caption import edges_text, model_text, percent, positions_text, prompt_text
+from .caption import edges_text, layers_text, model_text, percent, positions_text, prompt_text
 
 _SHOWN = 3
 OF_A_FILE = "circuit: of a file"
 """Method of circuits out of files of other programs, which may give scores and mark no circuit."""
 _INPUTS = ("embed", "position_embed", "resid_pre")
+_ADDS = {"attn": "attention", "cross_attn": "attention to the encoder", "mlp": "the MLP"}
+_HEADS = ("head", "cross_head")
+_MEDIA = {"image": "an image", "audio": "a sound"}
+_OF_PATTERNS = ("attention", "rollout of attention", "flow of attention")
 
 
 @rendering.explain.register(FlowGraph)
@@ -65,18 +69,20 @@ def _about(graph: FlowGraph) -> Iterator[Sentence]:
     info = graph.info
     model = model_text(info)
     prompt = f"“{positions_text(info, info.tokens, 'token_ids', 80)}”" if info.tokens else prompt_text(info)
+    read = _source(graph)
     if info.target_token is not None:
         probability = "" if info.target_probability is None else f" a probability of {info.target_probability:.2g}"
         against = "" if info.foil_token is None else f", compared with {_token(info.foil_token)}"
         yield Sentence(
-            f"After {prompt}, {model} gives {_token(info.target_token)}{probability} at position {info.position}{against}."
+            f"After {f'reading {read} and writing {prompt}' if read else prompt}, {model} gives {_token(info.target_token)}{probability} at position {info.position}{against}."
         )
     elif info.method == OF_A_FILE and "kept" not in info.filters:
         yield Sentence(f"The file marks no circuit in {model}; these are edges to which it gives a score.")
     elif is_circuit(graph):
         yield Sentence(f"These parts of {model} were found to matter{f' for {prompt}' if prompt else ''}.")
     elif prompt:
-        yield Sentence(f"{model} read {prompt}; the graph names no token that is explained.")
+        given = f"{read} and wrote {prompt}" if read else prompt
+        yield Sentence(f"{model} read {given}; the graph names no token that is explained.")
     elif info.model == UNNAMED:
         yield Sentence("The graph names no model, no prompt and no token that is explained.")
     else:
@@ -88,9 +94,23 @@ def _about(graph: FlowGraph) -> Iterator[Sentence]:
     )
 
 
+def _source(graph: FlowGraph) -> str:
+    """What the stacks before the last one read, in words; empty for one stack."""
+    info, said = graph.info, []
+    for one in info.stacks:
+        text = positions_text(info, one.tokens, f"{one.name}_token_ids", 80).strip()
+        if info.provenance.get(f"{one.name}_token_ids") != []:
+            said.append(f"the source “{text}”")
+        else:
+            said.append(f"{_MEDIA.get(str(info.provenance.get(f'{one.name}_reads')), 'the source')} ({text})")
+    return " and ".join(said)
+
+
 def _layers(graph: FlowGraph) -> str:
     """The layers that a graph spans and the verb of the sentence about them."""
     first, stop = graph.info.layers
+    if graph.info.stacks:
+        return f"the graph of {layers_text(graph)} shows"
     if stop == first:
         return "the graph, which spans no layer, shows"
     return f"layer {first} shows" if stop - first == 1 else f"layers {first} to {stop - 1} show"
@@ -110,11 +130,12 @@ def _flow(graph: FlowGraph) -> Iterator[Sentence]:
             by_input[n] += float(flow[e])
     inputs = sorted((n for n in by_input if by_input[n] > 0), key=lambda n: -by_input[n])
     if inputs:
-        parts = [f"{_place(graph, graph.nodes[n])} ({percent(by_input[n])})" for n in inputs[:_SHOWN]]
-        yield Sentence(
-            f"Of {of}, the shown edges bring {percent(min(1.0, sum(by_input.values())))} from the inputs, most from {_listed(parts)}.",
-            nodes=tuple(inputs[:_SHOWN]),
-        )
+        shown = f"the shown edges bring {percent(min(1.0, sum(by_input.values())))} from the inputs"
+        if graph.info.stacks:
+            yield _sides(graph, by_input, inputs, f"Of {of}, {shown}")
+        else:
+            parts = [f"{_place(graph, graph.nodes[n])} ({percent(by_input[n])})" for n in inputs[:_SHOWN]]
+            yield Sentence(f"Of {of}, {shown}, most from {_listed(parts)}.", nodes=tuple(inputs[:_SHOWN]))
     elif any(node.kind in _INPUTS for node in graph.nodes) or _is_of_this_project(graph):
         yield Sentence(f"None of {of} is followed back to the inputs by the shown edges.")
     elif np.count_nonzero(~graph.structural) == graph.info.total_edges:
@@ -130,6 +151,28 @@ def _flow(graph: FlowGraph) -> Iterator[Sentence]:
         yield Sentence("No shown edge leads from one position to another.")
     elif crossing and not carrying:
         yield Sentence(f"Edges lead from one position to another, and none of them carries flow to {goal}.")
+
+
+def _sides(graph: FlowGraph, by_input: dict[int, float], inputs: list[int], begin: str) -> Sentence:
+    """What the source brings and what was written, each by its tokens, the strongest first."""
+    parts, named = [], []
+    sides = [*((one.name, "the source brings") for one in graph.info.stacks), (None, "what was written brings")]
+    for stack, name in sides:
+        own = [n for n in inputs if graph.nodes[n].stack == stack]
+        if own:
+            tokens = _listed([f"{_token_of(graph, n)} ({percent(by_input[n])})" for n in own[:_SHOWN]])
+            parts.append(f"{name} {percent(min(1.0, sum(by_input[n] for n in own)))}, most by {tokens}")
+            named += own[:_SHOWN]
+    rule = ". Patterns alone give each attention half of a state, whatever the model does: compare tokens, not the two sides"
+    note = rule * (graph.info.method in _OF_PATTERNS and len(parts) > 1)
+    return Sentence(f"{begin}: {'; '.join(parts)}{note}.", nodes=tuple(named))
+
+
+def _token_of(graph: FlowGraph, n: int) -> str:
+    """The token of a node by itself, or its label where it has none."""
+    node = graph.nodes[n]
+    token = "" if node.position is None else _token_at(graph, node.position, node.stack)
+    return _token(token) if token else label(node)
 
 
 def _is_of_this_project(graph: FlowGraph) -> bool:
@@ -187,7 +230,7 @@ def _circuit(graph: FlowGraph) -> Iterator[Sentence]:
             yield Sentence(_most(graph, verb, what, parts, "edges"), edges=tuple(chosen))
     total = np.zeros(len(graph.nodes))
     np.add.at(total, graph.source, np.abs(graph.weight))
-    heads = [n for n in np.argsort(-total, kind="stable").tolist() if graph.nodes[n].kind == "head" and total[n] > 0]
+    heads = [n for n in np.argsort(-total, kind="stable").tolist() if graph.nodes[n].kind in _HEADS and total[n] > 0]
     if heads:
         names = _listed([label(graph.nodes[n]) for n in heads[:_SHOWN]])
         yield Sentence(
@@ -233,6 +276,28 @@ def _logits(graph: FlowGraph) -> Iterator[Sentence]:
         if chosen:
             parts = [f"{_part(graph, e)} ({graph.weight[e]:+.3g} logits)" for e in chosen]
             yield Sentence(_most(graph, verb, _goal(graph), parts, "edges into the logit"), edges=tuple(chosen))
+    yield from _read_of_the_source(graph)
+
+
+def _read_of_the_source(graph: FlowGraph) -> Iterator[Sentence]:
+    """What attention to the encoder writes to the logit, by the token that it reads."""
+    nodes = graph.nodes
+    by_token: dict[int, float] = defaultdict(float)
+    edges: dict[int, list[int]] = defaultdict(list)
+    for e, (s, t) in enumerate(zip(graph.source.tolist(), graph.target.tolist(), strict=True)):
+        if nodes[s].stack is not None and nodes[t].stack is None and not graph.structural[e]:
+            by_token[s] += float(graph.weight[e])
+            edges[s].append(e)
+    chosen = [n for n in sorted(by_token, key=lambda n: -abs(by_token[n])) if by_token[n] != 0][:_SHOWN]
+    if chosen:
+        parts = [
+            f"{_position(graph, nodes[n].position or 0, nodes[n].stack)} ({by_token[n]:+.3g} logits)" for n in chosen
+        ]
+        shown = "" if _is_whole(graph) else "the shown edges of "
+        yield Sentence(
+            f"Of the source, {shown}attention to the encoder writes most to {_goal(graph)} by reading {_listed(parts)}.",
+            edges=tuple(e for n in chosen for e in edges[n]),
+        )
 
 
 def _most(graph: FlowGraph, verb: str, what: str, parts: list[str], among: str) -> str:
@@ -254,14 +319,14 @@ def _semantic(graph: FlowGraph) -> Iterator[Sentence]:
     for e, n in enumerate(graph.target.tolist()):
         incoming[n].append(e)
     for n, node in enumerate(graph.nodes):
-        if node.kind not in ("attn", "mlp"):
+        if node.kind not in _ADDS:
             continue
-        parts = [e for e in incoming[n] if graph.nodes[graph.source[e]].kind in ("head", "neuron")]
+        parts = [e for e in incoming[n] if graph.nodes[graph.source[e]].kind in ("head", "cross_head", "neuron")]
         if not parts:
             continue
         e = max(parts, key=lambda e: abs(float(graph.weight[e])))
         part = int(graph.source[e])
-        adds = f"what {'attention' if node.kind == 'attn' else 'the MLP'} adds in layer {node.layer} at position {node.position}"
+        adds = f"what {_ADDS[node.kind]} adds in layer {node.layer} at position {node.position}"
         share = f"{graph.weight[e] * 100:.0f} % of {adds}" if graph.unit_of(e) == "contribution" else f"most of {adds}"
         yield Sentence(
             f"{label(graph.nodes[part])} makes up {share}; it {_reads(graph, part, incoming)}{_writes(graph, part)}.",
@@ -272,13 +337,14 @@ def _semantic(graph: FlowGraph) -> Iterator[Sentence]:
 
 def _reads(graph: FlowGraph, n: int, incoming: dict[int, list[int]]) -> str:
     """What a head reads: its strongest value's token."""
-    values = [e for e in incoming[n] if graph.nodes[graph.source[e]].kind == "value"]
+    values = [e for e in incoming[n] if graph.nodes[graph.source[e]].kind in ("value", "cross_value")]
     if not values:
         return ""
     node = graph.nodes[graph.source[max(values, key=lambda e: abs(float(graph.weight[e])))]]
     reading = graph.readings[graph.nodes.index(node)] if graph.readings else None
     attended = "" if reading is None or reading.activation is None else f" with attention {reading.activation:.2f}"
-    return f"reads position {node.index} ({_token(_token_at(graph, node.index or 0))}){attended} and "
+    stack = "encoder" if node.kind == "cross_value" else None
+    return f"reads {_position(graph, node.index or 0, stack)}{attended} and "
 
 
 def _writes(graph: FlowGraph, n: int) -> str:
@@ -293,7 +359,10 @@ def _writes(graph: FlowGraph, n: int) -> str:
 
 
 def _part(graph: FlowGraph, e: int) -> str:
-    name = label(graph.nodes[graph.source[e]])
+    node = graph.nodes[graph.source[e]]
+    name = label(node)
+    if node.stack is not None:
+        return _named(graph, node)
     return (
         f"{name} reading {_token(_token_at(graph, int(graph.key_pos[e])))}"
         if graph.key_pos[e] != graph.query_pos[e] and graph.key_pos[e] >= 0

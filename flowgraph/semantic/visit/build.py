@@ -151,7 +151,11 @@ def _negative(trace: Trace, rows: Float[Tensor, "n d_model"], k: int) -> list[No
 def _check_model(trace: Trace) -> None:
     loaded = trace.model
     loaded.require_head("a graph in VISIT's style")
-    loaded.anatomy.refuse_stacks("a graph in VISIT's style")
+    if loaded.anatomy.cross is not None:
+        raise UnsupportedReadingError(
+            f"VISIT has no rules for attention to an encoder, which {loaded.name!r} has; semantic_graph(trace) shows it, each head and "
+            "each value read in the decoder's vocabulary"
+        )
     if trace.wiring not in ("sequential", "parallel"):
         where = {
             "sandwich": "norms what attention and MLP add before it enters the state, so that rows of W_O and neurons are not "

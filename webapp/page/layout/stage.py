@@ -65,6 +65,7 @@ def _stage(examples: Sequence[Example]) -> html.Div:
             FlowPicture(id=Id.PICTURE),
             html.Div(className="axis gutter", **named({"data-part": "gutter", "aria-hidden": "true"})),
             html.Div(className="axis ground", **named({"data-part": "ground", "aria-hidden": "true"})),
+            html.Div(className="axis towers", **named({"data-part": "towers", "aria-hidden": "true"})),
             html.P("No picture: what is asked for above was not traced.", className="undrawn"),
             html.P(className="empty-note", **named({"data-part": "empty"})),
             html.Div(className="tip", role="tooltip", **named({"data-part": "tip"})),

@@ -13,21 +13,25 @@ function createAxes(page) {
     return label;
   });
   const layers = Array.from({ length: data.layers[1] - data.layers[0] }, (_, i) => element('span', {}, `L${i + data.layers[0]}`));
+  const stacks = (data.stacks ?? []).map(([name]) => element('span', { class: 'tick stack' }, name));
   const draw = () => {
     drawTokens(page, tokens);
     drawLayers(page, layers);
+    drawStacks(page, stacks);
   };
   // Before the stage has a size there is nothing to stand beside.
   hear(page, 'viewport', () => nextFrame(page, () => { if (page.geometry) draw(); }));
-  return { tokens, layers, draw };
+  return { tokens, layers, stacks, draw };
 }
 
 /** Hang the labels on the right sides of the stage after its orientation may have changed. */
 function arrangeAxes(page) {
   const { tokens, layers } = page.axes;
   const isColumns = page.geometry.orientation === 'columns';
-  fill(page, 'gutter', ...(isColumns ? layers : tokens));
+  const { stacks } = page.axes;
+  fill(page, 'gutter', ...(isColumns ? layers : [...tokens, ...stacks]));
   fill(page, 'ground', ...(isColumns ? tokens : layers));
+  fill(page, 'towers', ...(isColumns ? stacks : []));
   page.axes.draw();
 }
 
@@ -60,6 +64,19 @@ function drawLayers(page, labels) {
     label.hidden = layer % every !== 0;
     const place = isColumns ? `translate(34px, ${at.y}px) translate(-100%, -50%)` : `translate(${at.x - 96}px, 3px) translate(-50%, 0)`;
     styleLabel(label, place, 60);
+  });
+}
+
+/** Names of stacks: above their columns, or above the first of their rows. */
+function drawStacks(page, labels) {
+  const { data, geometry } = page;
+  const place = (x, y) => onStage(page, pixel(data, geometry, { x, y, k: 0, n: 1 }));
+  labels.forEach((label, n) => {
+    const [, first, last] = data.stacks[n];
+    const [start, end] = [place(first, 0), place(last, 0)];
+    const isRows = geometry.orientation === 'rows';
+    if (isRows) styleLabel(label, `translate(90px, ${start.y - Math.min(16, geometry.token * page.cy.zoom())}px) translate(-100%, -50%)`, 84);
+    else styleLabel(label, `translate(${(start.x + end.x) / 2 - 40}px, 4px) translate(-50%, 0)`, 120);
   });
 }
 

@@ -59,8 +59,23 @@ function labelWidth({ geometry, data, stage }, node) {
 
 /** On the screen the stage is a window on the picture, and text keeps its size; on paper all of it is seen. */
 function fitPicture(page) {
-  page.cy.viewport({ zoom: 1, pan: { x: 0, y: 0 } });
+  page.cy.viewport({ zoom: 1, pan: panToStart(page) });
   if (page.printed) shrinkPicture(page);
+}
+
+/** A picture larger than the stage shows its end; if the node that the flow runs to is not there, it stands in the middle. */
+function panToStart({ data, geometry, stage }) {
+  const isRows = geometry.orientation === 'rows';
+  const { margin } = data.layout[geometry.orientation];
+  const [axis, low, high] = isRows ? ['y', margin.top, stage.clientHeight - margin.bottom] : ['x', margin.left, stage.clientWidth - margin.right];
+  const pan = { x: 0, y: 0 };
+  if (data.start === null) return pan;
+  const at = pixel(data, geometry, data.nodes[data.start].data)[axis];
+  if (at >= low && at <= high) return pan;
+  // No further than to where the first token stands at its edge.
+  const first = pixel(data, geometry, { x: 0, y: 0, k: 0, n: 1 })[axis] - leadOf(data, geometry.orientation) * geometry.token;
+  pan[axis] = Math.min((low + high) / 2 - at, low - first);
+  return pan;
 }
 
 /** Beside the axes, as small as it has to be. */

@@ -2,7 +2,7 @@
 
 const TIP_TOKENS = 5;
 // Here a way up or down ends: many other ways pass through these.
-const JOINTS = new Set(['resid_pre', 'resid_mid', 'resid_post', 'attn_norm', 'mlp_norm', 'attn', 'mlp', 'final_norm', 'logit']);
+const JOINTS = new Set(['resid_pre', 'resid_mid', 'resid_post', 'attn_norm', 'mlp_norm', 'attn', 'mlp', 'final_norm', 'logit', 'resid_cross', 'cross_norm', 'cross_attn']);
 const WHAT = {
   embed: 'token embedding', position_embed: 'position embedding', resid_pre: 'state of the residual stream', resid_mid: 'state between attention and MLP',
   resid_post: 'state after the layer', attn_norm: 'state after the norm, as attention reads it', query: 'query, as the key of the strongest source meets it',
@@ -10,6 +10,11 @@ const WHAT = {
   head: 'what the head adds', row: 'row of W_O times its input', attn_rest: 'all that is not shown of the attention', attn_bias: 'bias of the attention',
   attn: 'what attention adds', mlp_norm: 'state after the norm, as the MLP reads it', gate: 'what the gate of the neuron responds to',
   neuron_in: 'what the neuron responds to', neuron: 'what the neuron adds', mlp_rest: 'all neurons that are not shown', mlp_bias: 'bias of the MLP',
+  resid_cross: 'state between attention and attention to the encoder', cross_norm: 'state after the norm, as attention to the encoder reads it',
+  cross_query: 'query to the encoder; it meets keys in a space that is not read', cross_key: 'key of a token of the encoder, in a space that is not read',
+  cross_value: 'value of a token of the encoder, through W_O, times its attention: in the space of the decoder', cross_head_rest: 'all other tokens of the encoder that this head reads',
+  cross_head: 'what the head adds that reads the encoder', cross_row: 'row of W_O times its input', cross_rest: 'all that is not shown of the attention to the encoder',
+  cross_bias: 'bias of the attention to the encoder', cross_attn: 'what attention to the encoder adds',
   mlp: 'what the MLP adds', final_norm: 'last state after the final norm', logit: 'logit', kv_group: 'group of heads',
   qkv: 'query, key and value before they are dealt out to heads', concat_heads: 'all heads side by side, before W_O', mlp_bias_in: 'bias of the neurons, through W_out',
 };
@@ -87,8 +92,8 @@ function readingVerb(kind) {
 }
 
 function activationName(kind) {
-  if (['key', 'value', 'head_rest'].includes(kind)) return 'attention';
-  return kind === 'neuron' ? 'activation' : kind === 'row' ? 'input (z)' : 'input · weights';
+  if (['key', 'value', 'head_rest', 'cross_key', 'cross_value', 'cross_head_rest'].includes(kind)) return 'attention';
+  return kind === 'neuron' ? 'activation' : kind === 'row' || kind === 'cross_row' ? 'input (z)' : 'input · weights';
 }
 
 /** [name, value …] of everything that a reading says besides its tokens. */
