@@ -995,7 +995,7 @@ def test_changes_that_cannot_be_made_are_refused():
     with pytest.raises(ArgumentError, match="outside the prompt of 8 tokens"):
         fg.ablate(loaded, trace, fg.Node("head", layer=0, head=0, position=8, stack="encoder"))
     for ask in (
-        lambda: fg.gradients(loaded, trace), lambda: fg.head_roles(loaded),
+        lambda: fg.head_roles(loaded),
         lambda: fg.discover(loaded, clean=trace, corrupted=trace),
     ):  # fmt: skip
         with pytest.raises(UnsupportedReadingError, match="one stack"):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -45,9 +45,13 @@ class Gradients:
     mlp_in
         [layer, prompt, position, d_model] with respect to the MLP's input, after its norm.
     final
-        [prompt, position, d_model] with respect to the last state.
+        [prompt, position, d_model] with respect to the last state; of an encoder, the one that its last block writes.
     states
         Site and layer → the states that were read, for :meth:`into`.
+    cross_out, cross_z
+        As ``attn_out`` and ``z``, of a decoder's attention to its encoder; None for one stack.
+    stacks
+        Name → the same of the other stacks: the ``"encoder"``, at its own positions.
     """
 
     values: Float[Tensor, "prompt"]
@@ -62,6 +66,9 @@ class Gradients:
     final: Float[Tensor, "prompt position d_model"]
     states: Kept
     anatomy: Anatomy
+    cross_out: Float[Tensor, "layer prompt position d_model"] | None = None
+    cross_z: Float[Tensor, "layer prompt position head d_head"] | None = None
+    stacks: Mapping[str, Gradients] = field(default_factory=dict)
 
     def into(self, layer: int | None, into: Into) -> Float[Tensor, "receiver prompt position d_model"]:
         """[receiver, prompt, position, d_model] gradient with respect to the state, over one reading of it alone.
@@ -114,9 +121,9 @@ def gradients(
     """
     loaded = load_model(model)
     loaded.require_head("a gradient of the answer")
-    loaded.anatomy.refuse_stacks("gradients of all sites")
-    if loaded.anatomy.has_gaps or loaded.anatomy.is_gated:
-        require_sum(loaded.anatomy)
+    for one in (loaded.anatomy, *loaded.anatomy.sources.values()):
+        if one.has_gaps or one.is_gated:
+            require_sum(one)
     batch = batch_of(loaded, prompts_of(loaded, prompts, "prompts", target=target, foil=foil), "prompts")
     with loaded.lock:
         return backward(loaded, batch, metric_of(metric))[0]
@@ -173,16 +180,22 @@ def backward(
     run = Pass(loaded, len(batch), gradients=True)
     # Autograd needs one leaf: no weight asks for a gradient, so the graph begins at the state that enters the first
     # block.
-    run.edit("resid_pre", 0, lambda x: x.detach().requires_grad_())
-    run.keep(("resid_pre",), [0], graph=True)
-    # An MLP with a gate reads its input twice, by two modules; both gradients add up.
-    run.keep(("q", "k", "v", "z", "attn_out", "mlp_in0", "mlp_in1", "mlp_out"), graph=True)
-    run.keep(("final",), [len(anatomy.blocks) - 1], graph=True)
-    # What is kept from here on stands beside the graph.
-    wanted, run.kept = run.kept, {}
+    wanted: dict[str, dict[tuple[str, int], Tensor]] = {}
+    for name, one in {"": run, **run.stacks}.items():
+        one.edit("resid_pre", 0, lambda x: x.detach().requires_grad_())
+        one.keep(("resid_pre",), [0], graph=True)
+        # An MLP with a gate reads its input twice, by two modules; both gradients add up.
+        one.keep(("q", "k", "v", "z", "attn_out", "mlp_in0", "mlp_in1", "mlp_out"), graph=True)
+        if one.anatomy.cross is not None:
+            one.keep(("cross_z", "cross_out"), graph=True)
+        # An encoder's last state goes on inside the model.
+        one.keep(("resid_post" if name else "final",), [len(one.anatomy.blocks) - 1], graph=True)
+        # What is kept from here on stands beside the graph.
+        wanted[name], one.kept = one.kept, {}
+        middle = () if one.anatomy.wiring == "parallel" else ("resid_mid",)
+        one.keep({"resid_pre", *middle})
     keep_senders(run)
-    middle = () if anatomy.wiring == "parallel" else ("resid_mid",)
-    run.keep({"resid_pre", *middle, *extra})
+    run.keep(extra)
     if extra:
         run.keep_calls()
     with _differentiable(loaded):
@@ -197,15 +210,17 @@ def backward(
         )
     # The metric of a prompt depends on its own row, so the gradient of the sum holds each prompt's own gradient.
     with _differentiable(loaded):
-        found = torch.autograd.grad(values.sum(), list(wanted.values()))
+        found = iter(torch.autograd.grad(values.sum(), [x for of in wanted.values() for x in of.values()]))
     calls = run.calls["attention"].calls if extra else {}
-    grads = {key: upcast(gradient) for key, gradient in zip(wanted, found, strict=True)}
+    grads = {name: {key: upcast(next(found)) for key in of} for name, of in wanted.items()}
     forward = Forward(run.kept, calls, logits.detach(), answers)
-    return _gradients(anatomy, grads, values.detach(), run.kept), forward
+    stacks = {name: _gradients(one.anatomy, grads[name], values.detach(), one.kept) for name, one in run.stacks.items()}
+    return replace(_gradients(anatomy, grads[""], values.detach(), run.kept), stacks=stacks), forward
 
 
 def _gradients(anatomy: Anatomy, grads: dict[tuple[str, int], Tensor], values: Tensor, kept: Kept) -> Gradients:
     layers = range(len(anatomy.blocks))
+    cross, end = anatomy.cross, len(anatomy.blocks) - 1
 
     def stacked(site: str) -> Tensor:
         return torch.stack([grads[site, layer] for layer in layers])
@@ -220,9 +235,11 @@ def _gradients(anatomy: Anatomy, grads: dict[tuple[str, int], Tensor], values: T
         k=stacked("k"),
         v=stacked("v"),
         mlp_in=torch.stack([_into_mlp(grads, layer) for layer in layers]),
-        final=grads["final", len(anatomy.blocks) - 1],
+        final=grads["final", end] if ("final", end) in grads else grads["resid_post", end],
         states=kept,
         anatomy=anatomy,
+        cross_out=None if cross is None else stacked("cross_out"),
+        cross_z=None if cross is None else stacked("cross_z").unflatten(-1, (cross.n_heads, cross.d_value)),
     )
 
 
