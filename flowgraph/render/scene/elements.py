@@ -278,12 +278,12 @@ def _shape_classes(drawn: Drawing, n: int, outgoing: Sequence[Sequence[int]]) ->
 def classes_of(items: Sequence[Mapping[str, Any]]) -> set[str]:
     """Classes that occur among nodes or edges; ``block`` stands for squares of MLPs, which have no class of their own.
 
-    Heads that read an encoder are ``cross-head`` and no ``head``.
+    Heads that read an encoder are ``cross-head``, experts are ``expert``, and neither is ``head``.
     """
     found: set[str] = set()
     for item in items:
         names = set(item["classes"].split())
-        found |= names - {"head"} if "cross-head" in names else names
+        found |= names - {"head"} if names & {"cross-head", "expert"} else names
         if "square" in names and names.isdisjoint(_SQUARES.values()) and "part" not in names:
             found.add("block")
     return found
