@@ -413,6 +413,7 @@ def load_model(
             processor=processor,
             progress=progress,
         )
+        opened = replace(opened, is_fresh=True)
         _check_weights(opened.model)
         # What is packed, or spread over devices, has its place.
         if options.device_map is None and not any(map(packing_of, opened.model.modules())):
@@ -464,7 +465,7 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
     made_of = _kinds_of_modules(model)
     with lock_of(model), _understood(model):
         # Proof and comparison run the model under hooks, so they hold its lock.
-        anatomy, proof = _parts(model)
+        anatomy, proof = _parts(model, keep=opened.is_fresh)
         if anatomy.embedding is None:
             layout, proved = layout_of(anatomy)
             anatomy, proof = replace(anatomy, layout=layout), proof | proved
@@ -535,7 +536,7 @@ def _stages(loaded: LoadedModel) -> dict[str, LoadedModel]:
     return stages
 
 
-def _parts(model: Any) -> tuple[Anatomy, dict[str, float]]:
+def _parts(model: Any, *, keep: bool) -> tuple[Anatomy, dict[str, float]]:
     """The model's parts with their proof: by a row, else by search. Where they disagree, the proof decides.
 
     Raises
@@ -549,7 +550,7 @@ def _parts(model: Any) -> tuple[Anatomy, dict[str, float]]:
         if not can_search(model):
             raise
         try:
-            found = found_and_proved(model, _proof)
+            found = found_and_proved(model, _proof, keep=keep)
         except ArchitectureError as by_search:
             raise ArchitectureError(
                 f"{str(by_row).rstrip('.')}. Nor are its parts found by search: {by_search}"

@@ -55,12 +55,16 @@ sentences or of their order. They change nothing before the last state."""
 
 @dataclass(frozen=True)
 class Opened:
-    """What was opened: the model under its name, its tokenizer and its processor, None where there is none."""
+    """What was opened: the model under its name, its tokenizer and its processor, None where there is none.
+
+    ``is_fresh`` says that nothing has changed the model's modules since its class made them from files.
+    """
 
     name: str
     model: Any
     tokenizer: Any
     processor: Any
+    is_fresh: bool = False
 
 
 def open_model(

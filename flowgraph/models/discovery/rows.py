@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -13,6 +14,7 @@ from ..kinds import base_of, is_encoder_decoder, medium_of, reads_choices, reads
 from ..parameters import input_embeddings
 from ..stacks import decoder_embeddings
 from .block import NotFoundError
+from .kept import keep_row, key_of, read_row
 from .search import Search
 
 Proof = Callable[[Anatomy], dict[str, float]]
@@ -30,14 +32,36 @@ def can_search(model: Any) -> bool:
     return input_embeddings(model) is not None if medium == "text" else medium is not None
 
 
-def found_and_proved(model: Any, prove: Proof) -> tuple[Anatomy, dict[str, float]]:
+def found_and_proved(model: Any, prove: Proof, *, keep: bool = False) -> tuple[Anatomy, dict[str, float]]:
     """The parts that a search finds in a model, and their proof.
+
+    Parameters
+    ----------
+    model, prove
+        The model, and what proves its parts.
+    keep
+        Whether a row may come from an earlier search, and is kept for later ones: for models that were just opened, whose code is
+        that of their class.
 
     Raises
     ------
     ArchitectureError
         If none of the rows that the search suggests is proved; the message says how far each came.
     """
+    key = key_of(model) if keep else None
+    known = None if key is None else read_row(key)
+    if known is not None:
+        with suppress(ArchitectureError):  # a row that is not proved is searched for again
+            anatomy = build(model, known)
+            return anatomy, prove(anatomy)
+    row, anatomy, proof = _searched(model, prove)
+    if key is not None:
+        keep_row(key, row)
+    return anatomy, proof
+
+
+def _searched(model: Any, prove: Proof) -> tuple[Family, Anatomy, dict[str, float]]:
+    """The first row of a search that is proved, with what it names and the proof."""
     search = Search(model)
     try:
         suggested, reason = list(_suggested(search.row(), search)), ""
@@ -47,12 +71,13 @@ def found_and_proved(model: Any, prove: Proof) -> tuple[Anatomy, dict[str, float
     for row in suggested:
         anatomy = build(model, row)
         try:
-            return anatomy, prove(anatomy)
+            return row, anatomy, prove(anatomy)
         except ArchitectureError as error:
             failures.append(str(error))
     try:
-        anatomy = build(model, search.patterns_row(reason or failures[0]))
-        return anatomy, prove(anatomy)
+        row = search.patterns_row(reason or failures[0])
+        anatomy = build(model, row)
+        return row, anatomy, prove(anatomy)
     except NotFoundError as error:
         reason = reason or failures[0]
         said = str(error)
