@@ -150,6 +150,9 @@ def test_everyone_can_use(opened, query, view):
 
 def test_the_tab_key_goes_through_the_page_as_it_reads(tab):
     empty(tab, "")
+    names = ("model", "prompt", "trace", "examples", "theme", "help", "method", "keep")
+    for name in names:
+        tab.page.wait_for_selector(f"#{name}", state="attached")  # menus and sliders come with a script of their own
     tab.evaluate("document.activeElement.blur()")
     reached = []
     for _ in range(60):
@@ -160,7 +163,7 @@ def test_the_tab_key_goes_through_the_page_as_it_reads(tab):
         assert tab.evaluate("document.activeElement.closest('[aria-hidden=true]') === null")
         reached.append(tab.evaluate("document.activeElement.id || document.activeElement.closest('[id]').id"))
     first = [name for n, name in enumerate(reached) if name not in reached[:n]]
-    places = [first.index(name) for name in ("model", "prompt", "trace", "examples", "theme", "help", "method", "keep")]
+    places = [first.index(name) for name in names]
     assert places == sorted(places)
     assert first.index("keep") < first.index("stage") < first.index("search")
 
