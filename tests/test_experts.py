@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import flowgraph as fg
-from flowgraph.errors import ArgumentError, UnsupportedReadingError
+from flowgraph.errors import ArgumentError, NotRecordedError, UnsupportedReadingError
 from flowgraph.lenses.experts import LayerExperts, layer_experts
 from tests.every_type import model_of
 
@@ -248,6 +248,8 @@ def test_experts_are_read_and_explained():
     absent = next(e for e in range(4) if e not in found[0].index[last].tolist())
     with pytest.raises(ArgumentError, match="no such expert was chosen there"):
         fg.node_details(trace, fg.Node("expert", layer=0, index=absent, position=last))
+    with pytest.raises(ArgumentError, match="index=99 is outside this run; expected 0…3"):
+        fg.node_details(trace, fg.Node("expert", layer=0, index=99, position=last))
     assert str(fg.parse_node("expert.0.5.2")) == "L0E2@5"
 
 
@@ -259,6 +261,12 @@ def test_the_table_of_experts():
     np.testing.assert_allclose(table.groupby(["layer", "position"])["router weight"].sum(), 1.0, rtol=1e-5)
     with pytest.raises(UnsupportedReadingError, match="none of its layers is a mixture of experts"):
         fg.experts(traced("falcon_h1"))
+
+
+def test_a_site_that_is_missing_is_named():
+    trace = fg.trace(traced("mixtral").model, IDS, position=-1, keep=["resid_mid"])
+    with pytest.raises(NotRecordedError, match="mlp_out"):
+        fg.experts(trace)
 
 
 def test_what_cannot_be_told_apart_says_so():

@@ -348,6 +348,17 @@ def test_mixers_write_what_attention_does_not(model_type):
     assert sum(mixers) == pytest.approx(float(parts.mixers.sum()), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("model_type", "window"), [("jamba", (0, 1)), ("jamba", (2, 3)), ("nemotron_h", (0, 1)), ("nemotron_h", (3, 4))]
+)
+def test_a_window_of_layers_that_do_not_attend_is_traced(model_type, window):
+    trace = fg.trace(loaded_of(model_type), IDS, keep=fg.TraceSites(layers=window))
+    whole = fg.trace(loaded_of(model_type), IDS)
+    torch.testing.assert_close(trace.resid_post[0], whole.resid_post[window[0]])
+    assert not trace.q.any()
+    assert not trace.pattern.any()
+
+
 def test_a_graph_shows_no_heads_that_are_not_there():
     for model_type in ("bamba", "mamba"):
         loaded = loaded_of(model_type)

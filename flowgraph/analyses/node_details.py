@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import ArgumentError
 from ..lenses.direct_attribution import DirectLogitAttribution, direct_logit_attribution, logit_direction
-from ..lenses.experts import expert_vector, layer_experts
+from ..lenses.experts import expert_count, expert_vector, layer_experts
 from ..methods.node_readings import node_readings
 from ..semantic import semantic_graph
 from ..values.arguments import takes
@@ -128,7 +128,7 @@ def _refuse_outside(trace: Trace, asked: Node) -> None:
         "layer": trace.n_layers,
         "head": trace.n_heads,
         "position": len(trace.tokens),
-        "index": vocabulary if asked.kind == "logit" else max(len(trace.tokens), _sources(trace), *_widths(trace)),
+        "index": _indices(trace, asked, vocabulary),
     }
     for name, below in limits.items():
         value = getattr(asked, name)
@@ -146,6 +146,18 @@ def _refuse_outside(trace: Trace, asked: Node) -> None:
 def _sources(trace: Trace) -> int:
     """How many positions of an encoder there are; 0 without one."""
     return trace.cross_pattern.shape[-1] if trace.model.anatomy.cross is not None else 0
+
+
+def _indices(trace: Trace, asked: Node, vocabulary: int) -> int:
+    """How many indices nodes of this kind have."""
+    if asked.kind == "logit":
+        return vocabulary
+    if asked.kind == "expert" and asked.layer is not None and asked.layer < trace.n_layers:
+        mlp = trace.model.anatomy.blocks[asked.layer].mlp
+        count = None if mlp is None else expert_count(mlp)
+        if count is not None:
+            return count
+    return max(len(trace.tokens), _sources(trace), *_widths(trace))
 
 
 def _widths(trace: Trace) -> tuple[int, int]:

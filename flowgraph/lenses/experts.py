@@ -141,6 +141,8 @@ def experts(trace: Trace) -> Experts:
         elif one is not None:
             found[layer] = one
     if not found:
+        for name in ("resid_pre" if trace.wiring == "parallel" else "resid_mid", "mlp_out"):
+            trace.site(name)  # what is missing is said by its name
         why = next(iter(together.values()), "none of its layers is a mixture of experts")
         raise UnsupportedReadingError(f"{trace.model_name!r} has no experts that can be told apart: {why}")
 

@@ -344,7 +344,7 @@ class _Recorder:
             (x for name, x in self.result.sites.items() if name.startswith(("resid", "mixer", "attn", "mlp"))), None
         )
         shapes = site_shapes(self.anatomy, 0 if like is None else like.shape[1], self.sites, layers=self.layers)
-        for site in ("pattern", "q", "k", "v", "z", "attn_out", "mixer_out", "mlp_out"):
+        for site in ("pattern", "q", "k", "q_proj", "k_proj", "v", "z", "attn_out", "mixer_out", "mlp_out"):
             if site in shapes and like is not None and site not in self.result.sites:
                 zeros = like.new_zeros(shapes[site])
                 # Those of single heads are turned to [layer, head, position] at the end.

@@ -509,6 +509,8 @@ class BlockSearch:
         if norm is not None:
             names = list(self.record.giving(self.record_input(norm), self.path))
             self.found.attention_post_norm = self._inside(norm)
+        if not names:
+            raise NotFoundError(f"{self.path}: no module is found that gives what is added in attention's place")
         if is_alone:
             self.added = part.state
         self.mixer = names[-1]

@@ -48,7 +48,7 @@ def read_row(key: str) -> Family | None:
     """The row that is kept under a key; None where there is none that can be read."""
     place = _place(key)
     # What cannot be read is searched for, as if it had never been kept.
-    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, ArgumentError):
+    with suppress(OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError, ArgumentError):
         if place.stat().st_size <= _MOST_BYTES:
             return _row(json.loads(place.read_text(encoding="utf-8")))
     return None

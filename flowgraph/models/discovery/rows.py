@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from typing import Any
+
+import torch
 
 from ...errors import ArchitectureError
 from ..anatomy import Anatomy, build
@@ -17,6 +18,7 @@ from .block import NotFoundError
 from .kept import keep_row, key_of, read_row
 from .search import Search
 
+_DAMAGED = (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 Proof = Callable[[Anatomy], dict[str, float]]
 
 
@@ -51,9 +53,13 @@ def found_and_proved(model: Any, prove: Proof, *, keep: bool = False) -> tuple[A
     key = key_of(model) if keep else None
     known = None if key is None else read_row(key)
     if known is not None:
-        with suppress(ArchitectureError):  # a row that is not proved is searched for again
+        try:
             anatomy = build(model, known)
             return anatomy, prove(anatomy)
+        except torch.cuda.OutOfMemoryError:
+            raise
+        except (ArchitectureError, *_DAMAGED):
+            pass  # whatever a damaged row leads to, a search decides
     row, anatomy, proof = _searched(model, prove)
     if key is not None:
         keep_row(key, row)
