@@ -559,11 +559,12 @@ def _parts(model: Any, *, keep: bool) -> tuple[Anatomy, dict[str, float]]:
             raise
         except _FOREIGN as error:  # the model itself fails on a few tokens
             raise ArchitectureError(
-                f"{by_row}. A search fails with {type(error).__name__}: {first_line(error)}"
+                f"{str(by_row).rstrip('.')}. A search fails with {type(error).__name__}: {first_line(error)}"
             ) from None
         if named_rows(model):
             warnings.warn(
-                f"{by_row}. The row is set aside, and the parts that a search found are proved and used", stacklevel=4
+                f"{str(by_row).rstrip('.')}. The row is set aside, and the parts that a search found are proved and used",
+                stacklevel=4,
             )
         return found
 
