@@ -101,11 +101,15 @@ class Trajectory(Result):
     @property
     def _added(self) -> list[tuple[Role, list[str], np.ndarray, Reading]]:
         """What each part of the blocks adds, in the order of the pass: its name, labels, depths and readings."""
-        cross = [] if self.cross is None else [("cross", "cross_out", self.cross)]
-        parts = [("attention", "attn_out", self.attention), *cross, ("mlp", "mlp_out", self.mlp)]
+        parts: list[tuple[Role, str, Reading]] = [
+            ("attention", "attn_out", self.attention),
+            ("mlp", "mlp_out", self.mlp),
+        ]
+        if self.cross is not None:
+            parts.insert(1, ("cross", "cross_out", self.cross))
         before, within = np.arange(*self.layers, dtype=np.float64), len(parts)
         return [
-            (name, [f"L{layer}.{site}" for layer in range(*self.layers)], before + n / within, reading)  # type: ignore[misc]
+            (name, [f"L{layer}.{site}" for layer in range(*self.layers)], before + n / within, reading)
             for n, (name, site, reading) in enumerate(parts, start=1)
         ]
 

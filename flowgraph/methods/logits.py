@@ -55,9 +55,9 @@ def logits(trace: Trace) -> EdgeWeights:
 
 def _mixture(trace: Trace) -> Mixture:
     """What each expert wrote in the direction of the target; post-norm blocks turn it from layer to layer, and are left whole."""
-    if trace.wiring == "post_norm":
+    if trace.wiring == "post_norm" or trace.target is None:
         return mixture_of(trace, None)
-    direction, _ = logit_direction(trace, trace.target, trace.foil, trace.position)  # type: ignore[arg-type]
+    direction, _ = logit_direction(trace, trace.target, trace.foil, trace.position)
     toward = direction.double().cpu().numpy()
     return mixture_of(trace, lambda _whole, parts: parts.astype(np.float64) @ toward, (trace.position,))
 

@@ -24,7 +24,7 @@ from ..methods.origin import origin
 from ..models.anatomy import no_neurons, upcast
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
-from ..values.node import Node
+from ..values.node import Node, NodeKind
 from ..values.trace import Trace
 from .attention import AttentionNodes
 from .bounds import MAX_NODES, aimed, layers_of, positions_of, refuse_above
@@ -223,9 +223,11 @@ def _add_embedding(sketch: Sketch, trace: Trace, position: int, state: Node, dir
         return
     whole = upcast(trace.resid_pre[0, position])
     place = None if trace.position_embedding is None else upcast(trace.position_embedding[position])
-    parts = {"embed": whole if place is None else whole - place, "position_embed": place}
+    parts: dict[NodeKind, Tensor | None] = {
+        "embed": whole if place is None else whole - place, "position_embed": place,
+    }  # fmt: skip
     for kind, part in parts.items():
-        node = Node(kind, position=position)  # type: ignore[arg-type]
+        node = Node(kind, position=position)
         # A position may be a source of several queries; its embedding is added once.
         if part is not None and node not in sketch.facts:
             sketch.node(node, part, contribution=along(part, direction))
