@@ -105,8 +105,8 @@ def _serve_page_files(app: Dash) -> None:
     """The page scripts and the colours come from flowgraph itself, made once."""
     files = {
         "cytoscape.js": (page_library(), "text/javascript"),
-        "flowgraph.js": (page_bundle(), "text/javascript"),
-        "theme.css": (css_variables() + panel_variables() + page_styles() + _with_their_panels(), "text/css"),
+        "flowgraph.js": (page_bundle(panels=True), "text/javascript"),
+        "theme.css": (_styles(), "text/css"),
     }
 
     @app.server.get("/page/<name>")  # type: ignore[untyped-decorator]
@@ -118,6 +118,10 @@ def _serve_page_files(app: Dash) -> None:
         response.headers["Cache-Control"] = "no-cache"
         response.add_etag()
         return response.make_conditional(flask.request)
+
+
+def _styles() -> str:
+    return css_variables() + panel_variables() + page_styles(panels=True) + _with_their_panels()
 
 
 def _with_their_panels() -> str:

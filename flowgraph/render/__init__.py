@@ -14,6 +14,7 @@ from .words.caption import caption
 if TYPE_CHECKING:
     from .page.document import page_bundle, page_library, page_styles
     from .page.html import cut_note, page_data, render_html
+    from .scene.attention_codes import AttentionPanel, attention_data
     from .scene.elements import COLOURED_KINDS, Drawing, drawing, edge_place, facts, shown_graph
     from .scene.legend import LegendMark, LegendSection, legend_of, legend_sections
     from .scene.noted import note_facts, pinned
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _WHERE = {
     **dict.fromkeys(("COLOURED_KINDS", "Drawing", "drawing", "edge_place", "facts", "shown_graph"), "scene.elements"),
     **dict.fromkeys(("LegendMark", "LegendSection", "legend_of", "legend_sections"), "scene.legend"),
+    **dict.fromkeys(("AttentionPanel", "attention_data"), "scene.attention_codes"),
     "note_facts": "scene.noted",
     "page_bundle": "page.document",
     **dict.fromkeys(("cut_note", "page_data"), "page.html"),
@@ -37,8 +39,35 @@ _WHERE = {
 }
 
 __all__ = [
-    "COLOURED_KINDS", "RANK_LABELS", "THEMES", "Drawing", "LegendMark", "LegendSection", "Theme", "caption", "css_variables", "cut_note", "drawing", "edge_place", "facts", "legend_of", "legend_sections", "note_facts", "page_bundle", "page_data", "page_library",
-    "page_styles", "pill_fills", "pinned", "rank_decade", "render_html", "roles_text", "shown_graph", "visible",
+    "COLOURED_KINDS",
+    "RANK_LABELS",
+    "THEMES",
+    "AttentionPanel",
+    "Drawing",
+    "LegendMark",
+    "LegendSection",
+    "Theme",
+    "attention_data",
+    "caption",
+    "css_variables",
+    "cut_note",
+    "drawing",
+    "edge_place",
+    "facts",
+    "legend_of",
+    "legend_sections",
+    "note_facts",
+    "page_bundle",
+    "page_data",
+    "page_library",
+    "page_styles",
+    "pill_fills",
+    "pinned",
+    "rank_decade",
+    "render_html",
+    "roles_text",
+    "shown_graph",
+    "visible",
 ]  # fmt: skip
 
 

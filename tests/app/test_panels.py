@@ -39,6 +39,7 @@ from flowgraph_webapp.server.run import Run
 import flowgraph
 from flowgraph import Node, NodeDetails, NodeReading, Reading, node_key
 from flowgraph.render import THEMES, drawing, rank_decade, visible
+from flowgraph.render.page.document import asset
 from tests.synthetic_graphs import HOSTILE, JAPAN, empty_graph, head_graph, logits_graph, token_graph, with_structural
 
 
@@ -210,7 +211,7 @@ def test_the_script_draws_from_the_same_lists():
         for name in ("TAGS", "ATTRIBUTES")
     }
     assert listed == {"TAGS": set(TAGS), "ATTRIBUTES": set(ATTRIBUTES)}
-    for script in (_asset("chart_panel.js"), _asset("panels_attention.js")):
+    for script in (_asset("chart_panel.js"), *map(asset, ("attention_map.js", "attention_panel.js", "tips.js"))):
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", script)
 
 
@@ -422,16 +423,21 @@ def test_attention_sends_numbers_that_come_back(name):
     run = RUNS[name]
     pattern = a_pattern(len(run.tokens))
     data = attention_views.model(pattern, run, attention_views.window(run), [0], 0)
-    queries = len(data["tokens"])
-    keys = queries + (data["others"] > 0)
-    sent = np.frombuffer(base64.b64decode(data["pattern"]), "<u2").reshape(4, queries, keys) / data["levels"]
+    queries, keys = len(data["queries"]), len(data["keys"])
+    assert keys == queries + (data["others"] > 0)
+    codes = np.frombuffer(base64.b64decode(data["codes"]), "<u2") / 65_535 * data["scale"]
+    sent = np.zeros((4, queries, keys))
+    if data["causal"]:
+        sent[:, *np.tril_indices(queries)] = codes.reshape(4, -1)
+    else:
+        sent[:] = codes.reshape(4, queries, keys)
     first = data["first"]
     np.testing.assert_allclose(
         sent[:, :, :queries], pattern.pattern[:, first : first + queries, first : first + queries], atol=1e-5
     )
     np.testing.assert_allclose(sent.sum(-1), 1, atol=queries / 60_000)
     assert queries <= attention_views.MOST_TOKENS
-    assert data["tokens"] == [visible(text) for text in run.tokens[first : first + queries]]
+    assert data["queries"] == [visible(text) for text in run.tokens[first : first + queries]]
 
 
 def test_attention_of_a_long_prompt_says_what_is_left_out():

@@ -144,11 +144,11 @@ def dash_app(panels) -> Dash:
         className="flowgraph",
     )
     files = {
-        "flowgraph.js": page_bundle(),
+        "flowgraph.js": page_bundle(panels=True),
         "cytoscape.js": (ROOT / "flowgraph/render/page/assets/cytoscape.min.js").read_text(encoding="utf-8"),
         "theme.css": css_variables()
         + panel_variables()
-        + page_styles()
+        + page_styles(panels=True)
         + "body { margin: 0; } .flowgraph { padding: 10px 14px; min-height: 100vh; } .said { display: none; }",
     }
 
@@ -387,7 +387,7 @@ def test_heads_are_selected_at_the_position(opened):
 
 
 def sums(panel: Opened, side: str = "right") -> list[float]:
-    texts = panel.page.locator(f".ends:{'last' if side == 'right' else 'first'}-child .number").all_inner_texts()
+    texts = panel.page.locator(f".tokens.{'key' if side == 'right' else 'query'} .value").all_text_contents()
     return [0.0 if text in ("", "< .001") else 1.0 if text == "> .999" else float(text) for text in texts]
 
 
@@ -398,14 +398,14 @@ def test_heads_and_tokens_are_summed_in_the_browser(opened, smollm2):
     panel.page.get_by_role("button", name="H1", exact=True).click()
     panel.wait_said("setting", {"name": "heads", "value": [1, 4]})
     assert sums(panel) == pytest.approx(pattern[[1, 4], 7].mean(0), abs=1.1e-3)
-    queries = panel.page.locator(".ends:first-child button")
+    queries = panel.page.locator(".tokens.query button")
     queries.nth(6).click()
     assert sums(panel) == pytest.approx(pattern[[1, 4]][:, [6, 7]].sum(1).mean(0), abs=6e-3)
     panel.page.get_by_role("button", name="all").click()
     panel.wait_said("setting", {"name": "heads", "value": []})
     queries.nth(6).click()
     assert sums(panel) == pytest.approx(pattern[:, 7].mean(0), abs=1.1e-3)
-    panel.page.locator(".ends:last-child button").nth(3).click()
+    panel.page.locator(".tokens.key button").nth(3).click()
     assert sums(panel, "left")[7] == pytest.approx(pattern[:, 7, 3].mean(), abs=1.1e-3)
 
 
@@ -413,7 +413,7 @@ def test_what_reads_another_stack_is_summed_over_its_tokens_and_picked_as_what_i
     panel = opened("attention-stacks")
     panel.page.get_by_role("button", name="decoder reads encoder").click()
     shown = panel.page.locator("[data-group]:not([hidden])")
-    numbers = shown.locator(".ends:last-child .number")
+    numbers = shown.locator(".tokens.key .value")
     assert [float(text) for text in numbers.all_inner_texts()] == pytest.approx(_READ[:, 7].mean(0), abs=1.1e-3)
     shown.get_by_role("button", name="H0", exact=True).click()
     assert [float(text) for text in numbers.all_inner_texts()] == pytest.approx(_READ[0, 7], abs=1.1e-3)

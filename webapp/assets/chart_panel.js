@@ -176,30 +176,10 @@ of cells are built as plain elements: as elements of React they take several tim
     return (down > 0 ? row.nextElementSibling : row.previousElementSibling)?.querySelectorAll(CELL)[cells.indexOf(cell)];
   }
 
-  /* Tips: one element, lines of text, a tab between a name and its number */
+  /* Tips, by flowgraph’s page scripts, which come after this */
 
-  let tip = null;
-
-  function showTip(text, x, y) {
-    tip ??= flowgraph.element('div', { class: 'panel-tip', role: 'tooltip' });
-    const root = document.querySelector('.flowgraph') ?? document.body;
-    if (tip.parentElement !== root) root.append(tip);
-    tip.replaceChildren(...text.split('\n').map(tipLine));
-    tip.hidden = false;
-    const { width, height } = tip.getBoundingClientRect();
-    const left = x + 14 + width > window.innerWidth ? x - width - 10 : x + 14;
-    const top = y + 16 + height > window.innerHeight ? y - height - 10 : y + 16;
-    tip.style.translate = `${Math.max(4, left)}px ${Math.max(4, top)}px`;
-  }
-
-  function tipLine(text) {
-    const [name, number] = text.split('\t');
-    return flowgraph.element('p', {}, name, ...(number === undefined ? [] : [flowgraph.element('b', {}, number)]));
-  }
-
-  function hideTip() {
-    if (tip) tip.hidden = true;
-  }
+  const showTip = (...given) => flowgraph.tips.show(...given);
+  const hideTip = () => flowgraph.tips?.hide();
 
   function tipOf(event) {
     const owner = event.target.closest?.('[data-tip]');
@@ -222,24 +202,31 @@ of cells are built as plain elements: as elements of React they take several tim
     owner.setAttribute('aria-label', owner.dataset.tip.replaceAll('\t', ': ').replaceAll('\n', ', '));
   }
 
-  /* The semantic graph is drawn by flowgraph's own page scripts. */
+  /* What flowgraph’s own page scripts draw: props in, picks and settings out */
+
+  const shownTheme = () => (document.documentElement.dataset.theme === 'dark' ? 'dark' : 'light');
+
+  /** Let a view follow the theme of the page, for as long as it lives. */
+  function themed(view, { select, destroy }) {
+    const watch = new MutationObserver(() => view.setTheme(shownTheme()));
+    watch.observe(document.documentElement, { attributes: true, attributeFilter: ['data-theme'] });
+    return { select, destroy: () => { watch.disconnect(); destroy(); } };
+  }
 
   widgets.semantic = (host, { page, keys }, { pick }) => {
-    const shown = () => (document.documentElement.dataset.theme === 'dark' ? 'dark' : 'light');
-    host.dataset.theme = shown();
+    host.dataset.theme = shownTheme();
     const view = flowgraph.semantic.mount(host, page, {
       select: (id) => pick(id === null || id.startsWith('e') ? null : keys[Number(id.slice(1))]),
     });
-    const watch = new MutationObserver(() => view.setTheme(shown()));
-    watch.observe(document.documentElement, { attributes: true, attributeFilter: ['data-theme'] });
-    return {
-      select: (key) => view.select(keys.includes(key) ? `n${keys.indexOf(key)}` : null),
-      destroy: () => { watch.disconnect(); view.destroy(); },
-    };
+    return themed(view, { select: (key) => view.select(keys.includes(key) ? `n${keys.indexOf(key)}` : null), destroy: view.destroy });
+  };
+
+  widgets.attention = (host, model, tell) => {
+    const view = flowgraph.attention.mount(host, model, tell);
+    return themed(view, view);
   };
 
   document.addEventListener('scroll', hideTip, { capture: true, passive: true });
-  flowgraph.tips = { showTip, hideTip };
   window.flowgraph_webapp = Object.assign(window.flowgraph_webapp ?? {}, { ChartPanel });
 
   /* Callbacks between panels and the page */

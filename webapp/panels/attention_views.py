@@ -1,12 +1,11 @@
 """Attention of a layer as it is drawn: a map of queries and keys, lines between tokens, and the strongest pairs as a table.
 
 ``panel(attention, run, *, heads=(), selected=None) -> Component``: ``heads`` are those that are summed at first, empty for all;
-``selected`` is a node key. The browser sums heads and tokens (``assets/panels_attention.js``) and writes the setting ``heads``.
+``selected`` is a node key. Flowgraph's own page scripts sum heads and tokens in the browser, and write the setting ``heads``.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import numpy as np
 from jaxtyping import Float
 
 from flowgraph import Node
-from flowgraph.render import visible
+from flowgraph.render import AttentionPanel, attention_data, visible
 
 from ..node_key import parse_node_key
 from ..present.drawn import Element, drawn, element, link, token
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
 MOST_TOKENS = 128
 """Queries that are sent to the browser; of a longer prompt those around the position."""
 _PAIRS = 20
-_LEVELS = 65_535
 _SCALE = (0.01, 0.1, 0.3, 0.6, 1.0)
 
 
@@ -109,9 +107,8 @@ def _of_stack(layer: int, one: StackAttention, run: Run) -> Element:
     prefix = f"L{layer}.cross.H" if one.is_cross else f"enc.L{layer}H"
     chosen = list(range(len(pattern)))
     data = {
-        "layer": layer, "heads": len(pattern), "chosen": chosen, "query": at, "tokens": [visible(text) for text in queries],
-        "keys": [visible(text) for text in keys], "first": 0, "others": 0, "causal": False, "prefix": prefix,
-        "kind": "cross_head" if one.is_cross else "head", "stack": one.stack, **_steps(pattern),
+        **_numbers(layer, pattern, queries, keys), "layer": layer, "chosen": chosen, "query": at, "masked": False, "prefix": prefix,
+        "kind": "cross_head" if one.is_cross else "head", "stack": one.stack, "first": 0, "others": 0, "named": False,
     }  # fmt: skip
 
     def node(head: int, query: int) -> Node:
@@ -142,26 +139,31 @@ def model(attention: Attention, run: Run, shown: range, chosen: list[int], query
 
     Returns
     -------
-    ``pattern`` are the probabilities of the shown queries and keys in steps of 1/65,535, [head, query, key] as base64 of
-    little-endian integers; where tokens are left out, a last key holds what goes to all of them.
+    The probabilities of the shown queries and keys as :func:`flowgraph.render.attention_data` has them; where tokens are left
+    out, a last key holds what goes to all of them. ``masked`` says whether a query sees only the tokens before it, ``named``
+    whether the address names the chosen heads.
     """
+    others = len(run.tokens) - len(shown)
+    tokens = [run.tokens[t] for t in shown]
+    data = _numbers(
+        attention.layer, _shown_pattern(attention.pattern, shown), tokens, [*tokens, *["others"] * bool(others)]
+    )
+    if others:
+        data["keys"][-1] = f"{others:,} others"
     return {
-        "layer": attention.layer,
-        "heads": len(attention.pattern),
-        "chosen": chosen,
-        "query": query,
-        "tokens": [visible(run.tokens[t]) for t in shown],
-        "first": shown.start,
-        "others": len(run.tokens) - len(shown),
-        "causal": run.causal,
-        **_steps(_shown_pattern(attention.pattern, shown)),
-    }
+        **data, "layer": attention.layer, "chosen": chosen, "query": query, "masked": run.causal, "prefix": f"L{attention.layer}H",
+        "kind": "head", "stack": None, "first": shown.start, "others": others, "named": True,
+    }  # fmt: skip
 
 
-def _steps(pattern: Float[np.ndarray, "head query key"]) -> dict[str, Any]:
-    """Probabilities as whole numbers of 16 bits."""
-    steps = np.rint(np.clip(pattern, 0, 1) * _LEVELS).astype("<u2")
-    return {"levels": _LEVELS, "pattern": base64.b64encode(steps.tobytes()).decode("ascii")}
+def _numbers(
+    layer: int, pattern: Float[np.ndarray, "head query key"], queries: Sequence[str], keys: Sequence[str]
+) -> dict[str, Any]:
+    """Probabilities of one layer, as the page scripts take them."""
+    weights = np.clip(pattern, 0, 1).astype(np.float32)[None]
+    heads = tuple(range(len(pattern)))
+    [data] = attention_data([AttentionPanel("attention", tuple(queries), tuple(keys), (layer,), heads, weights)])
+    return data
 
 
 def _shown_pattern(pattern: Float[np.ndarray, "head query key"], shown: range) -> Float[np.ndarray, "head query shown"]:

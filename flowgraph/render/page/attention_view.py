@@ -14,12 +14,11 @@ from string import Template
 from typing import Any, Literal
 
 from ...atomic_file import as_path
-from ...charts.text import visible
 from ...errors import ArgumentError, FlowgraphError
 from ...values.arguments import takes
 from ...values.trace import Trace
-from ..scene.attention_codes import Codes, encode
-from ..scene.attention_data import Given, Panel, chosen, given, panel, token_texts, whole
+from ..scene.attention_codes import AttentionPanel, attention_data
+from ..scene.attention_data import Given, chosen, given, panel, token_texts, whole
 from ..scene.style import css_variables
 from .document import asset, embedded_json, policy
 
@@ -27,7 +26,14 @@ HtmlAction = Literal["view", "return"]
 DisplayMode = Literal["light", "dark"]
 
 # In this order: each file is a group of functions, and the last one starts the page.
-_SHARED = ("text.js", "attention_numbers.js", "attention_lines.js", "attention_pins.js")
+_SHARED = (
+    "text.js",
+    "arrows.js",
+    "attention_numbers.js",
+    "attention_lines.js",
+    "attention_pins.js",
+    "attention_matrix.js",
+)
 _SCRIPTS = {
     "head": (*_SHARED, "attention_heads.js", "attention_page.js"),
     "model": (*_SHARED, "attention_grid.js", "attention_page.js"),
@@ -241,7 +247,7 @@ def _panels(
     include_heads: Sequence[int] | None,
     stacks: dict[str, Any],
     stack_tokens: dict[str, Any],
-) -> list[Panel]:
+) -> list[AttentionPanel]:
     offered = {name: value for name, value in stacks.items() if value is not None}
     if attention is not None and offered:
         raise ArgumentError(
@@ -271,7 +277,7 @@ def _of_stacks(
     texts: dict[str, Any],
     include_layers: Sequence[int] | None,
     include_heads: Sequence[int] | None,
-) -> list[Panel]:
+) -> list[AttentionPanel]:
     """The panels of an encoder–decoder's trace, as far as it recorded them."""
     misplaced = [name for name, value in texts.items() if value is not None]
     if misplaced:
@@ -303,7 +309,7 @@ def _single(
     include_layers: Sequence[int] | None,
     include_heads: Sequence[int] | None,
     stack_tokens: dict[str, Any],
-) -> Panel:
+) -> AttentionPanel:
     if attention is None:
         raise ArgumentError(
             "attention= is None; make sure you set output_attentions=True when you call the model, and load it with "
@@ -330,7 +336,7 @@ def _not_a_trace(found: Given, value: Any) -> Given:
 
 def _view(
     kind: Literal["head", "model"],
-    panels: list[Panel],
+    panels: list[AttentionPanel],
     sentence_b_start: int | None,
     html_action: HtmlAction,
     opening: dict[str, Any],
@@ -342,7 +348,7 @@ def _view(
         "view": kind,
         "split": sentence_b_start,
         **opening,
-        "panels": [_panel_data(found, codes) for found, codes in zip(panels, encode(panels), strict=True)],
+        "panels": attention_data(panels),
     }
     view = AttentionView(_document(kind, data, _summary(kind, panels)), _height(kind, panels), _summary(kind, panels))
     if html_action == "view" and _cell() is not None:
@@ -350,7 +356,7 @@ def _view(
     return view
 
 
-def _check_split(panels: list[Panel], start: int | None) -> None:
+def _check_split(panels: list[AttentionPanel], start: int | None) -> None:
     if start is None:
         return
     if len(panels) > 1 or panels[0].name != "attention":
@@ -361,21 +367,6 @@ def _check_split(panels: list[Panel], start: int | None) -> None:
     whole(start, range(1, length), "sentence_b_start", noun="position", source="tokens")
 
 
-def _panel_data(found: Panel, codes: Codes) -> dict[str, Any]:
-    return {
-        "name": found.name,
-        "queries": [visible(token) for token in found.queries],
-        "keys": [visible(token) for token in found.keys],
-        "layers": found.layers,
-        "heads": found.heads,
-        "bits": codes.bits,
-        "scale": codes.scale,
-        "error": codes.error,
-        "causal": codes.causal,
-        "codes": codes.text,
-    }
-
-
 def _document(kind: Literal["head", "model"], data: dict[str, Any], summary: str) -> str:
     # One closure: the files see each other and nothing else sees them.
     script = "(() => {\n'use strict';\n" + "\n".join(map(asset, _SCRIPTS[kind])) + "})();\n"
@@ -383,14 +374,14 @@ def _document(kind: Literal["head", "model"], data: dict[str, Any], summary: str
         policy=policy(script),
         title=escape(summary),
         variables=css_variables(),
-        styles=asset("attention.css"),
+        styles=f"{asset('attention.css')}.picture {{\n{asset('attention_lines.css')}}}\n",
         view=kind,
         script=script,
         data=embedded_json(data),
     )
 
 
-def _summary(kind: str, panels: list[Panel]) -> str:
+def _summary(kind: str, panels: list[AttentionPanel]) -> str:
     parts = []
     for found in panels:
         name = "" if found.name == "attention" else f"{found.name}: "
@@ -403,7 +394,7 @@ def _summary(kind: str, panels: list[Panel]) -> str:
     return f"{kind} view of attention, {'; '.join(parts)}"
 
 
-def _height(kind: str, panels: list[Panel]) -> int:
+def _height(kind: str, panels: list[AttentionPanel]) -> int:
     if kind == "head":
         wanted = 190 + _ROW * max(max(len(found.queries), len(found.keys)) for found in panels)
     else:

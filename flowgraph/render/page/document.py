@@ -34,7 +34,12 @@ _OWN = {
         "flow_keys.js", "flow.js",
     ),
     "semantic": ("semantic_picture.js", "semantic_lift.js", "semantic_details.js", "semantic_keys.js", "semantic.js"),
+    "attention": (
+        "arrows.js", "attention_numbers.js", "attention_lines.js", "attention_pins.js", "attention_matrix.js", "attention_map.js",
+        "attention_panel.js",
+    ),
 }  # fmt: skip
+_GRAPHS = ("flow", "semantic")
 
 HEIGHT = 640
 HEIGHTS = (200, 4000)
@@ -74,14 +79,20 @@ def page_script(names: Sequence[str]) -> str:
     return f"(() => {{\n'use strict';\n{_joined(names)}}})();\n"
 
 
-def page_bundle() -> str:
+def page_bundle(*, panels: bool = False) -> str:
     """The page scripts as one text of JavaScript.
 
     It defines ``window.flowgraph.flow.mount(root, data, options)``, ``window.flowgraph.semantic.mount`` and what both make elements with,
     ``window.flowgraph.element(tag, attributes, …children)``, and starts nothing.
     Cytoscape.js is not in it: it has to be there as ``cytoscape``, or the picture is lent as ``options.cy``.
+
+    Parameters
+    ----------
+    panels
+        Also what panels beside a picture are drawn with: ``window.flowgraph.attention.mount(host, data, tell)``, where ``data`` is
+        that of :func:`attention_data` and more, and ``window.flowgraph.tips``, ``show(text, x, y)`` and ``hide()``.
     """
-    return _bundle(tuple(_OWN))
+    return _bundle((*_GRAPHS, "attention") if panels else _GRAPHS, ("tips.js",) if panels else ())
 
 
 def page_library() -> str:
@@ -89,12 +100,21 @@ def page_library() -> str:
     return asset(LIBRARY)
 
 
-def page_styles() -> str:
-    """CSS of a page in both themes; everything in it is inside ``.flowgraph``, the class of the element mounted on."""
+def page_styles(*, panels: bool = False) -> str:
+    """CSS of a page in both themes; everything in it is inside ``.flowgraph``, the class of the element mounted on.
+
+    ``panels`` as for :func:`page_bundle`: also that of panels beside a picture.
+    """
     own = f':root {{\n{semantic_variables(LIGHT)}}}\n:root[data-theme="dark"] {{\n{semantic_variables(DARK)}}}\n'
     variables = (css_variables() + own).replace(":root", ROOT)
     semantic = f'{ROOT}[data-kind="semantic"]'
-    return f"{variables}{ROOT} {{\n{asset('page.css')}}}\n{semantic} {{\n{asset('semantic.css')}}}\n"
+    graphs = f"{variables}{ROOT} {{\n{asset('page.css')}}}\n{semantic} {{\n{asset('semantic.css')}}}\n"
+    return graphs + _panel_styles() * panels
+
+
+def _panel_styles() -> str:
+    attention = f"{asset('attention_panel.css')}.lines {{\n{asset('attention_lines.css')}}}\n"
+    return f"{ROOT} {{\n{asset('tips.css')}.attention {{\n{attention}}}\n}}\n"
 
 
 def document(page: Page, *, theme: str = "auto", compact: bool = False) -> str:
@@ -183,11 +203,9 @@ def packed(edges: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     return {"names": names, "classes": [number[edge["classes"]] for edge in edges], "ends": ends, "columns": columns}
 
 
-def _bundle(kinds: Sequence[str]) -> str:
+def _bundle(kinds: Sequence[str], shared: Sequence[str] = ()) -> str:
     own = "".join(f"(() => {{\n{_joined(_OWN[kind])}}})();\n" for kind in kinds)
-    return (
-        f"(() => {{\n'use strict';\nconst flowgraph = (window.flowgraph ??= {{}});\n{_joined(_SHARED)}\n{own}}})();\n"
-    )
+    return f"(() => {{\n'use strict';\nconst flowgraph = (window.flowgraph ??= {{}});\n{_joined((*_SHARED, *shared))}\n{own}}})();\n"
 
 
 def _joined(names: Sequence[str]) -> str:

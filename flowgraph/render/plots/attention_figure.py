@@ -10,7 +10,8 @@ import numpy as np
 from ...errors import ArgumentError
 from ...values.arguments import takes
 from ...values.trace import Trace
-from ..scene.attention_data import Panel, chosen, given, panel, token_texts, whole
+from ..scene.attention_codes import AttentionPanel
+from ..scene.attention_data import chosen, given, panel, token_texts, whole
 from ..scene.style import FONT, THEMES, Theme
 from .plotting import plotly_module, token_text
 
@@ -75,7 +76,7 @@ def attention_figure(
     return _figure(found, weights, _what(shown, len(found.heads)), theme)
 
 
-def _panel(attention: Any, tokens: Any, key_tokens: Any, layer: int | None, prettify: bool) -> Panel:
+def _panel(attention: Any, tokens: Any, key_tokens: Any, layer: int | None, prettify: bool) -> AttentionPanel:
     is_single_head = getattr(attention, "ndim", None) == 2
     layers = given(attention[None] if is_single_head else attention, "attention")
     known = range(layers.first, layers.first + len(layers.layers))
@@ -104,7 +105,7 @@ def _what(shown: tuple[int, ...], total: int) -> str:
     return f"sum over heads {', '.join(map(str, shown))}"
 
 
-def _figure(found: Panel, weights: np.ndarray, what: str, theme: Literal["light", "dark"]) -> Figure:
+def _figure(found: AttentionPanel, weights: np.ndarray, what: str, theme: Literal["light", "dark"]) -> Figure:
     graph_objects = plotly_module("graph_objects")
     colours = THEMES[theme]
     rows, columns = list(map(token_text, found.queries)), list(map(token_text, found.keys))

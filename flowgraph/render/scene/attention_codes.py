@@ -4,15 +4,45 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32, Shaped
 
+from ...charts.text import visible
 from ...errors import ArgumentError
-from .attention_data import Panel
 
 MOST_CHARACTERS = 32 * 2**20
 """Characters of numbers that a page may hold; above it notebooks become slow to open and to save."""
+
+
+@dataclass(frozen=True, eq=False)
+class AttentionPanel:
+    """One kind of attention, ready to be drawn.
+
+    Attributes
+    ----------
+    name
+        What it is called where there are several: ``"encoder"``, ``"decoder"``, ``"cross"``; else ``"attention"``.
+    queries, keys
+        [query], [key] token texts.
+    layers, heads
+        [layer], [head] their numbers in the model, from 0.
+    weights
+        [layer, head, query, key] attention weights: finite, not negative.
+    """
+
+    name: str
+    queries: tuple[str, ...]
+    keys: tuple[str, ...]
+    layers: tuple[int, ...]
+    heads: tuple[int, ...]
+    weights: Float32[np.ndarray, "layer head query key"]
+
+    @property
+    def argument(self) -> str:
+        """Name of the argument it came by."""
+        return self.name if self.name == "attention" else f"{self.name}_attention"
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,7 +72,33 @@ class Codes:
         return self.scale / ((1 << self.bits) - 1) / 2
 
 
-def encode(panels: list[Panel]) -> list[Codes]:
+def attention_data(panels: list[AttentionPanel]) -> list[dict[str, Any]]:
+    """[panel] what scripts are given of attention: plain data, ready for JSON.
+
+    Raises
+    ------
+    ArgumentError
+        As for :func:`encode`.
+    """
+    return [_data(panel, codes) for panel, codes in zip(panels, encode(panels), strict=True)]
+
+
+def _data(panel: AttentionPanel, codes: Codes) -> dict[str, Any]:
+    return {
+        "name": panel.name,
+        "queries": [visible(token) for token in panel.queries],
+        "keys": [visible(token) for token in panel.keys],
+        "layers": panel.layers,
+        "heads": panel.heads,
+        "bits": codes.bits,
+        "scale": codes.scale,
+        "error": codes.error,
+        "causal": codes.causal,
+        "codes": codes.text,
+    }
+
+
+def encode(panels: list[AttentionPanel]) -> list[Codes]:
     """Codes of all panels of a page: 16 bits each if they fit into :data:`MOST_CHARACTERS`, otherwise 8.
 
     Raises
@@ -73,7 +129,7 @@ def _characters(count: int, bits: int) -> float:
     return count * bits / 8 * 4 / 3
 
 
-def _count(panel: Panel, causal: bool) -> int:
+def _count(panel: AttentionPanel, causal: bool) -> int:
     layers, heads, queries, keys = panel.weights.shape
     return int(layers * heads * (queries * (queries + 1) // 2 if causal else queries * keys))
 

@@ -13,40 +13,12 @@ from torch import Tensor, is_complex
 
 from ...errors import ArgumentError
 from ...values.trace import Trace
+from .attention_codes import AttentionPanel
 
 SHAPES = "[layer, head, query, key], a list of [1, head, query, key], or [head, query, key] for one layer"
 _EAGER = 'load the model with attn_implementation="eager", since others (sdpa, flash) do not give their attention out'
 _ASK = "make sure you set output_attentions=True when you call the model, and pass outputs.attentions"
 _LONGEST_SHOWN = 40
-
-
-@dataclass(frozen=True, eq=False)
-class Panel:
-    """One kind of attention, ready to be drawn.
-
-    Attributes
-    ----------
-    name
-        What it is called where there are several: ``"encoder"``, ``"decoder"``, ``"cross"``; else ``"attention"``.
-    queries, keys
-        [query], [key] token texts.
-    layers, heads
-        [layer], [head] their numbers in the model, from 0.
-    weights
-        [layer, head, query, key] attention weights: finite, not negative.
-    """
-
-    name: str
-    queries: tuple[str, ...]
-    keys: tuple[str, ...]
-    layers: tuple[int, ...]
-    heads: tuple[int, ...]
-    weights: Float32[np.ndarray, "layer head query key"]
-
-    @property
-    def argument(self) -> str:
-        """Name of the argument it came by."""
-        return self.name if self.name == "attention" else f"{self.name}_attention"
 
 
 @dataclass(frozen=True)
@@ -90,7 +62,7 @@ def panel(
     *,
     include_layers: Sequence[int] | None,
     include_heads: Sequence[int] | None = None,
-) -> Panel:
+) -> AttentionPanel:
     """Choose layers and heads, convert them and check them against the tokens.
 
     Raises
@@ -112,7 +84,7 @@ def panel(
     heads = chosen(include_heads, range(arrays[0].shape[0]), "include_heads", noun="head", source=found.argument)
     weights = np.stack([array[list(heads)] for array in arrays])
     _check_weights(weights, found.argument, layers, heads)
-    return Panel(name, tuple(queries), tuple(keys), layers, heads, weights)
+    return AttentionPanel(name, tuple(queries), tuple(keys), layers, heads, weights)
 
 
 def chosen(asked: Sequence[int] | None, known: range, argument: str, *, noun: str, source: str) -> tuple[int, ...]:

@@ -85,10 +85,9 @@ function focusThumb(page, n) {
 function walkGrid(page, event) {
   const here = event.target.closest('.thumb');
   const across = page.panel.heads.length;
-  const steps = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] };
-  if (!here || !(event.key in steps)) return;
+  if (!here || !(event.key in ARROWS)) return;
   event.preventDefault();
-  const [down, right] = steps[event.key];
+  const [down, right] = ARROWS[event.key];
   const layer = Number(here.dataset.layer) + down;
   const head = Number(here.dataset.head) + right;
   if (layer < 0 || head < 0 || head >= across || layer >= page.panel.layers.length) return;
@@ -109,7 +108,7 @@ function drawThumb(page, button) {
 }
 
 function paintLines(pen, panel, layer, head, queries, keys, { width, height, least }) {
-  pen.strokeStyle = colour(`hue-${hueOf(panel, head)}`);
+  pen.strokeStyle = colour(hueOf(panel, head));
   pen.lineWidth = 1;
   const at = (index, rows) => 3 + ((index - rows[0] + 0.5) / rows.length) * (height - 6);
   for (const { code: found, query, key } of strongest(panel, layer, [head], queries, keys, least, THUMB_LINES).lines) {
@@ -119,25 +118,6 @@ function paintLines(pen, panel, layer, head, queries, keys, { width, height, lea
     pen.lineTo(width - 4, at(key, keys));
     pen.stroke();
   }
-}
-
-/** Queries down, keys across; a cell is at least one pixel, and of cells that share one the strongest is seen. */
-function paintMatrix(pen, panel, layer, head, queries, keys, { width, height, least }) {
-  pen.fillStyle = colour(`hue-${hueOf(panel, head)}`);
-  const columns = Math.min(keys.length, Math.floor(width - 6));
-  const rows = Math.min(queries.length, Math.floor(height - 6));
-  const cells = new Float64Array(rows * columns);
-  eachCode(panel, layer, [head], queries, keys, (found, _, query, key) => {
-    if (toWeight(panel, found) < least) return;
-    const row = Math.floor(((query - queries[0]) / queries.length) * rows);
-    const place = row * columns + Math.floor(((key - keys[0]) / keys.length) * columns);
-    cells[place] = Math.max(cells[place], found);
-  });
-  const [w, h] = [(width - 6) / columns, (height - 6) / rows];
-  cells.forEach((found, place) => {
-    pen.globalAlpha = found / panel.top;
-    if (found) pen.fillRect(3 + (place % columns) * w, 3 + Math.floor(place / columns) * h, w, h);
-  });
 }
 
 function repaint(page) {

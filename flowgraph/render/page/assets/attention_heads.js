@@ -54,7 +54,7 @@ function headChip(page, head) {
     else toggleHead(page, head);
   };
   const title = `Head ${name}. Click: on or off. Double-click or Shift + click: alone`;
-  return element('button', { type: 'button', class: `chip hue-${hueOf(page.panel, head)}`, title, 'aria-label': `Head ${name}`, click, dblclick: () => soloHead(page, head) }, String(name));
+  return element('button', { type: 'button', class: `chip ${hueOf(page.panel, head)}`, title, 'aria-label': `Head ${name}`, click, dblclick: () => soloHead(page, head) }, String(name));
 }
 
 /** A panel opens with the layer and heads that were asked for, where it has them. */

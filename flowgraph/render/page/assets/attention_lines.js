@@ -11,23 +11,30 @@ function other(side) {
   return side === 'query' ? 'key' : 'query';
 }
 
+/** Name of the colour of a head: its own, or that of what the panel has instead of heads. */
 function hueOf(panel, head) {
-  return panel.heads[head] % HUES;
+  return panel.hue ?? `hue-${panel.heads[head] % HUES}`;
+}
+
+/** A token and its position; what stands for many tokens has none. */
+function nameOf(panel, side, index) {
+  const text = (side === 'query' ? panel.queries : panel.keys)[index];
+  return `${text} ${positionOf(panel, side, index)}`.trimEnd();
+}
+
+function positionOf({ K, first = 0, others = 0 }, side, index) {
+  return side === 'key' && others && index === K - 1 ? '' : String(first + index);
 }
 
 function colour(name) {
   return getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 }
 
-function hues() {
-  return Array.from({ length: HUES }, (_, n) => colour(`hue-${n}`));
-}
-
 /** Two columns of tokens with a canvas between them, empty. */
 function createLines(host) {
   const view = {
     host, panel: null, layer: 0, heads: [], least: 0, hover: null, filter: '', split: null,
-    pins: { query: new Set(), key: new Set() }, rows: { query: [], key: [] }, marks: { query: [], key: [] }, found: null,
+    pins: { query: new Set(), key: new Set() }, rows: { query: [], key: [] }, marks: { query: [], key: [] }, found: null, apart: null, changed: () => {},
   };
   view.canvas = element('canvas', { 'aria-hidden': 'true' });
   view.lists = Object.fromEntries(SIDES.map((side) => [side, element('div', { class: `tokens ${side}`, role: 'group', 'aria-label': `${side} tokens` })]));
@@ -55,7 +62,7 @@ function rowsOf(view, side) {
 
 function tokenButton(view, side, index) {
   const text = (side === 'query' ? view.panel.queries : view.panel.keys)[index];
-  const position = element('span', { class: 'position' }, String(index));
+  const position = element('span', { class: 'position' }, positionOf(view.panel, side, index));
   const value = element('span', { class: 'value' });
   const bar = element('i', { class: 'share' });
   const word = tokenText(text);
@@ -96,6 +103,7 @@ function refreshLines(view) {
   writeStatus(view, chosen);
   writeValues(view, chosen);
   drawLines(view);
+  view.changed();
 }
 
 /** Line and text are drawn to the device's own pixels. */
@@ -114,7 +122,7 @@ function drawLines(view) {
   const width = view.canvas.parentElement.clientWidth;
   const height = view.scroller.clientHeight;
   const pen = sizeCanvas(view.canvas, width, height);
-  const colours = hues();
+  const colours = new Map(view.heads.map((head) => [head, colour(hueOf(view.panel, head))]));
   const heads = view.heads;
   // Heads leave a token at different heights, so that lines of two heads between the same tokens do not cover each other.
   const shift = new Map(heads.map((head, n) => [head, ((n + 0.5) / heads.length - 0.5) * ROW * 0.6]));
@@ -129,7 +137,7 @@ function drawLines(view) {
     const strength = found / view.panel.top;
     pen.globalAlpha = faintest + (boldest - faintest) * strength ** power;
     pen.lineWidth = 0.8 + (widest - 0.8) * strength;
-    pen.strokeStyle = colours[hueOf(view.panel, head)];
+    pen.strokeStyle = colours.get(head);
     pen.beginPath();
     pen.moveTo(0, from);
     pen.lineTo(width, to);
@@ -158,7 +166,7 @@ function writeStatus(view, chosen) {
   if (!view.heads.length) text = 'No head is on';
   const sums = SIDES.filter((side) => chosen[side].size).map((side) => sumText(view, side, chosen[side].size));
   if (sums.length && view.heads.length) {
-    const heads = view.heads.length === 1 ? `head ${view.panel.heads[view.heads[0]]}` : `mean of ${view.heads.length} heads`;
+    const heads = view.panel.said ?? (view.heads.length === 1 ? `head ${view.panel.heads[view.heads[0]]}` : `mean of ${view.heads.length} heads`);
     text += `. Numbers: ${sums.join('; ')}; ${heads}`;
   }
   const isLong = view.scroller.scrollHeight > view.scroller.clientHeight + 1;

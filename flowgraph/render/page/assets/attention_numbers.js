@@ -32,6 +32,7 @@ function toWeight(panel, total) {
 
 /** A weight with as many digits as its bits carry, and never 0 for something that is there. */
 function weightText(panel, value) {
+  if (panel.write) return panel.write(value);
   const digits = panel.bits === 16 ? 4 : 3;
   return value > 0 && value < 0.5 / 10 ** digits ? `< .${'1'.padStart(digits, '0')}` : value.toFixed(digits);
 }

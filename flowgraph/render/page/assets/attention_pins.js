@@ -36,7 +36,7 @@ function barOf(view, weights, whole, side) {
   let end = 0;
   for (const { head, weight: found } of weights) {
     if (!found) continue;
-    const hue = `var(--hue-${hueOf(view.panel, head)})`;
+    const hue = `var(--${hueOf(view.panel, head)})`;
     stops.push(`${hue} ${end.toFixed(2)}%`);
     end += (found / whole) * 100;
     stops.push(`${hue} ${end.toFixed(2)}%`);
@@ -59,19 +59,22 @@ function clearPins(view) {
 
 /** What the numbers of a token are made of, head by head. */
 function showTip(view) {
-  const { hover, tip, panel } = view;
+  const { hover, tip } = view;
+  // Where the lines are of a mean, what it is a mean of.
+  const source = view.apart ?? view;
+  const { panel } = source;
   const chosen = chosenTokens(view);
   const apart = hover && chosen[other(hover.side)].size && view.heads.length;
   tip.hidden = !apart;
   if (!apart) return;
   const text = (hover.side === 'query' ? panel.queries : panel.keys)[hover.index];
-  const all = weightsFor(view, hover.side, hover.index, chosen).sort((a, b) => b.weight - a.weight);
+  const all = weightsFor(source, hover.side, hover.index, chosen).sort((a, b) => b.weight - a.weight);
   const rows = all.slice(0, 12).map(({ head, weight: found }) => element('tr', {},
-    element('th', { scope: 'row' }, element('i', { class: `swatch hue-${hueOf(panel, head)}` }), `head ${panel.heads[head]}`),
+    element('th', { scope: 'row' }, ...(panel.hue ? [] : [element('i', { class: `swatch ${hueOf(panel, head)}` })]), `head ${panel.heads[head]}`),
     element('td', {}, weightText(panel, found))));
   const size = chosen[other(hover.side)].size;
   const what = hover.side === 'key' ? `from ${size === 1 ? 'the query' : `${size} queries, summed`}` : `to ${size === 1 ? 'the key' : `${size} keys, summed`}`;
-  tip.replaceChildren(element('p', {}, tokenText(text, 'b'), ` ${hover.side} ${hover.index}, ${what}`), element('table', {}, ...rows),
+  tip.replaceChildren(element('p', {}, tokenText(text, 'b'), ` ${hover.side} ${positionOf(panel, hover.side, hover.index)}, ${what}`.replace('  ', ' ').replace(' ,', ',')), element('table', {}, ...rows),
     ...(all.length > 12 ? [element('p', { class: 'note' }, `and ${all.length - 12} heads with less`)] : []));
   placeTip(view, markOf(view, hover.side, hover.index).button);
 }
