@@ -271,7 +271,8 @@ def _size(loaded: LoadedModel, lengths: tuple[int, int], sites: frozenset[str], 
     own, source = lengths
     kept = [site_shapes(loaded.anatomy, own, sites, layers=window, n_source=source)]
     kept += [
-        site_shapes(one.anatomy, source, sites, layers=range(len(one.anatomy.blocks))) for one in loaded.stacks.values()
+        site_shapes(one.anatomy, source, sites, layers=range(len(one.anatomy.blocks)), n_source=own)
+        for one in loaded.stacks.values()
     ]
     return sum(torch.Size(shape).numel() for shapes in kept for shape in shapes.values()) * loaded.dtype.itemsize
 

@@ -32,7 +32,7 @@ from transformers.models.auto import modeling_auto
 
 import flowgraph
 from flowgraph.models.eager import eager_attention
-from flowgraph.models.media import probe_feed
+from flowgraph.models.media import probe_feed, regions
 
 TASKS = {
     "causal": "MODEL_FOR_CAUSAL_LM_MAPPING",
@@ -259,7 +259,9 @@ def feed_of(loaded: flowgraph.LoadedModel) -> dict[str, torch.Tensor]:
 
 
 def inputs_of(loaded: flowgraph.LoadedModel) -> flowgraph.Inputs:
-    """The same as inputs; of an encoder–decoder with some ids that its decoder has written."""
+    """The same as inputs; of an encoder–decoder with some ids that its decoder has written, of LXMERT with regions of an image."""
+    if loaded.anatomy.exchanges:
+        return flowgraph.inputs({"input_ids": torch.tensor([IDS]), **regions(loaded.model, 5)})
     if loaded.anatomy.cross is None:
         return flowgraph.inputs(feed_of(loaded))
     return flowgraph.inputs(feed_of(loaded.stacks.get("encoder", loaded)), target_ids=IDS[:4])

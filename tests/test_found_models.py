@@ -906,7 +906,6 @@ def test_a_vector_beside_attention_is_part_of_its_bias():
     [
         ("t5gemma2", "sequences", "its own states and others' side by side"),
         ("bart", "classifier", r"Take the model below its head, model\.base_model"),
-        ("lxmert", "pretraining", "two streams that are written in the same layers"),
     ],
 )
 def test_two_stacks_that_are_no_step_after_step_are_named(model_type, task, said):

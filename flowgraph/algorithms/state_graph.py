@@ -334,7 +334,7 @@ def _columns(
     if chain.joint is None:
         layer = layer + chain.info.layers[0]
     else:
-        layer, query, key = chain.joint.layer_of(layer), chain.joint.own(query), chain.joint.own(key)
+        layer, query, key = chain.joint.layer_of(layer, query), chain.joint.own(query), chain.joint.own(key)
     values = (
         source, target, number, layer, none, query, key, weight[order], share[order], np.zeros(len(order), bool)
     )  # fmt: skip

@@ -100,8 +100,7 @@ def node_details(
         row = pattern[(node.layer or 0) - trace.layers[0], node.head or 0, node.position]
         attention = row.double().cpu().numpy()
         if node.kind == "cross_head":
-            encoder = trace.stacks.get("encoder")
-            tokens = tuple(map(str, range(len(attention)))) if encoder is None else encoder.tokens
+            tokens = trace.tokens_read_by()
     return NodeDetails(node, reading, contribution, attention, tokens, "; ".join(filter(None, (note, why))))
 
 
@@ -110,6 +109,8 @@ def _in_stack(trace: Trace, node: Node, k: int) -> NodeDetails:
     if node.stack is None or node.stack not in trace.stacks:
         raise ArgumentError(f"node {node}: this trace has no stack {node.stack!r}")
     found = node_details(trace.stacks[node.stack], replace(node, stack=None), k=k)
+    if node.kind == "cross_head":
+        found = replace(found, tokens=trace.tokens_read_by(node.stack))
     note = f"the head reads what the last stack writes, so nodes of the {node.stack} are not read in vocabulary"
     return replace(found, node=node, contribution=None, note=note)
 

@@ -27,7 +27,7 @@ from ..values.graph_info import StackInfo
 from ..values.inputs import Row, row_of_dict
 from ..values.joint import Joint, joint_dict
 from ..values.mixed import is_beside
-from ..values.node import NODE_KINDS, Node
+from ..values.node import EXCHANGING, NODE_KINDS, Node
 from ..values.reading import Reading
 from ..values.trace import Trace
 from .checked import Checked, parsed_json
@@ -190,7 +190,7 @@ class _Reader:
         single = self._single()
         self._check_aims(plain, single["logits"])
         readings = {name: self._reading(name, entry, plain) for name, entry in self.header.field("readings").entries()}
-        joint = None if not stacks else _joint(plain, stacks)
+        joint = _joint(plain, stacks, sites)
         weights = {
             name: self._weights(name, entry, plain, stacks, joint)
             for name, entry in self.header.field("weights").entries()
@@ -234,7 +234,7 @@ class _Reader:
     def _source(self, stacks: Mapping[str, Trace]) -> Row | None:
         """What the encoder reads."""
         if stacks:
-            return stacks[SOURCE].fed
+            return next(iter(stacks.values())).fed
         said = self.header.optional("source")
         if said is None:
             return None
@@ -246,9 +246,12 @@ class _Reader:
         said = self.header.optional("stacks")
         found: dict[str, Trace] = {}
         for name, entry in [] if said is None else said.entries():
-            if name != SOURCE or entry.optional("stacks") is not None:
-                entry.refuse(f"one stack, {SOURCE!r}, that reads no other")
-            found[name] = _Reader(entry, self._group(f"stacks.{name}.")).trace()
+            if name not in (SOURCE, EXCHANGING) or found or entry.optional("stacks") is not None:
+                entry.refuse(f"one stack, {SOURCE!r} or {EXCHANGING!r}, that holds no other")
+            reader = _Reader(entry, self._group(f"stacks.{name}."))
+            found[name] = reader.trace()
+            if reader.sizes.get("S", self.sizes["T"]) != self.sizes["T"]:
+                entry.refuse(f"attention to {self.sizes['T']} tokens, as many as there are")
             if "S" in self.sizes and len(found[name].tokens) != self.sizes["S"]:
                 entry.refuse(f"{self.sizes['S']} tokens, as many as are attended to")
         return found
@@ -474,8 +477,20 @@ class _Reader:
         return _named(reading, entry, ("layer", "head", "position") if by_head else ("layer", "position"))
 
 
-def _joint(plain: Mapping[str, Any], stacks: Mapping[str, Trace]) -> Joint:
-    """The chain of the steps of a trace's stacks."""
+def _joint(plain: Mapping[str, Any], stacks: Mapping[str, Trace], sites: Mapping[str, Tensor]) -> Joint | None:
+    """The chain of the steps of a trace's stacks; None for one stack, and where no pattern says which layers read another."""
+    if not stacks:
+        return None
+    if EXCHANGING in stacks:
+        other, pattern = stacks[EXCHANGING], sites.get("cross_pattern")
+        if pattern is None:
+            return None
+        between = int(pattern.flatten(1).any(1).sum())
+        if between > other.n_layers:
+            raise FileFormatError(
+                f"sites.cross_pattern has {between} layers that read another stack of {other.n_layers}"
+            )
+        return Joint.exchanging((len(other.tokens), other.n_layers), (len(plain["tokens"]), plain["n_layers"]), between)
     others = [(name, len(one.tokens), one.n_layers) for name, one in stacks.items()]
     return Joint.of([*others, (None, len(plain["tokens"]), plain["n_layers"])])
 

@@ -22,7 +22,7 @@ from ..charts.result import Result
 from ..charts.table import Table
 from ..errors import ArgumentError, ModelNeededError, NotRecordedError, UnsupportedReadingError
 from ..values.arguments import takes
-from ..values.node import Node, label
+from ..values.node import EXCHANGING, Node, label
 from ..values.places import position_of
 from ..values.trace import Trace
 from .direct_attribution import direct_logit_attribution, refuse_pooled
@@ -366,6 +366,11 @@ def head_scores(
 
 def _of_cross(trace: Trace, at: int) -> HeadScores:
     """Scores of the heads that read the encoder."""
+    if EXCHANGING in trace.stacks:
+        raise UnsupportedReadingError(
+            f"scores of heads that read another stack are made for encoder–decoders, and the two stacks of {trace.model_name!r} read each "
+            "other; their patterns are trace.attention['text.cross'] and trace.attention['vision.cross']"
+        )
     pattern, encoder = trace.cross_pattern, trace.stacks.get("encoder")
     queries, sources = pattern.shape[-2:]
     found, undefined = dict[str, HeadScore](), dict[str, str]()

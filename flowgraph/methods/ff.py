@@ -103,6 +103,11 @@ def ff(trace: Trace, *, sources: int | None = SOURCES) -> EdgeWeights:
     if not trace.model.anatomy.has_neurons:
         raise UnsupportedReadingError(f"method 'ff' takes an MLP apart: {no_neurons(trace.model.anatomy)}")
     trace.model.anatomy.refuse_gates("method 'ff'")
+    if trace.model.anatomy.exchanges:
+        raise UnsupportedReadingError(
+            f"method 'ff' takes one attention and the MLP after it as one step, and {trace.model_name!r} attends twice before each MLP "
+            "that follows attention to the other stack; take 'norms' or 'proximity', which go through both stacks"
+        )
     if trace.model.anatomy.cross is not None:
         raise UnsupportedReadingError(
             f"method 'ff' takes one attention and the MLP after it as one step, and before each MLP {trace.model_name!r} attends twice, to "

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from ..errors import UnsupportedReadingError
 from ..values.edge_weights import EdgeWeights
 from ..values.joint import Joint, Step
-from ..values.trace import Trace
+from ..values.node import EXCHANGING
+from ..values.trace import Trace, exchanging_chain
 from .mixture import experts_stay_together
 from .origin import array, origin
 from .parts import AttentionParts, attention_parts, cross_parts, parts_by_target
@@ -78,6 +79,11 @@ def joint_of(trace: Trace) -> Joint:
     UnsupportedReadingError
         If the encoder is not traced, a stack is parallel, or layers are missing.
     """
+    if not trace.stacks and trace.axis.kind == "region":
+        raise UnsupportedReadingError(
+            "graphs, rollout and flow run through the text and the regions of an image together; give the whole trace in place of "
+            "trace.stacks['vision'], and start=Node(…, stack='vision') for a state of a region"
+        )
     if not trace.stacks:
         raise UnsupportedReadingError(
             f"graphs, rollout and flow of {trace.model_name!r} run through its encoder, which is not traced; attention of the decoder, "
@@ -94,12 +100,17 @@ def joint_of(trace: Trace) -> Joint:
             f"graphs over several stacks need every layer, and this trace holds layers {trace.layers[0]}…{trace.layers[1] - 1}; trace "
             "again without a window"
         )
+    exchanging = trace.stacks.get(EXCHANGING)
+    if exchanging is not None:
+        return exchanging_chain(trace, exchanging)
     return Joint.of([(name, len(one.tokens), one.n_layers) for name, one in (*trace.stacks.items(), (None, trace))])
 
 
 def traced_steps(trace: Trace, joint: Joint) -> list[TraceStep]:
-    """Each step with the trace that holds it."""
-    return [TraceStep(trace if one.stack is None else trace.stacks[one.stack], one.layer, one) for one in joint.steps]
+    """What each stack does in each step, with the trace that holds it, in the order of :attr:`Joint.moves`."""
+    return [
+        TraceStep(trace if one.stack is None else trace.stacks[one.stack], one.layer, one) for _, one in joint.moves
+    ]
 
 
 def joint_weights(
@@ -124,7 +135,7 @@ def joint_weights(
     count = joint.count
     found = [weigh(step) for step in traced_steps(trace, joint)]
     heads = max(len(one.attention) for one in found)
-    rows = len(found)
+    rows = len(joint.steps)
     dtype = np.result_type(*(one.attention for one in found))
     attention = np.zeros((rows, heads, count, count), dtype)
     summed, head = np.zeros((rows, count, count)), np.zeros((rows, heads, count))
@@ -132,10 +143,8 @@ def joint_weights(
     residual, after = np.ones((rows, count)), np.ones((rows, count))
     has_mlp, has_rest = any(one.mlp is not None for one in found), any(one.rest is not None for one in found)
     mlp, mlp_in, rest = (np.zeros((rows, count)) for _ in range(3))
-    source = joint.positions[joint.stacks[0][0]]
-    for row, (one, step) in enumerate(zip(found, joint.steps, strict=True)):
-        own = joint.positions[step.stack]
-        keys = source if step.part == "cross" else own
+    for one, (row, step) in zip(found, joint.moves, strict=True):
+        own, keys = joint.positions[step.stack], joint.read_by(step)
         attention[row, : len(one.attention), own, keys] = one.attention
         head[row, : len(one.head), own] = one.head
         summed[row, own, keys], residual[row, own] = one.summed, one.residual
@@ -166,7 +175,7 @@ def _undefined(weights: EdgeWeights, found: list[StepWeights]) -> tuple[Any, ...
     codes, joint = Codes(weights), weights.joint
     assert joint is not None
     nodes = []
-    for row, (one, step) in enumerate(zip(found, joint.steps, strict=True)):
+    for one, (row, step) in zip(found, joint.moves, strict=True):
         first = joint.positions[step.stack].start
         for kind, where in zip(("resid_mid", "resid_post"), one.no_shares, strict=True):
             for t in [] if where is None else np.flatnonzero(where):

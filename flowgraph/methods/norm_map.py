@@ -99,7 +99,7 @@ def mixing_ratio(trace: Trace, *, residual: bool = True, layer_norm: bool = Fals
 
 def _measure(trace: Trace, name: str, residual: bool, layer_norm: bool) -> str:
     """What is measured, with the parts of the block that belong to it."""
-    own = ", self-attention of the decoder" * ("cross_pattern" in trace.sites)
+    own = f", self-attention of the {trace.role}" * ("cross_pattern" in trace.sites)
     return f"{name}{own}{', residual stream included' * residual}{', after the norm' * layer_norm}"
 
 

@@ -75,6 +75,8 @@ def _limits(trace: Trace) -> dict[str, Any]:
 
 def _medium(trace: Trace) -> str:
     """``"image"`` or ``"audio"``, whatever a stack reads that is no text; empty for a text, and where it is not known."""
+    if trace.axis.kind == "region":
+        return "regions of an image"
     layout = None if trace.loaded is None else trace.loaded.anatomy.layout
     return "" if trace.axis.kind == "token" or layout is None else layout.medium
 

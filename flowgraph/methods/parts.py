@@ -81,13 +81,15 @@ def parts_by_target(trace: Trace, row: int) -> Iterator[AttentionParts]:
 
 
 def cross_parts(trace: Trace, row: int) -> AttentionParts:
-    """Parts of one layer's attention to the encoder; sources are the encoder's positions."""
+    """Parts of one layer's attention to the other stack; sources are positions of that."""
     anatomy = trace.model.anatomy.reader_of_encoder
     block = anatomy.blocks[trace.layers[0] + row]
     values = anatomy.per_query_head(trace.site("cross_v")[row])
     weight = anatomy.W_O(trace.layers[0] + row)
     vectors, coefficient = array(values.to(weight.dtype) @ weight), array(trace.cross_pattern[row])
-    residual = array(trace.resid_cross[row])
+    # Before attention to the stack itself or after it.
+    first = trace.model.anatomy.exchanges
+    residual = array((trace.resid_pre if first else trace.resid_cross)[row])
     norm, name = (
         (block.attention_norm, "cross") if trace.wiring == "post_norm" else (block.attention_post_norm, "cross_post")
     )
@@ -96,7 +98,7 @@ def cross_parts(trace: Trace, row: int) -> AttentionParts:
         vectors, coefficient = _gained(norm, vectors), coefficient / scale[:, None]
         residual = _gained(norm, residual) / scale[:, None] if trace.wiring == "post_norm" else residual
     return AttentionParts(
-        whole=array(trace.site("resid_mid")[row]),
+        whole=array(trace.resid_cross[row] if first else trace.site("resid_mid")[row]),
         coefficient=np.ascontiguousarray(coefficient),
         vectors=np.ascontiguousarray(vectors),
         residual=residual,
@@ -123,7 +125,7 @@ def attention_parts(trace: Trace, row: int, *, normed: bool = True) -> Attention
     weight = anatomy.W_O(layer)
     vectors = array(values.to(weight.dtype) @ weight)
     coefficient = array(trace.pattern[row])
-    residual = array(trace.resid_pre[row])
+    residual = array((trace.resid_cross if anatomy.exchanges else trace.resid_pre)[row])
     mixer = None if block.mixer is None else array(trace.mixer_out[row])
     norm, name = (block.attention_norm, "attention") if trace.wiring == "post_norm" else (None, "")
     if block.attention_post_norm is not None:
@@ -136,7 +138,8 @@ def attention_parts(trace: Trace, row: int, *, normed: bool = True) -> Attention
             residual = _gained(norm, residual) / scale[:, None]
             mixer = None if mixer is None else _gained(norm, mixer) / scale[:, None]
     parallel = trace.wiring == "parallel"
-    middle = None if parallel else trace.resid_mid if block.cross is None else trace.resid_cross
+    ends_at_mid = block.cross is None or anatomy.exchanges
+    middle = None if parallel else trace.resid_mid if ends_at_mid else trace.resid_cross
     return AttentionParts(
         whole=array(trace.resid_post[row] if middle is None else middle[row]),
         coefficient=np.ascontiguousarray(coefficient),

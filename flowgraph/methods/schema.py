@@ -222,7 +222,7 @@ def in_stacks(weights: EdgeWeights, columns: Columns) -> Columns:
     if joint is None:
         return columns
     own = {name: joint.own(columns[name]) for name in ("query_pos", "key_pos")}
-    return columns | own | {"layer": joint.layer_of(columns["layer"])}
+    return columns | own | {"layer": joint.layer_of(columns["layer"], columns["query_pos"])}
 
 
 def unlisted_share(weights: EdgeWeights) -> float:

@@ -421,7 +421,12 @@ class Anatomy:
     @property
     def ids_name(self) -> str:
         """The argument of the model that holds the tokens of this stack."""
-        return "input_ids" if self.cross is None else DECODER_IDS
+        return "input_ids" if self.cross is None or self.exchanges else DECODER_IDS
+
+    @property
+    def exchanges(self) -> bool:
+        """Whether the stack reads another one that reads it, in the same layers, as LXMERT's text and regions do."""
+        return self.stack.cross_first
 
     @property
     def reader_of_encoder(self) -> Anatomy:
@@ -552,6 +557,7 @@ class Anatomy:
         UnsupportedReadingError
             If the blocks attend to another stack as well.
         """
+        self.refuse_exchange(wanted)
         if self.cross is not None:
             raise UnsupportedReadingError(
                 f"{wanted} is made for models of one stack, and the decoder of {type(self.model).__name__} also reads its encoder. "
@@ -560,6 +566,20 @@ class Anatomy:
                     or "Graphs, routes, rollout and attention flow run through both stacks; readings and direct logit attribution are "
                     "those of the decoder, heads that read the encoder among its parts"
                 )
+            )
+
+    def refuse_exchange(self, wanted: str) -> None:
+        """Refuse what is not made for two stacks that read each other in the same layers.
+
+        Raises
+        ------
+        UnsupportedReadingError
+            If the model is of two such stacks.
+        """
+        if self.exchanges:
+            raise UnsupportedReadingError(
+                f"{wanted} is not made for {type(self.model).__name__}, whose text and regions of an image read each other in the same "
+                "layers. Attention maps, norms and proximity, graphs, routes, rollout and attention flow run through both"
             )
 
     @property
@@ -708,8 +728,8 @@ def _missing(model: Any, row: Family) -> list[str]:
         if root is None:
             missing += [stack.root, *_required_paths(stack)]
             continue
-        blocks = _find(root, stack.blocks)
-        if not isinstance(blocks, (nn.ModuleList, nn.Sequential)) or not len(blocks):
+        blocks = _list_of(root, stack.blocks)
+        if not blocks:
             missing += [stack.blocks, *_required_paths(stack)]
             continue
         for path in filter(None, (stack.embedding, stack.position_embedding, stack.final_norm)):
@@ -803,11 +823,27 @@ def _find(start: Any, path: str) -> Any:
     return None
 
 
+def _list_of(root: Any, path: str) -> list[nn.Module]:
+    """The blocks of one list, or of several that are joined by ``+``; nothing where one is missing."""
+    found = [_find(root, one) for one in path.split("+")]
+    is_there = all(isinstance(one, (nn.ModuleList, nn.Sequential)) for one in found)
+    return [block for one in found for block in one] if is_there else []
+
+
 def build(model: Any, row: Family) -> Anatomy:
-    """The parts that a row names."""
+    """The parts that a row names, with the stacks that the last one reads where the row has several."""
+    found = _build(model, row, row.stacks[-1])
+    if found.cross is None or len(row.stacks) == 1:
+        return found
+    headless = replace(row, head=NOT_READ, context=())
+    others = {stack.name: _build(model, headless, stack) for stack in row.stacks[:-1]}
+    return replace(found, sources={name: replace(one, unread_head=()) for name, one in others.items()})
+
+
+def _build(model: Any, row: Family, stack: Stack) -> Anatomy:
+    """The parts of one stack."""
     base = base_of(model)
     config = model.config.get_text_config()
-    stack = row.stacks[-1]
     root = (_find(base, stack.root) if stack.root else None) or base
     # Chunks run the MLP's modules several times on parts of the positions.
     if getattr(config, "chunk_size_feed_forward", 0):
@@ -822,7 +858,9 @@ def build(model: Any, row: Family) -> Anatomy:
     position_embedding = _find(root, stack.position_embedding) if stack.position_embedding else None
     last = _find(root, stack.final_norm) if stack.final_norm else None
     final_norm = None if last is None else _norm(last, row.norm, sizes.d_model)
-    blocks = _in_order(_find(root, stack.blocks), row, stack, sizes)
+    blocks = _in_order(_list_of(root, stack.blocks), row, stack, sizes)
+    if stack.leaves:
+        blocks = _with_own_states(blocks, stack)
     if stack.entering_norm:
         assert final_norm is not None
         blocks, final_norm = _shifted(blocks, stack, final_norm), None
@@ -852,11 +890,23 @@ def build(model: Any, row: Family) -> Anatomy:
     if stack.cross_attention is None:
         return found
     cross = tuple(block.cross for block in found.blocks if block.cross is not None)
+    if stack.cross_first:
+        # A layer that does not read the other stack has a block without attention in its place.
+        blocks = tuple(replace(one, cross=None) if one.cross and one.cross.attention is None else one for one in blocks)
     part = replace(
-        found, stack=_cross_stack(stack, stack.cross_attention), blocks=cross, causal=False, head=(), final_norm=None,
+        replace(found, blocks=blocks), stack=_cross_stack(stack, stack.cross_attention), blocks=cross, causal=False, head=(), final_norm=None,
         position_embedding=None, attention_softcap=_number(config, stack.cross_attention.softcap),
     )  # fmt: skip
-    return replace(found, cross=part)
+    return replace(found, blocks=blocks, cross=part)
+
+
+def _with_own_states(blocks: tuple[Block, ...], stack: Stack) -> tuple[Block, ...]:
+    """The blocks with the norms whose outputs are the states that leave them, and that enter the next."""
+    ends = [_find(block.module, stack.leaves) for block in blocks]
+    return tuple(
+        replace(block, enters=before, leaves=end)
+        for block, before, end in zip(blocks, [None, *ends], ends, strict=False)
+    )
 
 
 def _cross_stack(stack: Stack, cross: Attention) -> Stack:
@@ -1034,7 +1084,7 @@ def _shifted(blocks: tuple[Block, ...], stack: Stack, final: Norm) -> tuple[Bloc
 
 
 def counting(anatomy: Anatomy) -> Iterator[Any]:
-    """Hooks that count the runs of blocks that run several times; set before all others."""
+    """Hooks that count the runs of modules that run several times; set before all others."""
     seen: set[int] = set()
     for block in anatomy.blocks:
         if block.turns is not None and id(block.turns) not in seen:
@@ -1060,7 +1110,11 @@ def _block(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes
     if stack.cross_attention is None:
         return found
     other = _cross_stack(stack, stack.cross_attention)
-    return replace(found, cross=_one_attention(index, block, row, other, sizes))
+    cross = _one_attention(index, block, row, other, sizes)
+    shared = _find(block, stack.cross_shared) if stack.cross_shared else None
+    if shared is not None:
+        cross = replace(cross, module=shared, turns=Turns(), turn=stack.cross_run)
+    return replace(found, cross=cross)
 
 
 def _one_attention(index: int, block: nn.Module, row: Family, stack: Stack, sizes: Sizes) -> Block:
@@ -1121,6 +1175,8 @@ def _one_attention(index: int, block: nn.Module, row: Family, stack: Stack, size
         if found is None
         else attention.scales[index]
         if attention.scales
+        else sizes.d_head**-0.5
+        if attention.scale == "size"
         else _attention_scale(found, attention),
     )
 

@@ -10,7 +10,7 @@ from typing import Any, Literal, get_args
 
 from ..errors import ArgumentError, PromptError
 
-AxisKind = Literal["token", "patch", "frame", "item"]
+AxisKind = Literal["token", "patch", "frame", "region", "item"]
 Place = tuple[float, ...]
 
 
@@ -21,14 +21,15 @@ class Axis:
     Attributes
     ----------
     kind
-        ``"token"`` of a text, ``"patch"`` of an image or a spectrogram, ``"frame"`` of a sound, or ``"item"`` without a place.
+        ``"token"`` of a text, ``"patch"`` of an image or a spectrogram, ``"frame"`` of a sound, ``"region"`` of an image that was found
+        before, or ``"item"`` without a place.
     labels
         [position] short names: a token's string, ``CLS``, ``register 1``, ``patch 3,5`` (row, column, both from 0), ``0.34 s``
         (start of what the frame reads).
     places
         [position] first and one-past-last character of a token; (top, left, bottom, right) of a patch in pixels of the model's
         input, of a spectrogram in (band, frame); start and end of what a frame reads, in seconds, where it reads a spectrogram
-        those of its columns, whose windows reach further. None for a position that lies
+        those of its columns, whose windows reach further; of a region its box as the model was given it. None for a position that lies
         nowhere, as a special token.
     special
         [position] role of a special position, such as ``CLS`` or ``register``; None for all others. Empty where it is not known.

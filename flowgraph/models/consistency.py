@@ -303,7 +303,10 @@ def _stream_errors(anatomy: Anatomy, sites: Mapping[str, Tensor], layers: range,
     ]
     if anatomy.cross is not None:
         others = [anatomy.cross.blocks[layer].attention_norm for layer in layers]
-        steps[:1] = [("attn_out", steps[0][1], "resid_cross"), ("cross_out", others, "resid_mid")]
+        if anatomy.exchanges:
+            steps.insert(0, ("cross_out", others, "resid_cross"))
+        else:
+            steps[:1] = [("attn_out", steps[0][1], "resid_cross"), ("cross_out", others, "resid_mid")]
     found, state = s["resid_pre"].new_zeros(len(blocks)), s["resid_pre"]
     for written, norms, after in steps:
         made = state + s[written]

@@ -72,7 +72,9 @@ class Attention:
         ``"half"`` rotates (i, i + d/2), ``"interleaved"`` rotates (2i, 2i + 1), as many dimensions as there are angles.
     scale
         ``"module"``: the factor of the dot product stands in the module as ``scaling`` or ``scale_attn`` (a divisor);
-        ``"none"``: there is no factor.
+        ``"none"``: there is no factor; ``"size"``: it is 1/√(size of a head), and stands nowhere.
+    followed
+        Whether the module computes attention by code of its own and returns no pattern, so that it is followed at its softmax.
     scales
         The factor of each layer, in place of ``scale``.
     softcap
@@ -100,7 +102,8 @@ class Attention:
     query_norm: str = ""
     key_norm: str = ""
     rotary: Rotary = "none"
-    scale: Literal["module", "none"] = "module"
+    scale: Literal["module", "none", "size"] = "module"
+    followed: bool = False
     scales: tuple[float, ...] = ()
     softcap: str | float = ""
     factor: float = 1.0
@@ -123,8 +126,13 @@ class Stack:
         ``"decoder"`` (causal) or ``"encoder"`` (sees both sides, unless ``config.is_decoder``).
     root
         From the base model to the module the other paths start at; empty for the base model itself.
+    name
+        Name of a stack that is read by the last one and reads it, in the same layers; empty for the last one.
     blocks
-        The list of blocks.
+        The list of blocks; several lists that run one after the other are joined by ``+``.
+    leaves
+        Path of the norm whose output is the state that leaves a block, where that is not the block's first output; the state that
+        enters is then what left the block before. Empty where it is.
     wiring
         How a block adds to the residual stream; see the design of :class:`flowgraph.Trace`.
     wiring_switch
@@ -135,6 +143,10 @@ class Stack:
     cross_norm, cross_post_norm
         The norm before the attention to another stack, for ``post_norm`` the one after it; the second norm of ``sandwich``
         blocks, after it.
+    cross_first, cross_shared, cross_run
+        For two stacks that read each other in the same layers: whether attention to the other stack stands before attention to the
+        stack itself, the module that runs once for each of the two, and which of its runs is this stack's. Layers that do not have it
+        do not read the other stack.
     mixer, mixer_factor
         The module that mixes tokens in attention's place, or beside it (a state-space model, a convolution), in the blocks that
         have one, and the number that its output is multiplied by before it joins the stream.
@@ -211,6 +223,11 @@ class Stack:
     cross_attention: Attention | None = None
     cross_norm: str = ""
     cross_post_norm: str = ""
+    cross_first: bool = False
+    cross_shared: str = ""
+    cross_run: int = 0
+    name: str = ""
+    leaves: str = ""
     attention_post_norm: str = ""
     mlp_post_norm: str = ""
     mlp_input: str = ""
@@ -424,6 +441,47 @@ _BERT_STACK = Stack(
     embedding_is_residual=False,
 )
 
+_LXMERT_CROSS = Attention(
+    module="visual_attention.att?",
+    query="visual_attention.att.query?",
+    key="visual_attention.att.key?",
+    value="visual_attention.att.value?",
+    output="visual_attention.output.dense?",
+    scale="size",
+    followed=True,
+)
+
+
+def _lxmert(own: str, layers: str, **further: Any) -> Stack:
+    """A stream of LXMERT; ``own`` begins the names of its modules in the layers that both streams share."""
+    return Stack(
+        role="encoder",
+        wiring="post_norm",
+        blocks=f"encoder.{layers}+encoder.x_layers",
+        attention=Attention(
+            module=f"attention.self|{own}_self_att.self",
+            query=f"attention.self.query|{own}_self_att.self.query",
+            key=f"attention.self.key|{own}_self_att.self.key",
+            value=f"attention.self.value|{own}_self_att.self.value",
+            output=f"attention.output.dense|{own}_self_att.output.dense",
+            scale="size",
+            followed=True,
+        ),
+        attention_norm=f"attention.output.LayerNorm|{own}_self_att.output.LayerNorm",
+        cross_attention=_LXMERT_CROSS,
+        cross_norm="visual_attention.output.LayerNorm?",
+        cross_first=True,
+        cross_shared="visual_attention",
+        mlp_norm=f"output.LayerNorm|{own}_output.LayerNorm",
+        mlp_input=f"intermediate.dense|{own}_inter.dense",
+        mlp_activation=f"intermediate.intermediate_act_fn|{own}_inter.intermediate_act_fn",
+        mlp_output=f"output.dense|{own}_output.dense",
+        leaves=f"output.LayerNorm|{own}_output.LayerNorm",
+        embedding_is_residual=False,
+        **further,
+    )
+
+
 _ROWS = (
     Family(name="gpt2", model_types=("gpt2",), stacks=(_GPT2_STACK,)),
     Family(
@@ -589,6 +647,20 @@ _ROWS = (
         ),
         head=("vocab_transform", "activation", "vocab_layer_norm", "vocab_projector"),
         head_kind="masked",
+    ),
+    Family(
+        name="lxmert",
+        model_types=("lxmert",),
+        stacks=(
+            _lxmert("visn", "r_layers", embedding="", name="vision", cross_run=1),
+            _lxmert(
+                "lang",
+                "layer",
+                embedding="embeddings.word_embeddings",
+                position_embedding="embeddings.position_embeddings",
+            ),
+        ),
+        head=NOT_READ,
     ),
 )
 

@@ -199,13 +199,9 @@ def run(
     NoPatternError
         If patterns are wanted and an attention module does not return them.
     """
-    recorder = _Recorder(anatomy, sites, layers)
-    cross = None
-    if anatomy.cross is not None:
-        own = {_CROSS[name] for name in sites & _CROSS.keys()} | (sites & {"norm_scales"})
-        cross = _Recorder(anatomy.cross, frozenset(own), layers, alone=True)
-    sources = {name: _Recorder(one, sites, range(len(one.blocks))) for name, one in anatomy.sources.items()}
-    every = [recorder, *([] if cross is None else [cross]), *sources.values()]
+    recorder, cross = _recorders(anatomy, sites, layers)
+    sources = {name: _recorders(one, sites, range(len(one.blocks))) for name, one in anatomy.sources.items()}
+    every = [one for pair in ((recorder, cross), *sources.values()) for one in pair if one is not None]
     options: dict[str, Any] = {"use_cache": False} if anatomy.causal else {}
     reads_one = anatomy.readout is None and cross is None
     if anatomy.has_head and reads_one and anatomy.causal and logits_at == feed["input_ids"].shape[1] - 1:
@@ -217,10 +213,10 @@ def run(
         for one in every:
             for handle in one.hooks():
                 hooks.callback(handle.remove)
-        captured = {module: watch for one in every if not one.asks for module, watch in one.watches().items()}
+        captured = _watches([one for one in every if not one.asks])
         if captured:
             hooks.enter_context(capturing(captured))
-        with watching({module: watch for one in every if one.asks for module, watch in one.watches().items()}):
+        with watching(_watches([one for one in every if one.asks])):
             output = anatomy.model(**feed, **options)
     if anatomy.has_head:
         rows = output.logits[0].detach()
@@ -229,12 +225,36 @@ def run(
     elif anatomy.has_head:
         # A copy of one row: a view would keep the logits of all positions alive.
         recorder.result.logits = rows if logits_at is None else rows[-1 if len(rows) == 1 else logits_at].clone()
+    result = _finished(recorder, cross)
+    result.sources = {name: _finished(*pair) for name, pair in sources.items()}
+    return result
+
+
+def _recorders(anatomy: Anatomy, sites: frozenset[str], layers: range) -> tuple[_Recorder, _Recorder | None]:
+    """What records a stack, and what records its attention to another one; None where there is none."""
+    recorder = _Recorder(anatomy, sites, layers)
+    if anatomy.cross is None:
+        return recorder, None
+    own = {_CROSS[name] for name in sites & _CROSS.keys()} | (sites & {"norm_scales"})
+    return recorder, _Recorder(anatomy.cross, frozenset(own), layers, alone=True)
+
+
+def _watches(recorders: Sequence[_Recorder]) -> dict[nn.Module, Watch]:
+    """Watches of all recorders, by attention module, which two of them may share."""
+    watches: dict[nn.Module, list[tuple[Block, Watch]]] = {}
+    for one in recorders:
+        for module, several in one.watches().items():
+            watches.setdefault(module, []).extend(several)
+    return {module: watch_of(several) for module, several in watches.items()}
+
+
+def _finished(recorder: _Recorder, cross: _Recorder | None) -> Pass:
+    """The pass of a stack with the sites of its attention to another one."""
     result = recorder.finished()
     if cross is not None:
         result.cross = cross.finished()
         found = result.cross.sites
         result.sites |= {name: found[own] for name, own in _CROSS.items() if own in found}
-    result.sources = {name: one.finished() for name, one in sources.items()}
     return result
 
 
@@ -255,16 +275,17 @@ class _Recorder:
         self.norms: dict[str, dict[int, Norm]] = {}
         self.ungated: dict[int, Tensor] = {}
         self.has_rotary = anatomy.stack.attention.rotary != "none"
-        self.has_gaps = not alone and (anatomy.has_gaps or anatomy.has_second_mlp)
+        does_not_attend = any(block.attention is None for block in anatomy.blocks)
+        self.has_gaps = does_not_attend if alone else anatomy.has_gaps or anatomy.has_second_mlp
         # Without projections, what enters the attention function is all that is known of queries, keys and values.
         self.all_given = not anatomy.has_projections
         self.asks = all(asks_for_attention(anatomy.blocks[layer].attention) for layer in anatomy.attending)
         # Modules with attention code of their own are looked at from inside where their row was found by search.
-        self.is_given = self.asks or anatomy.is_found
+        self.is_given = self.asks or anatomy.is_found or anatomy.stack.attention.followed
         self.angles = HandedAngles(interleaved=anatomy.stack.attention.rotary == "interleaved")
 
-    def watches(self) -> dict[nn.Module, Watch]:
-        """Watches on the calls of the library's attention function, by attention module."""
+    def watches(self) -> dict[nn.Module, list[tuple[Block, Watch]]]:
+        """Watches on the calls of the library's attention function, by attention module, each with the layer that it is for."""
         seen = {"q", "k", "pattern", "rotary", "z_gate"} | ({"v"} if self.all_given else set())
         if not (self.is_given and self.sites & seen):
             return {}
@@ -275,7 +296,7 @@ class _Recorder:
                 watch: Watch = partial(self._store_call, row)
                 watch = watch if block.windows is None else over_all(watch, block.windows)
                 watches.setdefault(block.attention, []).append((block, watch))
-        return {module: watch_of(several) for module, several in watches.items()}
+        return watches
 
     def hooks(self) -> Iterator[Any]:
         """Register every hook that the wanted sites need."""
@@ -385,8 +406,17 @@ class _Recorder:
             yield take(of, lambda x: self._store_state("resid_pre", row, x, shared))
         if "resid_post" in self.sites and (last or not shared):
             yield after(block.leaves or block.module, lambda x: self._store_state("resid_post", row, x, shared))
-        other = block.cross
-        if "resid_cross" in self.sites and other is not None:
+        other, is_first = block.cross, self.anatomy.exchanges
+        if "resid_cross" in self.sites and is_first:
+            # The state after attention to the other stack; of a layer without it, the one that enters.
+            with only_while(block.is_running if other is None else other.is_running):
+                if other is not None:
+                    yield after(other.attention_norm.module, lambda x: self._store("resid_cross", row, _rows(x)))
+                elif block.enters is not None:
+                    yield after(block.enters, lambda x: self._store("resid_cross", row, _rows(x)))
+                else:
+                    yield before(block.module, lambda x: self._store("resid_cross", row, _rows(x)))
+        elif "resid_cross" in self.sites and other is not None:
             if self.anatomy.wiring == "post_norm":
                 yield after(block.attention_norm.module, lambda x: self._store("resid_cross", row, _rows(x)))
             else:
@@ -394,7 +424,7 @@ class _Recorder:
                 yield before(reads, lambda x: self._store("resid_cross", row, _rows(x)))
         if "resid_mid" in self.sites and self.anatomy.wiring != "parallel":
             if self.anatomy.wiring == "post_norm":
-                last_norm = (block if other is None else other).attention_norm.module
+                last_norm = (block if other is None or is_first else other).attention_norm.module
                 yield after(last_norm, lambda x: self._store("resid_mid", row, _rows(x)))
             else:
                 reader = block.mlp_reader if block.mlp_norm.kind == "none" else block.mlp_norm.module

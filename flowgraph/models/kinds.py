@@ -163,14 +163,6 @@ def kind_of(model: Any) -> Kind | None:
             "Take the model below its head, model.base_model (of a folder, what transformers.AutoModel opens), and trace the text "
             "of one choice",
         )
-    if reads_regions(model):
-        return Kind(
-            "a model of a text and of regions of an image",
-            "its text and its regions (visual_feats, visual_pos) are two streams that are written in the same layers, each reading the "
-            "states that the other has there, while a trace is of one stream, or of two the second of which reads the last states of the "
-            "first",
-            "What its heads read are outputs of the model itself: model(…, output_attentions=True).cross_encoder_attentions",
-        )
     inputs = input_kinds(type(model))
     if "text" not in inputs and medium_of(model) is None:
         name = next((_OTHER_INPUTS[kind] for kind in inputs if kind in _OTHER_INPUTS), "a model of other inputs")

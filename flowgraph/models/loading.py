@@ -502,6 +502,13 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
     _warn_of_replaced(name, made_of, _kinds_of_modules(model))
     _warn_of(name, own, stacklevel=4)
     vocabulary = Vocabulary(tokenizer, rows)
+    if anatomy.exchanges:
+        stacks = {
+            part: LoadedModel(
+                f"{name} {part}", model, None, one, Vocabulary(None, 0), proof, revision, own, opened.processor, _proved_hooks=[hooks]
+            )
+            for part, one in anatomy.sources.items()
+        }  # fmt: skip
     made = LoadedModel(
         name,
         model,

@@ -62,6 +62,14 @@ def short_source(model: Any, count: int) -> dict[str, Tensor]:
     return probe_feed(model if of_text else encoder, model.get_input_embeddings() if of_text else None, count)
 
 
+def regions(model: Any, count: int) -> dict[str, Tensor]:
+    """Arguments of a model of a text and regions of an image for ``count`` regions: noise, and boxes within the image."""
+    like = next(one for one in model.parameters() if one.is_floating_point())
+    config = model.config
+    boxes = torch.sigmoid(_noise((count, config.visual_pos_dim), like, seed=32))
+    return {"visual_feats": _noise((count, config.visual_feat_dim), like), "visual_pos": boxes}
+
+
 def _noise(shape: tuple[int, ...], like: Tensor, seed: int = 31) -> Tensor:
     generator = torch.Generator("cpu").manual_seed(seed)
     return torch.randn((1, *shape), generator=generator, dtype=torch.float32, device="cpu").to(like)

@@ -18,7 +18,7 @@ from ..errors import ArchitectureError, NonFiniteError
 from .anatomy import Anatomy, Block, Norm, Projection, upcast
 from .eager import eager_attention, evaluating
 from .forward import SITES, Pass, run
-from .media import probe_feed, short_source
+from .media import probe_feed, regions, short_source
 from .parameters import matrix_of
 from .rotary import rotate
 from .stacks import DECODER_IDS
@@ -104,6 +104,8 @@ def own_attention(anatomy: Anatomy) -> OwnAttention:
 def probe(anatomy: Anatomy) -> dict[str, Tensor]:
     """The arguments of a short pass."""
     own = probe_feed(anatomy.model, anatomy.embedding, _PROBE_TOKENS, anatomy.context)
+    if anatomy.exchanges:
+        return {**own, **regions(anatomy.model, _PROBE_TOKENS + 2)}
     if anatomy.cross is None:
         return own
     return {**short_source(anatomy.model, _PROBE_TOKENS + 2), DECODER_IDS: own["input_ids"]}
@@ -129,6 +131,11 @@ def prove(anatomy: Anatomy) -> dict[str, float]:
     states = record.sites["pattern" if anatomy.level == "patterns" else "resid_post"]
     check_finite(anatomy, states, record.logits)
     errors = identity_errors(anatomy, feed.get(anatomy.ids_name), record)
+    if anatomy.exchanges:
+        for name, other in anatomy.sources.items():
+            found = identity_errors(other, None, record.sources[name])
+            errors |= {f"{identity}, of the {name} stack": error for identity, error in found.items()}
+            errors |= _exchange_errors(anatomy, record, other, record.sources[name])
     for name, per_layer in errors.items():
         tolerance = max(TOLERANCE[states.dtype], unpacking_error(anatomy, name))
         worst = int(per_layer.argmax())
@@ -221,6 +228,26 @@ def identity_errors(
     elif record.logits is not None:
         errors["final norm and head = logits"] = _error(_logits(anatomy, sites["resid_post"][-1]), record.logits)[None]
     return errors
+
+
+def _exchange_errors(own: Anatomy, record: Pass, other: Anatomy, theirs: Pass) -> dict[str, Float[Tensor, "layer"]]:
+    """Errors of keys and values of attention to the other stack, against those of the states that enter the layers of that stack."""
+    found: dict[str, list[Tensor]] = {"keys": [], "values": []}
+    for reader, read, states in ((own, record, theirs), (other, theirs, record)):
+        assert reader.cross is not None
+        between = [block for block in reader.cross.blocks if block.attention is not None]
+        # Both stacks end together.
+        first = len(states.sites["resid_pre"]) - len(between)
+        for n, block in enumerate(between):
+            state = upcast(states.sites["resid_pre"][first + n])
+            for name, site, module in (("keys", "cross_k", block.key), ("values", "cross_v", block.value)):
+                made = Projection(module)(state)
+                given = upcast(read.sites[site][block.index]).transpose(0, 1).flatten(1)
+                found[name].append(_error(made, given))
+    return {
+        f"{name} of attention to the other stack are made of its states": torch.stack(one)
+        for name, one in found.items()
+    }
 
 
 def _logits(anatomy: Anatomy, x: Tensor) -> Tensor:
@@ -343,7 +370,10 @@ def _wiring(anatomy: Anatomy, record: Pass, i: int) -> Tensor:
         ("attn_out", "attention", block.attention_norm, "resid_mid"),
         ("mlp_out", "mlp", block.mlp_norm, "resid_post"),
     ]
-    if block.cross is not None:
+    if anatomy.exchanges and block.cross is not None:
+        s |= {name: upcast(record.sites[name][i]) for name in ("cross_out", "resid_cross")}
+        steps.insert(0, ("cross_out", "cross", block.cross.attention_norm, "resid_cross"))
+    elif block.cross is not None:
         s |= {name: upcast(record.sites[name][i]) for name in ("cross_out", "resid_cross")}
         steps[:1] = [
             ("attn_out", "attention", block.attention_norm, "resid_cross"),

@@ -119,6 +119,7 @@ def semantic_graph(
     if not trace.model.anatomy.has_neurons:
         raise UnsupportedReadingError(f"a semantic graph shows neurons: {no_neurons(trace.model.anatomy)}")
     trace.model.anatomy.refuse_gates("a semantic graph")
+    trace.model.anatomy.refuse_exchange("a semantic graph")
     if trace.model.anatomy.has_gaps:
         raise UnsupportedReadingError(
             f"a semantic graph shows heads and neurons of its layers, and some layers of {trace.model_name!r} do not attend"

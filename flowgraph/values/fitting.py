@@ -16,7 +16,16 @@ from ..models import LoadedModel
 from ..models.sources import first_line
 from ..models.stacks import SOURCE, Offsets, Written, generated_ids, read_of_labels, start_id, written
 from .media import Values, steps_per_second, values_of, wrong_medium
-from .mixed import axis_of, processed, processor_of, refuse_missing_images, require_images, with_places
+from .mixed import (
+    axis_of,
+    axis_of_regions,
+    processed,
+    processor_of,
+    refuse_missing_images,
+    regions_of,
+    require_images,
+    with_places,
+)
 from .prompt_forms import LABELS, recognised
 from .row import MEDIA, Message, Row
 from .whole_numbers import numbers, whole
@@ -40,6 +49,8 @@ def tokenized(loaded: LoadedModel, row: Row) -> Row:
 
 def fitting(loaded: LoadedModel, row: Row) -> Row:
     """A row with its ids, as this model takes it; of an encoder–decoder the decoder's, with the encoder's row in it."""
+    if loaded.anatomy.exchanges:
+        return _with_regions(loaded, row)
     if loaded.anatomy.cross is not None:
         return _of_decoder(loaded, row)
     if row.encoder is not None or row.target_text is not None or row.target_ids is not None:
@@ -54,8 +65,24 @@ def fitting(loaded: LoadedModel, row: Row) -> Row:
     refuse_missing_images(loaded, row.token_ids, row.beside)
     if row.beside is None:
         return row
-    require_images(loaded)
+    require_images(loaded, row.beside)
     return replace(row, mixed=axis_of(loaded, row.token_ids, row.beside))
+
+
+def _with_regions(loaded: LoadedModel, row: Row) -> Row:
+    """The row of a text, with that of the regions of an image in it."""
+    if row.encoder is not None:
+        return _checked_ids(loaded, row)
+    if row.target_text is not None or row.target_ids is not None:
+        raise PromptError(f"target_text= and target_ids= are what a decoder writes, and {loaded.name!r} has no decoder")
+    if row.images or row.source in MEDIA:
+        raise PromptError(
+            f"{loaded.name!r} reads no image, but vectors and boxes of its regions, which a detector has found: visual_feats= and visual_pos="
+        )
+    values = regions_of(loaded, row.beside)
+    regions = Row("image", values=values, axis=axis_of_regions(values))
+    own = _checked_ids(loaded, tokenized(loaded, replace(row, labels=None, beside=None)))
+    return replace(own, encoder=regions)
 
 
 def _of_text_and_images(loaded: LoadedModel, row: Row) -> Row:

@@ -48,7 +48,8 @@ INPUTS_INSTEAD = {
     for name, meant in {
         **{name: words.split()[-1] for name, words in _INSTEAD.items()},
         **{name: f"{name}=" for name in (
-            "text", "messages", "pair", "ids", "image", "audio", "sampling_rate", "target_text", "target_ids", "token_types", "mask",
+            "text", "messages", "pair", "ids", "image", "audio", "sampling_rate", "visual_feats", "visual_pos", "target_text", "target_ids", "token_types",
+            "mask",
         )},
     }.items()
 }  # fmt: skip
@@ -170,6 +171,8 @@ def inputs(
     image: Any = None,
     audio: Any = None,
     sampling_rate: int | None = None,
+    visual_feats: Any = None,
+    visual_pos: Any = None,
     target_text: str | Sequence[str] | None = None,
     target_ids: Any = None,
     chat: bool = False,
@@ -211,6 +214,10 @@ def inputs(
         processor where it has one; or what the model takes, floats with a row axis. A list of these is a batch.
     sampling_rate
         Samples of ``audio`` per second. A file says it itself.
+    visual_feats, visual_pos
+        Beside ``text`` or ``ids``, for a model that reads regions of an image, as LXMERT does: the vector of each region that a detector
+        has found, floats [region, feature], and its box as the model takes it, [region, 4], of LXMERT (x₀, y₀, x₁, y₁) as parts of
+        the image's width and height. Either may have a row axis in front.
     target_text, target_ids
         For an encoder–decoder, what its decoder has written so far, as a text or as token ids; a list of texts, or several rows of
         ids, for a batch. The decoder's start token is put in front, as in training, and no end token behind. Without either the model
@@ -244,6 +251,7 @@ def inputs(
     given = {
         "text": text, "messages": messages, "pair": pair, "ids": ids, "mask": mask, "token_types": token_types,
         "position_ids": position_ids, "image": image, "audio": audio, "sampling_rate": sampling_rate,
+        "visual_feats": visual_feats, "visual_pos": visual_pos,
     }  # fmt: skip
     given = {name: value for name, value in given.items() if value is not None}
     targets = {

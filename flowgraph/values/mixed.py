@@ -17,7 +17,9 @@ from ..models.kinds import image_token_of
 from ..models.sources import first_line
 from .media import Given, Values, picture_of
 
-_BEGINNINGS = ("pixel_", "image_", "mm_", "aspect_ratio_", "cross_attention_mask")
+REGIONS = ("visual_feats", "visual_pos")
+"""Arguments of a model that reads regions of an image beside a text: a vector and a box of each."""
+_BEGINNINGS = ("pixel_", "image_", "mm_", "aspect_ratio_", "cross_attention_mask", *REGIONS)
 IMAGE = "image"
 """Role of a position that holds a piece of an image."""
 
@@ -141,14 +143,18 @@ def refuse_missing_images(loaded: LoadedModel, ids: Sequence[int], beside: Value
         )
 
 
-def require_images(loaded: LoadedModel) -> None:
-    """Refuse images for a model of texts alone.
+def require_images(loaded: LoadedModel, beside: Values | None = None) -> None:
+    """Refuse images for a model of texts alone, and regions for one that reads none.
 
     Raises
     ------
     PromptError
         Naming the model.
     """
+    if set(beside or ()) & set(REGIONS):
+        raise PromptError(
+            f"{loaded.name!r} takes no regions of an image beside a text; leave visual_feats= and visual_pos= out"
+        )
     if "pixel_values" not in inspect.signature(loaded.anatomy.model.forward).parameters:
         raise PromptError(f"{loaded.name!r} takes no images beside a text; leave image= out")
 
@@ -207,3 +213,43 @@ def _grids(loaded: LoadedModel, beside: Values, count: int) -> Iterator[tuple[in
         yield from (
             (rows // merge, columns // merge, float(merge * patch), float(merge * patch)) for rows, columns in cells
         )
+
+
+def regions_of(loaded: LoadedModel, beside: Values | None) -> Values:
+    """Vectors and boxes of regions, [1, region, …] each, as the model takes them.
+
+    Raises
+    ------
+    PromptError
+        If one is missing, or has another shape or other numbers than the model takes.
+    """
+    if beside is None or set(beside) != set(REGIONS):
+        given = "nothing beside the text" if beside is None else ", ".join(sorted(beside))
+        raise PromptError(
+            f"{loaded.name!r} reads a text and regions of an image, which a detector has found; give both: inputs(text=…, visual_feats=…, "
+            f"visual_pos=…), got {given}"
+        )
+    config = loaded.model.config
+    found = {}
+    for name, size in zip(REGIONS, (config.visual_feat_dim, config.visual_pos_dim), strict=True):
+        value = beside[name] if beside[name].ndim == 3 else beside[name][None]
+        if value.ndim != 3 or len(value) != 1 or value.shape[-1] != size or not value.shape[1]:
+            raise PromptError(
+                f"{name}= has the shape {list(beside[name].shape)}; {loaded.name!r} takes [region, {size}], one prompt at a time"
+            )
+        if not value.is_floating_point() or not bool(torch.isfinite(value).all()):
+            raise PromptError(f"{name}= holds what is no finite floating-point number; give an array of floats")
+        found[name] = value
+    counts = [one.shape[1] for one in found.values()]
+    if counts[0] != counts[1]:
+        raise PromptError(
+            f"visual_feats= has {counts[0]} regions and visual_pos= has {counts[1]}; give a box for each region"
+        )
+    return Values(found)
+
+
+def axis_of_regions(values: Values) -> Axis:
+    """The positions of regions, with their boxes as they were given."""
+    boxes = values["visual_pos"][0].tolist()
+    places = tuple(tuple(map(float, box)) if len(box) == 4 else None for box in boxes)
+    return Axis("region", tuple(f"region {n}" for n in range(len(boxes))), places)

@@ -44,8 +44,10 @@ CROSS: Mapping[str, NodeKind] = {
 """Kind of a part of attention → kind of the same part of attention to an encoder."""
 OWN: Mapping[str, NodeKind] = {cross: own for own, cross in CROSS.items()}  # type: ignore[misc]
 """The other way round."""
-STACKS = {"encoder": "enc"}
+STACKS = {"encoder": "enc", "vision": "img"}
 """Name of a stack beside the last one → what labels of its nodes begin with."""
+EXCHANGING = "vision"
+"""The stack that reads the last one, and is read by it, in the same layers."""
 FEATURES = frozenset({"feature", "attn_feature"})
 """Features of sparse dictionaries that stand for MLPs (transcoders) and for attention: no neurons and no heads of the model."""
 ERRORS = frozenset({"mlp_error", "attn_error"})
@@ -74,7 +76,7 @@ class Node:
     token
         The text of a logit's token, or the name of a feature; for the label only, not part of the identity.
     stack
-        The stack that the node belongs to: ``"encoder"``; None for the last one, which ends in the head. Layers and positions are
+        The stack that the node belongs to: ``"encoder"``, ``"vision"``; None for the last one, which ends in the head. Layers and positions are
         counted in each stack.
 
     Raises

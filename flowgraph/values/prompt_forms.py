@@ -17,7 +17,7 @@ from ..models.stacks import DECODER_IDS
 from ..models.vocabulary import valid_text
 from .media import ARGUMENTS, Given, Values, given_media
 from .messages import is_message, turns_of
-from .mixed import IMAGE_PART, beside_of, is_beside
+from .mixed import IMAGE_PART, REGIONS, beside_of, is_beside
 from .row import MEDIA, Row, Source
 from .whole_numbers import is_list, numbers, shown_value, whole, zero_or_one
 
@@ -78,6 +78,9 @@ def recognised(prompt: Any, given: Mapping[str, Any], targets: Mapping[str, Any]
         source = "ids"
     given = dict(given)
     beside, labels, images = given.pop("beside", None), given.pop(LABELS, None), None
+    named = {name: given.pop(name) for name in REGIONS if name in given}
+    if named:
+        beside = Values({**(beside or {}), **{name: _array(value, name) for name, value in named.items()}})
     if ("text" in given or "messages" in given) and "image" in given:
         images = given.pop("image")
     main = [name for name in ("text", "messages", "ids", "image", "audio") if name in given]
@@ -104,6 +107,20 @@ def recognised(prompt: Any, given: Mapping[str, Any], targets: Mapping[str, Any]
     if images is not None or beside is not None:
         found = _with_images(found, images, beside)
     return _with_targets(found, targets)
+
+
+def _array(value: Any, name: str) -> Tensor:
+    """Numbers of an argument as a tensor.
+
+    Raises
+    ------
+    ArgumentError
+        If they are none.
+    """
+    try:
+        return torch.as_tensor(value)
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise ArgumentError(f"{name}= is {shown_value(value)}; expected an array of numbers") from error
 
 
 def _labels_of(labels: Any, count: int) -> list[Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -60,7 +60,8 @@ class Row:
     target_text, target_ids
         What an encoder–decoder's decoder has written, as given; None for what the model itself writes.
     encoder
-        What the encoder reads, in the row of an encoder–decoder once there is a model; ``ids`` are then the decoder's.
+        What the encoder reads, in the row of an encoder–decoder once there is a model; ``ids`` are then the decoder's. Of a text with
+        regions of an image, the regions.
     generated
         Whether the model itself wrote what the decoder reads.
     labels
@@ -101,12 +102,17 @@ class Row:
 
         Of an image or a sound, the name of its file.
         """
-        if self.encoder is not None:
+        if self.encoder is not None and not self.encoder.is_of_regions:
             return self.encoder.prompt
         if self.file is not None:
             return self.file
         said = self.messages[0].get("content") if self.messages is not None and len(self.messages) == 1 else None
         return said if isinstance(said, str) else self.text
+
+    @property
+    def is_of_regions(self) -> bool:
+        """Whether the row holds regions of an image."""
+        return self.axis is not None and self.axis.kind == "region"
 
     @property
     def token_ids(self) -> tuple[int, ...]:
@@ -136,6 +142,8 @@ class Row:
 
     def feed(self, loaded: LoadedModel) -> Feed:
         """Arguments of the model, each [1, position]; of an image or a sound its one argument."""
+        if self.encoder is not None and self.encoder.is_of_regions:
+            return {**replace(self, encoder=None).feed(loaded), **self.encoder.feed(loaded)}
         if self.encoder is not None:
             own = {DECODER_IDS: torch.tensor([self.token_ids], device=loaded.device)}
             return {**self.encoder.feed(loaded), **own}

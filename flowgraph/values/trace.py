@@ -8,7 +8,9 @@ Wiring, per kind of block:
 - ``post_norm``: resid_mid = LN₁(resid_pre + attn_out); resid_post = LN₂(resid_mid + mlp_out)
 
 In the decoder of an encoder–decoder, resid_cross takes the place of resid_mid after attention, and what it reads of the encoder is
-added next: resid_mid = resid_cross + cross_out, or a norm of it.
+added next: resid_mid = resid_cross + cross_out, or a norm of it. Where two stacks read each other in the same layers, that comes first:
+resid_cross = LN₀(resid_pre + cross_out), resid_mid = LN₁(resid_cross + attn_out); in layers that do not read the other stack
+resid_cross is resid_pre.
 """
 
 from __future__ import annotations
@@ -32,6 +34,8 @@ from ..models.eager import refuse_autocast
 from ..models.forward import given_sites
 from .edge_weights import EdgeWeights
 from .inputs import Inputs, Row
+from .joint import Joint
+from .node import EXCHANGING
 from .reading import Reading
 from .token_matrix import Axis as AxisName
 from .token_matrix import TokenMatrix, origin_of, rows_of_one
@@ -191,7 +195,10 @@ class Trace:
     def _positions(self) -> str:
         """How many positions there are, and what they are, in words."""
         said = [f"{stack._positions} of the {name}" for name, stack in self.stacks.items()]
-        own = f"{len(self.tokens)} {'tokens' if self.axis.kind == 'token' else 'positions'}"
+        what = {"token": "tokens", "region": "regions"}.get(self.axis.kind, "positions")
+        own = f"{len(self.tokens)} {what}"
+        if EXCHANGING in self.stacks:
+            return f"{own} and {self.stacks[EXCHANGING]._positions}"
         return " and ".join([*said, f"{len(self.tokens)} of the {self.role}" if said else own])
 
     @property
@@ -420,18 +427,40 @@ class Trace:
 
     @property
     def role(self) -> str:
-        """``"decoder"`` of a stack whose tokens see earlier tokens only, ``"encoder"`` of one that sees all."""
-        return "decoder" if self.causal else "encoder"
+        """``"decoder"`` of a stack whose tokens see earlier tokens only, ``"encoder"`` of one that sees all.
+
+        Of a text and regions of an image that read each other they are ``"text"`` and ``"vision"``.
+        """
+        if EXCHANGING in self.stacks:
+            return "text"
+        return EXCHANGING if self.axis.kind == "region" else "decoder" if self.causal else "encoder"
 
     @property
     def attention(self) -> dict[str, AttentionSites]:
-        """Every kind of attention of the pass by name: ``"decoder.self"``, ``"decoder.cross"``, ``"encoder.self"``."""
+        """Every kind of attention of the pass by name: ``"decoder.self"``, ``"decoder.cross"``, ``"encoder.self"``.
+
+        Of a text and regions of an image that read each other ``"text.self"``, ``"text.cross"``, ``"vision.self"`` and
+        ``"vision.cross"``; layers that do not read the other stack have zeros there.
+        """
         found = {f"{self.role}.self": AttentionSites(self, "")}
         if any(name.startswith("cross_") for name in self.sites):
             found[f"{self.role}.cross"] = AttentionSites(self, "cross_")
-        for name, stack in self.stacks.items():
-            found |= {f"{name}.self": AttentionSites(stack, "")}
+        for stack in self.stacks.values():
+            found |= stack.attention
         return found
+
+    def tokens_read_by(self, stack: str | None = None) -> tuple[str, ...]:
+        """Names of the positions that a stack's attention to another one reads; their numbers where that was not traced.
+
+        Parameters
+        ----------
+        stack
+            The stack that reads, one of :attr:`stacks`; None is the last one.
+        """
+        if stack is not None:
+            return self.tokens
+        other = next(iter(self.stacks.values()), None)
+        return tuple(map(str, range(self.cross_pattern.shape[-1]))) if other is None else other.tokens
 
     @property
     def mixer_out(self) -> Float[Tensor, "layer position d_model"]:
@@ -666,3 +695,10 @@ class Trace:
         """
         loaded: Trace = rendering.load.function(cls)(path)
         return loaded
+
+
+def exchanging_chain(last: Trace, other: Trace) -> Joint:
+    """The chain of the steps of two stacks that read each other in the same layers."""
+    sizes = [(len(one.tokens), one.n_layers) for one in (other, last)]
+    # A layer that does not read the other stack has no attention to it.
+    return Joint.exchanging(sizes[0], sizes[1], int(last.cross_pattern.flatten(1).any(1).sum()))

@@ -286,20 +286,23 @@ def _of_stacks(
         )
     found = []
     for kind, one in trace.attention.items():
-        source, name = kind.split(".")[0], "cross" if kind.endswith("cross") else kind.split(".")[0]
+        source, _, part = kind.partition(".")
         stack = trace.stacks.get(source, trace)
-        keys = stack.tokens if name != "cross" else _read_by(trace, one.pattern.shape[-1])
-        layers = Given("attention", list(one.pattern), stack.layers[0])
+        name, keys = source, stack.tokens
+        if part == "cross":
+            name = _CROSS.get(source, "cross")
+            keys = trace.tokens_read_by(None if stack is trace else source)
+        # Of stacks that read each other, layers that read themselves alone have nothing to show of the other.
+        first = int(one.pattern.flatten(1).any(1).float().argmax()) if name in _CROSS.values() else 0
+        layers = Given("attention", list(one.pattern[first:]), stack.layers[0] + first)
         found.append(
             panel(layers, name, stack.tokens, keys, include_layers=include_layers, include_heads=include_heads)
         )
-    return sorted(found, key=lambda one: ("encoder", "decoder", "cross").index(one.name))
+    return sorted(found, key=lambda one: _ORDER.index(one.name))
 
 
-def _read_by(trace: Trace, count: int) -> tuple[str, ...]:
-    """Names of the positions that heads of the decoder read: the encoder's tokens, or numbers where it was not traced."""
-    encoder = trace.stacks.get("encoder")
-    return tuple(map(str, range(count))) if encoder is None else encoder.tokens
+_CROSS = {"text": "text reads vision", "vision": "vision reads text"}
+_ORDER = ("encoder", "decoder", "cross", "text", "vision", *_CROSS.values())
 
 
 def _single(

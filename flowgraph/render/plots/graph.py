@@ -36,7 +36,7 @@ _SYMBOLS = {
 _NAMES = {
     "square": "MLP",
     "diamond": "head",
-    "diamond-tall": "head that reads the encoder",
+    "diamond-tall": "head that reads another stack",
     "star": "logit",
     "circle": "state",
 }

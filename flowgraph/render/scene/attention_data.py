@@ -218,7 +218,7 @@ def _check_shape(shape: tuple[int, ...], argument: str, name: str, queries: int,
     if 0 in shape:
         raise ArgumentError(f"{argument}= has layers of the shape {list(shape)}, which hold nothing; expected {SHAPES}")
     _, rows, columns = shape
-    if name != "cross" and rows != columns:
+    if name != "cross" and "reads" not in name and rows != columns:
         raise ArgumentError(
             f"{argument}= has {rows} queries and {columns} keys; attention within one text is square. Attention of a "
             "decoder to an encoder belongs into cross_attention=; with a cache, run the whole text in one pass"

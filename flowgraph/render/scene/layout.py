@@ -15,7 +15,7 @@ from typing import Any, Literal
 from ...charts.text import visible
 from ...errors import ArgumentError
 from ...values.flow_graph import FlowGraph
-from ...values.node import NODE_KINDS, Node
+from ...values.node import EXCHANGING, NODE_KINDS, Node
 
 Orientation = Literal["columns", "rows"]
 
@@ -45,6 +45,8 @@ _ABOVE_BLOCK = {
 }  # fmt: skip
 _BEFORE_CROSS = {"head": 0.22, "kv_group": 0.22, "attn": 0.22, "attn_bias": 0.28}
 """The same in a block that attends twice, so that its heads do not stand on one another."""
+_CROSS_FIRST = {"cross_head": 0.2, "cross_bias": 0.27, "head": 0.5, "attn": 0.5, "attn_bias": 0.58}
+"""The same where blocks read another stack before their own."""
 _ABOVE_TOP = {"final_norm": 0.1, "final_norm_bias": 0.2, "unembed_bias": 0.5, "logit": 0.6, "logits": 0.6}
 _ON_THE_LINE = frozenset(
     {"embed", "resid_pre", "resid_cross", "resid_mid", "resid_post", "final_norm", "logit", "logits"}
@@ -128,7 +130,8 @@ def stack_spans(graph: FlowGraph) -> tuple[tuple[str, int, int], ...]:
     info = graph.info
     if not info.stacks:
         return ()
-    sizes = [*((one.name, len(one.tokens)) for one in info.stacks), ("decoder", len(info.tokens))]
+    last = "text" if _exchanges(graph) else "decoder"
+    sizes = [*((one.name, len(one.tokens)) for one in info.stacks), (last, len(info.tokens))]
     found, first = [], 0
     for name, count in sizes:
         found.append((name, first, first + count - 1))
@@ -139,7 +142,23 @@ def stack_spans(graph: FlowGraph) -> tuple[tuple[str, int, int], ...]:
 def heights(graph: FlowGraph) -> tuple[int, int]:
     """First and one-past-last layer that the picture has room for: those of the deepest stack."""
     first, end = graph.info.layers
-    return first, max([end, *(first + stack.layers for stack in graph.info.stacks)])
+    others = (first + stack.layers + _raised(graph, stack.name) for stack in graph.info.stacks)
+    return first, max([end + _raised(graph, None), *others])
+
+
+def _exchanges(graph: FlowGraph) -> bool:
+    """Whether the graph is of two stacks that read each other in the same layers."""
+    return any(stack.name == EXCHANGING for stack in graph.info.stacks)
+
+
+def _raised(graph: FlowGraph, stack: str | None) -> int:
+    """Layers by which a stack begins higher than another, so that layers that read each other stand side by side."""
+    other = next((one.layers for one in graph.info.stacks if one.name == EXCHANGING), None)
+    if other is None or stack not in (None, EXCHANGING):
+        return 0
+    # Both end together.
+    more = graph.info.total_layers - other
+    return max(0, -more if stack is None else more)
 
 
 def places(graph: FlowGraph, strength: Sequence[float]) -> tuple[Place, ...]:
@@ -213,10 +232,12 @@ def _base(node: Node, graph: FlowGraph) -> tuple[float, float]:
     first, end = graph.info.layers
     in_bias_column = node.kind in _BIASES and node.position is None
     token = column_of(graph, node) + (_BIAS_COLUMN if in_bias_column else 0.0)
+    raised = _raised(graph, node.stack)
     if node.layer is not None:
         twice = _BEFORE_CROSS if graph.info.stacks and node.stack is None else {}
-        return token, node.layer - first + twice.get(node.kind, _ABOVE_BLOCK[node.kind])
-    return token, end - first + _ABOVE_TOP[node.kind] if node.kind in _ABOVE_TOP else 0.0
+        twice = _CROSS_FIRST if _exchanges(graph) else twice
+        return token, raised + node.layer - first + twice.get(node.kind, _ABOVE_BLOCK[node.kind])
+    return token, raised + (end - first + _ABOVE_TOP[node.kind] if node.kind in _ABOVE_TOP else 0.0)
 
 
 @dataclass(frozen=True, slots=True)

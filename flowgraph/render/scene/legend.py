@@ -9,6 +9,7 @@ from typing import Any
 
 from ...charts.text import visible
 from ...values.flow_graph import FlowGraph
+from ...values.node import EXCHANGING
 from .elements import Drawing, classes_of
 from .layout import is_circuit
 from .style import EFFECT_LABELS, RANK_LABELS, edge_stroke
@@ -65,6 +66,8 @@ def own_names(graph: FlowGraph) -> Mapping[str, str]:
     if is_circuit(graph):
         return IN_CIRCUITS
     names = {} if graph.info.unit == "logits" else IN_ATTRIBUTION_GRAPHS
+    if any(stack.name == EXCHANGING for stack in graph.info.stacks):
+        return {**names, "cross": "attention to the other stack", "cross-head": "cross head: reads the other stack"}
     has_states = any(node.kind in ("resid_pre", "resid_post") for node in graph.nodes)
     return names if has_states or not graph.notes else {**names, "state": "embedding"}
 

@@ -14,7 +14,7 @@ from ...charts.text import printable, visible
 from ...values.explanation import Explanation, Sentence
 from ...values.flow_graph import EDGE_KINDS, FlowGraph
 from ...values.graph_info import UNNAMED
-from ...values.node import Node, label
+from ...values.node import EXCHANGING, Node, label
 from ..scene.layout import is_circuit
 from ..scene.roles import roles_text
 from .caption import edges_text, layers_text, model_text, percent, positions_text, prompt_text
@@ -25,7 +25,7 @@ OF_A_FILE = "circuit: of a file"
 _INPUTS = ("embed", "position_embed", "resid_pre")
 _ADDS = {"attn": "attention", "cross_attn": "attention to the encoder", "mlp": "the MLP"}
 _HEADS = ("head", "cross_head")
-_MEDIA = {"image": "an image", "audio": "a sound"}
+_MEDIA = {"image": "an image", "audio": "a sound", "regions of an image": "regions of an image"}
 _OF_PATTERNS = ("attention", "rollout of attention", "flow of attention")
 
 
@@ -157,6 +157,8 @@ def _sides(graph: FlowGraph, by_input: dict[int, float], inputs: list[int], begi
     """What the source brings and what was written, each by its tokens, the strongest first."""
     parts, named = [], []
     sides = [*((one.name, "the source brings") for one in graph.info.stacks), (None, "what was written brings")]
+    if any(one.name == EXCHANGING for one in graph.info.stacks):
+        sides = [(EXCHANGING, "the regions bring"), (None, "the text brings")]
     for stack, name in sides:
         own = [n for n in inputs if graph.nodes[n].stack == stack]
         if own:
