@@ -23,7 +23,8 @@ class AttentionPanel:
     Attributes
     ----------
     name
-        What it is called where there are several: ``"encoder"``, ``"decoder"``, ``"cross"``; else ``"attention"``.
+        What it is called where there are several: ``"encoder"``, ``"decoder"``, ``"cross"``, ``"text reads vision"`` …; else
+        ``"attention"``.
     queries, keys
         [query], [key] token texts.
     layers, heads
