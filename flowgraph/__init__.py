@@ -27,7 +27,7 @@ Test: ablation, patching, attribution, tasks
     target_rank, task, TaskData, Example, corrupt
 Find circuits: search, faithfulness, roles of heads
     discover, discovery_size, circuit_edges, CircuitEdges, faithfulness, Faithfulness, completeness, Completeness, minimality, Minimality, compare,
-    CircuitOverlap, head_roles, HeadRoles
+    CircuitOverlap, graph_faithfulness, GraphFaithfulness, head_roles, HeadRoles
 Files: graphs of this and other programs; what is saved is saved by its own ``save``
     import_graph
 Errors: what is refused
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from .circuits.completeness import Completeness, Minimality, completeness, minimality
     from .circuits.discovery import discover, discovery_size
     from .circuits.faithfulness import Faithfulness, faithfulness
+    from .circuits.graph_faithfulness import GraphFaithfulness, graph_faithfulness
     from .circuits.roles import HeadRoles, head_roles
     from .errors import (
         ArchitectureError,
@@ -166,6 +167,7 @@ _WHERE = {
     "circuits.completeness": ("Completeness", "Minimality", "completeness", "minimality"),
     "circuits.discovery": ("discover", "discovery_size"),
     "circuits.faithfulness": ("Faithfulness", "faithfulness"),
+    "circuits.graph_faithfulness": ("GraphFaithfulness", "graph_faithfulness"),
     "circuits.roles": ("HeadRoles", "head_roles"),
     "errors": (
         "ArchitectureError", "ArgumentError", "CancelledError", "DeviceError", "FetchError", "FileFormatError", "FlowgraphError",
@@ -254,7 +256,7 @@ __all__ = [
     "AttentionView", "Axis", "CancelledError", "CircuitEdges", "CircuitOverlap", "Completeness", "DeviceError", "DirectLogitAttribution",
     "Edge", "EdgeEffects", "EdgeMethod", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Experts", "Faithfulness",
     "Family", "FetchError", "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients",
-    "GraphInfo", "GraphTooLargeError", "HeadCircuit", "HeadEffects", "HeadRoles", "HeadScore", "HeadScores",
+    "GraphFaithfulness", "GraphInfo", "GraphTooLargeError", "HeadCircuit", "HeadEffects", "HeadRoles", "HeadScore", "HeadScores",
     "Inputs", "IntegratedAttribution", "KeywordError", "LayerOverlap", "LoadedModel", "Metric", "Minimality", "ModelMismatchError", "ModelNeededError",
     "NoPatternError", "Node", "NodeDetails", "NodeReading", "NonFiniteError", "NormFilter", "NotRecordedError", "Path",
     "PatternEdit", "PictureRecipe", "PromptError", "Reading", "RegularizationNeurons", "Table", "TargetError", "TaskData",
@@ -262,7 +264,7 @@ __all__ = [
     "__version__", "ablate", "alti_logit", "attention_figure", "attention_flow", "attention_rollout",
     "build_graph", "circuit_edges", "compare", "completeness", "connected_flow", "corrupt", "critical_levels",
     "direct_logit_attribution", "discover", "discovery_size", "edge_effects", "edge_mass", "edge_scores", "edge_tokens",
-    "edge_tokens_figure", "edge_weights", "experts", "faithfulness", "flow_edges", "flow_graph", "gradients", "head_circuit",
+    "edge_tokens_figure", "edge_weights", "experts", "faithfulness", "flow_edges", "flow_graph", "gradients", "graph_faithfulness", "head_circuit",
     "head_circuit_figure", "head_effects", "head_roles", "head_scores", "head_scores_figure", "head_view",
     "import_graph", "influence", "inputs", "integrated_attribution", "keep_strongest", "kl_divergence", "lens_figure", "load_model",
     "log_probability", "logit_difference", "logit_lens", "mass", "matrix_figure", "merge_parallel", "minimality",

@@ -66,6 +66,7 @@ class Pass:
         self.kept: dict[tuple[str, int], Tensor] = {}
         self.calls: dict[str, Recorder] = {}
         self.probed: set[tuple[str, int]] = set()
+        self.watched: dict[int, Watch] = {}
         self._keeps_calls = False
         self._probing = False
         self._entering: dict[int, Tensor] = {}
@@ -88,6 +89,10 @@ class Pass:
     def keep_calls(self) -> None:
         """Keep the arguments of blocks and attentions."""
         self._keeps_calls = True
+
+    def watch(self, layer: int, watch: Watch) -> None:
+        """Show what enters and leaves a layer's attention function, before its z is edited."""
+        self.watched[layer] = watch
 
     def probe(self, layer: int, prefix: str = "") -> None:
         """Put the pattern and the values of a layer into ``kept`` before its z is edited.
@@ -176,7 +181,7 @@ class Pass:
             stack.enter_context(eager_attention(self.anatomy.model))
             watches: dict[nn.Module, Watch] = {}
             for one in (self, *self.stacks.values()):
-                watches |= one._watches() if one.anatomy.is_found else {}
+                watches |= one._watches()
             if self.anatomy.is_found or watches:
                 asking = {module: own for module, own in watches.items() if asks_for_attention(module)}
                 stack.enter_context(watching(asking))
@@ -190,7 +195,7 @@ class Pass:
             return stack.pop_all()
 
     def _watches(self) -> dict[nn.Module, Watch]:
-        """Patterns, and values of probed layers, taken where a found attention is seen: its module may not return them."""
+        """Calls of attention functions that are watched; of a found attention, whose module may not return them, patterns and values."""
 
         def watch(layer: int, prefix: str, anatomy: Anatomy) -> Watch:
             def keep(call: AttentionCall) -> None:
@@ -212,9 +217,10 @@ class Pass:
                 continue
             wanted = {layer for of, layer in self.probed if of == prefix}
             wanted |= {layer for site, layer in self.edits if site == f"{prefix}pattern"}
-            for layer in sorted(wanted):
+            own = {layer: watch(layer, prefix, anatomy) for layer in wanted} if self.anatomy.is_found else {}
+            for layer, one in sorted((own if prefix else own | self.watched).items()):
                 block = anatomy.blocks[layer]
-                several.setdefault(block.attention, []).append((block, watch(layer, prefix, anatomy)))
+                several.setdefault(block.attention, []).append((block, one))
         return {module: watch_of(own) for module, own in several.items()}
 
     def _handles(self, last: Edit | None) -> Iterator[Any]:

@@ -24,6 +24,7 @@ from .edges import (
     require_sum,
     sender_index,
 )
+from .graph_parts import graph_parts
 from .passes import EXPERT
 
 Part = Node | Edge | PatternEdit
@@ -33,9 +34,6 @@ GraphParts = Literal["edges", "nodes"]
 _OTHERS = ("attn", "mixer", "neuron", "expert", "resid_pre", "resid_mid", "resid_post", "embed")
 _WRITERS = ("head", "mlp")
 _CIRCUIT: dict[str, Into] = {"query": "q", "key": "k", "value": "v", "mlp_in": "mlp", "unembed": "logits"}
-_FLOW = frozenset(
-    {"attention", "head", "mlp", "mlp_in", "residual", "unembed", "embed", "bias", "sink", "mixer", "expert"}
-)
 
 
 @dataclass(eq=False)
@@ -328,28 +326,7 @@ def _add_graph(plan: Plan, graph: FlowGraph, outside: bool, parts: GraphParts) -
 
 def _add_flow(plan: Plan, graph: FlowGraph, outside: bool) -> None:
     """Add the terms of heads and the outputs of heads and MLPs that a graph of flow shows; with ``outside`` all others."""
-    kinds = {EDGE_KINDS[kind] for kind in graph.kind}
-    ends = {
-        graph.nodes[n].kind for n, kind in zip(graph.target, graph.kind, strict=True) if EDGE_KINDS[kind] != "unembed"
-    }
-    if not kinds <= _FLOW or "logit" in ends:
-        raise ArgumentError(
-            f"the edges of a graph of method {graph.info.method!r} are not those that run between states; change its nodes "
-            "(parts='nodes'), or take another method"
-        )
-    if len(graph.info.tokens) != plan.n_tokens:
-        raise ArgumentError(f"the graph is of {len(graph.info.tokens)} tokens, the prompts have {plan.n_tokens}")
-    shape = (len(plan.anatomy.blocks), plan.anatomy.n_heads, plan.n_tokens, plan.n_tokens)
-    terms = torch.zeros(shape, dtype=torch.bool, device="cpu")
-    writes, mlps = torch.zeros(shape[:3], dtype=torch.bool, device="cpu"), torch.zeros_like(plan.mlps)
-    for kind, layer, head, query, key in _columns(graph):
-        heads = slice(None) if head < 0 else head
-        if kind == "attention":
-            terms[layer, heads, query, key] = True
-        elif kind == "head":
-            writes[layer, heads, query] = True
-        elif kind == "mlp":
-            mlps[layer, query] = True
+    found = graph_parts(graph, plan.anatomy, plan.n_tokens)
     if outside:
         silent = [layer for layer in range(*graph.info.layers) if layer not in plan.anatomy.attending]
         if silent:
@@ -357,18 +334,12 @@ def _add_flow(plan: Plan, graph: FlowGraph, outside: bool) -> None:
                 f"outside=True changes all that the graph does not show, and no edge shows what layers without attention "
                 f"({', '.join(map(str, silent))}) move between tokens; leave outside= out, or name nodes"
             )
-        # A term reaches the stream only if the graph also shows what its head writes.
-        shown = terms & writes[..., None] if graph.info.level == "head" else terms
         window = slice(*graph.info.layers)
-        plan.mlps[window] = ~mlps[window]
-        plan.terms = {layer: ~shown[layer] for layer in range(*graph.info.layers)}
+        plan.mlps[window] = ~(found.mlps | found.experts)[window]
+        plan.terms = {layer: ~found.shown[layer] for layer in range(*graph.info.layers)}
     else:
-        plan.heads |= writes
-        plan.mlps |= mlps
-        plan.terms = {layer: terms[layer] for layer in range(*graph.info.layers) if bool(terms[layer].any())}
-
-
-def _columns(graph: FlowGraph) -> Iterable[tuple[str, int, int, int, int]]:
-    for kind, *place in zip(graph.kind, graph.layer, graph.head, graph.query_pos, graph.key_pos, strict=True):
-        layer, head, query, key = (int(number) for number in place)
-        yield EDGE_KINDS[kind], layer, head, query, key
+        plan.heads |= found.writes
+        plan.mlps |= found.mlps
+        plan.terms = {
+            layer: found.terms[layer] for layer in range(*graph.info.layers) if bool(found.terms[layer].any())
+        }

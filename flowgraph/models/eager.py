@@ -57,6 +57,31 @@ class AttentionCall:
     output: Tensor
     options: Mapping[str, Any]
 
+    def products(self, key: Tensor, rows: Tensor) -> Float[Tensor, "row head query_pos key_pos"]:
+        """Products q · k at some query positions, with these keys or others of their shape; sums are made in 32 bits at least."""
+        keys = key.repeat_interleave(self.query.shape[1] // key.shape[1], 1)
+        # In the model's own number type, so that half precision rounds as the model did.
+        made = self.query[:, :, rows] @ keys.transpose(-1, -2)
+        return made if made.dtype == torch.float64 else made.float()
+
+    def pattern_of(
+        self, products: Float[Tensor, "row head query_pos key_pos"], scale: float, softcap: float | None, rows: Tensor
+    ) -> Float[Tensor, "row head query_pos key_pos"]:
+        """softmax(scale · products, capped, + bias + mask, with the sink), without the sink's part."""
+        scores = products * scale
+        if softcap is not None:
+            scores = softcap * torch.tanh(scores / softcap)
+        for added in (self.options.get("position_bias"), self.mask):
+            if isinstance(added, Tensor):
+                # One row serves all queries where the bias depends on the key alone.
+                chosen = added if added.shape[-2] == 1 else added[..., rows, :]
+                scores = scores + chosen[..., : scores.shape[-1]].to(scores.dtype)
+        sink = self.options.get("s_aux")
+        if isinstance(sink, Tensor):
+            whole = sink.to(scores.dtype).reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1)
+            return torch.cat([scores, whole], -1).softmax(-1)[..., :-1]
+        return scores.softmax(-1)
+
     def pattern_error(self, scale: float, softcap: float | None, rows: Tensor) -> Float[Tensor, ""]:
         """‖softmax(scale · q · k, capped, + bias + mask, with the sink) − pattern‖ / ‖pattern‖ at some query positions.
 
@@ -64,21 +89,8 @@ class AttentionCall:
         """
         assert self.pattern is not None
         pattern = self.pattern[:, :, rows]
-        keys = self.key.repeat_interleave(pattern.shape[1] // self.key.shape[1], 1)
-        # In the model's own number type, so that half precision rounds as the model did; sums of scores are made in 32 bits.
-        scores = (self.query[:, :, rows] @ keys.transpose(-1, -2)).float() * scale
-        if softcap is not None:
-            scores = softcap * torch.tanh(scores / softcap)
-        for added in (self.options.get("position_bias"), self.mask):
-            if isinstance(added, Tensor):
-                # One row serves all queries where the bias depends on the key alone.
-                chosen = added if added.shape[-2] == 1 else added[..., rows, :]
-                scores = scores + chosen[..., : scores.shape[-1]].float()
-        sink = self.options.get("s_aux")
-        if isinstance(sink, Tensor):
-            scores = torch.cat([scores, sink.float().reshape(1, -1, 1, 1).expand(*scores.shape[:-1], 1)], -1)
-        made = scores.softmax(-1)[..., : pattern.shape[-1]]
-        error: Tensor = (made - pattern).norm() / pattern.float().norm()
+        made = self.pattern_of(self.products(self.key, rows), scale, softcap, rows)
+        error: Tensor = (made[..., : pattern.shape[-1]] - pattern).norm() / pattern.float().norm()
         return error
 
     def output_error(self) -> Float[Tensor, ""]:

@@ -1,0 +1,140 @@
+"""The search for the few parts of a run that keep an answer against counterfactual prompts.
+
+Every part gets a score: the integral of what is kept over a gate that all parts share, ∫ ∂f/∂g dα at g = α for every part, by
+midpoints. Scores sum to f of all parts, which is 1, up to the error of the quadrature. Parts are taken in the order of their signed
+scores, so helpful ones first; exact runs find the shortest picture that keeps enough, take out what can be spared, and exchange parts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from .kept_answer import KeptAnswer
+
+SIZES = (8, 12, 16, 20, 25, 32, 40, 50, 64, 80, 100, 130, 170, 220, 300)
+"""Numbers of parts at which the curve of the first parts by score is measured."""
+_TOP = 1.2
+"""Keeping more than this is no merit: what works against the answer is then left out on purpose."""
+_BEGINNINGS = (0.02, 0.1, 0.25)
+"""Gates of what is not shown, for the gradient beside a picture: a part that nothing reads has none at 0."""
+
+
+@dataclass(eq=False)
+class EffectSearch:
+    """Scores and exact runs of pictures, given as the numbers of their parts.
+
+    Attributes
+    ----------
+    answer
+        The prompt, its counterfactuals, and runs between them.
+    goal
+        The part of the answer that is to be kept.
+    tell
+        Called with what is being done, in words, before each step.
+    rows
+        Number of rows that were run.
+    """
+
+    answer: KeptAnswer
+    goal: float = 0.8
+    tell: Callable[[str], None] = lambda _stage: None
+    rows: int = field(default=0, init=False)
+
+    def f(self, pictures: Sequence[Int[Tensor, "n"]]) -> Float[Tensor, "picture"]:
+        """[picture] the part of the answer that each keeps: the mean over the counterfactuals."""
+        self.rows += len(pictures) * self.answer.pairs
+        return self.answer.f(self.answer.numbers.mask(pictures)).mean(1).cpu()
+
+    def scores(self, within: Int[Tensor, "n"] | None = None, points: int = 8) -> Float[Tensor, "part"]:
+        """[part] ∫ ∂f/∂g over the gate that all parts ``within`` share; −∞ of all others. f is the mean of both measures here."""
+        size = len(self.answer.numbers)
+        on = self.answer.runs.valid
+        if within is not None:
+            on = torch.zeros(size, device="cpu").index_fill(0, within, 1).bool()
+        places = (torch.arange(points, device="cpu") + 0.5) / points
+        return self._slopes(on.float() * places[:, None]).masked_fill(~on, -torch.inf)
+
+    def additions(self, keep: Int[Tensor, "n"]) -> Float[Tensor, "part"]:
+        """[part] ∂f/∂g of what is not shown, beside a picture; −∞ of what is."""
+        valid = self.answer.runs.valid
+        shown = torch.zeros(len(valid), device="cpu").index_fill(0, keep, 1)
+        rest = (valid.float() - shown).clamp(min=0)
+        beginnings = torch.tensor(_BEGINNINGS, device="cpu")
+        return self._slopes(shown + rest * beginnings[:, None]).masked_fill(rest == 0, -torch.inf)
+
+    def _slopes(self, gates: Float[Tensor, "row part"]) -> Float[Tensor, "part"]:
+        """[part] mean of ∂f/∂gate over rows and counterfactuals."""
+        answer, total = self.answer, torch.zeros(gates.shape[1], device="cpu")
+        rows = gates.repeat_interleave(answer.pairs, 0)
+        pair = torch.arange(answer.pairs, device="cpu").repeat(len(gates))
+        self.rows += len(rows)
+        step = answer.runs.rows_at_once()
+        for start in range(0, len(rows), step):
+            leaf = rows[start : start + step].clone().requires_grad_()
+            kept = answer.kept(leaf, pair[start : start + step]).by_measure.mean(1).sum()
+            (slope,) = torch.autograd.grad(kept, leaf)
+            total += slope.float().sum(0) / len(rows)
+        return total
+
+    def shortest(self, order: Int[Tensor, "n"]) -> tuple[int, Float[Tensor, "size"]]:
+        """The first of :data:`SIZES` at which the first parts of an order keep enough, the last one if none does, and the curve."""
+        f = self.f([order[:n] for n in SIZES])
+        return next((n for n, kept in zip(SIZES, f.tolist(), strict=True) if kept >= self.goal), SIZES[-1]), f
+
+    def pruned(self, keep: Int[Tensor, "n"], *, rate: float = 0.25) -> tuple[Int[Tensor, "m"], float]:
+        """Take out parts while enough is kept: each one's worth by an exact run without it, the most dispensable together."""
+        f, fresh = self.f([keep])[0].item(), True
+        known = torch.zeros(len(self.answer.numbers), device="cpu")
+        while len(keep) > 1 and f >= self.goal:
+            n = len(keep)
+            tested = torch.arange(n, device="cpu")
+            if not fresh and n > 40:
+                tested = known[keep].argsort()[: n // 2 + 1]
+            fresh = False
+            without = self.f([torch.cat([keep[:i], keep[i + 1 :]]) for i in tested.tolist()])
+            known[keep[tested]] = 2 * (without - _TOP).clamp(min=0) - without.clamp(max=_TOP)
+            weakest = tested[known[keep[tested]].argsort()]
+            counts = sorted({max(1, int(n * rate * x)) for x in (1, 0.7, 0.45, 0.25, 0.12)} | {1}, reverse=True)
+            smaller = [keep[torch.ones(n, device="cpu").bool().index_fill(0, weakest[:k], False)] for k in counts]
+            kept = self.f(smaller).tolist()
+            # Several at once only if that spends less than most of what may be lost.
+            fits = (
+                i
+                for i, k in enumerate(counts)
+                if kept[i] >= self.goal and (k == 1 or kept[i] >= self.goal + (f - self.goal) * 0.6)
+            )
+            best = next(fits, None)
+            if best is None:
+                break
+            keep, f = smaller[best], kept[best]
+        return keep, f
+
+    def rescored(self, order: Int[Tensor, "n"], *, start: int = 400, stop: int = 60) -> Int[Tensor, "m"]:
+        """An order of the best parts by scores within what is left of them, the weakest third taken out again and again."""
+        keep = order[:start]
+        while len(keep) > stop:
+            smaller = self.scores(keep, points=4).topk(int(len(keep) * 0.65)).indices
+            if self.f([smaller])[0] < 0.95:
+                break
+            keep = smaller
+        return self.scores(keep, points=4).argsort(descending=True)[: len(keep)]
+
+    def exchanged(
+        self, keep: Int[Tensor, "n"], f: float, *, rounds: int = 3, width: int = 48
+    ) -> tuple[Int[Tensor, "m"], float]:
+        """Add the parts that help most, by exact runs of the best by gradient, and take out again, while the picture gets smaller."""
+        for _ in range(rounds):
+            self.tell("exchanging parts")
+            new = self.additions(keep).topk(width).indices
+            gains = self.f([torch.cat([keep, new[i : i + 1]]) for i in range(width)])
+            best = gains.topk(max(4, len(keep) // 6)).indices
+            smaller, kept = self.pruned(torch.cat([keep, new[best]]))
+            if len(smaller) >= len(keep):
+                break
+            keep, f = smaller, kept
+        return keep, f
