@@ -221,21 +221,21 @@ _WHERE = {
 _DRAWN_BY = {
     "html": {
         **{f"charts.{name}": "render.page.tables" for name in ("bars", "grid", "lines", "overview", "table")},
-        "values.flow_graph": "render.notebook.notebook", "values.trace": "render.of_tensors",
+        "charts.diagram": "render.notebook.notebook", "values.trace": "render.of_tensors",
     },
     "text": {"charts.table": "render.words.table"},
     "figure": {
         **{f"charts.{name}": f"render.plots.{name}" for name in ("bars", "grid", "lines", "table")},
-        "values.flow_graph": "render.plots.graph",
+        "charts.diagram": "render.plots.graph",
     },
-    "picture": {f"charts.{name}": "render.print.pictures" for name in ("bars", "grid", "lines", "table")},
-    "csv": {"charts.table": "files.tables"},
+    "picture": {f"charts.{name}": "render.print.pictures" for name in ("bars", "diagram", "grid", "lines", "table")},
+    "csv": {"charts.table": "files.tables", "charts.diagram": "files.csv_file"},
     "npz": {"charts.table": "files.tables"},
     "save": {
         "charts.table": "files.tables", "values.flow_graph": "files", "values.trace": "files.trace_file",
     },
     "load": {"values.flow_graph": "files", "values.trace": "files.trace_reader"},
-    "show": {"values.flow_graph": "render.notebook.notebook"},
+    "show": {"charts.diagram": "render.notebook.notebook"},
     "widget": {"values.flow_graph": "render.notebook.notebook"},
     "caption": {"values.flow_graph": "render.words.caption"},
     "explain": {"values.flow_graph": "render.words.explain"},

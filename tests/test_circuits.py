@@ -20,7 +20,8 @@ from flowgraph.errors import ArgumentError, CancelledError, ModelMismatchError, 
 from flowgraph.interventions.edges import Edge, receivers, sender_nodes, senders_before
 from flowgraph.interventions.plan import circuit_edges
 from flowgraph.render import render_html
-from flowgraph.render.scene.layout import columns, is_circuit, places
+from flowgraph.render.scene.layout import places
+from flowgraph.values.graph_axes import columns, is_circuit
 from flowgraph.values.node import Node
 from tests.conftest import IDS
 from tests.induction_circuits import VARIANTS, gpt2_circuit, llama_circuit, repeated

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 import flowgraph as fg
+from flowgraph.charts import rendering
+from flowgraph.charts.diagram import Diagram
 from flowgraph.errors import ArgumentError
 from flowgraph.render.scene.elements import drawing, shown_graph
 from flowgraph.render.scene.style import THEMES
@@ -85,3 +87,45 @@ def test_a_semantic_graph_is_drawn_by_another_function(tiny):
     graph = fg.semantic_graph(fg.trace(tiny("llama"), IDS), layers=0)
     with pytest.raises(ArgumentError, match=r"method 'semantic' is drawn by flowgraph\.sankey"):
         graph.figure()
+
+
+@pytest.mark.parametrize("make", [token_graph, head_graph, logits_graph, found, empty_graph])
+def test_a_graph_says_its_chart_and_every_door_takes_it(make, tmp_path):
+    graph = make()
+    chart = graph.chart()
+    assert isinstance(chart, Diagram)
+    assert (chart.title, chart.graph) == ("Circuit" if make is found else "Flow graph", graph)
+    assert chart.row_of == tuple(node.layer for node in graph.nodes)
+    assert [graph.info.tokens[n] for n in chart.column_of if n is not None] == [
+        graph.info.tokens[node.position] for node in graph.nodes if node.position is not None
+    ]
+    first, end = graph.info.layers
+    assert chart.rows.numbers == tuple(range(first, end))
+    assert len(chart.table()) == len(graph)
+    for e in range(len(graph)):
+        assert str(graph.nodes[graph.target[e]]) in chart.edge_tip(e)[0]
+    graph.save(tmp_path / "g.csv")
+    edges = (tmp_path / "g.edges.csv").read_bytes()
+    assert graph.to_csv().encode() == edges == rendering.csv(chart).encode()
+    assert graph._repr_html_() == rendering.html(chart)
+    rendering.picture(chart, tmp_path / "door.svg")
+    assert (tmp_path / "door.svg").read_bytes() == graph.save(tmp_path / "g.svg").read_bytes()
+    assert rendering.figure(chart).to_json() == graph.figure().to_json()
+    assert str(graph) == repr(graph)
+
+
+def test_a_chart_of_a_level_is_of_the_edges_that_the_slider_shows(tmp_path):
+    graph = token_graph()
+    few = graph.chart(keep=300)
+    shown = shown_graph(graph, 300)
+    assert 0 < len(shown) < len(graph)
+    assert rendering.html(few) == shown._repr_html_()
+    assert rendering.picture(few, tmp_path / "a.svg").read_bytes() == shown.save(tmp_path / "b.svg").read_bytes()
+    assert len(lines(rendering.figure(few))) == len(lines(graph.figure(keep=300))) == len(shown)
+
+
+def test_a_semantic_graph_has_a_chart_of_its_page_and_table(traces):
+    graph = fg.semantic_graph(traces("gpt2"), layers=0, positions=2)
+    assert len(graph.chart().table()) == len(graph)
+    assert graph._repr_html_().startswith("<iframe")
+    assert graph.to_dataframe().shape[0] == len(graph)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from ..atomic_file import as_path
 from . import rendering
 from .bars import Bars
+from .diagram import Diagram
 from .grid import Grid
 from .lines import Lines
 from .overview import Overview
@@ -18,7 +19,7 @@ from .table import Table, Tabular, ThemeName
 if TYPE_CHECKING:
     import plotly.graph_objects
 
-Chart = Grid | Bars | Lines | Table
+Chart = Grid | Bars | Lines | Table | Diagram[Any]
 _NUMBERS = (".csv", ".npz")
 
 
@@ -37,9 +38,9 @@ class Result(Tabular):
         return self.chart().table()
 
     def overview(self) -> Chart | Overview:
-        """What a notebook shows at first: a grid, otherwise the table with the numbers."""
+        """What a notebook shows at first: a grid or a diagram, otherwise the table with the numbers."""
         chart = self.chart()
-        return chart if isinstance(chart, Grid) else self.table()
+        return chart if isinstance(chart, Grid | Diagram) else self.table()
 
     def figure(self, *choice: Any, theme: ThemeName = "light", **options: Any) -> plotly.graph_objects.Figure:
         """The chart as a plotly figure that can be changed.

@@ -51,9 +51,7 @@ def _to_html(graph: FlowGraph) -> str:
 
 
 def _picture(graph: FlowGraph, path: Path, *, overwrite: bool, **options: Any) -> Path:
-    from ..render.print.pictures import save_picture
-
-    return save_picture(graph, path, overwrite=overwrite, **options)
+    return rendering.picture(graph.chart(), path, overwrite=overwrite, **options)
 
 
 EXPORTERS: Mapping[str, Exporter] = MappingProxyType(

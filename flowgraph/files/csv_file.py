@@ -36,6 +36,8 @@ from urllib.parse import quote
 import numpy as np
 
 from ..atomic_file import as_path, atomic_write_text, part_beside
+from ..charts import rendering
+from ..charts.diagram import Diagram
 from ..charts.text import printable
 from ..errors import ArgumentError
 from ..values.flow_graph import FlowGraph
@@ -52,6 +54,12 @@ _WORDS = ("kind", "label", "unit", "generator")
 _PARTS = ("nodes", "edges")
 _HALF = re.compile("[\ud800-\udfff]")
 """Half of a surrogate pair, which UTF-8 does not hold."""
+
+
+@rendering.csv.register(Diagram)
+def edges_csv(diagram: Diagram[FlowGraph]) -> str:
+    """The table of the edges of a diagram's graph, as :func:`to_csv` writes it."""
+    return to_csv(diagram.graph)[1]
 
 
 def to_csv(graph: FlowGraph) -> tuple[str, str]:

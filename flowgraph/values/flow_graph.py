@@ -11,21 +11,23 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from ..charts import rendering
-from ..charts.table import ThemeName, columns_of, data_frame
+from ..charts.diagram import Diagram
+from ..charts.result import Result
+from ..charts.table import Table, columns_of, data_frame
 from ..errors import ArgumentError
 from .arguments import takes
 from .explanation import Explanation
+from .graph_chart import EDGE_ATTRIBUTES, diagram, edge_table
 from .graph_columns import EDGE_COLUMNS, EDGE_KINDS, UNITS, EdgeKind, GraphColumns, Role, Unit
 from .graph_info import info_dict
 from .mass import Measured, carrying, into_start, mass, measured
-from .node import Node, label
+from .node import Node
 from .reading import NodeReading
 
 if TYPE_CHECKING:
     import anywidget
     import networkx
     import pandas  # type: ignore[import-untyped, unused-ignore]
-    import plotly.graph_objects
 
 __all__ = [
     "EDGE_ATTRIBUTES",
@@ -54,7 +56,7 @@ class Roles(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
-class FlowGraph(GraphColumns):
+class FlowGraph(GraphColumns, Result):
     """Nodes and weighted edges extracted from dense edge weights.
 
     Attributes
@@ -99,6 +101,8 @@ class FlowGraph(GraphColumns):
 
     def __repr__(self) -> str:
         return rendering.summary(self)
+
+    __str__ = __repr__
 
     @property
     def measured(self) -> Measured:
@@ -222,28 +226,27 @@ class FlowGraph(GraphColumns):
         explained: Explanation = rendering.explain(self)
         return explained
 
-    def figure(self, *, keep: int | None = None, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
-        """The picture as a plotly figure that can be changed.
+    def chart(self, *, keep: int | None = None) -> Diagram[FlowGraph]:
+        """What is to be seen: nodes in layers over tokens or, of a circuit, heads. A semantic graph has no figure but :func:`flowgraph.sankey`.
 
         Parameters
         ----------
         keep
-            Level of the slider of the page, 0 to 1,000; None: where the page opens.
-        theme
-            Colours: ``"light"`` or ``"dark"``.
-
-        Raises
-        ------
-        ArgumentError
-            If it is a semantic graph, which :func:`flowgraph.sankey` draws.
+            Level of the slider of the page, 0 to 1,000; None: where each look opens.
 
         Examples
         --------
         >>> graph = fg.build_graph(trace, method="proximity", readings=False)
+        >>> graph.chart().title, len(graph.chart().columns)
+        ('Flow graph', 8)
         >>> [one.name for one in graph.figure().data if one.name]
         ['state', 'MLP', 'logit']
         """
-        return rendering.figure(self, keep=keep, theme=theme)
+        return diagram(self, keep)
+
+    def table(self) -> Table:
+        """The edges: ``source``, ``target`` (indices of nodes) with their labels, and what :meth:`to_networkx` says of each."""
+        return edge_table(self)
 
     def show(self, *, height: int = 640, theme: str = "auto") -> None:
         """Show the page in the notebook, ``height`` px high; where there is no IPython, in the browser.
@@ -253,7 +256,7 @@ class FlowGraph(GraphColumns):
         ArgumentError
             If ``height`` is not between 200 and 4,000, or ``theme`` is not known.
         """
-        rendering.show(self, height=height, theme=theme)
+        rendering.show(self.chart(), height=height, theme=theme)
 
     def widget(self, **traits: Any) -> anywidget.AnyWidget:
         """The page as a Jupyter widget, whose selection, pins, level, width and theme can be read and set.
@@ -270,9 +273,6 @@ class FlowGraph(GraphColumns):
         """
         made: anywidget.AnyWidget = rendering.widget(self, **traits)
         return made
-
-    def _repr_html_(self) -> str:
-        return rendering.html(self)
 
     @takes()
     def to_networkx(self, *, plain: bool = False) -> networkx.MultiDiGraph:
@@ -346,12 +346,11 @@ class FlowGraph(GraphColumns):
         """
         if nodes:
             return data_frame(columns_of(map(self.node_dict, range(len(self.nodes))), NODE_COLUMNS))
-        labels = [label(node) for node in self.nodes]
-        ends = {"source": self.source, "target": self.target}
-        named = {f"{end}_label": [labels[n] for n in indices] for end, indices in ends.items()}
-        names = EDGE_ATTRIBUTES if self.flow is None else (*EDGE_ATTRIBUTES, "flow")
-        attributes = columns_of(map(self.edge_dict, range(len(self))), names)
-        return data_frame({**ends, **named, **attributes, "structural": self.structural})
+        return super().to_dataframe()
+
+    def to_csv(self) -> str:
+        """The edges as CSV: the text of ``NAME.edges.csv`` that :meth:`save` writes."""
+        return rendering.csv(self.chart())
 
     def save(self, path: str | Path, *, overwrite: bool = True, **options: Any) -> Path:
         """Write the graph; the ending of the name chooses the format.
@@ -398,5 +397,4 @@ class FlowGraph(GraphColumns):
         return loaded
 
 
-EDGE_ATTRIBUTES = ("kind", "layer", "head", "query_pos", "key_pos", "weight", "share", "unit")
 NODE_COLUMNS = ("kind", "layer", "head", "position", "index", "label", "token")

@@ -11,16 +11,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...charts import rendering
+from ...charts.diagram import Diagram
 from ...errors import ArgumentError
 from ...values.flow_graph import FlowGraph
 from ..page.document import HEIGHT, HEIGHTS, THEME_CHOICES, document
 from ..page.html import page_of
+from ..scene.elements import shown_graph
 
 if TYPE_CHECKING:
     from .widget import FlowWidget
 
 
-@rendering.html.register(FlowGraph)
+@rendering.html.register(Diagram)
+def diagram_frame(diagram: Diagram[FlowGraph]) -> str:
+    """The page of a diagram's graph in a frame; of a level of the slider that is asked for, the graph as far as it is shown."""
+    return frame(_graph(diagram))
+
+
 def frame(graph: FlowGraph, *, height: int = HEIGHT, theme: str = "auto") -> str:
     """An ``<iframe>`` that holds the whole page of a graph.
 
@@ -51,13 +58,15 @@ def frame(graph: FlowGraph, *, height: int = HEIGHT, theme: str = "auto") -> str
     )
 
 
-@rendering.show.register(FlowGraph)
-def show(graph: FlowGraph, *, height: int = HEIGHT, theme: str = "auto") -> None:
+@rendering.show.register(Diagram)
+def show(diagram: Diagram[FlowGraph], *, height: int = HEIGHT, theme: str = "auto") -> None:
     """Show a graph in the notebook, or in the browser where there is no IPython.
 
     Parameters
     ----------
-    graph, height, theme
+    diagram
+        That of the graph.
+    height, theme
         As for :func:`frame`; the browser's page fills its window.
 
     Raises
@@ -66,6 +75,7 @@ def show(graph: FlowGraph, *, height: int = HEIGHT, theme: str = "auto") -> None
         As for :func:`frame`.
     """
     _check(height, theme)
+    graph = _graph(diagram)
     if _is_in_ipython():
         from IPython.display import display
 
@@ -90,6 +100,10 @@ def widget(graph: FlowGraph, **traits: Any) -> FlowWidget:
     from .widget import FlowWidget
 
     return FlowWidget(graph, **traits)
+
+
+def _graph(diagram: Diagram[FlowGraph]) -> FlowGraph:
+    return diagram.graph if diagram.keep is None else shown_graph(diagram.graph, diagram.keep)
 
 
 def _is_in_ipython() -> bool:

@@ -12,10 +12,11 @@ from typing import Any
 
 from ...charts.text import visible
 from ...values.flow_graph import FlowGraph
+from ...values.graph_axes import column_names, column_of, columns, heights, is_circuit, stack_spans
 from ...values.graph_info import GraphInfo
 from ...values.node import Node
 from ..scene.elements import LEVELS, MOST_EDGES, Drawing, drawing, elements, facts
-from ..scene.layout import LAYOUT, column_names, column_of, columns, extent, heights, is_circuit, stack_spans
+from ..scene.layout import LAYOUT, extent
 from ..scene.legend import legend_of
 from ..scene.noted import pinned
 from ..scene.roles import node_roles

@@ -6,14 +6,15 @@ from collections import defaultdict
 from typing import TYPE_CHECKING, Any
 
 from ...charts import rendering
+from ...charts.diagram import Diagram
 from ...charts.table import ThemeName
-from ...charts.text import visible
 from ...errors import ArgumentError
 from ...values.flow_graph import FlowGraph
-from ...values.node import label
+from ...values.graph_axes import is_circuit
+from ...values.graph_chart import edge_tip, node_tip
 from ...values.reading import NodeReading
 from ..scene.elements import COLOURED_KINDS, drawing, elements, shown_graph
-from ..scene.layout import Place, column_of, columns, heights, is_circuit
+from ..scene.layout import Place
 from ..scene.style import Theme, rank_decade, theme_of
 from ..words.caption import caption
 from .plotting import plain_text, plotly_module, styled, tips
@@ -42,21 +43,16 @@ _NAMES = {
 }
 _ROW, _AROUND, _LEAST = 22, 180, 360
 """Pixels: of a layer, above and below all layers, and of a figure at least."""
-_WORDS = 3
 
 
-@rendering.figure.register(FlowGraph)
-def graph_figure(
-    graph: FlowGraph, *, keep: int | None = None, theme: ThemeName = "light"
-) -> plotly.graph_objects.Figure:
+@rendering.figure.register(Diagram)
+def graph_figure(diagram: Diagram[FlowGraph], *, theme: ThemeName = "light") -> plotly.graph_objects.Figure:
     """Draw a flow graph or a circuit.
 
     Parameters
     ----------
-    graph
+    diagram
         Edges that the page would draw are drawn here.
-    keep
-        Level of the slider, 0 to 1,000; None: where the page opens.
     theme
         ``"light"`` or ``"dark"``.
 
@@ -65,24 +61,23 @@ def graph_figure(
     ArgumentError
         If it is a semantic graph, which has no tokens by layers.
     """
-    if graph.info.method in _NOT_FLOW:
-        raise ArgumentError(f"a graph of the method {graph.info.method!r} is drawn by flowgraph.sankey(graph)")
+    if diagram.graph.info.method in _NOT_FLOW:
+        raise ArgumentError(f"a graph of the method {diagram.graph.info.method!r} is drawn by flowgraph.sankey(graph)")
     objects, colours = plotly_module("graph_objects"), theme_of(theme)
-    shown = shown_graph(graph, keep)
+    shown = shown_graph(diagram.graph, diagram.keep)
     drawn = drawing(shown)
     graph, at = drawn.graph, [_place(place) for place in drawn.places]
     figure = objects.Figure()
     _add_edges(figure, graph, elements(drawn)["edges"], at, colours, drawn.order.tolist())
     _add_nodes(figure, graph, at, colours)
-    first, end = heights(graph)
-    names = [plain_text(name) for name in columns(graph)]
+    seen = graph.chart()
+    names, layers = [plain_text(name) for name in seen.columns.tokens or ()], seen.rows.numbers
     figure.update_xaxes(tickvals=list(range(len(names))), ticktext=names, showgrid=True)
     figure.update_yaxes(
-        tickvals=[n + 0.5 for n in range(end - first)], ticktext=[f"L{first + n}" for n in range(end - first)], showgrid=False
+        tickvals=[n + 0.5 for n in range(len(layers))], ticktext=[f"L{layer}" for layer in layers], showgrid=False
     )  # fmt: skip
-    kind = "Circuit" if is_circuit(graph) else "Flow graph"
-    height = max(_LEAST, _ROW * (end - first) + _AROUND)
-    return styled(figure, colours, kind, height=height, subtitle=plain_text(caption(shown)))
+    height = max(_LEAST, _ROW * len(layers) + _AROUND)
+    return styled(figure, colours, seen.title, height=height, subtitle=plain_text(caption(shown)))
 
 
 def _place(place: Place) -> tuple[float, float]:
@@ -116,7 +111,7 @@ def _add_edges(
     figure.add_trace(
         objects.Scatter(
             x=middles[0], y=middles[1], mode="markers", marker={"size": 9, "opacity": 0}, showlegend=False,
-            hovertext=tips([_edge_tip(graph, e) for e in range(len(graph))]), hoverinfo="text",
+            hovertext=tips([edge_tip(graph, e) for e in range(len(graph))]), hoverinfo="text",
         )
     )  # fmt: skip
 
@@ -149,7 +144,7 @@ def _add_nodes(figure: Any, graph: FlowGraph, at: list[tuple[float, float]], col
             objects.Scatter(
                 x=[at[n][0] for n in nodes], y=[at[n][1] for n in nodes], mode="markers", name=names[symbol],
                 marker={"symbol": symbol, "size": 12 if symbol == "star" else 8, "color": fill, "line": {"color": colours.residual, "width": 1}},
-                hovertext=tips([_node_tip(graph, n, readings[n]) for n in nodes]), hoverinfo="text",
+                hovertext=tips([node_tip(graph, n) for n in nodes]), hoverinfo="text",
             )
         )  # fmt: skip
 
@@ -160,19 +155,3 @@ def _fill(graph: FlowGraph, n: int, reading: NodeReading | None, colours: Theme)
         return colours.background
     step = rank_decade(reading.target_rank)
     return colours.ranks[step] if step < len(colours.ranks) else colours.background
-
-
-def _node_tip(graph: FlowGraph, n: int, reading: NodeReading | None) -> tuple[str, ...]:
-    node, names = graph.nodes[n], columns(graph)
-    token = "" if node.position is None else f" {names[column_of(graph, node)]}"
-    said = [] if reading is None else [f"{visible(text)} {chance:.3f}" for text, chance, _ in reading.top[:_WORDS]]
-    if reading is not None and reading.target_rank is not None and graph.info.target_token is not None:
-        said.append(f"rank of {visible(graph.info.target_token)}: {reading.target_rank:,}")
-    return (f"{label(node)}{token}", *said)
-
-
-def _edge_tip(graph: FlowGraph, e: int) -> tuple[str, ...]:
-    ends = " → ".join(label(graph.nodes[int(end[e])]) for end in (graph.source, graph.target))
-    if graph.structural[e]:
-        return (ends, "no number under this method")
-    return (ends, f"{float(graph.weight[e]):+.3g} {graph.unit_of(e)}", f"share {float(graph.share[e]):.3f}")

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from ...charts.text import printable
 from ...errors import ArgumentError
 from ...values.flow_graph import FlowGraph
+from ...values.graph_axes import column_of, columns, heights, is_circuit, stack_spans
 from ...values.node import Node
 from ..page.semantic_page import statements
 from ..scene.elements import Drawing, drawing
-from ..scene.layout import column_of, columns, extent, heights, is_circuit, stack_spans
+from ..scene.layout import extent
 from ..scene.legend import own_names
 from ..scene.noted import group_sizes
 from ..words.caption import caption, mass_of, model_text, percent, prompt_text

@@ -10,12 +10,14 @@ from typing import Any, Literal, get_args
 from ...atomic_file import as_path, atomic_write_bytes, atomic_write_text
 from ...charts import rendering
 from ...charts.bars import Bars
+from ...charts.diagram import Diagram
 from ...charts.grid import Grid
 from ...charts.lines import Lines
 from ...charts.table import Table
 from ...errors import ArgumentError
 from ...values.arguments import takes
 from ...values.flow_graph import FlowGraph
+from ..scene.elements import shown_graph
 from . import MOST_EDGES, Look, Picture, ThemeName, grid_picture, is_semantic, matplotlib_picture, picture, tikz
 from .bars import bars_picture
 from .content import Spell
@@ -155,6 +157,13 @@ def save_chart(
     draw = _CHARTS[type(chart)]
     drawn, content = _made(_format(path), dpi, lambda spell: draw(chart, look, spell))
     return _write(path, drawn, content, overwrite=overwrite)
+
+
+@rendering.picture.register(Diagram)
+def save_diagram(diagram: Diagram[FlowGraph], path: str | Path, **options: Any) -> Path:
+    """Write the picture of a diagram's graph: :func:`save_picture`."""
+    graph = diagram.graph if diagram.keep is None else shown_graph(diagram.graph, diagram.keep)
+    return save_picture(graph, path, **options)
 
 
 def caption_files(path: Path) -> tuple[Path, Path]:

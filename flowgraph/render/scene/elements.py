@@ -17,11 +17,12 @@ from jaxtyping import Float, Int
 from ...charts.text import abbreviated, picture_label, visible
 from ...values.connected_flow import flow_levels
 from ...values.flow_graph import EDGE_KINDS, FlowGraph
+from ...values.graph_axes import column_of, is_circuit
 from ...values.mass import edge_mass, into_start
 from ...values.node import ERRORS, FEATURES, STACKS, Node, label
 from ...values.reading import NodeReading
 from ..words.caption import mass_of
-from .layout import Place, column_of, is_circuit, places
+from .layout import Place, places
 from .noted import note_facts
 from .style import edge_stroke, effect_step, rank_decade, square_size
 

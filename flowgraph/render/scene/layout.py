@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ...charts.text import visible
 from ...errors import ArgumentError
 from ...values.flow_graph import FlowGraph
-from ...values.node import EXCHANGING, NODE_KINDS, Node
+from ...values.graph_axes import MLP_COLUMN, column_of, columns, exchanges, heights, is_circuit, raised
+from ...values.node import NODE_KINDS, Node
 
 Orientation = Literal["columns", "rows"]
 
@@ -54,8 +54,6 @@ _ON_THE_LINE = frozenset(
 _BIASES = frozenset({"attn_bias", "cross_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
 _BESIDE = frozenset(NODE_KINDS) - _ON_THE_LINE - _BIASES
 _BIAS_COLUMN = 0.5
-_CIRCUIT = frozenset({"embed", "head", "kv_group", "mlp", "logits"})
-_MLP_COLUMN = "MLP"
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,80 +83,6 @@ class Extent:
     tokens: float
     layers: float
     slots: int
-
-
-def is_circuit(graph: FlowGraph) -> bool:
-    """Whether a graph is of a model's parts, without positions, rather than of states at positions."""
-    return bool(graph.nodes) and all(node.position is None and node.kind in _CIRCUIT for node in graph.nodes)
-
-
-def columns(graph: FlowGraph) -> tuple[str, ...]:
-    """What stands along the axis that layers do not: the tokens; of a circuit the numbers of its heads, and the MLPs."""
-    if not is_circuit(graph):
-        # A free column stands between two stacks.
-        others = [visible(token) for stack in graph.info.stacks for token in (*stack.tokens, "")]
-        return (*others, *(visible(token) for token in graph.info.tokens))
-    heads, groups = (
-        sorted({node.head or 0 for node in graph.nodes if node.kind == kind}) for kind in ("head", "kv_group")
-    )
-    mlps = [_MLP_COLUMN] if any(node.kind == "mlp" for node in graph.nodes) else []
-    return (*(f"KV{group}" for group in groups), *(f"H{head}" for head in heads), *mlps)
-
-
-def column_of(graph: FlowGraph, node: Node) -> int:
-    """The column of a node's position, in that of the explained position if it has none."""
-    position = graph.info.position if node.position is None else node.position
-    passed = [stack.name for stack in graph.info.stacks]
-    between = len(passed) if node.stack is None or node.stack not in passed else passed.index(node.stack)
-    return graph.info.column(node.stack, position) + between
-
-
-def column_names(graph: FlowGraph) -> list[str] | None:
-    """The number of each column's position within its stack, with the stack's name; None for one stack, whose columns are its positions."""
-    if not graph.info.stacks:
-        return None
-    names = [
-        name
-        for stack in graph.info.stacks
-        for name in (*(f"{n} of the {stack.name}" for n in range(len(stack.tokens))), "")
-    ]
-    return [*names, *map(str, range(len(graph.info.tokens)))]
-
-
-def stack_spans(graph: FlowGraph) -> tuple[tuple[str, int, int], ...]:
-    """Name, first and last column of each stack; empty for one stack."""
-    info = graph.info
-    if not info.stacks:
-        return ()
-    last = "text" if _exchanges(graph) else "decoder"
-    sizes = [*((one.name, len(one.tokens)) for one in info.stacks), (last, len(info.tokens))]
-    found, first = [], 0
-    for name, count in sizes:
-        found.append((name, first, first + count - 1))
-        first += count + 1  # the free column between
-    return tuple(found)
-
-
-def heights(graph: FlowGraph) -> tuple[int, int]:
-    """First and one-past-last layer that the picture has room for: those of the deepest stack."""
-    first, end = graph.info.layers
-    others = (first + stack.layers + _raised(graph, stack.name) for stack in graph.info.stacks)
-    return first, max([end + _raised(graph, None), *others])
-
-
-def _exchanges(graph: FlowGraph) -> bool:
-    """Whether the graph is of two stacks that read each other in the same layers."""
-    return any(stack.name == EXCHANGING for stack in graph.info.stacks)
-
-
-def _raised(graph: FlowGraph, stack: str | None) -> int:
-    """Layers by which a stack begins higher than another, so that layers that read each other stand side by side."""
-    other = next((one.layers for one in graph.info.stacks if one.name == EXCHANGING), None)
-    if other is None or stack not in (None, EXCHANGING):
-        return 0
-    # Both end together.
-    more = graph.info.total_layers - other
-    return max(0, -more if stack is None else more)
 
 
 def places(graph: FlowGraph, strength: Sequence[float]) -> tuple[Place, ...]:
@@ -223,7 +147,7 @@ def _circuit_places(graph: FlowGraph) -> tuple[Place, ...]:
         if node.layer is None:
             found.append(Place(middle, 0.0 if node.kind == "embed" else end - first + _ABOVE_TOP["logit"]))
         else:
-            name = _MLP_COLUMN if node.kind == "mlp" else f"{prefix[node.kind]}{node.head}"
+            name = MLP_COLUMN if node.kind == "mlp" else f"{prefix[node.kind]}{node.head}"
             found.append(Place(column[name], node.layer - first + _ABOVE_BLOCK[node.kind]))
     return tuple(found)
 
@@ -232,12 +156,12 @@ def _base(node: Node, graph: FlowGraph) -> tuple[float, float]:
     first, end = graph.info.layers
     in_bias_column = node.kind in _BIASES and node.position is None
     token = column_of(graph, node) + (_BIAS_COLUMN if in_bias_column else 0.0)
-    raised = _raised(graph, node.stack)
+    above = raised(graph, node.stack)
     if node.layer is not None:
         twice = _BEFORE_CROSS if graph.info.stacks and node.stack is None else {}
-        twice = _CROSS_FIRST if _exchanges(graph) else twice
-        return token, raised + node.layer - first + twice.get(node.kind, _ABOVE_BLOCK[node.kind])
-    return token, raised + (end - first + _ABOVE_TOP[node.kind] if node.kind in _ABOVE_TOP else 0.0)
+        twice = _CROSS_FIRST if exchanges(graph) else twice
+        return token, above + node.layer - first + twice.get(node.kind, _ABOVE_BLOCK[node.kind])
+    return token, above + (end - first + _ABOVE_TOP[node.kind] if node.kind in _ABOVE_TOP else 0.0)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,9 @@ from typing import Any
 
 from ...charts.text import visible
 from ...values.flow_graph import FlowGraph
+from ...values.graph_axes import is_circuit
 from ...values.node import EXCHANGING
 from .elements import Drawing, classes_of
-from .layout import is_circuit
 from .style import EFFECT_LABELS, RANK_LABELS, edge_stroke
 
 WIDTH_STEPS = (0.3, 0.1, 0.03, 0.01)

@@ -13,9 +13,9 @@ from ...charts import rendering
 from ...charts.text import printable, visible
 from ...values.explanation import Explanation, Sentence
 from ...values.flow_graph import EDGE_KINDS, FlowGraph
+from ...values.graph_axes import is_circuit
 from ...values.graph_info import UNNAMED
 from ...values.node import EXCHANGING, Node, label
-from ..scene.layout import is_circuit
 from ..scene.roles import roles_text
 from .caption import edges_text, layers_text, model_text, percent, positions_text, prompt_text
 
