@@ -89,7 +89,11 @@ def test_a_semantic_graph_is_drawn_by_another_function(tiny):
         graph.figure()
 
 
-@pytest.mark.parametrize("make", [token_graph, head_graph, logits_graph, found, empty_graph])
+def few_edges() -> fg.FlowGraph:
+    return fg.keep_strongest(head_graph(), max_edges=200)
+
+
+@pytest.mark.parametrize("make", [few_edges, logits_graph, found, empty_graph])
 def test_a_graph_says_its_chart_and_every_door_takes_it(make, tmp_path):
     graph = make()
     chart = graph.chart()
