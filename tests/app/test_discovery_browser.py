@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 
 from tests.app.conftest import TEXT, Held
 from tests.app.tabs import served
-from tests.app.test_accessibility import violations
+from tests.app.test_accessibility import COLOURS, violations
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 
@@ -182,12 +182,13 @@ def test_every_field_of_the_form_has_a_name(opened_form):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_the_form_is_held_against_axe(opened_form, circuits, scheme):
     tab = opened_form(scheme)
-    assert violations(tab) == []
+    rules = None if scheme == "light" else COLOURS
+    assert violations(tab, rules) == []
     with Held(circuits):
         tab.page.locator("#budget").fill("63" if scheme == "light" else "64")
         tab.page.locator("#find").click()
         expect(tab.page.locator("#find-progress .stage-name")).not_to_be_empty()
-        assert violations(tab) == []
+        assert violations(tab, rules) == []
         tab.page.locator("#find-cancel").click()
         expect(tab.page.locator("#found")).to_contain_text("The search was cancelled.")
-        assert violations(tab) == []
+        assert violations(tab, rules) == []
