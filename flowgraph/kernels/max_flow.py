@@ -18,7 +18,8 @@ Two shortcuts settle most pairs before the search. Each makes a flow, checks tha
   merged blocks can run through the real ones if each column holds, with all that comes and goes, no more than its narrowest
   diagonal.
 
-Rows of the matrix (all sinks of a source) do not depend on one another, and one thread writes each.
+Rows of the matrix (all sinks of a source) do not depend on one another, and one thread writes each. The compiled functions let
+the interpreter's other threads run.
 
 The smallest functions have one way out and no branches around arrays. Otherwise the compiler counts references to each array
 at every call, which costs more than the work.
@@ -26,10 +27,11 @@ at every call, which costs more than the work.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from numba import njit, prange, types
+from numba import njit, types
 from numba.extending import intrinsic, overload
 
 from .prepare import prepare
@@ -42,6 +44,8 @@ _FLAGS = {"nsz", "arcp", "contract", "afn", "reassoc"}
 _NEGLIGIBLE = 1e-15
 """Capacity left over, as a share of the flow found so far, that counts as used up."""
 # A sum of some thousand terms is off by about 1e-13 of itself; this lies above it and below any digit that is shown.
+# Typed, since the compiler makes another version of a function for every constant that it is called with.
+_FIRST, _ALL_PHASES, _TWO_PHASES = np.int64(0), np.int64(-1), np.int64(2)
 _REACHED = 1e-12
 """How near, as a share of it, a flow must come to the value of a cut to have reached it."""
 
@@ -228,16 +232,21 @@ def _distances(
     front[0] = 0
     for i in range(lo, hi):
         front[0, top, i >> 6] |= _bit(i, left[i] > negligible)
-    unseen[top] &= ~front[0, top]
+    for word in range(unseen.shape[1]):
+        unseen[top, word] &= ~front[0, top, word]
     d, found = 0, True
     while found:
         # No node lies in layer 0, so that its set is free to gather the last nodes.
         unseen[0] = 0
         for i in range(lo, hi):
             unseen[0, i >> 6] |= front[d, 1, i >> 6] & _bit(i, sink[i] - served[i] > negligible)
-        if unseen[0].any():
+        last = np.uint64(0)
+        for word in range(unseen.shape[1]):
+            last |= unseen[0, word]
+        if last:
             front[d] = 0
-            front[d, 1] = unseen[0]
+            for word in range(unseen.shape[1]):
+                front[d, 1, word] = unseen[0, word]
             # Only layer 2 leads into layer 1: other nodes of the distance before lie on no shortest path.
             front[d - 1, 1], front[d - 1, 3:] = 0, 0
             return d
@@ -476,12 +485,16 @@ def _max_flow(
         left[i] = supply[i] - served[i]
         total += served[i]
     # A copy, since the search strikes full edges from it.
-    unused[1:top, lo:hi] = used[1:top, lo:hi]
+    for k in range(1, top):
+        for i in range(lo, hi):
+            for word in range(used.shape[2]):
+                unused[k, i, word] = used[k, i, word]
     _take_out_column(caps, t, unused, column)
     # All layers are used in order at first, as if a search had numbered them.
     _window(unseen, lo, hi)
     for d in range(top):
-        front[d, top - d] = unseen[0]
+        for word in range(unseen.shape[1]):
+            front[d, top - d, word] = unseen[0, word]
         # `_way_up` would look at this layer: emptied, it lets the first phase only go down.
         if d > 1:
             front[d, top - d + 2] = 0
@@ -542,14 +555,14 @@ def _from_middle(
     arriving, leaving = np.zeros((width, width)), np.zeros((width, width))
     for v in range(width):
         supply, sink = caps[blocks - 1, v], last_hop[v]
-        _max_flow(above, used_above, supply, middle, v, 0, width, min(size, supply.sum()), -1, work)
+        _max_flow(above, used_above, supply, middle, v, _FIRST, width, min(size, supply.sum()), _ALL_PHASES, work)
         # Field 4 of the scratch is what each token of the middle has received.
         arriving[v] = work[4]
-        _clear(blocks, 0, width, work[0], work[2])
-        _max_flow(below, used_below, middle, sink, v, 0, width, min(size, sink.sum()), -1, work)
+        _clear(blocks, _FIRST, width, work[0], work[2])
+        _max_flow(below, used_below, middle, sink, v, _FIRST, width, min(size, sink.sum()), _ALL_PHASES, work)
         # Field 3 is what was not sent, so this is what each token of the middle gave.
         leaving[v] = middle - work[3]
-        _clear(blocks, 0, width, work[0], work[2])
+        _clear(blocks, _FIRST, width, work[0], work[2])
     still = 0
     for s in range(width):
         for t in range(width):
@@ -596,29 +609,20 @@ def _settle_by_middles(caps: Any, used: Any, last_hop: Any, bounds: Any, values:
 
 
 @njit(cache=True, nogil=True)
-def _merged(caps: Any, borders: Any, count: int) -> Any:
-    """Add up blocks ``borders[g]`` to ``borders[g + 1]`` − 1 to block g + 1; diagonals are as wide as their narrowest."""
+def _merge(caps: Any, borders: Any, count: int, result: Any) -> None:
+    """Add up blocks ``borders[g]`` to ``borders[g + 1]`` − 1 to block g + 1 of ``result``; diagonals are as wide as their narrowest."""
     width = caps.shape[1]
-    result = np.zeros((count + 2, width, width))
     for g in range(count):
-        merged = result[g + 1]
-        merged[:] = caps[borders[g]]
-        for block in range(borders[g] + 1, borders[g + 1]):
+        for block in range(borders[g], borders[g + 1]):
             for i in range(width):
                 # A flow that stays in its column passes all blocks, so the narrowest limits it. A flow that changes its
                 # token does so in one of them, so capacities add.
-                narrow = min(merged[i, i], caps[block, i, i])
+                narrow = caps[block, i, i]
+                if block > borders[g]:
+                    narrow = min(result[g + 1, i, i], narrow)
                 for j in range(width):
-                    merged[i, j] += caps[block, i, j]
-                merged[i, i] = narrow
-    return result
-
-
-@njit(cache=True, nogil=True)
-def _carried_out(caps: Any, plan: Any) -> Any:
-    """Merged blocks of a plan, their edges of any capacity, and the borders."""
-    merged = _merged(caps, plan[1:], plan[0])
-    return merged, _used_edges(merged), plan[1:]
+                    result[g + 1, i, j] += caps[block, i, j]
+                result[g + 1, i, i] = narrow
 
 
 @njit(cache=True, nogil=True, fastmath=_FLAGS)
@@ -720,14 +724,14 @@ def _fits(
 
 @njit(cache=True, nogil=True)
 def _settles(
-    caps: Any, last_hop: Any, straight: Any, plan: Any, s: int, t: int, causal: bool, bound: float, amounts: Any, work: Any,
+    caps: Any, last_hop: Any, straight: Any, merged: Any, used: Any, borders: Any, s: int, t: int, causal: bool, bound: float, amounts: Any, work: Any,
 ) -> Any:  # fmt: skip
     """Whether a flow through the merged blocks reaches the bound and fits; blocks outside them relieve both columns."""
     blocks, width, _ = caps.shape
-    merged, used, borders = plan
     lo, hi = (t, s + 1) if causal else (0, width)
     supply, sink, load = amounts[0], amounts[1], amounts[2]
-    supply[lo:hi], sink[lo:hi] = caps[blocks - 1, s, lo:hi], last_hop[t, lo:hi]
+    for v in range(lo, hi):
+        supply[v], sink[v] = caps[blocks - 1, s, v], last_hop[t, v]
     for x in range(1, borders[0]):
         upper = blocks - 1 - x
         _relieve(supply, s, caps[upper, s], straight[upper], straight[blocks, s], lo, hi)
@@ -737,7 +741,7 @@ def _settles(
         return False
     # Two phases at the most: a plan is a guess, and an exact search follows where it fails. The slack is far below the
     # tolerance of the bound, so it decides nothing.
-    reached = _max_flow(merged, used, supply, sink, t, lo, hi, bound, 2, work) == bound and _fits(
+    reached = _max_flow(merged, used, supply, sink, t, lo, hi, bound, _TWO_PHASES, work) == bound and _fits(
         caps, merged, borders, s, t, lo, hi, bound * _REACHED * 1e-2, load, work
     )
     _clear(merged.shape[0], lo, hi, work[0], work[2])
@@ -745,31 +749,43 @@ def _settles(
 
 
 @njit(cache=True, nogil=True)
-def _row(
-    caps: Any, used: Any, last_hop: Any, straight: Any, plans: Any, s: int, targets: Any, causal: bool, bounds: Any,
-    amounts: Any, work: Any, values: Any,
+def _rows(
+    caps: Any, used: Any, last_hop: Any, straight: Any, merged: Any, used_merged: Any, plans: Any, sources: Any,
+    targets: Any, causal: bool, bounds: Any, first: int, step: int, values: Any,
 ) -> None:  # fmt: skip
-    """Flow from one source to each of ``targets``, into ``values``, for those that are still negative there."""
+    """Flow from every ``step``-th of ``sources`` to each of ``targets``, into ``values`` [S, T], where that is negative."""
     blocks, width, _ = caps.shape
+    # One scratch for all rows: to zero L·W² numbers for each pair would cost more than most searches.
+    work, amounts = _scratch(blocks, width), np.zeros((3, width))
     tried, won = np.zeros(len(plans), np.int64), np.zeros(len(plans), np.int64)
-    for n in range(len(targets)):
-        t = targets[n]
-        lo, hi = (t, s + 1) if causal else (0, width)
-        if bounds[t] <= 0.0:
-            values[n] = 0.0
-        elif blocks == 1:
-            values[n] = caps[0, s, t]
-        for p in range(len(plans)):
-            # A plan that mostly fails in this row is only looked at now and then.
-            if values[n] >= 0.0 or (tried[p] >= 6 and 4 * won[p] < tried[p] and n % 16):
-                continue
-            tried[p] += 1
-            if _settles(caps, last_hop, straight, plans[p], s, t, causal, bounds[t], amounts, work):
-                won[p] += 1
-                values[n] = bounds[t]
-        if values[n] < 0.0:
-            values[n] = _max_flow(caps, used, caps[blocks - 1, s], last_hop[t], t, lo, hi, bounds[t], -1, work)
-            _clear(blocks, lo, hi, work[0], work[2])
+    for row in range(first, len(sources), step):
+        s = sources[row]
+        tried[:] = 0
+        won[:] = 0
+        for n in range(len(targets)):
+            t = targets[n]
+            bound = bounds[s, t]
+            lo, hi = (t, s + 1) if causal else (0, width)
+            if bound <= 0.0:
+                values[row, n] = 0.0
+            elif blocks == 1:
+                values[row, n] = caps[0, s, t]
+            for p in range(len(plans)):
+                # A plan that mostly fails in this row is only looked at now and then.
+                if values[row, n] >= 0.0 or (tried[p] >= 6 and 4 * won[p] < tried[p] and n % 16):
+                    continue
+                tried[p] += 1
+                count = plans[p, 0] + 2
+                if _settles(
+                    caps, last_hop, straight, merged[p, :count], used_merged[p, :count], plans[p, 1:], s, t, causal,
+                    bound, amounts, work,
+                ):  # fmt: skip
+                    won[p] += 1
+                    values[row, n] = bound
+            if values[row, n] < 0.0:
+                supply = caps[blocks - 1, s]
+                values[row, n] = _max_flow(caps, used, supply, last_hop[t], t, lo, hi, bound, _ALL_PHASES, work)
+                _clear(blocks, lo, hi, work[0], work[2])
 
 
 @njit(cache=True, nogil=True)
@@ -785,9 +801,11 @@ def _diagonals(caps: Any) -> Any:
     return result
 
 
-@njit(cache=True, nogil=True, parallel=True)
 def flow_matrix(caps: Any, sources: Any, targets: Any, causal: bool, plans: Any, chunks: int) -> Any:
     """Maximum flow from each of the sources to each of the targets.
+
+    It is not compiled itself: whatever a compiled function calls is compiled once more with it, and most graphs need only a
+    part of this.
 
     Parameters
     ----------
@@ -800,7 +818,7 @@ def flow_matrix(caps: Any, sources: Any, targets: Any, causal: bool, plans: Any,
     plans
         [P, 8] ways to merge blocks, the coarsest first: how many merged blocks, then their borders, rising.
     chunks
-        Number of parts that rows are dealt out to; the result does not depend on it.
+        Number of threads that rows are dealt out to; the result does not depend on it.
 
     Returns
     -------
@@ -810,23 +828,32 @@ def flow_matrix(caps: Any, sources: Any, targets: Any, causal: bool, plans: Any,
     # The last hop is read sink by sink: in the transpose a sink is one stretch of memory.
     last_hop = np.ascontiguousarray(caps[0].T)
     bounds = cut_bounds(caps, causal)
-    straight = _diagonals(caps)
     used = _used_edges(caps)
-    merged = [_carried_out(caps, plan) for plan in plans]
+    merged = np.zeros((len(plans), max((plan[0] + 2 for plan in plans), default=0), width, width))
+    used_merged = np.zeros((*merged.shape[:3], used.shape[2]), np.uint64)
+    for n, plan in enumerate(plans):
+        _merge(caps, plan[1:], plan[0], merged[n])
+        used_merged[n] = _used_edges(merged[n])
     values = np.full((len(sources), len(targets)), -1.0)
     # 2·W flows through a middle serve W² pairs, which pays if all pairs are asked for. In a causal graph pairs use
     # different tokens, and no middle serves them all.
     if not causal and blocks >= 4 and len(sources) == width and len(targets) == width:
         _settle_by_middles(caps, used, last_hop, bounds, values)
-    for chunk in prange(chunks):
-        # One thread keeps its scratch for all its rows: to zero L·W² numbers for each pair would cost more than most
-        # searches.
-        work = _scratch(blocks, width)
-        amounts = np.zeros((3, width))
-        # Rows are dealt out in turn, since later rows of a causal graph have more tokens to search.
-        for n in range(chunk, len(sources), chunks):
-            s = sources[n]
-            _row(caps, used, last_hop, straight, merged, s, targets, causal, bounds[s], amounts, work, values[n])
+
+    straight = _diagonals(caps)
+
+    # Rows are dealt out in turn, since later rows of a causal graph have more tokens to search.
+    def part(first: int) -> None:
+        _rows(
+            caps, used, last_hop, straight, merged, used_merged, plans, sources, targets, causal, bounds, first, chunks,
+            values,
+        )  # fmt: skip
+
+    if chunks == 1:
+        part(0)
+    else:
+        with ThreadPoolExecutor(chunks) as threads:
+            list(threads.map(part, range(chunks)))
     return values
 
 
@@ -867,7 +894,7 @@ def flow_of_pair(caps: Any, s: int, t: int, causal: bool) -> Any:
     supply, sink = caps[blocks - 1, s], np.ascontiguousarray(caps[0, :, t])
     # Without a bound the search ends only when nothing gets through, and only then are the nodes that it saw a minimum
     # cut.
-    _max_flow(caps, _used_edges(caps), supply, sink, t, lo, hi, np.inf, -1, work)
+    _max_flow(caps, _used_edges(caps), supply, sink, t, lo, hi, np.inf, _ALL_PHASES, work)
     carried[1 : blocks - 1] = work[0][1 : blocks - 1]
     for i in range(lo, hi):
         carried[0, i, t] = work[4][i]
