@@ -33,7 +33,7 @@ SEARCHED: dict[str, dict[str, Any]] = {
 }
 RANDOM = "random order"
 """Every edge of the model in an order that was drawn: what any circuit has to beat."""
-_REFERENCE = 64
+_REFERENCE, _SEQUENCES = 64, 8
 _OTHERS: tuple[Ablation, ...] = ("mean", "zero")
 _HEADS = 20
 
@@ -61,7 +61,7 @@ def measure(model: fg.LoadedModel, *, prompts: int, search: int, budget: int | N
     }
     every = graphs[EVERY]
     graphs[RANDOM] = replace(every, weight=np.random.default_rng(SEED).permutation(len(every)) + 1.0)
-    roles = fg.head_roles(model, seen)
+    roles = fg.head_roles(model, seen, sequences=_SEQUENCES)
     reference = [one.corrupted for one in fg.task(model, TASK, count=_REFERENCE, seed=SEED + 1).examples]
     size = len(graphs["backward"])
     circuits = {name: _circuit(model, held_out, graph, roles, reference, size) for name, graph in graphs.items()}

@@ -138,17 +138,19 @@ def test_the_strongest_head_reads_the_name_that_occurs_twice_and_writes_against_
         assert flowgraph.direct_logit_attribution(trace).heads_by_source[23, 3][twice].sum() > 1
 
 
-@pytest.mark.slow(seconds=60)
+@pytest.mark.slow(seconds=40)
 @pytest.mark.real_model
-def test_the_script_measures_and_draws(tmp_path, monkeypatch):
-    # Fewer curves, and fewer points of each: every one is a run of every prompt.
+def test_the_script_measures_and_draws(tmp_path, monkeypatch, smollm2):
+    # Fewer curves, and fewer points of each: every one is a run of every prompt. The model is the one that other tests loaded.
+    monkeypatch.setattr(circuit_figure.fg, "load_model", {"smollm2": smollm2}.__getitem__)
+    monkeypatch.setattr(circuit_figure, "_SEQUENCES", 2)
     monkeypatch.delitem(circuit_figure.SEARCHED, "eap-qk")
     monkeypatch.setattr(circuit_figure, "_OTHERS", ("mean",))
     monkeypatch.setattr(circuit_figure, "SIZES", (0.1, 1.0))
     monkeypatch.setattr(circuit_figure, "_REFERENCE", 24)
-    main(["--prompts", "3", "--search", "1", "--budget", "20", "--folder", str(tmp_path)])
+    main(["--prompts", "2", "--search", "1", "--budget", "20", "--folder", str(tmp_path)])
     found = opened(tmp_path)
     check(found)
-    assert (found["measured_prompts"], found["search_prompts"]) == (3, 1)
+    assert (found["measured_prompts"], found["search_prompts"]) == (2, 1)
     assert found["circuits"]["backward"]["search"]["forwards"] <= 20
     assert len(list(tmp_path.glob("*.svg"))) == 2

@@ -54,26 +54,63 @@ def violations(tab: Opened, only: list[str] | None = None) -> list[str]:
     return found
 
 
-def empty(tab: Opened, _query: str) -> None:
-    tab.goto()
-    tab.page.wait_for_selector(".opening .example")
-
-
-def graph(tab: Opened, query: str) -> None:
-    tab.drawn(query)
+def graph(tab: Opened) -> None:
     tab.page.wait_for_selector("#details table")
 
 
-def node(tab: Opened, query: str) -> None:
-    tab.drawn(f"{query}&selected={STATE}&pins={STATE}")
+def node(tab: Opened) -> None:
+    tab.evaluate("(app.tell({ selected: argument }), app.togglePin(argument))", STATE)
     tab.wait("document.getElementById('details').textContent.includes('L23.resid_post@7')")
 
 
-def edge(tab: Opened, query: str) -> None:
-    graph(tab, query)
+def edge(tab: Opened) -> None:
+    graph(tab)
     tab.page.locator("#details [data-pick^='edge.']").first.click()
     tab.wait("app.selected?.startsWith('edge.')")
     tab.page.wait_for_selector("#details [data-pick^='resid'], #details [data-pick^='logit']")
+
+
+def panel(name: str):
+    def show(tab: Opened) -> None:
+        tab.page.locator(f"[role=tab][data-tab={name}]").click()
+        tab.page.wait_for_selector("#content .drawn > *", timeout=WAIT)
+        tab.wait("document.querySelector(`[role=tab][data-tab=${argument}]`).ariaSelected === 'true'", name)
+
+    return show
+
+
+def menu(name: str):
+    def show(tab: Opened) -> None:
+        tab.page.locator(f"#{name} summary").click()
+        assert tab.page.locator(f"#{name} .menu-body").is_visible()
+
+    return show
+
+
+def help_text(tab: Opened) -> None:
+    tab.page.locator("#help").click()
+    assert tab.page.locator("#help-text").is_visible()
+
+
+def choices(tab: Opened) -> None:
+    """The list of a drop-down."""
+    panel("heads")(tab)
+    tab.page.locator("#score").click()
+    tab.page.wait_for_selector(".dash-dropdown-content[aria-labelledby] input")
+
+
+ON_THE_GRAPH = {
+    "graph": graph, "node": node, "edge": edge,
+    **{name: panel(name) for name in ("lens", "heads", "attention", "bars", "semantic")},
+    **{f"menu-{name}": menu(name) for name in ("examples", "export", "save-session")},
+    "help": help_text, "choices": choices,
+}  # fmt: skip
+"""What is opened beside the graph: in one tab, since loading the page takes longer than all that follows."""
+
+
+def empty(tab: Opened, _query: str) -> None:
+    tab.goto()
+    tab.page.wait_for_selector(".opening .example")
 
 
 def search(tab: Opened, query: str) -> None:
@@ -82,38 +119,8 @@ def search(tab: Opened, query: str) -> None:
     tab.page.wait_for_selector("#matches li")
 
 
-def panel(name: str):
-    def show(tab: Opened, query: str) -> None:
-        tab.drawn(f"{query}&tab={name}")
-        tab.page.wait_for_selector("#content .drawn > *", timeout=WAIT)
-
-    return show
-
-
-def menu(name: str):
-    def show(tab: Opened, query: str) -> None:
-        graph(tab, query)
-        tab.page.locator(f"#{name} summary").click()
-        assert tab.page.locator(f"#{name} .menu-body").is_visible()
-
-    return show
-
-
-def help_text(tab: Opened, query: str) -> None:
-    graph(tab, query)
-    tab.page.locator("#help").click()
-    assert tab.page.locator("#help-text").is_visible()
-
-
-def choices(tab: Opened, query: str) -> None:
-    """The list of a drop-down."""
-    panel("heads")(tab, query)
-    tab.page.locator("#score").click()
-    tab.page.wait_for_selector(".dash-dropdown-content[aria-labelledby] input")
-
-
 def notice(tab: Opened, query: str) -> None:
-    graph(tab, query)
+    tab.drawn(query)
     tab.redrawn(lambda: tab.choose("level", "head"))
     tab.choose("method", "norms")
     tab.page.wait_for_selector("#notice .notice")
@@ -132,25 +139,57 @@ def drawers(tab: Opened, query: str) -> None:
     assert tab.page.locator("aside.left").is_visible()
 
 
-VIEWS = {
-    "empty": empty, "graph": graph, "node": node, "edge": edge, "search": search,
-    **{name: panel(name) for name in ("lens", "heads", "attention", "bars", "semantic")},
-    **{f"menu-{name}": menu(name) for name in ("examples", "export", "save-session")},
-    "help": help_text, "choices": choices, "notice": notice, "absent": absent, "drawers": drawers,
-}  # fmt: skip
+PAGES = {"empty": empty, "search": search, "notice": notice, "absent": absent, "drawers": drawers}
 
 
-@pytest.mark.parametrize("view", VIEWS)
-def test_everyone_can_use(opened, query, view):
-    tab = opened(SIZES[1])
-    VIEWS[view](tab, query)
+@pytest.fixture(scope="module")
+def with_graph(browser, address, query) -> Iterator[Opened]:
+    """One tab for all that is opened beside the graph."""
+    tab = Opened(browser, address, SIZES[1], "light").drawn(query)
+    yield tab
+    tab.context.close()
+    assert tab.requests == []
+    assert tab.messages == []
+
+
+@pytest.fixture
+def on_the_graph(with_graph) -> Opened:
+    """That tab, light and with nothing opened."""
+    tab = with_graph
+    tab.page.keyboard.press("Escape")
+    tab.evaluate(
+        "(app.address.change({ tab: '' }), app.tell({ selected: null }), app.pins.length && app.togglePin(argument))",
+        STATE,
+    )
+    while tab.evaluate("document.documentElement.dataset.theme") != "light":
+        tab.evaluate("app.nextTheme()")
+    tab.wait("!document.querySelector('.panel').checkVisibility() && !app.selected && !app.pins.length")
+    assert tab.page.locator("details[open] .menu-body, #help-text:visible, .dash-dropdown-content").count() == 0
+    return tab
+
+
+def audit(tab: Opened, *, in_full: bool = False) -> None:
+    """Hold the page against the rules in light and in dark; there against those that look at colours, or ``in_full``."""
     assert violations(tab) == []
     tab.evaluate("app.nextTheme()")
     assert tab.evaluate("document.documentElement.dataset.theme") == "dark"
     # Some colours change gradually.
     tab.wait("!document.getAnimations().some((one) => one instanceof CSSTransition)")
-    # What a theme changes beside colours, such as the name of its button, is the same in all views.
-    assert violations(tab, None if view == "graph" else COLOURS) == []
+    assert violations(tab, None if in_full else COLOURS) == []
+
+
+@pytest.mark.parametrize("name", ON_THE_GRAPH)
+def test_everyone_can_use_the_graph_and_what_opens_beside_it(on_the_graph, name):
+    ON_THE_GRAPH[name](on_the_graph)
+    # What a theme changes beside colours, such as the name of its button, is the same everywhere.
+    audit(on_the_graph, in_full=name == "graph")
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_everyone_can_use_other_pages(opened, query, name):
+    tab = opened(SIZES[1])
+    PAGES[name](tab, query)
+    audit(tab)
 
 
 def test_the_tab_key_goes_through_the_page_as_it_reads(tab):
@@ -174,7 +213,8 @@ def test_the_tab_key_goes_through_the_page_as_it_reads(tab):
 
 
 def test_a_menu_is_chosen_from_with_keys(tab, query):
-    panel("heads")(tab, query)
+    tab.drawn(f"{query}&tab=heads")
+    tab.page.wait_for_selector("#content .drawn > *", timeout=WAIT)
     tab.page.locator("#score").focus()
     assert tab.evaluate("document.activeElement.tabIndex") == 0
     tab.page.keyboard.press("Enter")
@@ -194,8 +234,8 @@ def test_help_takes_the_focus_and_gives_it_back(tab):
     assert tab.evaluate("[document.activeElement.id, document.activeElement.ariaExpanded]") == ["help", "false"]
 
 
-def test_choices_are_heard_with_their_group(tab, query):
-    graph(tab, query)
+def test_choices_are_heard_with_their_group(on_the_graph):
+    tab = on_the_graph
     for group, chosen in (("Method", "proximity"), ("Show", "routes"), ("Level", "token"), ("Edge width", "flow")):
         box = tab.page.get_by_role("radiogroup", name=group)
         assert box.get_by_role("radio", checked=True).get_attribute("value") == chosen

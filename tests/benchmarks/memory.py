@@ -1,18 +1,24 @@
 """How much more memory a trace and a reading take at their peak, each measured in a process of its own.
 
-``python -m tests.benchmarks.memory MODEL CASE N`` prints the growth of the resident memory at its peak, and the bytes kept.
+``python -m tests.benchmarks.memory MODEL CASE N [MODEL CASE N …]`` prints, for each case, the growth of the resident memory at
+its peak, and the bytes kept. Every case is measured in a copy of a process that has only imported the libraries.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+
+import torch
+
+import flowgraph
 
 from .pairs import Row
 from .subject import SHAPES, Setup, bare_forward, bare_product, load, prompt, states
@@ -30,31 +36,29 @@ def rows(setup: Setup) -> Iterator[Row]:
             "the benchmark 'memory' reads /proc/self/status, which only Linux has; name the others instead"
         )
     n_tokens = setup.lengths((8, 16, 64, 128, 256))[-1]
-    repeats = max(1, setup.pairs // 5)
-    taken, kept = [], 0.0
-    for _ in range(repeats):
-        traced, bare = measured(setup.name, "trace", n_tokens), measured(setup.name, "forward", n_tokens)
-        taken.append((traced["growth"] - bare["growth"]) / MB)
-        kept = traced["kept"] / MB
-    yield _row(f"peak of trace − forward, T = {n_tokens}, all sites", taken, "bytes kept", [kept] * repeats)
-    read = [measured(setup.name, "read", COUNT)["growth"] / MB for _ in range(repeats)]
-    product = [measured(setup.name, "product", COUNT)["growth"] / MB for _ in range(repeats)]
-    yield _row(f"peak of read, N = {COUNT:,}", read, "peak of matrix product", product)
-    yield _of_proximity(setup, repeats)
-
-
-def _of_proximity(setup: Setup, repeats: int) -> Row:
-    """Peak of the contributions of all layers, against one array of their vectors and one of their numbers."""
     layers, heads, width = SHAPES[setup.shape]
-    n_tokens = 32 if setup.small else 512
-    peaks = [measured(setup.shape, "proximity", n_tokens)["growth"] / MB for _ in range(repeats)]
-    numbers = layers * heads * n_tokens**2 * 4 / MB
-    vectors = layers * heads * n_tokens * width * 4 / MB
-    every_part = heads * n_tokens**2 * width * 4 / MB
-    return replace(
+    shaped_tokens = 32 if setup.small else 512
+    repeats = max(1, setup.pairs // 5)
+    found = measured(
+        [
+            *[(setup.name, case, n_tokens) for case in ("trace", "forward") for _ in range(repeats)],
+            *[(setup.name, case, COUNT) for case in ("read", "product") for _ in range(repeats)],
+            *[(setup.shape, "proximity", shaped_tokens)] * repeats,
+        ]
+    )
+    traced, bare, read, product, peaks = (found[n * repeats : (n + 1) * repeats] for n in range(5))
+    taken = [(one["growth"] - other["growth"]) / MB for one, other in zip(traced, bare, strict=True)]
+    yield _row(
+        f"peak of trace − forward, T = {n_tokens}, all sites", taken, "bytes kept", [one["kept"] / MB for one in traced]
+    )
+    yield _row(f"peak of read, N = {COUNT:,}", _grown(read), "peak of matrix product", _grown(product))
+    numbers = layers * heads * shaped_tokens**2 * 4 / MB
+    vectors = layers * heads * shaped_tokens * width * 4 / MB
+    every_part = heads * shaped_tokens**2 * width * 4 / MB
+    yield replace(
         _row(
-            f"peak of proximity, {setup.shape} T = {n_tokens}",
-            peaks,
+            f"peak of proximity, {setup.shape} T = {shaped_tokens}",
+            _grown(peaks),
             "L·4·(T·H·d + T²·H)",
             [numbers + vectors] * repeats,
         ),
@@ -62,14 +66,18 @@ def _of_proximity(setup: Setup, repeats: int) -> Row:
     )
 
 
-def measured(model: str, case: str, size: int) -> dict[str, int]:
-    """Growth at the peak and bytes kept of one case, from a fresh process."""
-    command = [sys.executable, "-m", "tests.benchmarks.memory", model, case, str(size)]
+def _grown(found: list[dict[str, int]]) -> list[float]:
+    return [one["growth"] / MB for one in found]
+
+
+def measured(cases: list[tuple[str, str, int]]) -> list[dict[str, int]]:
+    """Growth at the peak and bytes kept of each model, case and size."""
+    command = [sys.executable, "-m", "tests.benchmarks.memory"]
+    command += [str(part) for case in cases for part in case]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr}")
-    found: dict[str, int] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    return [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
 
 
 def _row(work: str, taken: list[float], against: str, base: list[float]) -> Row:
@@ -80,10 +88,6 @@ def _row(work: str, taken: list[float], against: str, base: list[float]) -> Row:
 
 def measure(model: str, case: str, size: int) -> dict[str, int]:
     """Run one case in this process, after a small one of its kind has done what is done once only."""
-    import torch
-
-    import flowgraph
-
     torch.set_num_threads(1)
     loaded = load(model)
     trace = flowgraph.trace(loaded, prompt(loaded, 8))
@@ -110,5 +114,18 @@ def _resident(name: str) -> int:
     return int(found[1]) * 1024
 
 
+def main(arguments: Sequence[str]) -> None:
+    """Measure one case after the other."""
+    cases = [arguments[n : n + 3] for n in range(0, len(arguments), 3)]
+    for model, case, size in cases:
+        copy = os.fork()
+        if copy == 0:
+            print(json.dumps(measure(model, case, int(size))), flush=True)
+            os._exit(0)
+        _, status = os.waitpid(copy, 0)
+        if status:
+            raise SystemExit(f"{model} {case} {size} ended with status {status}")
+
+
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1], sys.argv[2], int(sys.argv[3]))))
+    main(sys.argv[1:])
