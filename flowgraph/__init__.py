@@ -24,7 +24,7 @@ Draw: graphs, what is kept of them, pictures
 Test: ablation, patching, attribution, tasks
     ablate, patch, Effect, head_effects, HeadEffects, sweep_size, edge_effects, EdgeEffects, edge_scores, EdgeScores,
     scores_size, gradients, Gradients, Edge, PatternEdit, Metric, logit_difference, log_probability, kl_divergence,
-    target_rank, task, TaskData, Example, corrupt
+    target_rank, task, TaskData, Example, corrupt, counterfactuals, Counterfactuals, Counterfactual
 Find circuits: search, faithfulness, roles of heads
     discover, discovery_size, circuit_edges, CircuitEdges, faithfulness, Faithfulness, completeness, Completeness, minimality, Minimality, compare,
     CircuitOverlap, graph_faithfulness, GraphFaithfulness, head_roles, HeadRoles
@@ -32,7 +32,8 @@ Files: graphs of this and other programs; what is saved is saved by its own ``sa
     import_graph
 Errors: what is refused
     FlowgraphError, ArchitectureError, ArgumentError, CancelledError, DeviceError, FetchError, FileFormatError,
-    GraphTooLargeError, KeywordError, ModelMismatchError, ModelNeededError, NoPatternError, NonFiniteError, NotRecordedError, PromptError,
+    GraphTooLargeError, KeywordError, ModelMismatchError, ModelNeededError, NoCounterfactualError, NoPatternError, NonFiniteError,
+    NotRecordedError, PromptError,
     TargetError, UnknownModelError, UnsupportedReadingError
 """
 
@@ -81,6 +82,7 @@ if TYPE_CHECKING:
         KeywordError,
         ModelMismatchError,
         ModelNeededError,
+        NoCounterfactualError,
         NonFiniteError,
         NoPatternError,
         NotRecordedError,
@@ -127,6 +129,7 @@ if TYPE_CHECKING:
     from .render.print.pictures import render_picture
     from .semantic import semantic_graph, visit_graph
     from .tasks import Example, TaskData, corrupt, task
+    from .tasks.counterfactuals import Counterfactual, Counterfactuals, counterfactuals
     from .tracing import Traces, TraceSites, trace, trace_size
     from .values.connected_flow import connected_flow, critical_levels
     from .values.flow_graph import FlowGraph
@@ -171,7 +174,7 @@ _WHERE = {
     "circuits.roles": ("HeadRoles", "head_roles"),
     "errors": (
         "ArchitectureError", "ArgumentError", "CancelledError", "DeviceError", "FetchError", "FileFormatError", "FlowgraphError",
-        "GraphTooLargeError", "KeywordError", "ModelMismatchError", "ModelNeededError", "NoPatternError", "NonFiniteError",
+        "GraphTooLargeError", "KeywordError", "ModelMismatchError", "ModelNeededError", "NoCounterfactualError", "NoPatternError", "NonFiniteError",
         "NotRecordedError", "PromptError", "TargetError", "UnknownModelError", "UnsupportedReadingError",
     ),
     "files.imports": ("import_graph",),
@@ -208,6 +211,7 @@ _WHERE = {
     "semantic": ("semantic_graph", "visit_graph"),
     "charts.table": ("Table",),
     "tasks": ("Example", "TaskData", "corrupt", "task"),
+    "tasks.counterfactuals": ("Counterfactual", "Counterfactuals", "counterfactuals"),
     "tracing": ("TraceSites", "Traces", "trace", "trace_size"),
     "render.picture": ("picture",),
     "render.plots.attention_figure": ("attention_figure",),
@@ -253,16 +257,16 @@ _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names
 
 __all__ = [
     "DEFAULT_METHOD", "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "AltiLogit", "ArchitectureError", "ArgumentError",
-    "AttentionView", "Axis", "CancelledError", "CircuitEdges", "CircuitOverlap", "Completeness", "DeviceError", "DirectLogitAttribution",
+    "AttentionView", "Axis", "CancelledError", "CircuitEdges", "CircuitOverlap", "Completeness", "Counterfactual", "Counterfactuals", "DeviceError", "DirectLogitAttribution",
     "Edge", "EdgeEffects", "EdgeMethod", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Experts", "Faithfulness",
     "Family", "FetchError", "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients",
     "GraphFaithfulness", "GraphInfo", "GraphTooLargeError", "HeadCircuit", "HeadEffects", "HeadRoles", "HeadScore", "HeadScores",
     "Inputs", "IntegratedAttribution", "KeywordError", "LayerOverlap", "LoadedModel", "Metric", "Minimality", "ModelMismatchError", "ModelNeededError",
-    "NoPatternError", "Node", "NodeDetails", "NodeReading", "NonFiniteError", "NormFilter", "NotRecordedError", "Path",
+    "NoCounterfactualError", "NoPatternError", "Node", "NodeDetails", "NodeReading", "NonFiniteError", "NormFilter", "NotRecordedError", "Path",
     "PatternEdit", "PictureRecipe", "PromptError", "Reading", "RegularizationNeurons", "Table", "TargetError", "TaskData",
     "TokenChange", "TokenMatrix", "Trace", "TraceSites", "Traces", "Trajectory", "UnknownModelError", "UnsupportedReadingError",
     "__version__", "ablate", "alti_logit", "attention_figure", "attention_flow", "attention_rollout",
-    "build_graph", "circuit_edges", "compare", "completeness", "connected_flow", "corrupt", "critical_levels",
+    "build_graph", "circuit_edges", "compare", "completeness", "connected_flow", "corrupt", "counterfactuals", "critical_levels",
     "direct_logit_attribution", "discover", "discovery_size", "edge_effects", "edge_mass", "edge_scores", "edge_tokens",
     "edge_tokens_figure", "edge_weights", "experts", "faithfulness", "flow_edges", "flow_graph", "gradients", "graph_faithfulness", "head_circuit",
     "head_circuit_figure", "head_effects", "head_roles", "head_scores", "head_scores_figure", "head_view",

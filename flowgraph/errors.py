@@ -10,6 +10,7 @@ The tree::
     │   ├── UnknownModelError                  no such name, folder or known model
     │   ├── DeviceError                        the device asked for is not there
     │   ├── NonFiniteError                     NaN or infinity in weights or activations
+    │   ├── NoCounterfactualError              no exchanged word moves the answer far enough
     │   └── GraphTooLargeError                 more edges than the stated size
     ├── ArchitectureError (also TypeError)     the model's parts could not be found, or a proof failed
     │   └── NoPatternError                     the attention implementation returns no patterns
@@ -57,6 +58,10 @@ class DeviceError(ArgumentError):
 
 class NonFiniteError(ArgumentError):
     """NaN or infinite numbers in weights or activations."""
+
+
+class NoCounterfactualError(ArgumentError):
+    """No prompt with one word exchanged moves the answer far enough."""
 
 
 class GraphTooLargeError(ArgumentError):
