@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import flowgraph as fg
-from flowgraph.errors import ArgumentError, UnsupportedReadingError
+from flowgraph.errors import ArchitectureError, ArgumentError, UnsupportedReadingError
 from flowgraph.interventions.calls import repeats_of
 from flowgraph.interventions.edge_scores import patterns_of
 from flowgraph.interventions.edges import receivers, sender_nodes, senders_before
@@ -218,3 +218,122 @@ def test_wrong_fields_of_changes_are_named():
     with pytest.raises(ArgumentError, match="layer='a' of a 'mlp' node must be a whole number"):
         node.__post_init__()
     assert fg.PatternEdit(0, value=torch.tensor(0.5)).value == 0.5
+
+
+WITHOUT_PROJECTIONS = ("olmo2", "deepseek_v3", "jamba", "falcon_h1", "qwen3_next", "mamba")
+
+
+@pytest.mark.parametrize("model_type", WITHOUT_PROJECTIONS)
+def test_gradients_of_what_a_model_has_are_autograds(model_type):
+    """Against autograd of the whole model, with the outputs and inputs of its own modules held by plain hooks."""
+    loaded = loaded_of(model_type)
+    found, anatomy = fg.gradients(loaded, [IDS], **ANSWERS), loaded.anatomy
+    held: dict[tuple[str, int], torch.Tensor] = {}
+    handles = []
+
+    def hold(key, module, part):
+        def hook(_module, args, output):
+            held[key] = args[0] if part == "input" else output[0] if isinstance(output, tuple) else output
+
+        handles.append(module.register_forward_hook(hook))
+
+    for block in anatomy.blocks:
+        if block.attention_output is not None:
+            hold(("z", block.index), block.attention_output.module, "input")
+            written = block.attention_output if block.attention_post_norm is None else block.attention_post_norm
+            hold(("attn_out", block.index), written.module, "output")
+        if block.mlp is not None and block.mlp_beside is None:
+            hold(
+                ("mlp_out", block.index),
+                block.mlp if block.mlp_post_norm is None else block.mlp_post_norm.module,
+                "output",
+            )
+
+    def enter(_module, args, kwargs):
+        held["embed", 0] = args[0] if args else kwargs["hidden_states"]
+
+    handles.append(anatomy.blocks[0].module.register_forward_pre_hook(enter, with_kwargs=True))
+    try:
+        with torch.enable_grad(), eager_attention(loaded.model):
+            logits = loaded.model(input_ids=torch.tensor([IDS]), use_cache=False).logits[0, -1]
+            slopes = torch.autograd.grad(logits[TARGET] - logits[FOIL], list(held.values()))
+    finally:
+        for handle in handles:
+            handle.remove()
+    assert len(held) > 2 or not anatomy.attending
+    for (site, layer), slope in zip(held, slopes, strict=True):
+        block = anatomy.blocks[layer]
+        ours = found.embed if site == "embed" else getattr(found, site)[layer]
+        factor = {
+            "attn_out": 1.0 if block.attention_output is None else block.attention_output.factor,
+            "mlp_out": block.mlp_factor,
+        }.get(site, 1.0)
+        if site == "z":
+            ours = block.attention_output.unfilled(ours.flatten(2))
+        expected = slope.reshape(ours.shape)
+        assert float((ours * factor - expected).norm() / expected.norm()) < 1e-4, (site, layer)
+    for layer, block in enumerate(anatomy.blocks):
+        assert bool(found.attn_out[layer].any()) == (block.attention is not None)
+        assert bool(found.mlp_out[layer].any()) == (block.mlp is not None)
+
+
+@pytest.mark.parametrize("site", ["q", "k", "v"])
+def test_gradients_that_a_model_cannot_have_are_refused_where_they_are_asked_for(site):
+    found = fg.gradients(loaded_of("olmo2"), [IDS], **ANSWERS)
+    with pytest.raises(UnsupportedReadingError, match="no linear maps"):
+        getattr(found, site)
+    with pytest.raises(UnsupportedReadingError, match="no linear maps"):
+        found.into(0, site)
+    assert found.into(0, "mlp").shape == found.mlp_in[:1].shape
+    assert fg.gradients(loaded_of("bloom"), [IDS], **ANSWERS).q is not None
+
+
+def test_gradients_of_a_router_with_a_hard_cut_are_slopes():
+    """PhiMoE's router leaves out experts beyond a threshold, so that steps across it jump; the slope between jumps is the gradient."""
+    model = model_of("phimoe").eval().double()
+    model.set_experts_implementation("eager")
+    loaded = fg.load_model(model)
+    slope = fg.gradients(loaded, [IDS], **ANSWERS).embed[0]
+    way = slope / slope.norm()
+    first = loaded.anatomy.blocks[0].module
+
+    def moved(step):
+        def hook(_module, args, kwargs):
+            return (args[0] + step * way, *args[1:]), kwargs
+
+        handle = first.register_forward_pre_hook(hook, with_kwargs=True)
+        try:
+            return measured(loaded, [IDS])[0]
+        finally:
+            handle.remove()
+
+    step = 1e-4
+    assert (moved(step) - moved(-step)) / (2 * step) == pytest.approx(float((slope * way).sum()), rel=1e-3)
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "jamba"])
+def test_a_number_type_that_the_model_s_own_code_does_not_run_in_is_named(model_type):
+    model = model_of(model_type).eval().double()
+    with pytest.raises(
+        ArchitectureError,
+        match=r"does not run here in float64, .* dtype='float32'.*set_experts_implementation\('eager'\)",
+    ):
+        fg.load_model(model)
+    model.set_experts_implementation("eager")
+    assert fg.load_model(model).level == "full"
+
+
+def test_the_refusal_of_neurons_names_the_layers_with_experts():
+    loaded = loaded_of("deepseek_v2")
+    with pytest.raises(UnsupportedReadingError, match=r"DeepseekV2ForCausalLM in layers 1, 2 \(DeepseekV2M"):
+        fg.edge_weights(fg.trace(loaded, IDS), method="ff")
+
+
+def test_an_expert_is_no_start_and_the_mlp_is_named():
+    trace = fg.trace(loaded_of("mixtral"), IDS)
+    weights = fg.edge_weights(trace, method="norms")
+    expert = next(node for node in fg.build_graph(weights, level="head").nodes if node.kind == "expert")
+    with pytest.raises(ArgumentError, match=r"reads what its MLP reads.*L\d\.mlp@\d"):
+        fg.routes(weights, expert, threshold=0.1, level="head")
+    mlp = fg.Node("mlp", layer=expert.layer, position=expert.position)
+    assert len(fg.routes(weights, mlp, threshold=0.1, level="head"))

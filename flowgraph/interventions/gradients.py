@@ -11,9 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..errors import ArgumentError
+from ..errors import ArgumentError, UnsupportedReadingError
 from ..models import LoadedModel, load_model
-from ..models.anatomy import Anatomy, Norm, upcast
+from ..models.anatomy import Anatomy, Norm, no_projections, upcast
 from ..models.attention_weights import attention_weights
 from ..values.arguments import takes
 from .ablation import answer_logits, answer_tokens_of
@@ -39,9 +39,11 @@ class Gradients:
         [layer, prompt, position, d_model] with respect to the outputs of attention and MLP as they join the stream. Without a
         second norm, the gradient for a head's output is that for attention's.
     z
-        [layer, prompt, position, head, d_head] with respect to the input of attention's output projection, by head.
-    q, k, v
-        [layer, prompt, position, head or key/value head, d_head] with respect to the projections' outputs.
+        [layer, prompt, position, head, d_head] with respect to the input of attention's output projection, by head. Layers that do not
+        attend have zeros here and in ``attn_out``, those without an MLP in ``mlp_out`` and ``mlp_in``.
+    projected
+        ``"q"``, ``"k"`` and ``"v"`` → what the properties of these names give; empty where queries, keys and values are no linear maps of
+        what attention reads.
     mlp_in
         [layer, prompt, position, d_model] with respect to the MLP's input, after its norm.
     final
@@ -59,9 +61,7 @@ class Gradients:
     attn_out: Float[Tensor, "layer prompt position d_model"]
     mlp_out: Float[Tensor, "layer prompt position d_model"]
     z: Float[Tensor, "layer prompt position head d_head"]
-    q: Float[Tensor, "layer prompt position head d_head"]
-    k: Float[Tensor, "layer prompt position kv_head d_head"]
-    v: Float[Tensor, "layer prompt position kv_head d_head"]
+    projected: Mapping[str, Tensor]
     mlp_in: Float[Tensor, "layer prompt position d_model"]
     final: Float[Tensor, "prompt position d_model"]
     states: Kept
@@ -69,6 +69,32 @@ class Gradients:
     cross_out: Float[Tensor, "layer prompt position d_model"] | None = None
     cross_z: Float[Tensor, "layer prompt position head d_head"] | None = None
     stacks: Mapping[str, Gradients] = field(default_factory=dict)
+
+    @property
+    def q(self) -> Float[Tensor, "layer prompt position head d_head"]:
+        """[layer, prompt, position, head, d_head] gradient with respect to the queries as they are projected.
+
+        Raises
+        ------
+        UnsupportedReadingError
+            If queries are no linear map of what attention reads. The same holds for :attr:`k` and :attr:`v`.
+        """
+        return self._projected("q")
+
+    @property
+    def k(self) -> Float[Tensor, "layer prompt position kv_head d_head"]:
+        """[layer, prompt, position, key/value head, d_head] the same of keys."""
+        return self._projected("k")
+
+    @property
+    def v(self) -> Float[Tensor, "layer prompt position kv_head d_head"]:
+        """[layer, prompt, position, key/value head, d_head] the same of values."""
+        return self._projected("v")
+
+    def _projected(self, name: str) -> Tensor:
+        if name not in self.projected:
+            raise UnsupportedReadingError(no_projections(self.anatomy))
+        return self.projected[name]
 
     def into(self, layer: int | None, into: Into) -> Float[Tensor, "receiver prompt position d_model"]:
         """[receiver, prompt, position, d_model] gradient with respect to the state, over one reading of it alone.
@@ -121,9 +147,6 @@ def gradients(
     """
     loaded = load_model(model)
     loaded.require_head("a gradient of the answer")
-    for one in (loaded.anatomy, *loaded.anatomy.sources.values()):
-        if one.has_gaps or one.is_gated:
-            require_sum(one)
     batch = batch_of(loaded, prompts_of(loaded, prompts, "prompts", target=target, foil=foil), "prompts")
     with loaded.lock:
         return backward(loaded, batch, metric_of(metric))[0]
@@ -185,14 +208,20 @@ def backward(
         one.edit("resid_pre", 0, lambda x: x.detach().requires_grad_())
         one.keep(("resid_pre",), [0], graph=True)
         # An MLP with a gate reads its input twice, by two modules; both gradients add up.
-        one.keep(("q", "k", "v", "z", "attn_out", "mlp_in0", "mlp_in1", "mlp_out"), graph=True)
+        blocks = one.anatomy.blocks
+        attending, with_mlp = list(one.anatomy.attending), [block.index for block in blocks if block.mlp is not None]
+        one.keep(ROLES if one.anatomy.has_projections else (), attending, graph=True)
+        one.keep(("z", "attn_out"), attending, graph=True)
+        one.keep(("mlp_in0", "mlp_in1", "mlp_out"), with_mlp, graph=True)
         if one.anatomy.cross is not None:
             one.keep(("cross_z", "cross_out"), graph=True)
         # An encoder's last state goes on inside the model.
         one.keep(("resid_post" if name else "final",), [len(one.anatomy.blocks) - 1], graph=True)
         # What is kept from here on stands beside the graph.
         wanted[name], one.kept = one.kept, {}
-        middle = () if one.anatomy.wiring == "parallel" else ("resid_mid",)
+        # They are for edges, which there are none of where something mixes tokens beside attention.
+        has_middle = one.anatomy.wiring != "parallel" and not one.anatomy.has_gaps
+        middle = ("resid_mid",) if has_middle else ()
         one.keep({"resid_pre", *middle})
     keep_senders(run)
     run.keep(extra)
@@ -222,19 +251,21 @@ def _gradients(anatomy: Anatomy, grads: dict[tuple[str, int], Tensor], values: T
     layers = range(len(anatomy.blocks))
     cross, end = anatomy.cross, len(anatomy.blocks) - 1
 
-    def stacked(site: str) -> Tensor:
-        return torch.stack([grads[site, layer] for layer in layers])
+    def stacked(site: str, width: int | None = None) -> Tensor:
+        """[layer, …] gradients; zeros of a width in layers that do not have the site."""
+        first = grads["resid_pre", 0]
+        absent = first.new_zeros(*first.shape[:-1], width or anatomy.d_model)
+        like = next((one for (name, _), one in grads.items() if name == site), absent)
+        return torch.stack([grads.get((site, layer), torch.zeros_like(like)) for layer in layers])
 
     return Gradients(
         values=values,
         embed=grads["resid_pre", 0],
         attn_out=stacked("attn_out"),
         mlp_out=stacked("mlp_out"),
-        z=stacked("z").unflatten(-1, (anatomy.n_heads, anatomy.d_value)),
-        q=stacked("q"),
-        k=stacked("k"),
-        v=stacked("v"),
-        mlp_in=torch.stack([_into_mlp(grads, layer) for layer in layers]),
+        z=stacked("z", anatomy.n_heads * anatomy.d_value).unflatten(-1, (anatomy.n_heads, anatomy.d_value)),
+        projected={name: stacked(name) for name in ROLES} if anatomy.has_projections else {},
+        mlp_in=_into_mlps(grads, layers),
         final=grads["final", end] if ("final", end) in grads else grads["resid_post", end],
         states=kept,
         anatomy=anatomy,
@@ -243,10 +274,10 @@ def _gradients(anatomy: Anatomy, grads: dict[tuple[str, int], Tensor], values: T
     )
 
 
-def _into_mlp(grads: dict[tuple[str, int], Tensor], layer: int) -> Tensor:
-    """Gradient with respect to the MLP's input: of one module, or of input and gate together."""
-    first, second = grads["mlp_in0", layer], grads.get(("mlp_in1", layer))
-    return first if second is None else first + second
+def _into_mlps(grads: dict[tuple[str, int], Tensor], layers: range) -> Tensor:
+    """[layer, …] gradients with respect to the MLPs' inputs: of one module, or of input and gate together; zeros without an MLP."""
+    absent = torch.zeros_like(grads["resid_pre", 0])
+    return torch.stack([grads.get(("mlp_in0", layer), absent) + grads.get(("mlp_in1", layer), 0.0) for layer in layers])
 
 
 def norm_vjp(norm: Norm, x: Float[Tensor, "*n d"], gradient: Float[Tensor, "*m d"]) -> Float[Tensor, "*m d"]:

@@ -71,6 +71,11 @@ def start_of(weights: EdgeWeights, start: Node | None, level: str, *, heads_in: 
     ):
         return start
     first, stop = info.layers
+    if start.kind in ("expert", "shared_expert") and weights.expert_index is not None:
+        raise ArgumentError(
+            f"start={label(start)} is an expert, which reads what its MLP reads: whatever reaches it reaches the MLP in the same shares. "
+            f"Give the MLP, {label(Node('mlp', layer=start.layer, position=start.position))}"
+        )
     kinds = [*places] if logit is None else [f"{label(logit)} (index={logit.index})", *places]
     raise ArgumentError(
         f"start={label(start)} is not a node of these weights at level={level!r}; expected {', '.join(kinds)} within layers "

@@ -15,7 +15,7 @@ from ..errors import ArchitectureError, UnsupportedReadingError
 from .axis import Layout
 from .families import FAMILIES, FUNCTION, NOT_READ, Attention, Family, NormKind, Sizes, Stack, Wiring
 from .hooks import Turns
-from .kinds import base_of, is_encoder_decoder, kind_of, reads_choices, unread_head
+from .kinds import base_of, holds_experts, is_encoder_decoder, kind_of, reads_choices, unread_head
 from .norms import found_kind
 from .parameters import bias_of, device_of, matrix_of, output_embeddings, packing_of, shape_of, weight_of
 from .stacks import DECODER_IDS
@@ -643,12 +643,14 @@ class Anatomy:
 
 def no_neurons(anatomy: Anatomy) -> str:
     """A sentence on a model whose MLPs are no projection – activation – projection."""
-    kind = next(
-        (type(block.mlp).__name__ for block in anatomy.blocks if block.mlp_output is None and block.mlp), "none"
-    )
+    whole = [block for block in anatomy.blocks if block.mlp_output is None and block.mlp]
+    mixtures = [block for block in whole if block.mlp is not None and holds_experts(block.mlp)]
+    where = ", ".join(str(block.index) for block in mixtures)
+    which = f" in layers {where}" if mixtures and len(mixtures) < len(whole) else ""
+    kinds = " and ".join(dict.fromkeys(type(block.mlp).__name__ for block in mixtures or whole)) or "none"
     return (
-        f"the MLPs of {type(anatomy.model).__name__} ({kind}) are no projection, activation and projection, as a mixture of experts "
-        "is not, so they have no neurons; each MLP is one node"
+        f"the MLPs of {type(anatomy.model).__name__}{which} ({kinds}) are no projection, activation and projection, as a mixture of "
+        "experts is not, so they have no neurons; each MLP is one node"
     )
 
 

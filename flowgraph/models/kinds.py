@@ -64,6 +64,11 @@ class Kind:
     advice: str = ""
 
 
+def holds_experts(module: nn.Module) -> bool:
+    """Whether an MLP is a mixture of experts."""
+    return any(_EXPERTS.search(name) or "Experts" in type(one).__name__ for name, one in module.named_modules())
+
+
 def quantised(model: Any) -> Kind | None:
     """The kind of a model whose weights are packed in a way that is not known here; None for plain numbers."""
     packed = [

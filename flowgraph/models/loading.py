@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import re
 import threading
 import warnings
 from collections.abc import Iterator, Mapping
@@ -32,10 +33,10 @@ from .discovery import can_search, found_and_proved, found_stages
 from .eager import lock_of, share_lock
 from .families import FAMILIES
 from .hooks import hooks_on
-from .kinds import kind_of, quantised, task_of
-from .media import layout_of
+from .kinds import kind_of, medium_of, quantised, task_of
+from .media import layout_of, probe_feed
 from .options import Options
-from .parameters import is_away, is_in_place, key_of, matrix_of, packing_of, version
+from .parameters import input_embeddings, is_away, is_in_place, key_of, matrix_of, packing_of, version
 from .plain import form_of
 from .proof import TOLERANCE, OwnAttention, own_attention, own_name, prove
 from .readout import with_readout
@@ -53,6 +54,8 @@ _FOREIGN = (
     ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, TypeError, ValueError,
 )  # fmt: skip
 """Errors that the library's code raises for a model of another structure, or for arguments that it cannot take."""
+_OF_TYPES = re.compile(r"\b(Double|Float|Half|BFloat16|float64|float16|bfloat16|dtype|scalar type)\b")
+"""Number types as errors of torch name them."""
 _TOKENIZER = ("encode", "decode", "convert_ids_to_tokens", "vocab_size", "all_special_ids", "added_tokens_decoder")
 """Methods and attributes that this package uses of a tokenizer, besides calling it."""
 
@@ -565,8 +568,9 @@ def _parts(model: Any, *, keep: bool) -> tuple[Anatomy, dict[str, float]]:
         except torch.cuda.OutOfMemoryError:
             raise
         except _FOREIGN as error:  # the model itself fails on a few tokens
+            said = _fails_in_its_type(model, error)
             raise ArchitectureError(
-                f"{str(by_row).rstrip('.')}. A search fails with {type(error).__name__}: {first_line(error)}"
+                said or f"{str(by_row).rstrip('.')}. A search fails with {type(error).__name__}: {first_line(error)}"
             ) from None
         if named_rows(model):
             warnings.warn(
@@ -574,6 +578,37 @@ def _parts(model: Any, *, keep: bool) -> tuple[Anatomy, dict[str, float]]:
                 stacklevel=4,
             )
         return found
+
+
+def _fails_in_its_type(model: Any, error: BaseException) -> str:
+    """That a model's own code does not run in the number type of its weights, and what to do; empty if that is not the reason.
+
+    An error of torch that names a number type is the reason if the model fails with it by itself, without anything of this package.
+    """
+    if not isinstance(error, RuntimeError) or not _OF_TYPES.search(str(error)) or medium_of(model) != "text":
+        return ""
+    table = input_embeddings(model)
+    if table is None or encoder_of(model) is not None:
+        return ""
+    try:
+        with torch.no_grad():
+            model(**probe_feed(model, table, 3))
+    except RuntimeError as own:
+        if str(own) != str(error):
+            return ""
+    else:
+        return ""
+    kind, name = type(model).__name__, str(table.weight.dtype).removeprefix("torch.")
+    experts = getattr(model.config, "_experts_implementation", None)
+    other = (
+        f", or take other code for its experts: model.set_experts_implementation('eager') (it is {experts!r} now)"
+        if experts not in (None, "eager") and hasattr(model, "set_experts_implementation")
+        else ""
+    )
+    return (
+        f"{kind} does not run here in {name}, the number type of its weights: its own code fails on a few tokens with "
+        f"{type(error).__name__}: {first_line(error)}. Load it in another type, load_model(…, dtype='float32'){other}"
+    )
 
 
 def _by_row(model: Any) -> tuple[Anatomy, dict[str, float]]:
