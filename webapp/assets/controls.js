@@ -10,12 +10,22 @@
   let drawn = null;
   let behind = null;
 
+  /** Settings of panels, `{ id, field, usual }`: controls whose value is the field of the address. */
+  const settings = () => JSON.parse(app.root().dataset.settings).map(([id, field, usual]) => ({ id, field, usual }));
+  const isLate = ({ usual }) => usual === 'first' || usual === 'last';
+
   /** What the controls show for an address. A choice that does not exist is left as it is: the server says so when it draws. */
-  function restore(search, layers) {
+  function restore(search, ...offered) {
     const said = { ...app.address.defaults(), ...app.address.read(search) };
     const choices = JSON.parse(app.root().dataset.choices);
     const chosen = (name) => (said[name] && choices[name].includes(said[name]) ? said[name] : app.keep());
-    const count = layers?.length ?? 0;
+    const own = settings();
+    const late = own.filter(isLate);
+    const values = own.filter(({ usual }) => usual !== 'window').map((one) => {
+      if (one.usual !== 'last') return chosen(one.field);
+      const choices = offered[late.indexOf(one)] ?? [];
+      return choices.length ? Number(said[one.field] === '' ? choices.at(-1).value : said[one.field]) : app.keep();
+    });
     return [
       search ? said.model : app.root().dataset.model,
       said.text,
@@ -23,9 +33,8 @@
       Number(said.threshold) || null,
       said.heads_in.split(',').filter(Boolean).join(', '),
       said.position === '' ? null : Number(said.position),
-      ...['method', 'show', 'level', 'width', 'orientation', 'fill'].map(chosen),
-      count ? Number(said.layer === '' ? count - 1 : said.layer) : app.keep(),
-      chosen('score'),
+      ...['method', 'show', 'level', 'width', 'orientation'].map(chosen),
+      ...values,
     ];
   }
 
@@ -77,20 +86,29 @@
     document.getElementById('stage').focus({ preventScroll: true });
   }
 
-  /** What a control shows when the address says nothing of it: of these values, nothing is written. */
-  function implied(layers, scores) {
+  /** What a setting shows when the address says nothing of it: of such a value, nothing is written. */
+  function implied({ usual }, layers, choices) {
+    if (usual === 'first') return choices?.[0]?.value ?? '';
+    if (usual === 'last') return String(layers - 1);
+    if (usual !== 'window') return undefined;
     const shown = app.address.read().layer ?? String(layers - 1);
-    return { layer: String(layers - 1), layers: `0,${layers}`, semantic_layers: `${shown},${Number(shown) + 1}`, score: scores?.[0]?.value ?? '' };
+    return `${shown},${Number(shown) + 1}`;
   }
 
-  function choose(method, show, level, headsIn, threshold, position, width, orientation, fill, score, layer, shown, semantic, layers, scores) {
-    showWindow('layers', shown);
-    showWindow('semantic', semantic);
+  function choose(method, show, level, headsIn, threshold, position, width, orientation, shown, ...rest) {
+    const own = settings();
+    const [given, layers, offered] = [rest.slice(0, own.length), rest[own.length], rest.slice(own.length + 1)];
+    const late = own.filter(isLate);
     const values = {
-      method, show, level, heads_in: listed(headsIn), threshold: threshold ?? '', position: position ?? '', width, orientation, fill, score: score ?? '', layer: layer ?? '',
-      layers: shown.join(','), semantic_layers: semantic.join(','),
+      method, show, level, heads_in: listed(headsIn), threshold: threshold ?? '', position: position ?? '', width, orientation, layers: shown.join(','),
     };
-    const usual = implied(layers, scores);
+    const usual = { layers: `0,${layers}` };
+    showWindow('layers', shown);
+    own.forEach((one, i) => {
+      if (one.usual === 'window') showWindow(one.field, given[i]);
+      values[one.field] = [given[i] ?? ''].flat().join(',');
+      usual[one.field] = implied(one, layers, offered[late.indexOf(one)]);
+    });
     const changed = touched().map((name) => name.replace('-', '_')).filter((name) => name in values);
     const written = changed.map((name) => [name, String(values[name]) === usual[name] ? '' : String(values[name])]);
     const now = app.address.read();

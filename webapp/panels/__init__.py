@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ..registered import TABS
 from . import circuit_search, continuation, details, effects, flow, picture
 from .panel import Panel
-from .picture import shown
+from .picture import panel_settings, shown
 
 if TYPE_CHECKING:
     from dash import Dash
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..present.ids import Id
     from ..server.service import Service
 
-__all__ = ["BESIDE", "PANELS", "connect", "shown", "standing", "wired"]
+__all__ = ["BESIDE", "PANELS", "connect", "panel_settings", "shown", "standing", "wired"]
 
 _MODULES = (
     "lens",

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from ..server.run import Run
 from .attention_pattern import Attention, AttentionQuestion
 from .attention_views import panel
 from .panel import Panel, Sheet, Value
+from .setting import Setting, looked_at
 
 if TYPE_CHECKING:
     from dash.development.base_component import Component
@@ -50,6 +51,18 @@ def _question(recipe: Recipe, run: Run) -> AttentionQuestion:
     return AttentionQuestion.of(recipe, run.n_layers - 1 if recipe.layer is None else recipe.layer)
 
 
+def _of_run(recipe: Recipe, run: Run) -> dict[str, Any]:
+    layers = [{"label": f"L{number}", "value": number} for number in range(run.n_layers)]
+    return {"options": layers, "value": looked_at(recipe, run)}
+
+
+def _beyond(recipe: Recipe, run: Run) -> str | None:
+    if recipe.layer is None or recipe.layer < run.n_layers:
+        return None
+    last = run.n_layers - 1
+    return f"layer={recipe.layer} is not a layer of this model; its layers are 0…{last}, and the last is chosen"
+
+
 def controls() -> list[Component]:
     """Whose attention is shown."""
     from ..present.parts import group, late_choice
@@ -66,5 +79,6 @@ PANEL = Panel(
     rows,
     fields=("layer",),
     view=("layer", "heads"),
+    settings=(Setting(Id.LAYER, "last", ("options", "value"), _of_run, _beyond),),
     controls=controls,
 )

@@ -28,6 +28,7 @@ from ..server.question import recorded, require
 from ..server.run import OfRun, Run, same
 from ..server.traces import Check, Traces
 from .panel import Panel, Sheet, Value
+from .setting import Setting
 
 if TYPE_CHECKING:
     from dash import Dash
@@ -291,6 +292,7 @@ PANEL = Panel(
     lambda answer, _run: rows(answer),
     fields=("score",),
     view=("score",),
+    settings=(Setting(Id.SCORE, "first"),),
     controls=controls,
 )
 

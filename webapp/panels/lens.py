@@ -25,6 +25,7 @@ from ..server.question import recorded
 from ..server.run import OfRun, Run, same
 from ..server.traces import READ_AT_ONCE, Check, Traces
 from .panel import Panel, Sheet, Value, View
+from .setting import Setting
 
 if TYPE_CHECKING:
     from dash.development.base_component import Component
@@ -289,5 +290,6 @@ PANEL = Panel(
     rows,
     fields=("fill", "start"),
     view=("fill",),
+    settings=(Setting(Id.FILL, "choice"),),
     controls=controls,
 )

@@ -11,6 +11,7 @@ from flowgraph import Table
 from ..recipe import Recipe
 from ..server.question import A, Question
 from ..server.run import Run
+from .setting import Setting
 
 if TYPE_CHECKING:
     from dash.development.base_component import Component
@@ -55,8 +56,10 @@ class Panel(Generic[A]):
         Fields of the address that what is drawn depends on, besides those of the run.
     view
         Fields of the address that only this panel reads: no graph depends on them.
+    settings
+        Controls whose value is a field of the address.
     controls
-        What stands above the panel while it is open.
+        What stands above the panel while it is open: these, and whatever else.
     words
         Columns whose texts are this project's own words. All other texts come from a prompt or a model.
     """
@@ -69,6 +72,7 @@ class Panel(Generic[A]):
     rows: Callable[[A, Run], Sheet]
     fields: tuple[str, ...] = ()
     view: tuple[str, ...] = ()
+    settings: tuple[Setting, ...] = ()
     controls: Callable[[], Sequence[Component]] = tuple
     words: tuple[str, ...] = ()
 

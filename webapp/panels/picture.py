@@ -32,6 +32,7 @@ from .flow import (
     start_chip,
 )
 from .prediction import predictions
+from .setting import Setting
 from .writers import writers
 
 if TYPE_CHECKING:
@@ -50,10 +51,6 @@ _OUTPUTS = {
     "mass": (Id.COUNTER, "title"),
     "layer_count": (Id.LAYERS, "max"),
     "layers": (Id.LAYERS, "value"),
-    "semantic_count": (Id.SEMANTIC_LAYERS, "max"),
-    "semantic_layers": (Id.SEMANTIC_LAYERS, "value"),
-    "layer_options": (Id.LAYER, "options"),
-    "layer": (Id.LAYER, "value"),
     "run": (Id.RUN, "data"),
     "notice": (Id.NOTICE, "children"),
 }
@@ -67,13 +64,14 @@ def wires(app: Dash, service: Service) -> None:
     """Connect the callbacks: drawing an address, how far that is, and what comes after the picture."""
     from dash import Input, Output, State, no_update
 
-    outputs = {name: Output(*end) for name, end in _OUTPUTS.items()}
+    ends = _OUTPUTS | {f"{one.id}.{prop}": (one.id, prop) for one in panel_settings() for prop in one.properties}
+    outputs = {name: Output(*end) for name, end in ends.items()}
     running = [(Output(Id.PROGRESS, "className"), "running", "idle"), (Output(Id.POLL, "disabled"), False, True)]
 
     @app.callback(outputs, Input(Id.TICKET, "data"), running=running, prevent_initial_call=True)
     def draw(ticket: dict[str, Any] | None) -> dict[str, Any]:
         if ticket is None:
-            return dict.fromkeys(_OUTPUTS, no_update)
+            return dict.fromkeys(outputs, no_update)
         if ticket["previous"]:
             service.cancel(ticket["previous"])
         recipe = from_query(ticket["search"])
@@ -155,33 +153,23 @@ def largest_writers(service: Service, recipe: Recipe, ticket: str) -> dict[str, 
 
 
 def about_run(recipe: Recipe, run: Run) -> dict[str, Any]:
-    """Strip of predictions, and how far the layers go."""
-    layer = run.n_layers - 1 if recipe.layer is None or _is_beyond(recipe.layer, run) else recipe.layer
-    return {
-        "strip": predictions(run),
-        "layer_count": run.n_layers,
-        "layers": list(recipe.layers or (0, run.n_layers)),
-        "semantic_count": run.n_layers,
-        "semantic_layers": list(recipe.semantic_layers or (layer, layer + 1)),
-        "layer_options": [{"label": f"L{number}", "value": number} for number in range(run.n_layers)],
-        "layer": layer,
+    """Strip of predictions, how far the layers go, and what the settings of panels offer."""
+    of_panels = {
+        f"{one.id}.{prop}": value for one in panel_settings() for prop, value in one.of_run(recipe, run).items()
     }
+    layers = list(recipe.layers or (0, run.n_layers))
+    return {"strip": predictions(run), "layer_count": run.n_layers, "layers": layers, **of_panels}
 
 
 def passed_over(recipe: Recipe, run: Run) -> Component | None:
     """What the address says of the view and this model does not have; the picture is drawn all the same."""
-    if recipe.layer is None or not _is_beyond(recipe.layer, run):
-        return None
-    last = run.n_layers - 1
-    return notice(
-        ArgumentError(
-            f"layer={recipe.layer} is not a layer of this model; its layers are 0…{last}, and the last is chosen"
-        )
-    )
+    said = [text for one in panel_settings() if (text := one.unfit(recipe, run)) is not None]
+    return notice(ArgumentError("; ".join(said))) if said else None
 
 
-def _is_beyond(layer: int, run: Run) -> bool:
-    return layer >= run.n_layers
+def panel_settings() -> list[Setting]:
+    """The settings of all panels, in the order of the tabs."""
+    return [setting for panel in TABS.values() for setting in panel.settings]
 
 
 def picture_name(ticket: dict[str, Any]) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import flowgraph
 from flowgraph import FlowGraph, node_key
@@ -24,6 +24,7 @@ from ..server.question import recorded
 from ..server.run import OfRun, Run, RunQuestion, same_run
 from ..server.traces import Check, Traces
 from .panel import Panel, Sheet, Value
+from .setting import Setting, looked_at
 
 if TYPE_CHECKING:
     from dash.development.base_component import Component
@@ -230,6 +231,11 @@ def _legend(graph: FlowGraph, run: Run) -> Element:
     )
 
 
+def _of_run(recipe: Recipe, run: Run) -> dict[str, Any]:
+    layer = looked_at(recipe, run)
+    return {"max": run.n_layers, "value": list(recipe.semantic_layers or (layer, layer + 1))}
+
+
 def controls() -> list[Component]:
     """Which layers are drawn."""
     from dash import dcc
@@ -241,7 +247,7 @@ def controls() -> list[Component]:
         id=Id.SEMANTIC_LAYERS, min=0, max=1, step=1, value=[0, 1], pushable=1, marks=None, allow_direct_input=False,
         className="slider",
     )  # fmt: skip
-    shown = components.Span(className="note", **named({"data-show": "semantic"}))
+    shown = components.Span(className="note", **named({"data-show": "semantic_layers"}))
     return [group("Layers", "Which layers are drawn", window, shown)]
 
 
@@ -254,6 +260,7 @@ PANEL = Panel(
     lambda answer, _run: rows(answer),
     fields=("layer", "semantic_layers"),
     view=("semantic_layers",),
+    settings=(Setting(Id.SEMANTIC_LAYERS, "window", ("max", "value"), _of_run),),
     controls=controls,
     words=("source", "target", "kind", "unit"),
 )

@@ -9,7 +9,7 @@ from dataclasses import fields
 from dash import dcc, html
 from dash.development.base_component import Component
 
-from ...panels import PANELS, wired
+from ...panels import PANELS, panel_settings, wired
 from ...present.attributes import named
 from ...present.ids import Id
 from ...recipe import CHOICES, Recipe
@@ -48,6 +48,7 @@ def page(models: Sequence[str], examples: Sequence[Example], formats: Sequence[s
             {
                 "data-defaults": json.dumps(_defaults()),
                 "data-choices": json.dumps(CHOICES | {"tab": tuple(TABS)}),
+                "data-settings": json.dumps([[one.id, one.field, one.usual] for one in panel_settings()]),
                 "data-panels": json.dumps({panel.name: panel.fields for panel in PANELS}),
                 "data-model": first_model(models),
                 "data-view": " ".join(VIEW),

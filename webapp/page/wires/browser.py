@@ -4,28 +4,30 @@ from __future__ import annotations
 
 from dash import ClientsideFunction, Dash, Input, Output, State
 
+from ...panels import panel_settings
 from ...present.chart_panel import every_chart
 from ...present.ids import Id
 from ...present.wiring import in_browser
 
-_SHARED = (Id.LAYER, Id.SCORE)
-"""Controls whose choices, and first value, come with an answer."""
 _RESTORED = (
     Id.MODEL, Id.PROMPT, Id.CHAT, Id.THRESHOLD, Id.HEADS_IN, Id.POSITION, Id.METHOD, Id.SHOW, Id.LEVEL, Id.WIDTH, Id.ORIENTATION,
-    Id.FILL, *_SHARED,
 )  # fmt: skip
-"""Controls that are set from the address, in the order in which ``restore`` gives them. That runs in the browser: a slow answer could
+"""Controls that are set from the address, in the order in which ``restore`` gives them; those of panels follow. That runs in the browser: a slow answer could
 undo what was chosen meanwhile."""
 
 
 def register(app: Dash) -> None:
     """Connect the functions of ``assets/*.js``."""
     address = Input(Id.LOCATION, "search")
+    own = panel_settings()
+    late = [one.id for one in own if one.usual in ("first", "last")]
+    restored = [*_RESTORED, *(one.id for one in own if one.usual != "window")]
+    offered = [State(name, "options") for name in late]
     app.clientside_callback(
         ClientsideFunction("flowgraph", "restore"),
-        *(Output(name, "value", allow_duplicate=name in _SHARED) for name in _RESTORED),
+        *(Output(name, "value", allow_duplicate=name in late) for name in restored),
         address,
-        State(Id.LAYER, "options"),
+        *offered,
         prevent_initial_call="initial_duplicate",
     )
     in_browser(app, "ticket", Output(Id.TICKET, "data"), address)
@@ -39,7 +41,5 @@ def register(app: Dash) -> None:
     settings = (Id.METHOD, Id.SHOW, Id.LEVEL, Id.HEADS_IN, Id.THRESHOLD, Id.POSITION)
     asked = (State(name, "value") for name in (Id.PROMPT, Id.MODEL, Id.CHAT, *settings))
     in_browser(app, "trace", Output(Id.TICKET, "data", allow_duplicate=True), Input(Id.TRACE, "n_clicks"), *asked)
-    chosen = (*settings, Id.WIDTH, Id.ORIENTATION, Id.FILL, Id.SCORE, Id.LAYER, Id.LAYERS, Id.SEMANTIC_LAYERS)
-    in_browser(
-        app, "choose", *(Input(name, "value") for name in chosen), State(Id.LAYERS, "max"), State(Id.SCORE, "options")
-    )
+    chosen = (*settings, Id.WIDTH, Id.ORIENTATION, Id.LAYERS, *(one.id for one in own))
+    in_browser(app, "choose", *(Input(name, "value") for name in chosen), State(Id.LAYERS, "max"), *offered)
