@@ -104,6 +104,12 @@ class GraphInfo:
     whole: Whole = "method"
     stacks: tuple[StackInfo, ...] = ()
 
+    @property
+    def is_text(self) -> bool:
+        """Whether all positions are tokens of a text, which another pass can read; False of images and sounds, True if it is not known."""
+        reads_more = any(name.endswith("_reads") for name in self.provenance)
+        return not reads_more and not (self.tokens and self.provenance.get("token_ids") == [])
+
     def tokens_of(self, stack: str | None) -> tuple[str, ...]:
         """[position] the tokens of a stack; None is the last one. Empty for a stack that is not there."""
         if stack is None:

@@ -138,6 +138,7 @@ def test_drawing_asks_once_for_run_and_graph_and_answers_all_of_the_picture(page
         "asks": True,
         "file": False,
         "panels": ["lens", "heads", "attention", "bars", "semantic"],
+        "text": True,
     }
     assert shown["notice"]["children"] is None
     assert shown["layers"] == {"max": 30, "value": [0, 30]}

@@ -17,6 +17,7 @@ from flowgraph_webapp.panels.flow import GraphQuestion
 from flowgraph_webapp.panels.heads import HeadsQuestion
 from flowgraph_webapp.panels.lens import LensQuestion
 from flowgraph_webapp.panels.picture import about_picture, about_run, goes_on, offered
+from flowgraph_webapp.panels.recorded_node import recorded_node
 from flowgraph_webapp.panels.saved_graph import session_of_graph
 from flowgraph_webapp.present.buttons import test_button as button_of
 from flowgraph_webapp.recipe import to_query
@@ -93,7 +94,7 @@ def test_nothing_is_offered_that_can_only_be_refused(viewing, graph, tmp_path):
         session = service.add_session(session_of_graph(shown))
         run = service.ask(RunQuestion.of(session.recipe))
         told = offered(service, session.recipe, run)
-        assert told == {"asks": False, "panels": [], "file": True}
+        assert told == {"asks": False, "panels": [], "file": True, "text": True}
         assert not goes_on(run)
         keys = [None, *(node_key(node) for node in shown.nodes), *(f"edge.{n}" for n in range(len(shown)))]
         for key in keys[:60]:
@@ -116,7 +117,7 @@ def test_of_a_recording_what_it_holds_is_offered_without_its_model():
     recipe = without.examples[0].recipe
     run = without.ask(RunQuestion.of(recipe))
     assert offered(without, recipe, run) == {
-        "asks": False, "file": False, "panels": ["lens", "heads", "attention", "bars", "semantic"],
+        "asks": False, "file": False, "panels": ["lens", "heads", "attention", "bars", "semantic"], "text": True,
     }  # fmt: skip
     assert offered(having, recipe, run)["asks"]
     [button] = offer_tests(having, recipe, run, "graph", [button_of("graph", "Test this graph", "")])
@@ -126,6 +127,54 @@ def test_of_a_recording_what_it_holds_is_offered_without_its_model():
     assert "this server does not run the model 'smollm2'" in text_of(said)
     without.close()
     having.close()
+
+
+def test_a_recorded_lens_and_head_tell_what_they_hold_of_a_node_that_was_not_recorded():
+    """Every cell of the panels answers without the model: a state as the lens has it, a head by its score and its attention."""
+    service = Service([])
+    recipe = service.examples[0].recipe
+    run, graph = service.ask(RunQuestion.of(recipe)), service.ask(GraphQuestion.of(recipe)).graph
+    scores, lens = service.known(HeadsQuestion.of(recipe)), service.known(LensQuestion.of(recipe))
+    seen = 0
+    for layer, head in ((0, 0), (12, 3), (23, 4), (29, 8)):
+        node = fg.Node("head", layer=layer, head=head, position=run.position)
+        if node in graph.nodes:
+            continue
+        seen += 1
+        found = recorded_node(service, recipe, run, node)
+        assert found.contribution == scores.scores["direct_logit"][layer, head]
+        assert "without the model" in found.note
+        assert "Not said" in text_of(details.details_of(service, recipe, node_key(node), ()))
+    assert seen > 1
+    for layer, position in ((0, 0), (17, 3), (29, 7)):
+        found = recorded_node(service, recipe, run, fg.Node("resid_post", layer=layer, position=position))
+        assert found.reading == lens[layer, position]
+        assert found.note == ""
+    # Of the last position alone a head adds to the logit; what it says elsewhere is not known.
+    with pytest.raises(ModelNeededError, match="was not recorded"):
+        details.details_of(service, recipe, node_key(fg.Node("mlp", layer=3, position=0)), ())
+    attending = replace(recipe, layer=23)
+    at = fg.Node("head", layer=23, head=4, position=5)
+    assert recorded_node(service, attending, run, at).attention.sum() == pytest.approx(1, abs=1e-3)
+    service.close()
+
+
+def test_a_file_of_an_image_is_not_offered_to_be_traced_as_a_text(graph):
+    info = replace(graph.info, tokens=graph.info.tokens or ("patch 0, 0",), provenance={"token_ids": []})
+    assert graph.info.is_text
+    assert not info.is_text
+    assert not replace(graph.info, provenance={"token_ids": [3], "encoder_reads": "audio"}).is_text
+    service = Service([], examples=False)
+    session = service.add_session(session_of_graph(replace(graph, info=info)))
+    run = service.ask(RunQuestion.of(session.recipe))
+    assert offered(service, session.recipe, run) == {"asks": False, "panels": [], "file": True, "text": False}
+    with pytest.raises(ModelNeededError, match=r"of an image or a sound.*inputs\(image=…\)") as refused:
+        service.ask(HeadsQuestion.of(session.recipe))
+    assert "Trace" not in str(refused.value)
+    [said] = offer_tests(service, session.recipe, run, "graph", [button_of("graph", "Test this graph", "")])
+    assert "flowgraph.inputs(audio=…)" in text_of(said)
+    assert not read_session(service.session_file(session.recipe, session.annotations).data).is_text
+    service.close()
 
 
 def test_the_details_of_a_graph_file_say_why_nothing_is_tested(viewing, tmp_path):

@@ -186,6 +186,7 @@
     behind = setTimeout(() => app.root().toggleAttribute('data-behind', isBehind), isBehind ? BEHIND_MS : 0);
     app.root().toggleAttribute('data-fixed', run?.goes_on === false || run?.asks === false);
     app.root().toggleAttribute('data-file', Boolean(run?.file));
+    app.root().toggleAttribute('data-no-text', run?.text === false);
     offerPanels(run?.panels);
     app.root().toggleAttribute('data-parts', Boolean(run?.parts));
     const drawn = run ? Object.fromEntries(JSON.parse(run.key)).text : '';

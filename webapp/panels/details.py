@@ -29,6 +29,7 @@ from . import circuit_details, circuit_effect, details_of_edge, details_of_graph
 from .circuit import Circuit
 from .effects import offer, offer_tests
 from .picture import shown
+from .recorded_node import recorded_node
 
 if TYPE_CHECKING:
     from dash import Dash
@@ -149,19 +150,22 @@ def details_of(service: Service, recipe: Recipe, key: str | None, pins: tuple[st
         edge = edge_of(key, len(graph))
         return _with_test(details_of_edge.panel(graph, edge, run), tested(key, offer(key, None, (graph, edge), run)))
     node = parse_node_key(key)
-    found = _node(service, recipe, node, graph)
+    found = _node(service, recipe, run, node, graph)
     told = details_of_node.panel(found, graph, run, pinned=pins, starts=can_ask(service, recipe, run))
     return _with_test(told, tested(key, offer(key, node, None, run)))
 
 
-def _node(service: Service, recipe: Recipe, node: Node, graph: FlowGraph) -> NodeDetails:
-    """What the model says of a node; what the graph does, where that came from a file and the model is not here."""
+def _node(service: Service, recipe: Recipe, run: Run, node: Node, graph: FlowGraph) -> NodeDetails:
+    """What the model says of a node; where it is not here, what was recorded, or what the graph says."""
     n = graph.nodes.index(node) if node in graph.nodes else None
     if n is not None and graph.notes and graph.notes[n] is not None:
         return NodeDetails.of_graph(graph, node)
     try:
         return ask(service, NodeQuestion.of(recipe, node))
     except ModelNeededError:
+        known = recorded_node(service, recipe, run, node)
+        if known is not None:
+            return known
         if n is None:
             raise
         return NodeDetails.of_graph(graph, node)

@@ -24,7 +24,7 @@ from ..registered import POSTED
 from ..server.asking import ask, can_ask
 from ..server.errors import Cancelled
 from ..server.question import Question, recorded
-from ..server.run import OfRun, Run, RunQuestion
+from ..server.run import NO_TEXT, OfRun, Run, RunQuestion
 from ..server.traces import Check, Traces, reporting
 from .circuit_effect import CircuitTestQuestion, circuit_effect
 from .flow import GraphQuestion, OfGraph, OfShown, SketchQuestion
@@ -47,7 +47,8 @@ _CAVEAT = (
     "Zeros at many places take a model far from anything it has seen: a small number may speak of that and not of the picture. "
     "It is never clipped."
 )
-_NO_PASS = "a graph from a file is shown, without the run of a model behind it. Trace its prompt to have one."
+_NO_PASS = "a graph from a file is shown, without the run of a model behind it. {0}."
+_TRACE_IT = "Trace its prompt to have one"
 _NO_MODEL = "this server does not run the model {0!r}. Start it with ‘flowgraph app --model {0}’."
 
 
@@ -230,7 +231,7 @@ def offer_tests(service: Service, recipe: Recipe, run: Run, what: str, buttons: 
         question: Question[Any] = test_of(service, recipe, what)
         if service.known(question) is not None:
             return buttons
-    why = _NO_MODEL.format(recipe.model) if run.token_ids else _NO_PASS
+    why = _NO_MODEL.format(recipe.model) if run.token_ids else _NO_PASS.format(_TRACE_IT if run.is_text else NO_TEXT)
     return [html.P(f"Nothing can be tested here: {why}", className="note untested")]
 
 

@@ -226,4 +226,4 @@ def offered(service: Service, recipe: Recipe, run: Run) -> dict[str, Any]:
     """For the scripts: whether the model can be asked, and which panels have an answer."""
     asks = can_ask(service, recipe, run)
     panels = [panel.name for panel in TABS.values() if asks or service.known(panel.question(recipe, run)) is not None]
-    return {"asks": asks, "panels": panels, "file": not run.token_ids}
+    return {"asks": asks, "panels": panels, "file": not run.token_ids, "text": run.is_text}

@@ -91,4 +91,5 @@ def _run(graph: FlowGraph) -> Run:
         has_head=info.target is not None,
         has_attribution=False,
         seconds=0.0,
+        is_text=info.is_text,
     )

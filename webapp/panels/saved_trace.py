@@ -153,6 +153,7 @@ def _run(trace: Trace) -> Run:
         has_head=trace.logits is not None,
         has_attribution=False,
         seconds=0.0,
+        is_text=trace.axis.kind == "token" and all(one.axis.kind == "token" for one in trace.stacks.values()),
     )
 
 

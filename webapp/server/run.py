@@ -49,6 +49,8 @@ class Run:
         Time of the pass.
     level
         What is known of the model: ``"patterns"``, ``"stream"`` or ``"full"``; see :attr:`flowgraph.LoadedModel.level`.
+    is_text
+        Whether the positions are tokens of a text; those of a file may be of an image or a sound.
     """
 
     model: str
@@ -70,6 +72,7 @@ class Run:
     has_attribution: bool
     seconds: float
     level: Level = "full"
+    is_text: bool = True
 
     def __post_init__(self) -> None:
         require(bool(self.tokens), "Run.tokens is empty")
@@ -78,6 +81,13 @@ class Run:
         first, stop = self.layers
         require(0 <= first < stop <= self.n_layers <= _MOST_LAYERS, f"Run.layers={self.layers} is no window")
         require(0 <= self.n_heads <= _MOST_LAYERS, f"Run.n_heads={self.n_heads}")
+
+
+NO_TEXT = (
+    "It is of an image or a sound, which this page does not run: trace it in Python, with flowgraph.inputs(image=…) or "
+    "flowgraph.inputs(audio=…), save the trace and open it here"
+)
+"""What can be done with a file that is not of a text."""
 
 
 @recorded

@@ -21,7 +21,7 @@ from .messages import MOST_TOKENS, Settings
 from .model import ModelQuestion
 from .question import A, Question
 from .recorded import Example, Examples, Sessions
-from .run import RunQuestion, run_of, with_run
+from .run import NO_TEXT, RunQuestion, run_of, with_run
 from .trace_file import TraceFileQuestion
 
 logger = logging.getLogger(__name__)
@@ -355,12 +355,11 @@ class Service:
             return
         name = asked.model if isinstance(asked, RunQuestion) else asked
         if session is not None and session.is_graph_file:
-            do = (
-                "press Trace to run its prompt"
-                if name in self.models
-                else f"start with --model {name} to run its prompt"
-            )
-            raise ModelNeededError(f"A graph from a file is shown, without the run of a model behind it; {do}")
+            shown = "A graph from a file is shown, without the run of a model behind it"
+            if not session.is_text:
+                raise ModelNeededError(f"{shown}. {NO_TEXT}")
+            do = "press Trace" if name in self.models else f"start with --model {name}"
+            raise ModelNeededError(f"{shown}; {do} to run its prompt")
         if name in self.models:
             return
         recorded = isinstance(asked, RunQuestion) and self._recorded is not None and self._recorded.holds(asked)

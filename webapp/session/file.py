@@ -96,6 +96,11 @@ class Session:
         runs = [self.answers[question] for question in self.answers if isinstance(question, RunQuestion)]
         return bool(runs) and not any(isinstance(run, Run) and run.token_ids for run in runs)
 
+    @property
+    def is_text(self) -> bool:
+        """Whether it is of a text, which a model can be run on again."""
+        return all(run.is_text for run in self.answers.values() if isinstance(run, Run))
+
 
 def write_session(
     recipe: Recipe,

@@ -11,6 +11,7 @@ from ...present.drawn import Element, drawn, element
 from ...present.ids import Id
 from ...present.parts import group, hidden_label, switch
 from ...recipe import LARGEST_LEVEL
+from ...server.run import NO_TEXT
 from .words import LEVELS, METHODS, ORIENTATIONS, SHOWS, WIDTHS
 
 _KEEP_HINT = (
@@ -25,6 +26,7 @@ _FILE_NOTE = (
     "A graph from a file is shown, without the run of a model behind it. Methods, levels and panels come with a run: Trace runs its "
     "prompt in the model that is chosen above."
 )
+_NO_TEXT_NOTE = f"A file is shown, without the run of a model behind it. {NO_TEXT}."
 _POSITION_HINT = "Token whose prediction is explained, counted from 0. Empty: the last one, or in a masked model the one that stands for the gap."
 _THRESHOLD_HINT = "Smallest share of its target that an edge must have to be followed. Empty: chosen for the method, and said below the picture."
 
@@ -49,7 +51,8 @@ def controls() -> html.Aside:
             _threshold(),
             _position(),
             html.P(_CIRCUIT_NOTE, className="note circuit-only"),
-            html.P(_FILE_NOTE, className="note file-only"),
+            html.P(_FILE_NOTE, className="note file-only text-only"),
+            html.P(_NO_TEXT_NOTE, className="note file-only no-text-only"),
             html.Div(id=Id.LEGEND, className="legends"),
         ],
         className="pane left",
