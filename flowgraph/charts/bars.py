@@ -82,6 +82,18 @@ class Column:
             )
 
 
+def check_most(most: int) -> None:
+    """Check how many places a chart is asked to show.
+
+    Raises
+    ------
+    ArgumentError
+        If that is not at least one.
+    """
+    if most < 1:
+        raise ArgumentError(f"most={most} must be at least 1")
+
+
 @dataclass(frozen=True, eq=False)
 class Bars:
     """Columns side by side; :class:`~flowgraph.charts.grid.Grid` says what title, subtitle and about mean.

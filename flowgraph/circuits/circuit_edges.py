@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..charts.axis import Axis
-from ..charts.bars import Bar, Bars, Column
+from ..charts.bars import Bar, Bars, Column, check_most
 from ..charts.grid import Places
 from ..charts.result import Result
 from ..charts.table import Table
@@ -137,8 +137,7 @@ class CircuitEdges(Result):
         ArgumentError
             If that is not at least one.
         """
-        if most < 1:
-            raise ArgumentError(f"most={most} must be at least 1")
+        check_most(most)
         table, unit = self.table(), self.graph.info.unit
         rows = list(zip(*(table.columns[name] for name in ("source", "target", "reads")), strict=True))[:most]
         names = [f"{source} → {target}{reads.replace('its', '', 1)}" for source, target, reads in rows]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..charts.axis import Axis, Role
-from ..charts.bars import Bar, Bars, Column
+from ..charts.bars import Bar, Bars, Column, check_most
 from ..charts.grid import Places
 from ..charts.result import Result
 from ..charts.table import Table, columns_of
@@ -137,8 +137,7 @@ class LogitParts(Result):
         ArgumentError
             If that is not at least one.
         """
-        if most < 1:
-            raise ArgumentError(f"most={most} must be at least 1")
+        check_most(most)
         table = self.table()
         names, kinds, logits = (list(table.columns[name])[:most] for name in ("part", "kind", "logits"))
         bars = tuple(

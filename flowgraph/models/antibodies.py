@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import FetchError
-from .bars import no_bars
+from .masked import config_of, save_folder, word_tokenizer
 from .tensors import read_tensors
 from .wheel import Progress
 
@@ -55,8 +55,7 @@ def convert_antiberty(wheel_file: Path, folder: Path, report: Progress) -> None:
         words = archive.read(f"{_ANTIBERTY}/vocab.txt").decode().splitlines()
         report("reading the weights", None)
         weights = read_tensors(archive.read(f"{_ANTIBERTY}/AntiBERTy_md_smooth/pytorch_model.bin"))
-    known = transformers.BertConfig().to_dict().keys() - {"architectures", "_name_or_path", "transformers_version"}
-    config = transformers.BertConfig(**{name: value for name, value in said.items() if name in known})
+    config = config_of(transformers.BertConfig, said)
     kept = {name: values for name, values in weights.items() if not name.startswith(_LEFT_OUT)}
     _save(transformers.BertForMaskedLM(config), kept, words, _OF_BERT, folder, report)
 
@@ -119,39 +118,13 @@ def _save(
     folder: Path,
     report: Progress,
 ) -> None:
-    """Write a model with these weights and its tokenizer."""
+    """Write a model with these weights, whose head is its embedding, and its tokenizer of letters."""
     import torch
+    from tokenizers import Regex, decoders, pre_tokenizers
 
-    missing, unused = model.load_state_dict(weights, strict=False)
-    # Numbers of positions and types are no weights, and what is held twice need not be in the file twice.
-    lacking = [name for name in missing if not name.endswith(("position_ids", "token_type_ids", "lm_head.bias"))]
-    if lacking or unused:
-        raise FetchError(f"the weights do not fit: {', '.join([*lacking, *unused])} are lacking or left over")
     rows = [values for name, values in weights.items() if name.endswith(("word_embeddings.weight", "decoder.weight"))]
     if len(rows) != 2 or not torch.equal(*rows):
         raise FetchError("the head is not the embedding, as it is in the models that are known")
-    report("writing the weights", None)
-    with no_bars():
-        model.save_pretrained(folder)
-    _tokenizer(words, special).save_pretrained(folder)
-
-
-def _tokenizer(words: Sequence[str], special: Mapping[str, str]) -> Any:
-    """One token for each letter, with or without spaces between them; a letter that the vocabulary lacks is unknown."""
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    numbers = {word: n for n, word in enumerate(words)}
-    tokenizer = Tokenizer(models.WordLevel(numbers, unk_token=special["unk"]))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("."), "isolated")]
-    )
-    tokenizer.decoder = decoders.Fuse()
-    cls, sep = special["cls"], special["sep"]
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{cls} $A {sep}", special_tokens=[(cls, numbers[cls]), (sep, numbers[sep])]
-    )
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, clean_up_tokenization_spaces=False,
-        **{f"{name}_token": token for name, token in special.items()},
-    )  # fmt: skip
+    # One token for each letter, with or without spaces between them.
+    split = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Split(Regex("."), "isolated")])
+    save_folder(model, weights, word_tokenizer(words, special, split, decoders.Fuse()), folder, report)

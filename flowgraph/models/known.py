@@ -14,6 +14,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import MappingProxyType
 
@@ -150,28 +151,13 @@ def _from_folder(prefix: str, names: tuple[str, ...]) -> Converter:
     return convert
 
 
-def _of_reactions(wheel_file: Path, folder: Path, report: Progress) -> None:
-    # Only these converters need torch, so only they wait for the import.
-    from flowgraph.models import reactions
+def _late(module: str, convert: str, *first: str) -> Converter:
+    """A converter out of a module that needs torch, which waits until it is called; ``first`` are arguments before the wheel."""
 
-    reactions.convert(wheel_file, folder, report)
+    def later(wheel_file: Path, folder: Path, report: Progress) -> None:
+        getattr(import_module(f"flowgraph.models.{module}"), convert)(*first, wheel_file, folder, report)
 
-
-def _of_antiberty(wheel_file: Path, folder: Path, report: Progress) -> None:
-    from flowgraph.models import antibodies
-
-    antibodies.convert_antiberty(wheel_file, folder, report)
-
-
-def _of_sapiens(checkpoint: str) -> Converter:
-    """Convert one of the two models in the wheel of Sapiens."""
-
-    def convert(wheel_file: Path, folder: Path, report: Progress) -> None:
-        from flowgraph.models import antibodies
-
-        antibodies.convert_sapiens(checkpoint, wheel_file, folder, report)
-
-    return convert
+    return later
 
 
 def _of_whisper(prefix: str) -> Converter:
@@ -273,7 +259,7 @@ KNOWN_MODELS: Mapping[str, KnownModel] = MappingProxyType(
                 description="RXNMapper (ALBERT, 12 layers, 8 heads), a masked model of chemical reactions in SMILES",
                 download_bytes=3_007_424,
                 work_bytes=16_000_000,
-                converter=_of_reactions,
+                converter=_late("reactions", "convert"),
             ),
             KnownModel(
                 name="antiberty",
@@ -284,7 +270,7 @@ KNOWN_MODELS: Mapping[str, KnownModel] = MappingProxyType(
                 description="AntiBERTy (BERT family, 8 layers, 8 heads), a masked model of antibodies",
                 download_bytes=96_631_471,
                 work_bytes=230_000_000,
-                converter=_of_antiberty,
+                converter=_late("antibodies", "convert_antiberty"),
             ),
             *(
                 KnownModel(
@@ -296,7 +282,7 @@ KNOWN_MODELS: Mapping[str, KnownModel] = MappingProxyType(
                     description=f"Sapiens (RoBERTa family, 4 layers, 8 heads), a masked model of {chain} chains of antibodies",
                     download_bytes=6_965_670,
                     work_bytes=16_000_000,
-                    converter=_of_sapiens(checkpoint),
+                    converter=_late("antibodies", "convert_sapiens", checkpoint),
                 )
                 for chain, checkpoint in (("heavy", "checkpoint_vh.pt"), ("light", "checkpoint_vl.pt"))
             ),
