@@ -134,17 +134,9 @@ def routes(
         filters["threshold_rule"] = threshold_rule
     start = start_of(weights, start, level)
     known = incoming(weights, level)
-    strength = _Strength(threshold or 0.0, nucleus)
     # With a mass, what is too large is known only after it was cut.
     most = max_edges if mass is None else max(max_edges, MOST_LISTED)
-    if known.into_logit is None:
-        walk = _Walk(weights, known, strength, most)
-        walk.follow(start)
-        _refuse_above(most, walk.count)
-        columns = _through_experts(walk.columns(), weights, strength) if level == "head" else walk.columns()
-    else:
-        columns = _into_logit(Codes(weights), known.into_logit, start, strength)
-        _refuse_above(most, len(columns["share"]))
+    columns = _followed(weights, known, start, _Strength(threshold or 0.0, nucleus), level, most)
     filters |= {} if nucleus is None else {"nucleus": nucleus}
     filters["start"] = label(start)
     whole = whole_flow(given, level, start)
@@ -167,6 +159,20 @@ def routes(
     graph = keep_strongest(graph, mass=mass, max_edges=None)
     _refuse_above(max_edges, len(graph))
     return graph
+
+
+def _followed(
+    weights: EdgeWeights, known: Incoming, start: Node, strength: _Strength, level: Literal["token", "head"], most: int
+) -> dict[str, np.ndarray]:
+    """Columns of the edges that are followed from the start; more than ``most`` are refused."""
+    if known.into_logit is not None:
+        columns = _into_logit(Codes(weights), known.into_logit, start, strength)
+        _refuse_above(most, len(columns["share"]))
+        return columns
+    walk = _Walk(weights, known, strength, most)
+    walk.follow(start)
+    _refuse_above(most, walk.count)
+    return _through_experts(walk.columns(), weights, strength) if level == "head" else walk.columns()
 
 
 @takes(EdgeWeights)

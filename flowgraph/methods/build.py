@@ -148,13 +148,17 @@ def build_graph(
     graph = _assemble(collected.columns(), weights, info)
     if mass is not None:
         graph = collected.strongest(graph)
-    if readings is False or not isinstance(trace_or_weights, Trace):
-        if readings is True:
-            raise ArgumentError("readings=True needs a trace; weights alone do not hold the vectors")
+    return _read(graph, trace_or_weights, readings)
+
+
+def _read(graph: FlowGraph, of: Trace | EdgeWeights, readings: bool | Literal["auto"]) -> FlowGraph:
+    """The graph with readings of its nodes, where they are wanted and there is a trace."""
+    if readings is True and not isinstance(of, Trace):
+        raise ArgumentError("readings=True needs a trace; weights alone do not hold the vectors")
+    too_many = readings == "auto" and len(graph.nodes) > READ_AT_MOST
+    if readings is False or too_many or not isinstance(of, Trace):
         return graph
-    if readings == "auto" and len(graph.nodes) > READ_AT_MOST:
-        return graph
-    return graph.with_readings(node_readings(trace_or_weights, graph.nodes))
+    return graph.with_readings(node_readings(of, graph.nodes))
 
 
 def _made_with(weights: EdgeWeights, **said: Any) -> dict[str, Any]:

@@ -116,14 +116,7 @@ def semantic_graph(
     >>> graph.readings[head].top[0][0]  # what the head writes
     ' Japanese'
     """
-    if not trace.model.anatomy.has_neurons:
-        raise UnsupportedReadingError(f"a semantic graph shows neurons: {no_neurons(trace.model.anatomy)}")
-    trace.model.anatomy.refuse_gates("a semantic graph")
-    trace.model.anatomy.refuse_exchange("a semantic graph")
-    if trace.model.anatomy.has_gaps:
-        raise UnsupportedReadingError(
-            f"a semantic graph shows heads and neurons of its layers, and some layers of {trace.model_name!r} do not attend"
-        )
+    _refuse_model(trace)
     if style not in ("flow", "visit"):
         raise ArgumentError(f"style={style!r} is not known; expected 'flow' or 'visit'")
     if style == "visit":
@@ -150,6 +143,19 @@ def semantic_graph(
         options={"select": choice.select, "sources": choice.sources, "rows": choice.rows, "neurons": choice.neurons},
     )  # fmt: skip
     return sketch.graph(info, sketch.read(trace, k))
+
+
+def _refuse_model(trace: Trace) -> None:
+    """Refuse a trace whose layers are not heads and neurons that are known."""
+    anatomy = trace.model.anatomy
+    if not anatomy.has_neurons:
+        raise UnsupportedReadingError(f"a semantic graph shows neurons: {no_neurons(anatomy)}")
+    anatomy.refuse_gates("a semantic graph")
+    anatomy.refuse_exchange("a semantic graph")
+    if anatomy.has_gaps:
+        raise UnsupportedReadingError(
+            f"a semantic graph shows heads and neurons of its layers, and some layers of {trace.model_name!r} do not attend"
+        )
 
 
 def sketched(trace: Trace, layers: tuple[int, int], positions: tuple[int, ...], *, choice: Choice) -> Sketch:
