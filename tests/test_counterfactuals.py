@@ -10,7 +10,7 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 import flowgraph as fg
 from flowgraph.errors import ArgumentError, CancelledError, NoCounterfactualError, PromptError, TargetError
 from flowgraph.tasks.kinds import FUNCTION_WORDS, KEYWORDS, LISTS, OPPOSITES
-from flowgraph.tasks.prompt_words import Spelling, is_code, like
+from flowgraph.tasks.prompt_words import Spelling, function_words, is_code, is_content, like
 from tests.conftest import JAPAN, MARY
 from tests.test_classifiers import text_model
 from tests.tiny_models import bert_tokenizer, tiny_model
@@ -30,15 +30,16 @@ PROMPTS = {
 """Prompt → a word whose exchange is among the proposals."""
 
 
-def logits_of(model, ids, position=-1, **more):
+def logits_of(model, rows, position=-1):
+    """[row, d_vocab] logits at a position, or of a classifier, by the model itself."""
     with torch.no_grad():
-        found = model.model(torch.tensor([list(ids)]), **more).logits[0].double()
-    return found if found.ndim == 1 else found[position]
+        found = model.model(torch.tensor([list(ids) for ids in rows])).logits.double()
+    return found if found.ndim == 2 else found[:, position]
 
 
 def verify(model, ids, found, position=-1):
     """Every number of the proposals, by forwards of their own."""
-    clean = logits_of(model, ids, position)
+    clean, *runs = logits_of(model, [ids, *(one.token_ids for one in found)], position)
     special = set(model.tokenizer.all_special_ids)
     a = found.target
     assert a == int(clean.argmax())
@@ -46,13 +47,12 @@ def verify(model, ids, found, position=-1):
     assert found.probability == pytest.approx(float(clean.softmax(-1)[a]), abs=1e-4)
     assert found.token_ids == tuple(ids)
     assert len({one.token_ids for one in found}) == len(found) > 0
-    for one in found:
+    for one, run in zip(found, runs, strict=True):
         assert len(one.token_ids) == len(ids)
         differ = tuple(n for n, (old, new) in enumerate(zip(ids, one.token_ids, strict=True)) if old != new)
         assert differ == one.positions
         assert differ[0] == one.position
         assert not special & {token for n in differ for token in (ids[n], one.token_ids[n])}
-        run = logits_of(model, one.token_ids, position)
         assert one.foil == int(run.argmax()) != a
         assert one.answer == model.answers.string(one.foil)
         assert one.probability == pytest.approx(float(run.softmax(-1)[one.foil]), abs=1e-4)
@@ -84,9 +84,9 @@ def test_proposals_are_what_they_say(smollm2, prompt):
 @pytest.mark.real_model
 def test_the_published_flip_is_among_them_and_they_serve_as_corrupted_prompts(smollm2):
     trace = fg.trace(smollm2, MARY, keep=())
-    found = fg.counterfactuals(smollm2, trace)
+    found = fg.counterfactuals(smollm2, trace, 3)
     assert FLIP in found.texts
-    again = fg.counterfactuals(smollm2, MARY)
+    again = fg.counterfactuals(smollm2, MARY, 3)
     assert again.items == found.items
     flip = found[found.texts.index(FLIP)]
     assert (flip.word, flip.replacement, flip.answer) == ("John", "Mary", " John")
@@ -139,9 +139,8 @@ def test_of_a_planted_model_only_what_decides_is_proposed(planted):
     assert found.answer == "Tokyo"
     assert {one.positions for one in found} == {(ids.index(PLANTED.index("Japan")),)}
     assert {(one.replacement, one.answer) for one in found} >= set(zip(COUNTRIES[1:], CAPITALS[1:], strict=True))
-    for one in found:
-        run = logits_of(planted, one.token_ids)
-        assert one.foil == int(run.argmax())
+    runs = logits_of(planted, [one.token_ids for one in found])
+    assert [one.foil for one in found] == runs.argmax(-1).tolist()
 
 
 def test_what_may_change_and_what_is_put_there_can_be_said(planted):
@@ -236,7 +235,7 @@ def test_of_two_stacks_the_encoder_reads_other_words():
         (
             {"least_gap": 1e6},
             NoCounterfactualError,
-            r"none of \d+ prompts .* a gap of \d+\.\d\d logits \(least_gap=1e\+06\)",
+            r"none of \d+ prompts .*has the answer .*, a gap of \d+\.\d\d logits, .*least_gap=1e\+06 logits",
         ),
     ],
 )
@@ -271,6 +270,11 @@ def test_words_are_cut_as_the_tokenizer_writes_them(tiny):
     assert like("Mary", "john", ignores_case=True) == "mary"
     assert is_code("def add(a, b):\n    return a +")
     assert not is_code("The war lasted (from 1742) to the end; and then it stopped.")
+    assert not any(map(is_content, ("the", "a", "x")))
+    assert is_content("war", function_words(["the", "war", "was", "long"]))
+    assert not is_content("war", function_words(["der", "Mann", "war", "in", "der", "Stadt"]))
+    assert is_content("a", code=True)
+    assert not is_content("return", code=True)
     for name in ("gpt2", "llama", "bert", "roberta"):
         loaded = tiny(name)
         spelling, text = Spelling(loaded), "the quick dog, 1742 and the dogs"

@@ -10,7 +10,7 @@ import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
-from typing import Any
+from typing import Any, NamedTuple, overload
 
 import torch
 from torch import Tensor
@@ -29,23 +29,25 @@ from ..values.arguments import takes
 from ..values.inputs import Inputs, Row
 from .examples import Prompt, prompt_ids
 from .kinds import IDENTIFIERS, LISTS, OPPOSITES
-from .prompt_words import PromptWord, Spelling, is_code, is_content, like
+from .prompt_words import PromptWord, Spelling, function_words, is_code, is_content, like
 
 _LEAST_FALL = 0.25
 """Nats by which the answer's log-probability has to fall at least."""
-_FIRST_ROWS, _ROWS, _MANY, _MOST_ROWS = 12, 8, 32, 96
-"""Prompts of the first round and of each later one; from how many on half of what is wanted is enough, twice as
-many: one; all together."""
+_FIRST_ROWS, _ROWS, _MOST_ROWS = 12, 8, 96
+"""Prompts of the first round and of each later one, and of all together."""
+_MANY, _FEW = 24, 3
+"""From how many prompts on half of what is wanted is enough, and from twice as many on a few."""
 _MOST_TOKENS = 32_768
 """Tokens of all prompts that are run, where the prompt is long."""
 _LEAST_ROWS = 24
+_LEAST_LETTERS = 4
 _TOKENS_AT_ONCE = 1_024
 _PLACES = 4
 """Places of a repeated word at which it is exchanged alone: the last ones."""
 _GUESSED, _HARDLY, _PROBABLE = 0.6, 0.3, 0.005
 """Worth, beside a word of a list, of one that the model expected, which need not fit what follows: from a probability on, and below."""
-_ASKED = 0.25
-"""Worth of a word at which the answer is read."""
+_ASKED, _CUT = 0.25, 0.3
+"""Worth of a word at which the answer is read, and of one that makes the model's answer the rest of the last word."""
 _PREDICTED = 60
 """Most probable tokens that are looked at for each word."""
 
@@ -121,7 +123,7 @@ class Counterfactuals(Result):
     probability
         Its probability, 0 … 1.
     tried
-        How many prompts were run to find them.
+        How many candidates were run to find them.
     model
         Name of the model.
     """
@@ -142,7 +144,11 @@ class Counterfactuals(Result):
     def __iter__(self) -> Iterator[Counterfactual]:
         return iter(self.items)
 
-    def __getitem__(self, number: int) -> Counterfactual:
+    @overload
+    def __getitem__(self, number: int) -> Counterfactual: ...
+    @overload
+    def __getitem__(self, number: slice) -> tuple[Counterfactual, ...]: ...
+    def __getitem__(self, number: int | slice) -> Counterfactual | tuple[Counterfactual, ...]:
         return self.items[number]
 
     def __repr__(self) -> str:
@@ -162,7 +168,7 @@ class Counterfactuals(Result):
         names = ("word", "replacement", "kind", "position", "answer", "probability", "gap", "log_gap")
         columns: dict[str, Any] = {name: [getattr(item, name) for item in self.items] for name in names}
         columns["text"] = [item.prompt if isinstance(item.prompt, str) else "" for item in self.items]
-        note = f"gap in logits, log_gap in nats; {self.tried} prompts were run"
+        note = f"gap in logits, log_gap in nats; {self.tried} candidates were run"
         return Table(repr(self), columns, words=("kind",), note=note)
 
 
@@ -184,7 +190,8 @@ def counterfactuals(
 
     A word is exchanged for one of the same list (names, countries, numbers, opposites, identifiers of a program, …), for another
     such word of the prompt, or for one that the model itself expected at its place. One that occurs several times is exchanged
-    everywhere, or at one place. Special tokens, and English words that hold a sentence together, stay.
+    everywhere, or at one place. Special tokens, and words that hold a sentence together (the, of, …; in English and six
+    other languages), stay.
 
     Parameters
     ----------
@@ -265,11 +272,12 @@ class _Runs:
 
     def __init__(self, loaded: LoadedModel, prompt: PlacedPrompt, cancel: Callable[[], bool] | None) -> None:
         row = prompt.row
-        if row.axis is not None:
-            what = "a sound" if row.source == "audio" else "an image"
+        read = row if row.encoder is None else row.encoder
+        if read.axis is not None:
+            what = "a sound" if read.source == "audio" else "an image"
             raise PromptError(f"prompt is {what}, which has no words to exchange; give the corrupted one yourself")
         self.loaded, self.prompt, self.cancel = loaded, prompt, cancel
-        self.ids = (row if row.encoder is None else row.encoder).token_ids
+        self.ids = read.token_ids
 
     def with_ids(self, ids: tuple[int, ...]) -> Row:
         """The prompt with these tokens; of an encoder–decoder the encoder's."""
@@ -284,27 +292,28 @@ class _Runs:
         size = max(1, _TOKENS_AT_ONCE // length)
         found = []
         for start in range(0, len(rows), size):
-            if self.cancel is not None and self.cancel():
-                raise CancelledError(
-                    f"the search for counterfactuals was cancelled after {start:,} of {len(rows):,} prompts of a round"
-                )
+            self._ask(len(rows))
             batch = batch_of(self.loaded, rows[start : start + size], "prompt")
             found.append(answer_logits(self.loaded, Pass(self.loaded, len(batch)).run(batch.feed), batch.positions))
-        logits = torch.cat(found)
-        if not bool(torch.isfinite(logits).all()):
-            raise NonFiniteError("the logits of a counterfactual are not finite, so that its answer is not known")
-        return logits
+        return _finite(torch.cat(found))
 
-    def expected(self, words: Sequence[PromptWord]) -> dict[PromptWord, list[tuple[int, float]]]:
+    def _ask(self, count: int) -> None:
+        if self.cancel is not None and self.cancel():
+            raise CancelledError(f"the search for counterfactuals was cancelled before {count:,} more prompts")
+
+    def states(self) -> Tensor:
+        """[position, d_model] last states of the prompt."""
+        self._ask(1)
+        return Pass(self.loaded, 1).run(batch_of(self.loaded, [self.prompt], "prompt").feed)[0]
+
+    def expected(self, words: Sequence[PromptWord], states: Tensor) -> dict[PromptWord, list[tuple[int, float]]]:
         """The most probable tokens at the place of each word that is one token; empty where the model does not predict words."""
         loaded = self.loaded
         single = [word for word in words if len(word.positions) == 1]
         if loaded.anatomy.labels is not None or self.prompt.row.encoder is not None or not single:
             return {}
         if loaded.anatomy.causal:
-            single = [word for word in single if word.positions[0] > 0]
-            batch = batch_of(loaded, [self.prompt], "prompt")
-            states = Pass(loaded, 1).run(batch.feed)[0]
+            single = [word for word in single if word.positions[0] > 0][-_AT_ONCE:]
             before = [word.positions[0] - 1 for word in single]
             parts = [
                 logits_of_states(loaded, states[before[n : n + _AT_ONCE]]) for n in range(0, len(single), _AT_ONCE)
@@ -313,11 +322,20 @@ class _Runs:
             mask = loaded.tokenizer.mask_token_id
             if mask is None:
                 return {}
+            # Each word takes a run of its own.
+            single = sorted(single, key=lambda word: abs(word.positions[0] - self.prompt.position))[:_MASKED]
             masked = [(*self.ids[: w.positions[0]], mask, *self.ids[w.positions[0] + 1 :]) for w in single]
             parts = [self.logits(masked, [word.positions[0] for word in single])] if single else []
         best = [part.softmax(-1).topk(min(_PREDICTED, part.shape[1])) for part in parts]
         rows = [row for top in best for row in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
         return {word: list(zip(*row, strict=True)) for word, row in zip(single, rows, strict=True)}
+
+
+def _finite(logits: Tensor) -> Tensor:
+    # Rows of the vocabulary that are not used may be −∞; a best token there always is.
+    if not bool(torch.isfinite(logits.logsumexp(-1)).all()):
+        raise NonFiniteError("the logits of a prompt are not finite, so that its answer is not known")
+    return logits
 
 
 @dataclass(frozen=True)
@@ -345,6 +363,16 @@ class _Kept:
     worth: float
 
 
+class _Nearest(NamedTuple):
+    """The change that came nearest to one that is kept: how far it moves the answer, by the gap if there is another one."""
+
+    change: _Change
+    foil: int
+    moved: float
+    gap: float
+    fall: float
+
+
 @dataclass(eq=False)
 class _Slot:
     """One word at one or all of its places, and what can be put there, the best guesses first."""
@@ -352,7 +380,7 @@ class _Slot:
     words: tuple[PromptWord, ...]
     repeats: bool
     changes: Iterator[_Change]
-    rank: int
+    rank: tuple[int, int]
     asks: bool
     tried: int = 0
     best: float | None = None
@@ -379,24 +407,29 @@ class _Search:
         self.least_gap, self.seed = least_gap, seed
         text = "".join(spelling.vocabulary.strings(runs.ids))
         self.code = is_code(text)
-        every = [word for word in spelling.words(runs.ids) if is_content(word.text, code=self.code)]
-        self.words = every
+        every = spelling.words(runs.ids)
+        # A protein or a molecule is written in letters, each of which is a word.
+        self.letters = len(every) > _LEAST_LETTERS and all(len(word.text) <= 2 for word in every)
+        self.holding = function_words([word.text for word in every])
+        self.words = [word for word in every if self._is_content(word.text)]
         self.groups: dict[str, list[PromptWord]] = {}
-        for word in every:
-            self.groups.setdefault(word.text.casefold(), []).append(word)
+        for word in self.words:
+            self.groups.setdefault(self._name(word), []).append(word)
         self.expected: dict[PromptWord, list[tuple[int, float]]] = {}
         self.tried = 0
-        self.nearest: tuple[float, float, _Change, int] | None = None
+        self.cut = 0
+        self.nearest: _Nearest | None = None
 
     def run(self, count: int, progress: Progress | None) -> list[_Kept]:
         """All changes that are kept, in the order in which they were tried."""
-        self.clean = self.runs.logits([self.runs.ids])[0]
+        states = self.runs.states()
+        self.clean = _finite(logits_of_states(self.runs.loaded, states[[self.runs.prompt.position]]))[0]
         given = self.runs.prompt.target
         self.target = int(self.clean.argmax()) if given is None else given
         self.probabilities = self.clean.log_softmax(-1)
         free = [word for word in self.words if self.allowed.issuperset(word.positions) or word.is_number]
         if self.given is None:
-            self.expected = self.runs.expected(free[-_AT_ONCE:])
+            self.expected = self.runs.expected(free, states)
         slots = sorted(self._slots(), key=lambda slot: slot.rank)
         most = max(_LEAST_ROWS, min(_MOST_ROWS, _MOST_TOKENS // max(len(self.runs.ids), self.runs.prompt.length)))
         kept: list[_Kept] = []
@@ -418,6 +451,14 @@ class _Search:
             progress("counterfactuals", 1.0)
         return kept
 
+    def _name(self, word: PromptWord) -> str:
+        """What words that are the same share; residues of a protein are each one of their own."""
+        alone = self.letters and not self.runs.loaded.anatomy.causal
+        return f"{word.text} {word.positions[0]}" if alone else word.text.casefold()
+
+    def _is_content(self, word: str) -> bool:
+        return self.letters or is_content(word, self.holding, code=self.code)
+
     def written(self, text: str, kind: str, word: str) -> str:
         """A word as it stands in place of another: in its capitals, unless it was given."""
         lowers = self.spelling.ignores_case
@@ -425,7 +466,9 @@ class _Search:
 
     def _enough(self, count: int) -> int:
         """How many are enough after as many tries: the more were in vain, the fewer."""
-        return count if self.tried < _MANY else (count + 1) // 2 if self.tried < 2 * _MANY else 1
+        if self.tried < _MANY:
+            return count
+        return (count + 1) // 2 if self.tried < 2 * _MANY else min(count, _FEW)
 
     def failure(self, least_gap: float) -> str:
         """Why nothing was kept, with the numbers."""
@@ -433,15 +476,23 @@ class _Search:
         said = "give words= to put in their place, or the corrupted prompt yourself"
         if not self.words:
             return f"prompt has no word to exchange: all its tokens are special, punctuation or words such as 'the'; {said}"
+        if self.nearest is None and not self.cut:
+            names = ", ".join(repr(word.text) for word in self.words[:6]) + (", …" if len(self.words) > 6 else "")
+            return f"none of the prompt's {len(self.words)} words ({names}) has another of its kind with as many tokens that may stand there; {said}"
+        cut = f" ({self.cut} of them ended in a part of a word, with the rest of it as the answer)" if self.cut else ""
+        found = f"none of {self.tried} prompts with one word exchanged{cut} moves the answer {answer!r} far enough"
         if self.nearest is None:
-            names = ", ".join(repr(word.text) for word in self.words[:6])
-            return f"none of the prompt's {len(self.words)} words ({names}{', …' if len(self.words) > 6 else ''}) has another of its kind with as many tokens; {said}"
-        gap, fall, change, foil = self.nearest
+            return f"{found}; {said}"
+        change, foil = self.nearest.change, self.runs.loaded.answers.string(self.nearest.foil)
+        other = (
+            "keeps that answer"
+            if self.nearest.foil == self.target
+            else f"has the answer {foil!r}, a gap of {self.nearest.gap:.2f} logits"
+        )
         return (
-            f"none of {self.tried} prompts with one word exchanged moves the answer {answer!r} far enough: the nearest, {change.replacement!r} for "
-            f"{change.words[0].text!r} at {change.positions[0]}, has the answer {self.runs.loaded.answers.string(foil)!r}, a gap of {gap:.2f} logits "
-            f"(least_gap={least_gap:g}), and changes the answer's log-probability by {-fall:+.2f} nats (−{_LEAST_FALL:g} or less is needed); {said}, "
-            "or choose another least_gap="
+            f"{found}: the nearest, {change.replacement!r} for {change.words[0].text!r} at {change.positions[0]}, {other}, and lowers the answer's "
+            f"log-probability by {self.nearest.fall:.2f} nats; least_gap={least_gap:g} logits and {_LEAST_FALL:g} nats are needed; {said}, or choose "
+            "another least_gap="
         )
 
     def _measured(self, slot: _Slot, change: _Change, row: Tensor) -> _Kept | None:
@@ -450,17 +501,21 @@ class _Search:
         gap = float((self.clean[a] - self.clean[foil]) - (row[a] - row[foil]))
         fall = float(self.probabilities[a] - scores[a])
         slot.tried += 1
+        asks = self._asks(change.words)
+        goes_on = self._goes_on(change.ids, foil) and not self._goes_on(self.runs.ids, a)
+        if asks and goes_on:
+            self.cut += 1
+            return None
         # Where the answer stays, the fall of its probability still says which word matters.
-        slot.best = max(slot.best or 0.0, fall if foil == a else gap)
-        if self.nearest is None or (foil != a, gap) > (self.nearest[3] != a, self.nearest[0]):
-            self.nearest = gap, fall, change, foil
+        moved = fall if foil == a else gap
+        slot.best = max(slot.best or 0.0, moved)
+        if self.nearest is None or (foil != a, moved) > (self.nearest.foil != a, self.nearest.moved):
+            self.nearest = _Nearest(change, foil, moved, gap, fall)
         if foil == a or gap < self.least_gap or fall < _LEAST_FALL:
             return None
-        if self._goes_on(change.ids, foil) and not self._goes_on(self.runs.ids, a):
-            return None
-        asks = self._asks(change.words)
         probability = float(scores[foil].exp())
-        worth = gap * (0.5 + 0.5 * probability**0.5) * change.weight * (_ASKED if asks else 1.0)
+        weight = change.weight * (_ASKED if asks else _CUT if goes_on else 1.0)
+        worth = gap * (0.5 + 0.5 * probability**0.5) * weight
         return _Kept(change, foil, probability, gap, fall, worth)
 
     def _asks(self, words: Sequence[PromptWord]) -> bool:
@@ -496,7 +551,8 @@ class _Search:
     def _slots(self) -> Iterator[_Slot]:
         for number, (name, places) in enumerate(self.groups.items()):
             kinds = self._kinds(places[0])
-            rank = 0 if kinds or places[0].is_number or len(places) > 1 else 1
+            known = kinds or places[0].is_number or len(places) > 1 or name in _OPPOSITE
+            rank = (0 if known else 1, -places[-1].positions[0])
             sets: list[tuple[PromptWord, ...]] = [(word,) for word in places[-_PLACES:]]
             if len(places) > 1:
                 sets.insert(0, tuple(places))
@@ -523,7 +579,7 @@ class _Search:
             else:
                 changed = tuple(n for n, (old, new) in enumerate(zip(self.runs.ids, ids, strict=True)) if old != new)
                 if changed and self.allowed.issuperset(changed):
-                    is_flip = is_swap and repeats and first is self.groups[first.text.casefold()][-1]
+                    is_flip = is_swap and repeats and first is self.groups[self._name(first)][-1]
                     yield _Change(tuple(ids), changed, places, text, kind, weight, is_flip)
 
     def _replacements(
@@ -534,18 +590,14 @@ class _Search:
         if self.given is not None:
             yield from ((text.strip(), "given", 1.0, False) for text in self.given if text.strip())
             return
-        if len(places) == 1:
+        if len(places) == 1 and self._name(word) == word.text.casefold():
             yield from ((text, kind, 1.0, True) for text, kind in self._swaps(word, kinds, repeats))
         here = set(self.groups)
         listed: Iterator[tuple[str, str, float, bool]] = iter(())
         if word.is_number:
             listed = ((text, "numbers", 1.0, False) for text in _numbers(word.text, draw))
         else:
-            lower = word.text.casefold()
-            for pair in OPPOSITES:
-                for one, other in (pair, pair[::-1]):
-                    if one.casefold() == lower:
-                        yield other, "opposites", 1.0, False
+            yield from ((text, "opposites", 1.0, False) for text in _OPPOSITE.get(word.text.casefold(), ()))
             drawn = [(text, kind, 1.0, False) for kind in kinds for text in _LISTS[kind] if text.casefold() not in here]
             draw.shuffle(drawn)
             listed = iter(drawn)
@@ -580,6 +632,8 @@ class _Search:
         if word.is_number:
             return []
         lower, is_proper = word.text.casefold(), word.text[:1].isupper() or self.spelling.ignores_case
+        if self.letters:
+            return ["alphabet"] if self.runs.loaded.anatomy.causal else []
         if self.code:
             # Names of a program are of its own choice; letters stand for letters.
             return ["letters" if len(word.text) == 1 else "identifiers"]
@@ -591,17 +645,22 @@ class _Search:
     def _predicted(self, word: PromptWord) -> Iterator[tuple[str, float]]:
         for token, probability in self.expected.get(word, ()):
             body, lead = self.spelling.form(token)
-            if lead == word.lead and _case(body) == _case(word.text) and is_content(body, code=self.code):
+            if lead == word.lead and _case(body) == _case(word.text) and self._is_content(body):
                 yield body, probability
 
 
-_AT_ONCE = 64
-"""Words whose places are looked at for what the model expected there: the last ones."""
+_AT_ONCE, _MASKED = 64, 16
+"""Words whose places are looked at for what the model expected there: the last ones, of masked models the nearest."""
 _LISTS: dict[str, tuple[str, ...]] = {
     **LISTS,
+    "alphabet": tuple("ABCDEFGHIJKLMNOPQRSTUVWXYZ"),
     "letters": tuple(name for name in IDENTIFIERS if len(name) == 1),
     "identifiers": tuple(name for name in IDENTIFIERS if len(name) > 1),
 }
+_OPPOSITE: dict[str, list[str]] = {}
+for _one, _other in OPPOSITES:
+    _OPPOSITE.setdefault(_one.casefold(), []).append(_other)
+    _OPPOSITE.setdefault(_other.casefold(), []).append(_one)
 _LISTS_LOWER = {name: {word.casefold(): word for word in some} for name, some in LISTS.items()}
 _PROPER = tuple(
     name for name, some in LISTS.items() if some[0][0].isupper() and name not in ("days", "months", "continents")

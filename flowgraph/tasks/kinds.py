@@ -177,6 +177,26 @@ _FUNCTION_WORDS = """
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 """Words that hold a sentence together; they are never exchanged, and nothing is exchanged for them."""
 
+_FUNCTION_WORDS_OF = {
+    "German": """der die das den dem des ein eine einen einem einer und oder aber denn weil dass wenn als wie ob ist sind war waren sein wird
+        werden hat haben hatte ich du er sie es wir ihr mein dein sein ihr unser nicht kein keine auch noch nur schon so zu zum zur von vom in im
+        an am auf aus bei beim mit nach vor unter durch gegen um bis seit was wer wo wann warum dieser diese dieses""",
+    "French": """le la les un une des du de d l et ou mais donc car que qui quoi dont quand comme si est sont était être a ont avait avoir je tu
+        il elle on nous vous ils elles mon ma mes ton ta tes son sa ses notre votre leur leurs ne pas plus en au aux dans sur sous par pour avec
+        sans chez entre ce cet cette ces se s n c j m t qu y""",
+    "Spanish": """el la los las un una unos unas de del y o pero porque que quien cuando como si es son era eran ser está están ha han había yo tú
+        él ella nosotros ellos ellas mi tu su sus nuestro no en a al por para con sin sobre entre hasta desde este esta estos estas se lo le les más
+        muy donde""",
+    "Italian": """il lo la i gli le un uno una di del dello della dei delle e o ma perché che chi quando come se è sono era essere ha hanno aveva io
+        tu lui lei noi voi loro mio tuo suo non in nel nella a al alla da dal dalla per con su sul sulla tra fra questo questa si ci più dove""",
+    "Portuguese": """o a os as um uma de do da dos das e ou mas porque que quem quando como se é são era ser está tem têm eu tu ele ela nós eles elas
+        meu seu sua não em no na nos nas ao à por para com sem sobre entre até este esta isso mais onde""",
+    "Dutch": """de het een en of maar want omdat dat die als hoe is zijn was waren wordt worden heeft hebben had ik jij je hij zij ze wij we mijn jouw
+        haar ons niet geen ook nog van in op aan uit bij met naar voor door tegen om tot sinds wat wie waar wanneer deze dit te er""",
+}
+FUNCTION_WORDS_OF = {language: frozenset(some.split()) for language, some in _FUNCTION_WORDS_OF.items()}
+"""The same of some other languages."""
+
 _KEYWORDS = """
     def return import from as class for while if elif else in is not and or with try except finally raise lambda yield pass break
     continue none true false self print range len int str float bool list dict set tuple var let const function new this null

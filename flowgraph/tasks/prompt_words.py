@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import PromptError
 from ..models import LoadedModel
-from .kinds import FUNCTION_WORDS, KEYWORDS
+from .kinds import FUNCTION_WORDS, FUNCTION_WORDS_OF, KEYWORDS
 
 _CONTINUES = "##"
 """What a piece within a word begins with, where tokens have no spaces."""
@@ -41,7 +41,7 @@ class PromptWord:
     @property
     def is_number(self) -> bool:
         """Whether it is made of digits."""
-        return self.text.isdigit()
+        return self.text.isdecimal()
 
 
 class Spelling:
@@ -80,7 +80,7 @@ class Spelling:
             inside = text.startswith(_CONTINUES) and len(text) > len(_CONTINUES)
             body = text.removeprefix(_CONTINUES) if inside else text.lstrip()
             lead = "" if inside else text[: len(text) - len(body)]
-            kind = "letters" if body.isalpha() else "digits" if body.isdigit() else ""
+            kind = "letters" if body.isalpha() else "digits" if body.isdecimal() else ""
             joins = kind == before and not lead and (inside or self.carries_spaces)
             if kind and joins:
                 last = found[-1]
@@ -103,7 +103,7 @@ class Spelling:
         """Text and lead of a token that is a word; two empty ones if it is none."""
         string = "" if token in self.special else self.vocabulary.string(token)
         body = string.lstrip()
-        return (body, string[: len(string) - len(body)]) if body.isalpha() or body.isdigit() else ("", "")
+        return (body, string[: len(string) - len(body)]) if body.isalpha() or body.isdecimal() else ("", "")
 
     def _written(self, text: str, lead: str) -> tuple[int, ...] | None:
         wanted = self._cased(lead + text)
@@ -150,13 +150,20 @@ def like(entry: str, word: str, *, ignores_case: bool = False) -> str:
     return entry[:1].upper() + entry[1:]
 
 
-def is_content(word: str, *, code: bool = False) -> bool:
-    """Whether a word says something by itself: a number, or no word that holds a sentence or a program together."""
-    if word.isdigit():
+def function_words(words: Sequence[str]) -> frozenset[str]:
+    """The words that hold a text together: those of English, and of the language that the text has most of such words of."""
+    here = {word.lower() for word in words}
+    # English first, which wins where two have as many.
+    return FUNCTION_WORDS | max((FUNCTION_WORDS, *FUNCTION_WORDS_OF.values()), key=lambda some: len(here & some))
+
+
+def is_content(word: str, holding: frozenset[str] = FUNCTION_WORDS, *, code: bool = False) -> bool:
+    """Whether a word says something by itself: a number, or no word that holds a sentence (``holding``) or a program together."""
+    if word.isdecimal():
         return True
     if code:
-        return word.lower() not in KEYWORDS and (len(word) == 1 or word.lower() not in FUNCTION_WORDS)
-    return len(word) > 1 and word.lower() not in FUNCTION_WORDS
+        return word.lower() not in KEYWORDS and (len(word) == 1 or word.lower() not in holding)
+    return len(word) > 1 and word.lower() not in holding
 
 
 def is_code(text: str) -> bool:
