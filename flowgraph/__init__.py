@@ -27,7 +27,7 @@ Test: ablation, patching, attribution, tasks
     target_rank, task, TaskData, Example, corrupt, counterfactuals, Counterfactuals, Counterfactual
 Find circuits: search, faithfulness, roles of heads
     discover, discovery_size, circuit_edges, CircuitEdges, faithfulness, Faithfulness, completeness, Completeness, minimality, Minimality, compare,
-    CircuitOverlap, graph_faithfulness, GraphFaithfulness, head_roles, HeadRoles
+    CircuitOverlap, explain_answer, graph_faithfulness, GraphFaithfulness, head_roles, HeadRoles
 Files: graphs of this and other programs; what is saved is saved by its own ``save``
     import_graph
 Errors: what is refused
@@ -67,6 +67,7 @@ if TYPE_CHECKING:
     from .circuits.comparison import CircuitOverlap, compare
     from .circuits.completeness import Completeness, Minimality, completeness, minimality
     from .circuits.discovery import discover, discovery_size
+    from .circuits.explain_answer import explain_answer
     from .circuits.faithfulness import Faithfulness, faithfulness
     from .circuits.graph_faithfulness import GraphFaithfulness, graph_faithfulness
     from .circuits.roles import HeadRoles, head_roles
@@ -169,6 +170,7 @@ _WHERE = {
     "circuits.comparison": ("CircuitOverlap", "compare"),
     "circuits.completeness": ("Completeness", "Minimality", "completeness", "minimality"),
     "circuits.discovery": ("discover", "discovery_size"),
+    "circuits.explain_answer": ("explain_answer",),
     "circuits.faithfulness": ("Faithfulness", "faithfulness"),
     "circuits.graph_faithfulness": ("GraphFaithfulness", "graph_faithfulness"),
     "circuits.roles": ("HeadRoles", "head_roles"),
@@ -268,7 +270,7 @@ __all__ = [
     "__version__", "ablate", "alti_logit", "attention_figure", "attention_flow", "attention_rollout",
     "build_graph", "circuit_edges", "compare", "completeness", "connected_flow", "corrupt", "counterfactuals", "critical_levels",
     "direct_logit_attribution", "discover", "discovery_size", "edge_effects", "edge_mass", "edge_scores", "edge_tokens",
-    "edge_tokens_figure", "edge_weights", "experts", "faithfulness", "flow_edges", "flow_graph", "gradients", "graph_faithfulness", "head_circuit",
+    "edge_tokens_figure", "edge_weights", "experts", "explain_answer", "faithfulness", "flow_edges", "flow_graph", "gradients", "graph_faithfulness", "head_circuit",
     "head_circuit_figure", "head_effects", "head_roles", "head_scores", "head_scores_figure", "head_view",
     "import_graph", "influence", "inputs", "integrated_attribution", "keep_strongest", "kl_divergence", "lens_figure", "load_model",
     "log_probability", "logit_difference", "logit_lens", "mass", "matrix_figure", "merge_parallel", "minimality",

@@ -14,10 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from .kept_answer import KeptAnswer
+from .kept_answer import Kept, KeptAnswer
 
-SIZES = (8, 12, 16, 20, 25, 32, 40, 50, 64, 80, 100, 130, 170, 220, 300)
-"""Numbers of parts at which the curve of the first parts by score is measured."""
 _TOP = 1.2
 """Keeping more than this is no merit: what works against the answer is then left out on purpose."""
 _BEGINNINGS = (0.02, 0.1, 0.25)
@@ -38,17 +36,20 @@ class EffectSearch:
         Called with what is being done, in words, before each step.
     rows
         Number of rows that were run.
+    scored
+        Sum of the scores of all parts. Far from 1 the gradients do not see the way: attention is saturated, say.
     """
 
     answer: KeptAnswer
     goal: float = 0.8
     tell: Callable[[str], None] = lambda _stage: None
     rows: int = field(default=0, init=False)
+    scored: float = field(default=float("nan"), init=False)
 
-    def f(self, pictures: Sequence[Int[Tensor, "n"]]) -> Float[Tensor, "picture"]:
-        """[picture] the part of the answer that each keeps: the mean over the counterfactuals."""
+    def f(self, pictures: Sequence[Tensor]) -> Float[Tensor, "picture"]:
+        """[picture] the part of the answer that each keeps, [numbers of its parts]: the mean over the counterfactuals."""
         self.rows += len(pictures) * self.answer.pairs
-        return self.answer.f(self.answer.numbers.mask(pictures)).mean(1).cpu()
+        return self.answer.f(self.answer.numbers.mask(pictures)).mean(1).double().cpu()
 
     def scores(self, within: Int[Tensor, "n"] | None = None, points: int = 8) -> Float[Tensor, "part"]:
         """[part] ∫ ∂f/∂g over the gate that all parts ``within`` share; −∞ of all others. f is the mean of both measures here."""
@@ -59,6 +60,20 @@ class EffectSearch:
         places = (torch.arange(points, device="cpu") + 0.5) / points
         return self._slopes(on.float() * places[:, None]).masked_fill(~on, -torch.inf)
 
+    def effects(self, shown: Int[Tensor, "n"], points: int = 8) -> Float[Tensor, "part"]:
+        """[part] ∫ ∂m/∂g over the gate that all shown parts share, m the first measure in its unit; −∞ of what is not shown.
+
+        Effects sum to what the picture keeps of the gap, up to the error of the quadrature.
+        """
+        on = torch.zeros(len(self.answer.numbers), device="cpu").index_fill(0, shown, 1).bool()
+        places = (torch.arange(points, device="cpu") + 0.5) / points
+        gaps = self.answer.gaps[:, 0]
+
+        def measured(kept: Kept, pair: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
+            return kept.by_measure[:, 0] * gaps[pair.to(gaps.device)]
+
+        return self._slopes(on.float() * places[:, None], measured).masked_fill(~on, -torch.inf)
+
     def additions(self, keep: Int[Tensor, "n"]) -> Float[Tensor, "part"]:
         """[part] ∂f/∂g of what is not shown, beside a picture; −∞ of what is."""
         valid = self.answer.runs.valid
@@ -67,8 +82,12 @@ class EffectSearch:
         beginnings = torch.tensor(_BEGINNINGS, device="cpu")
         return self._slopes(shown + rest * beginnings[:, None]).masked_fill(rest == 0, -torch.inf)
 
-    def _slopes(self, gates: Float[Tensor, "row part"]) -> Float[Tensor, "part"]:
-        """[part] mean of ∂f/∂gate over rows and counterfactuals."""
+    def _slopes(
+        self,
+        gates: Float[Tensor, "row part"],
+        measured: Callable[[Kept, Tensor], Tensor] = lambda kept, _pair: kept.by_measure.mean(1),
+    ) -> Float[Tensor, "part"]:
+        """[part] mean over rows and counterfactuals of ∂/∂gate of what is measured: the mean part of both measures that is kept."""
         answer, total = self.answer, torch.zeros(gates.shape[1], device="cpu")
         rows = gates.repeat_interleave(answer.pairs, 0)
         pair = torch.arange(answer.pairs, device="cpu").repeat(len(gates))
@@ -76,20 +95,56 @@ class EffectSearch:
         step = answer.runs.rows_at_once()
         for start in range(0, len(rows), step):
             leaf = rows[start : start + step].clone().requires_grad_()
-            kept = answer.kept(leaf, pair[start : start + step]).by_measure.mean(1).sum()
-            (slope,) = torch.autograd.grad(kept, leaf)
+            own = pair[start : start + step]
+            (slope,) = torch.autograd.grad(measured(answer.kept(leaf, own), own).sum(), leaf)
             total += slope.float().sum(0) / len(rows)
         return total
 
-    def shortest(self, order: Int[Tensor, "n"]) -> tuple[int, Float[Tensor, "size"]]:
-        """The first of :data:`SIZES` at which the first parts of an order keep enough, the last one if none does, and the curve."""
-        f = self.f([order[:n] for n in SIZES])
-        return next((n for n, kept in zip(SIZES, f.tolist(), strict=True) if kept >= self.goal), SIZES[-1]), f
+    def chosen(self, most: int) -> Int[Tensor, "n"]:
+        """The parts of a picture of at most ``most``: those of the best scores, by exact runs of several choices.
+
+        The first choice is by scores among all parts; the second by scores within eight times as many, the weaker half of which is
+        taken out again and again. Where the better one keeps less than the goal, parts are exchanged by exact runs.
+        """
+        self.tell("scoring every part")
+        scores = self.scores(points=4)
+        self.scored = float(scores[self.answer.runs.valid].sum())
+        order = scores.argsort(descending=True)[: int(self.answer.runs.valid.sum())]
+        first = keep = order[:most]
+        if len(order) > most:
+            keep = order[: 8 * most]
+            while len(keep) > most:
+                self.tell(f"scoring within {len(keep)} parts")
+                keep = self.scores(keep, points=4).topk(max(most, len(keep) // 2)).indices
+        kept = self.f([first, keep])
+        best = int(kept.argmax())
+        keep, f = (first, keep)[best], float(kept[best])
+        return keep if f >= self.goal else self.improved(keep, f)
+
+    def improved(self, keep: Int[Tensor, "n"], f: float, *, rounds: int = 2, width: int = 24) -> Int[Tensor, "n"]:
+        """As many parts that keep more: the parts that help most come in, the most dispensable go out, by exact runs."""
+        size = len(keep)
+        for _ in range(rounds):
+            self.tell("exchanging parts")
+            gains = self.additions(keep)
+            new = gains.topk(min(width, int(torch.isfinite(gains).sum()))).indices
+            added = self.f([torch.cat([keep, one[None]]) for one in new])
+            larger = torch.cat([keep, new[added.topk(min(len(new), max(4, size // 5))).indices]])
+            without = self.f([torch.cat([larger[:i], larger[i + 1 :]]) for i in range(len(larger))])
+            out = without.topk(len(larger) - size).indices
+            larger = larger[torch.ones(len(larger), device="cpu").bool().index_fill(0, out, False)]
+            kept = float(self.f([larger])[0])
+            if kept <= f:
+                break
+            keep, f = larger, kept
+            if f >= self.goal:
+                break
+        return keep
 
     def pruned(self, keep: Int[Tensor, "n"], *, rate: float = 0.25) -> tuple[Int[Tensor, "m"], float]:
         """Take out parts while enough is kept: each one's worth by an exact run without it, the most dispensable together."""
         f, fresh = self.f([keep])[0].item(), True
-        known = torch.zeros(len(self.answer.numbers), device="cpu")
+        known = torch.zeros(len(self.answer.numbers), dtype=torch.float64, device="cpu")
         while len(keep) > 1 and f >= self.goal:
             n = len(keep)
             tested = torch.arange(n, device="cpu")
@@ -113,16 +168,6 @@ class EffectSearch:
                 break
             keep, f = smaller[best], kept[best]
         return keep, f
-
-    def rescored(self, order: Int[Tensor, "n"], *, start: int = 400, stop: int = 60) -> Int[Tensor, "m"]:
-        """An order of the best parts by scores within what is left of them, the weakest third taken out again and again."""
-        keep = order[:start]
-        while len(keep) > stop:
-            smaller = self.scores(keep, points=4).topk(int(len(keep) * 0.65)).indices
-            if self.f([smaller])[0] < 0.95:
-                break
-            keep = smaller
-        return self.scores(keep, points=4).argsort(descending=True)[: len(keep)]
 
     def exchanged(
         self, keep: Int[Tensor, "n"], f: float, *, rounds: int = 3, width: int = 48

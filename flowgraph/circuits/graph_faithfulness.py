@@ -144,16 +144,31 @@ class GraphFaithfulness(Result):
         """
         foils = " or ".join(dict.fromkeys(_quoted(foil) for foil in self.foils))
         words = ", ".join(f"{_quoted(other)} for {_quoted(own)}" for own, other in self.counterfactuals)
-        several = "" if len(self.foils) == 1 else f" ({_percent(self.band[0])} to {_percent(self.band[1])})"
+        several = "" if len(self.foils) == 1 else f" ({percent(self.band[0])} to {percent(self.band[1])})"
         chance = []
         if self.blind.size:
-            chance.append(f"random pictures of as many parts {_percent(self.random)}")
+            chance.append(f"random pictures of as many parts {percent(self.random)}")
         if self.matched is not None and self.matched.size:
             chance.append(
-                f"other heads at the same places {_percent(float(self.matched.mean()))} (at most {_percent(float(self.matched.max()))})"
+                f"other heads at the same places {percent(float(self.matched.mean()))} (at most {percent(float(self.matched.max()))})"
             )
-        said = f"keeps {_percent(self.f)}{several} of {_quoted(self.answer)} rather than {foils} ({words}) with {self._parts}"
+        said = f"keeps {percent(self.f)}{several} of {_quoted(self.answer)} rather than {foils} ({words}) with {self._parts}"
         return "; ".join([said, *chance])
+
+    def statement(self) -> dict[str, Any]:
+        """Plain data for a graph's files: ``text``, and the numbers behind it."""
+        low, high = self.band
+        found: dict[str, Any] = {
+            "text": self.caption(), "f": self.f, "low": low, "high": high, "lost": self.lost, "rank": self.rank,
+            "probability": self.probability, "terms": self.terms, "outputs": self.outputs, "possible": self.possible,
+            "answer": self.answer, "foils": list(self.foils), "counterfactuals": [list(pair) for pair in self.counterfactuals],
+            "how": self.how,
+        }  # fmt: skip
+        if self.blind.size:
+            found["random"] = self.random
+        if self.matched is not None and self.matched.size:
+            found["other_heads"] = float(self.matched.mean())
+        return found
 
     @property
     def _parts(self) -> str:
@@ -405,7 +420,8 @@ def _quoted(text: str) -> str:
     return f"“{printable(text)}”"
 
 
-def _percent(part: float) -> str:
+def percent(part: float) -> str:
+    """A part in whole percent."""
     # A tiny negative number is rounded to 0 without its sign.
     return f"{round(100 * part) + 0} %"
 

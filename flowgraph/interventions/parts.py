@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Int
+from jaxtyping import Bool
 from torch import Tensor
 
 from ..errors import ArgumentError
@@ -130,7 +130,7 @@ class PartNumbers:
         """The parts of several numbers, in their order."""
         return map(self.part, numbers)
 
-    def mask(self, pictures: Iterable[Int[Tensor, "picture"]]) -> Bool[Tensor, "row part"]:
-        """[row, part] True at the numbers of each picture."""
+    def mask(self, pictures: Iterable[Tensor]) -> Bool[Tensor, "row part"]:
+        """[row, part] True at the numbers of each picture, [part of it]."""
         rows = [torch.zeros(len(self), dtype=torch.bool, device="cpu").index_fill(0, one, True) for one in pictures]
         return torch.stack(rows)

@@ -19,7 +19,7 @@ from .arguments import takes
 from .explanation import Explanation
 from .graph_chart import EDGE_ATTRIBUTES, diagram, edge_table
 from .graph_columns import EDGE_COLUMNS, EDGE_KINDS, UNITS, EdgeKind, GraphColumns, Role, Unit
-from .graph_info import info_dict
+from .graph_info import KEPT, info_dict
 from .mass import Measured, carrying, into_start, mass, measured
 from .node import Node
 from .reading import NodeReading
@@ -53,6 +53,14 @@ class Roles(Protocol):
 
     def of(self, node: Node) -> Mapping[str, float]:
         """Role → the score behind it."""
+
+
+@runtime_checkable
+class Measurement(Protocol):
+    """What was measured of a picture, as :class:`flowgraph.GraphFaithfulness` says it."""
+
+    def statement(self) -> Mapping[str, Any]:
+        """Plain data, with a sentence under ``"text"``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,6 +150,10 @@ class FlowGraph(GraphColumns, Result):
             return whole.keep(edges, **filters)
         columns = {name: getattr(self, name)[edges].copy() for name in EDGE_COLUMNS}
         used = np.unique(np.concatenate([columns["source"], columns["target"]]))
+        info = replace(self.info, filters={**self.info.filters, **filters})
+        if len(edges) < len(self):
+            # What was measured is of the whole picture.
+            info = replace(info, provenance={k: v for k, v in info.provenance.items() if k != KEPT})
         renumber = np.full(len(self.nodes), -1)
         renumber[used] = np.arange(len(used))
         columns["source"], columns["target"] = renumber[columns["source"]], renumber[columns["target"]]
@@ -150,7 +162,7 @@ class FlowGraph(GraphColumns, Result):
         return FlowGraph(
             nodes=nodes,
             **columns,
-            info=replace(self.info, filters={**self.info.filters, **filters}),
+            info=info,
             readings=tuple(self.readings[i] for i in used) if self.readings else (),
             undefined=tuple(node for node in self.undefined if node in kept),
             unit=None if self.unit is None else self.unit[edges].copy(),
@@ -202,6 +214,17 @@ class FlowGraph(GraphColumns, Result):
         return replace(
             self, roles=tuple(found[node.layer, node.head] if node.kind == "head" else () for node in self.nodes)
         )
+
+    def with_faithfulness(self, found: Measurement) -> FlowGraph:
+        """The same graph, whose captions and files say how much of the answer it keeps.
+
+        Parameters
+        ----------
+        found
+            Result of :func:`flowgraph.graph_faithfulness` for this very graph. A smaller graph made of this one says nothing of it.
+        """
+        provenance = {**self.info.provenance, KEPT: dict(found.statement())}
+        return replace(self, info=replace(self.info, provenance=provenance))
 
     def caption(self) -> str:
         """One line that says model, prompt, method, filters and how much is hidden.

@@ -12,6 +12,12 @@ DEFAULT_METHOD: Final = "proximity"
 UNNAMED: Final = "unknown"
 """``GraphInfo.model`` of a file that names no model."""
 
+EFFECT: Final = "effect"
+"""Method of a graph whose parts were chosen for what they do to the answer; its numbers are effects, and no flow."""
+
+KEPT: Final = "kept"
+"""Entry of ``GraphInfo.provenance`` with what was measured of a picture: how much of the answer it keeps."""
+
 Whole = Literal["method", "file", "shares"]
 
 
@@ -68,7 +74,8 @@ class GraphInfo:
     provenance
         All that is needed to make the graph again: ``config`` and ``weights``, digests of the model's, its ``revision`` if one was
         given, ``dtype``, ``token_ids`` of the prompt, versions of ``flowgraph``, ``torch`` and ``transformers``, and ``made_by``,
-        the call or the command line. Empty if it is not known, as for files of earlier releases.
+        the call or the command line; ``kept``, what was measured of the picture by :func:`flowgraph.graph_faithfulness`. Empty if it
+        is not known, as for files of earlier releases.
     flow_into, total_flow
         Label of the node that ``FlowGraph.flow`` runs into, and the sum of that flow over every edge of the whole graph, with the
         edges that a filter took away. None while no edge was taken away and nothing was summed.
@@ -141,7 +148,7 @@ class GraphInfo:
     @property
     def provenance_text(self) -> str:
         """One line that names the model's digests, versions, token ids and the call; empty where nothing is known."""
-        known = {name: value for name, value in self.provenance.items() if value not in (None, "")}
+        known = {name: value for name, value in self.provenance.items() if value not in (None, "") and name != KEPT}
         return "; ".join(
             f"{name.replace('_', ' ')} {' '.join(map(str, value)) if isinstance(value, list) else value}"
             for name, value in known.items()

@@ -24,11 +24,11 @@ from ..errors import ArgumentError
 from .arguments import takes
 from .connected_flow import connected_flow, start_index
 from .graph_columns import GraphColumns
-from .graph_info import Whole
+from .graph_info import EFFECT, Whole
 from .node import Node, label
 
 G = TypeVar("G", bound=GraphColumns)
-_WITHOUT_FLOW = ("semantic", "visit")
+_WITHOUT_FLOW = ("semantic", "visit", EFFECT)
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from ...charts import rendering
 from ...charts.text import printable, prompt_line, visible
-from ...values.flow_graph import FlowGraph
-from ...values.graph_info import UNNAMED, GraphInfo
+from ...values.flow_graph import EDGE_KINDS, FlowGraph
+from ...values.graph_info import EFFECT, KEPT, UNNAMED, GraphInfo
 from ...version import __version__
 
 _LONGEST_PROMPT = 80
@@ -31,6 +31,7 @@ def caption(graph: FlowGraph) -> str:
         *reading_texts(graph),
         *filter_texts(graph),
         edges_text(graph),
+        *kept_texts(graph.info),
         f"flowgraph {__version__}",
     ]
     return " · ".join(filter(None, parts))  # a file of another program may say no prompt
@@ -99,6 +100,13 @@ def limit_texts(info: GraphInfo) -> list[str]:
     return texts
 
 
+def kept_texts(info: GraphInfo) -> list[str]:
+    """How much of the answer the picture keeps, where that was measured."""
+    kept = info.provenance.get(KEPT)
+    text = kept.get("text") if isinstance(kept, Mapping) else None
+    return [printable(text)] if isinstance(text, str) and text else []
+
+
 def reading_texts(graph: FlowGraph) -> list[str]:
     """What of the attention to an encoder is read, and in whose words; nothing where every vector lies in one space."""
     if not any(node.kind in ("cross_key", "cross_value") for node in graph.nodes):
@@ -121,9 +129,24 @@ def filter_texts(graph: FlowGraph) -> list[str]:
 
 def edges_text(graph: FlowGraph) -> str:
     """``N of M edges, x % of the mass`` of the whole graph as it is."""
+    if graph.info.method == EFFECT:
+        return f"{parts_text(graph)} of {graph.info.total_edges:,} parts"
     weighted = int((~graph.structural).sum())
     text = f"{weighted:,} of {graph.info.total_edges:,} edges, {percent(graph.kept_mass)} {mass_of(graph)}"
     return text if weighted == len(graph) else f"{text}, and {len(graph) - weighted:,} without a number"
+
+
+def parts_text(graph: FlowGraph) -> str:
+    """How many attention terms, and MLPs, a graph of parts shows."""
+    kinds = [EDGE_KINDS[kind] for kind, structural in zip(graph.kind, graph.structural, strict=True) if not structural]
+    counts = [
+        (kinds.count("attention"), "attention term"),
+        (kinds.count("mlp"), "MLP"),
+        (kinds.count("mixer"), "mixer"),
+    ]
+    return " and ".join(
+        f"{count:,} {name}{'' if count == 1 else 's'}" for count, name in counts if count or name != "mixer"
+    )
 
 
 def mass_of(graph: FlowGraph) -> str:

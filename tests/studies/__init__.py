@@ -1,0 +1,1 @@
+"""Studies: measurements that take longer than a test run, whose tables stand in the documentation."""
