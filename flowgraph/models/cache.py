@@ -8,6 +8,7 @@ Layout of the cache folder::
     .smollm2.lock                held by the process that makes, replaces or removes the model
     .smollm2.<token>.partial/    a folder in the making, or one on its way out
     .rows/                       what searches found in models, see models/discovery/kept.py
+    .proofs/                     what was proved of models from files, see models/kept_proof.py
 
 A model is made in a partial folder, flushed to the disk and renamed into place, so that the folder with the
 plain name is always whole. The holder of the lock may delete every partial folder of that model: its maker is

@@ -33,12 +33,13 @@ from .discovery import can_search, found_and_proved, found_stages
 from .eager import lock_of, share_lock
 from .families import FAMILIES
 from .hooks import hooks_on
+from .kept_proof import Proof, Prover
 from .kinds import kind_of, medium_of, quantised, task_of
 from .media import layout_of, probe_feed
 from .options import Options
 from .parameters import input_embeddings, is_away, is_in_place, key_of, matrix_of, packing_of, version
 from .plain import form_of
-from .proof import TOLERANCE, OwnAttention, own_attention, own_name, prove
+from .proof import TOLERANCE, OwnAttention, own_attention, own_name, prove, prove_and_answer
 from .readout import with_readout
 from .sources import Opened, first_line, open_model
 from .stacks import SOURCE, encoder_of
@@ -84,7 +85,9 @@ class LoadedModel:
     vocabulary
         Its tokens as strings.
     proof
-        Identity → largest relative error seen when the model was attached.
+        Identity → largest relative error seen when the model was proved: when it was attached, or at an earlier opening of the same
+        files with the same versions, number type and device (``proof.is_kept``). ``proof.made``, ``proof.torch`` and
+        ``proof.transformers`` say when and with what; see :class:`flowgraph.models.kept_proof.Proof`.
     revision
         Branch, tag or commit of the hub's repository, as given by the caller; None without one.
     own_attention
@@ -105,7 +108,7 @@ class LoadedModel:
     tokenizer: Any
     anatomy: Anatomy
     vocabulary: Vocabulary
-    proof: dict[str, float]
+    proof: Proof
     revision: str | None = None
     own_attention: OwnAttention | None = None
     processor: Any = None
@@ -430,7 +433,7 @@ def load_model(
             )
         added = add_adapter(opened.model, options.adapter)
         name = f"{opened.name}+{added.name}"
-        return replace(_attach(replace(opened, name=name, model=added.model), revision), adapter=added)
+        return replace(_attach(replace(opened, name=name, model=added.model, files=""), revision), adapter=added)
     if not isinstance(name_or_path_or_model, nn.Module):
         raise ArgumentError(
             f"load_model got {type(name_or_path_or_model).__name__}; expected a name, a folder, a Hugging Face model, a module of "
@@ -468,14 +471,19 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
     made_of = _kinds_of_modules(model)
     with lock_of(model), _understood(model):
         # Proof and comparison run the model under hooks, so they hold its lock.
-        anatomy, proof = _parts(model, keep=opened.is_fresh)
+        prover = Prover(model, _proof_and_answer, opened.files)
+        anatomy, proof = _parts(model, prover, keep=opened.is_fresh)
         if anatomy.embedding is None:
             layout, proved = layout_of(anatomy)
-            anatomy, proof = replace(anatomy, layout=layout), proof | proved
-        anatomy, proof = with_readout(anatomy, proof)
+            anatomy, proof = replace(anatomy, layout=layout), proof.with_more(proved)
+        anatomy, proved = with_readout(anatomy)
+        proof = proof.with_more(proved)
         if stacks:
             anatomy = replace(anatomy, sources={part: one.anatomy for part, one in stacks.items()})
-        own, hooks = own_attention(anatomy), hooks_on(model)
+        own, hooks = prover.own_attention(anatomy), hooks_on(model)
+        made_of_now = _kinds_of_modules(model)
+        if made_of_now != made_of:
+            prover.forget()
         # Without a token embedding the only tokens are those that are scored, such as letters of a sound.
         table = anatomy.embedding
         rows = (0 if anatomy.labels else anatomy.d_vocab) if table is None else int(table.weight.shape[0])
@@ -502,7 +510,7 @@ def _attach(opened: Opened, revision: str | None = None) -> LoadedModel:
             "positions there, and layers are counted without them",
             stacklevel=3,
         )
-    _warn_of_replaced(name, made_of, _kinds_of_modules(model))
+    _warn_of_replaced(name, made_of, made_of_now)
     _warn_of(name, own, stacklevel=4)
     vocabulary = Vocabulary(tokenizer, rows)
     if anatomy.exchanges:
@@ -541,12 +549,12 @@ def _stages(loaded: LoadedModel) -> dict[str, LoadedModel]:
             layout, proved = layout_of(anatomy)
             name = f"{loaded.name} stage {n}"
             stages[f"stage {n}"] = replace(
-                loaded, name=name, anatomy=replace(anatomy, layout=layout), proof=proof | proved
+                loaded, name=name, anatomy=replace(anatomy, layout=layout), proof=Proof(proof | proved)
             )
     return stages
 
 
-def _parts(model: Any, *, keep: bool) -> tuple[Anatomy, dict[str, float]]:
+def _parts(model: Any, prover: Prover, *, keep: bool) -> tuple[Anatomy, Proof]:
     """The model's parts with their proof: by a row, else by search. Where they disagree, the proof decides.
 
     Raises
@@ -555,12 +563,12 @@ def _parts(model: Any, *, keep: bool) -> tuple[Anatomy, dict[str, float]]:
         If neither is proved; the message is the row's, with what the search says after it.
     """
     try:
-        return _by_row(model)
+        return _by_row(model, prover)
     except ArchitectureError as by_row:
         if not can_search(model):
             raise
         try:
-            found = found_and_proved(model, _proof, keep=keep)
+            found, _ = found_and_proved(model, prover, keep=keep)
         except ArchitectureError as by_search:
             raise ArchitectureError(
                 f"{str(by_row).rstrip('.')}. Nor are its parts found by search: {by_search}"
@@ -577,7 +585,7 @@ def _parts(model: Any, *, keep: bool) -> tuple[Anatomy, dict[str, float]]:
                 f"{str(by_row).rstrip('.')}. The row is set aside, and the parts that a search found are proved and used",
                 stacklevel=4,
             )
-        return found
+        return found, prover.proof
 
 
 def _fails_in_its_type(model: Any, error: BaseException) -> str:
@@ -611,10 +619,10 @@ def _fails_in_its_type(model: Any, error: BaseException) -> str:
     )
 
 
-def _by_row(model: Any) -> tuple[Anatomy, dict[str, float]]:
+def _by_row(model: Any, prover: Prover) -> tuple[Anatomy, Proof]:
     """The model's parts by a row, with their proof."""
     with _understood(model):
-        return _proved(resolve(model))
+        return _proved(resolve(model), prover)
 
 
 def _kinds_of_modules(model: Any) -> dict[str, str]:
@@ -713,27 +721,31 @@ def _understood(model: Any) -> Iterator[None]:
         ) from error
 
 
-def _proved(anatomy: Anatomy) -> tuple[Anatomy, dict[str, float]]:
+def _proved(anatomy: Anatomy, prover: Prover) -> tuple[Anatomy, Proof]:
     """The parts with their proof; without the head if only the head is of another make than its row says.
 
     A row that fits by its paths may still name modules of another make, and these fail in the proof.
     """
     from_row = anatomy.family in FAMILIES.values()
     try:
-        return anatomy, _proof(anatomy)
+        return anatomy, prover(anatomy)
     except ArchitectureError:
         # A head that was found beside the base model, or one of several, is a guess; without it the rest may still be proved.
         if not anatomy.has_head or (from_row and "ForPreTraining" not in type(anatomy.model).__name__):
             raise
         bare = without_head(anatomy)
         with suppress(ArchitectureError):  # what was said with the head says more
-            return bare, _proof(bare)
+            return bare, prover(bare)
         raise
 
 
 def _proof(anatomy: Anatomy) -> dict[str, float]:
+    return _proof_and_answer(anatomy)[0]
+
+
+def _proof_and_answer(anatomy: Anatomy) -> tuple[dict[str, float], Tensor | None]:
     try:
-        return prove(anatomy)
+        return prove_and_answer(anatomy)
     except torch.cuda.OutOfMemoryError:
         raise
     except (AttributeError, RuntimeError) as error:

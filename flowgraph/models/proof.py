@@ -73,8 +73,16 @@ def own_name(model: Any) -> str:
     return str(model.config._attn_implementation or "eager")
 
 
-def own_attention(anatomy: Anatomy) -> OwnAttention:
-    """Run the proof's prompt under the model's own attention and under eager attention, and compare the answers."""
+def own_attention(anatomy: Anatomy, eager: Float[Tensor, "position d_vocab"] | None = None) -> OwnAttention:
+    """Run the proof's prompt under the model's own attention and under eager attention, and compare the answers.
+
+    Parameters
+    ----------
+    anatomy
+        The model's parts.
+    eager
+        Logits of that prompt under eager attention, where the proof has them already.
+    """
     model, feed = anatomy.model, probe(anatomy)
     options: dict[str, Any] = {"use_cache": False} if anatomy.causal else {}
     name, tolerance = own_name(model), TOLERANCE[anatomy.dtype]
@@ -86,8 +94,11 @@ def own_attention(anatomy: Anatomy) -> OwnAttention:
         return upcast(output.logits if anatomy.has_head else output[0])
 
     with torch.inference_mode(mode=False), torch.no_grad():
-        with eager_attention(model):
-            eager = answer()
+        if eager is None:
+            with eager_attention(model):
+                expected = answer()
+        else:
+            expected = upcast(eager)[None]
         # In its own attention the model runs as the user's code would run it: evaluation mode alone is set.
         with evaluating(model):
             try:
@@ -98,7 +109,7 @@ def own_attention(anatomy: Anatomy) -> OwnAttention:
                 ValueError,
             ) as error:  # an implementation for other devices or number types
                 return OwnAttention(name, float("nan"), tolerance, str(error).strip().partition("\n")[0])
-    return OwnAttention(name, float((own - eager).norm() / eager.norm()), tolerance)
+    return OwnAttention(name, float((own - expected).norm() / expected.norm()), tolerance)
 
 
 def probe(anatomy: Anatomy) -> dict[str, Tensor]:
@@ -126,6 +137,17 @@ def prove(anatomy: Anatomy) -> dict[str, float]:
     NonFiniteError
         If weights or activations are NaN or infinite; the message names the first layer.
     """
+    return prove_and_answer(anatomy)[0]
+
+
+def prove_and_answer(anatomy: Anatomy) -> tuple[dict[str, float], Float[Tensor, "position d_vocab"] | None]:
+    """As :func:`prove`, with the logits of the short pass at every position; None where the model gives none.
+
+    Raises
+    ------
+    ArchitectureError, NonFiniteError
+        As for :func:`prove`.
+    """
     feed = probe(anatomy)
     record = run(anatomy, feed, sites=frozenset(SITES), layers=range(len(anatomy.blocks)), logits_at=None)
     states = record.sites["pattern" if anatomy.level == "patterns" else "resid_post"]
@@ -147,7 +169,8 @@ def prove(anatomy: Anatomy) -> dict[str, float]:
                 "rounding). If adapters are attached, merge them first (model.merge_and_unload()); if the weights are "
                 "quantised, load them unquantised; otherwise the row has to be corrected"
             )
-    return {name: float(per_layer.max()) for name, per_layer in errors.items()}
+    answer = record.logits if anatomy.has_head and anatomy.readout is None else None
+    return {name: float(per_layer.max()) for name, per_layer in errors.items()}, answer
 
 
 def unpacking_error(anatomy: Anatomy, identity: str) -> float:

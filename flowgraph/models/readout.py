@@ -140,21 +140,21 @@ class Tail(nn.Module):
                     module.__dict__["forward"] = own
 
 
-def with_readout(anatomy: Anatomy, proof: dict[str, float]) -> tuple[Anatomy, dict[str, float]]:
+def with_readout(anatomy: Anatomy) -> tuple[Anatomy, dict[str, float]]:
     """The parts with the readout of a classifier, and its proof; as they were where there is none, or none is found."""
     model = anatomy.model
     labels = labels_of(model)
     is_scored = labels is not None or type(model).__name__.endswith("ForCTC")
     if anatomy.level != "stream" or not is_scored or medium_of(model) is None:
-        return anatomy, proof
+        return anatomy, {}
     try:
         found = _readout(anatomy, labels)
     except torch.cuda.OutOfMemoryError:
         raise
     except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError):
         # A head of another kind, which takes or gives something else: it stays unread, and that is said.
-        return anatomy, proof
-    return (anatomy, proof) if found is None else (found[0], proof | found[1])
+        return anatomy, {}
+    return (anatomy, {}) if found is None else found
 
 
 def labels_of(model: Any) -> tuple[str, ...] | None:

@@ -57,7 +57,8 @@ sentences or of their order. They change nothing before the last state."""
 class Opened:
     """What was opened: the model under its name, its tokenizer and its processor, None where there is none.
 
-    ``is_fresh`` says that nothing has changed the model's modules since its class made them from files.
+    ``is_fresh`` says that nothing has changed the model's modules since its class made them from files, ``files`` which files these
+    are; empty where that is not known.
     """
 
     name: str
@@ -65,6 +66,7 @@ class Opened:
     tokenizer: Any
     processor: Any
     is_fresh: bool = False
+    files: str = ""
 
 
 def open_model(
@@ -170,6 +172,7 @@ def _read_folder(
     folder: Path, dtype: torch.dtype | str, options: Options, place: torch.device, given: Opened
 ) -> Opened:
     _check_folder(folder, options)
+    files = _files_of(folder)  # before they are read: what is written meanwhile is something else
     with _readable(f"the model in {str(folder)!r}"):
         model = _pretrained(str(folder), dtype, options, place, local_files_only=True)
         if not hasattr(model.config, "quantization_config"):
@@ -180,7 +183,14 @@ def _read_folder(
             tokenizer = _pretrained_tokenizer(str(folder), options, local_files_only=True)
     if processor is None and any((folder / name).is_file() for name in _PROCESSOR_FILES):
         processor = _pretrained_processor(str(folder), options, local_files_only=True)
-    return Opened(given.name, model, tokenizer, processor)
+    return Opened(given.name, model, tokenizer, processor, files=files)
+
+
+def _files_of(folder: Path) -> str:
+    """What the weights of a folder are: name, size and time of each file; a file that is written anew has another time."""
+    found = sorted(folder.glob("*.safetensors"))
+    seen = [(str(one.resolve()), one.stat()) for one in found]
+    return "\n".join(f"{name} {stat.st_size} {stat.st_mtime_ns} {stat.st_ino}" for name, stat in seen)
 
 
 def _read_gguf(file: Path, dtype: torch.dtype | str, options: Options, given: Opened) -> Opened:
@@ -291,7 +301,8 @@ def _read_hub(name: str, dtype: torch.dtype | str, options: Options, place: torc
         processor = given.processor
         if processor is None and any(_has_file(name, file, files) for file in _PROCESSOR_FILES):
             processor = _pretrained_processor(name, options, **files)
-        return Opened(name, model, tokenizer, processor)
+        commit = getattr(model.config, "_commit_hash", None)
+        return Opened(name, model, tokenizer, processor, files=f"{name} {options.subfolder} {commit}" if commit else "")
     except FlowgraphError:
         raise
     except _UNREADABLE as error:
