@@ -170,6 +170,13 @@ def test_given_prompts_are_shared_out(smollm2):
     assert (len(said[0]), len(said[1])) == (1, 2)
 
 
+def test_a_foil_of_the_trace_is_kept(smollm2):
+    trace = fg.trace(smollm2, JAPAN, foil=" Paris")
+    graph = fg.explain_answer(smollm2, trace, corrupted=FRANCE, most=8, random=0, readings=False)
+    assert graph.info.provenance["kept"]["foils"] == [" Paris"]
+    assert graph.info.foil_token == " Paris"
+
+
 def test_one_prompt_alone_is_said_to_be_that_of_the_search(smollm2, japan):
     graph = fg.explain_answer(smollm2, japan[0], corrupted=PERU, most=8, random=1, readings=False)
     assert graph.info.provenance["kept"]["unseen"] is False

@@ -107,7 +107,7 @@ def test_shared_runs_equal_whole_passes(tiny, name):
     torch.testing.assert_close(found, runs.of(masks, pair_of(runs, len(masks))), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2"])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma2", "gpt_neo"])
 def test_slopes_of_gates_are_those_of_differences(tiny, name):
     runs = runs_of(tiny(name, torch.float64), (OTHER,))
     draw = torch.Generator().manual_seed(3)

@@ -89,15 +89,16 @@ class EffectSearch:
     ) -> Float[Tensor, "part"]:
         """[part] mean over rows and counterfactuals of ∂/∂gate of what is measured: the mean part of both measures that is kept."""
         answer, total = self.answer, torch.zeros(gates.shape[1], device="cpu")
-        rows = gates.repeat_interleave(answer.pairs, 0)
-        pair = torch.arange(answer.pairs, device="cpu").repeat(len(gates))
-        self.rows += len(rows)
+        count = len(gates) * answer.pairs
+        self.rows += count
         step = answer.runs.rows_at_once()
-        for start in range(0, len(rows), step):
-            leaf = rows[start : start + step].clone().requires_grad_()
-            own = pair[start : start + step]
-            (slope,) = torch.autograd.grad(measured(answer.kept(leaf, own), own).sum(), leaf)
-            total += slope.float().sum(0) / len(rows)
+        for start in range(0, count, step):
+            # Rows are made as they are run: all of a long prompt would take much memory.
+            number = torch.arange(start, min(start + step, count), device="cpu")
+            pair = number % answer.pairs
+            leaf = gates[number // answer.pairs].requires_grad_()
+            (slope,) = torch.autograd.grad(measured(answer.kept(leaf, pair), pair).sum(), leaf)
+            total += slope.float().sum(0) / count
         return total
 
     def chosen(self, most: int) -> Int[Tensor, "n"]:

@@ -125,7 +125,7 @@ def explain_answer(
         trace = trace.aimed_at(target)
     told("choosing counterfactual prompts")
     searched, held_out = _prompts(loaded, trace, corrupted, unseen, seed=seed, least_gap=least_gap)
-    answer = KeptAnswer(loaded, trace, searched, target=trace.target, least_gap=least_gap, tick=told.tick)
+    answer = KeptAnswer(loaded, trace, searched, least_gap=least_gap, tick=told.tick)
     search = EffectSearch(answer, goal if smallest else _ENOUGH, told)
     keep = search.chosen(most)
     if smallest:
@@ -141,7 +141,7 @@ def explain_answer(
         if not others:
             return None
         return graph_faithfulness(
-            loaded, trace, graph, corrupted=others, target=trace.target, random=chance, least_gap=least_gap, seed=seed,
+            loaded, trace, graph, corrupted=others, random=chance, least_gap=least_gap, seed=seed,
             cancel=cancel,
         )  # fmt: skip
 

@@ -18,11 +18,12 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ..errors import ArgumentError, UnsupportedReadingError
+from ..errors import ArgumentError, GraphTooLargeError, UnsupportedReadingError
 from ..models import LoadedModel
 from ..models.anatomy import fill, upcast
 from ..models.eager import AttentionCall
 from ..models.forward import Feed
+from ..models.softmax_capture import apart
 from .ablation import answer_logits
 from .parts import PartNumbers
 from .passes import Pass
@@ -36,6 +37,8 @@ _TOKENS = 1024
 """Positions that run together, over all rows."""
 _NUMBERS = 2**26
 """Numbers of one tensor of gates or scores, at most."""
+_MOST = 2**27
+"""Most parts that a run may have; a gate of each is held, and their scores."""
 _PROVED = 1e-3
 """Largest relative error of a pattern that is made again from queries and keys."""
 
@@ -92,6 +95,8 @@ class PartRuns:
 
     Raises
     ------
+    GraphTooLargeError
+        If the prompt has too many parts.
     UnsupportedReadingError
         If the model has no head, reads an encoder, multiplies heads' outputs by a gate, or is known by its patterns alone.
     """
@@ -105,6 +110,11 @@ class PartRuns:
         self.numbers = PartNumbers(
             len(anatomy.blocks), anatomy.n_heads, both.n_tokens, _first_change(loaded, both), anatomy.has_mixers
         )
+        if len(self.numbers) > _MOST:
+            raise GraphTooLargeError(
+                f"{both.n_tokens} tokens from position {self.numbers.first} on have {len(self.numbers):,} parts, and at most {_MOST:,} are "
+                "tested; give a shorter prompt, or counterfactuals that exchange a later word"
+            )
         self.shared: list[SharedRuns] | None = None
         with loaded.lock, torch.no_grad():
             self.layers, self.valid, self.logits = self._recorded()
@@ -303,7 +313,8 @@ class PartRuns:
 def _with_call(
     edit: Callable[[AttentionCall, Tensor], Tensor], calls: dict[int, AttentionCall], layer: int, z: Tensor
 ) -> Tensor:
-    return edit(calls.pop(layer), z)
+    with apart():
+        return edit(calls.pop(layer), z)
 
 
 def _how_made(

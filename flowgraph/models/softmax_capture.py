@@ -7,6 +7,7 @@ is followed is arithmetic, not names, so a module of any kind can be looked at.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -44,6 +45,26 @@ class _Scores:
     added: tuple[Tensor, ...]
 
 
+class _Here(threading.local):
+    """State of this thread: how many pieces of other work it is inside of."""
+
+    def __init__(self) -> None:
+        self.apart = 0
+
+
+_here = _Here()
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Work inside an attention module that is not the module's own, and is not followed."""
+    _here.apart += 1
+    try:
+        yield
+    finally:
+        _here.apart -= 1
+
+
 class _Following(TorchFunctionMode):
     """Follows the functions of torch until a pattern has met its values."""
 
@@ -59,6 +80,8 @@ class _Following(TorchFunctionMode):
     ) -> Any:
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
+        if _here.apart:
+            return out
         if func is nn.functional.scaled_dot_product_attention:
             self.found(_in_one(args, kwargs, out, self.rows))
         elif isinstance(out, Tensor):
