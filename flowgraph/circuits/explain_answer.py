@@ -15,7 +15,7 @@ from ..methods.node_readings import READ_AT_MOST, node_readings
 from ..methods.origin import called
 from ..models import LoadedModel, load_model
 from ..models.wheel import Progress
-from ..tasks.counterfactuals import Counterfactuals, counterfactuals
+from ..tasks.counterfactuals import Counterfactual, Counterfactuals, counterfactuals
 from ..tracing import trace as trace_of
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
@@ -30,6 +30,7 @@ _ENOUGH = 0.9
 """Part of the answer beside the prompts of the search from which on no more is searched for."""
 _FAR = 0.3
 """How far scores may sum to something else than 1 before that is said."""
+_OF_ANY_KIND = ("predicted", "given")
 SEARCHED, HELD_OUT = 3, 2
 """Number of proposed counterfactuals that the search sees, and of those that it is tested with."""
 
@@ -195,24 +196,32 @@ def _prompts(
 
 
 def _proposed(loaded: LoadedModel, trace: Trace, *, seed: int, least_gap: float) -> list[Any]:
-    """Proposals, the best first: of the word whose exchange moves the answer most; of others where that has no more."""
+    """Proposals, the best first: exchanges of one word of a known kind, if there is one, and then of that which moves the answer most.
+
+    What the model expected at a word's place may be of any kind; such exchanges ask many questions at once, so they come last.
+    """
     # A token that is explained itself would bring its change to the answer without a part.
     places = [n for n in range(len(trace.tokens)) if n != trace.position]
     gap = max(least_gap, 2.0) if least_gap == LEAST_GAP else least_gap
     options: dict[str, Any] = {"target": trace.target, "seed": seed, "least_gap": gap}
-    first = list(counterfactuals(loaded, trace, 8, positions=places, **options))
-    chosen = [one for one in first if one.positions == first[0].positions]
-    wanted = SEARCHED + HELD_OUT
-    if len(chosen) < wanted:
+    first = list(counterfactuals(loaded, trace, 16, positions=places, **options))
+
+    def is_listed(one: Counterfactual) -> bool:
+        return one.kind not in _OF_ANY_KIND
+
+    best = max(first, key=lambda one: (is_listed(one), one.gap))
+    chosen, wanted = [one for one in first if one.positions == best.positions], SEARCHED + HELD_OUT
+    if sum(map(is_listed, chosen)) < wanted:
         more: Counterfactuals | None
         try:
-            more = counterfactuals(loaded, trace, wanted + 1, positions=list(first[0].positions), **options)
+            more = counterfactuals(loaded, trace, 2 * wanted, positions=list(best.positions), **options)
         except NoCounterfactualError:
             more = None
         known = {one.token_ids for one in chosen}
         chosen += [one for one in more or () if one.token_ids not in known]
     if len(chosen) < 3:
         chosen += [one for one in first if one not in chosen]
+    chosen.sort(key=lambda one: not is_listed(one))
     return [one.prompt for one in chosen]
 
 
