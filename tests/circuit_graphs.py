@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 import flowgraph as fg
-from flowgraph.interventions.edges import receivers, sender_nodes, senders_before
+from flowgraph.interventions.edges import edge_network
 from flowgraph.models.anatomy import Anatomy
 from flowgraph.values.flow_graph import EDGE_KINDS
 from tests.induction_circuits import repeated
@@ -41,11 +41,12 @@ def circuit_graph(edges: Sequence[fg.Edge], scores: Sequence[float] | np.ndarray
 
 
 def every_edge(anatomy: Anatomy) -> list[fg.Edge]:
-    sources = sender_nodes(anatomy)
+    network = edge_network(anatomy)
     return [
-        fg.Edge(source, node, into)
-        for node, into in receivers(anatomy)
-        for source in sources[: senders_before(anatomy, node.layer, into)]
+        fg.Edge(source, node, reader.into)
+        for reader in network.readers
+        for node in reader.nodes
+        for source in reader.reads.nodes[: reader.before]
     ]
 
 

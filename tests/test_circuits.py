@@ -16,13 +16,14 @@ import torch
 import flowgraph
 from flowgraph.circuits.discovery import METHODS
 from flowgraph.cli import main
-from flowgraph.errors import ArgumentError, CancelledError, ModelMismatchError, PromptError, UnsupportedReadingError
-from flowgraph.interventions.edges import Edge, receivers, sender_nodes, senders_before
+from flowgraph.errors import ArgumentError, CancelledError, ModelMismatchError, PromptError
+from flowgraph.interventions.edges import Edge
 from flowgraph.interventions.plan import circuit_edges
 from flowgraph.render import render_html
 from flowgraph.render.scene.layout import places
 from flowgraph.values.graph_axes import columns, is_circuit
 from flowgraph.values.node import Node
+from tests.circuit_graphs import every_edge
 from tests.conftest import IDS
 from tests.induction_circuits import VARIANTS, gpt2_circuit, llama_circuit, repeated
 
@@ -47,13 +48,7 @@ def made(name, beta=60.0, corruption="first"):
 
 
 def all_edges(model):
-    anatomy = model.anatomy
-    senders = sender_nodes(anatomy)
-    return [
-        Edge(sender, node, into)
-        for node, into in receivers(anatomy)
-        for sender in senders[: senders_before(anatomy, node.layer, into)]
-    ]
+    return every_edge(model.anatomy)
 
 
 @cache
@@ -372,8 +367,6 @@ def test_bad_input(tiny):
         flowgraph.discover(model, clean=asked["clean"], corrupted=asked["corrupted"][:, :-1], target=1)
     with pytest.raises(CancelledError, match="cancelled while"):
         flowgraph.discover(model, **asked, cancel=lambda: True)
-    with pytest.raises(UnsupportedReadingError, match="post-norm"):
-        flowgraph.discover(tiny("bert"), clean=IDS, corrupted=IDS[::-1], target=1)
 
 
 def test_examples_of_several_lengths_are_searched_together():

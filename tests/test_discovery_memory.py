@@ -8,7 +8,7 @@ import torch
 
 import flowgraph as fg
 from flowgraph.circuits.discovery import METHODS
-from flowgraph.errors import ArgumentError, PromptError, UnsupportedReadingError
+from flowgraph.errors import ArgumentError, PromptError
 from flowgraph.interventions.plan import circuit_edges
 from tests.conftest import IDS
 from tests.live_memory import Live
@@ -109,5 +109,3 @@ def test_what_has_no_size(tiny):
         fg.discovery_size(tiny("gpt2"), IDS, method="eap-ig", steps=0)
     with pytest.raises(PromptError):
         fg.discovery_size(tiny("gpt2"), [])
-    with pytest.raises(UnsupportedReadingError, match="post-norm"):
-        fg.discovery_size(tiny("bert"), IDS)

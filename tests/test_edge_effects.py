@@ -9,28 +9,21 @@ import pytest
 import torch
 
 import flowgraph as fg
-from flowgraph.errors import ArgumentError, CancelledError, UnsupportedReadingError
-from flowgraph.interventions.edges import receivers, sender_nodes, senders_before
-from flowgraph.interventions.gradients import norm_vjp
+from flowgraph.errors import ArgumentError, CancelledError
+from flowgraph.interventions.edges import edge_network
+from flowgraph.interventions.network import LAST, norm_vjp
 from flowgraph.interventions.passes import Pass, logits_of_states
+from flowgraph.interventions.senders import Paths, keep_senders, kept_of, written
+from tests.circuit_graphs import every_edge
 from tests.conftest import IDS, LINEAR_REPRESENTATIVES
 from tests.live_memory import Live
 from tests.naive_interventions import FORWARDS, logit_difference
 
 OTHER = [20, 31, 44, 53, 60, 75, 86]
 TARGET, FOIL = 7, 11
-FAMILIES = (*LINEAR_REPRESENTATIVES, "phi3", "qwen3")
-"""Fused projections, and norms of queries and keys, besides."""
+FAMILIES = (*LINEAR_REPRESENTATIVES, "phi3", "qwen3", "opt_post_norm")
+"""Fused projections, norms of queries and keys, and norms on the stream itself, besides."""
 PATHS = {"gpt2": 1e-9, "llama": 1e-5}
-
-
-def edges_of(anatomy):
-    nodes = sender_nodes(anatomy)
-    return [
-        fg.Edge(source, target, into)
-        for target, into in receivers(anatomy)
-        for source in nodes[: senders_before(anatomy, target.layer, into)]
-    ]
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -41,7 +34,7 @@ def test_every_edge_is_the_edge_of_the_forward_by_hand(tiny, name, how):
     with torch.no_grad():
         clean, _ = forward(loaded.model, IDS, {})
         _, other = forward(loaded.model, OTHER, {})
-        edges = edges_of(loaded.anatomy)
+        edges = every_edge(loaded.anatomy)
         found = fg.edge_effects(loaded, IDS, OTHER, edges, how, target=TARGET, foil=FOIL)
         start = logit_difference(clean, TARGET, FOIL)
         assert found.clean[0] == pytest.approx(start, rel=PATHS[name])
@@ -55,7 +48,7 @@ def test_every_edge_is_the_edge_of_the_forward_by_hand(tiny, name, how):
 @pytest.mark.parametrize("name", PATHS)
 def test_an_edge_at_one_position_is_cut_there_alone(tiny, name):
     loaded = tiny(name, torch.float64)
-    everywhere = [edge for edge in edges_of(loaded.anatomy) if edge.source.kind == "embed"]
+    everywhere = [edge for edge in every_edge(loaded.anatomy) if edge.source.kind == "embed"]
     assert {edge.into for edge in everywhere} == {"q", "k", "v", "mlp", "logits"}
     edges = [
         fg.Edge(replace(edge.source, position=n), replace(edge.target, position=n), edge.into)
@@ -123,7 +116,7 @@ def test_edges_at_one_position_and_several_edges_together(tiny, name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_one_edge_in_a_batch_is_the_edge_by_itself(tiny, name):
     loaded = tiny(name, torch.float64)
-    every = edges_of(loaded.anatomy)
+    every = every_edge(loaded.anatomy)
     edges = every[:: max(1, len(every) // 25)] + every[-3:]
     batch = fg.edge_effects(loaded, [IDS, OTHER], [OTHER, IDS], edges, target=TARGET)
     for n in range(0, len(edges), 5):
@@ -136,7 +129,7 @@ def test_one_edge_in_a_batch_is_the_edge_by_itself(tiny, name):
 def test_all_edges_into_everything_are_the_other_run(tiny, name):
     """Every receiver sees the other run: so does the answer, where biases are the same in both."""
     loaded = tiny(name, torch.float64)
-    edges = edges_of(loaded.anatomy)
+    edges = every_edge(loaded.anatomy)
     effect = fg.patch(loaded, IDS, OTHER, edges, "noise", target=TARGET)
     np.testing.assert_allclose(effect.after, effect.corrupted, rtol=2e-5)
     nothing = fg.patch(loaded, IDS, OTHER, edges, "noise", target=TARGET, outside=True)
@@ -151,7 +144,7 @@ def test_all_edges_into_one_receiver_change_its_input(tiny, name):
     """For the MLP of the second layer: what it writes is what it writes in the other run."""
     loaded = tiny(name, torch.float64)
     target = fg.Node("mlp", layer=1)
-    edges = [edge for edge in edges_of(loaded.anatomy) if edge.target == target]
+    edges = [edge for edge in every_edge(loaded.anatomy) if edge.target == target]
     cut = fg.patch(loaded, IDS, OTHER, edges, "noise", target=TARGET)
     moved = fg.patch(loaded, IDS, OTHER, target, "noise", target=TARGET)
     np.testing.assert_allclose(cut.after, moved.after, rtol=1e-5)
@@ -162,7 +155,7 @@ def test_first_order_scores_are_the_slope_of_exact_effects(tiny, name):
     """A corruption scaled down to nothing: the effect of an edge is its score times the scale."""
     loaded = tiny(name, torch.float64)
     scores = fg.edge_scores(loaded, IDS, OTHER, target=TARGET)
-    edges = edges_of(loaded.anatomy)
+    edges = every_edge(loaded.anatomy)
     assert scores.possible.sum() == len(edges)
     assert not scores.scores[~scores.possible].any()
     for edge in edges[:: max(1, len(edges) // 12)]:
@@ -171,25 +164,29 @@ def test_first_order_scores_are_the_slope_of_exact_effects(tiny, name):
         assert scores.score(edge) == pytest.approx(slope, rel=tolerance, abs=tolerance), str(edge)
 
 
+def cut(paths, network, edge):
+    reader = network.reader(edge.target, edge.into)
+    mask = torch.zeros(reader.reads.count, len(IDS))
+    mask[reader.reads.index(edge.source)] = 1.0
+    paths.cut(network.readers.index(reader), edge.target.head or 0, mask)
+
+
 def _slope(loaded, edge):
     """Derivative of the metric along the change of the sender, as its one receiver sees it, by autograd through the model."""
     from flowgraph.interventions.ablation import answer_logits
-    from flowgraph.interventions.edges import sender_index
-    from flowgraph.interventions.senders import Paths, keep_senders, written
 
+    network = edge_network(loaded.anatomy)
     ids = torch.tensor([IDS, OTHER])
     with torch.no_grad():
         both = Pass(loaded, 2)
-        keep_senders(both)
+        keep_senders(both, network)
         both.run({"input_ids": ids})
-        outputs = written(loaded.anatomy, both.kept)
+        outputs = written(network, kept_of(both, network))[LAST]
         clean, other = outputs[:, :1], outputs[:, 1:]
     scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
     run = Pass(loaded, 1, gradients=True)
-    paths = Paths(run, clean + scale * (other - clean))
-    mask = torch.zeros(len(outputs), len(IDS))
-    mask[sender_index(loaded.anatomy, edge.source)] = 1.0
-    paths.cut(edge.target.layer, edge.into, edge.target.head or 0, mask)
+    paths = Paths(run, network, {LAST: clean + scale * (other - clean)})
+    cut(paths, network, edge)
     paths.install()
     states = run.run({"input_ids": ids[:1]})
     with torch.enable_grad():
@@ -237,7 +234,7 @@ def test_attribution_is_exact_into_the_logits_of_a_linear_head(tiny):
     """Without the norm's bend the score of an edge into the logits is its effect; with it, to first order."""
     loaded = tiny("gpt2", torch.float64)
     scores = fg.edge_scores(loaded, IDS, OTHER, target=TARGET)
-    edges = [edge for edge in edges_of(loaded.anatomy) if edge.into == "logits"]
+    edges = [edge for edge in every_edge(loaded.anatomy) if edge.into == "logits"]
     exact = fg.edge_effects(loaded, IDS, OTHER, edges, target=TARGET).effects
     estimated = np.array([scores.score(edge) for edge in edges])
     assert np.corrcoef(exact, estimated)[0, 1] > 0.9
@@ -268,18 +265,14 @@ def test_the_qk_fix_is_exact_where_the_rest_is_linear(tiny, name):
             patterns["now"] = x
             return x
 
-        from flowgraph.interventions.edges import sender_index
-        from flowgraph.interventions.senders import Paths, keep_senders, written
-
+        network = edge_network(loaded.anatomy)
         with torch.no_grad():
             theirs = Pass(loaded, 1)
-            keep_senders(theirs)
+            keep_senders(theirs, network)
             theirs.run({"input_ids": torch.tensor([OTHER])})
             run = Pass(loaded, 1)
-            paths = Paths(run, written(loaded.anatomy, theirs.kept))
-            mask = torch.zeros(len(fixed.sources), len(IDS))
-            mask[sender_index(loaded.anatomy, edge.source)] = 1.0
-            paths.cut(layer, kind, target.head, mask)
+            paths = Paths(run, network, written(network, kept_of(theirs, network)))
+            cut(paths, network, edge)
             paths.install()
             run.edit("pattern", layer, keep)
             run.run({"input_ids": torch.tensor([IDS])})
@@ -348,15 +341,6 @@ def test_edges_that_the_model_does_not_have(tiny):
         fg.edge_effects(gpt2, IDS, OTHER, [])
     with pytest.raises(ArgumentError, match="position=9 is outside"):
         fg.edge_effects(gpt2, IDS, OTHER, [fg.Edge(fg.Node("embed", position=9), fg.Node("mlp", layer=1), "mlp")])
-    for name in ("bert", "opt_post_norm"):
-        edge = fg.Edge(fg.Node("embed"), fg.Node("mlp", layer=1), "mlp")
-        prompts = [fg.trace(tiny(name), ids, position=-1, keep=()) for ids in (IDS, OTHER)]
-        with pytest.raises(UnsupportedReadingError, match="post-norm"):
-            fg.edge_effects(tiny(name), *prompts, [edge])
-        with pytest.raises(UnsupportedReadingError, match="post-norm"):
-            fg.edge_scores(tiny(name), *prompts)
-        with pytest.raises(UnsupportedReadingError, match="post-norm"):
-            fg.gradients(tiny(name), prompts[0]).into(0, "q")
 
 
 def test_a_rank_has_no_gradient(tiny):
@@ -365,7 +349,7 @@ def test_a_rank_has_no_gradient(tiny):
 
 
 def test_cutting_can_be_cancelled_and_says_how_far_it_is(tiny):
-    edges = edges_of(tiny("gpt2").anatomy)
+    edges = every_edge(tiny("gpt2").anatomy)
     seen = []
     fg.edge_effects(tiny("gpt2"), IDS, OTHER, edges, progress=lambda stage, part: seen.append(part))
     assert seen[-1] == 1.0

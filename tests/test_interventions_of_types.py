@@ -15,12 +15,13 @@ import flowgraph as fg
 from flowgraph.errors import ArchitectureError, ArgumentError, UnsupportedReadingError
 from flowgraph.interventions.calls import repeats_of
 from flowgraph.interventions.edge_scores import patterns_of
-from flowgraph.interventions.edges import receivers, sender_nodes, senders_before
+from flowgraph.interventions.edges import edge_network
 from flowgraph.interventions.gradients import backward
 from flowgraph.interventions.metrics import metric_of
 from flowgraph.interventions.passes import Pass
 from flowgraph.interventions.prompts import batch_of, prompts_of
 from flowgraph.models.eager import eager_attention
+from tests.circuit_graphs import every_edge
 from tests.every_type import IDS, model_of
 
 OTHER = [6, 18, 30, 44, 50, 66, 77]
@@ -84,11 +85,7 @@ def test_the_sweep_is_a_forward_for_each_head(model_type):
 
 
 def edges_into(anatomy, kinds):
-    sources = sender_nodes(anatomy)
-    return [
-        fg.Edge(source, node, into) for node, into in receivers(anatomy) if into in kinds
-        for source in sources[: senders_before(anatomy, node.layer, into)]
-    ]  # fmt: skip
+    return [edge for edge in every_edge(anatomy) if edge.into in kinds]
 
 
 @pytest.mark.parametrize("model_type", TYPES)
@@ -134,7 +131,8 @@ def test_attention_that_runs_again_gives_the_patterns_of_a_whole_pass(model_type
         moved = torch.randn(2, len(CLEAN), len(IDS), anatomy.d_model, generator=generator)
         for into, role in (("q", "query"), ("k", "key")):
             with torch.no_grad():
-                found = patterns_of(loaded, forward, layer, into=into, moved=moved)
+                (reader,) = (one for one in edge_network(anatomy).readers if (one.layer, one.into) == (layer, into))
+                found = patterns_of(loaded, forward, reader, moved)
             assert found.shape == (2, len(CLEAN), anatomy.n_heads, len(IDS), len(IDS))
             weight, _ = fg.models.attention_weights.attention_weights(anatomy, layer, role)
             for n, own in enumerate(moved):

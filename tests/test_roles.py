@@ -101,7 +101,7 @@ def test_roles_are_found_on_nodes_of_a_graph(constructed):
 
 
 def test_sequences_repeat_with_random_periods(tiny):
-    ids = repeating(tiny("gpt2"), 20, 0).numpy()
+    ids = repeating(tiny("gpt2"), 20, 0).ids.numpy()
     periods = set()
     for row in ids:
         assert (row == row[0]).sum() == 1
@@ -110,15 +110,15 @@ def test_sequences_repeat_with_random_periods(tiny):
         assert (row[1 + period :] == row[1:-period]).all()
         periods.add(period)
     assert len(periods) > 3
-    np.testing.assert_array_equal(repeating(tiny("gpt2"), 20, 0), ids)
-    assert (repeating(tiny("gpt2"), 20, 1).numpy() != ids).any()
+    np.testing.assert_array_equal(repeating(tiny("gpt2"), 20, 0).ids, ids)
+    assert (repeating(tiny("gpt2"), 20, 1).ids.numpy() != ids).any()
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "llama", "gemma3"])
 def test_attention_scores_against_a_loop(tiny, name):
     loaded = tiny(name, torch.float64)
-    ids = repeating(loaded, 2, 0)
-    found = attention_scores(loaded, ids)
+    prompts = repeating(loaded, 2, 0)
+    found, ids = attention_scores(loaded, prompts, crossing=False), prompts.ids
     collected = {score: [] for score in ATTENTION}
     for row in ids:
         trace = fg.trace(loaded, row, keep={"pattern"})
@@ -141,8 +141,8 @@ def test_attention_scores_against_a_loop(tiny, name):
 def test_copying_against_a_loop(tiny, name):
     """Each head's output for one token alone, through the norms frozen at any scale, and all logits it makes."""
     loaded = tiny(name, torch.float64)
-    anatomy, ids = loaded.anatomy, repeating(loaded, 1, 0)
-    found, undefined = copy_scores(loaded, ids)
+    anatomy, prompts = loaded.anatomy, repeating(loaded, 1, 0)
+    (found, undefined), ids = copy_scores(loaded, prompts, crossing=False), prompts.ids
     assert undefined == {}
     trace = fg.trace(loaded, ids[0], keep={"v"})
     one = torch.ones((), dtype=torch.float64)
@@ -164,7 +164,7 @@ def test_copying_against_a_loop(tiny, name):
 def test_eigenvalues_of_the_small_matrix_are_those_of_the_large_one(tiny, name):
     loaded = tiny(name, torch.float64)
     anatomy = loaded.anatomy
-    found, undefined = copy_scores(loaded, repeating(loaded, 1, 0))
+    found, undefined = copy_scores(loaded, repeating(loaded, 1, 0), crossing=False)
     if "copying_eigenvalues" in undefined:
         pytest.skip(undefined["copying_eigenvalues"])
     embedding = anatomy.embedding.weight.detach().double()

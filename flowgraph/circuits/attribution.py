@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,10 +13,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..interventions.ablation import answer_logits
-from ..interventions.edge_scores import first_order, fix_softmax, gradients_into, products
+from ..interventions.edge_scores import first_order, fix_softmax, products, pulled_parts
 from ..interventions.gradients import Forward, Gradients, backward
 from ..interventions.passes import Pass
-from ..interventions.senders import keep_senders
+from ..interventions.senders import keep_senders, kept_of
 from ..models.hooks import on_call
 from .pairs import Pairs, Search
 
@@ -60,39 +60,45 @@ def attribution(search: Search, *, steps: int = 1, qk_fix: bool = False) -> Scor
 def _of_part(
     search: Search, pairs: Pairs, steps: int, qk_fix: bool, tell: Callable[[float], None]
 ) -> tuple[Tensor, Tensor, Tensor]:
-    loaded, anatomy = search.loaded, search.loaded.anatomy
+    loaded, network = search.loaded, search.network
     grads, forward = _gradients(search, pairs, extra=("pattern", "v") if qk_fix else ())
     with torch.no_grad():
         run = Pass(loaded, len(pairs))
-        keep_senders(run)
+        keep_senders(run, network)
         states = run.run(pairs.corrupted.feed)
         corrupted = search.metric(answer_logits(loaded, states, pairs.corrupted.positions), forward.answers)
-        changes = search.changes(forward.kept, run.kept)
+        theirs = kept_of(run, network)
+        changes = search.changes(forward.kept, theirs)
     search.spending.forwards += len(pairs)
-    start = forward.kept["resid_pre", 0]
-    embed = run.kept["resid_pre", 0] - start
+    start = {name: kept["resid_pre", 0] for name, kept in forward.kept.items()}
     # Scores are linear in the gradients: these are summed, and multiplied once.
-    summed = [gradients_into(grads, layer) for layer in range(len(anatomy.blocks) + 1)] if steps > 1 else []
+    summed = {reader: pulled_parts(grads, forward, reader) for reader in network.readers} if steps > 1 else {}
     # Step 0 is the clean run, whose gradients are there already.
     for step in range(1, steps):
         tell(step / steps)
-        with _entering(anatomy.blocks[0].module, start + (step / steps) * embed):
-            further, _ = _gradients(search, pairs)
-        for layer, parts in enumerate(summed):
-            for total, part in zip(parts, gradients_into(further, layer), strict=True):
+        with ExitStack() as entering:
+            for tower in network.towers.values():
+                embed = theirs[tower.name]["resid_pre", 0] - start[tower.name]
+                states = start[tower.name] + (step / steps) * embed
+                entering.enter_context(_entering(tower.anatomy.blocks[0].module, states))
+            further, at_step = _gradients(search, pairs)
+        for reader, parts in summed.items():
+            for (_, total), (_, part) in zip(parts, pulled_parts(further, at_step, reader), strict=True):
                 total += part
     with torch.no_grad():
-        scores = products(anatomy, summed.__getitem__, changes) / steps if summed else first_order(grads, changes)
+        if summed:
+            scores = products(network, summed.__getitem__, changes) / steps
+        else:
+            scores = first_order(network, grads, forward, changes)
         if qk_fix:
-            fix_softmax(loaded, grads, forward, changes=changes, scores=scores, tell=tell)
+            fix_softmax(loaded, network, grads, forward, changes=changes, scores=scores, tell=tell)
             search.spending.layer_runs += softmax_runs(search, pairs)
     return scores, grads.values, corrupted
 
 
 def softmax_runs(search: Search, pairs: Pairs) -> int:
-    """How many attentions the QK fix runs: for each sender below a layer its query and its key, for each prompt."""
-    width = search.loaded.anatomy.n_heads + 1
-    return 2 * len(pairs) * sum(1 + layer * width for layer in range(len(search.loaded.anatomy.blocks)))
+    """How many attentions the QK fix runs: for each sender that queries or keys read, for each prompt."""
+    return len(pairs) * sum(reader.before for reader in search.network.readers if reader.into in ("q", "k"))
 
 
 def _gradients(search: Search, pairs: Pairs, extra: tuple[str, ...] = ()) -> tuple[Gradients, Forward]:

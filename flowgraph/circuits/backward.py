@@ -7,7 +7,7 @@ edges that exact patching has confirmed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,11 +15,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from ..interventions.edge_scores import columns_of, first_order
-from ..interventions.edges import Into
+from ..interventions.edge_scores import first_order
+from ..interventions.network import Into, Reader
 from .memory import FOLLOWED
 from .pairs import Search
-from .responses import Responses
+from .responses import Responses, Stage, stages_of
 
 # The first round takes only the surest estimates: edges confirmed there guide the search further down.
 _FIRST_LEVEL = 32
@@ -63,9 +63,9 @@ def backward_discovery(search: Search, least: float) -> Found:
         # The last round starts at the margin itself, however the halving falls.
         level = max(level, lowest)
         bound = state.affordable(level)
-        for layer, intos in state.order():
-            state.refine(layer, intos)
-            state.test(layer, intos, bound)
+        for stage in state.stages:
+            state.refine(stage)
+            state.test(stage, bound)
         # A round that the budget cut short is the last: estimates below its bound are never reached.
         if bound <= lowest or search.spending.left < search.count:
             return state.found()
@@ -76,39 +76,36 @@ class _State:
     """Estimates, tested edges and confirmed edges."""
 
     def __init__(self, search: Search, least: float) -> None:
-        self.search, self.least, self.anatomy = search, least, search.loaded.anatomy
+        self.search, self.least = search, least
         self.first = np.zeros(search.possible.shape)
         self.direct_share, self.downstream_effect = np.zeros_like(self.first), np.zeros_like(self.first)
         self.effects = np.full(search.possible.shape, np.nan)
         self.by_prompt: dict[tuple[int, int], np.ndarray] = {}
-        self.known: dict[tuple[int, str], dict[Into, np.ndarray]] = {}
+        self.known: dict[Reader, np.ndarray] = {}
         self.known_receivers: dict[int, frozenset[int]] = {}
         self.responses = [Responses(runs) for runs in search.runs]
+        self.stages = stages_of(search.network)
         self._score()
 
     def _score(self) -> None:
         """First-order scores of every edge; for edges into heads also the heads' real responses to each source."""
-        search, layers = self.search, len(self.anatomy.blocks)
+        search, network = self.search, self.search.network
         with torch.no_grad():
             for runs in search.runs:
-                self.first += first_order(runs.backward[0], runs.changes).double().cpu().numpy() / search.count
-            for layer in range(layers):
-                search.tell("scoring every edge", layer / layers)
-                found = [responses.of_heads(layer) for responses in self.responses]
-                self.known[layer, "heads"] = _joined([one.direct_share for one in found])
-                for into in _SOFTMAX:
-                    effect = np.sum([one.effect[into].double().cpu().numpy() for one in found], axis=0)
+                scores = first_order(network, *runs.backward, runs.changes)
+                self.first += scores.double().cpu().numpy() / search.count
+            stages = [stage for stage in reversed(self.stages) if stage.is_of_heads]
+            for n, stage in enumerate(stages):
+                search.tell("scoring every edge", n / len(stages))
+                found = [responses.of_heads(stage) for responses in self.responses]
+                for reader in stage.readers:
+                    self.known[reader] = _joined([one.direct_share[reader] for one in found])
+                    if reader.into not in _SOFTMAX:
+                        continue
+                    effect = np.sum([one.effect[reader].double().cpu().numpy() for one in found], axis=0)
                     # A first-order score sees nothing behind a saturated softmax, so for queries and keys the run of
                     # the layer replaces it.
-                    self.first[: len(effect), columns_of(self.anatomy, layer, into)] = effect / search.count
-
-    def order(self) -> Iterator[tuple[int, tuple[Into, ...]]]:
-        """Readers from the logits down."""
-        layers = len(self.anatomy.blocks)
-        yield layers, ("logits",)
-        for layer in reversed(range(layers)):
-            yield layer, ("mlp",)
-            yield layer, ("q", "k", "v")
+                    self.first[_rows(reader), reader.columns] = effect / search.count
 
     def affordable(self, bound: float) -> float:
         """The bound, or a higher one if more edges reach the bound than the budget can test."""
@@ -117,9 +114,9 @@ class _State:
         # Equal estimates may still be more than the budget holds; the test takes the first of them.
         return max(bound, float(sizes[count - 1])) if 0 < count <= len(sizes) else bound
 
-    def test(self, layer: int, intos: tuple[Into, ...], bound: float) -> None:
+    def test(self, stage: Stage, bound: float) -> None:
         """Cut those edges into some readers whose estimate is large enough, as far as the budget goes."""
-        columns = np.concatenate([np.arange(*columns_of(self.anatomy, layer, into).indices(10**9)) for into in intos])
+        columns = np.concatenate([np.arange(one.columns.start, one.columns.stop) for one in stage.readers])
         estimate = np.abs(self.estimates()[:, columns])
         wanted = np.argwhere(self._waiting()[:, columns] & (estimate >= bound))
         order = np.argsort(-estimate[tuple(wanted.T)], kind="stable")
@@ -142,16 +139,12 @@ class _State:
         chosen: np.ndarray = np.take_along_axis(several, largest, axis=0)[0]
         return chosen
 
-    def refine(self, layer: int, intos: tuple[Into, ...]) -> None:
+    def refine(self, stage: Stage) -> None:
         """Estimate the inputs of a layer's senders again, if edges out of them were confirmed since the last estimate."""
-        if layer == len(self.anatomy.blocks):
-            return
-        first = 1 + layer * (self.anatomy.n_heads + 1)
-        places = range(first, first + self.anatomy.n_heads)
-        if intos == ("mlp",):
-            places = range(places.stop, places.stop + 1)
         changed = [
-            source for source in places if self._receivers(source) != self.known_receivers.get(source, frozenset())
+            source
+            for source in stage.senders
+            if self._receivers(source) != self.known_receivers.get(source, frozenset())
         ]
         if not changed:
             return
@@ -164,10 +157,10 @@ class _State:
             }
             for source in changed:
                 self.known_receivers[source] = self._receivers(source)
-            for into in intos:
-                self._refine_recall(layer, into)
+            for reader in stage.readers:
+                self._refine_recall(stage, reader)
                 for source in changed:
-                    self._refine_downstream(layer, into, source, new_receivers[source])
+                    self._refine_downstream(stage, reader, source, new_receivers[source])
 
     def found(self) -> Found:
         """All tested edges, and those of them that are large enough."""
@@ -184,41 +177,33 @@ class _State:
     def _receivers(self, source: int) -> frozenset[int]:
         return frozenset(np.flatnonzero(np.abs(np.nan_to_num(self.effects[source])) >= self.least).tolist())
 
-    def _refine_recall(self, layer: int, into: Into) -> None:
+    def _refine_recall(self, stage: Stage, reader: Reader) -> None:
         """Estimate edges into a layer: recall × exact effects of the edges out of each sender."""
-        direct_share = self._direct_share(layer, into)
-        columns = columns_of(self.anatomy, layer, into)
-        group = self.anatomy.n_heads // self.anatomy.n_kv_heads if into in ("k", "v") else 1
-        before = len(direct_share)
+        direct_share = self._direct_share(stage, reader)
+        rows, columns = _rows(reader), reader.columns
         # Recall is worked out over all confirmed edges anew, so it starts from nothing; the other estimate only adds
         # the new ones.
-        self.direct_share[:before, columns] = 0.0
+        self.direct_share[rows, columns] = 0.0
         for n in range(direct_share.shape[1]):
-            source = self._source(layer, into, n)
+            source = stage.senders[n]
             receivers = self.known_receivers.get(source, frozenset())
             # Recall is a part of each prompt's change and goes with that prompt's effect: a product of means would lose
             # how they go together.
             effect = sum((self.by_prompt[source, out] for out in receivers), np.zeros(self.search.count))
-            self.direct_share[:before, columns.start + n // group] += (direct_share[:, n] * effect).mean(1)
+            self.direct_share[rows, columns.start + n // reader.group] += (direct_share[:, n] * effect).mean(1)
 
-    def _source(self, layer: int, into: Into, n: int) -> int:
-        first = 1 + layer * (self.anatomy.n_heads + 1)
-        return first + (self.anatomy.n_heads if into == "mlp" else n)
-
-    def _direct_share(self, layer: int, into: Into) -> Float[np.ndarray, "source n prompt"]:
-        if into != "mlp":
-            return self.known[layer, "heads"][into]
-        if (layer, "mlp") not in self.known:
-            moved = np.sum([one.moved_of_mlp(layer).double().cpu().numpy() for one in self.responses], axis=0)
+    def _direct_share(self, stage: Stage, reader: Reader) -> Float[np.ndarray, "source n prompt"]:
+        if reader not in self.known:
+            moved = np.sum([one.moved_of_mlp(reader).double().cpu().numpy() for one in self.responses], axis=0)
             movers = torch.from_numpy(np.sort(np.argsort(-moved, kind="stable")[:_MOVERS]))
-            self.known[layer, "mlp"] = _joined([{into: one.recall_of_mlp(layer, movers)} for one in self.responses])
-        return self.known[layer, "mlp"][into]
+            self.known[reader] = _joined([one.recall_of_mlp(stage, movers) for one in self.responses])
+        return self.known[reader]
 
-    def _refine_downstream(self, layer: int, into: Into, source: int, new_receivers: frozenset[int]) -> None:
+    def _refine_downstream(self, stage: Stage, reader: Reader, source: int, new_receivers: frozenset[int]) -> None:
         """Add the effect that a sender's inputs have through it on the readers of the newly confirmed edges."""
-        head = 0 if into == "mlp" else source - self._source(layer, "q", 0)
+        head = stage.senders.index(source)
         carried = sum(abs(float(self.effects[source, out])) for out in self.known_receivers[source])
-        direct_share = np.abs(self._direct_share(layer, into)[:, head]).mean(1)
+        direct_share = np.abs(self._direct_share(stage, reader)[:, head]).mean(1)
         # A run for every source of every reader would cost more than the exact tests it saves. Recall tells which
         # sources matter.
         likely = np.argsort(-direct_share, kind="stable")[:FOLLOWED]
@@ -227,20 +212,21 @@ class _State:
         if not new_receivers or not len(likely):
             return
         senders, total = torch.from_numpy(likely.copy()), np.zeros(len(likely))
+        _, writer = self.search.network.tower_of(source)
         for responses in self.responses:
-            change = responses.mlp(layer, senders) if into == "mlp" else responses.head(layer, head, into, senders)
-            for (reader, reads), heads in self._readers(new_receivers).items():
-                total += responses.downstream_effect(change, reader, reads, heads).double().cpu().numpy()
-        group = self.anatomy.n_heads // self.anatomy.n_kv_heads if into in ("k", "v") else 1
-        column = columns_of(self.anatomy, layer, into).start + head // group
-        self.downstream_effect[likely, column] += total / self.search.count
+            change = responses.mlp(reader, senders) if reader.into == "mlp" else responses.head(reader, head, senders)
+            for behind, receivers in self._readers(new_receivers).items():
+                found = responses.downstream_effect(change, writer, behind, receivers)
+                total += found.double().cpu().numpy()
+        column = reader.columns.start + head // reader.group
+        self.downstream_effect[reader.reads.start + likely, column] += total / self.search.count
 
-    def _readers(self, receivers: frozenset[int]) -> dict[tuple[int | None, Into], list[int]]:
-        """(layer, what reads) → the heads that edges end in; head 0 stands for MLP and logits."""
-        readers: dict[tuple[int | None, Into], list[int]] = {}
+    def _readers(self, receivers: frozenset[int]) -> dict[Reader, list[int]]:
+        """Reader → those of its receivers that edges end in."""
+        readers: dict[Reader, list[int]] = {}
         for out in sorted(receivers):
-            node, reads = self.search.receivers[out]
-            readers.setdefault((node.layer, reads), []).append(node.head or 0)
+            reader = next(one for one in self.search.network.readers if out < one.columns.stop)
+            readers.setdefault(reader, []).append(out - reader.columns.start)
         return readers
 
     def _done(self) -> float:
@@ -248,6 +234,12 @@ class _State:
         return min(1.0, spending.forwards / max(1, spending.budget))
 
 
-def _joined(parts: Sequence[Mapping[Into, Tensor]]) -> dict[Into, np.ndarray]:
-    """One array for each kind of input: the prompts of all parts, one after the other."""
-    return {name: torch.cat([part[name] for part in parts], -1).double().cpu().numpy() for name in parts[0]}
+def _rows(reader: Reader) -> slice:
+    """The senders that a reader may read, among those of all towers."""
+    return slice(reader.reads.start, reader.reads.start + reader.before)
+
+
+def _joined(parts: Sequence[Tensor]) -> Float[np.ndarray, "source n prompt"]:
+    """The prompts of all parts, one after the other."""
+    joined: np.ndarray = torch.cat(list(parts), -1).double().cpu().numpy()
+    return joined

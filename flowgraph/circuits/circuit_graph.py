@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import numpy as np
 from jaxtyping import Float
 
-from ..interventions.edges import Into
+from ..interventions.network import LAST, Into
 from ..values.flow_graph import EDGE_KINDS, FlowGraph
-from ..values.graph_info import GraphInfo
+from ..values.graph_info import GraphInfo, StackInfo
 from ..values.node import Node
 from .backward import Found
 from .pairs import Search
@@ -54,14 +55,14 @@ def circuit_graph(
 
 
 def _nodes(search: Search, sources: np.ndarray, receivers: np.ndarray) -> tuple[Node, ...]:
-    """Nodes that edges touch, in the order of computation; groups of keys and values before their layer's heads."""
+    """Nodes that edges touch, in the order of computation, stack by stack; groups of keys and values before their layer's heads."""
     used = {search.sources[s] for s in sources} | {search.receivers[r][0] for r in receivers}
-    kinds = ("embed", "kv_group", "head", "mlp", "logits")
-    layers = len(search.loaded.anatomy.blocks)
+    kinds = ("embed", "kv_group", "head", "cross_kv_group", "cross_head", "mlp", "logits")
+    towers = list(search.network.towers)
 
-    def depth(node: Node) -> tuple[int, int, int]:
-        layer = node.layer if node.layer is not None else -1 if node.kind == "embed" else layers
-        return layer, kinds.index(node.kind), node.head or 0
+    def depth(node: Node) -> tuple[int, float, int, int]:
+        layer = node.layer if node.layer is not None else -1 if node.kind == "embed" else math.inf
+        return towers.index(node.stack or LAST), layer, kinds.index(node.kind), node.head or 0
 
     return tuple(sorted(used, key=depth))
 
@@ -100,6 +101,11 @@ def _info(
         total_share=float(np.abs(shares).sum()),
         filters=filters,
         options=notes,
+        stacks=tuple(
+            StackInfo(tower.name, (), len(tower.anatomy.blocks))
+            for tower in search.network.towers.values()
+            if tower.stack
+        ),
     )
 
 

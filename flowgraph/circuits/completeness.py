@@ -9,7 +9,7 @@ heads K are gone: F(C∖(K∪{v})) − F(C∖K) is large for some K. Nobody can 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from ..charts.table import Table
 from ..charts.text import printable
 from ..errors import ArgumentError
 from ..interventions.ablation import Ablation
-from ..interventions.edges import BOTH_STACKS, check_node
+from ..interventions.edges import check_node
 from ..interventions.metrics import Metric, metric_of
 from ..interventions.prompts import Prompts
 from ..interventions.ticks import Tick, ticking
@@ -376,15 +376,17 @@ class _Sides:
     ) -> None:  # fmt: skip
         self.loaded = load_model(model)
         self.loaded.require_head("the completeness of a circuit")
-        self.loaded.anatomy.refuse_stacks("the completeness of a circuit", BOTH_STACKS)
         self.heads = _heads(graph)
         anatomy = self.loaded.anatomy
         for node in self.heads:
             check_node(anatomy, node)
         self.metric = metric_of(metric)
         self.runs = HeadRuns(self.loaded, task_of(self.loaded, data), how, reference, self.metric)
-        self.inside = np.zeros((len(anatomy.blocks), anatomy.n_heads), bool)
-        self.inside[self._places(np.ones(len(self.heads), bool))] = True
+        # Heads of all kinds of attention in one row, as they run.
+        places = {node: n for n, node in enumerate(self.runs.heads)}
+        self._numbers = np.array([places[node] for node in self.heads])
+        self.inside = np.zeros(len(places), bool)
+        self.inside[self._numbers] = True
         self._watch = (progress, cancel)
         self._tick: Tick = lambda _prompts: None
         self._seen: dict[bytes, np.ndarray] = {}
@@ -405,30 +407,26 @@ class _Sides:
     def circuit(self, out: Bool[np.ndarray, "head"]) -> Float[np.ndarray, "prompt"]:
         """[prompt] metric of C∖K."""
         ablated = ~self.inside
-        ablated[self._places(out)] = True
+        ablated[self._numbers[out]] = True
         return self._without(ablated)
 
     def both(self, out: Bool[np.ndarray, "head"]) -> tuple[Float[np.ndarray, "prompt"], Float[np.ndarray, "prompt"]]:
         """[prompt] metric of C∖K and of M∖K."""
         ablated = np.zeros_like(self.inside)
-        ablated[self._places(out)] = True
+        ablated[self._numbers[out]] = True
         return self.circuit(out), self._without(ablated)
 
     def named(self, out: Bool[np.ndarray, "head"]) -> tuple[Node, ...]:
         """The heads of a set."""
         return tuple(node for node, is_out in zip(self.heads, out, strict=True) if is_out)
 
-    def _without(self, ablated: Bool[np.ndarray, "layer head"]) -> np.ndarray:
+    def _without(self, ablated: Bool[np.ndarray, "any_head"]) -> np.ndarray:
         # Different sets often leave the same heads ablated, and a run takes far longer than its key.
         key = ablated.tobytes()
         if key not in self._seen:
             self._tick(len(self.runs.full))
             self._seen[key] = self.runs.without(ablated)
         return self._seen[key]
-
-    def _places(self, out: Bool[np.ndarray, "head"]) -> tuple[list[Any], list[Any]]:
-        nodes = self.named(out)
-        return [node.layer for node in nodes], [node.head for node in nodes]
 
 
 def _grown(sides: _Sides, draw: np.random.Generator, depth: int, candidates: int) -> Iterator[np.ndarray]:
@@ -447,11 +445,11 @@ def _grown(sides: _Sides, draw: np.random.Generator, depth: int, candidates: int
 
 
 def _heads(graph: FlowGraph) -> tuple[Node, ...]:
-    """The heads of a graph in the order of computation, without positions."""
-    found = {(node.layer or 0, node.head or 0) for node in graph.nodes if node.kind == "head"}
+    """The heads of a graph in the order of computation, without positions; those of the encoder first."""
+    found = {replace(node, position=None) for node in graph.nodes if node.kind in ("head", "cross_head")}
     if not found:
         raise ArgumentError(f"{graph!r} has no heads, so none can be taken out; give a circuit with heads")
-    return tuple(Node("head", layer=layer, head=head) for layer, head in sorted(found))
+    return tuple(sorted(found, key=lambda node: (not node.stack, node.layer, node.kind == "cross_head", node.head)))
 
 
 def _words(nodes: Sequence[Node]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import Literal
 
 import numpy as np
 import torch
@@ -15,13 +16,17 @@ from ..models import LoadedModel
 from ..models.anatomy import Anatomy, Norm, upcast
 from ..models.attention_weights import attention_weights
 from ..models.parameters import matrix_of
+from .detectors import Kind, Repeating
 
 COPY_SCORES = ("copying", "copying_eigenvalues")
+NO_SOURCE = "what the encoder reads is no text of the decoder's tokens"
 _NOTHING = 1e-6
 """An output below this part of the largest that weights of that size could write is rounding."""
 
 
-def copy_scores(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> tuple[dict[str, HeadScore], dict[str, str]]:
+def copy_scores(
+    loaded: LoadedModel, prompts: Repeating, *, crossing: bool
+) -> tuple[dict[str, HeadScore], dict[str, str]]:
     """Copy scores on some sequences, and for scores that the model does not have the reason."""
     anatomy = loaded.anatomy
     if not anatomy.has_head:
@@ -30,21 +35,32 @@ def copy_scores(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> tuple[
     # head's output a term of the logits.
     if anatomy.has_whole_head or anatomy.wiring == "post_norm":
         return {}, dict.fromkeys(COPY_SCORES, "what a head writes is no term of a logit in this model")
-    scores = {"copying": _on_sequences(loaded, ids)}
+    if crossing:
+        if prompts.source is None:
+            return {}, dict.fromkeys(COPY_SCORES, NO_SOURCE)
+        found = {"copying": _on_sequences(loaded, prompts, prompts.source, "cross_")}
+        return found, {"copying_eigenvalues": "embeddings go through the whole encoder before these heads read them"}
+    scores = {"copying": _on_sequences(loaded, prompts, prompts.ids, "")}
     if anatomy.embedding.weight.shape[1] != anatomy.d_model:
         return scores, {"copying_eigenvalues": "the embedding has another width than the states"}
     return scores | {"copying_eigenvalues": _of_weights(anatomy)}, {}
 
 
-def _on_sequences(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> HeadScore:
-    """Mean over tokens of a token's own logit, in standard deviations of all logits that its value vector writes."""
-    anatomy = loaded.anatomy
-    unembedding = _unembedding(anatomy)
+def _on_sequences(
+    loaded: LoadedModel, prompts: Repeating, ids: Int[Tensor, "row position"], prefix: Literal["", "cross_"]
+) -> HeadScore:
+    """Mean over tokens of a token's own logit, in standard deviations of all logits that its value vector writes.
+
+    ``ids`` are the tokens whose values these are, ``prefix`` is what the sites of the attention begin with.
+    """
+    unembedding = _unembedding(loaded.anatomy)
+    final = loaded.anatomy.final_norm
+    anatomy = loaded.anatomy.reader_of_encoder if prefix else loaded.anatomy
     # A logit that is the same for all tokens changes no probability, so the mean row goes.
     unembedding = unembedding - unembedding.mean(0)
     own, covariance = unembedding[ids], unembedding.T @ unembedding / len(unembedding)
     # The norm is linear but for its scale, and the score is a ratio: as a matrix it is worked out once for all heads.
-    reads = _before(anatomy.final_norm, torch.eye(anatomy.d_model, device="cpu").to(covariance))
+    reads = _before(final, torch.eye(anatomy.d_model, device="cpu").to(covariance))
     values = np.empty((len(anatomy.blocks), anatomy.n_heads))
 
     def measure(layer: int, v: Tensor) -> Tensor:
@@ -61,13 +77,14 @@ def _on_sequences(loaded: LoadedModel, ids: Int[Tensor, "row position"]) -> Head
 
     run = Pass(loaded, len(ids))
     for layer in range(len(values)):
-        run.edit("v", layer, partial(measure, layer))
+        run.edit(f"{prefix}v", layer, partial(measure, layer))
     with loaded.lock, torch.no_grad():
-        run.run({"input_ids": ids})
+        run.run(prompts.feed)
     about = (
         "how far a token's own logit stands above the mean of all logits that a head writes where it looks at the token"
     )
-    return HeadScore("copying", values, "standard deviations", None, None, ids.numel(), about)
+    kind: Kind = "cross_head" if prefix else "head"
+    return HeadScore("copying", values, "standard deviations", None, None, ids.numel(), about, kind)
 
 
 def _of_weights(anatomy: Anatomy) -> HeadScore:

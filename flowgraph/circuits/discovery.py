@@ -11,13 +11,12 @@ from jaxtyping import Float
 
 from ..errors import ArgumentError, PromptError
 from ..interventions.ablation import Ablation
-from ..interventions.edges import BOTH_STACKS, require_sum
+from ..interventions.edges import whole_network
 from ..interventions.metrics import Metric, metric_of
-from ..interventions.prompts import Answers, Prompts, prompts_of
+from ..interventions.prompts import Answers, Prompts, in_words, prompts_of
 from ..models import load_model
 from ..models.wheel import Progress
 from ..tasks import TaskData
-from ..tasks.examples import prompt_ids
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
 from .attribution import Scores, attribution
@@ -130,17 +129,17 @@ def discover(
     how = "zero" if method == "gradient" else how
     loaded = load_model(model)
     loaded.require_head("a circuit for the answer")
-    loaded.anatomy.refuse_stacks("a search for circuits", BOTH_STACKS)
+    network = whole_network(loaded.anatomy)
     parts = pairs_of(loaded, clean, corrupted, target=target, foil=foil, data=data)
     if how == "mean":
         _check_averages(parts)
-    lengths = [pairs.clean.n_tokens for pairs in parts for _ in range(len(pairs))]
+    lengths = [pairs.clean.lengths for pairs in parts for _ in range(len(pairs))]
     size = search_size(loaded, lengths, method, how=how, steps=steps, max_bytes=max_bytes)
     # Prompts run in parts that fit; the search asks each part in turn, so the result does not depend on the sizes.
-    parts = [part for pairs in parts for part in pairs.split(size.at_once[pairs.clean.n_tokens])]
+    parts = [part for pairs in parts for part in pairs.split(size.at_once[pairs.clean.lengths])]
     count = len(lengths)
     most = (ALL_BELOW if method == "acdc" else FORWARDS) * count if budget is None else budget
-    search = Search(loaded, parts, metric_of(metric), how, Spending(most), progress, cancel)
+    search = Search(loaded, network, parts, metric_of(metric), how, Spending(most), progress, cancel)
     least_budget(search, method, steps)
     search.tell(f"working in {size.total / 2**20:,.0f} MiB at most", 0.0)
     with loaded.lock:
@@ -192,11 +191,11 @@ def discovery_size(
     """
     _check(method, how, None, 0.0, None, steps, 1)
     loaded = load_model(model)
-    require_sum(loaded.anatomy)
+    whole_network(loaded.anatomy)
     if data is not None:
-        lengths = [len(prompt_ids(loaded, example.clean)) for example in data.checked(loaded).examples]
+        lengths = [own for own, several in data.checked(loaded).of_lengths(loaded).items() for _ in several]
     elif clean is not None:
-        lengths = [prompt.length for prompt in prompts_of(loaded, clean, "clean")]
+        lengths = [prompt.lengths for prompt in prompts_of(loaded, clean, "clean")]
     else:
         raise ArgumentError("give clean= prompts, or data= with examples of a task")
     return search_size(
@@ -219,7 +218,7 @@ def _check_averages(parts: Sequence[Pairs]) -> None:
     for pairs in parts:
         if len(pairs) < 2:
             raise PromptError(
-                f"how='mean' averages the corrupted prompts position by position, and there is 1 of {pairs.clean.n_tokens} tokens; "
+                f"how='mean' averages the corrupted prompts position by position, and there is 1 of {in_words(pairs.clean.lengths)}; "
                 "give at least two of each length, or say how='resample'"
             )
 

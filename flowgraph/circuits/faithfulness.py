@@ -23,7 +23,7 @@ from ..charts.table import Table
 from ..charts.text import printable
 from ..errors import ArgumentError
 from ..interventions.ablation import Ablation
-from ..interventions.edges import BOTH_STACKS, Edge
+from ..interventions.edges import Edge, edge_mask, whole_network
 from ..interventions.metrics import Metric, metric_of
 from ..interventions.plan import circuit_edges
 from ..interventions.prompts import Prompts
@@ -33,7 +33,7 @@ from ..models.wheel import Progress
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
 from .bands import Band, band_of, draws_of, with_band
-from .runs import Cancel, Data, all_edges, circuit_runs, edge_mask, task_of
+from .runs import Cancel, Data, circuit_runs, task_of
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Parts of a circuit's edges that are measured."""
@@ -291,19 +291,19 @@ def faithfulness(
     """
     loaded = load_model(model)
     loaded.require_head("the faithfulness of a circuit")
-    loaded.anatomy.refuse_stacks("the faithfulness of a circuit", BOTH_STACKS)
+    network = whole_network(loaded.anatomy)
     edges = ordered_edges(graph)
     counts = _counts(sizes, len(edges))
     task = task_of(loaded, data)
-    masks = [edge_mask(loaded.anatomy, edges[:count]) for count in counts]
+    masks = [edge_mask(network, edges[:count]) for count in counts]
     chosen = metric_of(metric)
     measured, full = circuit_runs(
-        loaded, task, masks, how=how, reference=reference, metric=chosen,
+        loaded, task, network, masks, how=how, reference=reference, metric=chosen,
         tick=ticking("measuring circuits", len(masks) * len(task), progress, cancel, unit="runs of a prompt"),
     )  # fmt: skip
     draws = draws_of(len(task), bootstrap, seed)
     found = Faithfulness(
-        np.array(counts), measured, full, int(all_edges(loaded.anatomy).sum()), how, chosen.name, chosen.unit, draws, seed,
+        np.array(counts), measured, full, int(network.possible.sum()), how, chosen.name, chosen.unit, draws, seed,
         loaded.name, task.name,
     )  # fmt: skip
     _check_gap(found)

@@ -14,6 +14,7 @@ from ..errors import ArgumentError
 from ..interventions.edge_effects import CUT_TOKENS
 from ..interventions.edge_scores import scoring_bytes
 from ..interventions.pass_numbers import PassNumbers, fitting, pass_numbers
+from ..interventions.prompts import Lengths
 from ..models import LoadedModel
 
 MAX_BYTES = 2**32
@@ -28,14 +29,14 @@ _MATRICES = 8
 
 @dataclass(frozen=True)
 class SearchSize:
-    """Number of tokens → prompts of that length that run together, and the bytes of it all besides the model."""
+    """Number of tokens, the encoder's too → prompts of these lengths that run together, and the bytes of it all besides the model."""
 
-    at_once: dict[int, int]
+    at_once: dict[Lengths, int]
     total: int
 
 
 def search_size(
-    loaded: LoadedModel, lengths: Iterable[int], method: str, *, how: str, steps: int, max_bytes: int
+    loaded: LoadedModel, lengths: Iterable[Lengths], method: str, *, how: str, steps: int, max_bytes: int
 ) -> SearchSize:
     """Find the numbers of prompts that run together within ``max_bytes``.
 
@@ -45,14 +46,14 @@ def search_size(
         If not even one prompt at a time fits beside the held runs of the others.
     """
     counts = Counter(lengths)
-    held = sum(_held(loaded, n_tokens, count, method, how) for n_tokens, count in counts.items())
+    held = sum(_held(loaded, own, count, method, how) for own, count in counts.items())
     at_once, work = {}, 0
-    for n_tokens, count in counts.items():
-        size = _work(loaded, n_tokens, method, steps)
-        at_once[n_tokens] = fitting(count, size, max_bytes - held)
-        if not at_once[n_tokens]:
+    for own, count in counts.items():
+        size = _work(loaded, own, method, steps)
+        at_once[own] = fitting(count, size, max_bytes - held)
+        if not at_once[own]:
             raise ArgumentError(_too_large(method, sum(counts.values()), held + size(1), max_bytes))
-        work = max(work, size(at_once[n_tokens]))
+        work = max(work, size(at_once[own]))
     return SearchSize(at_once, held + work)
 
 
@@ -64,26 +65,25 @@ def _too_large(method: str, prompts: int, needed: int, max_bytes: int) -> str:
     )
 
 
-def _held(loaded: LoadedModel, n_tokens: int, count: int, method: str, how: str) -> int:
+def _held(loaded: LoadedModel, lengths: Lengths, count: int, method: str, how: str) -> int:
     """Bytes that a search holds from beginning to end."""
-    of, anatomy = pass_numbers(loaded, n_tokens), loaded.anatomy
-    layers, senders = len(anatomy.blocks), 1 + len(anatomy.blocks) * (anatomy.n_heads + 1)
+    of, n_tokens = pass_numbers(loaded, lengths), sum(lengths)
     numbers = _MATRICES * of.scores
     if how == "mean":
         numbers += 3 * n_tokens * of.changes  # the average, and the sum that it is made of
     if method == "backward":
         # The clean run is kept twice, with its gradients once, and what every source makes of every reader.
-        token = of.changes + 2 * of.kept + of.gradients + layers * of.pattern
-        numbers += count * (n_tokens * token + of.logits + 3 * layers * anatomy.n_heads * senders)
+        token = of.changes + 2 * of.kept + of.gradients + of.layers * of.pattern
+        numbers += count * (n_tokens * token + of.logits + 3 * of.layers * of.heads * of.senders)
     elif method == "acdc":
         numbers += count * (of.logits + (n_tokens * of.changes if how == "resample" else 0))
     return of.width * numbers
 
 
-def _work(loaded: LoadedModel, n_tokens: int, method: str, steps: int) -> Callable[[int], int]:
+def _work(loaded: LoadedModel, lengths: Lengths, method: str, steps: int) -> Callable[[int], int]:
     """A function: number of prompts that run together → bytes that come and go."""
-    of = pass_numbers(loaded, n_tokens)
-    scored = scoring_bytes(loaded, n_tokens, method in ("eap-qk", "acdc"))
+    of, n_tokens = pass_numbers(loaded, lengths), sum(lengths)
+    scored = scoring_bytes(loaded, lengths, method in ("eap-qk", "acdc"))
 
     def scoring(prompts: int) -> int:
         summed = prompts * n_tokens * of.all_into if method == "eap-ig" and steps > 1 else 0
@@ -104,9 +104,9 @@ def _phases(of: PassNumbers, loaded: LoadedModel, n_tokens: int, prompts: int) -
     """Numbers of each phase of a backward search, for prompts that run together."""
     anatomy, tokens = loaded.anatomy, prompts * n_tokens
     # All prompts of at least one sender run together, and never more than those of all senders.
-    anew = min(max(RESPONSE_TOKENS, tokens), tokens * (1 + len(anatomy.blocks) * (anatomy.n_heads + 1)))
+    anew = min(max(RESPONSE_TOKENS, tokens), tokens * of.senders)
     cut = max(CUT_TOKENS, tokens)
-    whole = anatomy.n_heads * (anatomy.d_model + anatomy.d_head) + of.pattern
+    whole = of.heads * (anatomy.d_model + anatomy.d_head) + of.pattern
     followed = 3 * FOLLOWED * anatomy.d_model
     return (
         2 * tokens * (2 * of.kept + of.block) + tokens * of.making + 2 * prompts * of.logits,

@@ -10,22 +10,22 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
 
 from ..errors import ArgumentError, CancelledError
 from ..interventions.ablation import one_for_each
 from ..interventions.edge_effects import Cuts
-from ..interventions.edges import Edge, Into, receivers, require_sum, sender_nodes
+from ..interventions.edges import Edge
 from ..interventions.gradients import Forward, Gradients, backward
 from ..interventions.metrics import Metric
-from ..interventions.prompts import Answers, Batch, Prompts, batch_of, prompts_of
-from ..interventions.senders import Kept, emptied, written_change
+from ..interventions.network import LAST, Into, KeptOf, Network
+from ..interventions.prompts import Answers, Batch, Lengths, Prompts, batch_of, prompts_of
+from ..interventions.senders import Changed, emptied, written_change
 from ..models import LoadedModel
 from ..models.wheel import Progress
 from ..tasks import TaskData
 from ..values.inputs import inputs
 from ..values.node import Node
-from .runs import all_edges, written_on_average
+from .runs import written_on_average
 
 # A gap below this part of the clean metric is rounding of 32-bit logits.
 _SMALLEST_GAP = 1e-6
@@ -89,6 +89,7 @@ class Search:
     """
 
     loaded: LoadedModel
+    network: Network
     parts: list[Pairs]
     metric: Metric
     how: str
@@ -98,11 +99,11 @@ class Search:
     sources: tuple[Node, ...] = field(init=False)
     receivers: tuple[tuple[Node, Into], ...] = field(init=False)
     possible: Bool[np.ndarray, "source receiver"] = field(init=False)
-    _average: Tensor | None = field(init=False, default=None)
+    _average: tuple[Lengths, Changed] | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        self.sources, self.receivers = sender_nodes(self.loaded.anatomy), receivers(self.loaded.anatomy)
-        self.possible = all_edges(self.loaded.anatomy).T.numpy()
+        self.sources, self.receivers = self.network.senders, self.network.receivers
+        self.possible = self.network.possible.numpy()
 
     @property
     def count(self) -> int:
@@ -122,22 +123,29 @@ class Search:
         if self.progress is not None:
             self.progress(stage, done)
 
-    def average(self, n_tokens: int) -> Float[Tensor, "source 1 position d_model"]:
-        """Mean output of the sources over the corrupted runs of a length. The average of one length is held at a time."""
-        # Averages of all lengths at once would not fit; prompts come by length, so each is made about once.
-        if self._average is None or self._average.shape[2] != n_tokens:
-            self._average = None
-            batches = [pairs.corrupted for pairs in self.parts if pairs.clean.n_tokens == n_tokens]
-            self.spending.forwards += sum(map(len, batches))
-            self._average = written_on_average(self.loaded, batches)
-        return self._average
+    def average(self, lengths: Lengths) -> Changed:
+        """Name of a tower → [source, 1, position, d_model] mean output of the sources over the corrupted runs of a length.
 
-    def changes(self, clean: Kept, corrupted: Kept) -> Float[Tensor, "source prompt position d_model"]:
-        """Change of each source's output, as readers see it, when the source's edges are cut."""
+        The average of one length is held at a time.
+        """
+        # Averages of all lengths at once would not fit; prompts come by length, so each is made about once.
+        if self._average is None or self._average[0] != lengths:
+            self._average = None
+            batches = [pairs.corrupted for pairs in self.parts if pairs.clean.lengths == lengths]
+            self.spending.forwards += sum(map(len, batches))
+            self._average = lengths, written_on_average(self.loaded, self.network, batches)
+        return self._average[1]
+
+    def changes(self, clean: KeptOf, corrupted: KeptOf) -> Changed:
+        """Name of a tower → [source, prompt, position, d_model] change of each source's output, as readers see it, when its edges are cut."""
         if self.how == "resample":
-            return written_change(self.loaded.anatomy, clean, corrupted)
-        negative = emptied(self.loaded.anatomy, clean)
-        return negative if self.how == "zero" else negative.add_(self.average(negative.shape[2]))
+            return written_change(self.network, clean, corrupted)
+        negative = emptied(self.network, clean)
+        if self.how == "zero":
+            return negative
+        source = next((made.shape[2] for name, made in negative.items() if name != LAST), 0)
+        average = self.average((negative[LAST].shape[2], source))
+        return {name: made.add_(average[name]) for name, made in negative.items()}
 
     def edge(self, source: int, receiver: int) -> Edge:
         """The edge from one source into one receiver, by their numbers."""
@@ -173,11 +181,11 @@ class Runs:
         with torch.no_grad():
             # One pass for both runs: equal rows then round alike, and their difference is exact where nothing changes.
             both = pairs.clean.with_others(pairs.corrupted)
-            self.cuts = Cuts(search.loaded, pairs.clean, both, search.changes, search.metric)
+            self.cuts = Cuts(search.loaded, search.network, pairs.clean, both, search.changes, search.metric)
         search.spending.forwards += 2 * len(pairs)
 
     @property
-    def changes(self) -> Float[Tensor, "source prompt position d_model"]:
+    def changes(self) -> Changed:
         """As of :meth:`Search.changes`."""
         return self.cuts.changes
 
@@ -212,7 +220,6 @@ def pairs_of(
     ArgumentError
         If both prompts and data are given, or neither.
     """
-    require_sum(loaded.anatomy)
     if data is None:
         if clean is None or corrupted is None:
             raise ArgumentError("give clean= and corrupted= prompts, or data= with examples of a task")
@@ -227,7 +234,7 @@ def pairs_of(
             [example.target for example in examples],
             [example.foil for example in examples],
         )
-        for examples in data.checked(loaded).of_length(loaded).values()
+        for examples in data.checked(loaded).of_lengths(loaded).values()
     ]
 
 

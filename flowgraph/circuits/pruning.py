@@ -80,19 +80,18 @@ class _Pruning:
     """Runs of all prompts in which only some edges are left."""
 
     def __init__(self, search: Search) -> None:
-        self.search, self.anatomy = search, search.loaded.anatomy
+        self.search, self.network = search, search.network
         with torch.no_grad():
             self.parts = [(pairs, *self._recorded(pairs)) for pairs in search.parts]
 
     def measure(self, kept: Bool[np.ndarray, "source receiver"]) -> float:
         """Mean metric with all other edges cut."""
-        # As rows of receivers, the order that the edits take.
-        mask, total = torch.from_numpy(kept.T.copy()), 0.0
+        mask, total = torch.from_numpy(kept.copy()), 0.0
         for pairs, answers, reference in self.parts:
             self.search.spending.forwards += len(pairs)
             with torch.no_grad():
                 run = Pass(self.search.loaded, len(pairs))
-                KeptEdges(run, reference, mask).install()
+                KeptEdges(run, self.network, reference, mask).install()
                 states = run.run(pairs.clean.feed)
                 logits = answer_logits(self.search.loaded, states, pairs.clean.positions)
                 total += float(self.search.metric(logits, answers).double().sum())
@@ -100,16 +99,12 @@ class _Pruning:
 
     def leads_on(self, receiver: int, kept: Bool[np.ndarray, "source receiver"]) -> bool:
         """Whether an edge that is left reads the output of a reader's node."""
-        node, into = self.search.receivers[receiver]
-        if into == "logits":
+        reader = next(one for one in self.network.readers if receiver < one.columns.stop)
+        if reader.into == "logits":
             return True
-        assert node.layer is not None
-        first = 1 + node.layer * (self.anatomy.n_heads + 1)
-        if into == "mlp":
-            return bool(kept[first + self.anatomy.n_heads].any())
-        assert node.head is not None
-        size = self.anatomy.n_heads // self.anatomy.n_kv_heads if into in ("k", "v") else 1
-        return bool(kept[first + node.head * size : first + (node.head + 1) * size].any())
+        writers = reader.writers(receiver - reader.columns.start)
+        start = reader.owner.start
+        return bool(kept[start + writers.start : start + writers.stop].any())
 
     def _recorded(self, pairs: Pairs) -> tuple[Any, Any]:
         """Answers of the clean run, and the senders' outputs in the corrupted one."""
@@ -118,6 +113,6 @@ class _Pruning:
         self.search.spending.forwards += len(pairs)
         answers = answer_tokens_of(pairs.clean, answer_logits(loaded, states, pairs.clean.positions))
         if self.search.how != "resample":
-            return answers, self.search.average(pairs.clean.n_tokens) if self.search.how == "mean" else None
+            return answers, self.search.average(pairs.clean.lengths) if self.search.how == "mean" else None
         self.search.spending.forwards += len(pairs)
-        return answers, written_in(loaded, pairs.corrupted)
+        return answers, written_in(loaded, self.network, pairs.corrupted)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Float
@@ -18,17 +18,16 @@ from ..charts.grid import Grid
 from ..charts.overview import Overview
 from ..charts.result import Result
 from ..charts.table import Table
-from ..errors import ArgumentError
+from ..errors import ArgumentError, UnsupportedReadingError
 from ..interventions.ablation import Ablation
-from ..interventions.edges import BOTH_STACKS
 from ..interventions.metrics import metric_of
 from ..lenses.head_scores import HeadScore
 from ..models import load_model
 from ..models.wheel import Progress
 from ..values.arguments import takes
 from ..values.node import Node
-from .copying import COPY_SCORES, copy_scores
-from .detectors import ATTENTION_SCORES, attention_scores, repeating
+from .copying import COPY_SCORES, NO_SOURCE, copy_scores
+from .detectors import ATTENTION_SCORES, CROSS_SCORES, NO_DISTANCE, Kind, attention_scores, repeating
 from .runs import Cancel, Data, task_of
 from .task_scores import TASK_SCORES, task_scores
 
@@ -49,6 +48,7 @@ _NEEDS: Mapping[str, tuple[tuple[str, float], ...]] = {
 """Role → scores that have to exceed their thresholds, each times its sign; the first one ranks the role's heads."""
 _SCORE = {"negative_copying": "copying", "name_mover": "answer", "negative_mover": "answer"}
 _SHOWN = 3
+RoleAttention = Literal["self", "cross"]
 # Columns of the table come in this order, whatever a model or task lacks.
 _ORDER = (*ATTENTION_SCORES, *COPY_SCORES, *TASK_SCORES)
 
@@ -70,6 +70,8 @@ class HeadRoles(Result):
         Score → the value that it has to exceed for a role.
     task
         Name of the task; None without.
+    kind
+        ``"head"``, or ``"cross_head"`` for heads that read an encoder.
     """
 
     model: str
@@ -77,6 +79,7 @@ class HeadRoles(Result):
     undefined: Mapping[str, str]
     thresholds: Mapping[str, float]
     task: str | None
+    kind: Kind = "head"
 
     def __getitem__(self, name: str) -> Float[np.ndarray, "layer head"]:
         """[layer, head] of one score.
@@ -113,7 +116,7 @@ class HeadRoles(Result):
         ArgumentError
             If the model has no such head.
         """
-        if node.kind != "head":
+        if node.kind != self.kind or node.stack is not None:
             return {}
         place = node.layer or 0, node.head or 0
         layers, heads = next(iter(self.scores.values())).values.shape
@@ -129,7 +132,8 @@ class HeadRoles(Result):
             more = f" and {len(nodes) - _SHOWN} more" if len(nodes) > _SHOWN else ""
             named.append(f"{role} {' '.join(map(str, nodes[:_SHOWN]))}{more}")
         about = "" if self.task is None else f", task {self.task!r}"
-        return f"HeadRoles({self.model!r}, {layers} layers × {heads} heads{about}: {'; '.join(named) or 'no head has a role'})"
+        of = " that read the encoder" if self.kind == "cross_head" else ""
+        return f"HeadRoles({self.model!r}, {layers} layers × {heads} heads{of}{about}: {'; '.join(named) or 'no head has a role'})"
 
     def table(self) -> Table:
         """One row for each head: ``layer``, ``head``, ``roles``, and every score; heads with roles first."""
@@ -186,7 +190,7 @@ class HeadRoles(Result):
         places = (np.unravel_index(n, values.shape) for n in np.argsort(-sign * values, axis=None, kind="stable"))
         found = ((int(layer), int(head)) for layer, head in places)
         return tuple(
-            Node("head", layer=place[0], head=place[1])
+            Node(self.kind, layer=place[0], head=place[1])
             for place in found
             if all(self._above(*need, place) for need in needs)
         )
@@ -201,6 +205,7 @@ def head_roles(
     data: Data | None = None,
     *,
     how: Ablation = "resample",
+    attention: RoleAttention = "self",
     sequences: int = 8,
     thresholds: Mapping[str, float] | None = None,
     seed: int = 0,
@@ -237,6 +242,12 @@ def head_roles(
     how
         Output in place of an ablated head's: ``"resample"``, that of the corrupted prompt; ``"mean"``, the mean over the corrupted
         prompts of its length; ``"zero"``.
+    attention
+        Of an encoder–decoder the heads of its decoder that read what is written (``"self"``), or those that read the encoder
+        (``"cross"``). For the first the encoder reads the same tokens from another place of their period on, or noise where it reads
+        no tokens of the decoder's. For the second ``duplicate_token`` is attention to the same token in the source, ``induction`` to
+        what follows it there, ``copying`` and ``answer`` are of the source's tokens, and ``previous_token`` and ``sink`` are not defined: the
+        two stacks count their positions apart. Heads of an encoder see both sides, and have no such roles.
     sequences
         How many random sequences.
     thresholds
@@ -268,20 +279,35 @@ def head_roles(
     Better than One?", for importance; Xiao et al. (2023), "Efficient Streaming Language Models with Attention Sinks".
     """
     loaded = load_model(model)
-    loaded.anatomy.refuse_stacks("the roles of heads", BOTH_STACKS)
     limits = _limits(thresholds)
     task = None if data is None else task_of(loaded, data)
-    ids = repeating(loaded, sequences, seed)
-    copied, undefined = copy_scores(loaded, ids)
-    scores = attention_scores(loaded, ids) | copied
+    if attention not in get_args(RoleAttention):
+        raise ArgumentError(
+            f"attention={attention!r} is not known; expected {' or '.join(map(repr, get_args(RoleAttention)))}"
+        )
+    crossing = attention == "cross"
+    kind: Kind = "cross_head" if crossing else "head"
+    if crossing:
+        loaded.anatomy.reader_of_encoder.require_attention(None, "the roles of heads")
+    prompts = repeating(loaded, sequences, seed)
+    copied, undefined = copy_scores(loaded, prompts, crossing=crossing)
+    scores = {} if crossing and prompts.source is None else attention_scores(loaded, prompts, crossing=crossing)
+    scores |= copied
+    if crossing:
+        undefined |= dict.fromkeys(("previous_token", "sink"), NO_DISTANCE)
+        undefined |= dict.fromkeys(CROSS_SCORES, NO_SOURCE) if prompts.source is None else {}
     if task is None:
         undefined |= dict.fromkeys(TASK_SCORES, "it is measured on a task; give data=")
     else:
-        on_task, missing = task_scores(loaded, task, how, metric_of(None), progress, cancel)
+        on_task, missing = task_scores(loaded, task, how, metric_of(None), progress, cancel, crossing=crossing)
         scores |= on_task
         undefined |= missing
     scores = {name: scores[name] for name in _ORDER if name in scores}
-    return HeadRoles(loaded.name, scores, undefined, limits, None if task is None else task.name)
+    if not scores:
+        raise UnsupportedReadingError(
+            f"no role of heads of {loaded.name!r} that read its encoder can be measured: {NO_SOURCE}; give data= with a task"
+        )
+    return HeadRoles(loaded.name, scores, undefined, limits, None if task is None else task.name, kind)
 
 
 def _limits(thresholds: Mapping[str, float] | None) -> dict[str, float]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -18,19 +18,20 @@ from torch import Tensor
 
 from ..errors import ArgumentError, PromptError
 from ..interventions.ablation import Ablation, answer_logits, answer_tokens_of
-from ..interventions.changes import Reference, changed
-from ..interventions.edges import Edge, Into, check_edge, receivers, require_sum, sender_index, senders_before
+from ..interventions.changes import Reference, changed, recorded, reference_of
 from ..interventions.metrics import AnswerTokens, Metric
+from ..interventions.network import Network, Reader, network_of
 from ..interventions.passes import Pass
-from ..interventions.plan import Plan
-from ..interventions.prompts import Batch, Prompt, Prompts, batch_of, prompts_of
-from ..interventions.senders import Changes, head_shift, keep_senders, read_through_norm, written
+from ..interventions.plan import Plan, plan_of
+from ..interventions.prompts import Batch, Lengths, Prompt, Prompts, batch_of, in_words, prompts_of
+from ..interventions.senders import Changed, Changes, keep_senders, kept_of, pass_of, shifted, states_of, written
 from ..interventions.ticks import Tick
 from ..models import LoadedModel
 from ..models.anatomy import Anatomy, upcast
 from ..tasks import Example, TaskData
 from ..tracing import explained_of_row
 from ..values.inputs import row_of
+from ..values.node import Node
 
 Data = TaskData | Sequence[Example]
 """A task, or examples of one."""
@@ -104,13 +105,13 @@ def parts_of(
     prompts = [prompt for example in task.examples for prompt in _prompts(loaded, example)]
     clean, corrupted = prompts[::2], prompts[1::2]
     averaged = corrupted if reference is None else prompts_of(loaded, reference, "reference")
-    lengths: dict[int, list[int]] = {}
+    groups: dict[Lengths, list[int]] = {}
     for row, prompt in enumerate(clean):
-        lengths.setdefault(prompt.length, []).append(row)
+        groups.setdefault(prompt.lengths, []).append(row)
     parts = []
-    for n_tokens, rows in lengths.items():
-        together = _to_average(averaged, n_tokens, reference is None) if how == "mean" else []
-        step = max(1, _BYTES // (bytes_of_token * n_tokens))
+    for lengths, rows in groups.items():
+        together = _to_average(averaged, lengths, reference is None) if how == "mean" else []
+        step = max(1, _BYTES // (bytes_of_token * sum(lengths)))
         for start in range(0, len(rows), step):
             chosen = rows[start : start + step]
             others = together or [corrupted[row] for row in chosen]
@@ -127,7 +128,8 @@ def parts_of(
 def circuit_runs(
     loaded: LoadedModel,
     task: TaskData,
-    circuits: Sequence[Bool[Tensor, "receiver sender"]],
+    network: Network,
+    circuits: Sequence[Bool[Tensor, "sender receiver"]],
     *,
     how: Ablation,
     reference: Prompts | None,
@@ -136,13 +138,12 @@ def circuit_runs(
 ) -> tuple[Float[np.ndarray, "circuit prompt"], Float[np.ndarray, "prompt"]]:
     """[circuit, prompt] metric with all edges ablated but those of each circuit, and [prompt] metric of the whole model.
 
-    ``circuits`` are masks of :func:`edge_mask`; ``tick`` is called before each run of some prompts with one circuit, with the
-    number of these prompts.
+    ``circuits`` are masks of :func:`flowgraph.interventions.edges.edge_mask`; ``tick`` is called before each run of some prompts with
+    one circuit, with the number of these prompts.
     """
-    anatomy = loaded.anatomy
-    senders = 1 + len(anatomy.blocks) * (anatomy.n_heads + 1)
+    width = max(tower.anatomy.d_model for tower in network.towers.values())
     # What senders wrote in the reference, what they write now, and a copy in between.
-    parts = parts_of(loaded, task, how, reference=reference, bytes_of_token=3 * senders * anatomy.d_model * 4)
+    parts = parts_of(loaded, task, how, reference=reference, bytes_of_token=3 * network.count * width * 4)
     measured, full = np.empty((len(circuits), len(task))), np.empty(len(task))
     with loaded.lock, torch.no_grad():
         for part in parts:
@@ -150,48 +151,15 @@ def circuit_runs(
             logits = answer_logits(loaded, Pass(loaded, len(batch)).run(batch.feed), batch.positions)
             answers = answer_tokens_of(batch, logits)
             full[rows] = _numbers(metric(logits, answers))
-            wrote = _written(loaded, part, how)
+            wrote = _written(loaded, network, part, how)
             for n, kept in enumerate(circuits):
                 tick(len(rows))
                 run = Pass(loaded, len(batch))
-                KeptEdges(run, wrote, kept).install()
+                KeptEdges(run, network, wrote, kept).install()
                 states = run.run(batch.feed)
                 measured[n, rows] = _numbers(metric(answer_logits(loaded, states, batch.positions), answers))
     tick(0)
     return measured, full
-
-
-def edge_mask(anatomy: Anatomy, edges: Sequence[Edge]) -> Bool[Tensor, "receiver sender"]:
-    """[receiver, sender] True where there is one of the edges; receivers in the order of :func:`receivers`.
-
-    Raises
-    ------
-    ArgumentError
-        If the model has no such edge, or one is restricted to a position.
-    UnsupportedReadingError
-        If the model has no edges.
-    """
-    require_sum(anatomy)
-    places = {receiver: n for n, receiver in enumerate(receivers(anatomy))}
-    mask = torch.zeros(len(places), 1 + len(anatomy.blocks) * (anatomy.n_heads + 1), dtype=torch.bool, device="cpu")
-    for edge in edges:
-        if edge.position is not None:
-            raise ArgumentError(
-                f"{edge} is restricted to a position, which is not the same place in all prompts; give a circuit without "
-                "positions, or test this one prompt with ablate(…, outside=True)"
-            )
-        check_edge(anatomy, edge)
-        mask[places[edge.target, edge.into], sender_index(anatomy, edge.source)] = True
-    return mask
-
-
-def all_edges(anatomy: Anatomy) -> Bool[Tensor, "receiver sender"]:
-    """[receiver, sender] True for every edge that the model has."""
-    counts = torch.tensor(
-        [senders_before(anatomy, node.layer, into) for node, into in receivers(anatomy)], device="cpu"
-    )
-    senders = torch.arange(1 + len(anatomy.blocks) * (anatomy.n_heads + 1), device="cpu")
-    return senders < counts[:, None]
 
 
 class HeadRuns:
@@ -199,6 +167,8 @@ class HeadRuns:
 
     Attributes
     ----------
+    heads
+        Every head of the model: of the encoder, and layer by layer of the decoder those that read itself and those that read the encoder.
     full
         [prompt] metric of the whole model.
     """
@@ -206,9 +176,14 @@ class HeadRuns:
     def __init__(
         self, loaded: LoadedModel, task: TaskData, how: Ablation, reference: Prompts | None, metric: Metric
     ) -> None:
-        anatomy = loaded.anatomy
         self.loaded, self.metric, self.full = loaded, metric, np.empty(len(task))
-        size = len(anatomy.blocks) * anatomy.n_heads * anatomy.d_value * 4
+        self.heads = tuple(
+            node
+            for tower in network_of(loaded.anatomy).towers.values()
+            for node in tower.nodes
+            if node.kind in ("head", "cross_head") and node.layer in tower.anatomy.attending
+        )
+        size = len(self.heads) * loaded.anatomy.d_value * 4
         self.parts: list[tuple[Part, AnswerTokens, Reference]] = []
         with loaded.lock, torch.no_grad():
             for part in parts_of(loaded, task, how, reference=reference, bytes_of_token=size):
@@ -216,22 +191,20 @@ class HeadRuns:
                 logits = answer_logits(loaded, Pass(loaded, len(batch)).run(batch.feed), batch.positions)
                 answers = answer_tokens_of(batch, logits)
                 self.full[list(part.rows)] = _numbers(metric(logits, answers))
-                self.parts.append((part, answers, _heads_of(loaded, part, how)))
+                self.parts.append((part, answers, _heads_of(loaded, part, self.heads, how)))
 
-    def without(self, ablated: Bool[np.ndarray, "layer head"]) -> Float[np.ndarray, "prompt"]:
+    def without(self, ablated: Bool[np.ndarray, "head"]) -> Float[np.ndarray, "prompt"]:
         """[prompt] metric with some heads ablated."""
-        heads, measured = torch.from_numpy(ablated), np.empty_like(self.full)
+        out = [node for node, is_out in zip(self.heads, ablated, strict=True) if is_out]
+        measured = np.empty_like(self.full)
         with self.loaded.lock, torch.no_grad():
             for part, answers, reference in self.parts:
-                batch = part.clean
-                everywhere = heads[..., None].expand(-1, -1, batch.n_tokens)
-                plan = Plan(
-                    self.loaded.anatomy,
-                    batch.n_tokens,
-                    everywhere,
-                    torch.zeros(len(heads), batch.n_tokens, device="cpu").bool(),
+                batch, anatomy = part.clean, self.loaded.anatomy
+                states = (
+                    changed(self.loaded, batch.feed, plan_of_heads(anatomy, out, batch.lengths), reference)
+                    if out
+                    else Pass(self.loaded, len(batch)).run(batch.feed)
                 )
-                states = changed(self.loaded, batch.feed, plan, reference)
                 logits = answer_logits(self.loaded, states, batch.positions)
                 measured[list(part.rows)] = _numbers(self.metric(logits, answers))
         return measured
@@ -240,66 +213,53 @@ class HeadRuns:
 class KeptEdges:
     """The edits of a pass in which every receiver sees the reference of the senders whose edges to it are not kept."""
 
-    def __init__(self, run: Pass, reference: Tensor | None, kept: Bool[Tensor, "receiver sender"]) -> None:
-        self.run, self.anatomy, self.changes = run, run.anatomy, Changes(run, reference)
-        self.cut = all_edges(run.anatomy) & ~kept
-        self.rows: dict[tuple[int | None, Into], list[int]] = {}
-        for n, (node, into) in enumerate(receivers(run.anatomy)):
-            self.rows.setdefault((node.layer, into), []).append(n)
-        self.moved: dict[tuple[int, str], Tensor] = {}
+    def __init__(
+        self, run: Pass, network: Network, reference: Changed | None, kept: Bool[Tensor, "sender receiver"]
+    ) -> None:
+        self.run, self.network = run, network
+        self.changes = Changes(run, network, reference)
+        self.cut = network.possible & ~kept
+        self.moved: dict[tuple[Any, ...], Tensor] = {}
 
     def install(self) -> None:
         """Add the edits; where nothing is cut there is none, so that the pass is the model's own."""
-        keep_senders(self.run)
-        self.reads_mlp = "resid_pre" if self.anatomy.wiring == "parallel" else "resid_mid"
-        for (layer, into), rows in self.rows.items():
-            if not self.cut[rows].any():
+        keep_senders(self.run, self.network)
+        for reader in self.network.readers:
+            if not self.cut[reader.reads.all, reader.columns].any():
                 continue
-            if layer is None:
-                self.run.edit("final", len(self.anatomy.blocks) - 1, partial(self._into_logits, rows))
-            elif into == "mlp":
-                self.run.keep((self.reads_mlp,), [layer])
-                self.run.edit("mlp_in", layer, partial(self._into_mlp, layer, rows))
-            else:
-                self.run.keep(("resid_pre",), [layer])
-                self.run.edit(into, layer, partial(self._into_heads, layer, into, rows))
+            for tower, site, layer in states_of(reader):
+                pass_of(self.run, tower).keep((site,), [layer])
+            pass_of(self.run, reader.owner).edit(reader.site, reader.at, partial(self._edited, reader))
 
-    def _into_heads(self, layer: int, into: Into, rows: list[int], heads: Tensor) -> Tensor:
-        # Heads whose edges are cut alike read the same change, so the norm runs once for all of them.
-        cuts, alike = torch.unique(self.cut[rows], dim=0, return_inverse=True)
-        result = heads.clone()
+    def _edited(self, reader: Reader, reads: Tensor) -> Tensor:
+        # Receivers whose edges are cut alike read the same change, so the norm runs once for all of them.
+        cuts, alike = torch.unique(self.cut[reader.reads.all, reader.columns].T, dim=0, return_inverse=True)
+        moved: dict[int, Tensor] = {}
         for n, cut in enumerate(cuts):
             if cut.any():
-                moved = self._through_norm(layer, "attention", "resid_pre", cut)
-                for head in (alike == n).nonzero()[:, 0].tolist():
-                    result[:, :, head] += head_shift(self.anatomy, layer, into, head=head, moved=moved)
-        return result
+                change = self._moved(reader, cut)
+                moved |= dict.fromkeys((alike == n).nonzero()[:, 0].tolist(), change)
+        return shifted(reader, reads, moved)
 
-    def _into_mlp(self, layer: int, rows: list[int], reads: Tensor) -> Tensor:
-        return reads + self._through_norm(layer, "mlp", self.reads_mlp, self.cut[rows[0]])
-
-    def _into_logits(self, rows: list[int], state: Tensor) -> Tensor:
-        return (upcast(state) + self._change(self.cut[rows[0]])).to(state.dtype)
-
-    def _through_norm(self, layer: int, norm: Literal["attention", "mlp"], site: str, cut: Tensor) -> Tensor:
-        """Change of a receiver's input after its norm. Receivers of a layer whose cut edges are equal share one change."""
-        # The key holds layer, norm and cut senders: all that the change depends on within one pass.
-        key = (layer, norm + "".join(map(str, cut.int().tolist())))
+    def _moved(self, reader: Reader, cut: Bool[Tensor, "sender"]) -> Tensor:
+        """Change of a receiver's input after its norm. Readers of one state whose cut edges are equal share one change."""
+        # The key holds all that the change depends on within one pass.
+        place = (reader.owner.name, reader.layer, reader.into == "mlp", reader.crossing, reader.reads.name)
+        key = (*place, tuple(cut.tolist()))
         if key not in self.moved:
-            # Layers run in order, so changes of an earlier layer are never read again and free their memory.
-            if self.moved and next(iter(self.moved))[0] != layer:
+            # Layers run in order, so changes of an earlier one are never read again and free their memory.
+            if self.moved and next(iter(self.moved))[:2] != key[:2]:
                 self.moved.clear()
-            self.moved[key] = read_through_norm(
-                self.anatomy, layer, norm, state=self.run.kept[site, layer], change=self._change(cut)
-            )
+            self.moved[key] = reader.moved(kept_of(self.run, self.network), partial(self._added, reader, cut))
         return self.moved[key]
 
-    def _change(self, cut: Bool[Tensor, "sender"]) -> Float[Tensor, "row position d_model"]:
+    def _added(self, reader: Reader, cut: Bool[Tensor, "sender"], some: slice) -> Float[Tensor, "row position d_model"]:
         """Σ over the cut senders of their reference less their output now."""
+        chosen = cut[some].nonzero()
         # Later senders have not written yet when this reader runs.
-        last = int(cut.nonzero()[-1, 0]) + 1
-        changes = self.changes.upto(last)
-        summed: Tensor = (cut[:last].to(changes) @ changes.flatten(1)).view(changes.shape[1:])
+        last = some.start + 1 + (int(chosen[-1, 0]) if len(chosen) else 0)
+        changes = self.changes.upto(reader.reads, last)[some.start :]
+        summed: Tensor = (cut[some.start : last].to(changes) @ changes.flatten(1)).view(changes.shape[1:])
         return summed
 
 
@@ -313,53 +273,61 @@ def _prompts(loaded: LoadedModel, example: Example) -> Iterator[Prompt]:
     yield Prompt(corrupted, at[1])
 
 
-def _to_average(prompts: Sequence[Prompt], n_tokens: int, from_data: bool) -> list[Prompt]:
-    found = [prompt for prompt in prompts if prompt.length == n_tokens]
+def _to_average(prompts: Sequence[Prompt], lengths: Lengths, from_data: bool) -> list[Prompt]:
+    found = [prompt for prompt in prompts if prompt.lengths == lengths]
     if len(found) < 2:
         where = "the corrupted prompts of data" if from_data else "reference="
         raise PromptError(
-            f"how='mean' averages position by position, and {where} hold {len(found)} of {n_tokens} tokens, the length of some "
+            f"how='mean' averages position by position, and {where} hold {len(found)} of {in_words(lengths)}, the length of some "
             "prompt of data; give at least two of each length as reference=, or say how='resample'"
         )
     return found
 
 
-def _written(loaded: LoadedModel, part: Part, how: Ablation) -> Tensor | None:
-    """[sender, row or 1, position, d_model] the senders' output in the reference."""
+def _written(loaded: LoadedModel, network: Network, part: Part, how: Ablation) -> Changed | None:
+    """Name of a tower → [sender, row or 1, position, d_model] the senders' output in the reference."""
     if part.others is None:
         return None
     if how == "mean":
         # As many prompts at a time as run together anyway, so a large set to average needs no more memory.
-        return written_on_average(loaded, part.others.split(len(part.clean)))
-    return written_in(loaded, part.others)
+        return written_on_average(loaded, network, part.others.split(len(part.clean)))
+    return written_in(loaded, network, part.others)
 
 
-def written_on_average(loaded: LoadedModel, batches: Sequence[Batch]) -> Float[Tensor, "sender 1 position d_model"]:
-    """Mean output of every sender over all prompts of some batches."""
-    total = sum(written_in(loaded, batch).sum(1, keepdim=True) for batch in batches)
-    assert isinstance(total, Tensor)
-    return total / sum(map(len, batches))
+def written_on_average(loaded: LoadedModel, network: Network, batches: Sequence[Batch]) -> Changed:
+    """Name of a tower → [sender, 1, position, d_model] mean output of every sender over all prompts of some batches."""
+    total: dict[str, Tensor] = {}
+    for batch in batches:
+        for name, made in written_in(loaded, network, batch).items():
+            summed = made.sum(1, keepdim=True)
+            total[name] = total[name] + summed if name in total else summed
+    return {name: summed / sum(map(len, batches)) for name, summed in total.items()}
 
 
-def written_in(loaded: LoadedModel, batch: Batch) -> Float[Tensor, "sender row position d_model"]:
-    """Output of every sender in these prompts."""
+def written_in(loaded: LoadedModel, network: Network, batch: Batch) -> Changed:
+    """Name of a tower → [sender, row, position, d_model] output of every sender in these prompts."""
     run = Pass(loaded, len(batch))
-    keep_senders(run)
+    keep_senders(run, network)
     run.run(batch.feed)
-    return written(loaded.anatomy, run.kept)
+    return written(network, kept_of(run, network))
 
 
-def _heads_of(loaded: LoadedModel, part: Part, how: Ablation) -> Reference:
-    """Outputs z of the heads of every layer in the reference; averaged if ``how`` is ``"mean"``."""
-    places = range(part.clean.n_tokens)
+def plan_of_heads(anatomy: Anatomy, heads: Sequence[Node], lengths: Lengths) -> Plan:
+    """The plan that changes some heads at all positions."""
+    return plan_of(anatomy, heads, lengths[0], outside=False, parts="nodes", n_source=lengths[1])
+
+
+def _heads_of(loaded: LoadedModel, part: Part, heads: Sequence[Node], how: Ablation) -> Reference:
+    """Outputs of all heads in the reference; averaged if ``how`` is ``"mean"``."""
+    tokens, source = (range(length) for length in part.clean.lengths)
     if part.others is None:
-        return Reference(None, False, places)
-    run = Pass(loaded, len(part.others))
-    run.keep(("z",))
-    run.run(part.others.feed)
+        return Reference(None, False, tokens)
+    plan = plan_of_heads(loaded.anatomy, heads, part.clean.lengths)
+    kept = recorded(loaded, part.others.feed, plan)[0]
     if how == "mean":
-        run.kept = {key: upcast(z).mean(0, keepdim=True).to(z.dtype) for key, z in run.kept.items()}
-    return Reference(run.kept, False, places)
+        # Averaged once, and not again in each run.
+        kept = {key: upcast(z).mean(0, keepdim=True).to(z.dtype) for key, z in kept.items()}
+    return reference_of(kept, False, tokens, source, plan)
 
 
 def _numbers(values: Tensor) -> Any:

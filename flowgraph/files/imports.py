@@ -77,7 +77,7 @@ _OF_FLOW = ("flow_into", "total_flow")
 """Fields about the flow of the edges; they mean nothing without it."""
 _PLACES = ("layer", "head", "query_pos", "key_pos")
 _KIND_AFTER = {
-    "embed": "embed", "position_embed": "embed", "head": "head", "kv_group": "head", "mlp": "mlp", "neuron": "neuron", "mixer": "mixer", "sink": "sink",
+    "embed": "embed", "position_embed": "embed", "head": "head", "kv_group": "head", "cross_head": "head", "cross_kv_group": "head", "mlp": "mlp", "neuron": "neuron", "mixer": "mixer", "sink": "sink",
     "expert": "expert", "shared_expert": "expert",
     "attn": "attn", "feature": "feature", "attn_feature": "feature", "mlp_error": "error", "attn_error": "error", "resid_pre": "residual", "resid_mid": "residual", "resid_post": "residual",
 }  # fmt: skip

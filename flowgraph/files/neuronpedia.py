@@ -59,6 +59,7 @@ _ATTENTION = (
     "value",
     "head",
     "kv_group",
+    "cross_kv_group",
     "row",
     "attn",
     "qkv",

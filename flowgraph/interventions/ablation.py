@@ -2,7 +2,7 @@
 
 An *edge effect* is m(edge corrupted) − m(clean), negative where the edge supports the answer. Only the receiver of the edge sees
 a changed sender: it reads LN(x + Σ Δ) in place of LN(x), where Δ is the sender's output in the other run less its output now. All
-other receivers see the sender as it is.
+other receivers see the sender as it is. Where norms stand on the stream itself, those between the two run anew.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def ablate(
     CancelledError
         If ``cancel`` said so.
     UnsupportedReadingError
-        If the model has no head, or edges are asked for in blocks that normalise the stream itself.
+        If the model has no head, or edges are asked for where something else than heads and MLPs writes to the stream.
 
     References
     ----------

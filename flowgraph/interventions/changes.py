@@ -12,13 +12,14 @@ from torch import Tensor
 
 from ..errors import ArgumentError
 from ..models import LoadedModel
-from ..models.anatomy import Anatomy, upcast
+from ..models.anatomy import upcast
 from ..models.forward import Feed
 from ..values.node import Node
 from .edges import PatternEdit
+from .network import LAST, Kept, Network
 from .passes import Pass
-from .plan import Plan, place_of
-from .senders import Kept, Paths, keep_senders, written
+from .plan import Plan, edge_network_of, place_of
+from .senders import Changed, Paths, keep_senders, written
 from .ticks import Tick
 
 
@@ -49,13 +50,16 @@ class Reference:
             return torch.zeros_like(like[:1])
         return self.averaged(self.kept[site, layer])[:, self._index(like.device)]
 
-    def senders(self, anatomy: Anatomy) -> Float[Tensor, "sender #row position d_model"] | None:
-        """Output of every sender; None for zero ablation."""
+    def senders(self, network: Network) -> Changed | None:
+        """Output of every sender, by tower; None for zero ablation."""
         if self.kept is None:
             return None
-        outputs = written(anatomy, self.kept)
-        outputs = outputs.mean(1, keepdim=True) if self.mean else outputs
-        return outputs[:, :, self._index(outputs.device)]
+        of = {LAST: self, **self.stacks}
+        outputs = written(network, {name: of[name].kept or {} for name in network.towers})
+        return {
+            name: (made.mean(1, keepdim=True) if self.mean else made)[:, :, of[name]._index(made.device)]
+            for name, made in outputs.items()
+        }
 
     def averaged(self, x: Tensor) -> Tensor:
         """The values; if ``mean`` is set, their average over rows in at least float32."""
@@ -78,7 +82,7 @@ def recorded(loaded: LoadedModel, feed: Feed, plan: Plan, *, tick: Tick | None =
         for site, layers in other.sites().items():
             run.stacks[name].keep((site,), sorted(layers))
     if plan.cuts:
-        keep_senders(run)
+        keep_senders(run, edge_network_of(plan))
     states = run.run(feed)
     return run.kept | {
         (f"{name}.{site}", layer): value
@@ -116,6 +120,8 @@ def install(run: Pass, plan: Plan, reference: Reference) -> None:
     if reference.kept is not None:
         read = (reference.kept["cross_pattern", layer] for layer in plan.crossing_patterns)
         uneven = uneven or any(pattern.shape[-1] != plan.n_source for pattern in read)
+    if plan.cuts:
+        uneven = uneven or any(not bool(one.valid(device).all()) for one in reference.stacks.values())
     if uneven and (plan.terms or plan.patterns or plan.crossing_patterns or plan.cuts):
         raise ArgumentError(
             "the prompts differ in length: only nodes can be changed across aligned prompts, as patterns and edges have no "
@@ -154,9 +160,10 @@ def install(run: Pass, plan: Plan, reference: Reference) -> None:
         site, layer = place_of(node)
         run.edit(site, layer, partial(_node_replaced, reference, node, valid))
     if plan.cuts:
-        paths = Paths(run, reference.senders(run.anatomy))
-        for (target, into, head), senders in plan.cuts.items():
-            paths.cut(target, into, head, senders.to(device))
+        network = edge_network_of(plan)
+        paths = Paths(run, network, reference.senders(network))
+        for (reader, receiver), senders in plan.cuts.items():
+            paths.cut(reader, receiver, senders.to(device))
         paths.install()
 
 

@@ -20,11 +20,22 @@ from ..models.anatomy import upcast
 from ..models.wheel import Progress
 from ..values.arguments import takes
 from .ablation import answer_logits, answer_tokens_of, one_for_each
-from .edges import BOTH_STACKS, Edge, check_edge, sender_index
+from .edges import Edge, check_edge, edge_network
 from .metrics import Metric, metric_of
-from .passes import Pass
+from .network import LAST, Added, KeptOf, Network, Reader
+from .passes import Edit, Pass
 from .prompts import Answers, Batch, Prompts, batch_of, prompts_of
-from .senders import Kept, emptied, head_shift, keep_senders, read_through_norm, written_change
+from .senders import (
+    Changed,
+    each_alone,
+    emptied,
+    head_shift,
+    keep_senders,
+    keep_states,
+    kept_of,
+    pass_of,
+    written_change,
+)
 from .ticks import ticking
 
 CUT_TOKENS = 512
@@ -125,7 +136,6 @@ def edge_effects(
     """
     loaded = load_model(model)
     loaded.require_head("an intervention's effect on the answer")
-    loaded.anatomy.refuse_stacks("an effect of edges", BOTH_STACKS)
     if how not in get_args(Literal["noise", "zero"]):
         raise ArgumentError(f"how={how!r} must be 'noise' or 'zero'")
     if not edges:
@@ -134,102 +144,119 @@ def edge_effects(
     others = one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
     both = batch_of(loaded, [*found, *others], "clean and corrupted")
     batch = batch_of(loaded, found, "clean")
+    network = edge_network(loaded.anatomy)
     for edge in edges:
-        check_edge(loaded.anatomy, edge)
-        if edge.position is not None and edge.position >= batch.n_tokens:
-            raise ArgumentError(f"{edge}: position={edge.position} is outside the prompt of {batch.n_tokens} tokens")
+        check_edge(network, edge)
+        count = batch.n_source if network.reader(edge.target, edge.into).reads.name else batch.n_tokens
+        if edge.position is not None and edge.position >= count:
+            raise ArgumentError(f"{edge}: position={edge.position} is outside the prompt of {count} tokens")
 
-    def change(kept: Kept, other: Kept) -> Tensor:
-        return written_change(loaded.anatomy, kept, other) if how == "noise" else emptied(loaded.anatomy, kept)
+    def change(kept: KeptOf, other: KeptOf) -> Changed:
+        return written_change(network, kept, other) if how == "noise" else emptied(network, kept)
 
     with loaded.lock, torch.no_grad():
-        return Cuts(loaded, batch, both, change, metric_of(metric)).run(edges, progress, cancel)
+        return Cuts(loaded, network, batch, both, change, metric_of(metric)).run(edges, progress, cancel)
 
 
 class Cuts:
     """The clean run, and the difference of each sender's output to the other run."""
 
     def __init__(
-        self, loaded: LoadedModel, batch: Batch, both: Batch, change: Callable[[Kept, Kept], Tensor], metric: Metric
-    ) -> None:
-        self.loaded, self.anatomy, self.metric, self.batch = loaded, loaded.anatomy, metric, batch
+        self, loaded: LoadedModel, network: Network, batch: Batch, both: Batch, change: Callable[[KeptOf, KeptOf], Changed], metric: Metric,
+    ) -> None:  # fmt: skip
+        self.loaded, self.network, self.metric, self.batch = loaded, network, metric, batch
         count = len(batch)
-        halves = slice(count), slice(count, None)
         # Both runs in one batch: rows of equal input then round alike, so an edge that changes nothing has effect 0.
         run = Pass(loaded, len(both))
-        keep_senders(run)
-        self.reads_mlp = "resid_pre" if self.anatomy.wiring == "parallel" else "resid_mid"
-        run.keep({"resid_pre", self.reads_mlp})
+        keep_senders(run, network)
+        keep_states(run, network)
+        run.keep(("resid_pre",))
         run.keep_calls()
         states = run.run(both.feed)
         logits = answer_logits(loaded, states, both.positions)
         self.answers = answer_tokens_of(batch, logits[:count])
         self.clean, self.corrupted = (_numbers(metric(part, self.answers)) for part in (logits[:count], logits[count:]))
-        self.changes = change(*({key: value[rows] for key, value in run.kept.items()} for rows in halves))
+        whole = kept_of(run, network)
+        self.changes = change(
+            *({name: {key: x[rows] for key, x in of.items()} for name, of in whole.items()}
+              for rows in (slice(count), slice(count, None)))
+        )  # fmt: skip
         # Of the clean run alone, so that the other's memory is free.
-        self.kept = {key: run.kept.pop(key)[:count].clone() for key in list(run.kept)}
+        self.kept = network.by_tower(
+            lambda tower: {key: of.pop(key)[:count].clone() for of in [pass_of(run, tower).kept] for key in list(of)}
+        )
         self.last, self.calls = states[:count].clone(), run.calls["module"].calls
 
     def run(self, edges: Sequence[Edge], progress: Progress | None, cancel: Callable[[], bool] | None) -> EdgeEffects:
-        """Effects of all edges, receivers of one layer and kind together."""
+        """Effects of all edges, those into one reader together."""
         by_prompt = np.empty((len(edges), len(self.batch)))
-        groups: dict[tuple[int, str], list[int]] = {}
+        groups: dict[int, list[int]] = {}
         for i, edge in enumerate(edges):
-            layer = len(self.anatomy.blocks) if edge.target.layer is None else edge.target.layer
-            groups.setdefault((layer, edge.into), []).append(i)
-        step = max(1, CUT_TOKENS // (self.batch.n_tokens * len(self.batch)))
+            reader = self.network.readers.index(self.network.reader(edge.target, edge.into))
+            groups.setdefault(reader, []).append(i)
+        step = max(1, CUT_TOKENS // (sum(self.batch.lengths) * len(self.batch)))
         tick = ticking("cutting each edge", len(edges), progress, cancel, unit="edges")
-        for (layer, _), group in groups.items():
+        for number, group in groups.items():
+            reader_of_group = self.network.readers[number]
             for start in range(0, len(group), step):
                 chunk = group[start : start + step]
                 tick(len(chunk))
-                by_prompt[chunk] = self._cut(layer, [edges[i] for i in chunk]) - self.clean
+                by_prompt[chunk] = self._cut(reader_of_group, [edges[i] for i in chunk]) - self.clean
         tick(0)
         count = 2 * len(self.batch) + len(edges) * len(self.batch)
         return EdgeEffects(
             tuple(edges), by_prompt, self.clean, self.corrupted, self.metric.name, self.metric.unit, count
         )
 
-    def _cut(self, layer: int, edges: Sequence[Edge]) -> np.ndarray:
-        """[edge, prompt] metric with each edge cut; all end in one layer and kind."""
-        changes = torch.stack([self._change(edge) for edge in edges])
+    def _cut(self, reader: Reader, edges: Sequence[Edge]) -> np.ndarray:
+        """[edge, prompt] metric with each edge cut; all end in one reader."""
         times = len(edges)
-        if layer == len(self.anatomy.blocks):
-            states = (upcast(self.last) + changes).to(self.last.dtype).flatten(0, 1)
+        moved = reader.moved(self.kept, self._added(reader, edges))
+        if reader.layer is None:
+            states = (upcast(self.last) + moved).to(self.last.dtype).flatten(0, 1)
         else:
-            run = Pass(self.loaded, times * len(self.batch))
-            into = edges[0].into
-            site = self.reads_mlp if into == "mlp" else "resid_pre"
-            norm: Literal["attention", "mlp"] = "mlp" if into == "mlp" else "attention"
-            moved = read_through_norm(self.anatomy, layer, norm, state=self.kept[site, layer], change=changes)
-            if into == "mlp":
-                run.edit("mlp_in", layer, moved.flatten(0, 1).add)
-            else:
-                run.edit(into, layer, partial(self._shifted, layer, edges, moved))
-            # Nothing below the receiver changes, so each row starts from the clean state at its layer.
-            entering = self.kept["resid_pre", layer].repeat(times, 1, 1)
-            prompt = torch.arange(len(self.batch), device="cpu").repeat(times)
-            states = run.resume(entering, layer, self.calls, prompt)
+            states = self._run(reader, edges, moved)
         logits = answer_logits(self.loaded, states, self.batch.positions.repeat(times))
         measured: np.ndarray = _numbers(self.metric(logits, self.answers.repeated(times)))
         return measured.reshape(times, len(self.batch))
 
-    def _shifted(self, layer: int, edges: Sequence[Edge], moved: Tensor, heads: Tensor) -> Tensor:
+    def _run(self, reader: Reader, edges: Sequence[Edge], moved: Float[Tensor, "edge prompt position d_in"]) -> Tensor:
+        """[row, position, d_model] last states of runs in which a receiver reads something else, a row for each edge and prompt."""
+        times = len(edges)
+        run = Pass(self.loaded, times * len(self.batch))
+        if reader.into == "mlp":
+            edit: Edit = moved.flatten(0, 1).add
+        else:
+            edit = partial(self._shifted, reader, edges, moved)
+        pass_of(run, reader.owner).edit(reader.site, reader.at, edit)
+        if reader.owner.name:
+            # What an encoder's reader changes goes through its end and through the whole decoder.
+            return run.run({name: torch.cat([value] * times) for name, value in self.batch.feed.items()})
+        # Nothing below the receiver changes, so each row starts from the clean state at its layer.
+        entering = self.kept[LAST]["resid_pre", reader.at].repeat(times, 1, 1)
+        prompt = torch.arange(len(self.batch), device="cpu").repeat(times)
+        return run.resume(entering, reader.at, self.calls, prompt)
+
+    def _shifted(self, reader: Reader, edges: Sequence[Edge], moved: Tensor, heads: Tensor) -> Tensor:
         # A copy: the output of the projection belongs to the model's pass.
         result: Tensor = heads.clone().unflatten(0, (len(edges), -1))
         for n, edge in enumerate(edges):
-            head = edge.target.head or 0
-            result[n, :, :, head] += head_shift(self.anatomy, layer, edge.into, head=head, moved=moved[n])
+            receiver = edge.target.head or 0
+            result[n, :, :, receiver] += head_shift(reader, receiver, moved[n])
         shifted: Tensor = result.flatten(0, 1)
         return shifted
 
-    def _change(self, edge: Edge) -> Tensor:
-        change = self.changes[sender_index(self.anatomy, edge.source)]
-        if edge.position is None:
-            return change
-        only = torch.zeros_like(change)
-        only[:, edge.position] = change[:, edge.position]
-        return only
+    def _added(self, reader: Reader, edges: Sequence[Edge]) -> Added:
+        """The change of each edge's sender, at the edge's position where it has one."""
+        changes = self.changes[reader.reads.name]
+        senders = torch.tensor([reader.reads.index(edge.source) for edge in edges], device="cpu")
+        alone = each_alone(changes, senders)
+        at = torch.tensor([-1 if edge.position is None else edge.position for edge in edges], device=changes.device)
+        if bool((at < 0).all()):
+            return alone
+        everywhere = torch.arange(changes.shape[2], device=changes.device)
+        mask = ((at[:, None] < 0) | (at[:, None] == everywhere))[:, None, :, None]
+        return lambda some: alone(some) * mask.to(changes)
 
 
 def _numbers(values: Tensor) -> Any:

@@ -8,10 +8,9 @@ rest of the way as linear.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,18 +21,17 @@ from ..charts.result import Result
 from ..charts.table import Table
 from ..errors import ArgumentError
 from ..models import LoadedModel, load_model
-from ..models.anatomy import Anatomy
-from ..models.attention_weights import attention_weights
 from ..values.arguments import takes
 from ..values.node import Node
 from .ablation import answer_logits, one_for_each
-from .edges import BOTH_STACKS, Edge, Into, receivers, require_sum, sender_nodes, senders_before
+from .edges import Edge, whole_network
 from .gradients import Forward, Gradients, backward
 from .metrics import Metric, metric_of
-from .pass_numbers import LAYERS_AT_ONCE, fitting, pass_numbers
-from .passes import ROLES, Pass
-from .prompts import Answers, Batch, Prompts, batch_of, prompts_of
-from .senders import keep_senders, read_through_norm, written_change
+from .network import LAST, Into, Network, Reader
+from .pass_numbers import READERS_AT_ONCE, fitting, pass_numbers
+from .passes import Pass
+from .prompts import Answers, Batch, Lengths, Prompts, batch_of, prompts_of
+from .senders import Changed, each_alone, keep_senders, kept_of, pass_of, written_change
 
 MAX_BYTES = 2**30
 """Memory to compute scores in, unless ``max_bytes`` says otherwise."""
@@ -175,26 +173,23 @@ def edge_scores(
     """
     loaded = load_model(model)
     loaded.require_head("a score of the answer")
-    loaded.anatomy.refuse_stacks("a score of edges", BOTH_STACKS)
-    require_sum(loaded.anatomy)
+    network = whole_network(loaded.anatomy)
     found = prompts_of(loaded, clean, "clean", target=target, foil=foil)
     others = one_for_each(found, prompts_of(loaded, corrupted, "corrupted"), "corrupted")
     # Refuses prompts of different lengths before anything runs; the batches are made part by part below.
     batch_of(loaded, [*found, *others], "clean and corrupted")
-    chosen, at_once = metric_of(metric), _fitting(loaded, len(found), found[0].length, qk_fix, max_bytes)[0]
+    chosen, at_once = metric_of(metric), _fitting(loaded, len(found), found[0].lengths, qk_fix, max_bytes)[0]
     parts = []
     with loaded.lock:
         for first in range(0, len(found), at_once):
             batch, theirs = (batch_of(loaded, some[first : first + at_once], "prompts") for some in (found, others))
-            parts.append(_scored(loaded, batch, theirs, chosen, qk_fix))
-    every, sources = receivers(loaded.anatomy), sender_nodes(loaded.anatomy)
-    before = [senders_before(loaded.anatomy, node.layer, into) for node, into in every]
+            parts.append(_scored(loaded, network, batch, theirs, chosen, qk_fix))
     values, ends = (torch.cat([part[n] for part in parts]).double().cpu().numpy() for n in (1, 2))
     return EdgeScores(
-        sources=sources,
-        receivers=every,
+        sources=network.senders,
+        receivers=network.receivers,
         scores=np.sum([part[0].double().cpu().numpy() for part in parts], axis=0) / len(found),
-        possible=np.arange(len(sources))[:, None] < np.array(before),
+        possible=network.possible.numpy(),
         method="EAP with QK fix" if qk_fix else "EAP",
         metric=chosen.name,
         unit=chosen.unit,
@@ -224,148 +219,183 @@ def scores_size(model: Any, clean: Prompts, *, qk_fix: bool = False, max_bytes: 
     """
     loaded = load_model(model)
     found = prompts_of(loaded, clean, "clean")
-    return _fitting(loaded, len(found), batch_of(loaded, found, "clean").n_tokens, qk_fix, max_bytes)[1]
+    batch_of(loaded, found, "clean")
+    return _fitting(loaded, len(found), found[0].lengths, qk_fix, max_bytes)[1]
 
 
-def scoring_bytes(loaded: LoadedModel, n_tokens: int, qk_fix: bool) -> Callable[[int], int]:
+def scoring_bytes(loaded: LoadedModel, lengths: Lengths, qk_fix: bool) -> Callable[[int], int]:
     """A function: number of prompts of one length → bytes that the scores of all edges need."""
-    of, senders = pass_numbers(loaded, n_tokens), len(sender_nodes(loaded.anatomy))
+    of, n_tokens = pass_numbers(loaded, lengths), sum(lengths)
     row = n_tokens * (of.graph + of.kept + of.gradients + of.changes + of.making + of.into) + of.logits
 
     def size(prompts: int) -> int:
         # The softmax is run anew for so many tokens at a time, or those of all prompts for one sender.
-        tokens = min(max(_TOKENS, prompts * n_tokens), senders * prompts * n_tokens) if qk_fix else 0
+        tokens = min(max(_TOKENS, prompts * n_tokens), of.senders * prompts * n_tokens) if qk_fix else 0
         return of.width * (2 * of.scores + prompts * row + tokens * of.attention)
 
     return size
 
 
-def _fitting(loaded: LoadedModel, count: int, n_tokens: int, qk_fix: bool, max_bytes: int) -> tuple[int, int]:
+def _fitting(loaded: LoadedModel, count: int, lengths: Lengths, qk_fix: bool, max_bytes: int) -> tuple[int, int]:
     """How many prompts are run together, and the bytes that takes."""
-    size = scoring_bytes(loaded, n_tokens, qk_fix)
+    size = scoring_bytes(loaded, lengths, qk_fix)
     at_once = fitting(count, size, max_bytes)
     if not at_once:
         raise ArgumentError(
-            f"max_bytes={max_bytes:,} does not hold the two passes of one prompt of {n_tokens} tokens ({size(1):,} bytes); "
+            f"max_bytes={max_bytes:,} does not hold the two passes of one prompt of {sum(lengths)} tokens ({size(1):,} bytes); "
             "raise it, or give a shorter prompt"
         )
     return at_once, size(at_once)
 
 
 def _scored(
-    loaded: LoadedModel, clean: Batch, corrupted: Batch, metric: Metric, qk_fix: bool
+    loaded: LoadedModel, network: Network, clean: Batch, corrupted: Batch, metric: Metric, qk_fix: bool
 ) -> tuple[Float[Tensor, "source receiver"], Float[Tensor, "prompt"], Float[Tensor, "prompt"]]:
     """Scores summed over some prompts, and the metric of both runs."""
     grads, forward = backward(loaded, clean, metric, extra=("pattern", "v") if qk_fix else ())
     with torch.no_grad():
         run = Pass(loaded, len(corrupted))
-        keep_senders(run)
+        keep_senders(run, network)
         end = metric(answer_logits(loaded, run.run(corrupted.feed), corrupted.positions), forward.answers)
-        changes = written_change(loaded.anatomy, forward.kept, run.kept)
-        scores = first_order(grads, changes)
+        changes = written_change(network, forward.kept, kept_of(run, network))
+        scores = first_order(network, grads, forward, changes)
         if qk_fix:
-            fix_softmax(loaded, grads, forward, changes=changes, scores=scores)
+            fix_softmax(loaded, network, grads, forward, changes=changes, scores=scores)
     return scores, grads.values, end
 
 
-def columns_of(anatomy: Anatomy, layer: int, into: Into) -> slice:
-    """Which receivers are the queries, keys, values or MLP of a layer."""
-    n, g = anatomy.n_heads, anatomy.n_kv_heads
-    first = layer * (n + 2 * g + 1)
-    starts = {"q": (0, n), "k": (n, g), "v": (n + g, g), "mlp": (n + 2 * g, 1), "logits": (0, 1)}
-    start, count = starts[into]
-    return slice(first + start, first + start + count)
-
-
 def first_order(
-    grads: Gradients, changes: Float[Tensor, "source prompt position d_model"]
+    network: Network, grads: Gradients, forward: Forward, changes: Changed
 ) -> Float[Tensor, "source receiver"]:
     """Σ over prompts and positions of change · gradient, for every edge."""
-    return products(grads.anatomy, partial(gradients_into, grads), changes)
+    return products(network, lambda reader: pulled_parts(grads, forward, reader), changes)
 
 
-def gradients_into(grads: Gradients, layer: int) -> list[Float[Tensor, "receiver prompt position d_model"]]:
-    """Gradients through a layer's queries, keys, values and MLP; beyond the last layer through the logits."""
-    if layer == len(grads.anatomy.blocks):
-        return [grads.into(None, "logits")]
-    return [grads.into(layer, "q"), grads.into(layer, "k"), grads.into(layer, "v"), grads.into(layer, "mlp")]
+Pulled = list[tuple[slice, Tensor]]
+"""Senders of the tower that is read, and [receiver, prompt, position, d_model] gradient through each receiver with respect to what they write."""
+
+
+def pulled_parts(grads: Gradients, forward: Forward, reader: Reader) -> Pulled:
+    """Gradients through a reader."""
+    return list(reader.pulled(forward.kept, grads.of_input(reader)))
 
 
 def products(
-    anatomy: Anatomy,
-    into: Callable[[int], list[Tensor]],
-    changes: Float[Tensor, "source prompt position d_model"],
+    network: Network, pulled: Callable[[Reader], Pulled], changes: Changed
 ) -> Float[Tensor, "source receiver"]:
-    """Σ over prompts and positions of change · gradient; ``into`` gives the result of :func:`gradients_into` for a layer."""
-    before = torch.tensor(
-        [senders_before(anatomy, node.layer, kind) for node, kind in receivers(anatomy)], device="cpu"
-    )
-    flat, scores, done = changes.flatten(1), changes.new_zeros(len(changes), len(before)), 0
-    for first in range(0, len(anatomy.blocks) + 1, LAYERS_AT_ONCE):
-        several = range(first, min(first + LAYERS_AT_ONCE, len(anatomy.blocks) + 1))
-        gradient = torch.cat([part for layer in several for part in into(layer)]).flatten(1)
-        columns = slice(done, done + len(gradient))
-        # Of senders up to the last of these receivers; those that write too late for the others are taken out again.
-        upto, done = int(before[columns][-1]), columns.stop
-        scores[:upto, columns] = flat[:upto] @ gradient.T
-    late: Tensor = torch.arange(len(changes), device="cpu")[:, None] >= before
+    """Σ over prompts and positions of change · gradient; ``pulled`` gives the gradients through a reader."""
+    like = changes[LAST]
+    scores = like.new_zeros(network.possible.shape)
+    for tower in network.towers.values():
+        flat = changes[tower.name].flatten(1)
+        reading = [reader for reader in network.readers if reader.reads is tower]
+        # Through the norms of a post-norm stream there is a gradient for each of them.
+        step = 1 if tower.anatomy.wiring == "post_norm" else READERS_AT_ONCE
+        for first in range(0, len(reading), step):
+            # Readers of several layers share a product: the senders' changes are then read from memory less often.
+            for senders, columns, gradients in _together(
+                [(reader, pulled(reader)) for reader in reading[first : first + step]]
+            ):
+                rows = slice(tower.start + senders.start, tower.start + senders.stop)
+                scores[rows, columns] = flat[senders] @ torch.cat(gradients).flatten(1).T
     # Where a receiver reads before a sender writes there is no edge, and the product above is noise.
-    return scores.masked_fill_(late.to(scores.device), 0.0)
+    return scores.masked_fill_(~network.possible.to(scores.device), 0.0)
+
+
+def _together(found: list[tuple[Reader, Pulled]]) -> Iterator[tuple[slice, Tensor, list[Tensor]]]:
+    """Senders, receivers, and the gradients through these; readers of one part each are taken together."""
+    if all(len(parts) == 1 for _, parts in found):
+        columns = torch.cat([_numbers_of(reader) for reader, _ in found])
+        upto = max(senders.stop for _, ((senders, _),) in found)
+        yield slice(0, upto), columns, [gradient for _, ((_, gradient),) in found]
+        return
+    for reader, parts in found:
+        for senders, gradient in parts:
+            yield senders, _numbers_of(reader), [gradient]
+
+
+def _numbers_of(reader: Reader) -> Tensor:
+    return torch.arange(reader.columns.start, reader.columns.stop, device="cpu")
 
 
 def fix_softmax(
     loaded: LoadedModel,
+    network: Network,
     grads: Gradients,
     forward: Forward,
     *,
-    changes: Float[Tensor, "source prompt position d_model"],
+    changes: Changed,
     scores: Float[Tensor, "source receiver"],
     tell: Callable[[float], None] | None = None,
 ) -> None:
     """Replace the first-order scores of queries and keys by scores of a softmax that runs again; ``tell`` gets the part done."""
-    anatomy = loaded.anatomy
-    group = anatomy.n_heads // anatomy.n_kv_heads
-    # The patterns of every sender at a time would take senders × T² numbers a head.
-    step = max(1, _TOKENS // (changes.shape[1] * changes.shape[2]))
-    for layer in range(len(anatomy.blocks)):
+    readers = [reader for reader in network.readers if reader.into in ("q", "k")]
+    for n, reader in enumerate(readers):
         if tell is not None:
-            tell(layer / len(anatomy.blocks))
-        values = forward.kept["v", layer].repeat_interleave(group, 2)
-        worth = torch.einsum("pthk,pshk->phts", grads.z[layer], values.to(grads.z))
-        pattern = forward.kept["pattern", layer]
-        before = senders_before(anatomy, layer, "q")
-        for start in range(0, before, step):
-            senders = slice(start, min(start + step, before))
-            moved = read_through_norm(
-                anatomy, layer, "attention", state=forward.kept["resid_pre", layer], change=changes[senders]
-            )
-            for into in ("q", "k"):
-                patched = patterns_of(loaded, forward, layer, into=into, moved=moved)
-                by_head = torch.einsum("uphts,phts->uh", (patched - pattern).to(worth), worth)
-                if into == "k":
-                    # Heads of a group share a key, so its score is the sum over them.
-                    by_head = by_head.unflatten(1, (-1, group)).sum(2)
-                scores[senders, columns_of(anatomy, layer, into)] = by_head
+            tell(n / len(readers))
+        worth = worth_of(grads, forward, reader)
+        pattern = pattern_of(forward, reader)
+        own = changes[reader.reads.name]
+        # The patterns of every sender at a time would take senders × T² numbers a head.
+        step = max(1, _TOKENS // (own.shape[1] * max(own.shape[2], worth.shape[2])))
+        for start in range(0, reader.before, step):
+            senders = torch.arange(start, min(start + step, reader.before), device="cpu")
+            moved = reader.moved(forward.kept, each_alone(own, senders))
+            patched = patterns_of(loaded, forward, reader, moved)
+            by_head = torch.einsum("uphts,phts->uh", (patched - pattern).to(worth), worth)
+            # Heads of a group share a key, so its score is the sum over them.
+            by_receiver = by_head.unflatten(1, (-1, reader.group)).sum(2)
+            rows = slice(reader.reads.start + start, reader.reads.start + start + len(senders))
+            scores[rows, reader.columns] = by_receiver
+
+
+def pattern_of(forward: Forward, reader: Reader) -> Float[Tensor, "prompt head query_pos key_pos"]:
+    """Pattern of a reader's attention in the clean run."""
+    return forward.kept[reader.owner.name][f"{reader.prefix}pattern", reader.at]
+
+
+def values_of(forward: Forward, reader: Reader) -> Float[Tensor, "prompt key_pos head d_head"]:
+    """Values of a reader's attention in the clean run, repeated for the heads that share them."""
+    anatomy = reader.anatomy
+    values = forward.kept[reader.owner.name][f"{reader.prefix}v", reader.at]
+    return values.repeat_interleave(anatomy.n_heads // values.shape[2], 2)
+
+
+def outputs_worth(grads: Gradients, reader: Reader) -> Float[Tensor, "prompt query_pos head d_head"]:
+    """Gradient with respect to the outputs z of a reader's heads."""
+    own = grads.stacks.get(reader.owner.name, grads)
+    found = own.cross_z if reader.crossing else own.z
+    assert found is not None
+    return found[reader.at]
+
+
+def worth_of(grads: Gradients, forward: Forward, reader: Reader) -> Float[Tensor, "prompt head query_pos key_pos"]:
+    """Gradient with respect to each attention probability: what the value at that place is worth."""
+    worth = outputs_worth(grads, reader)
+    return torch.einsum("pthk,pshk->phts", worth, values_of(forward, reader).to(worth))
 
 
 def patterns_of(
     loaded: LoadedModel,
     forward: Forward,
-    layer: int,
-    *,
-    into: Literal["q", "k"],
-    moved: Float[Tensor, "source prompt position d_model"],
+    reader: Reader,
+    moved: Float[Tensor, "source prompt position d_in"],
 ) -> Float[Tensor, "source prompt head query_pos key_pos"]:
     """Patterns of a layer by its own attention, with the input of queries or keys moved."""
-    anatomy, block = loaded.anatomy, loaded.anatomy.blocks[layer]
-    weight, _ = attention_weights(anatomy, layer, ROLES[into])
+    weight = reader.weight()
     shift = torch.einsum("uptd,hdk->upthk", moved.to(weight), weight).flatten(0, 1)
     run = Pass(loaded, len(shift))
-    run.edit(into, layer, lambda heads: heads + shift.to(heads))
-    run.keep(("pattern",), [layer])
+    own, site = pass_of(run, reader.owner), f"{reader.prefix}pattern"
+    own.edit(reader.site, reader.at, lambda heads: heads + shift.to(heads))
+    own.keep((site,), [reader.at])
     # Only the attention runs again, on the clean states; the hook shifts its queries or keys.
-    reads = block.attention_norm.module(forward.kept["resid_pre", layer]).repeat(len(moved), 1, 1)
+    reads = reader.queries_of(forward.kept).repeat(len(moved), 1, 1)
+    block = reader.owner.anatomy.blocks[reader.at]
+    module = block if not reader.crossing else block.cross
+    assert module is not None
     with run.hooked():
-        forward.calls[layer].run(block.attention, reads)
-    patterns: Tensor = run.kept["pattern", layer].unflatten(0, (len(moved), -1))
+        forward.calls[reader.owner.name, "cross" if reader.crossing else "attention"][reader.at].run(
+            module.attention, reads
+        )
+    patterns: Tensor = own.kept[site, reader.at].unflatten(0, (len(moved), -1))
     return patterns

@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import get_args
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor
 
 from ..errors import ArgumentError, UnsupportedReadingError
 from ..lenses.experts import expert_count, has_experts
-from ..models.anatomy import Anatomy, no_neurons, no_projections
+from ..models.anatomy import Anatomy, no_neurons
 from ..values.arguments import takes_fields
 from ..values.node import Node, label
+from .network import LAST, Into, Network, need_projections, network_of, require_end
 
-Into = Literal["q", "k", "v", "mlp", "logits"]
-BOTH_STACKS = "ablate() and patch() change heads, MLPs, states and entries of patterns of both stacks, head_effects() changes every head by itself"
-"""What can be changed in an encoder–decoder, for refusals of what cannot."""
-SENDERS = ("embed", "head", "mlp")
+SENDERS = ("embed", "head", "cross_head", "mlp")
 """Kinds of nodes that write to the residual stream, and so can send."""
+_READERS = {
+    "q": ("head", "cross_head"),
+    "k": ("head", "kv_group", "cross_head", "cross_kv_group"),
+    "v": ("head", "kv_group", "cross_head", "cross_kv_group"),
+    "mlp": ("mlp",),
+    "logits": ("logits",),
+}
+_WORDS = {"q": "query", "k": "key", "v": "value", "mlp": "input", "logits": "input"}
 
 
 @takes_fields
@@ -26,13 +37,16 @@ class Edge:
     Attributes
     ----------
     source
-        The writer: ``embed`` (the state that enters the first block), ``head`` or ``mlp``.
+        The writer: ``embed`` (the state that enters the first block), ``head`` or ``mlp``; in a decoder that reads its encoder
+        also ``cross_head``.
     target
-        The reader: a ``head`` or, for keys and values of a model with grouped heads, a ``kv_group``; ``mlp``; ``logits``.
+        The reader: a ``head`` or, for keys and values of a model with grouped heads, a ``kv_group``; ``mlp``; ``logits``; and
+        ``cross_head`` or ``cross_kv_group``, whose queries read the decoder, and whose keys and values read the encoder's last states.
     into
         The input of the target: ``"q"``, ``"k"``, ``"v"``, ``"mlp"`` or ``"logits"``.
 
-    A position on either node restricts the edge to it; without one it is all positions.
+    A position on either node restricts the edge to it; without one it is all positions. Of keys and values that are made of the
+    encoder it is one of the encoder's.
     """
 
     source: Node
@@ -45,12 +59,10 @@ class Edge:
                 f"source={self.source} of an edge is a {self.source.kind!r}; only what writes to the residual stream can "
                 f"send: {', '.join(SENDERS)}"
             )
-        readers = {"q": ("head",), "k": ("head", "kv_group"), "v": ("head", "kv_group"), "mlp": ("mlp",)}
-        readers["logits"] = ("logits",)
-        if self.into not in readers:
+        if self.into not in _READERS:
             raise ArgumentError(f"into={self.into!r} must be one of {', '.join(get_args(Into))}")
-        if self.target.kind not in readers[self.into]:
-            expected = " or ".join(repr(kind) for kind in readers[self.into])
+        if self.target.kind not in _READERS[self.into]:
+            expected = " or ".join(repr(kind) for kind in _READERS[self.into])
             raise ArgumentError(
                 f"target={self.target} is a {self.target.kind!r}; into={self.into!r} needs a {expected}"
             )
@@ -109,80 +121,41 @@ class PatternEdit:
         return f"{before}L{self.layer}{'.cross' if reads == 'cross' else ''}{'.' if head and reads == 'cross' else ''}{head}.pattern[{query}, {key}]"
 
 
-def sender_index(anatomy: Anatomy, node: Node) -> int:
-    """Number of a sender in the order of computation: embed, then each layer's heads and its MLP.
-
-    Raises
-    ------
-    ArgumentError
-        If the model has no such node.
-    """
-    check_node(anatomy, node)
-    if node.kind == "embed":
-        return 0
-    assert node.layer is not None
-    first = 1 + node.layer * (anatomy.n_heads + 1)
-    return first + (anatomy.n_heads if node.head is None else node.head)
-
-
-def sender_nodes(anatomy: Anatomy) -> tuple[Node, ...]:
-    """Every sender in the order of computation, without a position."""
-    nodes = [Node("embed")]
-    for layer in range(len(anatomy.blocks)):
-        nodes += [Node("head", layer=layer, head=head) for head in range(anatomy.n_heads)]
-        nodes.append(Node("mlp", layer=layer))
-    return tuple(nodes)
-
-
-def receivers(anatomy: Anatomy) -> tuple[tuple[Node, Into], ...]:
-    """Every receiver in the order of computation: (node, its input)."""
-    found: list[tuple[Node, Into]] = []
-    for layer in range(len(anatomy.blocks)):
-        found += [(Node("head", layer=layer, head=head), "q") for head in range(anatomy.n_heads)]
-        kind: Literal["head", "kv_group"] = "head" if anatomy.n_kv_heads == anatomy.n_heads else "kv_group"
-        keys = [Node(kind, layer=layer, head=head) for head in range(anatomy.n_kv_heads)]
-        found += [(node, "k") for node in keys] + [(node, "v") for node in keys]
-        found.append((Node("mlp", layer=layer), "mlp"))
-    return (*found, (Node("logits"), "logits"))
-
-
-def senders_before(anatomy: Anatomy, layer: int | None, into: Into) -> int:
-    """How many senders have written before a receiver reads."""
-    width = anatomy.n_heads + 1
-    if layer is None:
-        return 1 + len(anatomy.blocks) * width
-    # In a parallel block attention and MLP read the same state, so heads of a layer send to its MLP only in sequential
-    # blocks.
-    own = anatomy.n_heads if into == "mlp" and anatomy.wiring != "parallel" else 0
-    return 1 + layer * width + own
-
-
-def check_edge(anatomy: Anatomy, edge: Edge) -> None:
+def check_edge(network: Network, edge: Edge) -> None:
     """Refuse an edge that this model does not have.
 
     Raises
     ------
     UnsupportedReadingError
-        If the model's blocks normalise the stream itself: no node then reads another's output as it was written.
+        If queries, keys and values are no linear maps of what attention reads.
     ArgumentError
-        If a node does not exist, keys and values are not those of a group, or the target reads before the source writes.
+        If a node does not exist, keys and values are not those of a group, the two nodes stand in streams that do not meet, or the
+        target reads before the source writes.
     """
-    require_sum(anatomy)
-    if edge.into in ("q", "k", "v") and not anatomy.has_projections:
-        raise UnsupportedReadingError(no_projections(anatomy))
-    check_node(anatomy, edge.target)
-    sent = sender_index(anatomy, edge.source)
-    grouped = anatomy.n_kv_heads != anatomy.n_heads
-    if edge.into in ("k", "v") and grouped != (edge.target.kind == "kv_group"):
-        group = anatomy.n_heads // anatomy.n_kv_heads
-        owner = (edge.target.head or 0) // group if grouped else edge.target.head
-        kind = "kv_group" if grouped else "head"
+    anatomy = network.towers[LAST].anatomy
+    for node in (edge.source, edge.target):
+        check_node(anatomy, node)
+    is_of_heads = edge.into in ("q", "k", "v")
+    crossing = edge.target.kind.startswith("cross_")
+    if is_of_heads and not crossing:
+        need_projections(network.towers[edge.target.stack or LAST].anatomy)
+    reader = network.reader(edge.target, edge.into)
+    if edge.target.kind != reader.kind:
+        group, owner = reader.group, (edge.target.head or 0) // reader.group
+        says = f"belong to groups of {group} heads" if group > 1 else "are each head's own"
+        stack = "" if reader.owner.stack is None else f", stack={reader.owner.stack!r}"
         raise ArgumentError(
-            f"{edge}: in this model {'keys and values belong to groups of ' + str(group) if grouped else 'each head has'} "
-            f"{'heads' if grouped else 'its own keys and values'}; the edge ends at Node({kind!r}, layer={edge.target.layer}, "
-            f"head={owner})"
+            f"{edge}: in this model {'keys and values ' + says if reader.into != 'q' else 'queries are each head’s own'}; the edge ends "
+            f"at Node({reader.kind!r}, layer={edge.target.layer}, head={owner}{stack})"
         )
-    if sent >= senders_before(anatomy, edge.target.layer, edge.into):
+    tower, sent = network.sender(edge.source)
+    if tower is not reader.reads:
+        raise ArgumentError(
+            f"{edge}: {edge.source} writes to the stream of the {tower.name or 'decoder'}, and {edge.target} reads with its "
+            f"{_WORDS[edge.into]} that of the {reader.reads.name or 'decoder'}; from the encoder edges run to the keys and values of "
+            "heads that read it (cross_head)"
+        )
+    if sent >= reader.before:
         raise ArgumentError(
             f"{edge} runs against the direction of computation: {edge.target} reads before {edge.source} has written; the "
             "source has to be computed first"
@@ -197,10 +170,19 @@ def check_node(anatomy: Anatomy, node: Node) -> None:
     ArgumentError
         If layer, head or neuron are outside the model.
     """
-    heads = anatomy.n_kv_heads if node.kind == "kv_group" else anatomy.n_heads
+    if node.stack is not None:
+        if node.stack not in anatomy.sources:
+            raise ArgumentError(f"{node}: the model has no stack {node.stack!r}")
+        if node.kind.startswith("cross_"):
+            raise ArgumentError(f"{node}: heads that read the encoder belong to the decoder; leave stack= out")
+        check_node(anatomy.sources[node.stack], replace(node, stack=None))
+        return
+    if node.kind in ("cross_head", "cross_kv_group"):
+        anatomy = anatomy.reader_of_encoder
+    heads = anatomy.n_kv_heads if node.kind in ("kv_group", "cross_kv_group") else anatomy.n_heads
     limits = {"layer": len(anatomy.blocks), "head": heads}
     if node.layer is not None and node.layer < len(anatomy.blocks):
-        if node.kind in ("head", "kv_group", "attn"):
+        if node.kind in ("head", "kv_group", "attn", "cross_head", "cross_kv_group"):
             anatomy.require_attention(node.layer, str(node))
         missing = {"mlp": "MLP", "mixer": "mixer"}.get(node.kind, "")
         if missing and getattr(anatomy.blocks[node.layer], node.kind) is None:
@@ -221,25 +203,85 @@ def check_node(anatomy: Anatomy, node: Node) -> None:
             raise ArgumentError(f"{node}: {name}={value} does not exist; this model has {limit}, counted from 0")
 
 
-def require_sum(anatomy: Anatomy) -> None:
-    """Refuse models whose residual stream is not the sum of all that nodes write.
+def edge_network(anatomy: Anatomy) -> Network:
+    """The nodes of a model between which edges run.
 
     Raises
     ------
     UnsupportedReadingError
-        If blocks normalise the stream itself.
+        If something in it writes that is no head and no MLP, or is not known to read the sum of what others write.
     """
-    anatomy.refuse_gates("an edge between nodes")
-    anatomy.refuse_stacks("an edge between nodes", BOTH_STACKS)
+    for name, part in {**anatomy.sources, LAST: anatomy}.items():
+        refuse_others(
+            part, "an edge between nodes", f"the {name or 'decoder'} of " if anatomy.cross is not None else ""
+        )
+        if part.stack.entering_norm:
+            raise UnsupportedReadingError(
+                f"the stream of {type(part.model).__name__} goes through a norm at the beginning of each block, and parts join it on both "
+                "sides, so what one part wrote is no term of what a later part reads. Change nodes instead"
+            )
+    if anatomy.cross is not None:
+        if anatomy.exchanges:
+            raise UnsupportedReadingError(
+                f"the stacks of {type(anatomy.model).__name__} read each other in the same layers, and edges are known where one stack reads "
+                "what the other ends as. Change nodes instead"
+            )
+        require_end(anatomy)
+    return network_of(anatomy)
+
+
+def whole_network(anatomy: Anatomy) -> Network:
+    """As :func:`edge_network`, for what asks every edge.
+
+    Raises
+    ------
+    UnsupportedReadingError
+        Also if queries, keys and values are no linear maps of what attention reads.
+    """
+    network = edge_network(anatomy)
+    for tower in network.towers.values():
+        need_projections(tower.anatomy)
+    return network
+
+
+def refuse_others(anatomy: Anatomy, wanted: str, of: str = "") -> None:
+    """Refuse a stack in which something else than heads and MLPs writes to the stream; ``wanted`` is the thing that needs it, in words.
+
+    Raises
+    ------
+    UnsupportedReadingError
+        Naming the model, with ``of`` before its name.
+    """
+    anatomy.require_stream(wanted)
+    anatomy.refuse_gates(wanted)
     if anatomy.has_gaps:
         raise UnsupportedReadingError(
-            f"some layers of {type(anatomy.model).__name__} mix tokens by something else than attention, and edges are known between "
+            f"some layers of {of}{type(anatomy.model).__name__} mix tokens by something else than attention, and edges are known between "
             "heads and MLPs alone, so they would leave out what these layers write. Change nodes instead"
         )
-    # After a norm of the whole stream, what one part wrote is scaled by all others: its difference is no longer what a
-    # reader sees.
-    if anatomy.wiring == "post_norm":
-        raise UnsupportedReadingError(
-            f"blocks of {type(anatomy.model).__name__} normalise the residual stream itself (post-norm), so what one part "
-            "wrote is no term of what a later part reads, and there are no edges between them. Change nodes instead"
-        )
+
+
+def edge_mask(network: Network, edges: Sequence[Edge]) -> Bool[Tensor, "sender receiver"]:
+    """[sender, receiver] True where there is one of the edges.
+
+    Raises
+    ------
+    ArgumentError
+        If the model has no such edge, or one is restricted to a position.
+    """
+    mask = torch.zeros_like(network.possible)
+    for edge in edges:
+        if edge.position is not None:
+            raise ArgumentError(
+                f"{edge} is restricted to a position, which is not the same place in all prompts; give a circuit without "
+                "positions, or test this one prompt with ablate(…, outside=True)"
+            )
+        check_edge(network, edge)
+        mask[place_of_edge(network, edge)] = True
+    return mask
+
+
+def place_of_edge(network: Network, edge: Edge) -> tuple[int, int]:
+    """Numbers of an edge's sender and receiver."""
+    tower, sent = network.sender(edge.source)
+    return tower.start + sent, network.reader(edge.target, edge.into).columns.start + (edge.target.head or 0)

@@ -13,16 +13,16 @@ from torch import Tensor
 
 from ..errors import ArgumentError, UnsupportedReadingError
 from ..models import LoadedModel, load_model
-from ..models.anatomy import Anatomy, Norm, no_projections, upcast
-from ..models.attention_weights import attention_weights
+from ..models.anatomy import Anatomy, no_projections, upcast
 from ..values.arguments import takes
 from .ablation import answer_logits, answer_tokens_of
 from .calls import Call
-from .edges import Into, require_sum
+from .edges import refuse_others
 from .metrics import AnswerTokens, Metric, metric_of
-from .passes import ROLES, Pass
+from .network import LAST, ROLES, Into, Kept, KeptOf, Reader, need_projections, network_of
+from .passes import Pass
 from .prompts import Answers, Batch, Prompts, batch_of, prompts_of
-from .senders import Kept, keep_senders
+from .senders import keep_senders, keep_states, kept_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,9 +49,10 @@ class Gradients:
     final
         [prompt, position, d_model] with respect to the last state; of an encoder, the one that its last block writes.
     states
-        Site and layer → the states that were read, for :meth:`into`.
-    cross_out, cross_z
-        As ``attn_out`` and ``z``, of a decoder's attention to its encoder; None for one stack.
+        Site and layer → the states that were read.
+    cross_out, cross_z, cross_q, cross_k, cross_v
+        As ``attn_out``, ``z``, ``q``, ``k`` and ``v``, of a decoder's attention to its encoder; None for one stack. Positions of
+        ``cross_k`` and ``cross_v`` are the encoder's; these and ``cross_q`` are None too where they are no linear maps of what is read.
     stacks
         Name → the same of the other stacks: the ``"encoder"``, at its own positions.
     """
@@ -68,6 +69,9 @@ class Gradients:
     anatomy: Anatomy
     cross_out: Float[Tensor, "layer prompt position d_model"] | None = None
     cross_z: Float[Tensor, "layer prompt position head d_head"] | None = None
+    cross_q: Float[Tensor, "layer prompt position head d_head"] | None = None
+    cross_k: Float[Tensor, "layer prompt source_pos kv_head d_head"] | None = None
+    cross_v: Float[Tensor, "layer prompt source_pos kv_head d_head"] | None = None
     stacks: Mapping[str, Gradients] = field(default_factory=dict)
 
     @property
@@ -96,28 +100,40 @@ class Gradients:
             raise UnsupportedReadingError(no_projections(self.anatomy))
         return self.projected[name]
 
-    def into(self, layer: int | None, into: Into) -> Float[Tensor, "receiver prompt position d_model"]:
+    def into(
+        self, layer: int | None, into: Into, *, crossing: bool = False
+    ) -> Float[Tensor, "receiver prompt position d_model"]:
         """[receiver, prompt, position, d_model] gradient with respect to the state, over one reading of it alone.
 
         ``"q"``: through each head's query; ``"k"``, ``"v"``: each key/value head's; ``"mlp"`` and ``"logits"`` (of no layer)
-        have one receiver.
+        have one receiver. With ``crossing`` the heads are those that read the encoder: of their keys and values the state is the last
+        one of the encoder's blocks, at its positions.
 
         Raises
         ------
         UnsupportedReadingError
-            If the model's blocks normalise the stream itself.
+            If queries, keys and values are no linear maps of what attention reads.
         """
-        require_sum(self.anatomy)
-        if layer is None:
-            return self.final[None]
-        block = self.anatomy.blocks[layer]
-        if into == "mlp":
-            state = self.states["resid_pre" if self.anatomy.wiring == "parallel" else "resid_mid", layer]
-            return norm_vjp(block.mlp_norm, state, self.mlp_in[layer][None])
-        weight, _ = attention_weights(self.anatomy, layer, ROLES[into])
-        by_head = getattr(self, into)[layer].permute(2, 0, 1, 3)
-        reads = torch.einsum("hptk,hdk->hptd", by_head, weight)
-        return norm_vjp(block.attention_norm, self.states["resid_pre", layer], reads)
+        refuse_others(self.anatomy, "a gradient over one reading of a state")
+        network = network_of(self.anatomy)
+        (reader,) = (
+            one
+            for one in network.readers
+            if (one.owner.name, one.layer, one.into, one.crossing) == (LAST, layer, into, crossing)
+        )
+        kept = {LAST: self.states} | {name: one.states for name, one in self.stacks.items()}
+        return reader.at_state(kept, self.of_input(reader))
+
+    def of_input(self, reader: Reader) -> Float[Tensor, "receiver prompt position d_in"]:
+        """[receiver, prompt, position, d_in] gradient with respect to what a reader's projections or MLP read; of the logits the state."""
+        own = self.stacks.get(reader.owner.name, self)
+        if reader.layer is None:
+            return own.final[None]
+        if reader.into == "mlp":
+            return own.mlp_in[reader.layer][None]
+        need_projections(reader.anatomy)
+        by_head = getattr(own, reader.site)[reader.layer].permute(2, 0, 1, 3)
+        return torch.einsum("hptk,hdk->hptd", by_head, reader.weight().to(by_head))
 
 
 # A caller may be in inference mode, whose tensors autograd cannot use.
@@ -154,10 +170,10 @@ def gradients(
 
 @dataclass(frozen=True, eq=False)
 class Forward:
-    """Further results of a pass with gradients: senders' outputs, the arguments of attention, logits and answers."""
+    """Further results of a pass with gradients: by stack what it kept, by stack and kind of attention its arguments; logits and answers."""
 
-    kept: Kept
-    calls: Mapping[int, Call]
+    kept: KeptOf
+    calls: Mapping[tuple[str, str], Mapping[int, Call]]
     logits: Tensor
     answers: AnswerTokens
 
@@ -214,7 +230,7 @@ def backward(
         one.keep(("z", "attn_out"), attending, graph=True)
         one.keep(("mlp_in0", "mlp_in1", "mlp_out"), with_mlp, graph=True)
         if one.anatomy.cross is not None:
-            one.keep(("cross_z", "cross_out"), graph=True)
+            one.keep(_of_cross(one.anatomy), graph=True)
         # An encoder's last state goes on inside the model.
         one.keep(("resid_post" if name else "final",), [len(one.anatomy.blocks) - 1], graph=True)
         # What is kept from here on stands beside the graph.
@@ -222,9 +238,13 @@ def backward(
         # They are for edges, which there are none of where something mixes tokens beside attention.
         has_middle = one.anatomy.wiring != "parallel" and not one.anatomy.has_gaps
         middle = ("resid_mid",) if has_middle else ()
-        one.keep({"resid_pre", *middle})
-    keep_senders(run)
-    run.keep(extra)
+        one.keep({"resid_pre", *middle, *extra})
+        if one.anatomy.cross is not None:
+            one.keep(("resid_cross", *(f"cross_{site}" for site in extra)))
+    network = network_of(anatomy)
+    if not any(tower.anatomy.has_gaps for tower in network.towers.values()):
+        keep_states(run, network)
+    keep_senders(run, network)
     if extra:
         run.keep_calls()
     with _differentiable(loaded):
@@ -240,9 +260,13 @@ def backward(
     # The metric of a prompt depends on its own row, so the gradient of the sum holds each prompt's own gradient.
     with _differentiable(loaded):
         found = iter(torch.autograd.grad(values.sum(), [x for of in wanted.values() for x in of.values()]))
-    calls = run.calls["attention"].calls if extra else {}
+    calls = {
+        (name, kind): recorder.calls
+        for name, one in {LAST: run, **run.stacks}.items()
+        for kind, recorder in one.calls.items()
+    }
     grads = {name: {key: upcast(next(found)) for key in of} for name, of in wanted.items()}
-    forward = Forward(run.kept, calls, logits.detach(), answers)
+    forward = Forward(kept_of(run, network), calls, logits.detach(), answers)
     stacks = {name: _gradients(one.anatomy, grads[name], values.detach(), one.kept) for name, one in run.stacks.items()}
     return replace(_gradients(anatomy, grads[""], values.detach(), run.kept), stacks=stacks), forward
 
@@ -258,6 +282,9 @@ def _gradients(anatomy: Anatomy, grads: dict[tuple[str, int], Tensor], values: T
         like = next((one for (name, _), one in grads.items() if name == site), absent)
         return torch.stack([grads.get((site, layer), torch.zeros_like(like)) for layer in layers])
 
+    def of_cross(site: str) -> Tensor | None:
+        return stacked(site) if cross is not None and site in _of_cross(anatomy) else None
+
     return Gradients(
         values=values,
         embed=grads["resid_pre", 0],
@@ -271,6 +298,9 @@ def _gradients(anatomy: Anatomy, grads: dict[tuple[str, int], Tensor], values: T
         anatomy=anatomy,
         cross_out=None if cross is None else stacked("cross_out"),
         cross_z=None if cross is None else stacked("cross_z").unflatten(-1, (cross.n_heads, cross.d_value)),
+        cross_q=of_cross("cross_q"),
+        cross_k=of_cross("cross_k"),
+        cross_v=of_cross("cross_v"),
     )
 
 
@@ -280,16 +310,7 @@ def _into_mlps(grads: dict[tuple[str, int], Tensor], layers: range) -> Tensor:
     return torch.stack([grads.get(("mlp_in0", layer), absent) + grads.get(("mlp_in1", layer), 0.0) for layer in layers])
 
 
-def norm_vjp(norm: Norm, x: Float[Tensor, "*n d"], gradient: Float[Tensor, "*m d"]) -> Float[Tensor, "*m d"]:
-    """Gradient before a norm from the gradient after it; the norm's scale moves along."""
-    x = upcast(x)
-    scale = norm.scale(x)[..., None]
-    centred = x - x.mean(-1, keepdim=True) if norm.is_layer else x
-    direction = centred / scale
-    # In place: there is a gradient for each receiver, and each pass over them takes as long as a part of the model.
-    result = gradient * (norm.gain(x.shape[-1]).to(gradient) / scale)
-    if norm.is_layer:
-        # The scale moves with the input: the part along the normalised direction drops out.
-        along = (result * direction).mean(-1, keepdim=True)
-        return result.sub_(result.mean(-1, keepdim=True)).addcmul_(direction, along, value=-1)
-    return result.addcmul_(direction, (result * direction).mean(-1, keepdim=True), value=-1)
+def _of_cross(anatomy: Anatomy) -> tuple[str, ...]:
+    """Sites of the attention to an encoder whose gradients are taken."""
+    projected = ("cross_q", "cross_k", "cross_v") if anatomy.reader_of_encoder.has_projections else ()
+    return (*projected, "cross_z", "cross_out")

@@ -6,9 +6,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from ..models import LoadedModel
+from .network import network_of
+from .prompts import Lengths
 
 LAYERS_AT_ONCE = 5
 """Layers whose receivers share a product: the senders' changes are then read from memory a fifth as often."""
+READERS_AT_ONCE = 4 * LAYERS_AT_ONCE
+"""The readers of these layers: queries, keys, values and MLPs."""
 # Upper bounds: tests compare them with the memory that passes really take.
 _SAVED = (16, 6, 5, 4)
 """Most tensors that a block's pass with gradients holds: states, queries with keys and values, MLP inputs, and patterns."""
@@ -48,6 +52,8 @@ class PassNumbers:
         Not of a token but of a prompt: logits, and the work of a metric on them.
     scores
         Not of a token but of all: a number for every sender and receiver.
+    senders, layers, heads
+        How many nodes write; attentions one after the other; heads of the widest of these.
     """
 
     width: int
@@ -63,15 +69,26 @@ class PassNumbers:
     pattern: int
     logits: int
     scores: int
+    senders: int
+    layers: int
+    heads: int
 
 
-def pass_numbers(loaded: LoadedModel, n_tokens: int) -> PassNumbers:
-    """Numbers that passes of a prompt of ``n_tokens`` tokens hold for each token."""
-    anatomy = loaded.anatomy
-    layers, d_model, pattern = len(anatomy.blocks), anatomy.d_model, anatomy.n_heads * n_tokens
-    readers = anatomy.n_heads + 2 * anatomy.n_kv_heads
-    projected, d_mlp = readers * anatomy.d_head, anatomy.mlp_width
-    senders, widths = 1 + layers * (anatomy.n_heads + 1), (d_model, projected, d_mlp, pattern)
+def pass_numbers(loaded: LoadedModel, lengths: Lengths) -> PassNumbers:
+    """Numbers that passes of a prompt hold for each token; of two stacks for each token of both, as if each went through both."""
+    anatomy, n_tokens = loaded.anatomy, sum(lengths)
+    stacks = (anatomy, *anatomy.sources.values())
+    attentions = [part for one in stacks for part in (one, *(() if one.cross is None else (one.cross,)))]
+    d_model = max(one.d_model for one in stacks)
+    heads = max(one.n_heads for one in attentions)
+    pattern = heads * n_tokens
+    readers = max(one.n_heads + 2 * one.n_kv_heads for one in attentions)
+    d_head, d_mlp = max(one.d_head for one in attentions), max(one.mlp_width for one in stacks)
+    projected, widths = readers * d_head, (d_model, readers * d_head, d_mlp, pattern)
+    # A layer of a decoder that reads an encoder attends twice, and is counted as two.
+    layers = sum(len(one.blocks) for one in attentions)
+    network = network_of(anatomy)
+    senders, is_normed = network.count, any(one.wiring == "post_norm" for one in stacks)
 
     def together(counts: tuple[int, int, int, int]) -> int:
         return sum(count * width for count, width in zip(counts, widths, strict=True))
@@ -83,15 +100,19 @@ def pass_numbers(loaded: LoadedModel, n_tokens: int) -> PassNumbers:
         block=together(_WORKING),
         attention=6 * d_model + 6 * projected + 4 * pattern,
         # States before attention and MLP, what both add, z, and where there is a second norm what it reads.
-        kept=layers * (4 * d_model + anatomy.n_heads * anatomy.d_value) + 2 * d_model,
+        kept=layers * ((6 if is_normed else 4) * d_model + heads * max(one.d_value for one in attentions))
+        + 2 * d_model,
         gradients=layers * (3 * d_model + 2 * projected) + 2 * d_model,
         changes=senders * d_model,
-        making=senders * d_model if anatomy.wiring == "sandwich" else 0,
-        into=2 * min(LAYERS_AT_ONCE, layers + 1) * (readers + 1) * d_model,
-        all_into=(layers * (readers + 1) + 1) * d_model,
+        making=senders * d_model if any(one.wiring == "sandwich" for one in stacks) else 0,
+        into=2 * (2 * layers if is_normed else min(LAYERS_AT_ONCE, layers + 1)) * (readers + 1) * d_model,
+        all_into=(layers * (readers + 1) + 1) * d_model * (2 * layers if is_normed else 1),
         pattern=pattern,
         logits=6 * anatomy.d_vocab,
-        scores=senders * (1 + layers * (readers + 1)),
+        scores=senders * len(network.receivers),
+        senders=senders,
+        layers=layers,
+        heads=heads,
     )
 
 

@@ -22,23 +22,22 @@ from ..errors import NoPatternError, UnsupportedReadingError
 from ..lenses.experts import experts_call
 from ..models import LoadedModel
 from ..models.anatomy import Anatomy, Block, Projection, counting, fill, no_neurons, no_projections, scaled, upcast
-from ..models.attention_weights import Role
 from ..models.eager import AttentionCall, Watch, asks_for_attention, eager_attention, watching
 from ..models.forward import Feed, watch_of
 from ..models.hooks import on_call, on_result, only_while
 from ..models.kinds import base_of
 from ..models.softmax_capture import capturing
 from .calls import Call, Path, Recorder, Repeats, lengths_in, repeats_of
+from .network import ROLES
 from .ticks import Tick
 
 Edit = Callable[[Tensor], Tensor]
 """A function of a tensor [row, position, …]. It returns the new tensor, or the same object if it changes nothing."""
 
-CALLED = ("module", "attention")
-"""Parts of a block whose calls are kept: the block itself, and its attention."""
+CALLED = ("module", "attention", "cross")
+"""Parts of a block whose calls are kept: the block itself, its attention, and its attention to another stack."""
 EXPERT = "expert."
 """What the site of a single expert begins with; its number follows."""
-ROLES: dict[str, Role] = {"q": "query", "k": "key", "v": "value"}
 
 
 class Pass:
@@ -87,8 +86,9 @@ class Pass:
                 self.edit(site, layer, _Keeper(self.kept, (site, layer), graph))
 
     def keep_calls(self) -> None:
-        """Keep the arguments of blocks and attentions."""
-        self._keeps_calls = True
+        """Keep the arguments of blocks and attentions, of the other stacks too."""
+        for one in (self, *self.stacks.values()):
+            one._keeps_calls = True
 
     def watch(self, layer: int, watch: Watch) -> None:
         """Show what enters and leaves a layer's attention function, before its z is edited."""
@@ -110,7 +110,13 @@ class Pass:
         # Nothing is read from a cache here, and filling it would take memory.
         options: dict[str, Any] = {"use_cache": False} if self.anatomy.causal else {}
         if self._keeps_calls:
-            self.calls = {kind: Recorder(self.rows, self._repeats(kind, feed, options)) for kind in CALLED}
+            for name, one in {"": self, **self.stacks}.items():
+                kinds = [
+                    kind for kind in CALLED if any(_called(block, kind) is not None for block in one.anatomy.blocks)
+                ]
+                one.calls = {
+                    kind: Recorder(self.rows, one._repeats((name, kind), model, feed, options)) for kind in kinds
+                }
         last: dict[tuple[str, int], Tensor] = {}
         end = len(self.anatomy.blocks) - 1
         # The last block's output is taken by a hook: a model's own last state may have gone through the final norm.
@@ -147,8 +153,14 @@ class Pass:
         # The norm itself, without its hooks: they belong to the next layer as well, and run with it.
         return result if block.leaves is None else self._edited("resid_post", layer, block.leaves.forward(result))
 
-    def _repeats(self, kind: str, feed: Feed, options: Mapping[str, Any]) -> Repeats | None:
-        """Which arguments of the blocks, or of their attentions, have entries for each prompt; None where their length says it."""
+    def _repeats(
+        self, key: tuple[str, str], model: nn.Module, feed: Feed, options: Mapping[str, Any]
+    ) -> Repeats | None:
+        """Which arguments of the blocks, or of their attentions, have entries for each prompt; None where their length says it.
+
+        ``key`` names this stack and the kind of module, ``model`` is the one that runs.
+        """
+        _, kind = key
         if not self.anatomy.is_found:
             return None
 
@@ -160,18 +172,18 @@ class Pass:
 
             first = {name: value[: len(value) // self.rows] for name, value in feed.items()}
             with ExitStack() as stack, torch.no_grad():
-                stack.enter_context(eager_attention(self.anatomy.model))
+                stack.enter_context(eager_attention(model))
                 for handle in counting(self.anatomy):
                     stack.callback(handle.remove)
                 for layer, block in enumerate(self.anatomy.blocks):
-                    module = getattr(block, kind)
+                    module = _called(block, kind)
                     if module is not None:
                         with only_while(block.is_running):
                             stack.callback(_call_hook(module, partial(note, layer)).remove)
-                base_of(self.anatomy.model)(**{n: torch.cat([x] * prompts) for n, x in first.items()}, **options)
+                base_of(model)(**{n: torch.cat([x] * prompts) for n, x in first.items()}, **options)
             return found
 
-        return repeats_of(self.anatomy.model, (kind, *sorted(feed)), lengths)
+        return repeats_of(model, (*key, *sorted(feed)), lengths)
 
     def hooked(self, last: Edit | None = None) -> ExitStack:
         """A context in which the model runs with the edits, in evaluation mode and with eager attention."""
@@ -235,7 +247,7 @@ class Pass:
             yield _tick_hook(block.module, self.tick)
         if self._keeps_calls:
             for kind in self.calls:
-                module = getattr(block, kind)
+                module = _called(block, kind)
                 if module is not None:
                     yield _call_hook(module, partial(self.calls[kind].record, layer))
         yield from self._attention_handles(layer, block)
@@ -283,8 +295,16 @@ class Pass:
         output, post = other.output_projection, other.attention_post_norm
         if ("cross_", layer) in self.probed:
             yield on_call(other.attention, self._prober(layer))
+        for site, role in ROLES.items():
+            if (f"cross_{site}", layer) in self.edits:
+                module = getattr(other, role)
+                if module is None:
+                    raise UnsupportedReadingError(no_projections(self.anatomy))
+                yield self._on_heads(module, [f"cross_{site}"], layer)
         if ("cross_z", layer) in self.edits:
             yield self._on_input(output.module, "cross_z", layer)
+        if ("cross_sum", layer) in self.edits:
+            yield self._on_output(output.module, "cross_sum", layer)
         if ("resid_mid", layer) in self.edits and self.anatomy.wiring == "post_norm":
             yield self._on_output(other.attention_norm.module, "resid_mid", layer)
         if ("cross_out", layer) in self.edits or (is_sum and ("resid_mid", layer) in self.edits):
@@ -363,7 +383,7 @@ class Pass:
         """The tensor after the edits of a site; the same object if nothing changed."""
         # While a layer is probed only queries, keys and values are edited: all else is edited in the run itself that
         # follows.
-        if self._probing and site not in ROLES:
+        if self._probing and site.removeprefix("cross_") not in ROLES:
             return x
         # Some families flatten rows and positions before a projection; edits always see rows.
         y = rows = x if x.ndim != 2 else x.view(self.rows, -1, x.shape[-1])
@@ -512,7 +532,7 @@ class Pass:
         """Edits of queries, keys or values as projected, [row, position, head, d_head]."""
 
         def hook(_module: nn.Module, _args: tuple[Any, ...], output: Tensor) -> Tensor | None:
-            size = self.anatomy.d_value if sites == ["v"] else self.anatomy.d_head
+            size = self.anatomy.d_value if sites in (["v"], ["cross_v"]) else self.anatomy.d_head
             heads = output.view(self.rows, -1, output.shape[-1] // size, size)
             # One fused projection gives all three, so edits of a site see a slice of it.
             new = heads
@@ -550,6 +570,14 @@ class Pass:
         return hook
 
 
+def _called(block: Block, kind: str) -> nn.Module | None:
+    """A part of a block whose calls are kept; None where it has none."""
+    if kind == "cross":
+        return None if block.cross is None else block.cross.attention
+    found: nn.Module | None = getattr(block, kind)
+    return found
+
+
 _LAST = ("resid_post", -1)
 
 
@@ -573,7 +601,7 @@ def read_by_head(loaded: LoadedModel, states: Float[Tensor, "row d_model"]) -> F
 def heads_of(anatomy: Anatomy, site: str) -> slice:
     """Which heads of a projection's output are queries, keys or values."""
     attention = anatomy.stack.attention
-    if not attention.fused:
+    if not attention.fused or site.startswith("cross_"):
         return slice(None)
     n, g = anatomy.n_heads, anatomy.n_kv_heads
     if attention.fused_layout == "interleaved":

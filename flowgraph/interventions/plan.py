@@ -13,18 +13,9 @@ from ..errors import ArgumentError, UnsupportedReadingError
 from ..models.anatomy import Anatomy
 from ..values.flow_graph import EDGE_KINDS, FlowGraph
 from ..values.node import Node
-from .edges import (
-    SENDERS,
-    Edge,
-    Into,
-    PatternEdit,
-    check_edge,
-    check_node,
-    receivers,
-    require_sum,
-    sender_index,
-)
+from .edges import SENDERS, Edge, PatternEdit, check_edge, check_node, edge_network
 from .graph_parts import graph_parts
+from .network import Into, Network, Reader
 from .passes import EXPERT
 
 Part = Node | Edge | PatternEdit
@@ -47,7 +38,10 @@ class Plan:
     terms
         Layer → [head, query_pos, key_pos] True where the term pattern · value of a head is replaced.
     cuts
-        (layer or None, into, head) → [sender, position] 1 where the edge is cut.
+        (number of a reader of the network, number of one of its receivers) → [sender, position] 1 where the edge is cut; senders and
+        positions are those of the stack that is read.
+    network
+        The nodes between which edges run; None where no edge is changed.
     patterns
         Edits of patterns by layer.
     others
@@ -72,7 +66,8 @@ class Plan:
     mlps: Tensor
     text: str = ""
     terms: dict[int, Tensor] = field(default_factory=dict)
-    cuts: dict[tuple[int | None, Into, int], Tensor] = field(default_factory=dict)
+    cuts: dict[tuple[int, int], Tensor] = field(default_factory=dict)
+    network: Network | None = None
     patterns: dict[int, list[PatternEdit]] = field(default_factory=dict)
     others: list[Node] = field(default_factory=list)
     named: set[int] = field(default_factory=set)
@@ -185,9 +180,9 @@ def _add_parts(plan: Plan, parts: Sequence[Part], outside: bool) -> None:
         )
     for node in nodes:
         _add_node(plan, node, outside)
+    plan.network = edge_network(plan.anatomy) if edges else None
     for edge in edges:
-        check_edge(plan.anatomy, edge)
-        _add_edge(plan, edge)
+        _add_edge(plan, edge_network_of(plan), edge)
     if outside:
         _complement(plan, edges=bool(edges))
     for part in parts:
@@ -231,17 +226,29 @@ def _add_node(plan: Plan, node: Node, outside: bool) -> None:
         plan.others.append(node)
 
 
-def _add_edge(plan: Plan, edge: Edge) -> None:
-    if edge.position is not None and edge.position >= plan.n_tokens:
-        raise ArgumentError(f"{edge}: position={edge.position} is outside the prompt of {plan.n_tokens} tokens")
+def edge_network_of(plan: Plan) -> Network:
+    """The network of a plan that changes edges."""
+    assert plan.network is not None
+    return plan.network
+
+
+def _length(plan: Plan, reader: Reader) -> int:
+    """Number of positions of the stream that is read."""
+    return plan.n_source if reader.reads.name else plan.n_tokens
+
+
+def _add_edge(plan: Plan, network: Network, edge: Edge) -> None:
+    check_edge(network, edge)
+    reader = network.reader(edge.target, edge.into)
+    count = _length(plan, reader)
+    if edge.position is not None and edge.position >= count:
+        raise ArgumentError(f"{edge}: position={edge.position} is outside the prompt of {count} tokens")
     at = slice(None) if edge.position is None else edge.position
-    key = (edge.target.layer, edge.into, edge.target.head or 0)
+    key = (network.readers.index(reader), edge.target.head or 0)
     if key not in plan.cuts:
-        plan.cuts[key] = torch.zeros(
-            1 + len(plan.anatomy.blocks) * (plan.anatomy.n_heads + 1), plan.n_tokens, device="cpu"
-        )
+        plan.cuts[key] = torch.zeros(reader.reads.count, count, device="cpu")
     # A number and not a truth value: the changes are multiplied by it.
-    plan.cuts[key][sender_index(plan.anatomy, edge.source), at] = 1.0
+    plan.cuts[key][reader.reads.index(edge.source), at] = 1.0
 
 
 def _complement(plan: Plan, *, edges: bool) -> None:
@@ -252,12 +259,12 @@ def _complement(plan: Plan, *, edges: bool) -> None:
             one.crossing = None if one.crossing is None else ~one.crossing
         return
     kept, plan.cuts = plan.cuts, {}
-    senders = 1 + len(plan.anatomy.blocks) * (plan.anatomy.n_heads + 1)
-    for node, into in receivers(plan.anatomy):
-        key = (node.layer, into, node.head or 0)
+    for number, reader in enumerate(edge_network_of(plan).readers):
         # Senders that write too late are cut too; whoever installs the edges reads only those before the receiver.
-        everything = torch.ones(senders, plan.n_tokens, device="cpu")
-        plan.cuts[key] = everything - kept[key] if key in kept else everything
+        everything = torch.ones(reader.reads.count, _length(plan, reader), device="cpu")
+        for receiver in range(len(reader.nodes)):
+            key = (number, receiver)
+            plan.cuts[key] = everything - kept[key] if key in kept else everything
 
 
 def _add_pattern(plan: Plan, edit: PatternEdit) -> None:
@@ -297,11 +304,6 @@ def _add_graph(plan: Plan, graph: FlowGraph, outside: bool, parts: GraphParts) -
         raise ArgumentError(
             "the graph has no edges, so there is nothing to change and nothing to keep; lower its threshold"
         )
-    if plan.anatomy.cross is not None and parts == "edges":
-        raise UnsupportedReadingError(
-            f"edges of a graph over the two stacks of {type(plan.anatomy.model).__name__} are not changed one by one; say parts='nodes' for "
-            "its heads and MLPs, or name heads with flowgraph.Node"
-        )
     plan.text = f"all but the {parts} of {graph!r}" if outside else f"the {parts} of {graph!r}"
     edges = circuit_edges(graph)
     if parts == "nodes":
@@ -318,8 +320,13 @@ def _add_graph(plan: Plan, graph: FlowGraph, outside: bool, parts: GraphParts) -
     elif parts != "edges":
         raise ArgumentError(f"parts={parts!r} must be 'edges' or 'nodes'")
     elif edges is not None:
-        require_sum(plan.anatomy)
         _add_parts(plan, edges, outside)
+    elif plan.anatomy.cross is not None:
+        raise UnsupportedReadingError(
+            f"edges of a graph of flow over the two stacks of {type(plan.anatomy.model).__name__} are not changed one by one; say "
+            "parts='nodes' for its heads and MLPs, or name heads or edges with flowgraph.Node and flowgraph.Edge; a circuit of "
+            "flowgraph.discover can be given as it is"
+        )
     else:
         _add_flow(plan, graph, outside)
 

@@ -21,6 +21,8 @@ from ..values.trace import Trace
 Prompts = Trace | str | Tensor | Inputs | Mapping[str, Any] | Sequence[Any]
 """One prompt or several: traces, or inputs that can be traced, such as texts, token ids, messages and :class:`Inputs`."""
 Align = Literal["start", "end"]
+Lengths = tuple[int, int]
+"""Positions of a prompt, and those that the encoder reads; 0 of one stack."""
 Answers = str | int | Sequence[str | int] | None
 
 
@@ -37,6 +39,11 @@ class Prompt:
     def length(self) -> int:
         """Number of positions."""
         return self.row.length
+
+    @property
+    def lengths(self) -> Lengths:
+        """Number of positions, of the encoder's too."""
+        return self.length, 0 if self.row.encoder is None else self.row.encoder.length
 
     @property
     def ids(self) -> tuple[int, ...]:
@@ -86,6 +93,11 @@ class Batch:
     def n_tokens(self) -> int:
         """Length of every prompt."""
         return self.ids.shape[1]
+
+    @property
+    def lengths(self) -> Lengths:
+        """Length of every prompt, and of what the encoder reads."""
+        return self.n_tokens, self.n_source
 
     @property
     def feed(self) -> Feed:
@@ -152,6 +164,11 @@ class Batch:
         if self.source is not None and others.source is not None:
             source = {name: torch.cat((numbers, others.source[name])) for name, numbers in self.source.items()}
         return Batch(ids, positions, targets, foils, types, self.position_ids, values, source, self.n_source)
+
+
+def in_words(lengths: Lengths) -> str:
+    """``"7 tokens"``; of two stacks ``"7 tokens and 9 of the encoder"``."""
+    return f"{lengths[0]} tokens{f' and {lengths[1]} of the encoder' if lengths[1] else ''}"
 
 
 def prompts_of(
@@ -300,7 +317,7 @@ def groups_of(prompts: Sequence[Prompt], others: Sequence[Prompt] | None, align:
     groups: dict[tuple[int, ...], list[int]] = {}
     for i, prompt in enumerate(prompts):
         pair = [prompt] if others is None else [prompt, others[i]]
-        lengths = ((one.length, 0 if one.row.encoder is None else one.row.encoder.length) for one in pair)
+        lengths = (one.lengths for one in pair)
         groups.setdefault(tuple(length for both in lengths for length in both), []).append(i)
     return list(groups.values())
 

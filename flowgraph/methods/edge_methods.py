@@ -45,6 +45,13 @@ class EdgeMethod:
         found: Callable[..., Any] = getattr(late(f"{_FOLDER}.{self.name}"), self.name)
         return found
 
+    def refusal(self, model: Any) -> str:
+        """Why the method cannot be used with a model, in a sentence; empty where nothing is known against it."""
+        if self.registered is not None:
+            return ""
+        found = getattr(late(f"{_FOLDER}.{self.name}"), "refusal", None)
+        return "" if found is None else str(found(model))
+
     @property
     def __signature__(self) -> Signature:
         return signature(self.function)

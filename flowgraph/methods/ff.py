@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from ..errors import ArgumentError, UnsupportedReadingError
+from ..models import LoadedModel
 from ..models.anatomy import Block, Norm, no_neurons, upcast
 from ..values.edge_weights import EdgeWeights
 from ..values.trace import Trace
@@ -100,25 +101,9 @@ def ff(trace: Trace, *, sources: int | None = SOURCES) -> EdgeWeights:
     """
     if sources is not None and sources < 1:
         raise ArgumentError(f"sources={sources} must be at least 1 (the token itself), or None for all tokens")
-    if not trace.model.anatomy.has_neurons:
-        raise UnsupportedReadingError(f"method 'ff' takes an MLP apart: {no_neurons(trace.model.anatomy)}")
-    trace.model.anatomy.refuse_gates("method 'ff'")
-    if trace.model.anatomy.exchanges:
-        raise UnsupportedReadingError(
-            f"method 'ff' takes one attention and the MLP after it as one step, and {trace.model_name!r} attends twice before each MLP "
-            "that follows attention to the other stack; take 'norms' or 'proximity', which go through both stacks"
-        )
-    if trace.model.anatomy.cross is not None:
-        raise UnsupportedReadingError(
-            f"method 'ff' takes one attention and the MLP after it as one step, and before each MLP {trace.model_name!r} attends twice, to "
-            "what is written and to its encoder, with a state between; take 'norms' or 'proximity' over both stacks, or "
-            "edge_weights(trace.stacks['encoder'], method='ff') for the encoder"
-        )
-    if trace.model.anatomy.has_gaps:
-        raise UnsupportedReadingError(
-            f"method 'ff' takes the state before each MLP apart into tokens, and some layers of {trace.model_name!r} mix them by "
-            "something else than attention; take 'norms' or 'proximity'"
-        )
+    why = refusal(trace.model)
+    if why:
+        raise UnsupportedReadingError(why)
     n, t = trace.layers[1] - trace.layers[0], len(trace.tokens)
     summed, residual, rest = np.zeros((n, t, t)), np.zeros((n, t)), np.zeros((n, t))
     worst = 0.0
@@ -151,6 +136,34 @@ def ff(trace: Trace, *, sources: int | None = SOURCES) -> EdgeWeights:
         rest=None if every else rest,
         unembed=float(np.linalg.norm(array(trace.resid_post[-1, trace.position]))) if reaches_logit else None,
     )
+
+
+def refusal(model: LoadedModel) -> str:
+    """Why this method cannot be used with a model; empty where it can."""
+    anatomy, name = model.anatomy, model.name
+    if not anatomy.has_neurons:
+        return f"method 'ff' takes an MLP apart: {no_neurons(anatomy)}"
+    try:
+        anatomy.refuse_gates("method 'ff'")
+    except UnsupportedReadingError as error:
+        return str(error)
+    if anatomy.exchanges:
+        return (
+            f"method 'ff' takes one attention and the MLP after it as one step, and {name!r} attends twice before each MLP "
+            "that follows attention to the other stack; take 'norms' or 'proximity', which go through both stacks"
+        )
+    if anatomy.cross is not None:
+        return (
+            f"method 'ff' takes one attention and the MLP after it as one step, and before each MLP {name!r} attends twice, to "
+            "what is written and to its encoder, with a state between; take 'norms' or 'proximity' over both stacks, or "
+            "edge_weights(trace.stacks['encoder'], method='ff') for the encoder"
+        )
+    if anatomy.has_gaps:
+        return (
+            f"method 'ff' takes the state before each MLP apart into tokens, and some layers of {name!r} mix them by "
+            "something else than attention; take 'norms' or 'proximity'"
+        )
+    return ""
 
 
 @dataclass(frozen=True, eq=False)

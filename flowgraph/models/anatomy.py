@@ -356,6 +356,8 @@ class Anatomy:
         The blocks' attention to another stack, as the parts of a model without MLPs; None where there is none.
     sources
         Name → parts of the stacks whose last states are read by that attention.
+    source_projection
+        Of the part ``cross``: the linear layer between those states and what keys and values are made of; None where there is none.
     labels
         Names of what the head scores, where these are no tokens: classes of the whole input, or of each position.
     """
@@ -385,6 +387,7 @@ class Anatomy:
     readout: Readout | None = None
     cross: Anatomy | None = None
     sources: Mapping[str, Anatomy] = field(default_factory=dict)
+    source_projection: Projection | None = None
     labels: tuple[str, ...] | None = None
 
     @property
@@ -549,8 +552,8 @@ class Anatomy:
                 "direct logit attribution and changes of heads take that into account"
             )
 
-    def refuse_stacks(self, wanted: str, instead: str = "") -> None:
-        """Refuse what knows blocks of one attention and an MLP alone; ``instead`` is a sentence on what can be done in its place.
+    def refuse_stacks(self, wanted: str) -> None:
+        """Refuse what knows blocks of one attention and an MLP alone; ``wanted`` is that, in words.
 
         Raises
         ------
@@ -561,11 +564,8 @@ class Anatomy:
         if self.cross is not None:
             raise UnsupportedReadingError(
                 f"{wanted} is made for models of one stack, and the decoder of {type(self.model).__name__} also reads its encoder. "
-                + (
-                    instead
-                    or "Graphs, routes, rollout and attention flow run through both stacks; readings and direct logit attribution are "
-                    "those of the decoder, heads that read the encoder among its parts"
-                )
+                "Graphs, routes, rollout, attention flow and circuits run through both stacks; readings and direct logit attribution are "
+                "those of the decoder, heads that read the encoder among its parts"
             )
 
     def refuse_exchange(self, wanted: str) -> None:
@@ -898,6 +898,7 @@ def _build(model: Any, row: Family, stack: Stack) -> Anatomy:
     part = replace(
         replace(found, blocks=blocks), stack=_cross_stack(stack, stack.cross_attention), blocks=cross, causal=False, head=(), final_norm=None,
         position_embedding=None, attention_softcap=_number(config, stack.cross_attention.softcap),
+        source_projection=Projection(_find(base, stack.source_projection)) if stack.source_projection else None,
     )  # fmt: skip
     return replace(found, blocks=blocks, cross=part)
 

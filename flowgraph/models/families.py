@@ -147,6 +147,9 @@ class Stack:
         For two stacks that read each other in the same layers: whether attention to the other stack stands before attention to the
         stack itself, the module that runs once for each of the two, and which of its runs is this stack's. Layers that do not have it
         do not read the other stack.
+    source_projection
+        The linear layer between the other stack's last states and what keys and values are made of, from the base model on; empty
+        where there is none.
     mixer, mixer_factor
         The module that mixes tokens in attention's place, or beside it (a state-space model, a convolution), in the blocks that
         have one, and the number that its output is multiplied by before it joins the stream.
@@ -228,6 +231,7 @@ class Stack:
     cross_run: int = 0
     name: str = ""
     leaves: str = ""
+    source_projection: str = ""
     attention_post_norm: str = ""
     mlp_post_norm: str = ""
     mlp_input: str = ""

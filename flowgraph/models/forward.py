@@ -278,7 +278,7 @@ class _Recorder:
         does_not_attend = any(block.attention is None for block in anatomy.blocks)
         self.has_gaps = does_not_attend if alone else anatomy.has_gaps or anatomy.has_second_mlp
         # Without projections, what enters the attention function is all that is known of queries, keys and values.
-        self.all_given = not anatomy.has_projections
+        self.all_given = alone or not anatomy.has_projections
         self.asks = all(asks_for_attention(anatomy.blocks[layer].attention) for layer in anatomy.attending)
         # Modules with attention code of their own are looked at from inside where their row was found by search.
         self.is_given = self.asks or anatomy.is_found or anatomy.stack.attention.followed

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 from ..errors import ArgumentError, PromptError
 from ..models import LoadedModel, load_model
+from ..models.stacks import SOURCE
 from ..values.arguments import takes
 from ..values.inputs import Inputs, Row, row_of
 from . import words
@@ -35,7 +37,7 @@ def corrupt(
     model
         The model, for its tokenizer.
     prompt
-        A text, token ids, or :func:`flowgraph.inputs`.
+        A text, token ids, or :func:`flowgraph.inputs`. Of an encoder–decoder what the encoder reads is exchanged.
     how
         ``"names"``: each occurrence of a first name becomes another name that the prompt does not have, a new one each time, so that
         nobody is named twice. ``"tokens"``: tokens become random other tokens of their kind, a word for a word and a piece for a
@@ -74,7 +76,12 @@ def corrupt(
         raise PromptError(
             f"{model.name!r} has no tokenizer, so that its words are not known; give the counterpart yourself"
         )
-    row, draw = row_of(model, prompt, "prompt"), random.Random(seed)
+    whole, draw = row_of(model, prompt, "prompt"), random.Random(seed)
+    row = whole if whole.encoder is None else whole.encoder
+    if row.values is not None:
+        raise PromptError(
+            "prompt= is an image or a sound, which has no words to exchange; give the counterpart yourself"
+        )
     ids = list(row.token_ids)
     places = _places(positions, len(ids))
     made = _other_names(model, ids, places, draw) if how == "names" else _other_tokens(model, ids, places, draw)
@@ -82,10 +89,13 @@ def corrupt(
         wanted = "no first name that is one token" if how == "names" else "no word"
         raise ArgumentError(f"prompt={prompt!r} has {wanted} to replace" + (" at these positions" if positions else ""))
     if isinstance(prompt, Inputs):
-        return Inputs((Row("tokenizer", ids=tuple(made), token_types=row.token_types, position_ids=row.position_ids),))
+        other = Row("tokenizer", ids=tuple(made), token_types=row.token_types, position_ids=row.position_ids)
+        # What the decoder has written stays.
+        return Inputs((other if row is whole else replace(other, target_ids=whole.token_ids),))
     text = str(model.tokenizer.decode(made, skip_special_tokens=True, clean_up_tokenization_spaces=False))
     # The text of some tokens may be cut otherwise when it is read again; the ids then stand for it.
-    return text if isinstance(prompt, str) and prompt_ids(model, text) == made else tuple(made)
+    reader = model if row is whole else model.stacks.get(SOURCE)
+    return text if isinstance(prompt, str) and reader is not None and prompt_ids(reader, text) == made else tuple(made)
 
 
 def _places(positions: Sequence[int] | None, count: int) -> list[int]:

@@ -91,6 +91,15 @@ class TaskData:
             found.setdefault(len(prompt_ids(model, example.clean)), []).append(example)
         return {length: tuple(found[length]) for length in sorted(found)}
 
+    def of_lengths(self, model: LoadedModel) -> dict[tuple[int, int], tuple[Example, ...]]:
+        """As :meth:`of_length`, by the number of positions and by that of the encoder, which is 0 for models of one stack."""
+        found: dict[tuple[int, int], list[Example]] = {}
+        for example in self.examples:
+            row = row_of(model, example.clean, "an example's prompt")
+            lengths = row.length, 0 if row.encoder is None else row.encoder.length
+            found.setdefault(lengths, []).append(example)
+        return {lengths: tuple(found[lengths]) for lengths in sorted(found)}
+
     def save(self, path: str | Path, *, overwrite: bool = True) -> Path:
         """Write the examples as CSV with the columns clean, corrupted, target, foil.
 
@@ -162,7 +171,14 @@ def prompt_ids(model: LoadedModel, prompt: Prompt) -> list[int]:
 
 
 def _check(model: LoadedModel, example: Example, where: str) -> None:
-    clean, corrupted = prompt_ids(model, example.clean), prompt_ids(model, example.corrupted)
+    rows = [row_of(model, one, "an example's prompt") for one in (example.clean, example.corrupted)]
+    sources = [0 if row.encoder is None else row.encoder.length for row in rows]
+    if sources[0] != sources[1]:
+        raise ArgumentError(
+            f"{where}: the encoder reads {sources[0]} positions of the clean prompt and {sources[1]} of the corrupted one; positions could "
+            "not be compared"
+        )
+    clean, corrupted = (list(row.token_ids) for row in rows)
     # Patching puts one position in place of another, which needs equal lengths.
     if len(clean) != len(corrupted):
         shown = " | ".join(model.vocabulary.strings(clean)), " | ".join(model.vocabulary.strings(corrupted))

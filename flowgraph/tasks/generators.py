@@ -104,6 +104,11 @@ def task(model: Any, name: str, *, count: int = 32, seed: int = 0) -> TaskData:
     if count < 1:
         raise ArgumentError(f"count={count} must be at least 1")
     model = load_model(model)
+    if model.anatomy.cross is not None:
+        raise ArgumentError(
+            f"{model.name!r} cannot do {name!r}: tasks ask for the next token of a text, and its decoder writes beside what its encoder reads; "
+            "give examples of your own, flowgraph.Example(clean, corrupted, target, foil)"
+        )
     if not model.anatomy.causal or model.tokenizer is None:
         raise ArgumentError(
             f"{model.name!r} cannot do {name!r}: tasks ask for the next token of a text, which needs a causal model with a tokenizer"

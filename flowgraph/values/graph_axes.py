@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from ..charts.text import visible
 from .graph_columns import GraphColumns
-from .node import EXCHANGING, Node
+from .node import EXCHANGING, STACKS, Node, NodeKind
 
-_CIRCUIT = frozenset({"embed", "head", "kv_group", "mlp", "logits"})
+_HEADS: Mapping[NodeKind, str] = {"kv_group": "KV", "head": "H", "cross_kv_group": "cross.KV", "cross_head": "cross.H"}
+"""Kind of a node with a head → what its column begins with, in the order of columns."""
+_CIRCUIT = frozenset({"embed", *_HEADS, "mlp", "logits"})
 MLP_COLUMN = "MLP"
 """Name of the column of a circuit's MLPs."""
 
@@ -22,11 +26,21 @@ def columns(graph: GraphColumns) -> tuple[str, ...]:
         # A free column stands between two stacks.
         others = [visible(token) for stack in graph.info.stacks for token in (*stack.tokens, "")]
         return (*others, *(visible(token) for token in graph.info.tokens))
-    heads, groups = (
-        sorted({node.head or 0 for node in graph.nodes if node.kind == kind}) for kind in ("head", "kv_group")
-    )
-    mlps = [MLP_COLUMN] if any(node.kind == "mlp" for node in graph.nodes) else []
-    return (*(f"KV{group}" for group in groups), *(f"H{head}" for head in heads), *mlps)
+    found: list[str] = []
+    for stack in (*(one.name for one in graph.info.stacks), None):
+        own = [node for node in graph.nodes if node.stack == stack]
+        for kind in _HEADS:
+            numbers = sorted({node.head or 0 for node in own if node.kind == kind})
+            found += [circuit_column(Node(kind, 0, number, stack=stack)) for number in numbers]
+        found += [circuit_column(node) for node in own if node.kind == "mlp"][:1]
+        found += [] if stack is None else [""]
+    return tuple(found)
+
+
+def circuit_column(node: Node) -> str:
+    """Name of the column of a head or an MLP of a circuit."""
+    own = MLP_COLUMN if node.kind == "mlp" else f"{_HEADS[node.kind]}{node.head}"
+    return own if node.stack is None else f"{STACKS[node.stack]}.{own}"
 
 
 def column_of(graph: GraphColumns, node: Node) -> int:
@@ -39,7 +53,7 @@ def column_of(graph: GraphColumns, node: Node) -> int:
 
 def column_names(graph: GraphColumns) -> list[str] | None:
     """The number of each column's position within its stack, with the stack's name; None for one stack, whose columns are its positions."""
-    if not graph.info.stacks:
+    if not graph.info.stacks or is_circuit(graph):
         return None
     names = [
         name
@@ -55,6 +69,10 @@ def stack_spans(graph: GraphColumns) -> tuple[tuple[str, int, int], ...]:
     if not info.stacks:
         return ()
     last = "text" if exchanges(graph) else "decoder"
+    if is_circuit(graph):
+        names = columns(graph)
+        end = names.index("")
+        return (info.stacks[0].name, 0, end - 1), (last, end + 1, len(names) - 1)
     sizes = [*((one.name, len(one.tokens)) for one in info.stacks), (last, len(info.tokens))]
     found, first = [], 0
     for name, count in sizes:

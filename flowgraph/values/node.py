@@ -21,6 +21,7 @@ NodeKind = Literal[
     "feature", "attn_feature", "mlp_error", "attn_error", "mixer", "resid_cross", "cross_head", "cross_bias",
     "expert", "shared_expert", "sink",
     "cross_norm", "cross_query", "cross_key", "cross_value", "cross_head_rest", "cross_row", "cross_rest", "cross_norm_bias", "cross_attn",
+    "cross_kv_group",
 ]  # fmt: skip
 NODE_KINDS: tuple[NodeKind, ...] = get_args(NodeKind)
 
@@ -28,7 +29,7 @@ WITHOUT_LAYER = frozenset(
     {"embed", "position_embed", "final_norm", "final_norm_bias", "unembed_bias", "logit", "logits"}
 )
 WITH_HEAD = frozenset(
-    {"query", "key", "value", "head_rest", "head", "kv_group", "cross_head", "cross_query", "cross_key", "cross_value", "cross_head_rest"}
+    {"query", "key", "value", "head_rest", "head", "kv_group", "cross_head", "cross_query", "cross_key", "cross_value", "cross_head_rest", "cross_kv_group"}
 )  # fmt: skip
 WITH_INDEX = frozenset(
     {
@@ -71,8 +72,8 @@ class Node:
         Counted from 0; None where the kind has none. ``position`` is the query's; ``index`` is the source position of a
         ``key`` or ``value`` (of a ``cross_key`` or ``cross_value`` that in the encoder), the neuron of a ``neuron``, ``neuron_in``
         (its row of W_in) or ``gate``, the row of W_O of a ``row``, the number of an expert, of a feature in its dictionary, and the
-        token id of a ``logit``. For a ``kv_group``, ``head`` is
-        the key/value head.
+        token id of a ``logit``. For a ``kv_group`` or a ``cross_kv_group``, ``head``
+        is the key/value head.
     token
         The text of a logit's token, or the name of a feature; for the label only, not part of the identity.
     stack
@@ -160,6 +161,8 @@ def _label(node: Node) -> str:
             return f"L{node.layer}.cross.W_O[{node.index}]{at}"
         case "cross_head":
             return f"L{node.layer}.cross.H{node.head}{at}"
+        case "cross_kv_group":
+            return f"L{node.layer}.cross.KV{node.head}{at}"
         case "kv_group":
             return f"L{node.layer}KV{node.head}{at}"
         case "neuron":

@@ -133,6 +133,7 @@ def test_drawing_asks_once_for_run_and_graph_and_answers_all_of_the_picture(page
         "key": "run",
         "picture": "flow-t-1",
         "goes_on": True,
+        "lacks": [],
         "parts": True,
         "search": QUERY,
         "asks": True,

@@ -188,9 +188,19 @@
     app.root().toggleAttribute('data-file', Boolean(run?.file));
     app.root().toggleAttribute('data-no-text', run?.text === false);
     offerPanels(run?.panels);
+    offerMethods(run?.lacks ?? []);
     app.root().toggleAttribute('data-parts', Boolean(run?.parts));
     const drawn = run ? Object.fromEntries(JSON.parse(run.key)).text : '';
     document.querySelector('[data-show=behind]').textContent = isBehind ? `Shown is the last picture, of “${shortened(drawn)}”. What is asked for now was not traced.` : '';
+  }
+
+  /** What the library refuses of the model is not offered. */
+  function offerMethods(lacks) {
+    app.root().toggleAttribute('data-circuitless', lacks.includes('circuit'));
+    app.root().toggleAttribute('data-taskless', lacks.includes('task'));
+    for (const option of document.querySelectorAll('#method .method')) {
+      (option.closest('label') ?? option).hidden = lacks.includes(option.firstElementChild.textContent);
+    }
   }
 
   /** Panels, and their numbers as files, of which nothing was recorded and no model can be asked, are not offered. */

@@ -15,11 +15,11 @@ from ..recipe import CHOICES, Recipe, Task, check_choice, check_effort, check_te
 from ..recipe import Circuit as Search
 from ..server.question import A, recorded, require
 from ..server.run import OfRun, Run, RunQuestion, inside_run, same
-from ..server.traces import Check, Traces, prompt_ids, reporting
+from ..server.traces import Check, Traces, prompt_ids, reporting, source_ids
 from .flow import MOST_EDGES
 
 if TYPE_CHECKING:
-    from flowgraph import LoadedModel, Trace
+    from flowgraph import Inputs, LoadedModel, Trace
 
 _OF_BUDGET = ("cutting edges", "running readers")
 """How the stages begin whose part is that of the budget that is used; the search may end before it is."""
@@ -122,10 +122,17 @@ class CircuitQuestion(OfCircuit[Circuit]):
         inside_run(run, answer.graph)
 
 
-def pair_of(traces: Traces, question: OfCircuit[Any], check: Check) -> tuple[Trace, Trace]:
-    """The prompt and its counterpart; traces both, so that the explained position is the same."""
+def pair_of(traces: Traces, question: OfCircuit[Any], check: Check) -> tuple[Trace, Trace | Inputs]:
+    """The prompt and its counterpart, so that the explained position is the same.
+
+    Of an encoder–decoder the decoder has written the same in both: what its encoder reads is exchanged.
+    """
     trace = traces.trace(question.run, check)
     trace.model.require_head("a circuit for the answer")
+    if "encoder" in trace.stacks:
+        read = flowgraph.inputs(text=question.corrupted, target_ids=trace.token_ids)
+        _refuse_other_length(trace.stacks["encoder"], source_ids(trace.model, question.corrupted))
+        return trace, read
     _refuse_other_length(trace, prompt_ids(trace.model, question.corrupted, question.run.chat))
     other = replace(question.run, text=question.corrupted, position=trace.position, target=None, foil=None)
     return trace, traces.trace(other, check)

@@ -52,7 +52,10 @@ def finder() -> html.Details:
 
 
 def _source() -> html.Div:
-    return _field("Searched with", _choice(Id.TASK, TASKS, "none"), Id.TASK, "What the circuit is searched with")
+    control = _choice(Id.TASK, TASKS, "none")
+    return html.Div(
+        _field("Searched with", control, Id.TASK, "What the circuit is searched with"), className="of-tasks"
+    )
 
 
 def _pair() -> html.Div:

@@ -20,7 +20,7 @@ from ..registered import POSTED
 from ..server.asking import ask
 from ..server.question import recorded
 from ..server.run import OfRun, RunQuestion
-from ..server.traces import Check, Traces, prompt_ids
+from ..server.traces import Check, Traces, prompt_ids, source_ids
 from .circuit import Circuit, CircuitQuestion
 from .circuit_map import map_elements
 
@@ -65,8 +65,9 @@ class CorruptQuestion(OfRun[Counterpart]):
         """A counterpart of a prompt: with other names, or where it has none with other words."""
         loaded = traces.model(self.run.model, check)
         found, note = _corrupted(loaded, self.run.text)
-        ids = traces.trace(self.run, check).token_ids
-        is_text = isinstance(found, str) and len(prompt_ids(loaded, found, self.run.chat)) == len(ids)
+        trace = traces.trace(self.run, check)
+        read = trace.stacks.get("encoder", trace).token_ids
+        is_text = isinstance(found, str) and len(_read(loaded, found, self.run.chat)) == len(read)
         return Counterpart(str(found), note) if is_text else Counterpart("", _NO_TEXT)
 
 
@@ -86,6 +87,11 @@ class TokenQuestion(OfRun[Token]):
         vocabulary = traces.model(self.run.model, check).answers
         found = vocabulary.target_id(self.text, self.name)
         return Token(found, vocabulary.string(found))
+
+
+def _read(loaded: LoadedModel, text: str, chat: bool) -> list[int]:
+    """Token ids that the model reads of a text; of an encoder–decoder its encoder."""
+    return source_ids(loaded, text) if loaded.stacks else prompt_ids(loaded, text, chat)
 
 
 def _corrupted(loaded: LoadedModel, text: str) -> tuple[object, str]:

@@ -199,6 +199,7 @@ def about_picture(recipe: Recipe, answer: GraphAnswer | Circuit, ticket: dict[st
             "key": ticket["run"],
             "picture": name,
             "goes_on": goes_on(run),
+            "lacks": list(run.lacks),
             "parts": has_parts(recipe, run),
             "search": ticket["search"],
         },

@@ -14,7 +14,7 @@ class Id(StrEnum):
     TICKET = "ticket"
     """Store: which run is wanted, ``{"id", "previous", "search", "run"}``. A new one makes the server draw."""
     RUN = "run"
-    """Store: what is drawn, ``{"key", "picture", "goes_on", "parts", "search"}``. Small: it travels with requests."""
+    """Store: what is drawn, ``{"key", "picture", "goes_on", "lacks", "parts", "search"}``. Small: it travels with requests."""
     PANEL = "panel"
     """Store: which panel is wanted, ``{"tab", "search", "key"}``, or None while none is open."""
     POLL = "poll"

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Self
 
+import flowgraph
 from flowgraph import FlowGraph
-from flowgraph.errors import ArgumentError, FileFormatError, PromptError
+from flowgraph.errors import ArgumentError, FileFormatError, PromptError, UnsupportedReadingError
 
 from ..recipe import Recipe, check_index, check_model, check_text
 from .question import A, Question, recorded, require
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 BEST = 10
 """Predictions of a run."""
 _MOST_LAYERS = 10_000
+_ANY_SIZE = 2**62
+"""Bytes that no search needs: whether it fits is not what is asked."""
 
 
 Level = Literal["patterns", "stream", "full"]
@@ -51,6 +54,8 @@ class Run:
         What is known of the model: ``"patterns"``, ``"stream"`` or ``"full"``; see :attr:`flowgraph.LoadedModel.level`.
     is_text
         Whether the positions are tokens of a text; those of a file may be of an image or a sound.
+    lacks
+        What the library says the model cannot be asked: names of edge methods, ``"circuit"``, and ``"task"`` of an encoder–decoder.
     """
 
     model: str
@@ -73,6 +78,7 @@ class Run:
     seconds: float
     level: Level = "full"
     is_text: bool = True
+    lacks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require(bool(self.tokens), "Run.tokens is empty")
@@ -145,7 +151,21 @@ class RunQuestion(Question[Run]):
             has_attribution=trace.model.has_attribution,
             seconds=seconds,
             level=trace.model.level,
+            lacks=_lacks(trace),
         )
+
+
+def _lacks(trace: Trace) -> tuple[str, ...]:
+    """What the library refuses of the trace's model, whatever else is asked."""
+    methods = (method for method in flowgraph.EDGE_METHODS.values() if isinstance(method, flowgraph.EdgeMethod))
+    refused = [method.name for method in methods if method.refusal(trace.model)]
+    try:
+        flowgraph.discovery_size(trace.model, trace, method="eap", max_bytes=_ANY_SIZE)
+    except UnsupportedReadingError:
+        refused.append("circuit")
+    if trace.model.anatomy.cross is not None:
+        refused.append("task")
+    return tuple(refused)
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,11 @@ def prompt_ids(loaded: LoadedModel, text: str, chat: bool) -> list[int]:
     return list(flowgraph.inputs(text=text, chat=chat).of(loaded).ids)
 
 
+def source_ids(loaded: LoadedModel, text: str) -> list[int]:
+    """Token ids of a text as the encoder of an encoder–decoder reads it."""
+    return list(flowgraph.inputs(text=text).of(loaded.stacks["encoder"]).ids)
+
+
 def reporting(check: Check, stage: str) -> tuple[Callable[[str, float | None], None], Callable[[], bool]]:
     """``progress`` and ``cancel`` as flowgraph's long functions take them; ``cancel`` raises by itself.
 

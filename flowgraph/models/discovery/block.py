@@ -76,6 +76,7 @@ class FoundBlock:
     mlp_output: str = ""
     sizes: tuple[int, int, int, int] = (0, 0, 0, 0)
     cross: FoundBlock | None = None
+    source: str = ""
 
     @property
     def norms(self) -> tuple[str, str, str, str]:
@@ -263,7 +264,9 @@ class BlockSearch:
             self._output_projection(self.call)
             self._sum()
             self._attention_input()
-            if not self.reads_others:
+            if self.reads_others:
+                self._projections_across(self.call)
+            else:
                 self._projections(self.call)
         if self.found.mlp and not self.found.mlp_beside:
             self._neurons()
@@ -726,6 +729,36 @@ class BlockSearch:
                 if torch.equal(value, given["value"]):
                     self.found.fused, self.found.fused_layout = self._inside(name), layout
                     return
+
+    def _projections_across(self, call: AttentionCall) -> None:
+        """Linear layers that make queries of the block's own states, and keys and values of one state of another stack."""
+        inside = [
+            name
+            for name in self.record.calls
+            if name.startswith(f"{self.at}.") and _is_linear(self.record.modules[name])
+        ]
+        single: dict[str, str] = {}
+        for role, given in (("query", call.query), ("key", call.key), ("value", call.value)):
+            entering = self._by_position(given)
+            for name in inside:
+                x, made = self.record.input(name), self.record.output(name)
+                is_own = x is not None and same(x, self.reads)
+                if (
+                    made is None
+                    or name in single.values()
+                    or made.numel() != entering.numel()
+                    or is_own != (role == "query")
+                ):
+                    continue
+                made = made.reshape(entering.shape)
+                # Nothing rotates here: positions of two stacks are counted apart. Whisper's queries are multiplied by a number.
+                if _error(made * self._factor(made, entering), entering) < self.rounding:
+                    single[role] = name
+                    break
+        if len(single) == 3 and same(self.record_input(single["key"]), self.record_input(single["value"])):
+            for role, name in single.items():
+                setattr(self.found, role, self._inside(name))
+            self.found.source = single["key"]
 
     def _head_norm(self, projection: str, entering: Tensor) -> str:
         """The norm of single heads that reads a projection, if its output is what enters, rotated or not."""

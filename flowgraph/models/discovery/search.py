@@ -16,7 +16,7 @@ from ..families import Attention, Family, Sizes, Stack
 from ..kinds import base_of, medium_of
 from ..media import probe_feed, short_source
 from ..norms import found_kind
-from ..parameters import bias_of, input_embeddings, matrix_of, output_embeddings
+from ..parameters import bias_of, input_embeddings, matrix_of, output_embeddings, shape_of
 from ..stacks import DECODER_IDS, decoder_embeddings, encoder_of
 from ..windows import order_of
 from .block import ROUNDING, Attends, FoundBlock, NotFoundError, describe_call, search_block
@@ -89,6 +89,7 @@ class Search:
         if len(crossing) < len(found) and (crossing or encoder_of(self.model) is not None):
             where = "some of its blocks do" if crossing else "its blocks do"
             raise NotFoundError(f"{where} not attend to the encoder's states between attention and MLP")
+        between = self._between_stacks(crossing)
         self._check_gates(blocks, order, found)
         found = [self._mlp_alone(f"{blocks}.{n}", one) for n, one in zip(order, found, strict=True)]
         self._check_mlps(blocks, order, found)
@@ -112,6 +113,7 @@ class Search:
             mixer_factor=_agreed("factors of mixers", [one.mixer_factor for one in found if one.mixer] or [1.0]),
             attention=_with_query_factors(_attention(found), found),
             cross_attention=_attention(crossing) if crossing else None,
+            source_projection=between,
             cross_norm=_merged([one.attention_norm for one in crossing]),
             cross_post_norm=_merged([one.attention_post_norm for one in crossing]),
             wiring=cast("Any", _wiring([one.wiring for one in found])),
@@ -151,6 +153,27 @@ class Search:
             name=model_type, model_types=(model_type,), stacks=(stack,), norm=None, head=head, head_kind=cast("Any", kind),
             logit_factor=factor, logit_softcap=cap, context=_CONTEXT, found=True, logit_bias=added if head else "",
         )  # fmt: skip
+
+    def _between_stacks(self, crossing: list[FoundBlock]) -> str:
+        """The linear layer between the encoder's last states and what keys and values read; empty where they read these themselves.
+
+        Where neither is so, projections of these states are taken for unknown.
+        """
+        sources = [self.record.input(one.source) for one in crossing if one.source]
+        encoder = encoder_of(self.model)
+        path = next((name for name, module in self.record.modules.items() if module is encoder), "")
+        last = self.record.output(path) if path else None
+        read = sources[0] if len(sources) == len(crossing) and sources else None
+        if last is not None and read is not None and all(one is not None and same(one, read) for one in sources):
+            if same(last, read):
+                return ""
+            for name in self.record.reading(last):
+                made = self.record.output(name)
+                if len(shape_of(self.record.modules[name]) or ()) == 2 and made is not None and same(made, read):
+                    return self._from_base(name)
+        for one in crossing:
+            one.query = one.key = one.value = ""
+        return ""
 
     def _entering_norm(self, found: list[FoundBlock], *, repeated: bool) -> str:
         """The norm at the beginning of every block that the stream itself goes through; empty if there is none."""

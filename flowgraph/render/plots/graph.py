@@ -30,6 +30,7 @@ _SYMBOLS = {
     "head": "diamond",
     "cross_head": "diamond-tall",
     "kv_group": "diamond",
+    "cross_kv_group": "diamond-tall",
     "attn": "diamond",
     "logit": "star",
     "logits": "star",

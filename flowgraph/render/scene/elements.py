@@ -36,7 +36,7 @@ _MAJOR_HEADS = 48
 COLOURED_KINDS = frozenset({"embed", "resid_pre", "resid_post"})
 """Kinds of nodes whose colour and label say what they read."""
 _BIASES = frozenset({"attn_bias", "cross_bias", "mlp_bias", "final_norm_bias", "unembed_bias"})
-_HEADS = frozenset({"head", "cross_head", "kv_group"})
+_HEADS = frozenset({"head", "cross_head", "kv_group", "cross_kv_group"})
 _SQUARES = {
     "feature": "feature", "attn_feature": "attn-feature", **dict.fromkeys(ERRORS, "error"), **dict.fromkeys(_BIASES, "bias"),
     **dict.fromkeys(("mlp", "neuron"), ""), "shared_expert": "shared-expert", "sink": "sink", "mixer": "mixer",
@@ -268,7 +268,7 @@ def _shape_classes(drawn: Drawing, n: int, outgoing: Sequence[Sequence[int]]) ->
         return ["junction"]
     if node.kind in COLOURED_KINDS:
         return ["state", rank_class(graph.readings[n] if graph.readings else None)]
-    further = {"expert": " expert", "cross_head": " cross-head"}.get(node.kind, "")
+    further = {"expert": " expert", "cross_head": " cross-head", "cross_kv_group": " cross-head"}.get(node.kind, "")
     is_numbered = node.kind in _HEADS or further
     shape = f"head{further}" if is_numbered else f"square {_SQUARES.get(node.kind, 'part')}".rstrip()
     if graph.info.unit != "logits" or not outgoing[n] or is_circuit(graph):

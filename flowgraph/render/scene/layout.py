@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ...errors import ArgumentError
 from ...values.flow_graph import FlowGraph
-from ...values.graph_axes import MLP_COLUMN, column_of, columns, exchanges, heights, is_circuit, raised
+from ...values.graph_axes import circuit_column, column_of, columns, exchanges, heights, is_circuit, raised, stack_spans
 from ...values.node import NODE_KINDS, Node
 
 Orientation = Literal["columns", "rows"]
@@ -38,7 +38,7 @@ _ABOVE_BLOCK = {
     "attn": 0.33, "head": 0.33, "kv_group": 0.33, "attn_rest": 0.33, "concat_heads": 0.38, "row": 0.42, "attn_bias": 0.5,
     "attn_norm_bias": 0.58, "resid_mid": 0.66, "mlp_norm": 0.72, "gate": 0.78, "neuron_in": 0.78, "mlp_bias_in": 0.78,
     "mlp": 0.87, "neuron": 0.87, "mlp_rest": 0.87, "mlp_bias": 0.87, "mlp_norm_bias": 0.94, "resid_post": 1.0,
-    "resid_cross": 0.36, "cross_head": 0.55, "cross_bias": 0.62,
+    "resid_cross": 0.36, "cross_head": 0.55, "cross_kv_group": 0.55, "cross_bias": 0.62,
     "cross_norm": 0.42, "cross_query": 0.46, "cross_key": 0.46, "cross_value": 0.5, "cross_head_rest": 0.52, "cross_rest": 0.55,
     "cross_attn": 0.55, "cross_row": 0.6, "cross_norm_bias": 0.64, "mixer": 0.33, "attn_feature": 0.33, "attn_error": 0.33, "feature": 0.87, "mlp_error": 0.87,
     "expert": 0.77, "shared_expert": 0.77, "sink": 0.22,
@@ -141,14 +141,17 @@ def _circuit_places(graph: FlowGraph) -> tuple[Place, ...]:
     first, end = graph.info.layers
     names = columns(graph)
     column = {name: float(n) for n, name in enumerate(names)}
-    prefix, middle = {"kv_group": "KV", "head": "H"}, max(0, (len(names) - 1) // 2) + 0.5
+    spans = {None if name == "decoder" else name: (start, stop) for name, start, stop in stack_spans(graph)}
     found = []
     for node in graph.nodes:
         if node.layer is None:
+            start, stop = spans.get(node.stack, (0, len(names) - 1))
+            middle = start + max(0, (stop - start) // 2) + 0.5
             found.append(Place(middle, 0.0 if node.kind == "embed" else end - first + _ABOVE_TOP["logit"]))
         else:
-            name = MLP_COLUMN if node.kind == "mlp" else f"{prefix[node.kind]}{node.head}"
-            found.append(Place(column[name], node.layer - first + _ABOVE_BLOCK[node.kind]))
+            above = _BEFORE_CROSS if graph.info.stacks and node.stack is None else {}
+            height = above.get(node.kind, _ABOVE_BLOCK[node.kind])
+            found.append(Place(column[circuit_column(node)], node.layer - first + height))
     return tuple(found)
 
 
