@@ -36,7 +36,7 @@ _LEAST_FALL = 0.25
 _FIRST_ROWS, _ROWS, _MOST_ROWS = 12, 8, 96
 """Prompts of the first round and of each later one, and of all together."""
 _MANY, _FEW = 24, 3
-"""From how many prompts on half of what is wanted is enough, and from twice as many on a few."""
+"""From how many prompts on half of what is wanted is enough, from twice as many on a few, and from three times as many on one."""
 _MOST_TOKENS = 32_768
 """Tokens of all prompts that are run, where the prompt is long."""
 _LEAST_ROWS = 24
@@ -60,6 +60,8 @@ class Counterfactual:
     ----------
     prompt
         The text where the tokenizer cuts it into the tokens that were meant, otherwise their ids; of inputs, inputs.
+    text
+        It in words, whatever form ``prompt`` has.
     token_ids
         [position] its tokens; of an encoder–decoder what the encoder reads.
     position, positions
@@ -67,8 +69,8 @@ class Counterfactual:
     word, replacement
         The word of the prompt, and the one in its place.
     kind
-        Name of the list that both stand in; ``"predicted"`` for a word that the model itself expected there, ``"given"`` for one
-        that was given.
+        Name of the list that both stand in; ``"predicted"`` for a word of no list that the model itself expected there, ``"given"``
+        for one that was given.
     answer, foil
         The model's first token for it, as a string and as an id: it is what the prompt's answer is compared with.
     probability
@@ -82,6 +84,7 @@ class Counterfactual:
     """
 
     prompt: Prompt = field(repr=False)
+    text: str
     token_ids: tuple[int, ...] = field(repr=False)
     position: int
     positions: tuple[int, ...]
@@ -165,9 +168,8 @@ class Counterfactuals(Result):
 
     def chart(self) -> Table:
         """One row for each: ``word``, ``replacement``, ``kind``, ``position``, ``answer``, ``probability``, ``gap``, ``log_gap``, ``text``."""
-        names = ("word", "replacement", "kind", "position", "answer", "probability", "gap", "log_gap")
-        columns: dict[str, Any] = {name: [getattr(item, name) for item in self.items] for name in names}
-        columns["text"] = [item.prompt if isinstance(item.prompt, str) else "" for item in self.items]
+        names = ("word", "replacement", "kind", "position", "answer", "probability", "gap", "log_gap", "text")
+        columns = {name: [getattr(item, name) for item in self.items] for name in names}
         note = f"gap in logits, log_gap in nats; {self.tried} candidates were run"
         return Table(repr(self), columns, words=("kind",), note=note)
 
@@ -284,6 +286,10 @@ class _Runs:
         row = self.prompt.row
         return replace(row, ids=ids) if row.encoder is None else replace(row, encoder=replace(row.encoder, ids=ids))
 
+    def text(self, ids: tuple[int, ...]) -> str:
+        """The tokens in words."""
+        return str(self.loaded.tokenizer.decode(list(ids), clean_up_tokenization_spaces=False))
+
     def logits(self, several: Sequence[tuple[int, ...]], at: Sequence[int] | None = None) -> Tensor:
         """[prompt, d_vocab] logits at the prompt's position, or at one position of each."""
         places = [self.prompt.position] * len(several) if at is None else list(at)
@@ -315,9 +321,7 @@ class _Runs:
         if loaded.anatomy.causal:
             single = [word for word in single if word.positions[0] > 0][-_AT_ONCE:]
             before = [word.positions[0] - 1 for word in single]
-            parts = [
-                logits_of_states(loaded, states[before[n : n + _AT_ONCE]]) for n in range(0, len(single), _AT_ONCE)
-            ]
+            logits = logits_of_states(loaded, states[before])
         else:
             mask = loaded.tokenizer.mask_token_id
             if mask is None:
@@ -325,9 +329,9 @@ class _Runs:
             # Each word takes a run of its own.
             single = sorted(single, key=lambda word: abs(word.positions[0] - self.prompt.position))[:_MASKED]
             masked = [(*self.ids[: w.positions[0]], mask, *self.ids[w.positions[0] + 1 :]) for w in single]
-            parts = [self.logits(masked, [word.positions[0] for word in single])] if single else []
-        best = [part.softmax(-1).topk(min(_PREDICTED, part.shape[1])) for part in parts]
-        rows = [row for top in best for row in zip(top.indices.tolist(), top.values.tolist(), strict=True)]
+            logits = self.logits(masked, [word.positions[0] for word in single])
+        best = logits.softmax(-1).topk(min(_PREDICTED, logits.shape[1]))
+        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         return {word: list(zip(*row, strict=True)) for word, row in zip(single, rows, strict=True)}
 
 
@@ -377,8 +381,6 @@ class _Nearest(NamedTuple):
 class _Slot:
     """One word at one or all of its places, and what can be put there, the best guesses first."""
 
-    words: tuple[PromptWord, ...]
-    repeats: bool
     changes: Iterator[_Change]
     rank: tuple[int, int]
     asks: bool
@@ -468,7 +470,9 @@ class _Search:
         """How many are enough after as many tries: the more were in vain, the fewer."""
         if self.tried < _MANY:
             return count
-        return (count + 1) // 2 if self.tried < 2 * _MANY else min(count, _FEW)
+        if self.tried < 2 * _MANY:
+            return (count + 1) // 2
+        return min(count, _FEW) if self.tried < 3 * _MANY else 1
 
     def failure(self, least_gap: float) -> str:
         """Why nothing was kept, with the numbers."""
@@ -559,7 +563,7 @@ class _Search:
             for some in sets:
                 draw = random.Random(f"{self.seed} {number} {name} {some[0].positions[0]} {len(some)}")
                 changes = self._changes(some, kinds, len(places) > 1, draw)
-                yield _Slot(some, len(places) > 1, changes, rank, self._asks(some))
+                yield _Slot(changes, rank, self._asks(some))
 
     def _changes(
         self, places: tuple[PromptWord, ...], kinds: Sequence[str], repeats: bool, draw: random.Random
@@ -602,7 +606,7 @@ class _Search:
             draw.shuffle(drawn)
             listed = iter(drawn)
         predicted = (
-            (text, "predicted", _GUESSED if probability >= _PROBABLE else _HARDLY, False)
+            (text, *self._kind_of_predicted(text, kinds, probability), False)
             for text, probability in self._predicted(word)
             if text.casefold() not in here
         )
@@ -641,6 +645,11 @@ class _Search:
         if not found and word.text[:1].isupper() and word.lead:
             found = list(_PROPER)
         return found
+
+    def _kind_of_predicted(self, text: str, kinds: Sequence[str], probability: float) -> tuple[str, float]:
+        """Kind and weight of a word that the model expected: those of a list if it stands there with the one it takes the place of."""
+        shared = next((kind for kind in kinds if text.casefold() in _LISTS_LOWER.get(kind, ())), None)
+        return (shared, 1.0) if shared is not None else ("predicted", _GUESSED if probability >= _PROBABLE else _HARDLY)
 
     def _predicted(self, word: PromptWord) -> Iterator[tuple[str, float]]:
         for token, probability in self.expected.get(word, ()):
@@ -740,28 +749,31 @@ def _result(search: _Search, chosen: Sequence[_Kept], given: Any) -> Counterfact
     runs = search.runs
     answers = runs.loaded.answers
     answer = answers.string(search.target)
-    items = tuple(
-        Counterfactual(
-            prompt=_shown(runs, one.change, given),
-            token_ids=one.change.ids,
-            position=one.change.positions[0],
-            positions=one.change.positions,
-            word=one.change.words[0].text,
-            replacement=search.written(one.change.replacement, one.change.kind, one.change.words[0].text),
-            kind=one.change.kind,
-            answer=answers.string(one.foil),
-            foil=one.foil,
-            probability=one.probability,
-            gap=one.gap,
-            log_gap=one.fall,
-            instead_of=answer,
+    items = []
+    for one in chosen:
+        change, word = one.change, one.change.words[0].text
+        made = _shown(runs, change, given)
+        items.append(
+            Counterfactual(
+                prompt=made,
+                text=made if isinstance(made, str) else runs.text(change.ids),
+                token_ids=change.ids,
+                position=change.positions[0],
+                positions=change.positions,
+                word=word,
+                replacement=search.written(change.replacement, change.kind, word),
+                kind=change.kind,
+                answer=answers.string(one.foil),
+                foil=one.foil,
+                probability=one.probability,
+                gap=one.gap,
+                log_gap=one.fall,
+                instead_of=answer,
+            )
         )
-        for one in chosen
-    )
-    strings = runs.loaded.vocabulary.strings(runs.ids)
     return Counterfactuals(
-        items=items,
-        prompt=runs.prompt.row.prompt or "".join(strings),
+        items=tuple(items),
+        prompt=runs.prompt.row.prompt or runs.text(runs.ids),
         token_ids=tuple(runs.ids),
         answer=answer,
         target=search.target,
