@@ -957,3 +957,47 @@ def test_a_window_of_layers_without_attention():
     whole, part = fg.trace(loaded, IDS), fg.trace(loaded, IDS, keep=fg.TraceSites(layers=(0, 1)))
     torch.testing.assert_close(part.resid_post[0], whole.resid_post[0])
     assert not part.pattern.any()
+
+
+def test_states_side_by_side_are_sums_with_the_factors_of_each_position():
+    """Gemma 3n: what the docs say of its four states, with the factors frozen as they were in the pass."""
+    model = model_of("gemma3n_text", "causal").eval()
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for one in model.parameters():
+            one.add_(0.2 * torch.randn_like(one))
+    seen: dict[tuple[int, str], tuple] = {}
+    handles = []
+    for n, layer in enumerate(model.model.layers):
+        altup = layer.altup
+        for name, module in {
+            "layer": layer, "mixes": altup.prediction_coefs, "writes": altup.correction_coefs, "attention": layer.post_attention_layernorm,
+            "mlp": layer.post_feedforward_layernorm, "laurel": layer.laurel, "own": layer.post_per_layer_input_norm,
+        }.items():  # fmt: skip
+
+            def hook(_module, args, output, at=(n, name)):
+                seen[at] = (args[0].double(), output.double())
+
+            handles.append(module.register_forward_hook(hook))
+    with torch.no_grad():
+        model(torch.tensor([IDS]), use_cache=False)
+    for handle in handles:
+        handle.remove()
+    eye, root = torch.eye(4, dtype=torch.float64), 2**-0.5
+    parts = seen[0, "layer"][0][:, 0]
+    for n in range(len(model.model.layers)):
+        before, after = (one[:, 0] for one in seen[n, "layer"])
+        attention, mlp, laurel, own = (seen[n, name][1][0] for name in ("attention", "mlp", "laurel", "own"))
+        predicts = eye + seen[n, "mixes"][1][0].unflatten(-1, (4, 4))
+        writes = seen[n, "writes"][1][0] + 1
+        corrects = eye.repeat(len(IDS), 1, 1)
+        corrects[:, :, 0] += writes * (root - 1)
+        maps = corrects @ predicts
+        written = torch.einsum("to,td->otd", writes, root * (attention + laurel) + mlp)
+        written[1:] += own
+        made = torch.einsum("toi,itd->otd", maps, before) + written
+        assert float((made - after).norm() / after.norm()) < 1e-6
+        fixed = torch.einsum("oi,itd->otd", maps.mean(0), before) + written
+        assert float((fixed - after).norm() / (after - before).norm()) > 0.02
+        parts = torch.einsum("toi,itd->otd", maps, parts) + written
+    assert float((parts - after).norm() / after.norm()) < 1e-6

@@ -15,7 +15,7 @@ import torch
 import transformers
 
 import flowgraph as fg
-from flowgraph.errors import ArchitectureError, FileFormatError, PromptError, UnsupportedReadingError
+from flowgraph.errors import ArchitectureError, ArgumentError, FileFormatError, PromptError, UnsupportedReadingError
 from flowgraph.models.anatomy import build
 from flowgraph.models.families import FAMILIES
 from flowgraph.models.proof import prove
@@ -291,3 +291,18 @@ def test_a_model_of_texts_refuses_regions():
 def test_what_is_not_made_for_both_stacks_says_so(ask, said):
     with pytest.raises(UnsupportedReadingError, match=said):
         ask(trace_of())
+
+
+def test_a_text_as_long_as_the_table_of_positions_is_read():
+    ids = [1 + n for n in range(40)]
+    assert len(fg.trace(loaded_of(), fg.inputs(ids=ids, visual_feats=FEATS, visual_pos=BOXES)).tokens) == 40
+    with pytest.raises(PromptError, match="takes at most 40"):
+        fg.trace(loaded_of(), fg.inputs(ids=[*ids, 1], visual_feats=FEATS, visual_pos=BOXES))
+
+
+def test_regions_beside_an_image_are_refused_and_words_say_what_is_read():
+    with pytest.raises(ArgumentError, match="of regions of an image beside a text"):
+        fg.inputs(image=np.zeros((3, 8, 8), np.float32), visual_feats=FEATS, visual_pos=BOXES)
+    said = str(fg.build_graph(trace_of(), method="attention").explain())
+    assert "read regions of an image" in said
+    assert "wrote" not in said

@@ -657,12 +657,7 @@ _ROWS = (
         model_types=("lxmert",),
         stacks=(
             _lxmert("visn", "r_layers", embedding="", name="vision", cross_run=1),
-            _lxmert(
-                "lang",
-                "layer",
-                embedding="embeddings.word_embeddings",
-                position_embedding="embeddings.position_embeddings",
-            ),
+            _lxmert("lang", "layer", embedding="embeddings.word_embeddings"),
         ),
         head=NOT_READ,
     ),

@@ -91,6 +91,11 @@ def recognised(prompt: Any, given: Mapping[str, Any], targets: Mapping[str, Any]
             else f"there is no prompt; give {KINDS}"
         )
     _check_company(main[0], given, chat)
+    if main[0] in MEDIA and named:
+        raise ArgumentError(
+            f"{' and '.join(f'{name}=' for name in named)} are of regions of an image beside a text; give text= or ids= with them, and leave "
+            f"{main[0]}= out"
+        )
     if main[0] in MEDIA:
         return _with_targets(_of_media(given), targets)
     if main[0] == "text":
@@ -146,7 +151,7 @@ def _refuse_places(found: Prompts) -> None:
 def _with_images(found: Prompts, images: Any, beside: Values | None) -> Prompts:
     """The same prompt with the images that stand in its text."""
     if found.batch or len(found.rows) > 1:
-        raise ArgumentError("images beside texts are taken of one prompt at a time; give them one by one")
+        raise ArgumentError("images, or regions, beside texts are taken of one prompt at a time; give them one by one")
     given = () if images is None else tuple(given_media(images, None, None)[0])
     return Prompts((replace(found.rows[0], images=given, beside=beside),))
 

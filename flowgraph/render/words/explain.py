@@ -81,7 +81,8 @@ def _about(graph: FlowGraph) -> Iterator[Sentence]:
     elif is_circuit(graph):
         yield Sentence(f"These parts of {model} were found to matter{f' for {prompt}' if prompt else ''}.")
     elif prompt:
-        given = f"{read} and wrote {prompt}" if read else prompt
+        both = any(one.name == EXCHANGING for one in info.stacks)
+        given = f"{read} and {'' if both else 'wrote '}{prompt}" if read else prompt
         yield Sentence(f"{model} read {given}; the graph names no token that is explained.")
     elif info.model == UNNAMED:
         yield Sentence("The graph names no model, no prompt and no token that is explained.")
