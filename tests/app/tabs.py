@@ -55,18 +55,16 @@ class Opened:
             viewport={"width": size[0], "height": size[1]}, color_scheme=scheme, reduced_motion="reduce"
         )
         self.context.set_default_timeout(WAIT)
-        self.context.route("**/*", self._only_from_here)
+        self.context.on("request", self._note)
         self.page = self.context.new_page()
         self.page.on("console", self._hear)
         self.page.on("pageerror", lambda error: self.messages.append(f"error: {error}"))
         self.page.on("dialog", lambda dialog: self.messages.append(f"dialog: {dialog.message}"))
 
-    def _only_from_here(self, route) -> None:
-        if route.request.url.startswith((self.address, "data:", "blob:")):
-            route.continue_()
-            return
-        self.requests.append(route.request.url)
-        route.abort()
+    def _note(self, request) -> None:
+        """Note what is asked for elsewhere; the browser has no address for it."""
+        if not request.url.startswith((self.address, "data:", "blob:")):
+            self.requests.append(request.url)
 
     def _hear(self, message) -> None:
         self.messages.append(f"{message.type}: {message.text}")

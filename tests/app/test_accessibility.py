@@ -192,6 +192,17 @@ def test_everyone_can_use_other_pages(opened, query, name):
     audit(tab)
 
 
+def test_what_a_page_asks_for_elsewhere_is_noted_and_fails(browser, address):
+    tab = Opened(browser, address, SIZES[0], "light")
+    # A page without the rules of the app's, which would not let it ask.
+    tab.page.goto("about:blank")
+    for place in ("http://example.org/a", "http://192.0.2.7/b"):
+        asked = "fetch(argument, { mode: 'no-cors' }).then(() => 'answered', () => 'failed')"
+        assert tab.evaluate(asked, place) == "failed"
+    assert tab.requests == ["http://example.org/a", "http://192.0.2.7/b"]
+    tab.context.close()
+
+
 def test_the_tab_key_goes_through_the_page_as_it_reads(tab):
     empty(tab, "")
     names = ("model", "prompt", "trace", "examples", "theme", "help", "method", "keep")
