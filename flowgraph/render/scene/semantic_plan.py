@@ -56,7 +56,7 @@ _STAGE_OF = {
     "embed": "embed", "position_embed": "embed", "resid_pre": "state", "resid_post": "state", "resid_mid": "attn", "resid_cross": "attn",
     "cross_head_rest": "cross_value", "cross_bias": "cross_head", "cross_norm_bias": "cross_head", "cross_rest": "cross_head",
     "head_rest": "value", "attn_bias": "head", "attn_norm_bias": "head", "attn_rest": "head",
-    "kv_group": "head", "mixer": "head", "attn_feature": "head", "attn_error": "head", "feature": "neuron", "mlp_error": "neuron",
+    "kv_group": "head", "cross_kv_group": "cross_head", "mixer": "head", "attn_feature": "head", "attn_error": "head", "feature": "neuron", "mlp_error": "neuron",
     "mlp_rest": "neuron", "mlp_bias": "neuron", "mlp_norm_bias": "neuron", "mlp_bias_in": "neuron_in",
     "expert": "neuron", "shared_expert": "neuron", "sink": "value",
 }  # fmt: skip

@@ -13,7 +13,7 @@ const WHAT = {
   resid_cross: 'state between attention and attention to the encoder', cross_norm: 'state after the norm, as attention to the encoder reads it',
   cross_query: 'query to the encoder; it meets keys in a space that is not read', cross_key: 'key of a token of the encoder, in a space that is not read',
   cross_value: 'value of a token of the encoder, through W_O, times its attention: in the space of the decoder', cross_head_rest: 'all other tokens of the encoder that this head reads',
-  cross_head: 'what the head adds that reads the encoder', cross_row: 'row of W_O times its input', cross_rest: 'all that is not shown of the attention to the encoder',
+  cross_kv_group: 'group of heads that reads the encoder', cross_head: 'what the head adds that reads the encoder', cross_row: 'row of W_O times its input', cross_rest: 'all that is not shown of the attention to the encoder',
   cross_bias: 'bias of the attention to the encoder', cross_attn: 'what attention to the encoder adds',
   mlp: 'what the MLP adds', final_norm: 'last state after the final norm', logit: 'logit', kv_group: 'group of heads',
   qkv: 'query, key and value before they are dealt out to heads', concat_heads: 'all heads side by side, before W_O', mlp_bias_in: 'bias of the neurons, through W_out',
