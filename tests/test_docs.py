@@ -253,7 +253,13 @@ def test_the_glossary_holds_the_words_on_the_screen():
     known = {part.lower() for term in terms for part in (term, *term.split(", "))}
     known |= {word.lower() for text in terms.values() for word in re.findall(r"\*([^*]+)\*", text)}
     shown = {name: f"in {path.name}" for path in (ROOT / "webapp").rglob("*.py") for name in titles(path)}
-    for names in (legend.EDGE_NAMES, legend.IN_CIRCUITS, legend.IN_ATTRIBUTION_GRAPHS, legend.SQUARES):
+    for names in (
+        legend.EDGE_NAMES,
+        legend.IN_CIRCUITS,
+        legend.IN_PICTURES_OF_PARTS,
+        legend.IN_ATTRIBUTION_GRAPHS,
+        legend.SQUARES,
+    ):
         shown |= dict.fromkeys(names.values(), "in a legend")
     shown |= dict.fromkeys((name.replace("_", " ") for name in (*THRESHOLDS, *head_scores._OF_ATTENTION)), "a score")
     assert len(shown) > 60

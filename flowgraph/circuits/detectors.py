@@ -115,7 +115,8 @@ def repeating(loaded: LoadedModel, sequences: int, seed: int) -> Repeating:
             f"{loaded.name!r} reads {anatomy.context} tokens and has {len(pool)} to draw from; a sequence that repeats needs a "
             f"period of {_SHORTEST_PERIOD} at least"
         )
-    draw = np.random.default_rng(seed)
+    # Two draws, so that a seed gives the same tokens whether or not something is turned for an encoder.
+    draw, turns = np.random.default_rng(seed), np.random.default_rng([seed, 1])
     rows, sources = [], []
     for _ in range(sequences):
         period = int(draw.integers(max(_SHORTEST_PERIOD, longest // 2), longest + 1))
@@ -124,7 +125,7 @@ def repeating(loaded: LoadedModel, sequences: int, seed: int) -> Repeating:
         again = np.resize(tokens, 2 * longest)
         rows.append([first if start is None or not 0 <= start < len(loaded.vocabulary) else start, *again])
         # Another place, so that no position of the source tells which token stands there.
-        sources.append(np.resize(np.roll(tokens, -int(draw.integers(1, period))), 2 * longest))
+        sources.append(np.resize(np.roll(tokens, -int(turns.integers(1, period))), 2 * longest))
     ids = torch.tensor(np.array(rows), device=loaded.device)
     if anatomy.cross is None:
         return Repeating(ids, None, {"input_ids": ids})

@@ -10,6 +10,7 @@ from ..charts.diagram import Diagram
 from ..charts.grid import Places
 from ..charts.table import Table, columns_of
 from ..charts.text import visible
+from .effects import is_picture_of_parts
 from .graph_axes import column_of, columns, heights, is_circuit
 from .graph_columns import GraphColumns
 from .node import label
@@ -24,7 +25,7 @@ def diagram(graph: G, keep: int | None = None) -> Diagram[G]:
     circuit = is_circuit(graph)
     names, (first, end) = columns(graph), heights(graph)
     return Diagram(
-        title="Circuit" if circuit else "Flow graph",
+        title="Parts behind the answer" if is_picture_of_parts(graph) else "Circuit" if circuit else "Flow graph",
         graph=graph,
         rows=Places("layer", tuple(range(first, end)), is_upward=True),
         columns=Places("head" if circuit else "position", tuple(range(len(names))), names, is_numbered=not circuit),
@@ -60,8 +61,9 @@ def node_tip(graph: GraphColumns, n: int) -> tuple[str, ...]:
 
 
 def edge_tip(graph: GraphColumns, e: int) -> tuple[str, ...]:
-    """The ends of an edge, its weight and its share."""
+    """The ends of an edge, its weight and its share; of a part its effect."""
     ends = " → ".join(label(graph.nodes[int(end[e])]) for end in (graph.source, graph.target))
     if graph.structural[e]:
         return (ends, "no number under this method")
-    return (ends, f"{float(graph.weight[e]):+.3g} {graph.unit_of(e)}", f"share {float(graph.share[e]):.3f}")
+    weight = f"{float(graph.weight[e]):+.3g} {graph.unit_of(e)}"
+    return (ends, weight) if is_picture_of_parts(graph) else (ends, weight, f"share {float(graph.share[e]):.3f}")

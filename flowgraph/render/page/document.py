@@ -12,12 +12,13 @@ from importlib.resources import files
 from string import Template
 from typing import Any
 
-from ...charts.text import visible
+from ...charts.text import printable, visible
 from ...values.flow_graph import FlowGraph
 from ...values.graph_info import GraphInfo
 from ..scene.semantic_style import semantic_variables
 from ..scene.style import DARK, LIGHT, css_variables
 from ..words.caption import caption, model_text, prompt_text
+from ..words.kept import badge, kept_of
 
 LIBRARY = "cytoscape.min.js"
 ROOT = ".flowgraph"
@@ -165,6 +166,7 @@ def shell(graph: FlowGraph, *, origin: Sequence[tuple[str, str]], note: str = ""
         origin="\n".join(f"      <div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in origin),
         prompt=escape(prompt_text(info)),
         prediction=prediction(info),
+        kept=kept_badge(info),
         caption=escape(noted_caption(graph, note)),
         **texts,
     )
@@ -246,6 +248,14 @@ def prediction(info: GraphInfo) -> str:
     if info.foil_token is None:
         return chip
     return f'{chip}<span class="note">against</span><span class="chip"><b class="token">{escape(visible(info.foil_token))}</b></span>'
+
+
+def kept_badge(info: GraphInfo) -> str:
+    """HTML of how much of the answer the picture keeps, the whole sentence on hover; empty where it was not measured."""
+    kept = kept_of(info)
+    if kept is None:
+        return ""
+    return f'      <p class="kept" title="{escape(printable(kept.text))}">{escape(badge(kept))}</p>\n'
 
 
 def _digest(script: str) -> bytes:

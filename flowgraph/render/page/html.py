@@ -11,6 +11,7 @@ from string import Template
 from typing import Any
 
 from ...charts.text import visible
+from ...values.effects import is_picture_of_parts, shows_effects
 from ...values.flow_graph import FlowGraph
 from ...values.graph_axes import column_names, column_of, columns, heights, is_circuit, stack_spans
 from ...values.graph_info import GraphInfo
@@ -25,17 +26,20 @@ from ..words.caption import edges_text, filter_texts, layers_text, mass_of, mode
 from .document import Page, asset, document, noted_caption, shell, title
 
 _SEMANTIC = frozenset({"semantic", "visit"})
+_STAGES = {
+    (False, False): "Flow graph: tokens", (True, False): "Circuit: heads", (False, True): "Parts behind the answer: tokens",
+}  # fmt: skip
 _CARRIED = {
-    False: {
+    "flow": {
         "name": "flow to the start", "node": "flow to the start", "short": "flow",
         "definition": "|share| times the flow of the target: what reaches the start node",
     },
-    True: {
+    "effect": {
         "name": "effect, of the largest", "node": "effects of its edges out, of the largest", "short": "effect",
         "definition": "|weight| as a part of the largest",
     },
 }  # fmt: skip
-"""What the page calls the number that edges are ordered and drawn by; True of circuits."""
+"""What the page calls the number that edges are ordered and drawn by."""
 
 
 def render_html(graph: FlowGraph) -> str:
@@ -109,10 +113,13 @@ def _shell(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str, Any
     texts = {
         "mass_definition": _mass_definition(drawn), "level": str(drawn.page_level), "levels": str(LEVELS), "cut": cut,
     }  # fmt: skip
-    circuit = is_circuit(graph)
+    circuit, is_parts = is_circuit(graph), is_picture_of_parts(graph)
     size = f"{_size(info)}, {layers_text(graph)}"
-    texts |= {"strongest": "effects" if circuit else "flow", "carried": "effect" if circuit else "flow"}
-    texts["carried_definition"] = _CARRIED[circuit]["definition"]
+    carried = _carried(graph)
+    texts |= {"strongest": "effects" if carried == "effect" else "flow", "carried": carried}
+    texts["carried_definition"] = _CARRIED[carried]["definition"]
+    # A share of what enters a state says nothing of a part, so there is one width.
+    texts["hidden"] = "hidden" if is_parts else ""
     texts["along"] = "Heads" if circuit else "Tokens"
     return shell(
         graph,
@@ -133,9 +140,13 @@ def _shell(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str, Any
         * bool(info.stacks),
         fit="Fit the picture",
         find="Find a token or node",
-        stage=f"{'Circuit: heads' if circuit else 'Flow graph: tokens'} along one axis, layers along the other",
+        stage=f"{_STAGES[circuit, is_parts]} along one axis, layers along the other",
         keys="Arrow keys walk along tokens and layers. P pins the node, Escape clears. Plus, minus and 0 zoom and fit.",
     )
+
+
+def _carried(graph: FlowGraph) -> str:
+    return "effect" if shows_effects(graph) else "flow"
 
 
 def _size(info: GraphInfo) -> str:
@@ -155,7 +166,7 @@ def _page_data(graph: FlowGraph, drawn: Drawing, parts: dict[str, list[dict[str,
     return {
         "kind": "flow",
         "tokens": columns(graph),
-        "carried": _CARRIED[is_circuit(graph)],
+        "carried": _CARRIED[_carried(graph)],
         "layers": [first, end],
         **({} if names is None else {"numbers": names, "stacks": [list(one) for one in stack_spans(graph)]}),
         "position": None if is_circuit(graph) else column_of(graph, explained),
@@ -181,6 +192,8 @@ def cut_note(graph: FlowGraph, drawn: Drawing) -> str:
     """What a drawing holds of its graph; empty where that is everything."""
     if len(drawn.graph) == len(graph):
         return ""
+    if is_picture_of_parts(graph):
+        return f"drawn: the {len(drawn.graph):,} of {len(graph):,} edges with the largest effects"
     mass = f"{percent(float(drawn.mass[-1]))} {mass_of(graph)}"
     if len(drawn.graph) < MOST_EDGES:
         return f"drawn: the {len(drawn.graph):,} of {len(graph):,} edges that lead to the start, {mass}"
@@ -195,6 +208,11 @@ def _empty_note(graph: FlowGraph) -> str:
 
 
 def _mass_definition(drawn: Drawing) -> str:
+    if is_picture_of_parts(drawn.graph):
+        return (
+            "Parts appear from the largest effect downwards. An effect is the part's change of the logit difference, in logits, as all "
+            "parts of the picture are faded in together. What fewer parts keep of the answer was not measured."
+        )
     if is_circuit(drawn.graph):
         return (
             "Edges appear from the largest effect downwards; each was measured by itself. The percentage is of the summed |share| of "

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from ...charts.text import printable
 from ...errors import ArgumentError
+from ...values.effects import is_picture_of_parts
 from ...values.flow_graph import FlowGraph
 from ...values.graph_axes import column_of, columns, heights, is_circuit, stack_spans
 from ...values.node import Node
 from ..page.semantic_page import statements
 from ..scene.elements import Drawing, drawing
 from ..scene.layout import extent
-from ..scene.legend import own_names
 from ..scene.noted import group_sizes
 from ..words.caption import caption, mass_of, model_text, percent, prompt_text
 from .axes import layer_ticks, stack_names, token_ticks
@@ -149,7 +149,7 @@ def _flow(graph: FlowGraph, look: Look, spell: Spell) -> _Drawn:
     return _Drawn(
         shapes,
         bottom,
-        flow_groups(content, graph.info, fitted, own=own_names(graph), circuit=is_circuit(graph)),
+        flow_groups(content, drawn, fitted),
         _left_out(graph, drawn, content, lost),
     )
 
@@ -209,8 +209,9 @@ def _bottom(shape: Shape) -> float:
 def _left_out(graph: FlowGraph, drawn: Drawing, content: Content, lost: int) -> list[str]:
     notes = []
     if len(content.edges) < len(graph):
-        mass = percent(float(drawn.mass[len(content.edges) - 1]))
-        notes.append(f"drawn: the strongest {len(content.edges):,} of {len(graph):,} edges, {mass} {mass_of(graph)}")
+        mass = f", {percent(float(drawn.mass[len(content.edges) - 1]))} {mass_of(graph)}"
+        held = "" if is_picture_of_parts(graph) else mass
+        notes.append(f"drawn: the strongest {len(content.edges):,} of {len(graph):,} edges{held}")
     if lost:
         notes.append(f"{lost:,} node label{'s' if lost > 1 else ''} left out for want of room")
     groups = [f"{printable(name)} ({size:,})" for name, size in group_sizes(drawn.graph).items()]

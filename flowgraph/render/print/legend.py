@@ -6,8 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from ...charts.text import visible
+from ...values.effects import is_picture_of_parts, shows_effects
 from ...values.graph_info import GraphInfo
-from ..scene.legend import EDGE_NAMES, SQUARES, WIDTH_STEPS
+from ..scene.elements import Drawing
+from ..scene.legend import EDGE_NAMES, SQUARES, own_names, width_steps
 from ..scene.style import EFFECT_LABELS, RANK_LABELS, edge_stroke
 from .content import Content, edge_line, node_mark
 from .frame import Frame
@@ -105,15 +107,14 @@ def _set(entry: Entry, x: float, middle: float) -> list[Shape]:
     return [replace(sample, start=start, end=end, bend=bend), name]
 
 
-def flow_groups(
-    content: Content, info: GraphInfo, fitted: Frame, *, own: Mapping[str, str], circuit: bool
-) -> list[Group]:
-    """What a graph of flow, or a circuit, has to explain; ``own`` are names that this kind of graph has for classes."""
+def flow_groups(content: Content, drawn: Drawing, fitted: Frame) -> list[Group]:
+    """What a graph of flow or of effects has to explain."""
     nodes, edges = content.classes("node"), content.classes("edge")
+    info, own, parts = drawn.graph.info, own_names(drawn.graph), is_picture_of_parts(drawn.graph)
     groups = [_ranks(content, info, fitted, nodes)]
     if any(name.startswith("effect") for name in nodes):
         steps = [Entry(_dot(content, fitted, f"head effect{n}"), text) for n, text in enumerate(EFFECT_LABELS)]
-        groups.append((f"Direct effect ({info.unit})", steps))
+        groups.append((f"{'Effect' if parts else 'Direct effect'} ({info.unit})", steps))
     groups.append(("Nodes", _nodes(content, fitted, nodes, own)))
     groups.append(
         (
@@ -121,10 +122,11 @@ def flow_groups(
             [Entry(_sample(content, name), own.get(name, text)) for name, text in _EDGES.items() if name in edges],
         )
     )
-    if edges - {"structural"}:
+    if edges - {"structural", "stream"}:
         kind = "raises" if "raises" in edges or "lowers" in edges else "attention"
-        bars = [Entry(_sample(content, kind, part), f"{part:g}"[1:]) for part in WIDTH_STEPS]
-        groups.append((f"Width = {'effect' if circuit else 'flow'}", bars))
+        bars = [Entry(_sample(content, kind, part), text) for text, part in width_steps(drawn)]
+        measure = "effect" if shows_effects(drawn.graph) else "flow"
+        groups.append((f"Width = {f'|effect| ({info.unit})' if parts else measure}", bars))
     return [(title, entries) for title, entries in groups if entries]
 
 
@@ -140,7 +142,7 @@ def _nodes(content: Content, fitted: Frame, nodes: set[str], own: Mapping[str, s
     entries = []
     for name, text in _NODES.items():
         if name in nodes and not (name == "bias" and "block" in nodes):
-            square = "square" if name == "block" else f"square {name}"
+            square = _block(nodes) if name == "block" else f"square {name}"
             own_classes = {
                 "state": "state plain", "head": "head major", "expert": "head expert major", "cross-head": "head cross-head major",
             }  # fmt: skip
@@ -148,6 +150,11 @@ def _nodes(content: Content, fitted: Frame, nodes: set[str], own: Mapping[str, s
             text = "MLP or bias" if name == "block" and "bias" in nodes else text
             entries.append(Entry(_dot(content, fitted, classes), own.get(name, text)))
     return entries
+
+
+def _block(nodes: set[str]) -> str:
+    """Classes of an MLP's sample: in the middle of the scale where colours are effects."""
+    return "square effect2" if any(name.startswith("effect") for name in nodes) else "square"
 
 
 def _dot(content: Content, fitted: Frame, classes: str) -> Mark:

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 
 from ...charts.text import abbreviated, picture_label, visible
 from ...values.connected_flow import flow_levels
+from ...values.effects import edge_strengths, is_part, is_picture_of_parts, node_effects, shows_effects
 from ...values.flow_graph import EDGE_KINDS, FlowGraph
 from ...values.graph_axes import column_of, is_circuit
 from ...values.mass import edge_mass, into_start
@@ -47,6 +48,7 @@ _LONGEST_NAME = 60
 _TOP, _BOTTOM = 10, 5
 _DENSE_SQUARE = 0.6
 _SIGNED_SQUARE = 4  # shares of one logit are small
+_PART_SQUARE = 6  # the colour of the weakest part can be seen
 _CERTAIN = 0.3
 
 
@@ -62,7 +64,7 @@ class Drawing:
         [E] edges of ``graph`` from the first shown to the last.
     flow
         [E] flow of each edge of ``graph`` into the start, along everything that the method gives (:mod:`flowgraph.values.mass`);
-        in a circuit |weight| / the largest.
+        of effects |weight| / the largest.
     node_flow
         [N] flow from each node to the start over the edges of the graph; the start has 1 itself.
     level
@@ -90,7 +92,7 @@ class Drawing:
     @property
     def is_signed(self) -> bool:
         """Whether edges raise or lower something, rather than bring a share."""
-        return self.graph.info.unit == "logits" or is_circuit(self.graph) or bool((self.graph.share < 0).any())
+        return self.graph.info.unit == "logits" or shows_effects(self.graph) or bool((self.graph.share < 0).any())
 
     @property
     def node_level(self) -> Int[np.ndarray, "N"]:
@@ -105,8 +107,8 @@ class Drawing:
 
     @property
     def is_asked_for(self) -> bool:
-        """Whether the graph was cut to what somebody asked for, rather than to what fits."""
-        return not _ASKED.isdisjoint(self.graph.info.filters)
+        """Whether the graph was cut to what somebody asked for, rather than to what fits; what is said of a picture is said of all of it."""
+        return is_picture_of_parts(self.graph) or not _ASKED.isdisjoint(self.graph.info.filters)
 
     @property
     def page_level(self) -> int:
@@ -134,7 +136,7 @@ class Drawing:
 
 def drawing(graph: FlowGraph) -> Drawing:
     """Order a graph's edges, place its nodes, and cut it to what a page can show."""
-    graph = graph if is_circuit(graph) or not len(graph) else into_start(graph)
+    graph = graph if shows_effects(graph) or not len(graph) else into_start(graph)
     flow, width = _carried(graph)
     node_flow = _outflow(graph, flow)
     order = _order(graph, node_flow, flow, width)
@@ -152,7 +154,8 @@ def drawing(graph: FlowGraph) -> Drawing:
     if start is not None:
         node_flow[start] = 1.0
     return Drawing(
-        graph=drawn, order=order, flow=flow, node_flow=node_flow, level=_levels(flow, order), mass=mass,
+        graph=drawn, order=order, flow=flow, node_flow=node_flow, mass=mass,
+        level=_part_levels(drawn, width) if is_picture_of_parts(graph) else _levels(flow, order),
         is_flow_mass=graph.measured.flow is not None, places=places(drawn, node_flow.tolist()), start=start,
     )  # fmt: skip
 
@@ -168,9 +171,9 @@ def shown_graph(graph: FlowGraph, keep: int | None = None) -> FlowGraph:
 
 def _carried(graph: FlowGraph) -> tuple[Float[np.ndarray, "E"], Float[np.ndarray, "E"]]:
     """What edges carry, and the levels at which they are shown."""
-    if not len(graph) or is_circuit(graph):
+    if not len(graph) or shows_effects(graph):
         size = np.abs(graph.weight.astype(np.float64))
-        return (size / (float(size.max(initial=0.0)) or 1.0),) * 2
+        return size / (float(size.max(initial=0.0)) or 1.0), edge_strengths(graph)
     levels = flow_levels(graph, graph.flow)
     return (levels if graph.flow is None else graph.flow), levels
 
@@ -213,10 +216,17 @@ def _levels(flow: Float[np.ndarray, "E"], order: Int[np.ndarray, "E"]) -> Int[np
     return level
 
 
+def _part_levels(graph: FlowGraph, strength: Float[np.ndarray, "E"]) -> Int[np.ndarray, "E"]:
+    """Levels by the number of parts reached, which bring the lines that lead to and from them."""
+    parts = np.sort(-strength[is_part(graph)])
+    reached = np.searchsorted(parts, -strength, side="right")
+    return np.maximum(1, np.ceil(LEVELS * reached / max(1, len(parts)) - 1e-9).astype(np.int64))
+
+
 def _start(graph: FlowGraph, width: Float[np.ndarray, "E"], order: Int[np.ndarray, "E"]) -> int | None:
     """Node that the flow runs to: the widest edge ends there; without flow, the logit or the last state."""
-    if is_circuit(graph) and any(node.kind == "logits" for node in graph.nodes):
-        return next(n for n, node in enumerate(graph.nodes) if node.kind == "logits")
+    if shows_effects(graph) and any(node.kind in ("logit", "logits") for node in graph.nodes):
+        return next(n for n, node in enumerate(graph.nodes) if node.kind in ("logit", "logits"))
     if len(order) and width[order[0]] > 0:
         return int(graph.target[order[0]])
     ends = [
@@ -251,6 +261,8 @@ def _nodes(drawn: Drawing) -> list[dict[str, Any]]:
         if "square" in classes[0].split():
             share = max((abs(float(graph.share[e])) for e in outgoing[n]), default=0.0)
             size = square_size(_SIGNED_SQUARE * share if drawn.is_signed else share)
+            if is_picture_of_parts(graph):
+                size = round(_PART_SQUARE + square_size(flow[n]) / 2, 1)
             data |= {"z": size, "zd": round(_DENSE_SQUARE * size, 1)}
         if n in major:
             classes.append("major")
@@ -332,7 +344,10 @@ def _state_labels(drawn: Drawing) -> tuple[list[str], list[list[str]]]:
         reading = graph.readings[n] if graph.readings else None
         if node.kind in COLOURED_KINDS and reading is not None and reading.top:
             priority = _priority(reading, below.get(line))
-            if n == drawn.start or (reading.target_rank == 1 and line not in first_best):
+            if is_picture_of_parts(graph):
+                # A picture of few parts is about these; what the lens reads between them would drown their numbers.
+                priority = priority and "p1"
+            elif n == drawn.start or (reading.target_rank == 1 and line not in first_best):
                 priority = "p3"
             if reading.target_rank == 1:
                 first_best.add(line)
@@ -388,7 +403,8 @@ def _edge_classes(drawn: Drawing, e: int, kind: str) -> list[str]:
     graph = drawn.graph
     source, target = graph.nodes[graph.source[e]], graph.nodes[graph.target[e]]
     if graph.structural[e]:
-        return ["structural"]
+        is_stream = is_picture_of_parts(graph) and kind != "mlp_in"
+        return ["stream" if is_stream else "structural"]
     if drawn.is_signed:
         sign = "lowers" if graph.share[e] < 0 else "raises"
         in_trunk = target.kind == "logit" and source.position in (None, graph.info.position) and source.stack is None
@@ -428,6 +444,19 @@ def facts(drawn: Drawing) -> dict[str, Any]:
         "mass": [round(100 * float(value), 4) for value in drawn.mass],
         "mass_of": mass_of(graph),
         "vocabulary": list(vocabulary),
+        **(_effect_facts(drawn) if is_picture_of_parts(graph) else {}),
+    }
+
+
+def _effect_facts(drawn: Drawing) -> dict[str, Any]:
+    """Of a picture of parts: how many parts the first 1, 2, … edges hold, the sum of their effects, and the effect of each node."""
+    graph = drawn.graph
+    parts = is_part(graph)[drawn.order]
+    effects = np.where(parts, graph.weight[drawn.order].astype(np.float64), 0.0)
+    return {
+        "parts": np.cumsum(parts).tolist(),
+        "effects": [_short(float(value)) for value in np.cumsum(effects)],
+        "node_effects": [None if np.isnan(value) else _short(float(value)) for value in node_effects(graph)],
     }
 
 

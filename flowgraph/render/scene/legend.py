@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import Any
 
+import numpy as np
+
 from ...charts.text import visible
+from ...values.effects import is_picture_of_parts, shows_effects
 from ...values.flow_graph import FlowGraph
 from ...values.graph_axes import is_circuit
 from ...values.node import EXCHANGING
@@ -34,6 +38,7 @@ EDGE_NAMES = {
     "bias": "bias",
     "feature": "feature output",
     "error": "what features leave out",
+    "stream": "stream between parts",
     "structural": "without a number",
 }
 """Class of an edge → what it is called."""
@@ -46,6 +51,12 @@ IN_CIRCUITS = {
     "lowers": "works against it",
 }
 """What classes of nodes and edges are called in circuits."""
+IN_PICTURES_OF_PARTS = {
+    "raises": "brings the answer",
+    "lowers": "works against it",
+    "structural": "what an MLP reads",
+}
+"""The same in pictures of parts."""
 IN_ATTRIBUTION_GRAPHS = {"raises": "raises its target", "lowers": "lowers its target"}
 """The same where edges do not lead to one logit."""
 SQUARES = {
@@ -65,6 +76,8 @@ def own_names(graph: FlowGraph) -> Mapping[str, str]:
     """What classes are called in this kind of graph, where that differs."""
     if is_circuit(graph):
         return IN_CIRCUITS
+    if is_picture_of_parts(graph):
+        return IN_PICTURES_OF_PARTS
     names = {} if graph.info.unit == "logits" else IN_ATTRIBUTION_GRAPHS
     if any(stack.name == EXCHANGING for stack in graph.info.stacks):
         return {**names, "cross": "attention to the other stack", "cross-head": "cross head: reads the other stack"}
@@ -145,7 +158,7 @@ def sections(drawn: Drawing, edge_classes: Sequence[str], node_classes: Sequence
     shapes = _shapes(node_classes, names)
     found += [LegendSection("Nodes", shapes)] if shapes else []
     if edge_classes:
-        found += [_edge_kinds(edge_classes, names), _widths("effect" if is_circuit(drawn.graph) else "flow")]
+        found += [_edge_kinds(edge_classes, names), _widths(drawn)]
     return found
 
 
@@ -199,7 +212,14 @@ def _effects(drawn: Drawing, node_classes: Sequence[str]) -> LegendSection:
     shapes = [name.replace("-", " ") for name in ("head", "cross-head", "square") if name in node_classes]
     title = " and ".join(filter(None, (", ".join(shapes[:-1]), *shapes[-1:]))).capitalize() + " colour"
     steps = tuple(LegendMark(f"dot effect{step}", name) for step, name in enumerate(EFFECT_LABELS))
-    return LegendSection(title, steps, is_scale=True, note=f"direct effect on the target, {drawn.graph.info.unit}")
+    return LegendSection(title, steps, is_scale=True, note=f"{effect_name(drawn.graph)}, {drawn.graph.info.unit}")
+
+
+def effect_name(graph: FlowGraph) -> str:
+    """What the colour of a head or an MLP stands for."""
+    if is_picture_of_parts(graph):
+        return "effect: blue brings the answer, orange works against it"
+    return "direct effect on the target"
 
 
 def _shapes(node_classes: Sequence[str], own: Mapping[str, str]) -> tuple[LegendMark, ...]:
@@ -235,6 +255,23 @@ def _edge_kinds(edge_classes: Sequence[str], own: Mapping[str, str]) -> LegendSe
     return LegendSection("Edges", tuple(LegendMark(f"line {name}", text) for name, text in names))
 
 
-def _widths(measure: str) -> LegendSection:
-    steps = tuple(LegendMark("bar", f"{part:g}"[1:], stroke=edge_stroke("attention", part)) for part in WIDTH_STEPS)
-    return LegendSection("Width = ", steps, is_scale=True, measure=measure)
+def _widths(drawn: Drawing) -> LegendSection:
+    steps = tuple(LegendMark("bar", text, stroke=edge_stroke("attention", part)) for text, part in width_steps(drawn))
+    if is_picture_of_parts(drawn.graph):
+        return LegendSection(f"Width = |effect|, {drawn.graph.info.unit}", steps, is_scale=True)
+    return LegendSection("Width = ", steps, is_scale=True, measure="effect" if shows_effects(drawn.graph) else "flow")
+
+
+def width_steps(drawn: Drawing) -> list[tuple[str, float]]:
+    """What samples of an edge's width say, and the part of the largest that they stand for: round effects in a picture of parts."""
+    largest = float(np.abs(drawn.graph.weight).max(initial=0.0)) if is_picture_of_parts(drawn.graph) else 0.0
+    if not largest > 0:
+        return [(_no_zero(part), part) for part in WIDTH_STEPS]
+    power = math.floor(math.log10(largest) + 1e-9)
+    values = [digit * 10.0**n for n in range(power, power - 4, -1) for digit in (3, 1)]
+    fitting = [value for value in values if value <= largest * (1 + 1e-9)][: len(WIDTH_STEPS)]
+    return [(_no_zero(value), value / largest) for value in fitting]
+
+
+def _no_zero(value: float) -> str:
+    return f"{value:.3g}".removeprefix("0")

@@ -300,6 +300,7 @@ def _edge_rules(theme: Theme) -> dict[str, dict[str, Any]]:
         },
         # Squares and heads already say what these carry; as full lines they would hide the column of the target.
         ".trunk": {"line-opacity": 0.12},
+        ".stream": {"width": 1.6, "line-opacity": 0.8, "curve-style": "straight", "z-index": 1},
         ".structural": {
             "width": 1, "line-opacity": 0.7, "line-color": theme.residual, "curve-style": "straight",
             "line-style": "dotted", "target-arrow-shape": "none",

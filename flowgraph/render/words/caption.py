@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 
 from ...charts import rendering
 from ...charts.text import printable, prompt_line, visible
+from ...values.effects import is_picture_of_parts
 from ...values.flow_graph import EDGE_KINDS, FlowGraph
-from ...values.graph_info import EFFECT, KEPT, UNNAMED, GraphInfo
+from ...values.graph_info import KEPT, UNNAMED, GraphInfo
 from ...version import __version__
 
 _LONGEST_PROMPT = 80
@@ -40,9 +41,10 @@ def caption(graph: FlowGraph) -> str:
 @rendering.summary.register(FlowGraph)
 def summary(graph: FlowGraph) -> str:
     """A graph on one line of Python: method, level, size and how much of the mass it holds."""
+    held = parts_text(graph) if is_picture_of_parts(graph) else f"{percent(graph.kept_mass)} {mass_of(graph)}"
     return (
         f"FlowGraph({graph.info.method!r}, level={graph.info.level!r}, {len(graph.nodes):,} nodes, "
-        f"{len(graph):,} edges, {percent(graph.kept_mass)} {mass_of(graph)})"
+        f"{len(graph):,} edges, {held})"
     )
 
 
@@ -129,7 +131,7 @@ def filter_texts(graph: FlowGraph) -> list[str]:
 
 def edges_text(graph: FlowGraph) -> str:
     """``N of M edges, x % of the mass`` of the whole graph as it is."""
-    if graph.info.method == EFFECT:
+    if is_picture_of_parts(graph):
         return f"{parts_text(graph)} of {graph.info.total_edges:,} parts"
     weighted = int((~graph.structural).sum())
     text = f"{weighted:,} of {graph.info.total_edges:,} edges, {percent(graph.kept_mass)} {mass_of(graph)}"

@@ -11,6 +11,7 @@ from jaxtyping import Float
 
 from ...charts import rendering
 from ...charts.text import printable, visible
+from ...values.effects import is_picture_of_parts
 from ...values.explanation import Explanation, Sentence
 from ...values.flow_graph import EDGE_KINDS, FlowGraph
 from ...values.graph_axes import is_circuit
@@ -18,6 +19,7 @@ from ...values.graph_info import UNNAMED
 from ...values.node import EXCHANGING, Node, label
 from ..scene.roles import roles_text
 from .caption import edges_text, layers_text, model_text, percent, positions_text, prompt_text
+from .kept import kept_of, kept_sentences
 
 _SHOWN = 3
 OF_A_FILE = "circuit: of a file"
@@ -36,15 +38,19 @@ def explain(graph: FlowGraph) -> Explanation:
     Returns
     -------
     What the model said, how much of the method's mass is shown, and then by the kind of graph: which tokens the flow comes
-    from and where it changes its token; which parts raise and lower a logit; or what heads and neurons read and write.
+    from and where it changes its token; which parts raise and lower a logit; what heads and neurons read and write; or how much of
+    the answer some parts keep, and which of them bring it. Where that was measured of another graph, it is said of that too.
     """
-    sentences = [*_about(graph)]
+    kept = kept_of(graph.info)
+    sentences = [*_about(graph), *(Sentence(text) for text in ([] if kept is None else kept_sentences(kept)))]
     if not len(graph):
         sentences.append(
             Sentence("Nothing is strong enough to be shown." if graph.info.total_edges else "There is no edge to show.")
         )
     elif graph.info.method in ("semantic", "visit"):
         sentences += _semantic(graph)
+    elif is_picture_of_parts(graph):
+        sentences += _parts(graph)
     elif is_circuit(graph):
         sentences += _circuit(graph)
     elif graph.info.unit == "logits":
@@ -240,6 +246,54 @@ def _circuit(graph: FlowGraph) -> Iterator[Sentence]:
             f"By the effects of the {'' if _is_whole(graph) else 'shown '}edges out of them, the strongest heads are {names}.",
             nodes=tuple(heads[:_SHOWN]),
         )
+
+
+def _parts(graph: FlowGraph) -> Iterator[Sentence]:
+    """Which terms and MLPs bring the answer, and which work against it."""
+    named = [e for e in np.argsort(-np.abs(graph.weight), kind="stable").tolist() if not graph.structural[e]]
+    named = [e for e in named if graph.weight[e] != 0]
+    goal = "the answer" if graph.info.target_token is None else _token(graph.info.target_token)
+    terms = [e for e in named if EDGE_KINDS[graph.kind[e]] == "attention"]
+    for begin, sign in (
+        (f"The attention that brings {goal} most", 1),
+        (f"The attention that works against {goal} most", -1),
+    ):
+        chosen = [e for e in terms if graph.weight[e] * sign > 0][:_SHOWN]
+        if chosen:
+            parts = [f"{_term(graph, e)} ({_logit_text(float(graph.weight[e]))})" for e in chosen]
+            yield Sentence(f"{begin}: {'; '.join(parts)}.", edges=tuple(chosen))
+    written: dict[int, list[int]] = defaultdict(list)
+    for e in named:
+        node = graph.nodes[graph.source[e]]
+        if node.kind == "mlp" and node.position is not None:
+            written[node.position].append(e)
+    sums = {position: float(graph.weight[edges].sum()) for position, edges in written.items()}
+    for position in sorted(sums, key=lambda position: -abs(sums[position]))[:_SHOWN]:
+        edges = written[position]
+        layers = [
+            f"{graph.nodes[graph.source[e]].layer} ({_logit_text(float(graph.weight[e]))})" for e in edges[:_SHOWN]
+        ]
+        where = _position(graph, position)
+        if len(edges) == 1:
+            yield Sentence(f"At {where} the MLP of layer {layers[0]} is shown.", edges=tuple(edges))
+            continue
+        yield Sentence(
+            f"At {where} {len(edges)} MLPs are shown, {_logit_text(sums[position])} together, most by {'that' if len(layers) == 1 else 'those'} "
+            f"of layers {_listed(layers)}.",
+            edges=tuple(edges),
+        )
+
+
+def _term(graph: FlowGraph, e: int) -> str:
+    """A term in words: which head reads which token, from which position."""
+    node = graph.nodes[graph.target[e]]
+    head = f"L{graph.layer[e]}H{graph.head[e]}" if graph.head[e] >= 0 else label(node)
+    query, key = (int(column[e]) for column in (graph.query_pos, graph.key_pos))
+    return f"{head} at {_position(graph, query)} reads {_position(graph, key)}"
+
+
+def _logit_text(effect: float) -> str:
+    return f"{effect:+.2f} logits".replace("-", "−") if abs(effect) >= 0.005 else "< 0.01 logits"
 
 
 def _roles(graph: FlowGraph) -> Iterator[Sentence]:

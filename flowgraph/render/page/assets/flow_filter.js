@@ -48,6 +48,10 @@ function setLevel(page, level) {
 function counterText({ data, filter }) {
   const all = filter.edges.items.length;
   const { shown } = filter.edges;
+  if (data.parts) {
+    const [parts, sum] = shown ? [data.parts[shown - 1], data.effects[shown - 1]] : [0, 0];
+    return [count(parts), ` of ${plural(data.total_edges, 'part')}, `, weight(sum, data.unit), ` ${data.unit} together`];
+  }
   const numbered = shown === all ? filter.weighted : shown;
   const mass = shown ? data.mass[shown - 1] : 0;
   return [count(numbered), ` of ${plural(data.total_edges, 'edge')}, `, percent(mass / 100), ` ${data.mass_of}`];
@@ -63,10 +67,11 @@ function showCounter(page) {
 function fillEdges(page) {
   const { graph, data } = page;
   const rows = graph.edges.slice(0, TABLE_ROWS).map((edge) => {
-    const numbers = edge.isStructural ? ['none', 'none', 'none'] : [weight(edge.weight, data.unit), measured(data, edge, 'share'), measured(data, edge, 'flow')];
+    const all = edge.isStructural ? ['none', 'none', 'none'] : [weight(edge.weight, data.unit), measured(data, edge, 'share'), measured(data, edge, 'flow')];
+    const numbers = data.parts ? all.slice(0, 1) : all;
     return [nodeName(graph, edge.source), nodeName(graph, edge.target), kindName(edge.kind), ...numbers];
   });
-  const heads = ['source', 'target', 'kind', `weight in ${data.unit}`, 'share', data.carried.short];
+  const heads = ['source', 'target', 'kind', ...(data.parts ? [`effect in ${data.unit}`] : [`weight in ${data.unit}`, 'share', data.carried.short])];
   fillTable(page, `The strongest edges shown, at most ${TABLE_ROWS}`, heads, rows);
 }
 

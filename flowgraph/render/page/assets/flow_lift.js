@@ -7,6 +7,8 @@ function isShown(page, edge) {
 }
 
 function strongest(page, edges) {
+  // Among parts the stream carries no number; edges come from the strongest, and its lines with the parts they lead to.
+  if (page.data.parts) return edges.find((edge) => isShown(page, edge)) ?? null;
   let best = null;
   for (const edge of edges) {
     if (isShown(page, edge) && (!best || edge.flow > best.flow)) best = edge;
@@ -103,7 +105,8 @@ function nodeTip(page, node) {
   const reading = graph.readings[node];
   if (reading) lines.push(...readingTip(data, graph, node, reading));
   else if (graph.kinds[node] !== 'logit') lines.push(note('not read'));
-  lines.push(note(`${data.carried.node} ${part(graph.flows[node])}`));
+  const [name, says] = nodeNumber(page, node);
+  if (name) lines.push(note(`${name} ${says}${data.parts ? ` ${data.unit}` : ''}`));
   return lines;
 }
 
@@ -123,10 +126,18 @@ function readingVerb(kind) {
   return kind.startsWith('resid') || kind.includes('embed') || kind === 'logit' ? 'reads' : 'writes';
 }
 
+/** What a node carries and what that is called; nothing for a state between parts. */
+function nodeNumber({ data, graph }, node) {
+  if (!data.parts) return [data.carried.node, part(graph.flows[node])];
+  const effect = data.node_effects[node];
+  return effect === null ? [] : ['effect', weight(effect, data.unit)];
+}
+
 function edgeTip(page, i) {
   const { graph, data } = page;
   const edge = graph.edges[i];
   const lines = [line(...nodeTitle(graph, edge.source)), line('→ ', ...nodeTitle(graph, edge.target)), line(kindName(edge.kind))];
   if (edge.isStructural) return [...lines, note('no number under this method')];
+  if (data.parts) return [...lines, line(`effect ${weight(edge.weight, data.unit)} ${data.unit}`)];
   return [...lines, line(`weight ${weight(edge.weight, data.unit)} ${data.unit}`), note(`share ${measured(data, edge, 'share')} · ${data.carried.name} ${measured(data, edge, 'flow')}`)];
 }

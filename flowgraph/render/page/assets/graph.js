@@ -22,6 +22,7 @@ function createGraph(data) {
     width: item.data.w,
     isStructural: !('s' in item.data),
     weight: item.data.v,
+    size: Math.abs(item.data.v ?? 0),
     share: item.data.s ?? 0,
     flow: item.data.f ?? 0,
   }));
