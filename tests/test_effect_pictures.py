@@ -273,3 +273,9 @@ def test_the_page_counts_parts_and_lists_effects(graph, tmp_path):
         assert "share" not in text("details")
         assert errors == []
         browser.close()
+
+
+@pytest.mark.parametrize("function", [flowgraph.keep_strongest, flowgraph.connected_flow, flowgraph.critical_levels])
+def test_what_follows_flow_refuses_a_picture_of_parts(graph, function):
+    with pytest.raises(flowgraph.ArgumentError, match="effects on the answer and no flow"):
+        function(graph)

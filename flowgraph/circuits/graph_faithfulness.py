@@ -423,7 +423,7 @@ def _quoted(text: str) -> str:
 def percent(part: float) -> str:
     """A part in whole percent."""
     # A tiny negative number is rounded to 0 without its sign.
-    return f"{round(100 * part) + 0} %"
+    return f"{round(100 * part) + 0} %".replace("-", "−")
 
 
 def _count(number: int, name: str) -> str:

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from ..errors import ArgumentError
 from .arguments import takes
 from .graph_columns import GraphColumns
+from .graph_info import EFFECT
 from .node import Node, label
 
 _STATES = ("embed", "resid_pre", "resid_mid", "resid_post")
@@ -186,6 +187,11 @@ def start_index(graph: GraphColumns, node: Node | None, argument: str) -> int:
     graph of another program that has none of these, or several logits and no target, it is the end with the most |weight| into
     it.
     """
+    if graph.info.method == EFFECT:
+        raise ArgumentError(
+            "the numbers of a picture of parts are effects on the answer and no flow, so nothing of it runs into a node; take fewer parts "
+            "by flowgraph.explain_answer(…, most=), or choose edges with graph.keep(…)"
+        )
     if node is not None:
         return index_of(graph, node, argument)
     if graph.info.flow_into is not None:
