@@ -210,9 +210,13 @@ def build(config_class: type, model_class: type) -> nn.Module | None:
     return model
 
 
-@cache
 def model_of(model_type: str, task: str = "causal") -> nn.Module:
-    """The tiny model of one type, for tests that only read it; a test is skipped if the release has no such type."""
+    """A tiny model of one type, each time another copy; a test is skipped if the release has no such type."""
+    return copy.deepcopy(_model_of(model_type, task))
+
+
+@cache
+def _model_of(model_type: str, task: str) -> nn.Module:
     for _, _, config_class, model_class in classes({**dict.fromkeys(TASKS, ()), task: (model_type,)}):
         model = build(config_class, model_class)
         assert model is not None, f"{model_type} is not built"

@@ -532,3 +532,9 @@ def test_roles_are_a_list_or_a_grid_of_one_score():
     assert roles._repr_html_().count("<img") == 2
     with pytest.raises(ArgumentError, match="'answer': no task"):
         roles.chart("answer")
+
+
+def test_a_column_without_a_value_is_written_as_numbers_that_do_not_exist():
+    arrays = Table("none", {"head": [None, None], "layer": [None, 3], "word": ["a", "b"]}).column_arrays()
+    assert np.isnan(arrays["head"]).all()
+    assert arrays["layer"].tolist() == [-1, 3]

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import flowgraph as fg
+from flowgraph.circuits.contrasts import HELD_OUT, SEARCHED, shared_out
 from flowgraph.circuits.effect_graph import effect_graph
 from flowgraph.circuits.effect_search import EffectSearch
-from flowgraph.circuits.explain_answer import HELD_OUT, SEARCHED, _prompts
 from flowgraph.circuits.kept_answer import LEAST_GAP, KeptAnswer
 from flowgraph.errors import ArgumentError, CancelledError
 from flowgraph.interventions.graph_parts import graph_parts
@@ -154,7 +154,7 @@ def test_the_smallest_picture_is_smaller_and_keeps_the_goal(smollm2, japan):
 
 def test_search_and_test_have_different_prompts_and_leave_the_explained_token(smollm2):
     trace = fg.trace(smollm2, JAPAN)
-    searched, unseen = _prompts(smollm2, trace, None, None, seed=0, least_gap=LEAST_GAP)
+    searched, unseen = shared_out(smollm2, trace, None, None, seed=0, least_gap=LEAST_GAP)
     assert (len(searched), len(unseen)) == (SEARCHED, HELD_OUT)
     assert not set(searched) & set(unseen)
     assert all(text.endswith(" is the city of") for text in (*searched, *unseen))
@@ -162,11 +162,11 @@ def test_search_and_test_have_different_prompts_and_leave_the_explained_token(sm
 
 def test_given_prompts_are_shared_out(smollm2):
     trace = fg.trace(smollm2, JAPAN)
-    searched, unseen = _prompts(smollm2, trace, [PERU, FRANCE, EGYPT], None, seed=0, least_gap=LEAST_GAP)
+    searched, unseen = shared_out(smollm2, trace, [PERU, FRANCE, EGYPT], None, seed=0, least_gap=LEAST_GAP)
     assert (len(searched), len(unseen)) == (2, 1)
-    alone = _prompts(smollm2, trace, PERU, None, seed=0, least_gap=LEAST_GAP)
+    alone = shared_out(smollm2, trace, PERU, None, seed=0, least_gap=LEAST_GAP)
     assert (len(alone[0]), len(alone[1])) == (1, 0)
-    said = _prompts(smollm2, trace, PERU, [FRANCE, EGYPT], seed=0, least_gap=LEAST_GAP)
+    said = shared_out(smollm2, trace, PERU, [FRANCE, EGYPT], seed=0, least_gap=LEAST_GAP)
     assert (len(said[0]), len(said[1])) == (1, 2)
 
 

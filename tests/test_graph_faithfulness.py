@@ -233,3 +233,16 @@ def test_what_cannot_be_measured_is_refused(tiny, japan, smollm2):
 def test_the_test_of_a_picture_can_be_cancelled(tiny):
     with pytest.raises(CancelledError, match="testing the picture"):
         measured(tiny, cancel=lambda: True)
+
+
+def test_without_prompts_of_one_s_own_up_to_three_are_proposed(japan, smollm2):
+    trace, graph = japan
+    found = fg.graph_faithfulness(smollm2, trace, graph, random=0)
+    assert 2 <= len(found.counterfactuals) <= 3
+    assert {prompt for prompt, _ in found.counterfactuals} == {" Japan"}
+    own = [JAPAN.replace(" Japan", other) for _, other in found.counterfactuals]
+    assert np.allclose(
+        fg.graph_faithfulness(smollm2, trace, graph, random=0, corrupted=own).by_measure, found.by_measure
+    )
+    with pytest.raises(ArgumentError, match=r"target=\[' Tokyo', ' Kyoto'\]: proposals are made for one answer"):
+        fg.graph_faithfulness(smollm2, trace, graph, target=[" Tokyo", " Kyoto"])

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+
+import numpy as np
 import pytest
 
 import flowgraph as fg
@@ -116,6 +119,9 @@ def test_a_graph_says_its_chart_and_every_door_takes_it(make, tmp_path):
     assert (tmp_path / "door.svg").read_bytes() == graph.save(tmp_path / "g.svg").read_bytes()
     assert rendering.figure(chart).to_json() == graph.figure().to_json()
     assert str(graph) == repr(graph)
+    arrays = np.load(io.BytesIO(graph.to_npz()), allow_pickle=False)
+    assert arrays["node"][arrays["target"]].tolist() == [str(graph.nodes[n]) for n in graph.target]
+    assert np.array_equal(arrays["share"], graph.share)
 
 
 def test_a_chart_of_a_level_is_of_the_edges_that_the_slider_shows(tmp_path):

@@ -115,7 +115,7 @@ class Table(Tabular):
         return self
 
     def column_arrays(self) -> dict[str, np.ndarray]:
-        """Each column as an array: texts as unicode; an index that does not exist is −1, any other number NaN."""
+        """Each column as an array: texts as unicode; an index that does not exist is −1, any other number NaN, as is a column without any."""
         return {name: _array(values) for name, values in self.columns.items()}
 
 
@@ -162,4 +162,4 @@ def _array(values: Sequence[Any] | np.ndarray) -> np.ndarray:
     for kind, gap in ((int, -1), (float, float("nan")), (str, "")):
         if _has_gaps(values, kind):
             return np.array([gap if value is None else value for value in values])
-    return np.array(values)
+    return np.full(len(values), np.nan) if values and all(value is None for value in values) else np.array(values)

@@ -53,6 +53,12 @@ def _printable_character(character: str) -> str:
     return character if character.isprintable() else f"⟨{ord(character):04X}⟩"
 
 
+def whole_percent(part: float) -> str:
+    """A part of 1 in whole percent, as statements of what a picture keeps say it."""
+    # A tiny negative number is rounded to 0 without its sign.
+    return f"{round(100 * part) + 0} %".replace("-", "−")
+
+
 def abbreviated(token: str, longest: int = 14) -> str:
     """A token of at most so many characters, ``…`` at the end of one that was longer."""
     return token if len(token) <= longest else token[: longest - 1] + "…"

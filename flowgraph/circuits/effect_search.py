@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from .kept_answer import Kept, KeptAnswer
@@ -20,6 +20,10 @@ _TOP = 1.2
 """Keeping more than this is no merit: what works against the answer is then left out on purpose."""
 _BEGINNINGS = (0.02, 0.1, 0.25)
 """Gates of what is not shown, for the gradient beside a picture: a part that nothing reads has none at 0."""
+
+
+Measured = Callable[[Kept, Tensor], Tensor]
+"""What is left of the answer, and the counterfactual of each row → [row] what is measured."""
 
 
 @dataclass(eq=False)
@@ -53,41 +57,37 @@ class EffectSearch:
 
     def scores(self, within: Int[Tensor, "n"] | None = None, points: int = 8) -> Float[Tensor, "part"]:
         """[part] ∫ ∂f/∂g over the gate that all parts ``within`` share; −∞ of all others. f is the mean of both measures here."""
-        size = len(self.answer.numbers)
-        on = self.answer.runs.valid
-        if within is not None:
-            on = torch.zeros(size, device="cpu").index_fill(0, within, 1).bool()
-        places = (torch.arange(points, device="cpu") + 0.5) / points
-        return self._slopes(on.float() * places[:, None]).masked_fill(~on, -torch.inf)
+        return self._along(self.answer.runs.valid if within is None else self._mask(within), points, _mean_part)
 
     def effects(self, shown: Int[Tensor, "n"], points: int = 8) -> Float[Tensor, "part"]:
         """[part] ∫ ∂m/∂g over the gate that all shown parts share, m the first measure in its unit; −∞ of what is not shown.
 
         Effects sum to what the picture keeps of the gap, up to the error of the quadrature.
         """
-        on = torch.zeros(len(self.answer.numbers), device="cpu").index_fill(0, shown, 1).bool()
-        places = (torch.arange(points, device="cpu") + 0.5) / points
         gaps = self.answer.gaps[:, 0]
 
         def measured(kept: Kept, pair: Int[Tensor, "row"]) -> Float[Tensor, "row"]:
             return kept.by_measure[:, 0] * gaps[pair.to(gaps.device)]
 
-        return self._slopes(on.float() * places[:, None], measured).masked_fill(~on, -torch.inf)
+        return self._along(self._mask(shown), points, measured)
 
     def additions(self, keep: Int[Tensor, "n"]) -> Float[Tensor, "part"]:
         """[part] ∂f/∂g of what is not shown, beside a picture; −∞ of what is."""
-        valid = self.answer.runs.valid
-        shown = torch.zeros(len(valid), device="cpu").index_fill(0, keep, 1)
-        rest = (valid.float() - shown).clamp(min=0)
-        beginnings = torch.tensor(_BEGINNINGS, device="cpu")
-        return self._slopes(shown + rest * beginnings[:, None]).masked_fill(rest == 0, -torch.inf)
+        shown = self._mask(keep)
+        rest = self.answer.runs.valid & ~shown
+        gates = shown.float() + rest * torch.tensor(_BEGINNINGS, device="cpu")[:, None]
+        return self._slopes(gates, _mean_part).masked_fill(~rest, -torch.inf)
 
-    def _slopes(
-        self,
-        gates: Float[Tensor, "row part"],
-        measured: Callable[[Kept, Tensor], Tensor] = lambda kept, _pair: kept.by_measure.mean(1),
-    ) -> Float[Tensor, "part"]:
-        """[part] mean over rows and counterfactuals of ∂/∂gate of what is measured: the mean part of both measures that is kept."""
+    def _mask(self, picture: Int[Tensor, "n"]) -> Bool[Tensor, "part"]:
+        return self.answer.numbers.mask([picture])[0]
+
+    def _along(self, on: Bool[Tensor, "part"], points: int, measured: Measured) -> Float[Tensor, "part"]:
+        """[part] the integral of slopes over the gate that some parts share, by midpoints; −∞ of all others."""
+        places = (torch.arange(points, device="cpu") + 0.5) / points
+        return self._slopes(on * places[:, None], measured).masked_fill(~on, -torch.inf)
+
+    def _slopes(self, gates: Float[Tensor, "row part"], measured: Measured) -> Float[Tensor, "part"]:
+        """[part] mean over rows and counterfactuals of ∂/∂gate of what is measured."""
         answer, total = self.answer, torch.zeros(gates.shape[1], device="cpu")
         count = len(gates) * answer.pairs
         self.rows += count
@@ -126,14 +126,8 @@ class EffectSearch:
         """As many parts that keep more: the parts that help most come in, the most dispensable go out, by exact runs."""
         size = len(keep)
         for _ in range(rounds):
-            self.tell("exchanging parts")
-            gains = self.additions(keep)
-            new = gains.topk(min(width, int(torch.isfinite(gains).sum()))).indices
-            added = self.f([torch.cat([keep, one[None]]) for one in new])
-            larger = torch.cat([keep, new[added.topk(min(len(new), max(4, size // 5))).indices]])
-            without = self.f([torch.cat([larger[:i], larger[i + 1 :]]) for i in range(len(larger))])
-            out = without.topk(len(larger) - size).indices
-            larger = larger[torch.ones(len(larger), device="cpu").bool().index_fill(0, out, False)]
+            larger = self._with_best(keep, width, max(4, size // 5))
+            larger = _less(larger, self._without_each(larger).topk(len(larger) - size).indices)
             kept = float(self.f([larger])[0])
             if kept <= f:
                 break
@@ -141,6 +135,21 @@ class EffectSearch:
             if f >= self.goal:
                 break
         return keep
+
+    def _with_best(self, keep: Int[Tensor, "n"], width: int, count: int) -> Int[Tensor, "m"]:
+        """A picture and the ``count`` parts that help it most, by exact runs of the ``width`` best by gradient."""
+        self.tell("exchanging parts")
+        gains = self.additions(keep)
+        new = gains.topk(min(width, int(torch.isfinite(gains).sum()))).indices
+        if not len(new):
+            return keep  # every part is shown
+        added = self.f([torch.cat([keep, one[None]]) for one in new])
+        return torch.cat([keep, new[added.topk(min(len(new), count)).indices]])
+
+    def _without_each(self, keep: Int[Tensor, "n"], some: Int[Tensor, "m"] | None = None) -> Float[Tensor, "k"]:
+        """What a picture keeps without each of its parts, or without each of some."""
+        places = range(len(keep)) if some is None else some.tolist()
+        return self.f([torch.cat([keep[:i], keep[i + 1 :]]) for i in places])
 
     def pruned(self, keep: Int[Tensor, "n"], *, rate: float = 0.25) -> tuple[Int[Tensor, "m"], float]:
         """Take out parts while enough is kept: each one's worth by an exact run without it, the most dispensable together."""
@@ -152,11 +161,11 @@ class EffectSearch:
             if not fresh and n > 40:
                 tested = known[keep].argsort()[: n // 2 + 1]
             fresh = False
-            without = self.f([torch.cat([keep[:i], keep[i + 1 :]]) for i in tested.tolist()])
+            without = self._without_each(keep, tested)
             known[keep[tested]] = 2 * (without - _TOP).clamp(min=0) - without.clamp(max=_TOP)
             weakest = tested[known[keep[tested]].argsort()]
             counts = sorted({max(1, int(n * rate * x)) for x in (1, 0.7, 0.45, 0.25, 0.12)} | {1}, reverse=True)
-            smaller = [keep[torch.ones(n, device="cpu").bool().index_fill(0, weakest[:k], False)] for k in counts]
+            smaller = [_less(keep, weakest[:k]) for k in counts]
             kept = self.f(smaller).tolist()
             # Several at once only if that spends less than most of what may be lost.
             fits = (
@@ -175,12 +184,18 @@ class EffectSearch:
     ) -> tuple[Int[Tensor, "m"], float]:
         """Add the parts that help most, by exact runs of the best by gradient, and take out again, while the picture gets smaller."""
         for _ in range(rounds):
-            self.tell("exchanging parts")
-            new = self.additions(keep).topk(width).indices
-            gains = self.f([torch.cat([keep, new[i : i + 1]]) for i in range(width)])
-            best = gains.topk(max(4, len(keep) // 6)).indices
-            smaller, kept = self.pruned(torch.cat([keep, new[best]]))
+            smaller, kept = self.pruned(self._with_best(keep, width, max(4, len(keep) // 6)))
             if len(smaller) >= len(keep):
                 break
             keep, f = smaller, kept
         return keep, f
+
+
+def _mean_part(kept: Kept, _pair: Tensor) -> Tensor:
+    """[row] the part of the answer that is kept, the mean of both measures."""
+    return kept.by_measure.mean(1)
+
+
+def _less(keep: Int[Tensor, "n"], out: Int[Tensor, "m"]) -> Int[Tensor, "k"]:
+    """A picture without the parts at some of its places."""
+    return keep[torch.ones(len(keep), dtype=torch.bool, device="cpu").index_fill(0, out, False)]

@@ -9,30 +9,27 @@ from typing import Any, Literal
 from jaxtyping import Int
 from torch import Tensor
 
-from ..errors import ArgumentError, CancelledError, NoCounterfactualError
-from ..interventions.prompts import Prompts, prompts_of
+from ..charts.text import whole_percent
+from ..errors import ArgumentError, CancelledError
+from ..interventions.prompts import Prompts
 from ..methods.node_readings import READ_AT_MOST, node_readings
 from ..methods.origin import called
-from ..models import LoadedModel, load_model
+from ..models import load_model
 from ..models.wheel import Progress
-from ..tasks.counterfactuals import Counterfactual, Counterfactuals, counterfactuals
 from ..tracing import trace as trace_of
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
-from ..values.inputs import Inputs
 from ..values.trace import Trace
+from .contrasts import shared_out
 from .effect_graph import effect_graph
 from .effect_search import EffectSearch
-from .graph_faithfulness import GraphFaithfulness, graph_faithfulness, percent
+from .graph_faithfulness import GraphFaithfulness, graph_faithfulness
 from .kept_answer import LEAST_GAP, KeptAnswer
 
 _ENOUGH = 0.9
 """Part of the answer beside the prompts of the search from which on no more is searched for."""
 _FAR = 0.3
 """How far scores may sum to something else than 1 before that is said."""
-_OF_ANY_KIND = ("predicted", "given")
-SEARCHED, HELD_OUT = 3, 2
-"""Number of proposed counterfactuals that the search sees, and of those that it is tested with."""
 
 
 @takes()
@@ -125,7 +122,7 @@ def explain_answer(
     if target is not None:
         trace = trace.aimed_at(target)
     told("choosing counterfactual prompts")
-    searched, held_out = _prompts(loaded, trace, corrupted, unseen, seed=seed, least_gap=least_gap)
+    searched, held_out = shared_out(loaded, trace, corrupted, unseen, seed=seed, least_gap=least_gap)
     answer = KeptAnswer(loaded, trace, searched, least_gap=least_gap, tick=told.tick)
     search = EffectSearch(answer, goal if smallest else _ENOUGH, told)
     keep = search.chosen(most)
@@ -137,16 +134,15 @@ def explain_answer(
     told("weighing the parts that are shown")
     graph = _graph(answer, search, trace, keep)
 
-    def tested(words: str, others: list[Any], chance: int) -> GraphFaithfulness | None:
+    def tested(words: str, others: list[Any], chance: int) -> GraphFaithfulness:
+        """How much the picture keeps beside some prompts."""
         told(f"testing the picture beside {words}")
-        if not others:
-            return None
         return graph_faithfulness(
             loaded, trace, graph, corrupted=others, random=chance, least_gap=least_gap, seed=seed,
             cancel=cancel,
         )  # fmt: skip
 
-    on_unseen = tested("prompts that the search did not see", held_out, random)
+    on_unseen = tested("prompts that the search did not see", held_out, random) if held_out else None
     on_searched = tested("those of the search", searched, 0 if held_out else random)
     graph = _with_statement(graph, on_searched, on_unseen, search)
     call = called(
@@ -176,60 +172,6 @@ class _Told:
             raise CancelledError("the search for the parts behind an answer was cancelled")
 
 
-def _prompts(
-    loaded: LoadedModel, trace: Trace, corrupted: Prompts | None, unseen: Prompts | None, *, seed: int, least_gap: float
-) -> tuple[list[Any], list[Any]]:
-    """Counterfactual prompts for the search, and for the test."""
-    held_out = [] if unseen is None else _each(loaded, unseen, "unseen")
-    if corrupted is not None:
-        given = _each(loaded, corrupted, "corrupted")
-        if held_out or len(given) < 2:
-            return given, held_out
-        last = max(1, len(given) // 3)
-        return given[:-last], given[-last:]
-    proposed = _proposed(loaded, trace, seed=seed, least_gap=least_gap)
-    if held_out or len(proposed) < 2:
-        return proposed[:SEARCHED], held_out
-    # In turns, so that neither side has the prompts with the larger gaps.
-    searched = proposed[::2][:SEARCHED]
-    return searched, [one for one in proposed if one not in searched][:HELD_OUT]
-
-
-def _proposed(loaded: LoadedModel, trace: Trace, *, seed: int, least_gap: float) -> list[Any]:
-    """Proposals, the best first: exchanges of one word of a known kind, if there is one, and then of that which moves the answer most.
-
-    What the model expected at a word's place may be of any kind; such exchanges ask many questions at once, so they come last.
-    """
-    # A token that is explained itself would bring its change to the answer without a part.
-    places = [n for n in range(len(trace.tokens)) if n != trace.position]
-    gap = max(least_gap, 2.0) if least_gap == LEAST_GAP else least_gap
-    options: dict[str, Any] = {"target": trace.target, "seed": seed, "least_gap": gap}
-    first = list(counterfactuals(loaded, trace, 16, positions=places, **options))
-
-    def is_listed(one: Counterfactual) -> bool:
-        return one.kind not in _OF_ANY_KIND
-
-    best = max(first, key=lambda one: (is_listed(one), one.gap))
-    chosen, wanted = [one for one in first if one.positions == best.positions], SEARCHED + HELD_OUT
-    if sum(map(is_listed, chosen)) < wanted:
-        more: Counterfactuals | None
-        try:
-            more = counterfactuals(loaded, trace, 2 * wanted, positions=list(best.positions), **options)
-        except NoCounterfactualError:
-            more = None
-        known = {one.token_ids for one in chosen}
-        chosen += [one for one in more or () if one.token_ids not in known]
-    if len(chosen) < 3:
-        chosen += [one for one in first if one not in chosen]
-    chosen.sort(key=lambda one: not is_listed(one))
-    return [one.prompt for one in chosen]
-
-
-def _each(loaded: LoadedModel, prompts: Prompts, name: str) -> list[Inputs]:
-    """Every prompt by itself."""
-    return [Inputs((one.row,)) for one in prompts_of(loaded, prompts, name)]
-
-
 def _graph(answer: KeptAnswer, search: EffectSearch, trace: Trace, keep: Int[Tensor, "n"]) -> FlowGraph:
     """The graph of some parts with their effects in logits."""
     effects = search.effects(keep)
@@ -242,20 +184,17 @@ def _graph(answer: KeptAnswer, search: EffectSearch, trace: Trace, keep: Int[Ten
 
 
 def _with_statement(
-    graph: FlowGraph, on_searched: GraphFaithfulness | None, on_unseen: GraphFaithfulness | None, search: EffectSearch
+    graph: FlowGraph, on_searched: GraphFaithfulness, on_unseen: GraphFaithfulness | None, search: EffectSearch
 ) -> FlowGraph:
     """The graph with what was measured; the prompts that the search did not see come first."""
-    assert on_searched is not None
     found = on_searched if on_unseen is None else on_unseen
     low, high = on_searched.band
-    said = (
-        f"{found.caption()}; the search saw other prompts, and the picture keeps {percent(on_searched.f)} beside these"
-    )
+    said = f"{found.caption()}; the search saw other prompts, and the picture keeps {whole_percent(on_searched.f)} beside these"
     if on_unseen is None:
         said = f"{found.caption()}; measured beside the very prompts of the search, as there was no other"
     if abs(search.scored - 1) > _FAR:
         said += f"; scores of all parts sum to {search.scored:.2f} and not to 1, so gradients miss some of the way"
-    marked = _Statement(
+    return graph.with_faithfulness(
         found.statement()
         | {
             "text": said,
@@ -265,12 +204,3 @@ def _with_statement(
             "scored": search.scored,
         }
     )
-    return graph.with_faithfulness(marked)
-
-
-@dataclass(frozen=True)
-class _Statement:
-    data: dict[str, Any]
-
-    def statement(self) -> dict[str, Any]:
-        return self.data

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..charts.result import Result
 from ..charts.table import Table
-from ..charts.text import printable
+from ..charts.text import printable, whole_percent
 from ..errors import ArgumentError, ModelMismatchError
 from ..interventions.graph_parts import graph_parts
 from ..interventions.metrics import Metric, metric_of
@@ -30,6 +30,7 @@ from ..models import load_model
 from ..models.wheel import Progress
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
+from .contrasts import SEARCHED, proposed
 from .kept_answer import LEAST_GAP, KeptAnswer
 
 _LIST_MLPS = frozenset({"norms", "proximity", "effect"})
@@ -56,8 +57,9 @@ class GraphFaithfulness(Result):
         [pair, measure] clean run less counterfactual, in the measure's unit.
     ranks, probabilities
         [pair] the answer's rank (1 is best) and probability in the run of the picture.
-    terms, outputs
-        Number of attention terms, and of MLPs and mixers at positions, that are shown from the first token on that differs.
+    terms, outputs, mixers
+        Number of attention terms, of MLPs and mixers at positions, and of mixers among these, that are shown from the first token on
+        that differs.
     equal
         Number of shown parts before that token: they are equal in both runs, so they can neither be missed nor counted.
     possible
@@ -85,6 +87,7 @@ class GraphFaithfulness(Result):
     probabilities: Float[np.ndarray, "pair"]
     terms: int
     outputs: int
+    mixers: int
     equal: int
     possible: int
     measures: tuple[str, ...]
@@ -144,15 +147,15 @@ class GraphFaithfulness(Result):
         """
         foils = " or ".join(dict.fromkeys(_quoted(foil) for foil in self.foils))
         words = ", ".join(f"{_quoted(other)} for {_quoted(own)}" for own, other in self.counterfactuals)
-        several = "" if len(self.foils) == 1 else f" ({percent(self.band[0])} to {percent(self.band[1])})"
+        several = "" if len(self.foils) == 1 else f" ({whole_percent(self.band[0])} to {whole_percent(self.band[1])})"
         chance = []
         if self.blind.size:
-            chance.append(f"random pictures of as many parts {percent(self.random)}")
+            chance.append(f"random pictures of as many parts {whole_percent(self.random)}")
         if self.matched is not None and self.matched.size:
             chance.append(
-                f"other heads at the same places {percent(float(self.matched.mean()))} (at most {percent(float(self.matched.max()))})"
+                f"other heads at the same places {whole_percent(float(self.matched.mean()))} (at most {whole_percent(float(self.matched.max()))})"
             )
-        said = f"keeps {percent(self.f)}{several} of {_quoted(self.answer)} rather than {foils} ({words}) with {self._parts}"
+        said = f"keeps {whole_percent(self.f)}{several} of {_quoted(self.answer)} rather than {foils} ({words}) with {self._parts}"
         return "; ".join([said, *chance])
 
     def statement(self) -> dict[str, Any]:
@@ -160,7 +163,7 @@ class GraphFaithfulness(Result):
         low, high = self.band
         found: dict[str, Any] = {
             "text": self.caption(), "f": self.f, "low": low, "high": high, "lost": self.lost, "rank": self.rank,
-            "probability": self.probability, "terms": self.terms, "outputs": self.outputs, "possible": self.possible,
+            "probability": self.probability, "terms": self.terms, "outputs": self.outputs, "mixers": self.mixers, "possible": self.possible,
             "answer": self.answer, "foils": list(self.foils), "counterfactuals": [list(pair) for pair in self.counterfactuals],
             "how": self.how,
         }  # fmt: skip
@@ -172,7 +175,9 @@ class GraphFaithfulness(Result):
 
     @property
     def _parts(self) -> str:
-        return f"{_count(self.terms, 'attention term')} and {_count(self.outputs, 'MLP')}"
+        kinds = [_count(self.terms, "attention term"), _count(self.outputs - self.mixers, "MLP")]
+        kinds += [_count(self.mixers, "mixer")] if self.mixers else []
+        return f"{', '.join(kinds[:-1])} and {kinds[-1]}"
 
     def __repr__(self) -> str:
         return f"GraphFaithfulness({self.caption()}; {self.model!r}, {self.method!r})"
@@ -216,7 +221,7 @@ def graph_faithfulness(
     trace: Prompts,
     graph: FlowGraph,
     *,
-    corrupted: Prompts,
+    corrupted: Prompts | None = None,
     how: Literal["resample"] = "resample",
     random: int = 8,
     metric: Metric | Callable[..., Any] | None = None,
@@ -245,6 +250,7 @@ def graph_faithfulness(
         A graph of flow between states: of :func:`flowgraph.build_graph`, :func:`flowgraph.routes`, :func:`flowgraph.keep_strongest` …
     corrupted
         One or several counterfactual prompts of the same number of tokens, whose answer is another: best with one word exchanged.
+        None: up to three that :func:`flowgraph.counterfactuals` proposes.
     how
         ``"resample"``: a part that is not shown gives what it gave in the counterfactual run. Zeros, which take a model far from all it
         has seen, are :func:`flowgraph.ablate` with ``outside=True``.
@@ -299,6 +305,12 @@ def graph_faithfulness(
         raise ModelMismatchError(
             f"the graph is of {graph.info.model!r}, and the model is {loaded.name!r}; give the graph's own model"
         )
+    if corrupted is None:
+        if not (target is None or isinstance(target, str | int)):
+            raise ArgumentError(
+                f"target={target!r}: proposals are made for one answer; give one, or your own prompts as corrupted"
+            )
+        corrupted = proposed(loaded, trace, target=target, seed=seed, least_gap=least_gap)[:SEARCHED]
     answer = KeptAnswer(
         loaded, trace, corrupted, target=target, foil=foil, metric=None if metric is None else metric_of(metric), keys=keys,
         least_gap=least_gap,
@@ -328,7 +340,8 @@ def graph_faithfulness(
         matched=smallest[2 + random :] if len(masks) > 2 + random else None,
         gaps=answer.gaps.double().cpu().numpy(), ranks=kept.rank[: answer.pairs].cpu().numpy(),
         probabilities=kept.probability[: answer.pairs].cpu().numpy(), terms=int(shown[: numbers.terms].sum()),
-        outputs=int(shown[numbers.terms :].sum()), equal=equal, possible=int(answer.runs.valid.sum()),
+        outputs=int(shown[numbers.terms :].sum()),
+        mixers=int(shown[numbers.terms + numbers.outputs :].sum()), equal=equal, possible=int(answer.runs.valid.sum()),
         measures=tuple(one.name for one in answer.measures), answer=strings_of([answer.target])[0],
         foils=tuple(strings_of(answer.foils.tolist())), counterfactuals=_differences(answer),
         model=loaded.name, method=graph.info.method, how=how, notes=notes,
@@ -418,12 +431,6 @@ def _differences(answer: KeptAnswer) -> tuple[tuple[str, str], ...]:
 
 def _quoted(text: str) -> str:
     return f"“{printable(text)}”"
-
-
-def percent(part: float) -> str:
-    """A part in whole percent."""
-    # A tiny negative number is rounded to 0 without its sign.
-    return f"{round(100 * part) + 0} %".replace("-", "−")
 
 
 def _count(number: int, name: str) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from weakref import WeakKeyDictionary
 
 import torch
@@ -363,6 +363,8 @@ def network_of(anatomy: Anatomy) -> Network:
     for name, one in {**anatomy.sources, LAST: anatomy}.items():
         towers[name] = Tower(name, one, sum(tower.count for tower in towers.values()))
     readers: list[Reader] = []
+    own: tuple[Into, ...] = ("q", "k", "v")
+    of_other: tuple[Into, ...] = ("k", "v")
 
     def add(owner: Tower, reads: Tower, layer: int | None, into: Into, before: int, *, crossing: bool = False) -> None:
         part = owner.anatomy.reader_of_encoder if crossing else owner.anatomy
@@ -374,13 +376,13 @@ def network_of(anatomy: Anatomy) -> Network:
         heads = tower.anatomy.n_heads
         for layer in range(len(tower.anatomy.blocks)):
             begun = 1 + layer * tower.width
-            for into in ("q", "k", "v"):
-                add(tower, tower, layer, _into(into), begun)
+            for into in own:
+                add(tower, tower, layer, into, begun)
             if tower.crossing and anatomy.sources:
                 source = next(iter(towers.values()))
                 add(tower, tower, layer, "q", begun + heads, crossing=True)
-                for into in ("k", "v"):
-                    add(tower, source, layer, _into(into), source.count, crossing=True)
+                for into in of_other:
+                    add(tower, source, layer, into, source.count, crossing=True)
             # In a parallel block attention and MLP read the same state, so heads of a layer send to its MLP only in sequential blocks.
             add(tower, tower, layer, "mlp", begun if tower.anatomy.wiring == "parallel" else tower.mlp(layer))
     last = towers[LAST]
@@ -478,8 +480,5 @@ def norm_vjp(norm: Norm, x: Float[Tensor, "*n d"], gradient: Float[Tensor, "*m d
 
 
 def _kind(name: str) -> NodeKind:
-    return name  # type: ignore[return-value]
-
-
-def _into(name: str) -> Into:
-    return name  # type: ignore[return-value]
+    """A name that was put together of parts; a node of a kind that is none refuses it."""
+    return cast("NodeKind", name)

@@ -28,7 +28,7 @@ from .ablation import answer_logits
 from .parts import PartNumbers
 from .passes import Pass
 from .prompts import Batch
-from .shared_runs import SharedLayer, SharedRuns, can_share, read, shared_sites
+from .shared_runs import Attended, SharedLayer, SharedRuns, can_share, shared_sites
 from .ticks import Tick
 
 Keys = Literal["shown", "all"]
@@ -44,25 +44,11 @@ _PROVED = 1e-3
 
 
 @dataclass(frozen=True, eq=False)
-class _Attended:
-    """What entered the attention of the counterfactual runs, [pair, …], and how its pattern is made of queries and keys.
-
-    ``scale`` is None where the pattern cannot be made again.
-    """
-
-    key: Tensor
-    value: Tensor
-    pattern: Tensor
-    scale: float | None
-    softcap: float | None
-
-
-@dataclass(frozen=True, eq=False)
 class _Layer:
     """What a layer gave in the counterfactual runs, [pair, …]; None for what it has not."""
 
     z: Tensor
-    attended: _Attended | None
+    attended: Attended | None
     mlp: Tensor | None
     mixer: Tensor | None
 
@@ -118,6 +104,7 @@ class PartRuns:
         self.shared: list[SharedRuns] | None = None
         with loaded.lock, torch.no_grad():
             self.layers, self.valid, self.logits = self._recorded()
+            # Whole passes serve every model; what is shared serves those of which it gives the same.
             if self.shared is not None and not self._agrees():
                 self.shared = None
 
@@ -210,7 +197,7 @@ class PartRuns:
                 pattern = call.pattern[:, :, first:]
                 terms[layer] = (pattern > 0).any(0).cpu()
                 made = _how_made(call, call.pattern, rows, (block.scale, anatomy.attention_softcap))
-                attended = _Attended(call.key[1:], call.value[1:], pattern[1:], *(made or (None, None)))
+                attended = Attended(call.key[1:], call.value[1:], pattern[1:], *(made or (None, None)))
             z, mlp, mixer = (run.kept.get((site, layer)) for site in ("z", "mlp_out", "mixer_out"))
             assert z is not None
             layers.append(_Layer(z[1:], attended, *(None if one is None else one[1:] for one in (mlp, mixer))))
@@ -247,8 +234,7 @@ class PartRuns:
                 SharedLayer(
                     before=entering[:first], entering=entering[first:], middle=middle[first:],
                     attn_sum=None if summed is None else summed[first:], attn_out=None if out is None else out[first:],
-                    mlp=mlp[first:], key=attended.key[pair], value=attended.value[pair], pattern=attended.pattern[pair],
-                    scale=attended.scale, softcap=attended.softcap,
+                    mlp=mlp[first:], attended=attended.of(slice(pair, pair + 1)),
                 )
             )  # fmt: skip
         embedded, at = upcast(run.kept["resid_pre", 0]), int(self.both.positions[0])
@@ -278,24 +264,15 @@ class PartRuns:
         return answer_logits(self.loaded, states, self.both.positions[:1].expand(count))
 
     def _heads(
-        self, layer: int, theirs: _Attended, shown: Tensor, pair: slice | Tensor, call: AttentionCall, z: Tensor
+        self, layer: int, theirs: Attended, shown: Tensor, pair: slice | Tensor, call: AttentionCall, z: Tensor
     ) -> Tensor:
         """Heads' outputs in which terms that are not shown are the counterfactual's."""
         first, kept = self.numbers.first, upcast(self.layers[layer].z)[pair][:, self.numbers.first :]
-        is_exact = shown.dtype == torch.bool
-        if is_exact and not bool(shown.any()):
+        if shown.dtype == torch.bool and not bool(shown.any()):
             return torch.cat([z[:, :first], kept.expand(len(z), -1, -1).to(z.dtype)], 1)
-        assert call.pattern is not None
-        gate, pattern = shown.to(kept.dtype), upcast(call.pattern[:, :, first:])
-        if self.keys == "shown" and theirs.scale is not None:
-            rows = torch.arange(first, call.query.shape[2], device=z.device)
-            live, other = call.products(call.key, rows), call.products(theirs.key[pair], rows)
-            # As a number between 0 and 1 the gate moves scores, so that a gradient sees what a key brings.
-            scores = torch.where(shown, live, other) if is_exact else other + gate * (live - other)
-            pattern = call.pattern_of(scores, theirs.scale, theirs.softcap, rows)
-        change = read(gate * pattern, call.value) - read(gate * upcast(theirs.pattern[pair]), theirs.value[pair])
-        change = fill(change, self.loaded.anatomy.d_value).flatten(2)
-        return torch.cat([z[:, :first], (kept + change).to(z.dtype)], 1)
+        change = theirs.of(pair).change(call, shown, strict=self.keys == "shown")
+        added = fill(change, self.loaded.anatomy.d_value).flatten(2)
+        return torch.cat([z[:, :first], (kept + added).to(z.dtype)], 1)
 
     def _output(self, kept: Tensor, shown: Tensor, pair: slice | Tensor, x: Tensor) -> Tensor:
         """What an MLP or a mixer writes, at positions that are not shown the counterfactual's."""

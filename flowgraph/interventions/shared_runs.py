@@ -50,6 +50,42 @@ def shared_sites(anatomy: Anatomy) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True, eq=False)
+class Attended:
+    """What entered the attention of counterfactual runs, [pair, …], and how its pattern is made of queries and keys.
+
+    Queries of ``pattern`` begin at the first position that differs. ``scale`` is None where the pattern cannot be made again.
+    """
+
+    key: Tensor
+    value: Tensor
+    pattern: Tensor
+    scale: float | None
+    softcap: float | None
+
+    def of(self, pair: slice | Tensor) -> Attended:
+        """The same of some pairs."""
+        return replace(self, key=self.key[pair], value=self.value[pair], pattern=self.pattern[pair])
+
+    def change(self, call: AttentionCall, shown: Tensor, *, strict: bool) -> Float[Tensor, "row position head d_value"]:
+        """What terms bring to heads' outputs in a call, less what they bring in the counterfactual run.
+
+        ``shown`` is [row, head, position, source]: truth values, or numbers between 0 and 1.
+        """
+        assert call.pattern is not None
+        first = call.query.shape[2] - shown.shape[2]
+        pattern, theirs = upcast(call.pattern[:, :, first:]), upcast(self.pattern)
+        gate = shown.to(theirs.dtype)
+        if strict and self.scale is not None:
+            rows = torch.arange(first, call.query.shape[2], device=shown.device)
+            live, other = call.products(call.key, rows), call.products(self.key, rows)
+            # As a number between 0 and 1 the gate moves scores, so that a gradient sees what a key brings.
+            is_exact = shown.dtype == torch.bool
+            scores = torch.where(shown, live, other) if is_exact else other + gate * (live - other)
+            pattern = call.pattern_of(scores, self.scale, self.softcap, rows)
+        return _read(gate * pattern, call.value) - _read(gate * theirs, self.value)
+
+
+@dataclass(frozen=True, eq=False)
 class SharedLayer:
     """A layer of the counterfactual run of one pair, from the first position that differs on; ``before`` are the states before it."""
 
@@ -59,11 +95,7 @@ class SharedLayer:
     attn_sum: Float[Tensor, "position d_model"] | None
     attn_out: Float[Tensor, "position d_model"] | None
     mlp: Float[Tensor, "position d_model"]
-    key: Float[Tensor, "kv_head key_pos d_head"]
-    value: Float[Tensor, "kv_head key_pos d_value"]
-    pattern: Float[Tensor, "head position key_pos"]
-    scale: float | None
-    softcap: float | None
+    attended: Attended
 
 
 class SharedRuns:
@@ -126,7 +158,7 @@ class SharedRuns:
         # Rows that differ in the terms of this layer read the same queries, keys and values.
         readers = sorted({split.parents[n] for n in wanted})
         place = {parent: n for n, parent in enumerate(readers)}
-        n_tokens = self.layers[layer].key.shape[-2]
+        n_tokens = self.layers[layer].attended.key.shape[-2]
         step = max(1, _TOKENS // n_tokens)
         for start in range(0, len(readers), step):
             part = readers[start : start + step]
@@ -154,16 +186,8 @@ class SharedRuns:
     ) -> Float[Tensor, "row position d_model"]:
         """What the shown terms of a layer add, less what they add in the counterfactual run."""
         anatomy, theirs = self.loaded.anatomy, self.layers[layer]
-        block, (scale, softcap) = anatomy.blocks[layer], (theirs.scale, theirs.softcap)
-        first = call.query.shape[2] - shown.shape[2]
-        assert call.pattern is not None
-        gate, pattern = shown.to(theirs.entering.dtype), upcast(call.pattern[:, :, first:])
-        if self.strict and scale is not None:
-            rows = torch.arange(first, call.query.shape[2], device=shown.device)
-            scores = torch.where(shown, call.products(call.key, rows), call.products(theirs.key[None], rows))
-            pattern = call.pattern_of(scores, scale, softcap, rows)
-        change = read(gate * pattern, call.value) - read(gate * upcast(theirs.pattern), theirs.value[None])
-        z = fill(change, anatomy.d_value).flatten(2)
+        block = anatomy.blocks[layer]
+        z = fill(theirs.attended.change(call, shown, strict=self.strict), anatomy.d_value).flatten(2)
         output, post = block.output_projection, block.attention_post_norm
         if post is None:
             return z @ output.weight
@@ -229,7 +253,7 @@ def _of_rows(call: AttentionCall, rows: Int[Tensor, "row"]) -> AttentionCall:
     )  # fmt: skip
 
 
-def read(weights: Tensor, value: Tensor) -> Float[Tensor, "row query_pos head d_value"]:
+def _read(weights: Tensor, value: Tensor) -> Float[Tensor, "row query_pos head d_value"]:
     """Σ over sources of weight · value."""
     return (weights @ upcast(value).repeat_interleave(weights.shape[1] // value.shape[1], 1)).transpose(1, 2)
 

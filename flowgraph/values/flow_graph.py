@@ -21,7 +21,7 @@ from .graph_chart import EDGE_ATTRIBUTES, diagram, edge_table
 from .graph_columns import EDGE_COLUMNS, EDGE_KINDS, UNITS, EdgeKind, GraphColumns, Role, Unit
 from .graph_info import KEPT, info_dict
 from .mass import Measured, carrying, into_start, mass, measured
-from .node import Node
+from .node import Node, label
 from .reading import NodeReading
 
 if TYPE_CHECKING:
@@ -215,15 +215,16 @@ class FlowGraph(GraphColumns, Result):
             self, roles=tuple(found[node.layer, node.head] if node.kind == "head" else () for node in self.nodes)
         )
 
-    def with_faithfulness(self, found: Measurement) -> FlowGraph:
+    def with_faithfulness(self, found: Measurement | Mapping[str, Any]) -> FlowGraph:
         """The same graph, whose captions and files say how much of the answer it keeps.
 
         Parameters
         ----------
         found
-            Result of :func:`flowgraph.graph_faithfulness` for this very graph. A smaller graph made of this one says nothing of it.
+            Result of :func:`flowgraph.graph_faithfulness` for this very graph, or its statement as plain data. A smaller graph made of this one says nothing of it.
         """
-        provenance = {**self.info.provenance, KEPT: dict(found.statement())}
+        said = found if isinstance(found, Mapping) else found.statement()
+        provenance = {**self.info.provenance, KEPT: dict(said)}
         return replace(self, info=replace(self.info, provenance=provenance))
 
     def caption(self) -> str:
@@ -270,6 +271,16 @@ class FlowGraph(GraphColumns, Result):
     def table(self) -> Table:
         """The edges: ``source``, ``target`` (indices of nodes) with their labels, and what :meth:`to_networkx` says of each."""
         return edge_table(self)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The columns of the edges, kinds and units as texts, −1 for an index that does not exist; and ``node``, [N] the labels."""
+        columns = {name: getattr(self, name) for name in EDGE_COLUMNS}
+        columns |= {
+            "kind": np.array(EDGE_KINDS)[self.kind],
+            "unit": np.array([self.unit_of(e) for e in range(len(self))], dtype=str),
+        }
+        columns |= {} if self.flow is None else {"flow": self.flow}
+        return columns | {"node": np.array([label(node) for node in self.nodes], dtype=str)}
 
     def show(self, *, height: int = 640, theme: str = "auto") -> None:
         """Show the page in the notebook, ``height`` px high; where there is no IPython, in the browser.

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 import flowgraph as fg
-from flowgraph.circuits.explain_answer import _prompts
+from flowgraph.circuits.contrasts import shared_out
 from flowgraph.circuits.graph_faithfulness import blind_picture
 from flowgraph.circuits.kept_answer import LEAST_GAP, KeptAnswer
 from tests.studies.prompts import PROMPTS
@@ -44,7 +44,7 @@ def of_prompt(model: fg.LoadedModel, prompt: str) -> dict[str, Any]:
     """What pictures of each method keep beside unseen counterfactuals: smallest of them at each size."""
     trace = fg.trace(model, prompt)
     begin = time.process_time()
-    searched, unseen = _prompts(model, trace, None, None, seed=0, least_gap=LEAST_GAP)
+    searched, unseen = shared_out(model, trace, None, None, seed=0, least_gap=LEAST_GAP)
     proposing = time.process_time() - begin
     found: dict[str, Any] = {"prompt": prompt, "tokens": len(trace.tokens), "answer": trace.target_token}
     if not unseen:
@@ -99,7 +99,8 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     random = np.array([row["random"] for row in done])
     lines.append(f"  blind pictures: median {np.median(random):.3f}, largest {random.max():.3f}")
     other = np.array([row["other_heads"] for row in done if row["other_heads"] is not None])
-    lines.append(f"  other heads at the same places: median {np.median(other):.2f}, largest {other.max():.2f}")
+    if len(other):
+        lines.append(f"  other heads at the same places: median {np.median(other):.2f}, largest {other.max():.2f}")
     lines.append(
         f"  seconds of CPU: median {np.median(seconds):.1f}, 90 % {np.percentile(seconds, 90):.1f}, most {seconds.max():.1f}"
     )

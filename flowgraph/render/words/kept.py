@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from ...charts.text import picture_label, visible
+from ...charts.text import picture_label, visible, whole_percent
 from ...values.graph_info import KEPT, GraphInfo
 
 _NAMED = 2
@@ -107,12 +107,6 @@ def kept_sentences(kept: Kept) -> list[str]:
     if kept.other_heads is not None:
         chance.append(f"other heads at the same places, with the same MLPs, keep {whole_percent(kept.other_heads)}")
     return [f"{said}.", *([f"By chance {' and '.join(chance)}."] if chance else [])]
-
-
-def whole_percent(part: float) -> str:
-    """A part of 1 in whole percent, as the statement itself says it."""
-    # A tiny negative number is rounded to 0 without its sign.
-    return f"{round(100 * part) + 0} %".replace("-", "−")
 
 
 def _range(low: float, high: float) -> str:
