@@ -23,7 +23,7 @@ from flowgraph.render.scene.style import THEMES, Theme
 
 FOLDER = Path(__file__).parent.parent / "notebooks" / "figures"
 NAME = "ioi_circuits"
-MODEL, TASK, SEED = "smollm2", "ioi", 0
+MODEL, TASK, CORRUPTION, SEED = "smollm2", "ioi", "abc", 0
 EVERY = "eap-ig, every edge"
 SEARCHED: dict[str, dict[str, Any]] = {
     "backward": {"method": "backward"},
@@ -52,7 +52,7 @@ def measure(model: fg.LoadedModel, *, prompts: int, search: int, budget: int | N
     budget
         Forwards of the backward search for each of its prompts; None for the default.
     """
-    drawn = fg.task(model, TASK, count=search + prompts, seed=SEED)
+    drawn = fg.task(model, TASK, corruption=CORRUPTION, count=search + prompts, seed=SEED)
     seen, held_out = (replace(drawn, examples=part) for part in (drawn.examples[:search], drawn.examples[search:]))
     most: dict[str, Any] = {} if budget is None else {"budget": budget * search}
     graphs = {
@@ -62,7 +62,9 @@ def measure(model: fg.LoadedModel, *, prompts: int, search: int, budget: int | N
     every = graphs[EVERY]
     graphs[RANDOM] = replace(every, weight=np.random.default_rng(SEED).permutation(len(every)) + 1.0)
     roles = fg.head_roles(model, seen, sequences=_SEQUENCES)
-    reference = [one.corrupted for one in fg.task(model, TASK, count=_REFERENCE, seed=SEED + 1).examples]
+    reference = [
+        one.corrupted for one in fg.task(model, TASK, corruption=CORRUPTION, count=_REFERENCE, seed=SEED + 1).examples
+    ]
     size = len(graphs["backward"])
     circuits = {name: _circuit(model, held_out, graph, roles, reference, size) for name, graph in graphs.items()}
     for name in SEARCHED:

@@ -542,6 +542,10 @@ def test_the_command_refuses_what_it_cannot_do(capsys, tmp_path):
     assert main(["circuit", "--task", "ioi", "-o", str(existing)]) == 2
     assert "--force" in capsys.readouterr().err
     assert existing.read_text() == "mine"
+    assert main(["circuit", "--task", "ioi", "--corruption", "xyz"]) == 2
+    assert "expected one of flip, abc" in capsys.readouterr().err
+    assert main(["circuit", "--task", str(existing), "--corruption", "abc"]) == 2
+    assert "the file brings its own" in capsys.readouterr().err
     assert main(["circuit", "--task", "ioi", "--threshold", "2"]) == 2
     assert main(["circuit", "--task", "ioi", "--method", "magic"]) == 2
     assert "Traceback" not in capsys.readouterr().err
@@ -557,6 +561,8 @@ def test_the_command_finds_a_circuit(capsys, tmp_path):
     assert main(["circuit", "--task", str(pairs), "--method", "eap", "--top-k", "30", "-o", str(out)]) == 0
     said = capsys.readouterr().out
     assert "2 forwards, 1 backwards" in said
+    assert "corruption as given; 1 prompts" in said
+    assert "1 prompt of pairs, corruption as given" in said
     assert "→" in said
     graph = flowgraph.FlowGraph.load(out)
     assert len(graph) == 30

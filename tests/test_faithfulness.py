@@ -301,7 +301,7 @@ def test_the_result_says_what_it_is(tiny, tmp_path):
     loaded = tiny("gpt2")
     graph = circuit_graph(some_edges(loaded))
     found = fg.faithfulness(loaded, DATA, graph, how="zero", metric=fg.log_probability)
-    for part in (f"{found.value:.3g} [", "20 of", "zero ablation", "log-probability", "4 prompts", "CPR", "CMD"):
+    for part in (f"{found.value:.3g} [", "20 of", "zero ablation, log-probability", "4 prompts", "CPR", "CMD"):
         assert part in repr(found)
     assert "nats" in found.table().note
     assert found.table().columns["edges"][-1] == 20
@@ -309,6 +309,19 @@ def test_the_result_says_what_it_is(tiny, tmp_path):
     saved = np.load(found.save(tmp_path / "found.npz"))
     np.testing.assert_array_equal(saved["values"], found.values)
     np.testing.assert_array_equal(saved["areas"], [found.cpr, found.cmd])
+
+
+@pytest.mark.parametrize("how", ["resample", "mean", "zero"])
+def test_the_corruption_stands_beside_f_where_corrupted_prompts_are_used(tiny, how):
+    loaded = tiny("gpt2")
+    data = fg.TaskData("own", "", (*DATA[:2], DATA[0]), "swap", ("swap",))
+    found = fg.faithfulness(loaded, data, circuit_graph(some_edges(loaded)), how=how, bootstrap=0)
+    texts = repr(found), found.table().note, found.chart().subtitle
+    said = f"{how} ablation" if how == "zero" else f"{how} ablation, corruption swap"
+    assert all(said in text and ("swap" in text) == (how != "zero") for text in texts)
+    given = fg.faithfulness(loaded, DATA[:2], circuit_graph(some_edges(loaded)), how="mean", reference=[IDS, OTHER])
+    assert "corruption" not in repr(given)
+    assert "corruption as given" in repr(fg.faithfulness(loaded, DATA, circuit_graph(some_edges(loaded))))
 
 
 def test_the_strongest_edges_come_first(tiny):

@@ -48,11 +48,36 @@ def test_examples_fit_the_tokenizer(smollm2, name):
 
 
 @pytest.mark.real_model
+def test_a_corruption_changes_the_corrupted_prompts_alone(smollm2):
+    flip, abc = (task(smollm2, "ioi", corruption=name, count=COUNT) for name in ("flip", "abc"))
+    assert task(smollm2, "ioi", count=COUNT) == flip
+    assert flip.corruptions == abc.corruptions == ("flip", "abc")
+    assert (flip.corruption, abc.corruption) == ("flip", "abc")
+    assert "corruption 'abc'" in repr(abc)
+    assert [one.clean for one in flip.examples] == [one.clean for one in abc.examples]
+    for one, other in zip(flip.examples, abc.examples, strict=True):
+        assert one.clean.count(one.foil) == 2
+        # The second subject becomes the other name, and nothing else changes.
+        at = one.clean.rindex(one.foil)
+        assert one.corrupted == one.clean[:at] + one.target + one.clean[at + len(one.foil) :]
+        assert one.target not in other.corrupted
+        assert one.foil not in other.corrupted
+        assert preference(smollm2, one.corrupted, one) < 0 < preference(smollm2, one.clean, one)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_corruption_that_a_task_does_not_have(tiny, name):
+    with pytest.raises(ArgumentError, match=f"corruption='strange' is none of the task {name!r}; it has '"):
+        task(tiny("gpt2"), name, corruption="strange")
+
+
+@pytest.mark.real_model
 def test_a_file_comes_back(smollm2, tmp_path):
     data = task(smollm2, "ioi", count=5)
     path = data.save(tmp_path / "mine.csv")
     assert TaskData.load(path).examples == data.examples
     assert "mine" in repr(TaskData.load(path))
+    assert (TaskData.load(path).corruption, TaskData.load(path).corruptions) == ("as given", ())
     with pytest.raises(ArgumentError, match="exists"):
         data.save(path, overwrite=False)
 

@@ -36,7 +36,8 @@ Score = Literal[
     "", "direct_logit", "entropy", "sink", "previous_token", "duplicate_token", "induction", "strongest_other"
 ]
 """What :func:`flowgraph.head_scores` says of heads; empty: the first that there is."""
-Task = Literal["none", "ioi", "greater-than", "induction", "agreement", "colored-objects", "capitals"]
+Task = Literal["none", "ioi-flip", "ioi", "greater-than", "induction", "agreement", "colored-objects", "capitals"]
+"""What a circuit is searched with; ``"ioi"`` has the corruption that it had when addresses first named it, ``"abc"``."""
 
 LONGEST_QUERY = LONGEST_ADDRESS
 """Bytes of a query; a longer one is a file, see :mod:`flowgraph_webapp.session`."""

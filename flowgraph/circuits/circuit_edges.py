@@ -98,6 +98,7 @@ class CircuitEdges(Result):
             ("a cut edge brings", _ABLATIONS.get(str(said["ablation"]), str(said["ablation"])), ""),
             ("measured", str(said["metric"]), ""),
             ("prompts", int(said["prompts"]), ""),
+            *([("corruption", str(said["corruption"]), "")] if "corruption" in said else []),
             ("gap, clean less corrupted", self.gap, unit),
             ("edges", len(self.graph), ""),
         ]

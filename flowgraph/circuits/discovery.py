@@ -17,6 +17,7 @@ from ..interventions.prompts import Answers, Prompts, in_words, prompts_of
 from ..models import load_model
 from ..models.wheel import Progress
 from ..tasks import TaskData
+from ..tasks.examples import GIVEN
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
 from .attribution import Scores, attribution
@@ -104,7 +105,7 @@ def discover(
         m(clean) − m(edge cut) in the metric's unit: positive if the edge supports the answer, negative if it works against it. It
         is the negative of the effect that :func:`flowgraph.edge_effects` gives. ``share`` is the part of all known contributions
         into the same node. Keys and values of grouped heads end at their group (``L3KV1``). ``info.options`` holds ablation,
-        metric, prompts, gap, and the number of runs: ``forwards``, ``backwards``, and ``layer_runs``, estimates by one layer
+        metric, prompts, task, corruption, gap, and the number of runs: ``forwards``, ``backwards``, and ``layer_runs``, estimates by one layer
         alone.
 
     Raises
@@ -152,6 +153,10 @@ def discover(
         "prompts": count,
         "gap": float(f"{gap:.6g}"),
     }
+    if data is not None:
+        notes["task"] = data.name
+    if how != "zero":
+        notes["corruption"] = GIVEN if data is None else data.corruption
     spent = search.spending
     notes |= {"forwards": spent.forwards, "backwards": spent.backwards, "layer_runs": spent.layer_runs}
     if budget is not None or method in ("backward", "acdc"):

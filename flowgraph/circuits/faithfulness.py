@@ -33,7 +33,7 @@ from ..models.wheel import Progress
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
 from .bands import Band, band_of, draws_of, with_band
-from .runs import Cancel, Data, circuit_runs, task_of
+from .runs import Cancel, Data, ablation_text, circuit_runs, corruption_of, task_of
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Parts of a circuit's edges that are measured."""
@@ -67,6 +67,8 @@ class Faithfulness(Result):
         Seed of these draws.
     model, task
         Names of the model and the task.
+    corruption
+        What was changed in the corrupted prompts, as :attr:`TaskData.corruption` has it; empty where no corrupted prompt was used.
     """
 
     edges: Int[np.ndarray, "size"]
@@ -80,6 +82,7 @@ class Faithfulness(Result):
     seed: int
     model: str
     task: str
+    corruption: str = ""
 
     @property
     def sizes(self) -> Float[np.ndarray, "size"]:
@@ -134,7 +137,7 @@ class Faithfulness(Result):
     def __repr__(self) -> str:
         return (
             f"Faithfulness({with_band(self.value, self.band)} with {self.edges[-1]:,} of {self.model_edges:,} edges, "
-            f"{self.how} ablation, {self.metric}, {len(self.full)} prompts of {self.task!r}, {self.model!r}; "
+            f"{ablation_text(self.how, self.corruption)}, {self.metric}, {len(self.full)} prompts of {self.task!r}, {self.model!r}; "
             f"CPR {with_band(self.cpr, self.cpr_band)}, CMD {with_band(self.cmd, self.cmd_band)})"
         )
 
@@ -154,7 +157,8 @@ class Faithfulness(Result):
             "no bands" if self.draws is None else f"95 % of {len(self.draws):,} draws of the prompts (seed {self.seed})"
         )
         note = (
-            f"{self.metric}{unit}: whole model {self.full.mean():.4g}, no edge {self.by_prompt[0].mean():.4g}; {bands}"
+            f"{ablation_text(self.how, self.corruption)}; {self.metric}{unit}: whole model {self.full.mean():.4g}, no edge "
+            f"{self.by_prompt[0].mean():.4g}; {bands}"
         )
         return Table(repr(self), columns, note=note)
 
@@ -184,7 +188,8 @@ class Faithfulness(Result):
             "faithfulness", "main", self.edges[shown].astype(np.float64), values[shown], tip, is_joined=True,
             band=None if bands is None else bands[shown], band_name="95 % of the draws of the prompts",
         )  # fmt: skip
-        measured = f"{self.how} ablation, {self.metric}, {len(self.full)} prompts of {self.task}, {self.model}"
+        ablation = ablation_text(self.how, self.corruption)
+        measured = f"{ablation}, {self.metric}, {len(self.full)} prompts of {self.task}, {self.model}"
         areas = f"CPR {with_band(self.cpr, self.cpr_band)}, CMD {with_band(self.cmd, self.cmd_band)}"
         whole = f"{self.edges[-1]:,} of {self.model_edges:,} edges"
         return Lines(
@@ -304,7 +309,7 @@ def faithfulness(
     draws = draws_of(len(task), bootstrap, seed)
     found = Faithfulness(
         np.array(counts), measured, full, int(network.possible.sum()), how, chosen.name, chosen.unit, draws, seed,
-        loaded.name, task.name,
+        loaded.name, task.name, corruption_of(task, how, reference),
     )  # fmt: skip
     _check_gap(found)
     return found

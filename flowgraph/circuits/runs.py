@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from ..charts.text import printable
 from ..errors import ArgumentError, PromptError
 from ..interventions.ablation import Ablation, answer_logits, answer_tokens_of
 from ..interventions.changes import Reference, changed, recorded, reference_of
@@ -82,6 +83,16 @@ def task_of(loaded: LoadedModel, data: Data) -> TaskData:
             )
         data = TaskData("examples", "examples that were given", tuple(data))
     return data.checked(loaded)
+
+
+def corruption_of(task: TaskData, how: Ablation, reference: Prompts | None) -> str:
+    """The corruption of a task; empty where an ablation uses no corrupted prompt."""
+    return "" if how == "zero" or reference is not None else task.corruption
+
+
+def ablation_text(how: str, corruption: str) -> str:
+    """An ablation and its corruption in words."""
+    return f"{how} ablation, corruption {printable(corruption)}" if corruption else f"{how} ablation"
 
 
 def parts_of(

@@ -40,6 +40,8 @@ def add_to(commands: Any) -> None:
         help="ioi, greater-than, induction, agreement, colored-objects, capitals, or a CSV file of pairs")  # fmt: skip
     add("--model", default=DEFAULT_MODEL, help=f"known name, folder, or hub name (default {DEFAULT_MODEL})")
     add("--method", default="backward", choices=_METHODS, help="how edges are found (default backward)")
+    add("--corruption", metavar="NAME",
+        help="what is changed in the corrupted prompts of a named task: flip (default) or abc of ioi")  # fmt: skip
     add("--count", type=count, default=8, help="how many examples of a named task (default 8)")
     add("--seed", type=int, default=0, help="which examples of a named task (default 0)")
     add("--foil", help="wrong answer to compare with, for every prompt")
@@ -65,7 +67,7 @@ def _circuit(options: argparse.Namespace, console: Console) -> None:
     from ..circuits.memory import MAX_BYTES
     from ..render.words.terminal import progress, stage
 
-    _check_task(options.task)
+    _check_task(options.task, options.corruption)
     output = None if options.output is None else checked_output(options.output, force=options.force)
     loaded = loaded_model(options, console)
     data = _examples(loaded, options)
@@ -89,12 +91,16 @@ def _circuit(options: argparse.Namespace, console: Console) -> None:
         _print_report(graph, data, written)
 
 
-def _check_task(task: str) -> None:
-    """Refuse an unknown task before a model is loaded for it."""
+def _check_task(task: str, corruption: str | None) -> None:
+    """Refuse an unknown task or corruption before a model is loaded for it."""
     from ..tasks import TASKS
 
     if task not in TASKS and not Path(task).is_file():
         raise ArgumentError(f"--task {task} is neither a file nor one of {', '.join(TASKS)}")
+    known = TASKS[task].corruptions if task in TASKS else {}
+    if corruption is not None and corruption not in known:
+        expected = f"one of {', '.join(known)}" if known else "none: the file brings its own corrupted prompts"
+        raise ArgumentError(f"--corruption {corruption} is none of --task {task}; expected {expected}")
 
 
 def _examples(loaded: LoadedModel, options: argparse.Namespace) -> TaskData:
@@ -102,11 +108,10 @@ def _examples(loaded: LoadedModel, options: argparse.Namespace) -> TaskData:
 
     from ..tasks import TASKS, TaskData, task
 
-    data = (
-        task(loaded, options.task, count=options.count, seed=options.seed)
-        if options.task in TASKS
-        else TaskData.load(options.task)
-    )
+    if options.task in TASKS:
+        data = task(loaded, options.task, corruption=options.corruption, count=options.count, seed=options.seed)
+    else:
+        data = TaskData.load(options.task)
     if options.foil is None:
         return data
     return replace(data, examples=tuple(replace(example, foil=options.foil) for example in data.examples))
@@ -117,7 +122,7 @@ def _print_report(graph: FlowGraph, data: TaskData, written: Path | None) -> Non
 
     options = graph.info.options
     with report() as out:
-        print_line(out, f"{data.name}: {data.description}; {len(data)} prompts")
+        print_line(out, f"{data.name}: {data.description}; corruption {data.corruption}; {len(data)} prompts")
         out.print(_table(graph))
         unit = graph.info.unit
         print_line(out, f"gap, clean less corrupted {options['metric']}: {options['gap']} {unit}")

@@ -16,6 +16,8 @@ from ..values.inputs import Inputs, row_of
 
 Prompt = str | tuple[int, ...] | Inputs
 
+GIVEN = "as given"
+"""Corruption of examples that were given: what was changed in their corrupted prompts is not known."""
 _COLUMNS = ("clean", "corrupted", "target", "foil")
 _MOST_BYTES = 20 * 2**20
 _MOST_ROWS = 10_000
@@ -52,11 +54,17 @@ class TaskData:
         One sentence: the question, and the change of the corrupted prompt.
     examples
         At least one.
+    corruption
+        What was changed in the corrupted prompts, ``"flip"``; ``"as given"`` for examples that were given.
+    corruptions
+        All corruptions that the task has, the published one first; empty for examples that were given.
     """
 
     name: str
     description: str
     examples: tuple[Example, ...]
+    corruption: str = GIVEN
+    corruptions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.examples:
@@ -68,7 +76,10 @@ class TaskData:
 
     def __repr__(self) -> str:
         first = self.examples[0]
-        return f"TaskData({self.name!r}, {len(self)} examples, first {first.clean!r} → {first.target!r}, not {first.foil!r})"
+        return (
+            f"TaskData({self.name!r}, corruption {self.corruption!r}, {len(self)} examples, first {first.clean!r} → {first.target!r}, "
+            f"not {first.foil!r})"
+        )
 
     def checked(self, model: LoadedModel) -> TaskData:
         """The same data, once every example is known to fit the model.

@@ -27,10 +27,12 @@ class Draw:
         The model, for its tokenizer.
     random
         Seeded generator: the same call gives the same examples.
+    corruption
+        What is changed in corrupted prompts. It takes no part in the draws: clean prompts are the same for all.
     """
 
-    def __init__(self, model: LoadedModel, seed: int) -> None:
-        self.model, self.random = model, random.Random(seed)
+    def __init__(self, model: LoadedModel, seed: int, corruption: str) -> None:
+        self.model, self.random, self.corruption = model, random.Random(seed), corruption
 
     def single(self, pool: Sequence[str], what: str) -> list[str]:
         """Words of the pool that are one token after a space.
@@ -62,7 +64,7 @@ class Draw:
 
 
 @takes()
-def task(model: Any, name: str, *, count: int = 32, seed: int = 0) -> TaskData:
+def task(model: Any, name: str, *, corruption: str | None = None, count: int = 32, seed: int = 0) -> TaskData:
     """Draw examples of a standard task for a model.
 
     Parameters
@@ -71,6 +73,11 @@ def task(model: Any, name: str, *, count: int = 32, seed: int = 0) -> TaskData:
         A causal language model with a tokenizer.
     name
         ``"ioi"``, ``"greater-than"``, ``"induction"``, ``"agreement"``, ``"colored-objects"`` or ``"capitals"``.
+    corruption
+        What is changed in the corrupted prompts, one of :attr:`TaskData.corruptions`; None: the published one. What a circuit has to
+        carry depends on it: of ``"ioi"`` ``"flip"`` (the second subject becomes the other name) leaves both names where they are, and
+        ``"abc"`` (three other names) exchanges them. Of ``"greater-than"`` ``"01"``; of ``"induction"`` ``"first-half"``; of
+        ``"agreement"`` ``"number"``; of ``"colored-objects"`` ``"object"``; of ``"capitals"`` ``"country"``.
     count
         How many examples; different ones as far as the words suffice.
     seed
@@ -83,13 +90,14 @@ def task(model: Any, name: str, *, count: int = 32, seed: int = 0) -> TaskData:
     Raises
     ------
     ArgumentError
-        If the task is not known, ``count`` is below 1, or the model is not causal.
+        If the task or its corruption is not known, ``count`` is below 1, or the model is not causal.
     TargetError
         If too few of the task's words are one token of this model.
 
     References
     ----------
-    Wang et al. (2022), "Interpretability in the Wild" (ioi, with names of three other people as corruption).
+    Wang et al. (2022), "Interpretability in the Wild" (ioi; ``"abc"`` as corruption).
+    Mueller et al. (2025), "MIB: A Mechanistic Interpretability Benchmark" (ioi; ``"flip"`` as corruption).
     Hanna et al. (2023), "How does GPT-2 compute greater-than?".
     Olsson et al. (2022), "In-context Learning and Induction Heads".
 
@@ -103,6 +111,12 @@ def task(model: Any, name: str, *, count: int = 32, seed: int = 0) -> TaskData:
         raise ArgumentError(f"name={name!r} is not a task; known are {', '.join(TASKS)}, or give a CSV file")
     if count < 1:
         raise ArgumentError(f"count={count} must be at least 1")
+    kind = TASKS[name]
+    chosen = next(iter(kind.corruptions)) if corruption is None else corruption
+    if chosen not in kind.corruptions:
+        raise ArgumentError(
+            f"corruption={corruption!r} is none of the task {name!r}; it has {', '.join(map(repr, kind.corruptions))}"
+        )
     model = load_model(model)
     if model.anatomy.cross is not None:
         raise ArgumentError(
@@ -113,8 +127,7 @@ def task(model: Any, name: str, *, count: int = 32, seed: int = 0) -> TaskData:
         raise ArgumentError(
             f"{model.name!r} cannot do {name!r}: tasks ask for the next token of a text, which needs a causal model with a tokenizer"
         )
-    kind = TASKS[name]
-    make = kind.prepare(Draw(model, seed))
+    make = kind.prepare(Draw(model, seed, chosen))
     # A dict keeps the order of the draws and drops repeated examples.
     examples: dict[Example, None] = {}
     for _ in range(_TRIES * count):
@@ -128,7 +141,8 @@ def task(model: Any, name: str, *, count: int = 32, seed: int = 0) -> TaskData:
         raise ArgumentError(
             f"{model.name!r}: no pair of {name!r} prompts came out with as many tokens; its tokenizer splits them"
         )
-    return TaskData(name, kind.description, tuple(examples)).checked(model)
+    described = f"{kind.question}; corrupted by {kind.corruptions[chosen]}"
+    return TaskData(name, described, tuple(examples), chosen, tuple(kind.corruptions)).checked(model)
 
 
 def _ioi(draw: Draw) -> Callable[[], Example]:
@@ -140,8 +154,9 @@ def _ioi(draw: Draw) -> Callable[[], Example]:
         # Both orders of the names come up, so that position alone does not tell the answer.
         first, second = draw.random.sample([giver, receiver], 2)
         clean = pattern.format(A=first, B=second, S=giver, place=place, thing=thing)
-        # Three other people, so that the corrupted prompt names nobody twice and has no answer.
-        corrupted = pattern.format(A=others[0], B=others[1], S=others[2], place=place, thing=thing)
+        # Three other people name nobody twice and have no answer; the other subject has the other answer.
+        names_in = (first, second, receiver) if draw.corruption == "flip" else others
+        corrupted = pattern.format(A=names_in[0], B=names_in[1], S=names_in[2], place=place, thing=thing)
         return Example(clean, corrupted, f" {receiver}", f" {giver}")
 
     return make
@@ -241,20 +256,32 @@ def _capitals(draw: Draw) -> Callable[[], Example]:
 
 
 class TaskKind(NamedTuple):
-    """A task: its draws of examples, and its description."""
+    """A task: its draws of examples, its question, and its corruptions with what each changes, the published one first."""
 
     prepare: Callable[[Draw], Callable[[], Example]]
-    description: str
+    question: str
+    corruptions: Mapping[str, str]
 
 
 TASKS: Mapping[str, TaskKind] = MappingProxyType(
     {
-        "ioi": TaskKind(_ioi, "who is given something: the name that occurs once; corrupted by three other names"),
-        "greater-than": TaskKind(_greater_than, "a span of years ends later than it starts; corrupted by a start that rules nothing out"),
-        "induction": TaskKind(_induction, "a sequence of random words repeats; corrupted by a first part of other words"),
-        "agreement": TaskKind(_agreement, "the verb agrees with its noun, not with the one between; corrupted by the noun's other number"),
-        "colored-objects": TaskKind(_colored_objects, "the color of one of three things; corrupted by asking for another"),
-        "capitals": TaskKind(_capitals, "the capital of a country; corrupted by another country"),
+        "ioi": TaskKind(
+            _ioi, "who is given something: the name that occurs once",
+            {"flip": "the second subject becoming the other name", "abc": "three other names"},
+        ),
+        "greater-than": TaskKind(
+            _greater_than, "a span of years ends later than it starts", {"01": "a start that rules nothing out"}
+        ),
+        "induction": TaskKind(
+            _induction, "a sequence of random words repeats", {"first-half": "a first part of other words"}
+        ),
+        "agreement": TaskKind(
+            _agreement, "the verb agrees with its noun, not with the one between", {"number": "the noun's other number"}
+        ),
+        "colored-objects": TaskKind(
+            _colored_objects, "the color of one of three things", {"object": "asking for another"}
+        ),
+        "capitals": TaskKind(_capitals, "the capital of a country", {"country": "another country"}),
     }
 )  # fmt: skip
 """Name of a task → its kind."""

@@ -174,7 +174,7 @@ def test_every_field_of_the_form_has_a_name(opened_form):
     for name in ("Searched with", "Method"):
         expect(page.locator("#finder").get_by_role("button", name=re.compile(f"^{name}"))).to_be_visible()
     page.locator("#task").click()
-    page.locator(".dash-dropdown-content label", has_text="task: ioi").click()
+    page.locator(".dash-dropdown-content label", has_text="task: ioi, flip").click()
     expect(page.locator("#finder").get_by_label("Examples", exact=True)).to_be_visible()
     expect(page.locator("#corrupted")).to_be_hidden()
 

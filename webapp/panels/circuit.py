@@ -19,8 +19,10 @@ from ..server.traces import Check, Traces, prompt_ids, reporting, source_ids
 from .flow import MOST_EDGES
 
 if TYPE_CHECKING:
-    from flowgraph import Inputs, LoadedModel, Trace
+    from flowgraph import Inputs, LoadedModel, TaskData, Trace
 
+_CORRUPTED = {"ioi-flip": ("ioi", "flip"), "ioi": ("ioi", "abc")}
+"""Where a task has several corruptions: choice → task and corruption."""
 _OF_BUDGET = ("cutting edges", "running readers")
 """How the stages begin whose part is that of the budget that is used; the search may end before it is."""
 
@@ -149,10 +151,16 @@ def _of_pair(traces: Traces, question: OfCircuit[Any], check: Check) -> Circuit:
 def _of_task(traces: Traces, question: OfCircuit[Any], check: Check) -> Circuit:
     loaded = traces.model(question.run.model, check)
     check("drawing examples", None)
-    data = flowgraph.task(loaded, question.task, count=question.prompts)
+    data = task_of(loaded, question)
     graph, note = _discovered(loaded, question, check, data=data)
     pairs = tuple(Pair(*(str(part) for part in (e.clean, e.corrupted, e.target, e.foil))) for e in data.examples)
-    return Circuit(graph, note, f"{data.name}: {data.description}", pairs)
+    return Circuit(graph, note, f"{data.name}: {data.description}; corruption {data.corruption}", pairs)
+
+
+def task_of(loaded: LoadedModel, question: OfCircuit[Any]) -> TaskData:
+    """The examples that a question means."""
+    name, corruption = _CORRUPTED.get(question.task, (question.task, None))
+    return flowgraph.task(loaded, name, corruption=corruption, count=question.prompts)
 
 
 def _discovered(loaded: LoadedModel, question: OfCircuit[Any], check: Check, **prompts: Any) -> tuple[FlowGraph, str]:

@@ -14,7 +14,7 @@ from ..present.drawn import Fact, element, facts
 from ..present.figures import percent, plural, signed
 from ..server.question import recorded
 from ..server.traces import Check, Traces, reporting
-from .circuit import OfCircuit, pair_of
+from .circuit import OfCircuit, pair_of, task_of
 from .flow import OfShown
 
 if TYPE_CHECKING:
@@ -35,6 +35,8 @@ class CircuitTest:
         What was measured.
     full, empty, kept
         Its mean with all edges of the model, with none, and with those of the circuit.
+    corruption
+        What was changed in the corrupted prompts; empty in files that did not say it.
     """
 
     edges: int
@@ -44,6 +46,7 @@ class CircuitTest:
     full: float
     empty: float
     kept: float
+    corruption: str = ""
 
 
 @recorded
@@ -57,7 +60,8 @@ class CircuitTestQuestion(OfShown[CircuitTest], OfCircuit[CircuitTest]):
         kept = shown_graph(found, self.keep)
         said, unit = found.info.options, found.info.unit
         full, empty, left = (_tested_pair if self.task == "none" else _tested_task)(traces, self, kept, check)
-        return CircuitTest(len(kept), int(said["prompts"]), str(said["metric"]), unit, full, empty, left)
+        changed = str(said.get("corruption", ""))
+        return CircuitTest(len(kept), int(said["prompts"]), str(said["metric"]), unit, full, empty, left, changed)
 
 
 def _tested_pair(traces: Traces, question: OfCircuit[Any], kept: FlowGraph, check: Check) -> tuple[float, float, float]:
@@ -73,7 +77,7 @@ def _tested_pair(traces: Traces, question: OfCircuit[Any], kept: FlowGraph, chec
 
 def _tested_task(traces: Traces, question: OfCircuit[Any], kept: FlowGraph, check: Check) -> tuple[float, float, float]:
     loaded = traces.model(question.run.model, check)
-    data = flowgraph.task(loaded, question.task, count=question.prompts)
+    data = task_of(loaded, question)
     progress, cancel = reporting(check, "measuring what the circuit keeps")
     found = flowgraph.faithfulness(loaded, data, kept, sizes=(1.0,), bootstrap=0, progress=progress, cancel=cancel)
     return float(found.full.mean()), float(found.by_prompt[0].mean()), float(found.by_prompt[-1].mean())
@@ -94,8 +98,9 @@ def circuit_effect(answer: CircuitTest) -> Component:
     ]
     if gap:
         rows.append(("of the gap", percent(answer.kept - answer.empty, gap), ""))
+    corruption = f", corruption {answer.corruption}" if answer.corruption else ""
     said = (
-        f"{answer.metric.capitalize()} on {plural(answer.prompts, 'prompt')}; {plural(answer.edges, 'edge')} of the picture are left, all "
+        f"{answer.metric.capitalize()} on {plural(answer.prompts, 'prompt')}{corruption}; {plural(answer.edges, 'edge')} of the picture are left, all "
         "others bring the corrupted prompt’s. Never clipped: above 100 % where what is left out works against the answer."
     )
     title = "Test of this circuit"

@@ -14,7 +14,8 @@ from .circuit_map import circuit_map
 
 TASKS = {
     "none": ("this text, and corrupted", "The prompt that is traced, beside one without what decides."),
-    "ioi": ("task: ioi", "Who is given something: the name that occurs once; corrupted by three other names."),
+    "ioi-flip": ("task: ioi, flip", "Who is given something: the name that occurs once; corrupted by the other name in the second subject’s place."),
+    "ioi": ("task: ioi, abc", "Who is given something: the name that occurs once; corrupted by three other names."),
     "greater-than": ("task: greater-than", "A span of years ends later than it starts; corrupted by a start that rules nothing out."),
     "induction": ("task: induction", "A sequence of random words repeats; corrupted by a first part of other words."),
     "agreement": ("task: agreement", "The verb agrees with its noun; corrupted by the noun’s other number."),

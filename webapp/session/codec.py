@@ -29,7 +29,7 @@ _AXES = ("axes", "first_layer", "prompt_tokens")
 """Fields of a reading that its method ``named`` sets."""
 _LATER: Mapping[str, Any] = {
     "heads_in": [], "circuit": "none", "corrupted": "", "task": "none", "prompts": 8, "budget": None, "stack": None,
-    "level": "full", "keys": None, "others": [], "is_text": True, "lacks": [],
+    "level": "full", "keys": None, "others": [], "is_text": True, "lacks": [], "corruption": "",
 }  # fmt: skip
 """Fields that files did not have from the start, and what they then are."""
 LARGEST_INTEGER = 2**53

@@ -63,7 +63,10 @@ def prompt_text(info: GraphInfo, longest: int | None = None) -> str:
     if info.tokens or "prompts" not in info.options:
         return positions_text(info, info.tokens, "token_ids", longest)
     count = info.options["prompts"]
-    return f"{count} prompt{'s' if count != 1 else ''}"
+    task, corruption = (info.options.get(name) for name in ("task", "corruption"))
+    of = "" if task is None else f" of {printable(str(task))}"
+    changed = "" if corruption is None else f", corruption {printable(str(corruption))}"
+    return f"{count} prompt{'s' if count != 1 else ''}{of}{changed}"
 
 
 def positions_text(info: GraphInfo, tokens: Sequence[str], ids: str, longest: int | None) -> str:
