@@ -12,11 +12,11 @@ import torch
 import flowgraph
 from flowgraph.errors import ArchitectureError, ArgumentError, NonFiniteError, NoPatternError, UnsupportedReadingError
 from flowgraph.lenses.logit_lens import head_outputs
-from flowgraph.models.anatomy import resolve
 from flowgraph.models.eager import eager_attention
 from flowgraph.models.families import FAMILIES
 from flowgraph.models.forward import SITES, run
 from flowgraph.models.proof import identity_errors, prove
+from flowgraph.models.resolving import resolve
 from tests.conftest import LINEAR
 from tests.tiny_models import TINY, tiny_model
 
@@ -317,7 +317,7 @@ def test_a_head_that_does_more_than_the_row_says_is_refused():
 def test_the_nearest_row_is_one_whose_blocks_are_found():
     import transformers
 
-    from flowgraph.models.anatomy import resolve
+    from flowgraph.models.resolving import resolve
 
     config = transformers.CohereConfig(
         vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,

@@ -28,8 +28,8 @@ from flowgraph.errors import (
     UnknownModelError,
 )
 from flowgraph.models import FAMILIES, sources
-from flowgraph.models.anatomy import resolve
 from flowgraph.models.proof import prove
+from flowgraph.models.resolving import resolve
 from tests.tiny_models import TINY, tiny_model
 
 SAVED = ("gpt2", "llama", "bert", "bert_headless", "gemma2", "roberta", "llama_tied")

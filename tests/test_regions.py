@@ -16,7 +16,7 @@ import transformers
 
 import flowgraph as fg
 from flowgraph.errors import ArchitectureError, ArgumentError, FileFormatError, PromptError, UnsupportedReadingError
-from flowgraph.models.anatomy import build
+from flowgraph.models.building import build
 from flowgraph.models.families import FAMILIES
 from flowgraph.models.proof import prove
 from flowgraph.render.scene.layout import places

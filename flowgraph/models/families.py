@@ -1,7 +1,7 @@
 """Architecture families as rows of data.
 
 A :class:`Family` says where, in a Hugging Face model, the parts of a transformer live. Nothing here runs: rows are resolved
-by :mod:`flowgraph.models.anatomy` and proved by :mod:`flowgraph.models.proof` when a model is attached.
+by :mod:`flowgraph.models.building` and proved by :mod:`flowgraph.models.proof` when a model is attached.
 
 Paths are attribute paths (``"self_attn.o_proj"``). Those of a :class:`Stack` start at the stack's root, those of its blocks
 at one block, those of the head at the whole model. A path that ends in ``?`` may be missing or None. Of several alternatives

@@ -28,7 +28,7 @@ from ..errors import (
     UnsupportedReadingError,
 )
 from .adapters import Adapter, add_adapter
-from .anatomy import Anatomy, Level, named_rows, resolve, upcast, without_head
+from .anatomy import Anatomy, Level, upcast, without_head
 from .discovery import can_search, found_and_proved, found_stages
 from .eager import lock_of, share_lock
 from .families import FAMILIES
@@ -41,6 +41,7 @@ from .parameters import input_embeddings, is_away, is_in_place, key_of, matrix_o
 from .plain import form_of
 from .proof import TOLERANCE, OwnAttention, own_attention, own_name, prove, prove_and_answer
 from .readout import with_readout
+from .resolving import named_rows, resolve
 from .sources import Opened, first_line, open_model
 from .stacks import SOURCE, encoder_of
 from .vocabulary import Labels, Vocabulary

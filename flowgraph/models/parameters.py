@@ -62,6 +62,11 @@ def shape_of(module: Any) -> tuple[int, ...] | None:
     return tuple(weight.shape) if isinstance(weight, Tensor) else None
 
 
+def is_matrix(module: Any) -> bool:
+    """Whether a module has a weight matrix, as a linear layer and an embedding have."""
+    return len(shape_of(module) or ()) == 2
+
+
 def numbers_of(module: Any) -> Iterator[Tensor]:
     """The parameters of a module and of those inside it as plain numbers, one at a time."""
     for part in module.modules():

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 
 from ...errors import ArchitectureError
-from ..anatomy import Anatomy, build
+from ..anatomy import Anatomy
+from ..building import build
 from ..families import NOT_READ, Family
 from ..kinds import base_of, is_encoder_decoder, medium_of, reads_choices, reads_one_text_twice, reads_regions
 from ..parameters import input_embeddings

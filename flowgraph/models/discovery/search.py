@@ -10,13 +10,13 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from ..anatomy import block_of
 from ..eager import AttentionCall, asks_for_attention
 from ..families import Attention, Family, Sizes, Stack
 from ..kinds import base_of, medium_of
 from ..media import probe_feed, short_source
 from ..norms import found_kind
 from ..parameters import bias_of, input_embeddings, matrix_of, output_embeddings, shape_of
+from ..paths import block_of
 from ..stacks import DECODER_IDS, decoder_embeddings, encoder_of
 from ..windows import order_of
 from .block import ROUNDING, Attends, FoundBlock, NotFoundError, describe_call, search_block
