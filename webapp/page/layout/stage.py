@@ -29,6 +29,7 @@ def centre(examples: Sequence[Example]) -> html.Main:
         [
             html.Div(
                 [
+                    html.P(className="behind", role="status", **named({"data-show": "behind"})),
                     html.Div(id=Id.STRIP, className="predictions", role="group", **named({"aria-label": "Next token"})),
                     html.Div(id=Id.START, className="start"),
                     *standing("strip"),
@@ -37,7 +38,6 @@ def centre(examples: Sequence[Example]) -> html.Main:
                 className="strip",
             ),
             *standing("below_strip"),
-            html.P(className="behind", role="status", **named({"data-show": "behind"})),
             html.Div(id=Id.NOTICE, className="notices", role="alert"),
             html.Div([_stage(examples), _writers(), _status(), _panel()], className="scroll"),
             html.P(_KEYS, id="keys", className="hidden"),
