@@ -9,9 +9,11 @@ from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
 import flowgraph as fg
 from flowgraph.errors import ArgumentError, CancelledError, NoCounterfactualError, PromptError, TargetError
+from flowgraph.interventions.prompts import prompts_of
+from flowgraph.tasks.counterfactuals import _Runs
 from flowgraph.tasks.kinds import FUNCTION_WORDS, KEYWORDS, LISTS, OPPOSITES
 from flowgraph.tasks.prompt_words import Spelling, function_words, is_code, is_content, like
-from tests.conftest import JAPAN, MARY
+from tests.conftest import IDS, JAPAN, MARY
 from tests.test_classifiers import text_model
 from tests.tiny_models import bert_tokenizer, tiny_model
 from tests.tiny_translator import translator
@@ -216,7 +218,9 @@ def test_of_two_stacks_the_encoder_reads_other_words():
     loaded = translator()
     found = fg.counterfactuals(loaded, fg.inputs(text="the house is old", target_text="das haus ist"))
     assert found.answer == " alt"
-    assert {(one.word, one.replacement, one.answer) for one in found} == {("old", "new", " neu")}
+    assert ("old", "new", " neu") in {(one.word, one.replacement, one.answer) for one in found}
+    assert {one.word for one in found} == {"old"}
+    assert {one.replacement for one in found} <= set(LISTS["adjectives"])
     for one in found:
         assert fg.trace(loaded, one.prompt, keep=()).target == one.foil
         assert len(one.token_ids) == len(found.token_ids)
@@ -252,6 +256,27 @@ def test_prompts_that_have_no_counterfactual_are_refused(planted, tiny):
     bare = fg.load_model(tiny("gpt2").model)
     with pytest.raises(PromptError, match="has no tokenizer"):
         fg.counterfactuals(bare, [1, 2, 3])
+
+
+@pytest.mark.real_model
+def test_a_noun_is_exchanged_for_nouns_of_the_other_number_and_an_adjective_has_none(smollm2):
+    found = fg.counterfactuals(smollm2, "The keys to the cabinet", 16, positions=[1])
+    other = {one.replacement for one in found if one.kind == "singular and plural"}
+    assert {"key"} < other
+    assert not any(word.endswith("s") for word in other)
+    of_adjective = fg.counterfactuals(smollm2, "The opposite of hot is", 16, positions=[3])
+    assert sum(one.kind == "adjectives" for one in of_adjective) >= 5
+    assert "singular and plural" not in {one.kind for one in of_adjective}
+
+
+def test_what_a_model_expects_is_tried_in_the_order_of_its_likeness_to_the_word(tiny):
+    loaded = tiny("llama")
+    runs = _Runs(loaded, prompts_of(loaded, IDS, "prompt")[0], None)
+    table = loaded.model.get_input_embeddings().weight.detach()
+    others = torch.arange(20, 60)
+    alike = torch.nn.functional.cosine_similarity(table[[7]], table[others])
+    assert torch.allclose(runs._likeness(7, others), alike)
+    assert runs._likeness(25, others).argmax() == 5
 
 
 def test_lists_hold_content_words_of_one_form():

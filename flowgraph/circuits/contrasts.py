@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from statistics import median
 from typing import Any
 
 from ..errors import NoCounterfactualError
@@ -41,9 +44,9 @@ def shared_out(
 def proposed(
     loaded: LoadedModel, prompt: Any, *, target: str | int | None = None, seed: int, least_gap: float
 ) -> list[Any]:
-    """Proposals, the best first: exchanges of one word of a known kind, if there is one, and then of that which moves the answer most.
+    """Proposals, the best first: exchanges of one word, for others of one kind if there are some, and then of that which moves the answer most.
 
-    What the model expected at a word's place may be of any kind; such exchanges ask many questions at once, so they come last.
+    Several kinds ask several questions, and what the model expected at a word's place may be of any kind, so these come last.
     """
     trace = prompt if isinstance(prompt, Trace) else trace_of(loaded, prompt, target=target, keep=())
     # A token that is explained itself would bring its change to the answer without a part.
@@ -51,25 +54,42 @@ def proposed(
     options: dict[str, Any] = {
         "target": trace.target if target is None else target, "seed": seed, "least_gap": _ROOM * least_gap
     }  # fmt: skip
-    first = list(counterfactuals(loaded, trace, 16, positions=places, **options))
-
-    def is_listed(one: Counterfactual) -> bool:
-        return one.kind not in _OF_ANY_KIND
-
-    best = max(first, key=lambda one: (is_listed(one), one.gap))
-    chosen, wanted = [one for one in first if one.positions == best.positions], SEARCHED + HELD_OUT
-    if sum(map(is_listed, chosen)) < wanted:
+    first, wanted = list(counterfactuals(loaded, trace, 16, positions=places, **options)), SEARCHED + HELD_OUT
+    chosen = _of_best_place(first)
+    if len(_of_best_kind(chosen)) < wanted:
         more: Counterfactuals | None
         try:
-            more = counterfactuals(loaded, trace, 2 * wanted, positions=list(best.positions), **options)
+            more = counterfactuals(loaded, trace, 2 * wanted, positions=list(chosen[0].positions), **options)
         except NoCounterfactualError:
             more = None  # those that were found before are enough
         known = {one.token_ids for one in chosen}
-        chosen += [one for one in more or () if one.token_ids not in known]
+        chosen += [one for one in more or () if one.positions == chosen[0].positions and one.token_ids not in known]
+    alike = _of_best_kind(chosen)
+    chosen = alike + sorted((one for one in chosen if one not in alike), key=lambda one: one.kind in _OF_ANY_KIND)
     if len(chosen) < SEARCHED:
         chosen += [one for one in first if one not in chosen]
-    chosen.sort(key=lambda one: not is_listed(one))
     return [one.prompt for one in chosen]
+
+
+def _of_best_place(found: Sequence[Counterfactual]) -> list[Counterfactual]:
+    """The exchanges at the place with most of one kind, up to those of a search, and then with the largest gaps."""
+    by_place: dict[tuple[int, ...], list[Counterfactual]] = {}
+    for one in found:
+        by_place.setdefault(one.positions, []).append(one)
+
+    def worth(some: Sequence[Counterfactual]) -> tuple[int, float]:
+        alike = _of_best_kind(some)
+        is_known = alike[0].kind not in _OF_ANY_KIND
+        return min(len(alike), SEARCHED) if is_known else 0, median(one.gap for one in alike)
+
+    return max(by_place.values(), key=worth)
+
+
+def _of_best_kind(found: Sequence[Counterfactual]) -> list[Counterfactual]:
+    """Those of the kind that occurs most often; a known kind before those that the model expected."""
+    kinds = Counter(one.kind for one in found)
+    best = max(kinds, key=lambda kind: (kind not in _OF_ANY_KIND, kinds[kind]))
+    return [one for one in found if one.kind == best]
 
 
 def _each(loaded: LoadedModel, prompts: Prompts, name: str) -> list[Inputs]:

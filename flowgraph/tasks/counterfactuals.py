@@ -24,6 +24,7 @@ from ..interventions.passes import Pass, logits_of_states
 from ..interventions.prompts import Prompt as PlacedPrompt
 from ..interventions.prompts import batch_of, prompts_of
 from ..models import LoadedModel, load_model
+from ..models.parameters import device_of
 from ..models.wheel import Progress
 from ..values.arguments import takes
 from ..values.inputs import Inputs, Row
@@ -331,8 +332,20 @@ class _Runs:
             masked = [(*self.ids[: w.positions[0]], mask, *self.ids[w.positions[0] + 1 :]) for w in single]
             logits = self.logits(masked, [word.positions[0] for word in single])
         best = logits.softmax(-1).topk(min(_PREDICTED, logits.shape[1]))
-        rows = zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        return {word: list(zip(*row, strict=True)) for word, row in zip(single, rows, strict=True)}
+        found = {}
+        for word, ids, shares in zip(single, best.indices, best.values, strict=True):
+            order = self._likeness(self.ids[word.positions[0]], ids).argsort(descending=True, stable=True)
+            found[word] = list(zip(ids[order].tolist(), shares[order].tolist(), strict=True))
+        return found
+
+    def _likeness(self, token: int, others: Tensor) -> Tensor:
+        """[other] how alike the embeddings of tokens are to one token's, as a cosine: words of one kind have embeddings of one direction."""
+        embedding = self.loaded.anatomy.embedding
+        if embedding is None:
+            return torch.zeros(len(others))
+        both = embedding(torch.cat([others.new_tensor([token]), others]).to(device_of(embedding))).float().cpu()
+        likeness: Tensor = torch.nn.functional.cosine_similarity(both[:1], both[1:], dim=-1)
+        return likeness
 
 
 def _finite(logits: Tensor) -> Tensor:
@@ -610,11 +623,22 @@ class _Search:
             for text, probability in self._predicted(word)
             if text.casefold() not in here
         )
-        inflected = () if word.is_number or self.code else _other_number(word.text)
+        inflected = () if word.is_number or self.code else self._of_other_number(word, draw)
         numbers = ((text, "singular and plural", 1.0, False) for text in inflected)
         for found in chain.from_iterable(zip_longest(numbers, listed, predicted)):
             if found is not None:
                 yield found
+
+    def _of_other_number(self, word: PromptWord, draw: random.Random) -> list[str]:
+        """The word itself as a plural, or as a singular, then nouns of its kinds in that number."""
+        inflected = _other_number(word.text)
+        if not inflected or word.text in _LISTS_LOWER["adjectives"]:
+            return []
+        is_plural = word.text.endswith("s")
+        alike = [one for name in _NOUNS if not {word.text, *inflected}.isdisjoint(LISTS[name]) for one in LISTS[name]]
+        others = [one for noun in alike for one in ([noun] if noun.endswith("s") != is_plural else _other_number(noun))]
+        draw.shuffle(others)
+        return [*inflected, *(one for one in others if one not in self.groups)]
 
     def _swaps(self, word: PromptWord, kinds: Sequence[str], repeats: bool) -> Iterator[tuple[str, str]]:
         """Other words of the prompt that could stand at this place."""
@@ -671,6 +695,8 @@ for _one, _other in OPPOSITES:
     _OPPOSITE.setdefault(_one.casefold(), []).append(_other)
     _OPPOSITE.setdefault(_other.casefold(), []).append(_one)
 _LISTS_LOWER = {name: {word.casefold(): word for word in some} for name, some in LISTS.items()}
+_NOUNS = ("things", "nouns", "more nouns", "animals", "people", "professions", "vehicles")
+"""Lists of nouns with regular plurals; other plurals are not one word of a vocabulary as often."""
 _PROPER = tuple(
     name for name, some in LISTS.items() if some[0][0].isupper() and name not in ("days", "months", "continents")
 )

@@ -131,6 +131,26 @@ _LISTS: dict[str, tuple[str, ...]] = {
     "blame": ("terrible", "awful", "horrible", "boring", "bad", "dull", "poor", "stupid", "ugly", "worst", "weak", "disappointing"),
     "spans of time": words.SPANS,
     "nouns": words.NOUNS,
+    "more nouns": (
+        *(plural for _, plural in words.SINGULAR_PLURAL), "windows", "pictures", "letters", "bottles", "flowers", "boxes", "players", "farmers",
+        "managers", "nurses", "pilots", "writers", "lawyers", "soldiers", "buildings", "chairs", "lamps", "toys", "bridges", "villages",
+    ),
+    "adjectives": (
+        "hot", "cold", "big", "small", "large", "tiny", "tall", "short", "long", "high", "low", "fast", "slow", "quick", "good", "bad",
+        "happy", "sad", "old", "young", "new", "rich", "poor", "strong", "weak", "hard", "soft", "easy", "difficult", "light", "dark", "heavy",
+        "bright", "wet", "dry", "clean", "dirty", "full", "empty", "early", "late", "wide", "narrow", "thick", "thin", "deep", "shallow",
+        "loud", "quiet", "warm", "cool", "sweet", "sour", "safe", "dangerous", "right", "wrong", "cheap", "expensive", "beautiful", "ugly",
+    ),
+    "verbs": (
+        "give", "take", "find", "buy", "sell", "lose", "leave", "see", "make", "keep", "open", "close", "walk", "run", "wait", "look", "ask",
+        "tell", "write", "read", "eat", "drink", "cook", "clean", "build", "break", "pick", "drop", "watch", "play", "sing", "sleep", "catch",
+        "throw", "cut", "paint", "carry", "push", "pull", "hold", "help", "follow", "learn", "teach", "wash",
+    ),
+    "verbs of the past": (
+        "gave", "took", "found", "bought", "sold", "lost", "left", "saw", "made", "kept", "opened", "closed", "walked", "ran", "waited",
+        "looked", "asked", "told", "wrote", "ate", "drank", "cooked", "cleaned", "built", "broke", "picked", "dropped", "watched", "played",
+        "sang", "slept", "caught", "threw", "painted", "carried", "pushed", "pulled", "held", "helped", "followed", "learned", "washed",
+    ),
 }  # fmt: skip
 LISTS = {name: tuple(dict.fromkeys(some)) for name, some in _LISTS.items()}
 """Name of a kind → its words. A word may stand in several."""

@@ -40,9 +40,11 @@ def ranked(trace: fg.Trace, method: str, answer: KeptAnswer) -> torch.Tensor:
     return order[size[order] > 0]
 
 
-def of_prompt(model: fg.LoadedModel, prompt: str) -> dict[str, Any]:
-    """What pictures of each method keep beside unseen counterfactuals: smallest of them at each size."""
+def of_prompt(model: fg.LoadedModel, prompt: str, answer: str) -> dict[str, Any]:
+    """What pictures of each method keep beside unseen counterfactuals: mean over them at each size."""
     trace = fg.trace(model, prompt)
+    if trace.target_token != answer:
+        return {"prompt": prompt, "unseen": 0, "error": f"the model answers {trace.target_token!r} and not {answer!r}"}
     begin = time.process_time()
     searched, unseen = shared_out(model, trace, None, None, seed=0, least_gap=LEAST_GAP)
     proposing = time.process_time() - begin
@@ -57,31 +59,36 @@ def of_prompt(model: fg.LoadedModel, prompt: str) -> dict[str, Any]:
         "explain_answer": {"mean": kept["f"], "worst": kept["low"], "searched": kept["searched"]["f"]}, "rank": kept["rank"],
         "random": kept["random"], "other_heads": kept.get("other_heads"), "rows": kept["rows"],
     }  # fmt: skip
-    answer = KeptAnswer(model, trace, unseen)
+    beside = KeptAnswer(model, trace, unseen)
     draw = np.random.default_rng(0)
     for method in METHODS:
-        order = ranked(trace, method, answer)
-        masks = answer.numbers.mask([order[:size] for size in SIZES])
-        found[method] = answer.f(masks).mean(1).tolist()
+        order = ranked(trace, method, beside)
+        masks = beside.numbers.mask([order[:size] for size in SIZES])
+        found[method] = beside.f(masks).mean(1).tolist()
     blind = []
     for size in SIZES:
-        shown = torch.zeros(len(answer.numbers), dtype=torch.bool)
-        shown[ranked(trace, "proximity", answer)[:size]] = True
-        blind.append(blind_picture(answer.numbers, answer.runs.valid, shown, draw))
-    found["random of proximity's sizes"] = answer.f(torch.stack(blind)).mean(1).tolist()
+        shown = torch.zeros(len(beside.numbers), dtype=torch.bool)
+        shown[ranked(trace, "proximity", beside)[:size]] = True
+        blind.append(blind_picture(beside.numbers, beside.runs.valid, shown, draw))
+    found["random of proximity's sizes"] = beside.f(torch.stack(blind)).mean(1).tolist()
     return found
 
 
-def chosen(every: int, start: int) -> Iterator[tuple[str, str]]:
-    """Kind and prompt."""
-    whole = [(kind, prompt) for kind, prompts in PROMPTS.items() for prompt in prompts]
+def chosen(every: int, start: int) -> Iterator[tuple[str, str, str]]:
+    """Kind, prompt and answer."""
+    whole = [(kind, prompt, answer) for kind, prompts in PROMPTS.items() for prompt, answer in prompts.items()]
     yield from whole[start::every]
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The figures over all prompts, in words."""
     done = [row for row in rows if row.get("unseen")]
-    lines = [f"{len(rows)} prompts, {len(done)} with counterfactuals for the search and for the test"]
+    lines = [
+        f"{len(rows)} prompts, {len(done)} with their answer and with counterfactuals for the search and for the test"
+    ]
+    lines += [
+        f"  left out: {row['prompt']!r}: {row.get('error', 'one counterfactual')}" for row in rows if row not in done
+    ]
     mean, worst = (np.array([row["explain_answer"][name] for row in done]) for name in ("mean", "worst"))
     seconds, draw = np.array([row["seconds"] for row in done]), np.random.default_rng(0)
     again = draw.integers(len(done), size=(1000, len(done)))
@@ -126,9 +133,9 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, rows = fg.load_model(options.model), []
-    for kind, prompt in chosen(options.every, options.start):
+    for kind, prompt, answer in chosen(options.every, options.start):
         try:
-            row = {"kind": kind} | of_prompt(model, prompt)
+            row = {"kind": kind} | of_prompt(model, prompt, answer)
         except fg.ArgumentError as error:
             row = {"kind": kind, "prompt": prompt, "unseen": 0, "error": str(error)}
         rows.append(row)
