@@ -38,6 +38,7 @@ from . import (
     routes,
     semantic,
     trace,
+    truth,
 )
 from .pairs import Row, markdown
 from .subject import DEFAULT, Setup
@@ -54,6 +55,7 @@ BENCHMARKS = {
     "semantic": semantic.rows,
     "interventions": interventions.rows,
     "circuits": circuits.rows,
+    "truth": truth.rows,
     "app": app.rows,
     "picture": picture.rows,
 }
