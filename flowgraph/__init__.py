@@ -26,8 +26,8 @@ Test: ablation, patching, attribution, tasks
     scores_size, gradients, Gradients, Edge, PatternEdit, Metric, logit_difference, log_probability, kl_divergence,
     target_rank, task, TaskData, Example, corrupt, counterfactuals, Counterfactuals, Counterfactual
 Find circuits: search, faithfulness, roles of heads
-    discover, discovery_size, circuit_edges, CircuitEdges, faithfulness, Faithfulness, completeness, Completeness, minimality, Minimality, compare,
-    CircuitOverlap, explain_answer, graph_faithfulness, GraphFaithfulness, head_roles, HeadRoles
+    discover, discovery_size, circuit_edges, CircuitEdges, faithfulness, Faithfulness, benchmark_faithfulness, BenchmarkFaithfulness,
+    select_edges, completeness, Completeness, minimality, Minimality, compare, CircuitOverlap, explain_answer, graph_faithfulness, GraphFaithfulness, head_roles, HeadRoles
 Files: graphs of this and other programs; what is saved is saved by its own ``save``
     import_graph
 Errors: what is refused
@@ -63,6 +63,7 @@ if TYPE_CHECKING:
     from .analyses.regularization import RegularizationNeurons, regularization_neurons
     from .analyses.trajectory import Trajectory, trajectory
     from .charts.table import Table
+    from .circuits.benchmark import BenchmarkFaithfulness, benchmark_faithfulness
     from .circuits.circuit_edges import CircuitEdges, circuit_edges
     from .circuits.comparison import CircuitOverlap, compare
     from .circuits.completeness import Completeness, Minimality, completeness, minimality
@@ -71,6 +72,7 @@ if TYPE_CHECKING:
     from .circuits.faithfulness import Faithfulness, faithfulness
     from .circuits.graph_faithfulness import GraphFaithfulness, graph_faithfulness
     from .circuits.roles import HeadRoles, head_roles
+    from .circuits.selection import select_edges
     from .errors import (
         ArchitectureError,
         ArgumentError,
@@ -172,6 +174,8 @@ _WHERE = {
     "circuits.discovery": ("discover", "discovery_size"),
     "circuits.explain_answer": ("explain_answer",),
     "circuits.faithfulness": ("Faithfulness", "faithfulness"),
+    "circuits.selection": ("select_edges",),
+    "circuits.benchmark": ("BenchmarkFaithfulness", "benchmark_faithfulness"),
     "circuits.graph_faithfulness": ("GraphFaithfulness", "graph_faithfulness"),
     "circuits.roles": ("HeadRoles", "head_roles"),
     "errors": (
@@ -259,7 +263,7 @@ _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names
 
 __all__ = [
     "DEFAULT_METHOD", "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "AltiLogit", "ArchitectureError", "ArgumentError",
-    "AttentionView", "Axis", "CancelledError", "CircuitEdges", "CircuitOverlap", "Completeness", "Counterfactual", "Counterfactuals", "DeviceError", "DirectLogitAttribution",
+    "AttentionView", "Axis", "BenchmarkFaithfulness", "CancelledError", "CircuitEdges", "CircuitOverlap", "Completeness", "Counterfactual", "Counterfactuals", "DeviceError", "DirectLogitAttribution",
     "Edge", "EdgeEffects", "EdgeMethod", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Experts", "Faithfulness",
     "Family", "FetchError", "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients",
     "GraphFaithfulness", "GraphInfo", "GraphTooLargeError", "HeadCircuit", "HeadEffects", "HeadRoles", "HeadScore", "HeadScores",
@@ -268,7 +272,7 @@ __all__ = [
     "PatternEdit", "PictureRecipe", "PromptError", "Reading", "RegularizationNeurons", "Table", "TargetError", "TaskData",
     "TokenChange", "TokenMatrix", "Trace", "TraceSites", "Traces", "Trajectory", "UnknownModelError", "UnsupportedReadingError",
     "__version__", "ablate", "alti_logit", "attention_figure", "attention_flow", "attention_rollout",
-    "build_graph", "circuit_edges", "compare", "completeness", "connected_flow", "corrupt", "counterfactuals", "critical_levels",
+    "benchmark_faithfulness", "build_graph", "circuit_edges", "compare", "completeness", "connected_flow", "corrupt", "counterfactuals", "critical_levels",
     "direct_logit_attribution", "discover", "discovery_size", "edge_effects", "edge_mass", "edge_scores", "edge_tokens",
     "edge_tokens_figure", "edge_weights", "experts", "explain_answer", "faithfulness", "flow_edges", "flow_graph", "gradients", "graph_faithfulness", "head_circuit",
     "head_circuit_figure", "head_effects", "head_roles", "head_scores", "head_scores_figure", "head_view",
@@ -277,7 +281,7 @@ __all__ = [
     "minimum_cut", "mixing_ratio", "model_view", "node_details", "node_key", "node_readings", "norm_filter", "norm_filter_figure", "norm_map",
     "overlap", "overlap_by_layer", "overlap_figure", "parse_node", "patch", "picture", "picture_edges", "prune", "read", "register_attention", "register_family",
     "register_method", "regularization_figure", "regularization_neurons", "render_picture", "rollout_graph", "routes", "routes_threshold", "sankey",
-    "scores_size", "semantic_graph", "strongest_paths", "sweep_size", "target_rank", "task", "trace", "trace_size", "trajectory",
+    "scores_size", "select_edges", "semantic_graph", "strongest_paths", "sweep_size", "target_rank", "task", "trace", "trace_size", "trajectory",
     "trajectory_figure", "unembed", "visit_graph",
 ]  # fmt: skip
 

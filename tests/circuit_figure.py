@@ -123,10 +123,10 @@ def _curve(curve: Faithfulness) -> dict[str, Any]:
         "right_of_model": int((curve.full > 0).sum()),
         "value": curve.value,
         "band": curve.band,
-        "cpr": curve.cpr,
-        "cpr_band": curve.cpr_band,
-        "cmd": curve.cmd,
-        "cmd_band": curve.cmd_band,
+        "area": curve.area,
+        "area_band": curve.area_band,
+        "distance": curve.distance,
+        "distance_band": curve.distance_band,
     }
 
 

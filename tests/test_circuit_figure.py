@@ -29,7 +29,7 @@ def rows(found):
         curve = circuit["curve"]
         cells = [
             "{:.2f} [{:.2f}, {:.2f}]".format(curve[part], *curve[band])
-            for part, band in (("value", "band"), ("cpr", "cpr_band"), ("cmd", "cmd_band"))
+            for part, band in (("value", "band"), ("area", "area_band"), ("distance", "distance_band"))
         ]
         yield f"| {shown} | {circuit['edges']:,} | {' | '.join(cells)} |"
 
@@ -52,8 +52,8 @@ def check(found):
         full, empty = curve["metric_of_model"], metric[0]
         np.testing.assert_allclose(values, (metric - empty) / (full - empty), atol=2e-4)
         shares = edges / edges[-1]
-        assert curve["cpr"] == pytest.approx(np.trapezoid(values, shares), abs=1e-3)
-        assert curve["cmd"] == pytest.approx(np.trapezoid(np.abs(1 - values), shares), abs=1e-3)
+        assert curve["area"] == pytest.approx(np.trapezoid(values, shares), abs=1e-3)
+        assert curve["distance"] == pytest.approx(np.trapezoid(np.abs(1 - values), shares), abs=1e-3)
         assert values[-1] == curve["value"]
         assert max(curve["right_by_size"]) <= found["measured_prompts"]
         for band, value in zip(curve["bands"], values, strict=True):

@@ -304,27 +304,50 @@ def test_activation_times_gradient_is_first_order_zero_ablation():
     assert weights(graph)[edge] == pytest.approx(by_hand, rel=1e-9)
 
 
-def test_integrated_gradients_average_over_the_left_ends():
-    """Against gradients of runs whose embeddings were mixed by hand."""
+@pytest.mark.parametrize(
+    ("points", "parts"), [("left", (1 / 3, 2 / 3, 1)), ("right", (0, 1 / 3, 2 / 3)), ("midpoint", (1 / 6, 0.5, 5 / 6))]
+)
+def test_integrated_gradients_average_over_their_points(points, parts):
+    """Against gradients of runs whose embeddings were mixed by hand, so much of the way to the corrupted ones."""
     model, _, asked = made("plain", 10.0)
-    graph = flowgraph.discover(model, **asked, method="eap-ig", steps=3, threshold=0.0)
-    clean, corrupted = (
-        flowgraph.gradients(model, asked[name], target=asked["target"]).embed for name in ("clean", "corrupted")
-    )
+    graph = flowgraph.discover(model, **asked, method="eap-ig", steps=3, points=points, threshold=0.0)
     starts = [model.model.transformer.wte(asked[name]) for name in ("clean", "corrupted")]
     total = 0.0
-    for step in range(3):
+    for part in parts:
         handle = model.model.transformer.wte.register_forward_hook(
-            lambda *_, mixed=starts[0] + step / 3 * (starts[1] - starts[0]): mixed
+            lambda *_, mixed=starts[0] + part * (starts[1] - starts[0]): mixed
         )
         grads = flowgraph.gradients(model, asked["clean"], target=asked["target"])
         handle.remove()
         total += float(((starts[1] - starts[0]) * grads.into(1, "v")[2]).sum()) / COUNT / 3
-    assert clean.shape == corrupted.shape
     assert -weights(graph)[Edge(Node("embed"), Node("head", layer=1, head=2), "v")] == pytest.approx(total, rel=1e-6)
-    one = flowgraph.discover(model, **asked, method="eap-ig", steps=1, threshold=0.0)
+    options = graph.info.options
+    assert options["points"] == points
+    assert (options["forwards"], options["backwards"]) == ((4 + (points != "right")) * COUNT, 3 * COUNT)
+    assert f"points={points}" in graph.caption()
+    edges = flowgraph.circuit_edges(graph)
+    assert f"eap-ig, points {points}" in repr(edges)
+    assert f"points {points}" in edges.chart().subtitle
+
+
+def test_one_point_at_the_clean_end_is_attribution_patching():
+    model, _, asked = made("plain", 10.0)
+    one = flowgraph.discover(model, **asked, method="eap-ig", steps=1, points="right", threshold=0.0)
     plain = flowgraph.discover(model, **asked, method="eap", threshold=0.0)
     assert weights(one) == pytest.approx(weights(plain))
+
+
+@pytest.mark.parametrize("points", ["left", "right", "midpoint"])
+def test_the_answer_on_the_way_is_that_of_the_clean_run(tiny, points):
+    """Where no answer is said it is the clean run's best token, whatever the runs on the way predict."""
+    model = tiny("gpt2", torch.float64)
+    asked = {"clean": IDS, "corrupted": [IDS[0], *IDS[:0:-1]], "method": "eap-ig", "points": points, "threshold": 0.0}
+    logits = [flowgraph.trace(model, ids).logits for ids in (asked["clean"], asked["corrupted"])]
+    best = [int(one.argmax()) for one in logits]
+    assert best[0] != best[1]
+    assert weights(flowgraph.discover(model, **asked)) == pytest.approx(
+        weights(flowgraph.discover(model, **asked, target=best[0]))
+    )
 
 
 @pytest.mark.parametrize("name", ["gpt2", "gpt_neox", "gemma2", "qwen3", "phi3"])
@@ -356,6 +379,7 @@ def test_bad_input(tiny):
         ({"threshold": 1.0}, "threshold=1.0"),
         ({"top_k": 0}, "top_k=0"),
         ({"steps": 0}, "steps=0"),
+        ({"points": "middle"}, "points='middle' must be one of left, right, midpoint"),
         ({"budget": 10}, "budget=10 is too small"),
         ({"data": flowgraph.TaskData("t", "d", (flowgraph.Example((1, 2), (1, 3), 2, 3),))}, "data= brings its own"),
     ):

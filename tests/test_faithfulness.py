@@ -158,8 +158,15 @@ def test_areas_and_values_by_hand(tiny):
     x = [0, 0.2, 0.5, 1]
     cpr = sum((x[i + 1] - x[i]) * (values[i + 1] + values[i]) / 2 for i in range(3))
     cmd = sum((x[i + 1] - x[i]) * (abs(1 - values[i + 1]) + abs(1 - values[i])) / 2 for i in range(3))
-    assert found.cpr == pytest.approx(cpr)
-    assert found.cmd == pytest.approx(cmd)
+    assert found.area == pytest.approx(cpr)
+    assert found.distance == pytest.approx(cmd)
+
+
+def test_former_names_of_the_areas_say_what_they_are(tiny):
+    found = fg.faithfulness(tiny("gpt2"), DATA, circuit_graph(some_edges(tiny("gpt2"))), sizes=(0.5,), bootstrap=20)
+    for old, new in (("cpr", "area"), ("cmd", "distance"), ("cpr_band", "area_band"), ("cmd_band", "distance_band")):
+        with pytest.warns(DeprecationWarning, match=f"Faithfulness.{old} is called {new}"):
+            assert getattr(found, old) == getattr(found, new)
 
 
 # Known circuits
@@ -190,7 +197,7 @@ def test_faithfulness_is_not_clipped(constructed):
     found = fg.faithfulness(loaded, data, circuit_graph(kept))
     assert found.value > 1.2
     assert found.value == found.values[-1]
-    assert found.cmd > 0.2
+    assert found.distance > 0.2
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -262,8 +269,8 @@ def test_bands_hold_the_value_and_shrink_with_more_prompts(constructed):
         assert low <= found.value <= high
         assert (found.bands[:, 0] <= found.values).all()
         assert (found.values <= found.bands[:, 1]).all()
-        assert found.cpr_band[0] <= found.cpr <= found.cpr_band[1]
-        assert found.cmd_band[0] <= found.cmd <= found.cmd_band[1]
+        assert found.area_band[0] <= found.area <= found.area_band[1]
+        assert found.distance_band[0] <= found.distance <= found.distance_band[1]
         widths.append(high - low)
     assert widths[0] > widths[1] > widths[2] > 0
 
@@ -288,7 +295,7 @@ def test_one_prompt_and_no_draws_have_no_band(tiny):
     loaded = tiny("gpt2")
     graph = circuit_graph(some_edges(loaded))
     for found in (fg.faithfulness(loaded, DATA[:1], graph), fg.faithfulness(loaded, DATA, graph, bootstrap=0)):
-        assert found.bands is found.band is found.cpr_band is found.cmd_band is None
+        assert found.bands is found.band is found.area_band is found.distance_band is None
         assert "low" not in found.table().columns
         assert "bands" not in found.arrays()
         assert "no bands" in found.table().note
@@ -301,14 +308,14 @@ def test_the_result_says_what_it_is(tiny, tmp_path):
     loaded = tiny("gpt2")
     graph = circuit_graph(some_edges(loaded))
     found = fg.faithfulness(loaded, DATA, graph, how="zero", metric=fg.log_probability)
-    for part in (f"{found.value:.3g} [", "20 of", "zero ablation, log-probability", "4 prompts", "CPR", "CMD"):
+    for part in (f"{found.value:.3g} [", "20 of", "zero ablation, log-probability", "4 prompts", "area", "distance"):
         assert part in repr(found)
     assert "nats" in found.table().note
     assert found.table().columns["edges"][-1] == 20
     assert "faithfulness" in found._repr_html_()
     saved = np.load(found.save(tmp_path / "found.npz"))
     np.testing.assert_array_equal(saved["values"], found.values)
-    np.testing.assert_array_equal(saved["areas"], [found.cpr, found.cmd])
+    np.testing.assert_array_equal(saved["areas"], [found.area, found.distance])
 
 
 @pytest.mark.parametrize("how", ["resample", "mean", "zero"])
@@ -341,7 +348,7 @@ def test_the_figure(tiny, theme):
     np.testing.assert_allclose(line.y, small.values)
     assert list(line.x) == small.edges.tolist()
     assert len(band.x) == 2 * len(line.x)
-    assert "CPR" in figure.layout.title.subtitle.text
+    assert "distance" in figure.layout.title.subtitle.text
     many = fg.faithfulness(loaded, DATA, circuit_graph(every_edge(loaded.anatomy)[:105]), bootstrap=0)
     (only,) = many.figure(theme=theme).data
     assert min(only.x) > 0

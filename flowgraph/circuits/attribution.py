@@ -5,20 +5,31 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..interventions.ablation import answer_logits
+from ..interventions.ablation import answer_logits, answer_tokens_of
 from ..interventions.edge_scores import first_order, fix_softmax, products, pulled_parts
-from ..interventions.gradients import Forward, Gradients, backward
+from ..interventions.gradients import backward
+from ..interventions.network import KeptOf, Reader
 from ..interventions.passes import Pass
+from ..interventions.prompts import Batch
 from ..interventions.senders import keep_senders, kept_of
 from ..models.hooks import on_call
 from .pairs import Pairs, Search
+
+Points = Literal["left", "right", "midpoint"]
+POINTS: tuple[Points, ...] = get_args(Points)
+
+
+def ways(points: Points, steps: int) -> list[float]:
+    """Where gradients are taken, as parts of the way from the clean embeddings to the corrupted ones, ascending."""
+    shift = {"left": 1.0, "right": 0.0, "midpoint": 0.5}[points]
+    return [(step + shift) / steps for step in range(steps)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +41,7 @@ class Scores:
     corrupted: Float[np.ndarray, "prompt"]
 
 
-def attribution(search: Search, *, steps: int = 1, qk_fix: bool = False) -> Scores:
+def attribution(search: Search, *, steps: int = 1, points: Points = "right", qk_fix: bool = False) -> Scores:
     """Score every edge of the model by change · gradient.
 
     Parameters
@@ -38,8 +49,10 @@ def attribution(search: Search, *, steps: int = 1, qk_fix: bool = False) -> Scor
     search
         ``how="zero"`` makes the change −activation, so that the score is activation × gradient.
     steps
-        Gradients are means over this many runs whose embeddings lie on the line from the clean to the corrupted prompt, its
-        left ends: 1 is the clean run alone (EAP).
+        Gradients are means over this many runs whose embeddings lie on the line from the clean to the corrupted prompt.
+    points
+        Where on it: at the corrupted end of each of ``steps`` equal parts (``"left"``, for the line is walked from the corrupted prompt
+        to the clean one), at the clean end (``"right"``; one step is the clean run alone, EAP), or in the middle.
     qk_fix
         Score edges into queries and keys by a softmax that is run anew, whatever ``steps``.
     """
@@ -51,60 +64,83 @@ def attribution(search: Search, *, steps: int = 1, qk_fix: bool = False) -> Scor
             search.tell("scoring every edge", (n + done) / len(search.parts))
 
         tell(0.0)
-        found, *values = _of_part(search, pairs, steps, qk_fix, tell)
+        found, *values = _of_part(search, pairs, ways(points, steps), qk_fix, tell)
         scores += found.double().cpu().numpy()
         ends.append([value.double().cpu().numpy() for value in values])
     return Scores(scores / search.count, *map(np.concatenate, zip(*ends, strict=True)))
 
 
 def _of_part(
-    search: Search, pairs: Pairs, steps: int, qk_fix: bool, tell: Callable[[float], None]
+    search: Search, pairs: Pairs, at: list[float], qk_fix: bool, tell: Callable[[float], None]
 ) -> tuple[Tensor, Tensor, Tensor]:
     loaded, network = search.loaded, search.network
-    grads, forward = _gradients(search, pairs, extra=("pattern", "v") if qk_fix else ())
-    with torch.no_grad():
-        run = Pass(loaded, len(pairs))
-        keep_senders(run, network)
-        states = run.run(pairs.corrupted.feed)
-        corrupted = search.metric(answer_logits(loaded, states, pairs.corrupted.positions), forward.answers)
-        theirs = kept_of(run, network)
-        changes = search.changes(forward.kept, theirs)
+    # The clean run is one of the points, or is run for its outputs and its answers alone.
+    at_clean = (
+        backward(loaded, pairs.clean, search.metric, extra=("pattern", "v") if qk_fix else ()) if at[0] == 0 else None
+    )
     search.spending.forwards += len(pairs)
-    start = {name: kept["resid_pre", 0] for name, kept in forward.kept.items()}
-    # Scores are linear in the gradients: these are summed, and multiplied once.
-    summed = {reader: pulled_parts(grads, forward, reader) for reader in network.readers} if steps > 1 else {}
-    # Step 0 is the clean run, whose gradients are there already.
-    for step in range(1, steps):
-        tell(step / steps)
-        with ExitStack() as entering:
-            for tower in network.towers.values():
-                embed = theirs[tower.name]["resid_pre", 0] - start[tower.name]
-                states = start[tower.name] + (step / steps) * embed
-                entering.enter_context(_entering(tower.anatomy.blocks[0].module, states))
-            further, at_step = _gradients(search, pairs)
-        for reader, parts in summed.items():
-            for (_, total), (_, part) in zip(parts, pulled_parts(further, at_step, reader), strict=True):
-                total += part
     with torch.no_grad():
-        if summed:
-            scores = products(network, summed.__getitem__, changes) / steps
+        if at_clean is not None:
+            search.spending.backwards += len(pairs)
+            kept, answers, values = at_clean[1].kept, at_clean[1].answers, at_clean[0].values
         else:
-            scores = first_order(network, grads, forward, changes)
-        if qk_fix:
-            fix_softmax(loaded, network, grads, forward, changes=changes, scores=scores, tell=tell)
-            search.spending.layer_runs += softmax_runs(search, pairs)
-    return scores, grads.values, corrupted
+            kept, logits = _run(search, pairs.clean)
+            answers = answer_tokens_of(pairs.clean, logits)
+            values = search.metric(logits, answers)
+        theirs, other_logits = _run(search, pairs.corrupted)
+        corrupted = search.metric(other_logits, answers)
+        changes = search.changes(kept, theirs)
+    search.spending.forwards += len(pairs)
+    start = {name: of_tower["resid_pre", 0] for name, of_tower in kept.items()}
+    if at == [0.0]:
+        assert at_clean is not None
+        with torch.no_grad():
+            scores = first_order(network, *at_clean, changes)
+            if qk_fix:
+                fix_softmax(loaded, network, *at_clean, changes=changes, scores=scores, tell=tell)
+                search.spending.layer_runs += softmax_runs(search, pairs)
+        return scores, values, corrupted
+    # Scores are linear in the gradients: these are summed, and multiplied once.
+    summed: dict[Reader, list[tuple[slice, Tensor]]] = {}
+    for n, part in enumerate(at):
+        tell(n / len(at))
+        found = at_clean if part == 0 else None
+        if found is None:
+            with ExitStack() as entering:
+                for tower in network.towers.values():
+                    embed = theirs[tower.name]["resid_pre", 0] - start[tower.name]
+                    states = start[tower.name] + part * embed
+                    entering.enter_context(_entering(tower.anatomy.blocks[0].module, states))
+                found = backward(loaded, pairs.clean, search.metric, answers=answers)
+            search.spending.forwards += len(pairs)
+            search.spending.backwards += len(pairs)
+        _add(summed, {reader: pulled_parts(*found, reader) for reader in network.readers})
+    with torch.no_grad():
+        scores = products(network, summed.__getitem__, changes) / len(at)
+    return scores, values, corrupted
+
+
+def _add(summed: dict[Reader, list[tuple[slice, Tensor]]], further: dict[Reader, list[tuple[slice, Tensor]]]) -> None:
+    """Add gradients, in place once there are some."""
+    if not summed:
+        summed.update(further)
+        return
+    for reader, parts in summed.items():
+        for (_, total), (_, part) in zip(parts, further[reader], strict=True):
+            total += part
+
+
+def _run(search: Search, batch: Batch) -> tuple[KeptOf, Tensor]:
+    """What the senders wrote in a pass, and the logits of its answers."""
+    run = Pass(search.loaded, len(batch))
+    keep_senders(run, search.network)
+    logits = answer_logits(search.loaded, run.run(batch.feed), batch.positions)
+    return kept_of(run, search.network), logits
 
 
 def softmax_runs(search: Search, pairs: Pairs) -> int:
     """How many attentions the QK fix runs: for each sender that queries or keys read, for each prompt."""
     return len(pairs) * sum(reader.before for reader in search.network.readers if reader.into in ("q", "k"))
-
-
-def _gradients(search: Search, pairs: Pairs, extra: tuple[str, ...] = ()) -> tuple[Gradients, Forward]:
-    search.spending.forwards += len(pairs)
-    search.spending.backwards += len(pairs)
-    return backward(search.loaded, pairs.clean, search.metric, extra=extra)
 
 
 @contextmanager

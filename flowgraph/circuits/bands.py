@@ -7,6 +7,8 @@ from jaxtyping import Float, Int
 
 from ..errors import ArgumentError
 
+_LEAST_GAP = 1e-5
+"""Below this part of the metric, a difference between two runs is rounding."""
 Band = tuple[float, float] | None
 """Interval that holds a number in 95 % of the draws; None without draws."""
 
@@ -36,6 +38,51 @@ def band_of(values: Float[np.ndarray, "draw"]) -> tuple[float, float]:
 def mean_band(by_prompt: Float[np.ndarray, "prompt"], draws: Int[np.ndarray, "draw prompt"] | None) -> Band:
     """Band of a mean over the prompts."""
     return None if draws is None else band_of(draws @ by_prompt / len(by_prompt))
+
+
+def f_of(
+    draws: Int[np.ndarray, "draw prompt"],
+    by_prompt: Float[np.ndarray, "size prompt"],
+    empty: Float[np.ndarray, "prompt"],
+    full: Float[np.ndarray, "prompt"],
+) -> Float[np.ndarray, "draw size"]:
+    """[draw, size] f of each draw of prompts, from the metric of circuits, of no edge and of the whole model."""
+    # Prompt by prompt and not as a product of matrices, which sums equal rows in different orders.
+    measured = (draws[:, None] * by_prompt).sum(-1)
+    whole, none = (draws * full).sum(-1)[:, None], (draws * empty).sum(-1)[:, None]
+    # Draws without a gap are refused when a result is made; the division need not warn of them first.
+    with np.errstate(divide="ignore", invalid="ignore"):
+        found: np.ndarray = (measured - none) / (whole - none)
+    return found
+
+
+def check_gap(
+    by_prompt: Float[np.ndarray, "size prompt"],
+    empty: Float[np.ndarray, "prompt"],
+    full: Float[np.ndarray, "prompt"],
+    draws: Int[np.ndarray, "draw prompt"] | None,
+    metric: str,
+    how: str,
+) -> None:
+    """Refuse prompts on which the whole model does what no edge does.
+
+    Raises
+    ------
+    ArgumentError
+        If there is no gap, or none in some draw.
+    """
+    whole, none = float(full.mean()), float(empty.mean())
+    if abs(whole - none) <= _LEAST_GAP * max(abs(whole), abs(none)):
+        raise ArgumentError(
+            f"the whole model has {metric} {whole:.6g} and with no edge {none:.6g} ({how} ablation): there is nothing "
+            "that a circuit could keep, so no faithfulness; give examples whose corrupted prompts change the answer, or "
+            "another metric"
+        )
+    if draws is not None and not np.isfinite(f_of(draws, by_prompt, empty, full)).all():
+        raise ArgumentError(
+            f"in some draws of the {len(full)} prompts the whole model is no better than no edge, so there is no band; give "
+            "more prompts, leave out those whose corrupted prompt changes nothing, or say bootstrap=0"
+        )
 
 
 def with_band(value: float, band: Band) -> str:

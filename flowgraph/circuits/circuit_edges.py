@@ -29,7 +29,7 @@ _READS = {"query": "its query", "key": "its key", "value": "its value"}
 _ABLATIONS = {"resample": "the corrupted prompt’s", "zero": "nothing"}
 _SAID = {
     "forwards": "forwards run", "backwards": "backwards run", "layer_runs": "runs of one layer", "budget": "budget, forwards",
-    "steps": "runs between the prompts", "tested": "edges cut", "untested": "left untested",
+    "steps": "runs between the prompts", "points": "ends of the parts where they lie", "tested": "edges cut", "untested": "left untested",
 }  # fmt: skip
 
 
@@ -53,12 +53,18 @@ class CircuitEdges(Result):
             )
 
     def __repr__(self) -> str:
-        return f"CircuitEdges({len(self.graph):,} edges, {self.method}, {self.graph.info.unit})"
+        return f"CircuitEdges({len(self.graph):,} edges, {self.searched}, {self.graph.info.unit})"
 
     @property
     def method(self) -> str:
         """How the circuit was searched, ``"backward"``."""
         return self.graph.info.method.removeprefix(PREFIX)
+
+    @property
+    def searched(self) -> str:
+        """The method, with the points of integrated gradients: ``"eap-ig, points left"``."""
+        points = self.graph.info.options.get("points")
+        return self.method if points is None else f"{self.method}, points {points}"
 
     @property
     def measured(self) -> bool:
@@ -102,7 +108,8 @@ class CircuitEdges(Result):
             ("gap, clean less corrupted", self.gap, unit),
             ("edges", len(self.graph), ""),
         ]
-        return found + [(text, int(said[name]), "") for name, text in _SAID.items() if name in said]
+        more = ((text, said[name]) for name, text in _SAID.items() if name in said)
+        return found + [(text, value if isinstance(value, str) else int(value), "") for text, value in more]
 
     def table(self) -> Table:
         """One row for each edge, the strongest first.
@@ -148,7 +155,7 @@ class CircuitEdges(Result):
         return Bars(
             title=f"The strongest {len(names)} of {len(table):,} edges of a circuit",
             columns=(Column(places, Axis(f"effect ({unit})"), (bar,)),),
-            subtitle=f"{self.method}; the gap is {self.gap:.4g} {unit}",
+            subtitle=f"{self.searched}; the gap is {self.gap:.4g} {unit}",
             about=self.note,
         )
 

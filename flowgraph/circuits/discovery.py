@@ -20,7 +20,7 @@ from ..tasks import TaskData
 from ..tasks.examples import GIVEN
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
-from .attribution import Scores, attribution
+from .attribution import POINTS, Points, Scores, attribution
 from .backward import Found, backward_discovery
 from .circuit_graph import circuit_graph
 from .memory import MAX_BYTES, search_size
@@ -51,6 +51,7 @@ def discover(
     threshold: float = 0.01,
     top_k: int | None = None,
     steps: int = 5,
+    points: Points = "right",
     shortlist: int = 500,
     max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
@@ -71,7 +72,7 @@ def discover(
     method
         ``"backward"``: edges shortlisted by estimates that see through saturated attention, and confirmed by exact patching.
         First-order scores of every edge, not confirmed: ``"eap"`` (change · gradient), ``"eap-qk"`` (with attention run again
-        for edges into queries and keys), ``"eap-ig"`` (gradients averaged over ``steps`` runs between clean and corrupted
+        for edges into queries and keys), ``"eap-ig"`` (gradients averaged over ``steps`` runs between corrupted and clean
         embeddings), ``"gradient"`` (activation × gradient: the change is that of zero ablation). ``"acdc"``: edges of a
         shortlist taken away one after the other.
     metric
@@ -89,6 +90,10 @@ def discover(
         Keep the k strongest edges at most.
     steps
         Number of runs of ``"eap-ig"``.
+    points
+        Where those of ``"eap-ig"`` lie in ``steps`` equal parts of the line from the corrupted embeddings to the clean ones.
+        ``"left"``: at their corrupted ends, so that the corrupted run is one of them, as the reference code and the Mechanistic
+        Interpretability Benchmark have it. ``"right"``: at their clean ends. ``"midpoint"``: in the middle.
     shortlist
         Number of edges of ``"acdc"``, by their scores with the QK fix, that are not taken away at the start; models with fewer
         than 5,000 edges are pruned whole.
@@ -126,7 +131,7 @@ def discover(
     Circuit Discovery" (EAP, and a shortlist by it before ACDC); Hanna et al. (2024), "Have Faith in Faithfulness" (EAP-IG);
     Kramár et al. (2024), "AtP*" (QK fix). The backward search by real changes is this project's own.
     """
-    _check(method, how, budget, threshold, top_k, steps, shortlist)
+    _check(method, how, budget, threshold, top_k, steps, shortlist, points)
     how = "zero" if method == "gradient" else how
     loaded = load_model(model)
     loaded.require_head("a circuit for the answer")
@@ -135,16 +140,16 @@ def discover(
     if how == "mean":
         _check_averages(parts)
     lengths = [pairs.clean.lengths for pairs in parts for _ in range(len(pairs))]
-    size = search_size(loaded, lengths, method, how=how, steps=steps, max_bytes=max_bytes)
+    size = search_size(loaded, lengths, method, how=how, max_bytes=max_bytes)
     # Prompts run in parts that fit; the search asks each part in turn, so the result does not depend on the sizes.
     parts = [part for pairs in parts for part in pairs.split(size.at_once[pairs.clean.lengths])]
     count = len(lengths)
     most = (ALL_BELOW if method == "acdc" else FORWARDS) * count if budget is None else budget
     search = Search(loaded, network, parts, metric_of(metric), how, Spending(most), progress, cancel)
-    least_budget(search, method, steps)
+    least_budget(search, method, steps, points)
     search.tell(f"working in {size.total / 2**20:,.0f} MiB at most", 0.0)
     with loaded.lock:
-        found, gap = _search(search, method, threshold, steps, shortlist)
+        found, gap = _search(search, method, threshold, steps, points, shortlist)
     if not found.chosen.any():
         raise ArgumentError(_nothing(search, found, threshold, gap))
     notes: dict[str, float | int | str] = {
@@ -194,7 +199,7 @@ def discovery_size(
     >>> fg.discovery_size(trace.model, trace) < 2**28
     True
     """
-    _check(method, how, None, 0.0, None, steps, 1)
+    _check(method, how, None, 0.0, None, steps, 1, "right")
     loaded = load_model(model)
     whole_network(loaded.anatomy)
     if data is not None:
@@ -203,14 +208,12 @@ def discovery_size(
         lengths = [prompt.lengths for prompt in prompts_of(loaded, clean, "clean")]
     else:
         raise ArgumentError("give clean= prompts, or data= with examples of a task")
-    return search_size(
-        loaded, lengths, method, how="zero" if method == "gradient" else how, steps=steps, max_bytes=max_bytes
-    ).total
+    return search_size(loaded, lengths, method, how="zero" if method == "gradient" else how, max_bytes=max_bytes).total
 
 
-def least_budget(search: Search, method: str, steps: int) -> None:
+def least_budget(search: Search, method: str, steps: int, points: Points) -> None:
     """Refuse a budget that does not suffice for the runs that a method always needs."""
-    runs = {"backward": 3, "acdc": 6, "eap-ig": 1 + steps}.get(method, 2)
+    runs = {"backward": 3, "acdc": 6, "eap-ig": 1 + steps + (points != "right")}.get(method, 2)
     needed = (runs + (search.how == "mean")) * search.count
     if search.spending.budget < needed:
         raise ArgumentError(
@@ -228,18 +231,27 @@ def _check_averages(parts: Sequence[Pairs]) -> None:
             )
 
 
-def _search(search: Search, method: str, threshold: float, steps: int, shortlist: int) -> tuple[Found, float]:
+def _search(
+    search: Search, method: str, threshold: float, steps: int, points: Points, shortlist: int
+) -> tuple[Found, float]:
     if method == "backward":
         clean, corrupted = (
             np.concatenate([getattr(runs.cuts, name) for runs in search.runs]) for name in ("clean", "corrupted")
         )
         gap = search.gap_of(clean, corrupted)
         return backward_discovery(search, _least(threshold, gap)), gap
-    scores = attribution(search, steps=steps if method == "eap-ig" else 1, qk_fix=method in ("eap-qk", "acdc"))
+    is_integrated = method == "eap-ig"
+    scores = attribution(
+        search,
+        steps=steps if is_integrated else 1,
+        points=points if is_integrated else "right",
+        qk_fix=method in ("eap-qk", "acdc"),
+    )
     gap = search.gap_of(scores.clean, scores.corrupted)
     if method == "acdc":
         return prune_greedily(search, scores.scores, _least(threshold, gap), shortlist=shortlist), gap
-    return _scored(search, scores, _least(threshold, gap), {"steps": steps} if method == "eap-ig" else {}), gap
+    notes: dict[str, Any] = {"steps": steps, "points": points} if is_integrated else {}
+    return _scored(search, scores, _least(threshold, gap), notes), gap
 
 
 def _least(threshold: float, gap: float) -> float:
@@ -265,8 +277,17 @@ def _nothing(search: Search, found: Found, threshold: float, gap: float) -> str:
 
 
 def _check(
-    method: str, how: str, budget: int | None, threshold: float, top_k: int | None, steps: int, shortlist: int
+    method: str,
+    how: str,
+    budget: int | None,
+    threshold: float,
+    top_k: int | None,
+    steps: int,
+    shortlist: int,
+    points: str,
 ) -> None:
+    if points not in POINTS:
+        raise ArgumentError(f"points={points!r} must be one of {', '.join(POINTS)}")
     if method not in METHODS:
         raise ArgumentError(f"method={method!r} must be one of {', '.join(METHODS)}")
     if how not in get_args(Ablation):

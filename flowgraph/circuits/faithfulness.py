@@ -9,6 +9,7 @@ without its ablation and metric says nothing.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -32,13 +33,11 @@ from ..models import load_model
 from ..models.wheel import Progress
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
-from .bands import Band, band_of, draws_of, with_band
+from .bands import Band, band_of, check_gap, draws_of, f_of, with_band
 from .runs import Cancel, Data, ablation_text, circuit_runs, corruption_of, task_of
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 """Parts of a circuit's edges that are measured."""
-_LEAST_GAP = 1e-5
-"""Below this part of the metric, a difference between two runs is rounding."""
 _LOGARITHMIC_FROM = 100
 """Edges from which on their number is shown on a logarithmic axis, which has no place for 0."""
 
@@ -93,7 +92,7 @@ class Faithfulness(Result):
     @property
     def values(self) -> Float[np.ndarray, "size"]:
         """[size] f, from the means over the prompts; unit 1, not clipped."""
-        values: np.ndarray = self._of(np.ones((1, len(self.full))))[0]
+        values: np.ndarray = self._of(np.ones((1, len(self.full)), dtype=np.int64))[0]
         return values
 
     @property
@@ -115,30 +114,65 @@ class Faithfulness(Result):
         return None if self.bands is None else (float(self.bands[-1, 0]), float(self.bands[-1, 1]))
 
     @property
+    def area(self) -> float:
+        """Area under f over ``sizes``, by trapezoids; unit 1. The higher, the sooner a few edges do what the model does.
+
+        The axis is the part of the circuit's own edges. :func:`flowgraph.benchmark_faithfulness` has the benchmark's CPR, whose axis is the
+        part of the model's.
+        """
+        return float(self._area(self.values[None])[0])
+
+    @property
+    def distance(self) -> float:
+        """Area between f and 1 over ``sizes``, by trapezoids of |1 − f|; unit 1. 0 is best."""
+        return float(self._area(np.abs(1 - self.values[None]))[0])
+
+    @property
+    def area_band(self) -> Band:
+        """Interval that holds ``area`` in 95 % of the draws; None without draws."""
+        return None if self.draws is None else band_of(self._area(self._of(self.draws)))
+
+    @property
+    def distance_band(self) -> Band:
+        """Interval that holds ``distance`` in 95 % of the draws; None without draws."""
+        return None if self.draws is None else band_of(self._area(np.abs(1 - self._of(self.draws))))
+
+    @property
     def cpr(self) -> float:
-        """Area under f over ``sizes``, by trapezoids; unit 1. The higher, the sooner a few edges do what the model does."""
-        return float(self._cpr(self.values[None])[0])
+        """Former name of ``area``, deprecated: it is not the benchmark's CPR."""
+        return float(self._former("cpr", "area"))
 
     @property
     def cmd(self) -> float:
-        """Area between f and 1 over ``sizes``, by trapezoids of |1 − f|; unit 1. 0 is best."""
-        return float(self._cmd(self.values[None])[0])
+        """Former name of ``distance``, deprecated: it is not the benchmark's CMD."""
+        return float(self._former("cmd", "distance"))
 
     @property
     def cpr_band(self) -> Band:
-        """Interval that holds ``cpr`` in 95 % of the draws; None without draws."""
-        return None if self.draws is None else band_of(self._cpr(self._of(self.draws)))
+        """Former name of ``area_band``, deprecated."""
+        band: Band = self._former("cpr_band", "area_band")
+        return band
 
     @property
     def cmd_band(self) -> Band:
-        """Interval that holds ``cmd`` in 95 % of the draws; None without draws."""
-        return None if self.draws is None else band_of(self._cmd(self._of(self.draws)))
+        """Former name of ``distance_band``, deprecated."""
+        band: Band = self._former("cmd_band", "distance_band")
+        return band
+
+    def _former(self, old: str, new: str) -> Any:
+        warnings.warn(
+            f"Faithfulness.{old} is called {new}: its axis is the part of the circuit's edges. The benchmark's CPR and CMD are those of "
+            "flowgraph.benchmark_faithfulness",
+            DeprecationWarning,
+            stacklevel=3,
+        )
+        return getattr(self, new)
 
     def __repr__(self) -> str:
         return (
             f"Faithfulness({with_band(self.value, self.band)} with {self.edges[-1]:,} of {self.model_edges:,} edges, "
             f"{ablation_text(self.how, self.corruption)}, {self.metric}, {len(self.full)} prompts of {self.task!r}, {self.model!r}; "
-            f"CPR {with_band(self.cpr, self.cpr_band)}, CMD {with_band(self.cmd, self.cmd_band)})"
+            f"area {with_band(self.area, self.area_band)}, distance {with_band(self.distance, self.distance_band)})"
         )
 
     def table(self) -> Table:
@@ -163,9 +197,9 @@ class Faithfulness(Result):
         return Table(repr(self), columns, note=note)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """``edges``, ``sizes``, ``values``, ``by_prompt``, ``full``, ``areas`` (CPR and CMD) and, where drawn, ``bands``."""
+        """``edges``, ``sizes``, ``values``, ``by_prompt``, ``full``, ``areas`` (``area`` and ``distance``) and, where drawn, ``bands``."""
         found = {name: getattr(self, name) for name in ("edges", "sizes", "values", "by_prompt", "full")}
-        found["areas"] = np.array([self.cpr, self.cmd])
+        found["areas"] = np.array([self.area, self.distance])
         return found if self.bands is None else found | {"bands": self.bands}
 
     def chart(self) -> Lines:
@@ -190,7 +224,7 @@ class Faithfulness(Result):
         )  # fmt: skip
         ablation = ablation_text(self.how, self.corruption)
         measured = f"{ablation}, {self.metric}, {len(self.full)} prompts of {self.task}, {self.model}"
-        areas = f"CPR {with_band(self.cpr, self.cpr_band)}, CMD {with_band(self.cmd, self.cmd_band)}"
+        areas = f"area {with_band(self.area, self.area_band)}, distance {with_band(self.distance, self.distance_band)}"
         whole = f"{self.edges[-1]:,} of {self.model_edges:,} edges"
         return Lines(
             title=f"Faithfulness {with_band(self.value, self.band)} with {whole}",
@@ -207,19 +241,7 @@ class Faithfulness(Result):
 
     def _of(self, draws: np.ndarray) -> Float[np.ndarray, "draw size"]:
         """[draw, size] f of each draw of prompts."""
-        # Prompt by prompt and not as a product of matrices, which sums equal rows in different orders.
-        measured = (draws[:, None] * self.by_prompt).sum(-1)
-        full, empty = (draws * self.full).sum(-1), measured[:, :1]
-        # Draws without a gap are refused when the result is made; the division need not warn of them first.
-        with np.errstate(divide="ignore", invalid="ignore"):
-            found: np.ndarray = (measured - empty) / (full[:, None] - empty)
-        return found
-
-    def _cpr(self, values: np.ndarray) -> Float[np.ndarray, "draw"]:
-        return self._area(values)
-
-    def _cmd(self, values: np.ndarray) -> Float[np.ndarray, "draw"]:
-        return self._area(np.abs(1 - values))
+        return f_of(draws, self.by_prompt, self.by_prompt[0], self.full)
 
     def _area(self, values: np.ndarray) -> Float[np.ndarray, "draw"]:
         area: np.ndarray = (values[:, 1:] + values[:, :-1]) @ np.diff(self.sizes) / 2
@@ -274,7 +296,7 @@ def faithfulness(
     Returns
     -------
     Faithfulness
-        f at every size with its band, CPR and CMD. For a graph of all edges of the model, f of the whole is exactly 1.
+        f at every size with its band, and two areas. For a graph of all edges of the model, f of the whole is exactly 1.
 
     Raises
     ------
@@ -290,9 +312,7 @@ def faithfulness(
     References
     ----------
     Wang et al. (2022), "Interpretability in the Wild"; Hanna et al. (2024), "Have Faith in Faithfulness: Going Beyond Circuit
-    Overlap When Finding Model Mechanisms"; Mueller et al. (2025), "MIB: A Mechanistic Interpretability Benchmark", for CPR and
-    CMD, there of graphs that score every edge of the model. Here the areas are over parts of the given circuit: beyond it there
-    is no order of edges.
+    Overlap When Finding Model Mechanisms". The areas are over parts of the given circuit: beyond it there is no order of edges.
     """
     loaded = load_model(model)
     loaded.require_head("the faithfulness of a circuit")
@@ -311,7 +331,7 @@ def faithfulness(
         np.array(counts), measured, full, int(network.possible.sum()), how, chosen.name, chosen.unit, draws, seed,
         loaded.name, task.name, corruption_of(task, how, reference),
     )  # fmt: skip
-    _check_gap(found)
+    check_gap(measured, measured[0], full, draws, chosen.name, how)
     return found
 
 
@@ -343,18 +363,3 @@ def _counts(sizes: Sequence[float], edges: int) -> list[int]:
             raise ArgumentError(f"sizes holds {size}; each is a part of the circuit's edges, above 0 and at most 1")
     # A whole number of edges stays one, whatever the product is rounded to.
     return sorted({0, edges, *(math.ceil(size * edges - 1e-9) for size in sizes)})
-
-
-def _check_gap(found: Faithfulness) -> None:
-    full, empty = float(found.full.mean()), float(found.by_prompt[0].mean())
-    if abs(full - empty) <= _LEAST_GAP * max(abs(full), abs(empty)):
-        raise ArgumentError(
-            f"the whole model has {found.metric} {full:.6g} and with no edge {empty:.6g} ({found.how} ablation): there is nothing "
-            "that a circuit could keep, so no faithfulness; give examples whose corrupted prompts change the answer, or "
-            "another metric"
-        )
-    if found.draws is not None and not np.isfinite(found._of(found.draws)).all():
-        raise ArgumentError(
-            f"in some draws of the {len(found.full)} prompts the whole model is no better than no edge, so there is no band; give "
-            "more prompts, leave out those whose corrupted prompt changes nothing, or say bootstrap=0"
-        )

@@ -36,7 +36,7 @@ class SearchSize:
 
 
 def search_size(
-    loaded: LoadedModel, lengths: Iterable[Lengths], method: str, *, how: str, steps: int, max_bytes: int
+    loaded: LoadedModel, lengths: Iterable[Lengths], method: str, *, how: str, max_bytes: int
 ) -> SearchSize:
     """Find the numbers of prompts that run together within ``max_bytes``.
 
@@ -49,7 +49,7 @@ def search_size(
     held = sum(_held(loaded, own, count, method, how) for own, count in counts.items())
     at_once, work = {}, 0
     for own, count in counts.items():
-        size = _work(loaded, own, method, steps)
+        size = _work(loaded, own, method)
         at_once[own] = fitting(count, size, max_bytes - held)
         if not at_once[own]:
             raise ArgumentError(_too_large(method, sum(counts.values()), held + size(1), max_bytes))
@@ -80,13 +80,13 @@ def _held(loaded: LoadedModel, lengths: Lengths, count: int, method: str, how: s
     return of.width * numbers
 
 
-def _work(loaded: LoadedModel, lengths: Lengths, method: str, steps: int) -> Callable[[int], int]:
+def _work(loaded: LoadedModel, lengths: Lengths, method: str) -> Callable[[int], int]:
     """A function: number of prompts that run together → bytes that come and go."""
     of, n_tokens = pass_numbers(loaded, lengths), sum(lengths)
     scored = scoring_bytes(loaded, lengths, method in ("eap-qk", "acdc"))
 
     def scoring(prompts: int) -> int:
-        summed = prompts * n_tokens * of.all_into if method == "eap-ig" and steps > 1 else 0
+        summed = prompts * n_tokens * of.all_into if method == "eap-ig" else 0
         return scored(prompts) + of.width * summed
 
     def pruning(prompts: int) -> int:

@@ -201,9 +201,16 @@ def _differentiable(loaded: LoadedModel) -> Iterator[None]:
 # And in no_grad, which the passes of other interventions run in.
 @torch.enable_grad()
 def backward(
-    loaded: LoadedModel, batch: Batch, metric: Metric, *, extra: tuple[str, ...] = ()
+    loaded: LoadedModel,
+    batch: Batch,
+    metric: Metric,
+    *,
+    extra: tuple[str, ...] = (),
+    answers: AnswerTokens | None = None,
 ) -> tuple[Gradients, Forward]:
     """Gradients and their forward pass, which also keeps the ``extra`` sites of every layer.
+
+    ``answers`` are those that the metric is of; None: the batch's, and where none was said the best tokens of this pass.
 
     Raises
     ------
@@ -250,7 +257,7 @@ def backward(
     with _differentiable(loaded):
         states = run.run(batch.feed)
     logits = answer_logits(loaded, states, batch.positions)
-    answers = answer_tokens_of(batch, logits.detach())
+    answers = answer_tokens_of(batch, logits.detach()) if answers is None else answers
     values = metric(logits, answers)
     if not values.requires_grad:
         raise ArgumentError(
