@@ -286,8 +286,8 @@ def select_edges(
     connect
         ``"prune"``: the first edges of the order, without those on no path from the embeddings to the logits. ``"greedy"``: from the
         logits up, again and again the best edge whose target leads to the logits. ``"program"``: the circuit of the largest sum of
-        scores (of |scores| unless ``order="signed"``) in which every edge is on a path, by an integer program; without scipy (extra
-        ``circuits``) the greedy choice. ``"none"``: the first edges of the order.
+        scores (of |scores| unless ``order="signed"``) in which every edge is on a path, by an integer program: about a minute for 141 of
+        the 70,651 edges of SmolLM2-135M, longer for more; without scipy (extra ``circuits``) the greedy choice. ``"none"``: the first edges of the order.
     ratio
         The part of ``"ratio"``, with ``"program"`` at least.
 
