@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from ..charts.text import visible
+from ..charts.text import visible, whole_percent
 from ..importing import late_names
 from .words.caption import caption
 
@@ -68,6 +68,7 @@ __all__ = [
     "roles_text",
     "shown_graph",
     "visible",
+    "whole_percent",
 ]  # fmt: skip
 
 

@@ -575,16 +575,17 @@ def test_a_circuit_is_tested_beside_its_details(page, folder):
     query = to_query(Recipe(model=folder, text=TEXT, circuit="eap", corrupted=OTHER, keep=1000))
 
     def said(what):
-        value = {"id": "c-1", "previous": None, "search": query, "what": what}
+        value = {"id": "c-1", "previous": None, "search": query, "what": what, "corrupted": []}
         return json.dumps(page.call("picture.test", "effect.children", value=value)[1]["response"], ensure_ascii=False)
 
     assert "this circuit alone" in said("graph")
     assert "Only a circuit as a whole is tested" in said("edge.0")
-    value = {"id": None, "previous": "c-1", "search": "", "what": None}
+    value = {"id": None, "previous": "c-1", "search": "", "what": None, "corrupted": []}
     assert page.call("picture.test", "effect.children", value=value)[1]["response"]["effect"]["children"] == []
     assert "c-1" in page.service.cancelled
     page.call(
-        "test-cancel.n_clicks", state={"picture.test": {"id": "c-2", "previous": None, "search": "", "what": None}}
+        "test-cancel.n_clicks",
+        state={"picture.test": {"id": "c-2", "previous": None, "search": "", "what": None, "corrupted": []}},
     )
     assert "c-2" in page.service.cancelled
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from flowgraph_webapp.panels.effects import AblateQuestion, Ablation, FaithfulQuestion, effect, offer
@@ -153,7 +155,7 @@ def page() -> Page:
 
 
 def run_test(page, what, search=f"?text={EXAMPLE}"):
-    value = {"id": "e-1", "previous": None, "search": search, "what": what}
+    value = {"id": "e-1", "previous": None, "search": search, "what": what, "corrupted": []}
     status, answer = page.call("picture.test", "effect.children", value=value)
     assert status == 200
     return json.dumps(answer["response"], ensure_ascii=False)
@@ -207,6 +209,13 @@ def tab() -> Iterator[Opened]:
     assert opened.messages == []
 
 
+def _exported(tab) -> str:
+    tab.page.locator("#export summary").click()
+    with tab.page.expect_download() as waiting:
+        tab.page.locator("[data-export='graph.json']").click()
+    return Path(waiting.value.path()).read_text(encoding="utf-8")
+
+
 @pytest.mark.browser
 @pytest.mark.real_model
 def test_a_test_appears_beside_the_details_and_goes_with_the_selection(tab):
@@ -219,6 +228,29 @@ def test_a_test_appears_beside_the_details_and_goes_with_the_selection(tab):
     tab.wait("!document.querySelector('.effect-box')")
     tab.page.get_by_role("button", name="Test this graph").click()
     effect.locator(".effect-box").wait_for()
-    assert "left of the baseline" in effect.inner_text()
+    assert "random pictures" in effect.inner_text()
+    # What is kept stands beside the slider while exactly this picture is shown, and goes with its files.
+    tab.wait("document.querySelector('.kept-badge').textContent")
+    kept = tab.text(".kept-badge")
+    assert re.match(r"keeps \d+\s% of the answer against ‘\w+’.*; random pictures \d+\s%", kept)
+    level = tab.page.locator("#keep").input_value()
+    assert '"kept"' in _exported(tab)
+    tab.keep(300)
+    assert tab.text(".kept-badge") == ""
+    assert '"kept"' not in _exported(tab)
+    tab.keep(int(level))
+    assert tab.text(".kept-badge") == kept
+    # The prompts can be changed; one that is no counterpart is refused, and stays in its box.
+    boxes = effect.locator("[data-counterfactual]")
+    for n in range(boxes.count() - 1):
+        boxes.nth(n).fill("")
+    boxes.last.fill("The capital of Peru")
+    effect.get_by_role("button", name="Test with these").click()
+    tab.wait("document.querySelector('.effect-box').innerText.includes('has 4 tokens, and the prompt 8')")
+    boxes.first.fill("The capital of Peru is the city of")
+    effect.get_by_role("button", name="Test with these").click()
+    tab.wait("document.querySelector('.kept-badge').textContent.includes('against ‘Peru’;')")
+    effect.get_by_role("button", name="Set to zero instead").click()
+    tab.wait("document.querySelector('.effect-box').innerText.includes('left of the baseline')")
     effect.get_by_role("button", name="Close").click()
     tab.wait("!document.querySelector('.effect-box')")

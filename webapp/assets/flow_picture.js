@@ -9,12 +9,13 @@ dash-cytoscape's component gives. */
   const { createElement, useEffect } = window.React;
   const QUIET_MS = 150;
 
-  function FlowPicture({ id, data, readings, writers, selected = null, setProps }) {
+  function FlowPicture({ id, data, readings, writers, kept, selected = null, setProps }) {
     useEffect(() => { app.tell = setProps; });
     useEffect(() => (data ? inTwoFrames(() => attach(data)) : undefined), [data]);
     useEffect(() => detach, []);
     useEffect(() => fill(readings), [readings]);
     useEffect(() => { if (writers) app.holdAgainst(writers); }, [writers]);
+    useEffect(() => { if (kept) app.showKept(kept); }, [kept]);
     useEffect(() => select(selected), [selected]);
     return createElement('div', { id, className: 'picture', 'data-part': 'picture' });
   }
@@ -83,6 +84,7 @@ dash-cytoscape's component gives. */
     app.view.setOrientation(orientation ?? 'auto');
     app.view.setLevel(/^\d+$/.test(keep ?? '') ? Number(keep) : app.meta.level);
     app.holdAgainst();
+    app.showKept();
     setPins((pins ?? '').split(',').map(idOf).filter(Boolean));
     const key = storedSelection(selected);
     app.tell({ selected: key });
@@ -157,6 +159,7 @@ dash-cytoscape's component gives. */
   function keepLevel(level) {
     app.holdAgainst();
     app.markTest();
+    app.showKept();
     clearTimeout(quiet);
     quiet = setTimeout(() => app.address.change({ keep: level === app.meta.level ? '' : String(level) }), QUIET_MS);
   }

@@ -53,7 +53,7 @@
     const name = link.dataset.export.replace(/^panel(?=\.csv$)/, app.address.read().tab ?? 'lens');
     let answer;
     try {
-      answer = await fetch(`export/${name}${window.location.search}`);
+      answer = await fetch(`export/${name}${window.location.search}`, { headers: testHeader() });
     } catch {
       refuse('The file did not arrive. Look whether the server still runs, then export again.');
       return;
@@ -69,6 +69,14 @@
     setTimeout(() => URL.revokeObjectURL(file.href), 60_000);
     const note = decodeURIComponent(answer.headers.get('Flowgraph-Note') ?? '');
     if (note) refuse(note, 'quiet');
+  }
+
+  /** What was measured of exactly the picture that is shown goes with its files. */
+  function testHeader() {
+    const test = app.shownTest();
+    if (!test) return {};
+    const said = { keep: test.keep === '' ? null : Number(test.keep), corrupted: test.corrupted };
+    return { 'Flowgraph-Tested': encodeURIComponent(JSON.stringify(said)) };
   }
 
   async function copyLink() {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dash.development.base_component import Component
 
-_PROPS = ["id", "data", "readings", "writers", "drawn", "selected", "pins", "test", "proposal"]
+_PROPS = ["id", "data", "readings", "writers", "kept", "drawn", "selected", "pins", "test", "proposal"]
 _NONE: list[str] = []
 
 
@@ -27,6 +27,8 @@ class FlowPicture(Component):
     writers
         The largest parts of the logit and which edges show them: ``{"picture", "about", "parts"}``, with ``"failed"`` why they are
         not known.
+    kept
+        How much of the answer the picture keeps that a test was of: ``{"ticket", "text"}``; None where it was not measured.
     drawn
         Name of the picture that is drawn. The component sets it: now there is time to read the rest of the nodes.
     selected
@@ -34,7 +36,7 @@ class FlowPicture(Component):
     pins
         Keys of the pinned nodes. The component sets it.
     test
-        What is to be tested: ``{"id", "previous", "search", "what"}``. The component sets it.
+        What is to be tested: ``{"id", "previous", "search", "what", "corrupted"}``. The component sets it.
     proposal
         A counterpart is wanted for the prompt of an address: ``{"search"}``. The component sets it.
     """

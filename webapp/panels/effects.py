@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import flowgraph
 from flowgraph import FlowGraph, Node
 from flowgraph.errors import ArgumentError, FlowgraphError
-from flowgraph.render import shown_graph, visible
+from flowgraph.render import visible
 
 from ..node_key import EDGE, edge_of, parse_node_key
 from ..present import html
@@ -27,7 +28,8 @@ from ..server.question import Question, recorded
 from ..server.run import NO_TEXT, OfRun, Run, RunQuestion
 from ..server.traces import Check, Traces, reporting
 from .circuit_effect import CircuitTestQuestion, circuit_effect
-from .flow import GraphQuestion, OfGraph, OfShown, SketchQuestion
+from .flow import OfGraph, OfShown, SketchQuestion
+from .kept_answer import TEST_HINT, ZERO_HINT, KeptQuestion, badge, kept_box, refused_box, tested_picture
 
 if TYPE_CHECKING:
     from dash import Dash
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 ABLATED: tuple[str, ...] = ("head", "attn", "mlp", "neuron", "expert", "embed", "resid_pre", "resid_mid", "resid_post")
 """Kinds of nodes that can be set to zero."""
 _OTHERS_STAY = "The other keys keep their attention."
-_GRAPH = "Run the model once more with all heads’ reads and all MLPs that this picture does not show set to zero; the residual stream stays"
 _NODE = "Run the model once more with what this writes set to zero, and see what becomes of the answer"
 _EDGE = "Run the model once more without what is read over this edge; the other keys keep their attention"
 _CAVEAT = (
@@ -125,22 +126,11 @@ class AblateQuestion(OfRun[Ablation]):
 @recorded
 @dataclass(frozen=True)
 class FaithfulQuestion(OfShown[Ablation], OfGraph[Ablation]):
-    """What becomes of the answer with nothing left but what a graph shows."""
+    """What becomes of the answer with nothing left but what a graph shows, and zeros in the place of all else."""
 
     def answer(self, traces: Traces, check: Check) -> Ablation:
         """The answer with nothing left but what the graph shows, and the residual stream."""
-        if self.show not in ("all", "routes") or traces.weights(self.run, self.method, check).ends_in_logit:
-            raise ArgumentError(
-                "what can be tested are edges from state to state: choose the method attention, norms, proximity or ff, and show "
-                "routes or all edges"
-            )
-        if self.start is not None:
-            raise ArgumentError(
-                f"this graph shows what reaches {self.start}, and the test is of the logit; go back to the logit first"
-            )
-        asked = GraphQuestion(**self.about())
-        shown = shown_graph(asked.answer(traces, check).graph, self.keep)
-        trace = traces.trace(self.run, check)
+        trace, shown = tested_picture(self, traces, check)
         effect = _effect(trace, shown, check, outside=True)
         return _said(trace, effect, "all but what is shown", _left(shown))
 
@@ -176,7 +166,7 @@ def offer(key: str | None, node: Node | None, edge: tuple[FlowGraph, int] | None
     if not run.has_head:
         return []
     if key is None:
-        return [test_button("graph", "Test this graph", _GRAPH)]
+        return [test_button("graph", "Test this graph", TEST_HINT)]
     if node is not None and node.kind in ABLATED and node.position is not None:
         return [test_button(key, "Ablate", _NODE)]
     if edge is not None and edge[0].edge_dict(edge[1])["kind"] == "attention":
@@ -205,7 +195,7 @@ def effect(answer: Ablation, *, whole: bool) -> Component:
     ]
     if whole and answer.before > 0:
         rows.append(("left of the baseline", percent(answer.after, answer.before), ""))
-    title = "Test of this graph" if whole else f"Without {answer.what}"
+    title = "Test of this graph, with zeros" if whole else f"Without {answer.what}"
     tree = element(
         "div",
         element("h3", title),
@@ -228,23 +218,37 @@ def offer_tests(service: Service, recipe: Recipe, run: Run, what: str, buttons: 
     if not buttons or can_ask(service, recipe, run):
         return buttons
     if run.token_ids:
-        question: Question[Any] = test_of(service, recipe, what)
-        if service.known(question) is not None:
+        if _is_known(service, recipe, what):
             return buttons
+        if what == "graph" and recipe.circuit == "none" and _is_known(service, recipe, "graph.zero"):
+            return [test_button("graph.zero", "Test this graph, with zeros", ZERO_HINT)]
     why = _NO_MODEL.format(recipe.model) if run.token_ids else _NO_PASS.format(_TRACE_IT if run.is_text else NO_TEXT)
     return [html.P(f"Nothing can be tested here: {why}", className="note untested")]
 
 
-def test_of(service: Service, recipe: Recipe, what: str) -> AblateQuestion | FaithfulQuestion | CircuitTestQuestion:
-    """The question that tests a node key, ``edge.17`` of the graph, or the ``graph`` itself.
+def _is_known(service: Service, recipe: Recipe, what: str) -> bool:
+    question: Question[Any] = test_of(service, recipe, what, ())
+    return service.known(question) is not None
+
+
+def test_of(
+    service: Service, recipe: Recipe, what: str, corrupted: Sequence[str]
+) -> AblateQuestion | FaithfulQuestion | KeptQuestion | CircuitTestQuestion:
+    """The question that tests a node key, ``edge.17`` of the graph, or the ``graph`` itself; ``graph.zero`` is the graph beside zeros.
+
+    ``corrupted`` are the counterfactual prompts that a graph is tested with; none: those that are proposed.
 
     Raises
     ------
     FlowgraphError
         If there is no such thing, or it cannot be tested.
     """
+    if what == "graph" and recipe.circuit == "none":
+        return replace(KeptQuestion.of(recipe), corrupted=tuple(corrupted))
     if what == "graph":
-        return FaithfulQuestion.of(recipe) if recipe.circuit == "none" else CircuitTestQuestion.of(recipe)
+        return CircuitTestQuestion.of(recipe)
+    if what == "graph.zero" and recipe.circuit == "none":
+        return FaithfulQuestion.of(recipe)
     if recipe.circuit != "none":
         raise ArgumentError(
             "only a circuit as a whole is tested; go back to the flow graph to ablate a part of this prompt's run"
@@ -264,6 +268,7 @@ class _Test(View):
     id: str | None
     previous: str | None
     what: str | None
+    corrupted: list[str]
 
 
 POSTED.add(f"{Id.PICTURE}.test", _Test | None)
@@ -293,25 +298,35 @@ def wires(app: Dash, service: Service) -> None:
         (Output(Id.TEST_POLL, "disabled"), False, True),
     ]
 
-    @app.callback(Output(Id.EFFECT, "children"), Input(Id.PICTURE, "test"), running=running, prevent_initial_call=True)
-    def test(ticket: dict[str, Any] | None) -> Component | list[Component]:
-        return NOTHING if ticket is None else tested(service, ticket)
+    @app.callback(
+        Output(Id.EFFECT, "children"), Output(Id.PICTURE, "kept"), Input(Id.PICTURE, "test"), running=running,
+        prevent_initial_call=True,
+    )  # fmt: skip
+    def test(ticket: dict[str, Any] | None) -> tuple[Component | list[Component], dict[str, Any] | None]:
+        return (NOTHING, None) if ticket is None else tested(service, ticket)
 
     follow(app, service, State(Id.PICTURE, "test"), poll=Id.TEST_POLL, progress=Id.TEST_PROGRESS, cancel=Id.TEST_CANCEL)
 
 
-def tested(service: Service, ticket: dict[str, Any]) -> Component | list[Component]:
-    """What a test gave, or why it gave nothing; nothing where it was taken back."""
+def tested(service: Service, ticket: dict[str, Any]) -> tuple[Component | list[Component], dict[str, Any] | None]:
+    """What a test gave, or why it gave nothing, nothing where it was taken back; and what the picture is told of what it keeps."""
     if ticket["previous"]:
         service.cancel(ticket["previous"])
     if ticket["what"] is None:
-        return NOTHING
+        return NOTHING, None
+    question: Question[Any] | None = None
     try:
-        question = test_of(service, from_query(ticket["search"]), ticket["what"])
+        recipe = from_query(ticket["search"])
+        question = test_of(service, recipe, ticket["what"], ticket["corrupted"])
+        if isinstance(question, KeptQuestion):
+            found = ask(service, question, ticket["id"])
+            return kept_box(found), {"ticket": ticket["id"], "text": badge(found)}
         if isinstance(question, CircuitTestQuestion):
-            return circuit_effect(ask(service, question, ticket["id"]))
-        return effect(ask(service, question, ticket["id"]), whole=isinstance(question, FaithfulQuestion))
+            return circuit_effect(ask(service, question, ticket["id"])), None
+        return effect(ask(service, question, ticket["id"]), whole=isinstance(question, FaithfulQuestion)), None
     except Cancelled:
-        return NOTHING
+        return NOTHING, None
     except FlowgraphError as error:
-        return panel_error(error)
+        if isinstance(question, KeptQuestion):
+            return refused_box(recipe, error, ticket["corrupted"]), None
+        return panel_error(error), None

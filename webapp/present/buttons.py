@@ -40,8 +40,8 @@ def test_button(what: str, text: str, hint: str) -> Component:
     return html.Button(text, type="button", className="button small", title=hint, **named({"data-test": what}))
 
 
-def boxed(tree: Element, title: str) -> Component:
-    """What a test gave, with a button that puts it away."""
+def boxed(tree: Element, title: str, *below: Component) -> Component:
+    """What a test gave, with a button that puts it away, and what can be done next."""
     close = html.Button(
         "Close",
         type="button",
@@ -49,4 +49,4 @@ def boxed(tree: Element, title: str) -> Component:
         title="Put this test away",
         **named({"data-dismiss": "effect"}),
     )
-    return html.Div([drawn(tree, name="effect", label=title), close], className="effect-box")
+    return html.Div([drawn(tree, name="effect", label=title), close, *below], className="effect-box")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__all__ = ["H2", "B", "Button", "Div", "I", "Li", "P", "Section", "Span", "Ul"]
+__all__ = ["H2", "B", "Button", "Div", "I", "Label", "Li", "P", "Section", "Span", "Textarea", "Ul"]
 
 if TYPE_CHECKING:
-    from dash.html import H2, B, Button, Div, I, Li, P, Section, Span, Ul
+    from dash.html import H2, B, Button, Div, I, Label, Li, P, Section, Span, Textarea, Ul
 else:
 
     def __getattr__(name: str) -> Any:

@@ -17,6 +17,7 @@ from .words import LEVELS, METHODS, ORIENTATIONS, SHOWS, WIDTHS
 _KEEP_HINT = (
     "Edges appear from the strongest connected flow downwards, so that whatever is shown leads to the start node."
 )
+_KEPT_HINT = "Measured for exactly this picture: everything that it does not show comes from the counterfactual prompts of the test beside it."
 _HEADS_IN_HINT = (
     "At level token: layers that are shown as their heads, as 21, 23 or 20-24; a click on L23 beside the picture does the same. For "
     "the methods attention, proximity and logits, whose heads add up to what they bring together."
@@ -91,6 +92,7 @@ def _keep() -> html.Section:
             html.H2(html.Label("Keep the strongest flow", htmlFor=Id.KEEP, title=_KEEP_HINT)),
             drawn(_slider(), name="range", label="Keep the strongest flow"),
             html.P(id=Id.COUNTER, className="counter", title=_KEEP_HINT, **named({"data-part": "counter"})),
+            html.P(className="kept-badge", role="status", title=_KEPT_HINT, **named({"data-show": "kept"})),
         ],
         className="control",
     )  # fmt: skip

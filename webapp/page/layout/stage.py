@@ -113,6 +113,7 @@ def _status() -> html.Div:
     return html.Div(
         [
             html.P(id=Id.CAPTION, className="caption"),
+            html.P(className="kept-printed", **named({"data-show": "kept", "aria-hidden": "true"})),
             html.Div(tabs, id=Id.TABS, className="tabs", role="tablist", **named({"aria-label": "Panels"})),
         ],
         className="status",

@@ -7,9 +7,10 @@ import re
 import tempfile
 import zipfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import flask
 from dash import Dash
@@ -18,16 +19,20 @@ from flowgraph.errors import ArgumentError, FlowgraphError, ModelNeededError
 from flowgraph.render import shown_graph
 
 from ...panels import PANELS, shown
+from ...panels.kept_answer import KeptPicture, KeptQuestion
 from ...present.errors import sentence
-from ...recipe import Recipe, from_query
+from ...recipe import LARGEST_LEVEL, Recipe, check_index, from_query
 from ...server.asking import ask
 from ...server.errors import Busy, NotYet, TimedOut
 from ...server.run import RunQuestion
 from ...server.service import Known
 from ...server.turns import Turns
 from ...session import Annotations
+from ...session.codec import strict_json
 
 if TYPE_CHECKING:
+    from flowgraph import FlowGraph
+
     from ...server.service import Service
 
 FORMATS = (
@@ -36,6 +41,9 @@ FORMATS = (
 """Endings of the files that a graph is offered as."""
 NOTE = "Flowgraph-Note"
 """Header of a file's answer: a note that the page shows, percent-encoded."""
+TESTED = "Flowgraph-Tested"
+"""Header of a request: the test whose result the page shows beside the picture, ``{"keep", "corrupted"}`` as JSON, percent-encoded."""
+_UNTESTED = "The file does not say how much of the answer the picture keeps: that is no longer kept here. Test the picture again, then export."
 _PLAIN = re.compile(r"[^A-Za-z0-9]+")
 _KINDS = {
     ".svg": "image/svg+xml", ".pdf": "application/pdf", ".png": "image/png", ".json": "application/json", ".csv": "text/csv",
@@ -50,6 +58,13 @@ class Exported(NamedTuple):
     note: str = ""
 
 
+class Measured(NamedTuple):
+    """A test of the picture: level of the slider, None where the graph opens, and the counterfactual prompts that were written."""
+
+    keep: int | None
+    corrupted: tuple[str, ...]
+
+
 def register(app: Dash, service: Service) -> None:
     """Serve the files under ``export/``, each for the address that its query says; none of them starts a run."""
     turns = Turns()
@@ -59,7 +74,7 @@ def register(app: Dash, service: Service) -> None:
         try:
             recipe = from_query(flask.request.query_string.decode("ascii", "replace"))
             with turns.one():
-                file = exported(service, recipe, name)
+                file = exported(service, recipe, name, _tested(flask.request.headers.get(TESTED, "")))
         except FlowgraphError as error:
             status = next((number for kind, number in _STATUS.items() if isinstance(error, kind)), 400)
             return flask.Response(f"{sentence(str(error))}\n", status=status, mimetype="text/plain")
@@ -73,7 +88,25 @@ def _sent(file: Exported) -> flask.Response:
     return response
 
 
-def exported(service: Service, recipe: Recipe, name: str) -> Exported:
+def _tested(header: str) -> Measured | None:
+    """The test that a request names; None where it names none.
+
+    Raises
+    ------
+    ArgumentError
+        If it is not what the page sends.
+    """
+    if not header:
+        return None
+    said = strict_json(unquote(header).encode(), TESTED)
+    keep, prompts = (said.get(name) for name in ("keep", "corrupted")) if isinstance(said, dict) else (None, None)
+    if not isinstance(prompts, list) or not all(isinstance(text, str) for text in prompts):
+        raise ArgumentError(f"{TESTED} names no test of this page; reload it")
+    check_index("keep", keep, LARGEST_LEVEL)
+    return Measured(keep, tuple(prompts))
+
+
+def exported(service: Service, recipe: Recipe, name: str, tested: Measured | None = None) -> Exported:
     """A file of a view.
 
     Parameters
@@ -84,6 +117,8 @@ def exported(service: Service, recipe: Recipe, name: str) -> Exported:
         The view that is exported.
     name
         ``graph`` with one of :data:`FORMATS`, a panel with ``.csv``, or ``session.flowgraph``.
+    tested
+        The test of the picture whose result a graph's file says; None: the file says nothing of it.
 
     Raises
     ------
@@ -97,7 +132,7 @@ def exported(service: Service, recipe: Recipe, name: str) -> Exported:
     known, sheets = Known(service), {panel.name: panel for panel in PANELS}
     try:
         if stem == "graph" and ending in FORMATS:
-            return _graph_file(known, recipe, ending)
+            return _graph_file(known, recipe, ending, tested)
         if name == "session.flowgraph":
             data, why = service.session_file(recipe, Annotations(pins=recipe.pins))
             note = f"The session was saved without its trace: {why}." if why else ""
@@ -126,15 +161,31 @@ _STATUS: Mapping[type[FlowgraphError], int] = {NotYet: 409, ModelNeededError: 40
 """Errors whose request is all right, and may be answered later."""
 
 
-def _graph_file(service: Known, recipe: Recipe, ending: str) -> Exported:
-    answer = shown(service, recipe)
+def _graph_file(service: Known, recipe: Recipe, ending: str, tested: Measured | None) -> Exported:
+    graph, note = shown_graph(shown(service, recipe).graph, recipe.keep), ""
+    if tested is not None:
+        found = _kept(service, recipe, tested, graph)
+        graph, note = (graph, _UNTESTED) if found is None else (graph.with_faithfulness(found.statement()), "")
     with tempfile.TemporaryDirectory(prefix="flowgraph-") as folder:
         stem = _file_stem(recipe, _method(recipe))
-        shown_graph(answer.graph, recipe.keep).save(Path(folder) / f"{stem}{ending}")
+        graph.save(Path(folder) / f"{stem}{ending}")
         files = sorted(Path(folder).iterdir())
         if len(files) == 1:
-            return Exported(files[0].read_bytes(), files[0].name)
-        return Exported(_zipped(files), f"{stem}{ending.replace('.', '-')}.zip")
+            return Exported(files[0].read_bytes(), files[0].name, note)
+        return Exported(_zipped(files), f"{stem}{ending.replace('.', '-')}.zip", note)
+
+
+def _kept(service: Known, recipe: Recipe, tested: Measured, graph: FlowGraph) -> KeptPicture | None:
+    """What a test said of a picture; None where it is not known, or was of another one."""
+    if recipe.circuit != "none":
+        return None
+    question = KeptQuestion.of(replace(recipe, keep=tested.keep))
+    try:
+        found = ask(service, replace(question, corrupted=tested.corrupted))
+    except NotYet:
+        return None
+    # Levels between which no edge lies show the same picture.
+    return found if len(shown_graph(shown(service, recipe).graph, tested.keep)) == len(graph) else None
 
 
 def _method(recipe: Recipe) -> str:
