@@ -164,6 +164,8 @@ def test_a_test_can_be_cancelled(opened_form, circuits):
         expect(tab.page.locator("#test-cancel")).to_be_hidden()
     assert tab.page.locator("#effect").inner_text() == ""
     tab.page.get_by_role("button", name="Test this graph").click()
+    expect(tab.page.locator("#effect")).to_contain_text("random pictures")
+    tab.page.get_by_role("button", name="Set to zero instead").click()
     expect(tab.page.locator("#effect")).to_contain_text("left of the baseline")
 
 

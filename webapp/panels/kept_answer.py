@@ -301,9 +301,8 @@ def _form(prompts: Sequence[str], answer: KeptPicture | None) -> list[Component]
             text, rows="2", maxLength=str(LONGEST_TEXT), spellCheck="false", className="corrupted", key=f"{n}{text}",
             **named({"data-counterfactual": "", "aria-label": about}),
         )  # fmt: skip
-        boxes.append(
-            html.Label([html.Span([about, html.Span(kept, className="kept-there")]), words], className="counterfactual")
-        )
+        title = html.Span([about, html.Span(kept, className="kept-there")])
+        boxes.append(html.Label([title, words], className="counterfactual"))
     return [
         html.P(_EDIT if prompts else _WRITE, className="note"),
         *boxes,
