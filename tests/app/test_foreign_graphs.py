@@ -27,10 +27,13 @@ from flowgraph_webapp.session import read_session
 
 import flowgraph as fg
 from flowgraph import node_key
+from flowgraph.circuits.effect_graph import effect_graph
 from flowgraph.errors import ModelNeededError
+from flowgraph.interventions.parts import Part
 from tests.app.conftest import saved
 from tests.app.tabs import SIZES, Opened, served
 from tests.attribution_graphs import attribution_graph
+from tests.conftest import IDS
 from tests.test_circuit_files import circuit
 
 UNSAID = ("This needs the model", "no head over a vocabulary", "No edge of this graph leads from one token to another")
@@ -261,4 +264,20 @@ def test_a_click_on_a_feature_answers_from_the_file(browser, scheme, tmp_path):
         tab.context.close()
     assert not [words for words in UNSAID if words in said]
     assert "activation" in said
+    assert tab.requests == tab.messages == []
+
+
+@pytest.mark.browser
+def test_the_slider_of_a_picture_of_parts_keeps_effects(browser, tiny, tmp_path):
+    parts = {Part(0, 2): 2.0, Part(1, len(IDS) - 1, head=0, source=2): -3.0}
+    graph = effect_graph(fg.trace(tiny("llama"), IDS), parts, 100, frozenset({2}))
+    service = Service([], examples=False)
+    session = service.add_session(session_of_graph(fg.FlowGraph.load(graph.save(tmp_path / "g.json"))))
+    with served(service) as address:
+        tab = Opened(browser, address, SIZES[0], "light").drawn(to_query(session.recipe))
+        assert tab.text("#keep-title") == "Keep the strongest effects"
+        assert "2 of 100 parts" in tab.text("#counter")
+        assert "largest effect downwards" in tab.page.locator("#counter").get_attribute("title")
+        assert not tab.page.locator("#width").is_visible()
+        tab.context.close()
     assert tab.requests == tab.messages == []

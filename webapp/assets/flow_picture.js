@@ -49,6 +49,7 @@ dash-cytoscape's component gives. */
     app.aboutPicture();
     showAddress();
     nameLayers();
+    nameNumbers();
     app.root().dataset.drawn = data.picture;
     // Not before the picture is seen: reading the rest takes the processor that draws it.
     inTwoFrames(() => app.tell({ drawn: data.picture }));
@@ -59,6 +60,12 @@ dash-cytoscape's component gives. */
     if (!found || found.picture !== app.data?.picture) return;
     for (const name of ['readings', 'vocabulary']) app.data[name].splice(0, Infinity, ...found[name]);
     app.root().dataset.read = found.picture;
+  }
+
+  /** Numbers of circuits and of pictures of parts are effects; these have one width. */
+  function nameNumbers() {
+    document.getElementById('keep-title').textContent = `Keep the strongest ${app.data.carried.short === 'effect' ? 'effects' : 'flow'}`;
+    app.root().toggleAttribute('data-one-width', Boolean(app.data.parts));
   }
 
   /** Labels of layers are switches at token level. */

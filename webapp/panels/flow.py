@@ -254,6 +254,11 @@ def caption(answer: GraphAnswer) -> list[Component]:
 
 def mass_hint(drawn: Drawing) -> str:
     """What the slider goes by, and what its percentage is a part of."""
+    if drawn.graph.info.method == "effect":
+        return (
+            "Parts appear from the largest effect downwards: the change of the logit difference, in logits, as all parts of the picture are "
+            "faded in together. What fewer parts keep of the answer was not measured."
+        )
     measure = (
         "the summed flow of the edges, as a part of that of all edges of the method"
         if drawn.is_flow_mass

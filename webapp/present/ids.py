@@ -44,6 +44,7 @@ class Id(StrEnum):
     LEVEL = "level"
     HEADS_IN = "heads_in"
     KEEP = "keep"
+    KEEP_TITLE = "keep-title"
     COUNTER = "counter"
     WIDTH = "width"
     ORIENTATION = "orientation"

@@ -46,7 +46,7 @@ def controls() -> html.Aside:
                 name="of-run",
             ),
             _keep(),
-            group("Edge width", "What the width of an edge says", switch(Id.WIDTH, WIDTHS, "flow")),
+            group("Edge width", "What the width of an edge says", switch(Id.WIDTH, WIDTHS, "flow"), name="of-widths"),
             group("Tokens as", "Where the tokens stand", switch(Id.ORIENTATION, ORIENTATIONS, "auto")),
             _layers(),
             _threshold(),
@@ -89,8 +89,8 @@ def _heads_in() -> html.Div:
 def _keep() -> html.Section:
     return html.Section(
         [
-            html.H2(html.Label("Keep the strongest flow", htmlFor=Id.KEEP, title=_KEEP_HINT)),
-            drawn(_slider(), name="range", label="Keep the strongest flow"),
+            html.H2(html.Label("Keep the strongest flow", htmlFor=Id.KEEP, title=_KEEP_HINT, id=Id.KEEP_TITLE)),
+            drawn(_slider(), name="range", label="Slider"),
             html.P(id=Id.COUNTER, className="counter", title=_KEEP_HINT, **named({"data-part": "counter"})),
             html.P(className="kept-badge", role="status", title=_KEPT_HINT, **named({"data-show": "kept"})),
         ],
