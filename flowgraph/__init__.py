@@ -27,7 +27,8 @@ Test: ablation, patching, attribution, tasks
     target_rank, task, TaskData, Example, corrupt, counterfactuals, Counterfactuals, Counterfactual
 Find circuits: search, faithfulness, roles of heads
     discover, discovery_size, circuit_edges, CircuitEdges, faithfulness, Faithfulness, benchmark_faithfulness, BenchmarkFaithfulness,
-    select_edges, completeness, Completeness, minimality, Minimality, compare, CircuitOverlap, explain_answer, graph_faithfulness, GraphFaithfulness, head_roles, HeadRoles
+    select_edges, completeness, Completeness, minimality, Minimality, compare, CircuitOverlap, explain_answer, graph_faithfulness, GraphFaithfulness,
+    faithfulness_curve, FaithfulnessCurve, head_roles, HeadRoles
 Files: graphs of this and other programs; what is saved is saved by its own ``save``
     import_graph
 Errors: what is refused
@@ -70,6 +71,7 @@ if TYPE_CHECKING:
     from .circuits.discovery import discover, discovery_size
     from .circuits.explain_answer import explain_answer
     from .circuits.faithfulness import Faithfulness, faithfulness
+    from .circuits.faithfulness_curve import FaithfulnessCurve, faithfulness_curve
     from .circuits.graph_faithfulness import GraphFaithfulness, graph_faithfulness
     from .circuits.roles import HeadRoles, head_roles
     from .circuits.selection import select_edges
@@ -176,6 +178,7 @@ _WHERE = {
     "circuits.faithfulness": ("Faithfulness", "faithfulness"),
     "circuits.selection": ("select_edges",),
     "circuits.benchmark": ("BenchmarkFaithfulness", "benchmark_faithfulness"),
+    "circuits.faithfulness_curve": ("FaithfulnessCurve", "faithfulness_curve"),
     "circuits.graph_faithfulness": ("GraphFaithfulness", "graph_faithfulness"),
     "circuits.roles": ("HeadRoles", "head_roles"),
     "errors": (
@@ -264,7 +267,7 @@ _MODULE_OF = {name: module for module, names in _WHERE.items() for name in names
 __all__ = [
     "DEFAULT_METHOD", "EDGE_METHODS", "FAMILIES", "KNOWN_MODELS", "SITES", "AltiLogit", "ArchitectureError", "ArgumentError",
     "AttentionView", "Axis", "BenchmarkFaithfulness", "CancelledError", "CircuitEdges", "CircuitOverlap", "Completeness", "Counterfactual", "Counterfactuals", "DeviceError", "DirectLogitAttribution",
-    "Edge", "EdgeEffects", "EdgeMethod", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Experts", "Faithfulness",
+    "Edge", "EdgeEffects", "EdgeMethod", "EdgeScores", "EdgeTokens", "EdgeWeights", "Effect", "Example", "Experts", "Faithfulness", "FaithfulnessCurve",
     "Family", "FetchError", "FileFormatError", "FlowEdges", "FlowGraph", "FlowgraphError", "Gradients",
     "GraphFaithfulness", "GraphInfo", "GraphTooLargeError", "HeadCircuit", "HeadEffects", "HeadRoles", "HeadScore", "HeadScores",
     "Inputs", "IntegratedAttribution", "KeywordError", "LayerOverlap", "LoadedModel", "Metric", "Minimality", "ModelMismatchError", "ModelNeededError",
@@ -274,7 +277,7 @@ __all__ = [
     "__version__", "ablate", "alti_logit", "attention_figure", "attention_flow", "attention_rollout",
     "benchmark_faithfulness", "build_graph", "circuit_edges", "compare", "completeness", "connected_flow", "corrupt", "counterfactuals", "critical_levels",
     "direct_logit_attribution", "discover", "discovery_size", "edge_effects", "edge_mass", "edge_scores", "edge_tokens",
-    "edge_tokens_figure", "edge_weights", "experts", "explain_answer", "faithfulness", "flow_edges", "flow_graph", "gradients", "graph_faithfulness", "head_circuit",
+    "edge_tokens_figure", "edge_weights", "experts", "explain_answer", "faithfulness", "faithfulness_curve", "flow_edges", "flow_graph", "gradients", "graph_faithfulness", "head_circuit",
     "head_circuit_figure", "head_effects", "head_roles", "head_scores", "head_scores_figure", "head_view",
     "import_graph", "influence", "inputs", "integrated_attribution", "keep_strongest", "kl_divergence", "lens_figure", "load_model",
     "log_probability", "logit_difference", "logit_lens", "mass", "matrix_figure", "merge_parallel", "minimality",

@@ -26,7 +26,7 @@ from ..interventions.part_runs import Keys
 from ..interventions.parts import PartNumbers
 from ..interventions.prompts import Answers, Prompts
 from ..interventions.ticks import ticking
-from ..models import load_model
+from ..models import LoadedModel, load_model
 from ..models.wheel import Progress
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
@@ -301,26 +301,10 @@ def graph_faithfulness(
     loaded = load_model(model)
     if random < 0:
         raise ArgumentError(f"random={random} must be 0 (no pictures by chance) or more")
-    if graph.info.model != loaded.name:
-        raise ModelMismatchError(
-            f"the graph is of {graph.info.model!r}, and the model is {loaded.name!r}; give the graph's own model"
-        )
-    if corrupted is None:
-        if not (target is None or isinstance(target, str | int)):
-            raise ArgumentError(
-                f"target={target!r}: proposals are made for one answer; give one, or your own prompts as corrupted"
-            )
-        corrupted = proposed(loaded, trace, target=target, seed=seed, least_gap=least_gap)[:SEARCHED]
-    answer = KeptAnswer(
-        loaded, trace, corrupted, target=target, foil=foil, metric=None if metric is None else metric_of(metric), keys=keys,
-        least_gap=least_gap,
+    answer = answer_beside(
+        loaded, trace, graph, corrupted, target=target, foil=foil, metric=metric, keys=keys, least_gap=least_gap, seed=seed
     )  # fmt: skip
-    strings = tuple(loaded.vocabulary.strings(answer.runs.both.ids[0].tolist()))
-    if graph.info.tokens != strings and answer.runs.both.values is None:
-        raise ArgumentError(
-            f"the graph is of the prompt {_quoted(''.join(graph.info.tokens))}, and this one is {_quoted(''.join(strings))}; give the graph's own prompt"
-        )
-    shown, equal, notes = _shown(answer, graph)
+    shown, equal, notes = shown_parts(answer, graph)
     draw = np.random.default_rng(seed)
     masks = [shown, answer.runs.valid & ~shown]
     masks += [blind_picture(answer.numbers, answer.runs.valid, shown, draw) for _ in range(random)]
@@ -343,9 +327,42 @@ def graph_faithfulness(
         outputs=int(shown[numbers.terms :].sum()),
         mixers=int(shown[numbers.terms + numbers.outputs :].sum()), equal=equal, possible=int(answer.runs.valid.sum()),
         measures=tuple(one.name for one in answer.measures), answer=strings_of([answer.target])[0],
-        foils=tuple(strings_of(answer.foils.tolist())), counterfactuals=_differences(answer),
+        foils=tuple(strings_of(answer.foils.tolist())), counterfactuals=differences(answer),
         model=loaded.name, method=graph.info.method, how=how, notes=notes,
     )  # fmt: skip
+
+
+def answer_beside(
+    loaded: LoadedModel, trace: Prompts, graph: FlowGraph, corrupted: Prompts | None, *, target: Answers, foil: Answers,
+    metric: Metric | Callable[..., Any] | None, keys: Keys, least_gap: float, seed: int,
+) -> KeptAnswer:  # fmt: skip
+    """The prompt of a graph, and the counterfactuals that its pictures are tested with; arguments as there.
+
+    Raises
+    ------
+    ArgumentError, PromptError, ModelMismatchError, UnsupportedReadingError
+        As for :func:`graph_faithfulness`.
+    """
+    if graph.info.model != loaded.name:
+        raise ModelMismatchError(
+            f"the graph is of {graph.info.model!r}, and the model is {loaded.name!r}; give the graph's own model"
+        )
+    if corrupted is None:
+        if not (target is None or isinstance(target, str | int)):
+            raise ArgumentError(
+                f"target={target!r}: proposals are made for one answer; give one, or your own prompts as corrupted"
+            )
+        corrupted = proposed(loaded, trace, target=target, seed=seed, least_gap=least_gap)[:SEARCHED]
+    answer = KeptAnswer(
+        loaded, trace, corrupted, target=target, foil=foil, metric=None if metric is None else metric_of(metric), keys=keys,
+        least_gap=least_gap,
+    )  # fmt: skip
+    strings = tuple(loaded.vocabulary.strings(answer.runs.both.ids[0].tolist()))
+    if graph.info.tokens != strings and answer.runs.both.values is None:
+        raise ArgumentError(
+            f"the graph is of the prompt {_quoted(''.join(graph.info.tokens))}, and this one is {_quoted(''.join(strings))}; give the graph's own prompt"
+        )
+    return answer
 
 
 def blind_picture(
@@ -385,7 +402,7 @@ def matched_picture(
     return mask if moved else None
 
 
-def _shown(answer: KeptAnswer, graph: FlowGraph) -> tuple[Bool[Tensor, "part"], int, tuple[str, ...]]:
+def shown_parts(answer: KeptAnswer, graph: FlowGraph) -> tuple[Bool[Tensor, "part"], int, tuple[str, ...]]:
     """[part] what a graph shows, with what it cannot show; how many parts it shows before the first change; and sentences on that."""
     anatomy, numbers = answer.loaded.anatomy, answer.numbers
     found = graph_parts(graph, anatomy, numbers.n_tokens)
@@ -418,7 +435,7 @@ def _shown(answer: KeptAnswer, graph: FlowGraph) -> tuple[Bool[Tensor, "part"], 
     return numbers.joined(terms, mlps, mixers) & answer.runs.valid, equal, tuple(notes)
 
 
-def _differences(answer: KeptAnswer) -> tuple[tuple[str, str], ...]:
+def differences(answer: KeptAnswer) -> tuple[tuple[str, str], ...]:
     """What each counterfactual has in the place of what."""
     both, strings = answer.runs.both, answer.loaded.vocabulary.strings
     found = []
