@@ -330,6 +330,67 @@ def test_integrated_gradients_average_over_their_points(points, parts):
     assert f"points {points}" in edges.chart().subtitle
 
 
+@pytest.mark.parametrize("name", [*VARIANTS, "llama"])
+def test_the_strongest_scores_are_confirmed_by_cutting(name):
+    model, _, asked = made(name, 4.0)
+    exact, true, _ = truth(name, 4.0)
+    graph = flowgraph.discover(model, **asked, method="eap-ig-exact", points="left")
+    assert auroc(sizes(graph, exact.edges), true) == 1.0
+    known = dict(zip(exact.edges, exact.effects, strict=True))
+    for edge, weight in weights(graph).items():
+        assert weight == pytest.approx(-known[edge], rel=1e-6)
+    assert flowgraph.circuit_edges(graph).measured
+    options = graph.info.options
+    assert options["tested"] >= len(graph)
+    assert options["untested"] == 0
+    short = flowgraph.discover(model, **asked, method="eap-ig-exact", points="left", budget=(2 + 5 + 2 + 2) * COUNT)
+    assert short.info.options["tested"] == 2
+    assert short.info.options["untested"] == options["tested"] - 2
+    assert short.info.options["forwards"] == short.info.options["budget"]
+
+
+def test_a_search_says_its_cost_first():
+    model, _, asked = made("plain", 4.0)
+    for options, forwards in (
+        ({"method": "eap"}, 2), ({"method": "eap-ig", "points": "left"}, 7), ({"method": "eap-ig-exact"}, 500), ({"method": "backward"}, 500)
+    ):  # fmt: skip
+        seen = []
+        graph = flowgraph.discover(
+            model, **asked, **options, progress=lambda stage, _part, seen=seen: seen.append(stage)
+        )
+        assert seen[0].startswith(f"at most {forwards * COUNT:,} forwards of a prompt, working in ")
+        assert graph.info.options["forwards"] <= forwards * COUNT
+
+
+def test_scores_without_a_sure_sign_are_none(tiny):
+    """Against draws one by one of the scores of single prompts."""
+    model = tiny("gpt2", torch.float64)
+    examples = tuple(
+        flowgraph.Example(tuple(np.roll(IDS, n).tolist()), tuple(np.roll(IDS, n)[::-1].tolist()), 3, 5)
+        for n in range(COUNT)
+    )
+    data = flowgraph.TaskData("rolled", "", examples)
+    plain = weights(flowgraph.discover(model, data=data, method="eap", threshold=0.0))
+    graph = flowgraph.discover(model, data=data, method="eap", threshold=0.0, bootstrap=40, seed=3)
+    alone = [
+        weights(flowgraph.discover(model, data=replace(data, examples=(one,)), method="eap", threshold=0.0))
+        for one in examples
+    ]
+    draws = np.random.default_rng(3).multinomial(COUNT, np.full(COUNT, 1 / COUNT), size=40)
+    sure = {}
+    for edge, weight in plain.items():
+        drawn = draws @ np.array([one.get(edge, 0.0) for one in alone])
+        if max((drawn > 0).mean(), (drawn < 0).mean()) >= 0.975:
+            sure[edge] = weight
+    assert 0 < len(sure) < len(plain)
+    assert weights(graph) == pytest.approx(sure)
+    assert graph.info.options["bootstrap"] == 40
+    with pytest.raises(ArgumentError, match="method='backward' cuts edges"):
+        flowgraph.discover(model, data=data, bootstrap=10)
+    with pytest.raises(ArgumentError, match="bootstrap=-1"):
+        flowgraph.discover(model, data=data, method="eap", bootstrap=-1)
+
+
 def test_one_point_at_the_clean_end_is_attribution_patching():
     model, _, asked = made("plain", 10.0)
     one = flowgraph.discover(model, **asked, method="eap-ig", steps=1, points="right", threshold=0.0)

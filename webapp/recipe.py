@@ -31,7 +31,7 @@ Method = str
 Width = Literal["flow", "share"]
 Orientation = Literal["auto", "columns", "rows"]
 Fill = Literal["rank", "probability", "entropy"]
-Circuit = Literal["none", "backward", "eap", "eap-qk", "eap-ig"]
+Circuit = Literal["none", "backward", "eap-ig-exact", "eap", "eap-qk", "eap-ig"]
 Score = Literal[
     "", "direct_logit", "entropy", "sink", "previous_token", "duplicate_token", "induction", "strongest_other"
 ]

@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from ..interventions.ablation import answer_logits, answer_tokens_of
@@ -22,6 +22,8 @@ from ..interventions.senders import keep_senders, kept_of
 from ..models.hooks import on_call
 from .pairs import Pairs, Search
 
+_SURE, _AT_ONCE = 0.975, 4096
+"""Part of the draws that has to agree on a sign; edges that are drawn together."""
 Points = Literal["left", "right", "midpoint"]
 POINTS: tuple[Points, ...] = get_args(Points)
 
@@ -39,9 +41,12 @@ class Scores:
     scores: Float[np.ndarray, "source receiver"]
     clean: Float[np.ndarray, "prompt"]
     corrupted: Float[np.ndarray, "prompt"]
+    by_part: Float[np.ndarray, "part source receiver"] | None = None
 
 
-def attribution(search: Search, *, steps: int = 1, points: Points = "right", qk_fix: bool = False) -> Scores:
+def attribution(
+    search: Search, *, steps: int = 1, points: Points = "right", qk_fix: bool = False, by_part: bool = False
+) -> Scores:
     """Score every edge of the model by change · gradient.
 
     Parameters
@@ -55,8 +60,11 @@ def attribution(search: Search, *, steps: int = 1, points: Points = "right", qk_
         to the clean one), at the clean end (``"right"``; one step is the clean run alone, EAP), or in the middle.
     qk_fix
         Score edges into queries and keys by a softmax that is run anew, whatever ``steps``.
+    by_part
+        Keep the sum of each part of the prompts as well.
     """
     scores = np.zeros(search.possible.shape)
+    kept = np.zeros((len(search.parts), *scores.shape)) if by_part else None
     ends = []
     for n, pairs in enumerate(search.parts):
 
@@ -65,9 +73,31 @@ def attribution(search: Search, *, steps: int = 1, points: Points = "right", qk_
 
         tell(0.0)
         found, *values = _of_part(search, pairs, ways(points, steps), qk_fix, tell)
-        scores += found.double().cpu().numpy()
+        of_part = found.double().cpu().numpy()
+        scores += of_part
+        if kept is not None:
+            kept[n] = of_part
         ends.append([value.double().cpu().numpy() for value in values])
-    return Scores(scores / search.count, *map(np.concatenate, zip(*ends, strict=True)))
+    clean, corrupted = map(np.concatenate, zip(*ends, strict=True))
+    return Scores(scores / search.count, clean, corrupted, kept)
+
+
+def is_sure(
+    by_prompt: Float[np.ndarray, "prompt source receiver"], draws: int, seed: int
+) -> Bool[np.ndarray, "source receiver"]:
+    """Where the mean over prompts has one sign in at least 97.5 % of the draws of as many prompts, with replacement.
+
+    These are the edges whose middle 95 % of the draws does not hold 0.
+    """
+    count, shape = len(by_prompt), by_prompt.shape[1:]
+    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
+    flat = by_prompt.reshape(count, -1)
+    above, below = np.zeros(flat.shape[1]), np.zeros(flat.shape[1])
+    for start in range(0, flat.shape[1], _AT_ONCE):
+        drawn = weights @ flat[:, start : start + _AT_ONCE]
+        above[start : start + _AT_ONCE], below[start : start + _AT_ONCE] = (drawn > 0).mean(0), (drawn < 0).mean(0)
+    sure: np.ndarray = (np.maximum(above, below) >= _SURE).reshape(shape)
+    return sure
 
 
 def _of_part(

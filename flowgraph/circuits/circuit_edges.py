@@ -30,6 +30,7 @@ _ABLATIONS = {"resample": "the corrupted prompt’s", "zero": "nothing"}
 _SAID = {
     "forwards": "forwards run", "backwards": "backwards run", "layer_runs": "runs of one layer", "budget": "budget, forwards",
     "steps": "runs between the prompts", "points": "ends of the parts where they lie", "tested": "edges cut", "untested": "left untested",
+    "bootstrap": "draws of the prompts", "unsure": "edges without a sure sign",
 }  # fmt: skip
 
 
@@ -69,7 +70,7 @@ class CircuitEdges(Result):
     @property
     def measured(self) -> bool:
         """Whether the effects were measured, and not estimated."""
-        return self.method == "backward"
+        return self.method in ("backward", "eap-ig-exact")
 
     @property
     def gap(self) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -20,15 +21,19 @@ from ..tasks import TaskData
 from ..tasks.examples import GIVEN
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
-from .attribution import POINTS, Points, Scores, attribution
+from .attribution import POINTS, Points, Scores, attribution, is_sure
 from .backward import Found, backward_discovery
 from .circuit_graph import circuit_graph
 from .memory import MAX_BYTES, search_size
-from .pairs import Pairs, Search, Spending, pairs_of
+from .pairs import Pairs, Runs, Search, Spending, pairs_of
 from .pruning import ALL_BELOW, prune_greedily
 
-DiscoveryMethod = Literal["backward", "eap", "eap-qk", "eap-ig", "gradient", "acdc"]
+DiscoveryMethod = Literal["backward", "eap-ig-exact", "eap", "eap-qk", "eap-ig", "gradient", "acdc"]
 METHODS: tuple[str, ...] = get_args(DiscoveryMethod)
+_CONFIRMING = ("backward", "eap-ig-exact", "acdc")
+"""Methods that cut edges as long as the budget lasts."""
+_MARGIN = 0.5
+"""A score is a guess, so an edge is cut if its score reaches this part of the threshold."""
 FORWARDS = 500
 """Forwards for each prompt that a search may run, unless ``budget`` says otherwise."""
 
@@ -53,6 +58,8 @@ def discover(
     steps: int = 5,
     points: Points = "right",
     shortlist: int = 500,
+    bootstrap: int = 0,
+    seed: int = 0,
     max_bytes: int = MAX_BYTES,
     progress: Progress | None = None,
     cancel: Callable[[], bool] | None = None,
@@ -71,6 +78,8 @@ def discover(
         In place of these, examples of a task; they may differ in length.
     method
         ``"backward"``: edges shortlisted by estimates that see through saturated attention, and confirmed by exact patching.
+        ``"eap-ig-exact"``: the edges with the largest scores of ``"eap-ig"``, confirmed by exact patching, the strongest first; where
+        attention is saturated these scores see nothing, and ``"backward"`` does.
         First-order scores of every edge, not confirmed: ``"eap"`` (change · gradient), ``"eap-qk"`` (with attention run again
         for edges into queries and keys), ``"eap-ig"`` (gradients averaged over ``steps`` runs between corrupted and clean
         embeddings), ``"gradient"`` (activation × gradient: the change is that of zero ablation). ``"acdc"``: edges of a
@@ -97,11 +106,14 @@ def discover(
     shortlist
         Number of edges of ``"acdc"``, by their scores with the QK fix, that are not taken away at the start; models with fewer
         than 5,000 edges are pruned whole.
+    bootstrap, seed
+        Of methods that score every edge: how often as many prompts are drawn from the prompts, with replacement. An edge whose score
+        has not one sign in 97.5 % of the draws has no effect then. 0: no draws. Prompts are scored one by one.
     max_bytes
         Memory to work in, besides the model: as many prompts run together as :func:`discovery_size` says fit. ``"backward"`` and
         ``"acdc"`` also hold runs of every prompt until the end, which have to fit.
     progress, cancel
-        As for :func:`flowgraph.head_effects`; the first stage says how much memory is used at most.
+        As for :func:`flowgraph.head_effects`; the first stage says how many forwards are run, and how much memory is used, at most.
 
     Returns
     -------
@@ -132,6 +144,7 @@ def discover(
     Kramár et al. (2024), "AtP*" (QK fix). The backward search by real changes is this project's own.
     """
     _check(method, how, budget, threshold, top_k, steps, shortlist, points)
+    _check_draws(method, bootstrap)
     how = "zero" if method == "gradient" else how
     loaded = load_model(model)
     loaded.require_head("a circuit for the answer")
@@ -140,16 +153,17 @@ def discover(
     if how == "mean":
         _check_averages(parts)
     lengths = [pairs.clean.lengths for pairs in parts for _ in range(len(pairs))]
-    size = search_size(loaded, lengths, method, how=how, max_bytes=max_bytes)
+    size = search_size(loaded, lengths, method, how=how, max_bytes=max_bytes, apart=bootstrap > 0)
     # Prompts run in parts that fit; the search asks each part in turn, so the result does not depend on the sizes.
     parts = [part for pairs in parts for part in pairs.split(size.at_once[pairs.clean.lengths])]
     count = len(lengths)
     most = (ALL_BELOW if method == "acdc" else FORWARDS) * count if budget is None else budget
     search = Search(loaded, network, parts, metric_of(metric), how, Spending(most), progress, cancel)
-    least_budget(search, method, steps, points)
-    search.tell(f"working in {size.total / 2**20:,.0f} MiB at most", 0.0)
+    needed = least_budget(search, method, steps, points)
+    forwards = most if method in _CONFIRMING else needed
+    search.tell(f"at most {forwards:,} forwards of a prompt, working in {size.total / 2**20:,.0f} MiB at most", 0.0)
     with loaded.lock:
-        found, gap = _search(search, method, threshold, steps, points, shortlist)
+        found, gap = _search(search, method, threshold, steps, points, shortlist, (bootstrap, seed))
     if not found.chosen.any():
         raise ArgumentError(_nothing(search, found, threshold, gap))
     notes: dict[str, float | int | str] = {
@@ -164,7 +178,7 @@ def discover(
         notes["corruption"] = GIVEN if data is None else data.corruption
     spent = search.spending
     notes |= {"forwards": spent.forwards, "backwards": spent.backwards, "layer_runs": spent.layer_runs}
-    if budget is not None or method in ("backward", "acdc"):
+    if budget is not None or method in _CONFIRMING:
         notes["budget"] = most
     return circuit_graph(search, found, method, notes=notes | found.notes, threshold=threshold, top_k=top_k)
 
@@ -211,15 +225,17 @@ def discovery_size(
     return search_size(loaded, lengths, method, how="zero" if method == "gradient" else how, max_bytes=max_bytes).total
 
 
-def least_budget(search: Search, method: str, steps: int, points: Points) -> None:
-    """Refuse a budget that does not suffice for the runs that a method always needs."""
-    runs = {"backward": 3, "acdc": 6, "eap-ig": 1 + steps + (points != "right")}.get(method, 2)
+def least_budget(search: Search, method: str, steps: int, points: Points) -> int:
+    """The forwards that a method always needs; refuses a budget that does not suffice for them."""
+    integrated = 1 + steps + (points != "right")
+    runs = {"backward": 3, "acdc": 6, "eap-ig": integrated, "eap-ig-exact": integrated + 3}.get(method, 2)
     needed = (runs + (search.how == "mean")) * search.count
     if search.spending.budget < needed:
         raise ArgumentError(
             f"budget={search.spending.budget} is too small: method={method!r} runs {needed} forwards for {search.count} prompts "
             "before it can test an edge"
         )
+    return needed
 
 
 def _check_averages(parts: Sequence[Pairs]) -> None:
@@ -232,7 +248,13 @@ def _check_averages(parts: Sequence[Pairs]) -> None:
 
 
 def _search(
-    search: Search, method: str, threshold: float, steps: int, points: Points, shortlist: int
+    search: Search,
+    method: str,
+    threshold: float,
+    steps: int,
+    points: Points,
+    shortlist: int,
+    draws: tuple[int, int],
 ) -> tuple[Found, float]:
     if method == "backward":
         clean, corrupted = (
@@ -240,17 +262,24 @@ def _search(
         )
         gap = search.gap_of(clean, corrupted)
         return backward_discovery(search, _least(threshold, gap)), gap
-    is_integrated = method == "eap-ig"
+    is_integrated = method in ("eap-ig", "eap-ig-exact")
     scores = attribution(
         search,
         steps=steps if is_integrated else 1,
         points=points if is_integrated else "right",
         qk_fix=method in ("eap-qk", "acdc"),
+        by_part=draws[0] > 0,
     )
     gap = search.gap_of(scores.clean, scores.corrupted)
     if method == "acdc":
         return prune_greedily(search, scores.scores, _least(threshold, gap), shortlist=shortlist), gap
     notes: dict[str, Any] = {"steps": steps, "points": points} if is_integrated else {}
+    if method == "eap-ig-exact":
+        return _confirmed(search, scores, _least(threshold, gap), notes), gap
+    if scores.by_part is not None:
+        sure = is_sure(scores.by_part, *draws)
+        notes |= {"bootstrap": draws[0], "unsure": int((search.possible & ~sure).sum())}
+        scores = replace(scores, scores=np.where(sure, scores.scores, 0.0))
     return _scored(search, scores, _least(threshold, gap), notes), gap
 
 
@@ -264,6 +293,34 @@ def _scored(search: Search, scores: Scores, least: float, notes: dict[str, Any])
     effects: Float[np.ndarray, "source receiver"] = np.where(search.possible, scores.scores, np.nan)
     chosen = search.possible & (np.abs(scores.scores) >= least)
     return Found(effects, chosen, notes)
+
+
+def _confirmed(search: Search, scores: Scores, least: float, notes: dict[str, Any]) -> Found:
+    """The edges with the largest scores, cut one by one as far as the budget goes."""
+    size = np.where(search.possible, np.abs(scores.scores), -1.0)
+    wanted = np.flatnonzero(size.ravel() >= _MARGIN * least)
+    order = wanted[np.argsort(-size.flat[wanted], kind="stable")]
+    # Each part of the prompts is run twice more before the first edge is cut.
+    tested = order[: max(0, search.spending.left // search.count - 2)]
+    places = [(int(s), int(r)) for s, r in zip(*np.unravel_index(tested, size.shape), strict=True)]
+    edges, total = [search.edge(*place) for place in places], np.zeros(len(places))
+    for n, pairs in enumerate(search.parts):
+        search.tell(f"cutting {len(edges):,} edges", n / len(search.parts))
+        total += Runs(search, pairs).exact(edges).sum(1)
+    effects: Float[np.ndarray, "source receiver"] = np.full(size.shape, np.nan)
+    effects.flat[tested] = total / search.count
+    chosen = np.abs(np.nan_to_num(effects)) >= least
+    return Found(effects, chosen, notes | {"tested": len(tested), "untested": len(order) - len(tested)})
+
+
+def _check_draws(method: str, bootstrap: int) -> None:
+    if bootstrap < 0:
+        raise ArgumentError(f"bootstrap={bootstrap} must be 0 (no draws) or more")
+    if bootstrap and method in _CONFIRMING:
+        raise ArgumentError(
+            f"bootstrap={bootstrap} draws the scores of every edge, and method={method!r} cuts edges; say one of "
+            f"{', '.join(one for one in METHODS if one not in _CONFIRMING)}"
+        )
 
 
 def _nothing(search: Search, found: Found, threshold: float, gap: float) -> str:

@@ -36,9 +36,9 @@ class SearchSize:
 
 
 def search_size(
-    loaded: LoadedModel, lengths: Iterable[Lengths], method: str, *, how: str, max_bytes: int
+    loaded: LoadedModel, lengths: Iterable[Lengths], method: str, *, how: str, max_bytes: int, apart: bool = False
 ) -> SearchSize:
-    """Find the numbers of prompts that run together within ``max_bytes``.
+    """Find the numbers of prompts that run together within ``max_bytes``: one, where they are scored ``apart``.
 
     Raises
     ------
@@ -47,10 +47,13 @@ def search_size(
     """
     counts = Counter(lengths)
     held = sum(_held(loaded, own, count, method, how) for own, count in counts.items())
+    if apart:
+        # Scores of each prompt, in twice the model's numbers at least.
+        held += sum(2 * 4 * count * pass_numbers(loaded, own).scores for own, count in counts.items())
     at_once, work = {}, 0
     for own, count in counts.items():
         size = _work(loaded, own, method)
-        at_once[own] = fitting(count, size, max_bytes - held)
+        at_once[own] = fitting(1 if apart else count, size, max_bytes - held)
         if not at_once[own]:
             raise ArgumentError(_too_large(method, sum(counts.values()), held + size(1), max_bytes))
         work = max(work, size(at_once[own]))
@@ -86,7 +89,7 @@ def _work(loaded: LoadedModel, lengths: Lengths, method: str) -> Callable[[int],
     scored = scoring_bytes(loaded, lengths, method in ("eap-qk", "acdc"))
 
     def scoring(prompts: int) -> int:
-        summed = prompts * n_tokens * of.all_into if method == "eap-ig" else 0
+        summed = prompts * n_tokens * of.all_into if method in ("eap-ig", "eap-ig-exact") else 0
         return scored(prompts) + of.width * summed
 
     def pruning(prompts: int) -> int:
@@ -97,7 +100,12 @@ def _work(loaded: LoadedModel, lengths: Lengths, method: str) -> Callable[[int],
     def backward(prompts: int) -> int:
         return of.width * max(_phases(of, loaded, n_tokens, prompts))
 
-    return {"backward": backward, "acdc": pruning}.get(method, scoring)
+    def confirming(prompts: int) -> int:
+        first, *_, cuts = _phases(of, loaded, n_tokens, prompts)
+        kept = prompts * (n_tokens * (of.changes + 2 * of.kept) + of.logits)
+        return max(scoring(prompts), of.width * (kept + max(first, cuts)))
+
+    return {"backward": backward, "acdc": pruning, "eap-ig-exact": confirming}.get(method, scoring)
 
 
 def _phases(of: PassNumbers, loaded: LoadedModel, n_tokens: int, prompts: int) -> tuple[int, ...]:

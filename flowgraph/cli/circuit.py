@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from ..tasks import TaskData
     from ..values.flow_graph import FlowGraph
 
-_METHODS = ("backward", "eap", "eap-qk", "eap-ig", "gradient", "acdc")
+_METHODS = ("backward", "eap-ig-exact", "eap", "eap-qk", "eap-ig", "gradient", "acdc")
 _EXAMPLES = """\
 examples:
   flowgraph circuit --task ioi -o circuit.html
@@ -42,6 +42,13 @@ def add_to(commands: Any) -> None:
     add("--method", default="backward", choices=_METHODS, help="how edges are found (default backward)")
     add("--corruption", metavar="NAME",
         help="what is changed in the corrupted prompts of a named task: flip (default) or abc of ioi")  # fmt: skip
+    add("--points", default="right", choices=("left", "right", "midpoint"),
+        help="where the runs of eap-ig lie between the prompts (default right; the benchmark has left)")  # fmt: skip
+    add(
+        "--bootstrap",
+        type=count,
+        help="draws of the prompts that decide whether the sign of a score is sure (default: none)",
+    )
     add("--count", type=count, default=8, help="how many examples of a named task (default 8)")
     add("--seed", type=int, default=0, help="which examples of a named task (default 0)")
     add("--foil", help="wrong answer to compare with, for every prompt")
@@ -80,6 +87,8 @@ def _circuit(options: argparse.Namespace, console: Console) -> None:
             budget=options.budget,
             threshold=options.threshold,
             top_k=options.top_k,
+            points=options.points,
+            bootstrap=options.bootstrap or 0,
             max_bytes=options.max_bytes or MAX_BYTES,
             progress=tell,
         )

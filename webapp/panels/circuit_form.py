@@ -25,6 +25,7 @@ TASKS = {
 """What a circuit is searched with → how it is called, and what it is."""
 CIRCUITS = {
     "backward": ("backward", "Estimates of every edge, and the strongest cut one by one: each edge of the result was measured."),
+    "eap-ig-exact": ("eap-ig-exact", "Gradients averaged over five runs between the two prompts, and the strongest edges cut one by one: each edge was measured."),
     "eap": ("eap", "Change · gradient of every edge, from one forward and one backward pass. Estimates only."),
     "eap-qk": ("eap-qk", "The same, with attention run anew for edges into queries and keys. Estimates only."),
     "eap-ig": ("eap-ig", "Gradients averaged over five runs between the two prompts. Estimates only."),
