@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import json
 from dataclasses import replace
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,12 +14,14 @@ import torch
 
 import flowgraph as fg
 from flowgraph.circuits import selection
+from flowgraph.circuits.benchmark import BENCHMARK_SIZES
 from flowgraph.circuits.selection import Paths, chosen
 from flowgraph.errors import ArgumentError
 from flowgraph.interventions.edges import edge_network
 from flowgraph.interventions.plan import circuit_edges
 from tests.circuit_graphs import circuit_graph, every_edge
 from tests.conftest import IDS
+from tests.studies.circuits import SIZES as SIZES_OF_STUDY
 
 OTHER = [20, 31, 44, 53, 60, 75, 86]
 DATA = [
@@ -144,6 +148,45 @@ def test_edges_of_score_0_may_be_left_out(tiny):
         fg.benchmark_faithfulness(loaded, DATA, fg.discover(loaded, **options, top_k=50))
     with pytest.raises(ArgumentError, match="score of every edge"):
         fg.benchmark_faithfulness(loaded, DATA, graph.keep(np.arange(len(graph) - 1)))
+
+
+# What the study found
+
+
+def test_the_gallery_says_what_was_measured():
+    root = Path(__file__).parent.parent
+    rows = json.loads((root / "notebooks" / "figures" / "edge_scores.json").read_text(encoding="utf-8"))
+    page = (root / "docs" / "gallery" / "edge_scores.md").read_text(encoding="utf-8")
+    assert {(row["search"], row["prompts"]) for row in rows} == {(6, 8)}
+    absolute = [row for row in rows if row["order"] == "absolute"]
+    for row in absolute:
+        cells = " | ".join(f"{f:.2f}" for f in row["f"])
+        assert f"| `{row['task']}` | `{row['corruption']}` | `{row['scores']}` | {cells} |" in page
+    f = {(row["task"], row["corruption"], row["scores"], row["order"]): np.array(row["f"]) for row in rows}
+    at = SIZES_OF_STUDY.index
+    for scores in ("eap-ig left", "eap-ig right", "eap-ig midpoint"):
+        assert f["ioi", "flip", scores, "absolute"][at(0.01)] > 0.8 > f["ioi", "abc", scores, "absolute"][at(0.05)]
+        assert all(
+            f[*task, scores, "absolute"][0] > f[*task, "eap", "absolute"][0]
+            for task in {key[:2] for key in f if key[1] != "abc"}
+        )
+    apart = [
+        np.ptp([f[*task, f"eap-ig {points}", "absolute"] for points in ("left", "right", "midpoint")], axis=0).max()
+        for task in {key[:2] for key in f}
+    ]
+    assert f"differ by {max(apart):.2f}".replace("0.", ".") in page
+    width = np.median([high - low for row in absolute for low, high in row["bands"]])
+    assert f"{width:.2f} wide".replace("0.", ".") in page
+    for row in rows:
+        if row["order"] == "signed" and row["scores"] == "eap" and row["task"] in ("ioi", "agreement"):
+            assert max(row["f"]) < 0.02
+            assert row["edges"][: at(0.002) + 1] == [0] * 2
+    for row in json.loads((root / "notebooks" / "figures" / "benchmark_ioi.json").read_text(encoding="utf-8")):
+        f, sizes = np.array(row["f"]), np.array(BENCHMARK_SIZES)
+        assert row["cpr"] == pytest.approx(np.trapezoid(f, sizes), abs=1e-3)
+        assert row["cmd"] == pytest.approx(np.trapezoid(np.abs(1 - f), sizes), abs=1e-3)
+        areas = ("{:.2f} [{:.2f}, {:.2f}]".format(row[name], *row[f"{name}_band"]) for name in ("cpr", "cmd"))
+        assert f"| {row['order']} | {' | '.join(areas)} |" in page
 
 
 # Choices of edges
