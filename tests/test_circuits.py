@@ -387,6 +387,8 @@ def test_scores_without_a_sure_sign_are_none(tiny):
     assert graph.info.options["bootstrap"] == 40
     with pytest.raises(ArgumentError, match="method='backward' cuts edges"):
         flowgraph.discover(model, data=data, bootstrap=10)
+    with pytest.raises(ArgumentError, match="draws prompts from one prompt"):
+        flowgraph.discover(model, data=replace(data, examples=examples[:1]), method="eap", bootstrap=10)
     with pytest.raises(ArgumentError, match="bootstrap=-1"):
         flowgraph.discover(model, data=data, method="eap", bootstrap=-1)
 

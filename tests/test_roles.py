@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -262,6 +264,21 @@ def test_a_role_needs_its_threshold(constructed):
     assert "induction" in strict.roles
     easy = fg.head_roles(loaded, thresholds={"sink": 0.0})
     assert len(easy.roles["sink"]) == 8
+
+
+def test_a_role_near_its_threshold_says_so(tiny):
+    found = fg.head_roles(tiny("gpt2"), sequences=2)
+    scores = {name: replace(score, values=np.zeros_like(score.values)) for name, score in found.scores.items()}
+    for place, value in (((0, 0), 0.46), ((0, 1), 0.54), ((1, 0), 0.44), ((1, 1), 0.56)):
+        scores["induction"].values[place] = value
+    scores["copying"].values[1, 2] = -2.1
+    found = replace(found, scores=scores)
+    heads = [fg.Node("head", layer=0, head=head) for head in (0, 1)]
+    assert found.near == {"induction": tuple(heads), "negative_copying": (fg.Node("head", layer=1, head=2),)}
+    assert found.table().note.endswith(
+        "near the threshold of induction: L0H0 L0H1; near the threshold of negative_copying: L1H2"
+    )
+    assert replace(found, thresholds={**found.thresholds, "induction": 0.0}).near.keys() == {"negative_copying"}
 
 
 def test_what_is_not_defined_has_a_reason(tiny):

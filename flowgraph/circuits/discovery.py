@@ -157,6 +157,10 @@ def discover(
     # Prompts run in parts that fit; the search asks each part in turn, so the result does not depend on the sizes.
     parts = [part for pairs in parts for part in pairs.split(size.at_once[pairs.clean.lengths])]
     count = len(lengths)
+    if bootstrap and count < 2:
+        raise ArgumentError(
+            f"bootstrap={bootstrap} draws prompts from one prompt, which says nothing; give several, or leave it out"
+        )
     most = (ALL_BELOW if method == "acdc" else FORWARDS) * count if budget is None else budget
     search = Search(loaded, network, parts, metric_of(metric), how, Spending(most), progress, cancel)
     needed = least_budget(search, method, steps, points)

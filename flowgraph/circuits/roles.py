@@ -48,6 +48,8 @@ _NEEDS: Mapping[str, tuple[tuple[str, float], ...]] = {
 """Role → scores that have to exceed their thresholds, each times its sign; the first one ranks the role's heads."""
 _SCORE = {"negative_copying": "copying", "name_mover": "answer", "negative_mover": "answer"}
 _SHOWN = 3
+_NEAR = 0.1
+"""A score nearer to its threshold than this part of it may fall on the other side with other sequences."""
 RoleAttention = Literal["self", "cross"]
 # Columns of the table come in this order, whatever a model or task lacks.
 _ORDER = (*ATTENTION_SCORES, *COPY_SCORES, *TASK_SCORES)
@@ -105,6 +107,27 @@ class HeadRoles(Result):
         found = {role: self._heads(needs) for role, needs in _NEEDS.items()}
         return {role: nodes for role, nodes in found.items() if nodes}
 
+    @property
+    def near(self) -> dict[str, tuple[Node, ...]]:
+        """Role → heads whose having it or not depends on the draw: a score behind it lies within 10 % of its threshold, and no other is below.
+
+        A threshold is a convention, and a score is a mean over some sequences: of these heads take the score, not the role.
+        """
+        found = {}
+        for role, needs in _NEEDS.items():
+            if not all(name in self.scores for name, _ in needs):
+                continue
+            parts = [
+                sign * self.scores[name].values / self.thresholds[name]
+                for name, sign in needs
+                if self.thresholds[name] > 0
+            ]
+            least = np.min(parts, axis=0) if parts else np.full(next(iter(self.scores.values())).values.shape, np.inf)
+            places = np.argwhere(np.abs(least - 1) <= _NEAR)
+            if len(places):
+                found[role] = tuple(Node(self.kind, layer=int(layer), head=int(head)) for layer, head in places)
+        return found
+
     def of(self, node: Node) -> dict[str, float]:
         """Role of a head, at any position → the score behind it; empty for other nodes.
 
@@ -152,7 +175,8 @@ class HeadRoles(Result):
         limits = ", ".join(f"{name} {limit:g}" for name, limit in self.thresholds.items())
         definitions = [f"{name}: {score.description} ({score.unit})" for name, score in self.scores.items()]
         missing = [f"no {name}: {why}" for name, why in self.undefined.items()]
-        note = "; ".join([*definitions, *missing, f"a role is named above: {limits}"])
+        near = [f"near the threshold of {role}: {' '.join(map(str, nodes))}" for role, nodes in self.near.items()]
+        note = "; ".join([*definitions, *missing, f"a role is named above: {limits}", *near])
         return Table(repr(self), columns, words=("roles",), note=note)
 
     def chart(self, score: str | None = None) -> Grid | Table:
