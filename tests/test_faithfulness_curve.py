@@ -100,6 +100,17 @@ def test_chance_has_as_many_parts_and_stands_in_chart_and_table(tiny):
     assert str(len(curve.edges)) in repr(curve)
 
 
+def test_pictures_of_ones_own_are_tested_as_they_are(tiny):
+    loaded, trace, graph, said, curve = asked(tiny)
+    pictures = [fg.keep_strongest(graph, mass=None, max_edges=size) for size in (5, 100)]
+    own = fg.faithfulness_curve(loaded, trace, pictures, **said)
+    assert own.edges.tolist() == [5, 100]
+    np.testing.assert_allclose(own.by_measure, curve.by_measure[[0, 2]], atol=1e-9)
+    for wrong in ([], pictures[::-1]):
+        with pytest.raises(ArgumentError, match="the smallest first"):
+            fg.faithfulness_curve(loaded, trace, wrong, **said)
+
+
 def test_what_has_no_curve_is_refused(tiny):
     loaded, trace, graph, said, _ = asked(tiny)
     for sizes, words in (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -174,7 +175,7 @@ class FaithfulnessCurve(Result):
 def faithfulness_curve(
     model: Any,
     trace: Prompts,
-    graph: FlowGraph,
+    graph: FlowGraph | Sequence[FlowGraph],
     *,
     sizes: int | Sequence[int] = _SIZES,
     corrupted: Prompts | None = None,
@@ -195,8 +196,11 @@ def faithfulness_curve(
 
     Parameters
     ----------
-    model, trace, graph, corrupted, metric, target, foil, keys, least_gap, seed, progress, cancel
-        As for :func:`graph_faithfulness`. Not a picture of parts or a circuit: their edges are chosen together.
+    model, trace, corrupted, metric, target, foil, keys, least_gap, seed, progress, cancel
+        As for :func:`graph_faithfulness`.
+    graph
+        A graph of flow, not a picture of parts or a circuit, whose edges are chosen together. Or the pictures themselves, the smallest
+        first: then these are tested, and ``sizes`` is not used.
     sizes
         Numbers of edges, or how many sizes: these are spread evenly over their logarithm. The whole graph always is the last.
     random
@@ -205,7 +209,7 @@ def faithfulness_curve(
     Raises
     ------
     ArgumentError
-        If a size is below 1, or the graph's numbers are effects; else as for :func:`graph_faithfulness`.
+        If a size is below 1, there is no picture, pictures do not grow, or a graph's numbers are effects; else as for :func:`graph_faithfulness`.
     PromptError, ModelMismatchError, UnsupportedReadingError, CancelledError
         As for :func:`graph_faithfulness`.
 
@@ -219,17 +223,10 @@ def faithfulness_curve(
     loaded = load_model(model)
     if random < 0:
         raise ArgumentError(f"random={random} must be 0 (no pictures by chance) or more")
-    if shows_effects(graph):
-        raise ArgumentError(
-            "the numbers of this graph are effects of parts that were chosen together, so that fewer of them are no smaller picture; give "
-            "a graph of flow, as build_graph makes it"
-        )
-    ordered = keep_strongest(graph, mass=None, max_edges=None)
-    counts = _counts(sizes, len(ordered))
+    pictures = _pictures(graph, sizes)
     answer = answer_beside(
-        loaded, trace, graph, corrupted, target=target, foil=foil, metric=metric, keys=keys, least_gap=least_gap, seed=seed
+        loaded, trace, pictures[-1], corrupted, target=target, foil=foil, metric=metric, keys=keys, least_gap=least_gap, seed=seed
     )  # fmt: skip
-    pictures = [*(ordered.keep(np.arange(count)) for count in counts), graph]
     masks = [shown_parts(answer, picture)[0] for picture in pictures]
     draw = np.random.default_rng(seed)
     chance = [
@@ -240,11 +237,27 @@ def faithfulness_curve(
     by_mask = answer.of(rows).by_measure.double().cpu().unflatten(0, (len(rows), answer.pairs)).numpy()
     strings = loaded.answers.strings
     return FaithfulnessCurve(
-        edges=np.array([*counts, len(graph)]), parts=np.array([int(mask.sum()) for mask in masks]),
+        edges=np.array([len(picture) for picture in pictures]), parts=np.array([int(mask.sum()) for mask in masks]),
         by_measure=by_mask[: len(masks)], blind=by_mask[len(masks) :].min(2).reshape(len(masks), random, answer.pairs),
         possible=int(answer.runs.valid.sum()), measures=tuple(one.name for one in answer.measures), answer=strings([answer.target])[0],
-        foils=tuple(strings(answer.foils.tolist())), counterfactuals=differences(answer), model=loaded.name, method=graph.info.method,
+        foils=tuple(strings(answer.foils.tolist())), counterfactuals=differences(answer), model=loaded.name, method=pictures[-1].info.method,
     )  # fmt: skip
+
+
+def _pictures(graph: FlowGraph | Sequence[FlowGraph], sizes: int | Sequence[int]) -> list[FlowGraph]:
+    """The pictures of a graph, or those that are given."""
+    given = [graph] if isinstance(graph, FlowGraph) else list(graph)
+    if not given or any(len(small) > len(large) for small, large in pairwise(given)):
+        raise ArgumentError("graph= must be a graph, or one or more pictures of it, the smallest first")
+    if any(map(shows_effects, given)):
+        raise ArgumentError(
+            "the numbers of this graph are effects of parts that were chosen together, so that fewer of them are no smaller picture; give "
+            "a graph of flow, as build_graph makes it"
+        )
+    if not isinstance(graph, FlowGraph):
+        return given
+    ordered = keep_strongest(graph, mass=None, max_edges=None)
+    return [*(ordered.keep(np.arange(count)) for count in _counts(sizes, len(ordered))), graph]
 
 
 def _counts(sizes: int | Sequence[int], most: int) -> list[int]:

@@ -169,6 +169,29 @@ def test_a_test_can_be_cancelled(opened_form, circuits):
     expect(tab.page.locator("#effect")).to_contain_text("left of the baseline")
 
 
+def test_the_curve_over_the_slider_grows_and_can_be_stopped(opened_form, circuits):
+    tab = opened_form()
+    # Norms give every part a length, so that the whole graph keeps all of the answer.
+    tab.redrawn(lambda: tab.evaluate("app.address.change({ method: 'norms', show: 'all', level: 'head' })"))
+    with Held(circuits):
+        tab.page.locator("#curve").click()
+        expect(tab.page.locator("#curve")).to_have_text("Stop measuring")
+        tab.page.locator("#curve").click()
+        expect(tab.page.locator("#curve")).to_have_text("What each level keeps")
+    assert tab.page.locator(".curve svg").count() == 0
+    tab.page.locator("#curve").click()
+    expect(tab.page.locator(".curve-said")).to_contain_text("Random pictures keep at most", timeout=60_000)
+    assert tab.page.locator(".curve .kept, .curve .random").count() == 2
+    smallest = tab.page.locator("[data-level]")
+    expect(smallest).to_contain_text("edges")
+    level = smallest.get_attribute("data-level")
+    smallest.click()
+    assert tab.text("#counter").startswith(smallest.inner_text().split()[0])
+    assert tab.page.locator("#keep").input_value() == level
+    tab.redrawn(lambda: tab.choose("method", "proximity"))
+    assert tab.page.locator(".curve svg").count() == 0
+
+
 def test_every_field_of_the_form_has_a_name(opened_form):
     page = opened_form().page
     for name in ("Corrupted text", "Answer", "minus", "Budget"):

@@ -12,6 +12,7 @@ from flowgraph_webapp.panels import kept_answer
 from flowgraph_webapp.panels.effects import test_of as question_of_test
 from flowgraph_webapp.panels.flow import GraphQuestion
 from flowgraph_webapp.panels.kept_answer import KeptQuestion, badge, kept_box, refused_box
+from flowgraph_webapp.panels.kept_curve import CurveQuestion
 from flowgraph_webapp.recipe import Recipe
 from flowgraph_webapp.server.run import RunQuestion
 from flowgraph_webapp.server.traces import Traces
@@ -87,6 +88,27 @@ def test_the_least_gap_is_the_librarys(monkeypatch):
 def test_a_picture_of_everything_keeps_all_of_it(traces, run):
     question = KeptQuestion(run, method="norms", show="all", level="head", keep=1000, corrupted=(OTHER,))
     assert question.answer(traces, unheard).f == pytest.approx(1, abs=1e-3)
+
+
+def test_each_point_of_the_curve_is_the_test_of_what_the_slider_shows_there(traces, run):
+    asked = CurveQuestion(run, method="norms", show="all", level="head", corrupted=(OTHER,), points=4, random=1)
+    curve = asked.answer(traces, unheard)
+    assert curve.levels[-1] == 1000
+    assert len(curve.levels) > 2
+    for level, edges, f in zip(curve.levels, curve.edges, curve.f, strict=True):
+        question = KeptQuestion(run, method="norms", show="all", level="head", keep=level, corrupted=(OTHER,))
+        assert question.answer(traces, unheard).f == pytest.approx(f, abs=1e-5)
+        assert edges == len(shown_graph(GraphQuestion(**question.about()).answer(traces, unheard).graph, level))
+    assert len(curve.random) == len(curve.f)
+    read = read_session(
+        write_session(
+            Recipe(model=run.model, text=run.text, target=run.target), {run: run.answer(traces, unheard), asked: curve}
+        )
+    )
+    assert read.answers[asked] == curve
+    for wrong in ({"points": 0}, {"points": 65}, {"random": 9}):
+        with pytest.raises(ArgumentError, match="cannot be used; expected"):
+            CurveQuestion(run, **wrong)
 
 
 def test_a_session_keeps_what_was_measured(run, traces, found):

@@ -185,6 +185,7 @@
     // A run that has just been asked for is not behind.
     behind = setTimeout(() => app.root().toggleAttribute('data-behind', isBehind), isBehind ? BEHIND_MS : 0);
     app.root().toggleAttribute('data-fixed', run?.goes_on === false || run?.asks === false);
+    app.root().toggleAttribute('data-unasked', run?.asks === false);
     app.root().toggleAttribute('data-file', Boolean(run?.file));
     app.root().toggleAttribute('data-no-text', run?.text === false);
     offerPanels(run?.panels);

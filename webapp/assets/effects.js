@@ -26,8 +26,11 @@
   /** The counterfactual prompts in the boxes of the last test; elsewhere those that were written for this run, if any were. */
   function promptsFor(button) {
     const run = app.address.runKey(window.location.search);
-    const boxes = [...(button.closest('#effect')?.querySelectorAll('[data-counterfactual]') ?? [])];
-    if (boxes.length) given = { run, prompts: boxes.map((box) => box.value.trim()).filter(Boolean) };
+    const boxes = [...(button?.closest('#effect')?.querySelectorAll('[data-counterfactual]') ?? [])];
+    if (boxes.length) {
+      given = { run, prompts: boxes.map((box) => box.value.trim()).filter(Boolean) };
+      app.forgetCurve();
+    }
     return given?.run === run ? given.prompts : [];
   }
 
@@ -63,5 +66,5 @@
     if (previous) app.tell({ test: { id: null, previous, search: '', what: null, corrupted: [] } });
   }
 
-  Object.assign(app, { test, forgetTest, markTest, showKept, shownTest });
+  Object.assign(app, { test, forgetTest, markTest, showKept, shownTest, promptsFor });
 })();

@@ -9,13 +9,14 @@ dash-cytoscape's component gives. */
   const { createElement, useEffect } = window.React;
   const QUIET_MS = 150;
 
-  function FlowPicture({ id, data, readings, writers, kept, selected = null, setProps }) {
+  function FlowPicture({ id, data, readings, writers, kept, curve, selected = null, setProps }) {
     useEffect(() => { app.tell = setProps; });
     useEffect(() => (data ? inTwoFrames(() => attach(data)) : undefined), [data]);
     useEffect(() => detach, []);
     useEffect(() => fill(readings), [readings]);
     useEffect(() => { if (writers) app.holdAgainst(writers); }, [writers]);
     useEffect(() => { if (kept) app.showKept(kept); }, [kept]);
+    useEffect(() => { if (curve) app.showCurve(curve); }, [curve]);
     useEffect(() => select(selected), [selected]);
     return createElement('div', { id, className: 'picture', 'data-part': 'picture' });
   }
@@ -46,6 +47,7 @@ dash-cytoscape's component gives. */
     app.cy = app.view.cy;
     app.holdAgainst();
     app.forgetTest();
+    app.forgetCurve();
     app.aboutPicture();
     showAddress();
     nameLayers();

@@ -18,6 +18,8 @@
     ['[data-token]', chooseToken],
     ['#stage .axis > span:not(.tick)', (label) => app.toggleHeads(label)],
     ['[data-test]', (button) => app.test(button)],
+    ['#curve', () => app.toggleCurve()],
+    ['[data-level]', (button) => app.slideTo(Number(button.dataset.level))],
     ['[data-grown]', (button) => app.explainGrown(button)],
     ['[data-written]', (button) => app.explainWritten(button)],
     ['[data-dismiss]', (button) => window.dash_clientside.set_props(button.dataset.dismiss, { children: null })],

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from dash.development.base_component import Component
 
-_PROPS = ["id", "data", "readings", "writers", "kept", "drawn", "selected", "pins", "test", "proposal"]
+_PROPS = [
+    "id",
+    "data",
+    "readings",
+    "writers",
+    "kept",
+    "drawn",
+    "selected",
+    "pins",
+    "test",
+    "curve_wanted",
+    "curve",
+    "proposal",
+]
 _NONE: list[str] = []
 
 
@@ -37,6 +50,11 @@ class FlowPicture(Component):
         Keys of the pinned nodes. The component sets it.
     test
         What is to be tested: ``{"id", "previous", "search", "what", "corrupted"}``. The component sets it.
+    curve_wanted
+        What of the slider's curve is to be measured: ``{"id", "previous", "search", "corrupted", "points", "random"}``; no points: nothing
+        any more. The component sets it.
+    curve
+        What the slider's pictures keep: ``{"ticket", "levels", "edges", "f", "random", "against"}``, or ``{"ticket", "problem"}``.
     proposal
         A counterpart is wanted for the prompt of an address: ``{"search"}``. The component sets it.
     """

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from ..registered import TABS
-from . import circuit_search, continuation, details, effects, flow, picture
+from . import circuit_search, continuation, details, effects, flow, kept_curve, picture
 from .panel import Panel
 from .picture import panel_settings, shown
 
@@ -32,7 +32,7 @@ _MODULES = (
 )
 """The panels below the picture, in the order of their tabs: modules of this folder that have a ``PANEL``. A new one is its file and a line."""
 PANELS: tuple[Panel[Any], ...] = tuple(import_module(f"{__name__}.{name}").PANEL for name in _MODULES)
-BESIDE = (picture, flow, circuit_search, continuation, effects, details)
+BESIDE = (picture, flow, circuit_search, continuation, effects, kept_curve, details)
 """What stands in and beside the picture. Session files know the questions of these modules because they are imported here."""
 
 for _panel in PANELS:

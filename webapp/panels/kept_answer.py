@@ -149,21 +149,12 @@ class KeptQuestion(OfShown[KeptPicture], OfGraph[KeptPicture]):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.corrupted) > MOST_COUNTERFACTUALS:
-            raise ArgumentError(
-                f"{len(self.corrupted)} counterfactual prompts are too many; give at most {MOST_COUNTERFACTUALS}"
-            )
-        for text in self.corrupted:
-            check_text(text, "corrupted")
-            if not text:
-                raise PromptError("a counterfactual prompt is empty; write it, or leave it out")
+        check_corrupted(self.corrupted)
 
     def answer(self, traces: Traces, check: Check) -> KeptPicture:
         """What the picture keeps beside its counterfactuals."""
         trace, shown = tested_picture(self, traces, check)
-        known = _proposed(traces, self.run, trace, check) if not self.corrupted else _known(traces, self.run)
-        texts = self.corrupted or tuple(known)
-        prompts = [known.get(text) or flowgraph.inputs(text=text, chat=self.run.chat) for text in texts]
+        texts, prompts = prompts_of(self.run, self.corrupted, trace, traces, check)
         progress, cancel = reporting(check, "testing the picture")
         found = flowgraph.graph_faithfulness(
             trace.model, trace, shown, corrupted=prompts, least_gap=LEAST_GAP, progress=progress, cancel=cancel
@@ -177,7 +168,19 @@ def tested_picture(question: Any, traces: Traces, check: Check) -> tuple[Trace, 
     Raises
     ------
     ArgumentError
-        If the picture has no edges from state to state, or does not end in the logit.
+        As for :func:`tested_graph`.
+    """
+    trace, graph = tested_graph(question, traces, check)
+    return trace, shown_graph(graph, question.keep)
+
+
+def tested_graph(question: Any, traces: Traces, check: Check) -> tuple[Trace, FlowGraph]:
+    """The trace, and the graph of which pictures are tested.
+
+    Raises
+    ------
+    ArgumentError
+        If the graph has no edges from state to state, or does not end in the logit.
     """
     if question.show not in ("all", "routes") or traces.weights(question.run, question.method, check).ends_in_logit:
         raise ArgumentError(_TAKES)
@@ -186,7 +189,28 @@ def tested_picture(question: Any, traces: Traces, check: Check) -> tuple[Trace, 
             f"this graph shows what reaches {question.start}, and the test is of the logit; go back to the logit first"
         )
     graph = GraphQuestion(**question.about()).answer(traces, check).graph
-    return traces.trace(question.run, check), shown_graph(graph, question.keep)
+    return traces.trace(question.run, check), graph
+
+
+def check_corrupted(corrupted: tuple[str, ...]) -> None:
+    """Refuse counterfactual prompts that are too many, or empty."""
+    if len(corrupted) > MOST_COUNTERFACTUALS:
+        raise ArgumentError(
+            f"{len(corrupted)} counterfactual prompts are too many; give at most {MOST_COUNTERFACTUALS}"
+        )
+    for text in corrupted:
+        check_text(text, "corrupted")
+        if not text:
+            raise PromptError("a counterfactual prompt is empty; write it, or leave it out")
+
+
+def prompts_of(
+    run: RunQuestion, corrupted: tuple[str, ...], trace: Trace, traces: Traces, check: Check
+) -> tuple[tuple[str, ...], list[Any]]:
+    """Counterfactual prompts as they can be edited, and as they are run; proposed where none is given."""
+    known = _known(traces, run) if corrupted else _proposed(traces, run, trace, check)
+    texts = corrupted or tuple(known)
+    return texts, [known.get(text) or flowgraph.inputs(text=text, chat=run.chat) for text in texts]
 
 
 def _known(traces: Traces, run: RunQuestion) -> dict[str, Any]:
@@ -223,13 +247,16 @@ def _edited(run: RunQuestion, trace: Trace, text: str) -> str:
 
 def badge(answer: KeptPicture) -> str:
     """Half a line beside the slider: what is kept, against what, and what chance keeps."""
-    words = [f"‘{_bare(other)}’" for other in dict.fromkeys(other for _, other in answer.exchanged)]
-    more = [f"{len(words) - 2} more"] if len(words) > 3 else []
-    said = (
-        f"keeps {whole_percent(answer.f)} of the answer against {_listed([*words[: 2 if more else 3], *more], 'and')}"
-    )
+    said = f"keeps {whole_percent(answer.f)} of the answer against {against(answer.exchanged)}"
     said = said if answer.random is None else f"{said}; random pictures {whole_percent(answer.random)}"
     return said.replace(" %", "\N{NO-BREAK SPACE}%")
+
+
+def against(exchanged: Sequence[tuple[str, str]]) -> str:
+    """The words that stand in the counterfactual prompts, of many the first two."""
+    words = [f"‘{_bare(other)}’" for other in dict.fromkeys(other for _, other in exchanged)]
+    more = [f"{len(words) - 2} more"] if len(words) > 3 else []
+    return _listed([*words[: 2 if more else 3], *more], "and")
 
 
 def _bare(word: str) -> str:

@@ -46,6 +46,7 @@ class Id(StrEnum):
     KEEP = "keep"
     KEEP_TITLE = "keep-title"
     COUNTER = "counter"
+    CURVE = "curve"
     WIDTH = "width"
     ORIENTATION = "orientation"
     LAYERS = "layers"

@@ -17,6 +17,7 @@ from .words import LEVELS, METHODS, ORIENTATIONS, SHOWS, WIDTHS
 _KEEP_HINT = (
     "Edges appear from the strongest connected flow downwards, so that whatever is shown leads to the start node."
 )
+_CURVE_HINT = "How much of the answer the picture keeps at each level of the slider, when all that it does not show comes from counterfactual prompts"
 _KEPT_HINT = "Measured for exactly this picture: everything that it does not show comes from the counterfactual prompts of the test beside it."
 _HEADS_IN_HINT = (
     "At level token: layers that are shown as their heads, as 21, 23 or 20-24; a click on L23 beside the picture does the same. For "
@@ -90,8 +91,11 @@ def _keep() -> html.Section:
     return html.Section(
         [
             html.H2(html.Label("Keep the strongest flow", htmlFor=Id.KEEP, title=_KEEP_HINT, id=Id.KEEP_TITLE)),
+            html.Div(className="curve", **named({"data-show": "curve"})),
             drawn(_slider(), name="range", label="Slider"),
             html.P(id=Id.COUNTER, className="counter", title=_KEEP_HINT, **named({"data-part": "counter"})),
+            html.Button("What each level keeps", id=Id.CURVE, type="button", className="link of-test", title=_CURVE_HINT),
+            html.P(className="note curve-said", role="status", **named({"data-show": "curve-said"})),
             html.P(className="kept-badge", role="status", title=_KEPT_HINT, **named({"data-show": "kept"})),
         ],
         className="control",
