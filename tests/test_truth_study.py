@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from itertools import chain
 
-from tests.studies.prompts import PROMPTS
-from tests.studies.truth import METHODS, SIZES, chosen, table
+import pytest
+
+import flowgraph as fg
+from tests.studies.prompts import MASKED, PROMPTS
+from tests.studies.truth import METHODS, SIZES, chosen, masked, table
 
 KINDS = tuple(PROMPTS)
 
@@ -38,3 +41,15 @@ def test_the_table_counts_prompts_that_keep_the_goal():
     assert "median 0.80, least 0.50; answer first in 3" in said
     assert f"{KINDS[0]}: 2 of 2" in said
     assert f"{KINDS[1]}: 0 of 1" in said
+
+
+@pytest.mark.real_model
+@pytest.mark.parametrize("name", MASKED)
+def test_of_a_masked_model_one_token_after_another_is_masked(name):
+    model = fg.load_model(name)
+    prompts = list(masked(model, name))
+    assert len(prompts) >= 8
+    whole = model.tokenizer.encode(MASKED[name][0])
+    for _, ids, answer, position in prompts:
+        assert ids[position] == model.tokenizer.mask_token_id
+        assert [*ids[:position], model.tokenizer.convert_tokens_to_ids(answer), *ids[position + 1 :]] == whole

@@ -121,3 +121,9 @@ PROMPTS: dict[str, dict[str, str]] = {
     },
 }  # fmt: skip
 """Kind → prompt → the answer: SmolLM2's first token."""
+
+MASKED: dict[str, tuple[str, int]] = {
+    "antiberty": ("Q V Q L V Q S G V E V K K P G A S V K V S C K A S G Y T F T N Y Y M Y W V R Q A P G Q", 4),
+    "rxnmapper": ("CC(=O)Cl.OCCc1ccccc1.CCN(CC)CC>>CC(=O)OCCc1ccccc1", 3),
+}
+"""Known masked model → a text, of which every so many tokens are masked in turn."""

@@ -2,6 +2,7 @@
 
 ``python -m tests.studies.truth [--every N] [--from K] [--model NAME] [--out FILE]`` runs every N-th of the hundred prompts from the K-th
 on, one thread, and prints a table with bands over prompts. Each picture is measured beside counterfactual prompts that no search saw.
+Of a known masked model the prompts are one text with one token masked, where the model gives back that token.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,7 @@ import flowgraph as fg
 from flowgraph.circuits.contrasts import shared_out
 from flowgraph.circuits.graph_faithfulness import blind_picture
 from flowgraph.circuits.kept_answer import LEAST_GAP, KeptAnswer
-from tests.studies.prompts import PROMPTS
+from tests.studies.prompts import MASKED, PROMPTS
 
 SIZES = (20, 50, 100, 300, 1000)
 METHODS = ("proximity", "norms", "attention")
@@ -40,9 +42,12 @@ def ranked(trace: fg.Trace, method: str, answer: KeptAnswer) -> torch.Tensor:
     return order[size[order] > 0]
 
 
-def of_prompt(model: fg.LoadedModel, prompt: str, answer: str) -> dict[str, Any]:
+def of_prompt(
+    model: fg.LoadedModel, prompt: str | Sequence[int], answer: str, position: int | None = None
+) -> dict[str, Any]:
     """What pictures of each method keep beside unseen counterfactuals: mean over them at each size."""
-    trace = fg.trace(model, prompt)
+    trace = fg.trace(model, prompt, position=position)
+    prompt = "".join(trace.tokens) if position is not None else prompt
     if trace.target_token != answer:
         return {"prompt": prompt, "unseen": 0, "error": f"the model answers {trace.target_token!r} and not {answer!r}"}
     begin = time.process_time()
@@ -72,6 +77,15 @@ def of_prompt(model: fg.LoadedModel, prompt: str, answer: str) -> dict[str, Any]
         blind.append(blind_picture(beside.numbers, beside.runs.valid, shown, draw))
     found["random of proximity's sizes"] = beside.f(torch.stack(blind)).mean(1).tolist()
     return found
+
+
+def masked(model: fg.LoadedModel, name: str) -> Iterator[tuple[str, list[int], str, int]]:
+    """Name of the model, token ids with one of them masked, the token that was there, and its position."""
+    text, step = MASKED[name]
+    ids = model.tokenizer.encode(text)
+    for position in range(1, len(ids) - 1, step):
+        answer = model.vocabulary.string(ids[position])
+        yield name, [*ids[:position], model.tokenizer.mask_token_id, *ids[position + 1 :]], answer, position
 
 
 def chosen(every: int, start: int) -> Iterator[tuple[str, str, str]]:
@@ -111,7 +125,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
     lines.append(
         f"  seconds of CPU: median {np.median(seconds):.1f}, 90 % {np.percentile(seconds, 90):.1f}, most {seconds.max():.1f}"
     )
-    for kind in PROMPTS:
+    for kind in (*PROMPTS, *MASKED):
         own = [row for row in done if row["kind"] == kind]
         if own:
             values = [row["explain_answer"]["mean"] for row in own]
@@ -133,11 +147,15 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     model, rows = fg.load_model(options.model), []
-    for kind, prompt, answer in chosen(options.every, options.start):
+    prompts: Iterator[tuple[Any, ...]] = chosen(options.every, options.start)
+    if options.model in MASKED:
+        prompts = islice(masked(model, options.model), options.start, None, options.every)
+    for kind, *asked in prompts:
         try:
-            row = {"kind": kind} | of_prompt(model, prompt, answer)
+            row = {"kind": kind} | of_prompt(model, *asked)
         except fg.ArgumentError as error:
-            row = {"kind": kind, "prompt": prompt, "unseen": 0, "error": str(error)}
+            text = asked[0] if isinstance(asked[0], str) else "".join(model.vocabulary.strings(asked[0]))
+            row = {"kind": kind, "prompt": text, "unseen": 0, "error": str(error)}
         rows.append(row)
         print(json.dumps(row), flush=True)
         if options.out is not None:
