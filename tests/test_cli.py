@@ -77,7 +77,7 @@ def run(capsys, model):
     def call(*arguments: object, prompt: str = PROMPT, family: str | None = "llama") -> tuple[int, str, str]:
         words = [str(argument) for argument in arguments]
         if not words or words[0] not in ("models", "fetch", "export"):
-            given = words[1:] if words[:1] == ["semantic"] else words
+            given = words[1:] if words[:1] in (["semantic"], ["explain"]) else words
             words = [words[0] if given is not words else "trace", prompt, *given]
             words += ["--model", model(family)] if family else []
         code = cli.main(words)
@@ -267,6 +267,35 @@ def test_models_without_a_head(run, fails):
 
 def blocks(out: str) -> list[str]:
     return re.findall(r"^layer (\d+ at position \d+) \(", out, re.M)
+
+
+@pytest.mark.real_model
+def test_an_answer_is_explained_as_from_python(run, smollm2, tmp_path):
+    against = [JAPAN.replace("Japan", other) for other in ("Peru", "France", "Egypt")]
+    asked = [word for text in against for word in ("--against", text)]
+    code, out, _ = run("explain", *asked, "--most", 30, "-o", tmp_path / "japan.json", prompt=JAPAN, family=None)
+    assert code == 0
+    written = flowgraph.import_graph(tmp_path / "japan.json")
+    own = flowgraph.explain_answer(smollm2, JAPAN, corrupted=against, most=30)
+    assert set(written.nodes) == set(own.nodes)
+    kept = own.info.provenance["kept"]
+    assert kept["terms"] + kept["outputs"] == 30
+    assert kept["text"] in caption_of(out)
+    assert written.info.provenance["kept"]["f"] == pytest.approx(kept["f"])
+    assert "largest effects of 30 parts" in out
+    assert re.search(r"^\+\d\.\d{3}  head 23\.4 at “␣of” \(7\) reads “␣Japan” \(3\)$", out, re.M)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--against", "cat"], "corrupted prompt 0 has "),
+        (["--against", PROMPT], "is the prompt itself"),
+        (["--most", "0"], "--most: 0"),
+    ],
+)
+def test_counterfactuals_that_are_none_are_refused_in_one_line(fails, arguments, message):
+    assert message in fails(2, "explain", *arguments, "--quiet")
 
 
 def test_the_semantic_graph_is_that_of_python(run, model, tmp_path):
@@ -534,7 +563,7 @@ def test_progress_names_every_stage_once(capsys):
 # Help, and how fast it starts
 
 
-@pytest.mark.parametrize("arguments", [[], ["trace"], ["semantic"], ["models"], ["fetch"]])
+@pytest.mark.parametrize("arguments", [[], ["trace"], ["explain"], ["semantic"], ["models"], ["fetch"]])
 def test_help(arguments, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
     with pytest.raises(SystemExit) as end:
@@ -545,7 +574,9 @@ def test_help(arguments, capsys, monkeypatch):
     assert [line for line in out.splitlines() if len(line) > 80] == []
 
 
-@pytest.mark.parametrize(("name", "words", "least"), [("trace", EDGE_METHODS, 4), ("semantic", MEASURES, 3)])
+@pytest.mark.parametrize(
+    ("name", "words", "least"), [("trace", EDGE_METHODS, 4), ("explain", (), 3), ("semantic", MEASURES, 3)]
+)
 def test_the_examples_of_the_help_parse(capsys, name, words, least):
     with pytest.raises(SystemExit):
         cli.main([name, "--help"])

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import ArgumentError, FlowgraphError
-from . import app, circuit, export, models, semantic, trace
+from . import app, circuit, explain, export, models, semantic, trace
 from .arguments import Parser
 
 if TYPE_CHECKING:
@@ -76,6 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"flowgraph {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     trace.add_to(commands)
+    explain.add_to(commands)
     semantic.add_to(commands)
     circuit.add_to(commands)
     app.add_to(commands)
