@@ -180,6 +180,15 @@ def test_proposals_are_of_the_place_with_most_of_one_kind():
     assert _of_best_place(expected) == expected
 
 
+def test_beside_proposals_a_foil_of_the_trace_is_not_used(smollm2):
+    trace = fg.trace(smollm2, JAPAN, foil=" Kyoto")
+    graph = fg.explain_answer(smollm2, trace, most=20, random=0, readings=False)
+    assert graph.info.foil is None
+    assert " Kyoto" not in graph.info.provenance["kept"]["foils"]
+    found = fg.graph_faithfulness(smollm2, trace, graph, random=0)
+    assert " Kyoto" not in found.foils
+
+
 def test_given_prompts_are_shared_out(smollm2):
     trace = fg.trace(smollm2, JAPAN)
     searched, unseen = shared_out(smollm2, trace, [PERU, FRANCE, EGYPT], None, seed=0, least_gap=LEAST_GAP)

@@ -40,6 +40,12 @@ def mean_band(by_prompt: Float[np.ndarray, "prompt"], draws: Int[np.ndarray, "dr
     return None if draws is None else band_of(draws @ by_prompt / len(by_prompt))
 
 
+def area_under(values: Float[np.ndarray, "draw size"], sizes: Float[np.ndarray, "size"]) -> Float[np.ndarray, "draw"]:
+    """[draw] the area under values over sizes, by trapezoids."""
+    area: np.ndarray = (values[:, 1:] + values[:, :-1]) @ np.diff(sizes) / 2
+    return area
+
+
 def f_of(
     draws: Int[np.ndarray, "draw prompt"],
     by_prompt: Float[np.ndarray, "size prompt"],

@@ -29,7 +29,7 @@ from ..models import load_model
 from ..models.wheel import Progress
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
-from .bands import Band, band_of, check_gap, draws_of, f_of, with_band
+from .bands import Band, area_under, band_of, check_gap, draws_of, f_of, with_band
 from .runs import Cancel, Data, ablation_text, circuit_runs, corruption_of, task_of
 from .selection import Connect, Order, Paths, as_possible, check_selection, chosen, scores_of
 
@@ -107,22 +107,22 @@ class BenchmarkFaithfulness(Result):
     @property
     def cpr(self) -> float:
         """Circuit performance ratio: the area under f over ``sizes``, by trapezoids; unit 1. Above 1 where helpful edges come first."""
-        return float(self._area(self.values[None])[0])
+        return float(area_under(self.values[None], self.sizes)[0])
 
     @property
     def cmd(self) -> float:
         """Circuit–model distance: the area between f and 1 over ``sizes``, by trapezoids of |1 − f|; unit 1. 0 is best."""
-        return float(self._area(np.abs(1 - self.values[None]))[0])
+        return float(area_under(np.abs(1 - self.values[None]), self.sizes)[0])
 
     @property
     def cpr_band(self) -> Band:
         """Interval that holds ``cpr`` in 95 % of the draws; None without draws."""
-        return None if self.draws is None else band_of(self._area(self._of(self.draws)))
+        return None if self.draws is None else band_of(area_under(self._of(self.draws), self.sizes))
 
     @property
     def cmd_band(self) -> Band:
         """Interval that holds ``cmd`` in 95 % of the draws; None without draws."""
-        return None if self.draws is None else band_of(self._area(np.abs(1 - self._of(self.draws))))
+        return None if self.draws is None else band_of(area_under(np.abs(1 - self._of(self.draws)), self.sizes))
 
     def __repr__(self) -> str:
         return (
@@ -186,10 +186,6 @@ class BenchmarkFaithfulness(Result):
     def _of(self, draws: np.ndarray) -> Float[np.ndarray, "draw size"]:
         """[draw, size] f of each draw of prompts."""
         return f_of(draws, self.by_prompt, self.empty, self.full)
-
-    def _area(self, values: np.ndarray) -> Float[np.ndarray, "draw"]:
-        area: np.ndarray = (values[:, 1:] + values[:, :-1]) @ np.diff(self.sizes) / 2
-        return area
 
 
 @takes()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from statistics import median
 from typing import Any
 
@@ -69,6 +70,13 @@ def proposed(
     if len(chosen) < SEARCHED:
         chosen += [one for one in first if one not in chosen]
     return [one.prompt for one in chosen]
+
+
+def without_foil(prompt: Any) -> Any:
+    """A trace that names no foil: what proposals answer is what the answer is compared with, and they need not move another difference."""
+    if not isinstance(prompt, Trace) or prompt.foil is None:
+        return prompt
+    return replace(prompt, foil=None, foil_token=None, recorded_weights={}, recorded_readings={})
 
 
 def _of_best_place(found: Sequence[Counterfactual]) -> list[Counterfactual]:

@@ -20,7 +20,7 @@ from ..tracing import trace as trace_of
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
 from ..values.trace import Trace
-from .contrasts import shared_out
+from .contrasts import shared_out, without_foil
 from .effect_graph import effect_graph
 from .effect_search import EffectSearch
 from .graph_faithfulness import GraphFaithfulness, graph_faithfulness
@@ -65,7 +65,8 @@ def explain_answer(
         A trace, or what can be traced as one prompt.
     corrupted
         Counterfactual prompts for the search, of the same number of tokens and with another answer; None:
-        :func:`flowgraph.counterfactuals` proposes them.
+        :func:`flowgraph.counterfactuals` proposes them. The answer is compared with the foil of the trace; beside proposals, and
+        without a foil, with what each counterfactual run answers.
     unseen
         Counterfactual prompts for the test. None: further proposals; beside several ``corrupted`` prompts, the last third of these.
     most
@@ -121,6 +122,8 @@ def explain_answer(
         raise ArgumentError("prompt= holds several prompts; a picture is of one, so give one")
     if target is not None:
         trace = trace.aimed_at(target)
+    if corrupted is None:
+        trace = without_foil(trace)
     told("choosing counterfactual prompts")
     searched, held_out = shared_out(loaded, trace, corrupted, unseen, seed=seed, least_gap=least_gap)
     answer = KeptAnswer(loaded, trace, searched, least_gap=least_gap, tick=told.tick)

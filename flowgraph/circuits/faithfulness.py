@@ -33,7 +33,7 @@ from ..models import load_model
 from ..models.wheel import Progress
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
-from .bands import Band, band_of, check_gap, draws_of, f_of, with_band
+from .bands import Band, area_under, band_of, check_gap, draws_of, f_of, with_band
 from .runs import Cancel, Data, ablation_text, circuit_runs, corruption_of, task_of
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -120,22 +120,22 @@ class Faithfulness(Result):
         The axis is the part of the circuit's own edges. :func:`flowgraph.benchmark_faithfulness` has the benchmark's CPR, whose axis is the
         part of the model's.
         """
-        return float(self._area(self.values[None])[0])
+        return float(area_under(self.values[None], self.sizes)[0])
 
     @property
     def distance(self) -> float:
         """Area between f and 1 over ``sizes``, by trapezoids of |1 − f|; unit 1. 0 is best."""
-        return float(self._area(np.abs(1 - self.values[None]))[0])
+        return float(area_under(np.abs(1 - self.values[None]), self.sizes)[0])
 
     @property
     def area_band(self) -> Band:
         """Interval that holds ``area`` in 95 % of the draws; None without draws."""
-        return None if self.draws is None else band_of(self._area(self._of(self.draws)))
+        return None if self.draws is None else band_of(area_under(self._of(self.draws), self.sizes))
 
     @property
     def distance_band(self) -> Band:
         """Interval that holds ``distance`` in 95 % of the draws; None without draws."""
-        return None if self.draws is None else band_of(self._area(np.abs(1 - self._of(self.draws))))
+        return None if self.draws is None else band_of(area_under(np.abs(1 - self._of(self.draws)), self.sizes))
 
     @property
     def cpr(self) -> float:
@@ -242,10 +242,6 @@ class Faithfulness(Result):
     def _of(self, draws: np.ndarray) -> Float[np.ndarray, "draw size"]:
         """[draw, size] f of each draw of prompts."""
         return f_of(draws, self.by_prompt, self.by_prompt[0], self.full)
-
-    def _area(self, values: np.ndarray) -> Float[np.ndarray, "draw"]:
-        area: np.ndarray = (values[:, 1:] + values[:, :-1]) @ np.diff(self.sizes) / 2
-        return area
 
 
 @takes()

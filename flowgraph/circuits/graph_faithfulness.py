@@ -30,7 +30,7 @@ from ..models import LoadedModel, load_model
 from ..models.wheel import Progress
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
-from .contrasts import SEARCHED, proposed
+from .contrasts import SEARCHED, proposed, without_foil
 from .kept_answer import LEAST_GAP, KeptAnswer
 
 _LIST_MLPS = frozenset({"norms", "proximity", "effect"})
@@ -260,7 +260,7 @@ def graph_faithfulness(
         One measure instead of logit difference and log-probability, of which the smaller part counts.
     target, foil
         The answer, and what it is compared with, one or one for each counterfactual; default the trace's, then the first prediction of
-        each run.
+        each run. Beside proposals a trace's foil is not used.
     keys
         Which keys of a head that is shown are live at a query: those of sources that are shown (``"shown"``), so that nothing unseen
         enters through the softmax, or ``"all"``.
@@ -353,6 +353,7 @@ def answer_beside(
                 f"target={target!r}: proposals are made for one answer; give one, or your own prompts as corrupted"
             )
         corrupted = proposed(loaded, trace, target=target, seed=seed, least_gap=least_gap)[:SEARCHED]
+        trace = without_foil(trace)
     answer = KeptAnswer(
         loaded, trace, corrupted, target=target, foil=foil, metric=None if metric is None else metric_of(metric), keys=keys,
         least_gap=least_gap,

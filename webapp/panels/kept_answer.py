@@ -157,8 +157,10 @@ class KeptQuestion(OfShown[KeptPicture], OfGraph[KeptPicture]):
         texts, prompts = prompts_of(self.run, self.corrupted, trace, traces, check)
         progress, cancel = reporting(check, "testing the picture")
         found = flowgraph.graph_faithfulness(
-            trace.model, trace, shown, corrupted=prompts, least_gap=LEAST_GAP, progress=progress, cancel=cancel
-        )
+            # A proposal need not move the difference to the foil of the page.
+            trace.model, trace, shown, corrupted=prompts, target=None if self.corrupted else trace.target,
+            least_gap=LEAST_GAP, progress=progress, cancel=cancel,
+        )  # fmt: skip
         return KeptPicture.of(found, texts)
 
 
