@@ -166,9 +166,9 @@ def test_factors_norms_and_biases_are_fitted(kind, settings):
             parameter.add_(0.1 * torch.randn_like(parameter))
     # Taken away, so that no row is tried first.
     from flowgraph.models.discovery import found_and_proved
-    from flowgraph.models.loading import _proof
+    from flowgraph.models.proving import errors_of
 
-    anatomy, proof = found_and_proved(model, _proof)
+    anatomy, proof = found_and_proved(model, errors_of)
     assert anatomy.level == "full"
     assert max(proof.values()) < 1e-5, proof
     if kind == "Granite":
@@ -185,11 +185,11 @@ def test_factors_norms_and_biases_are_fitted(kind, settings):
 def test_a_search_finds_what_the_rows_say(name):
     """Of models whose row is written by hand the search finds the same numbers at every site."""
     from flowgraph.models.discovery import found_and_proved
-    from flowgraph.models.loading import _proof
+    from flowgraph.models.proving import errors_of
 
     model, _ = tiny_model(name, torch.float32)
     by_row = fg.load_model(model).anatomy
-    found, _ = found_and_proved(model, _proof)
+    found, _ = found_and_proved(model, errors_of)
     assert (found.wiring, found.causal, found.n_heads, found.n_kv_heads) == (
         by_row.wiring, by_row.causal, by_row.n_heads, by_row.n_kv_heads,
     )  # fmt: skip
@@ -634,10 +634,10 @@ def test_weights_and_modules_stay_as_they_were():
 def test_a_search_finds_real_models(name):
     """Their states hold massive activations, beside which what a block adds is known to few digits."""
     from flowgraph.models.discovery import found_and_proved
-    from flowgraph.models.loading import _proof
+    from flowgraph.models.proving import errors_of
 
     loaded = fg.load_model(name)
-    found, proof = found_and_proved(loaded.model, _proof)
+    found, proof = found_and_proved(loaded.model, errors_of)
     by_row = loaded.anatomy
     assert found.level == loaded.level
     assert (found.wiring, found.has_projections, found.has_neurons) == (by_row.wiring, True, True)

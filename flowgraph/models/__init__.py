@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .cache import cache_folder, cached_models, remove
     from .families import FAMILIES, Attention, Family, Sizes, Stack, register_family
     from .known import KNOWN_MODELS, KnownModel, fetch
-    from .loading import LoadedModel, load_model
+    from .loaded import LoadedModel
+    from .loading import load_model
     from .registered import register_attention
     from .vocabulary import Vocabulary
 
@@ -23,7 +24,8 @@ _WHERE = {
     "cache": ("cache_folder", "cached_models", "remove"),
     "families": ("FAMILIES", "Attention", "Family", "Sizes", "Stack", "register_family"),
     "known": ("KNOWN_MODELS", "KnownModel", "fetch"),
-    "loading": ("LoadedModel", "load_model"),
+    "loaded": ("LoadedModel",),
+    "loading": ("load_model",),
     "registered": ("register_attention",),
     "vocabulary": ("Vocabulary",),
 }
