@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 import flowgraph as fg
 from flowgraph.errors import ArchitectureError, NonFiniteError
-from flowgraph.models import kept_proof, loading
+from flowgraph.models import kept_proof, proving
 from flowgraph.models.kept_proof import Proof
 from flowgraph.models.proof import prove_and_answer
 from tests.conftest import IDS
@@ -34,7 +34,7 @@ def proofs(monkeypatch):
         seen.append(anatomy.family.name)
         return prove_and_answer(anatomy)
 
-    monkeypatch.setattr(loading, "prove_and_answer", counted)
+    monkeypatch.setattr(proving, "prove_and_answer", counted)
     return seen
 
 
