@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from itertools import chain
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 import flowgraph as fg
+from flowgraph.charts import rendering
 from tests.studies.prompts import MASKED, PROMPTS
 from tests.studies.truth import METHODS, SIZES, chosen, masked, table
+from tests.studies.truth_figure import FOLDER, LINES, NAME, chart, stored
 
 KINDS = tuple(PROMPTS)
 
@@ -53,3 +58,36 @@ def test_of_a_masked_model_one_token_after_another_is_masked(name):
     for _, ids, answer, position in prompts:
         assert ids[position] == model.tokenizer.mask_token_id
         assert [*ids[:position], model.tokenizer.convert_tokens_to_ids(answer), *ids[position + 1 :]] == whole
+
+
+def test_the_gallery_says_what_is_stored(tmp_path):
+    found = json.loads((FOLDER / f"{NAME}.json").read_text(encoding="utf-8"))
+    page = (Path(__file__).parent.parent / "docs" / "gallery" / "true_pictures.md").read_text(encoding="utf-8")
+    asked = [(kind, prompt) for kind, prompts in PROMPTS.items() for prompt in prompts]
+    assert list(zip(found["kind"], found["prompt"], strict=True)) == asked
+    own, *others = (np.array(found[name]) for name in LINES)
+    worst = np.array(found["worst"])
+    assert f"| {int((own >= 0.8).sum())} of 100 [77 %, 91 %] |" in page
+    assert f"| {int((worst >= 0.8).sum())} of 100 [70 %, 86 %] |" in page
+    assert f"| {np.median(own):.2f} | 84" in page
+    assert (worst <= own + 1e-9).all()
+    at_50, at_1000, chance = others
+    counts = f"0 / 34 / {int((at_1000 >= 0.8).sum())}"
+    assert (at_50 < 0.8).all()
+    assert counts in page
+    assert np.abs(chance).max() < 0.02
+    for kind in KINDS:
+        of_kind = own[np.array(found["kind"]) == kind]
+        assert f"{int((of_kind >= 0.8).sum())} of {len(of_kind)}" in page
+    rendering.picture(chart(found), tmp_path / f"{NAME}.svg", caption=False)
+    assert (tmp_path / f"{NAME}.svg").read_bytes() == (FOLDER / f"{NAME}.svg").read_bytes()
+
+
+def test_rows_of_the_study_become_columns_of_the_figure():
+    rows = [row(KINDS[0], 0.9, 0.7) | {"prompt": "a"}, row(KINDS[1], 0.4, 0.2) | {"prompt": "b"}]
+    found = stored([*rows, {"kind": KINDS[0], "prompt": "c", "unseen": 0}])
+    assert found["prompt"] == ["a", "b"]
+    assert found["worst"] == [0.7, 0.2]
+    assert found["proximity, 50 parts"] == [0.45, 0.2]
+    own = chart(found).panels[0].series[0]
+    assert own.y.tolist() == [0.9, 0.4]
