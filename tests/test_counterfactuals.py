@@ -279,6 +279,30 @@ def test_what_a_model_expects_is_tried_in_the_order_of_its_likeness_to_the_word(
     assert runs._likeness(25, others).argmax() == 5
 
 
+def exchange(place: int, kind: str, gap: float) -> fg.Counterfactual:
+    """A proposal of which only place, kind and gap matter."""
+    return fg.Counterfactual(
+        "", "", (place, int(10 * gap)), place, (place,), "a", "b", kind, "c", 1, 0.5, gap, 1.0, "d"
+    )
+
+
+def alike(*items: fg.Counterfactual) -> list[fg.Counterfactual]:
+    return fg.Counterfactuals(items, "", (), "d", 2, 0.5, len(items), "m").alike()
+
+
+def test_alike_are_exchanges_at_the_place_with_most_of_one_kind():
+    same = [exchange(3, "colours", gap) for gap in (4.0, 5.0, 6.0)]
+    mixed = [exchange(1, kind, 9.0) for kind in ("names", "cities", "states")]
+    expected = [exchange(2, "predicted", 12.0 + n) for n in range(5)]
+    guessed = exchange(3, "predicted", 20.0)
+    assert alike(*mixed, *expected, guessed, *same) == [*same, guessed]
+    larger = [exchange(4, "colours", gap) for gap in (7.0, 8.0, 9.0)]
+    assert alike(*same, *larger) == larger
+    assert alike(*expected, mixed[0]) == mixed[:1]
+    assert alike(*expected) == expected
+    assert alike(*mixed) == mixed
+
+
 def test_lists_hold_content_words_of_one_form():
     for name, words in LISTS.items():
         assert len(set(words)) == len(words) >= 4, name

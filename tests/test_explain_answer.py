@@ -7,7 +7,7 @@ import pytest
 import torch
 
 import flowgraph as fg
-from flowgraph.circuits.contrasts import HELD_OUT, SEARCHED, _of_best_kind, _of_best_place, shared_out
+from flowgraph.circuits.contrasts import HELD_OUT, SEARCHED, shared_out
 from flowgraph.circuits.effect_graph import effect_graph
 from flowgraph.circuits.effect_search import EffectSearch
 from flowgraph.circuits.kept_answer import LEAST_GAP, KeptAnswer
@@ -158,26 +158,6 @@ def test_search_and_test_have_different_prompts_and_leave_the_explained_token(sm
     assert (len(searched), len(unseen)) == (SEARCHED, HELD_OUT)
     assert not set(searched) & set(unseen)
     assert all(text.endswith(" is the city of") for text in (*searched, *unseen))
-
-
-def exchange(place: int, kind: str, gap: float) -> fg.Counterfactual:
-    """A proposal of which only place, kind and gap matter."""
-    return fg.Counterfactual(
-        "", "", (place, int(10 * gap)), place, (place,), "a", "b", kind, "c", 1, 0.5, gap, 1.0, "d"
-    )
-
-
-def test_proposals_are_of_the_place_with_most_of_one_kind():
-    alike = [exchange(3, "colours", gap) for gap in (4.0, 5.0, 6.0)]
-    mixed = [exchange(1, kind, 9.0) for kind in ("names", "cities", "states")]
-    expected = [exchange(2, "predicted", 12.0) for _ in range(5)]
-    known = exchange(3, "predicted", 20.0)
-    assert _of_best_place([*mixed, *expected, known, *alike]) == [known, *alike]
-    assert _of_best_kind([known, *alike]) == alike
-    larger = [exchange(4, "colours", gap) for gap in (7.0, 8.0, 9.0)]
-    assert _of_best_place([*alike, *larger]) == larger
-    assert _of_best_place([*expected, mixed[0]]) == mixed[:1]
-    assert _of_best_place(expected) == expected
 
 
 def test_beside_proposals_a_foil_of_the_trace_is_not_used(smollm2):

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Sequence
 from dataclasses import replace
-from statistics import median
 from typing import Any
 
 from ..errors import NoCounterfactualError
 from ..interventions.prompts import Prompts, prompts_of
 from ..models import LoadedModel
-from ..tasks.counterfactuals import Counterfactual, Counterfactuals, counterfactuals
+from ..tasks.counterfactuals import Counterfactuals, counterfactuals, of_one_kind
 from ..tracing import trace as trace_of
 from ..values.inputs import Inputs
 from ..values.trace import Trace
 
 SEARCHED, HELD_OUT = 3, 2
 """Number of proposed counterfactuals that a search sees, and of those that it is tested with."""
-_OF_ANY_KIND = ("predicted", "given")
 _ROOM = 2
 """Proposals move the answer by so many times the least gap, so that no measure of theirs is near its limit."""
 
@@ -45,30 +41,26 @@ def shared_out(
 def proposed(
     loaded: LoadedModel, prompt: Any, *, target: str | int | None = None, seed: int, least_gap: float
 ) -> list[Any]:
-    """Proposals, the best first: exchanges of one word, for others of one kind if there are some, and then of that which moves the answer most.
-
-    Several kinds ask several questions, and what the model expected at a word's place may be of any kind, so these come last.
-    """
+    """Proposals, the best first: exchanges of one word, for others of one kind if there are some: :meth:`Counterfactuals.alike`."""
     trace = prompt if isinstance(prompt, Trace) else trace_of(loaded, prompt, target=target, keep=())
     # A token that is explained itself would bring its change to the answer without a part.
     places = [n for n in range(len(trace.tokens)) if n != trace.position]
     options: dict[str, Any] = {
         "target": trace.target if target is None else target, "seed": seed, "least_gap": _ROOM * least_gap
     }  # fmt: skip
-    first, wanted = list(counterfactuals(loaded, trace, 16, positions=places, **options)), SEARCHED + HELD_OUT
-    chosen = _of_best_place(first)
-    if len(_of_best_kind(chosen)) < wanted:
+    found, wanted = counterfactuals(loaded, trace, 16, positions=places, **options), SEARCHED + HELD_OUT
+    chosen = found.alike()
+    if len(of_one_kind(chosen)) < wanted:
         more: Counterfactuals | None
         try:
             more = counterfactuals(loaded, trace, 2 * wanted, positions=list(chosen[0].positions), **options)
         except NoCounterfactualError:
             more = None  # those that were found before are enough
         known = {one.token_ids for one in chosen}
-        chosen += [one for one in more or () if one.positions == chosen[0].positions and one.token_ids not in known]
-    alike = _of_best_kind(chosen)
-    chosen = alike + sorted((one for one in chosen if one not in alike), key=lambda one: one.kind in _OF_ANY_KIND)
+        both = [*chosen, *(one for one in more or () if one.token_ids not in known)]
+        chosen = replace(found, items=tuple(both)).alike()
     if len(chosen) < SEARCHED:
-        chosen += [one for one in first if one not in chosen]
+        chosen += [one for one in found if one not in chosen]
     return [one.prompt for one in chosen]
 
 
@@ -77,27 +69,6 @@ def without_foil(prompt: Any) -> Any:
     if not isinstance(prompt, Trace) or prompt.foil is None:
         return prompt
     return replace(prompt, foil=None, foil_token=None, recorded_weights={}, recorded_readings={})
-
-
-def _of_best_place(found: Sequence[Counterfactual]) -> list[Counterfactual]:
-    """The exchanges at the place with most of one kind, up to those of a search, and then with the largest gaps."""
-    by_place: dict[tuple[int, ...], list[Counterfactual]] = {}
-    for one in found:
-        by_place.setdefault(one.positions, []).append(one)
-
-    def worth(some: Sequence[Counterfactual]) -> tuple[int, float]:
-        alike = _of_best_kind(some)
-        is_known = alike[0].kind not in _OF_ANY_KIND
-        return min(len(alike), SEARCHED) if is_known else 0, median(one.gap for one in alike)
-
-    return max(by_place.values(), key=worth)
-
-
-def _of_best_kind(found: Sequence[Counterfactual]) -> list[Counterfactual]:
-    """Those of the kind that occurs most often; a known kind before those that the model expected."""
-    kinds = Counter(one.kind for one in found)
-    best = max(kinds, key=lambda kind: (kind not in _OF_ANY_KIND, kinds[kind]))
-    return [one for one in found if one.kind == best]
 
 
 def _each(loaded: LoadedModel, prompts: Prompts, name: str) -> list[Inputs]:

@@ -7,9 +7,11 @@ enough: the gap is (logit a − logit o) in the run of the prompt minus the same
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain, zip_longest
+from statistics import median
 from typing import Any, NamedTuple, overload
 
 import torch
@@ -99,6 +101,11 @@ class Counterfactual:
     log_gap: float
     instead_of: str
 
+    @property
+    def has_known_kind(self) -> bool:
+        """Whether both words stand in one list, and are not what the model expected or what was given."""
+        return self.kind not in ("predicted", "given")
+
     def caption(self) -> str:
         """The exchange and what it does, in one line."""
         places = ", ".join(map(str, self.positions))
@@ -167,12 +174,39 @@ class Counterfactuals(Result):
         """The prompts, as functions take them for ``corrupted=``; see :attr:`Counterfactual.prompt`."""
         return [item.prompt for item in self.items]
 
+    def alike(self) -> list[Counterfactual]:
+        """The exchanges at one place, those of one kind first.
+
+        Several kinds, or several places, ask several questions, and a picture that answers all of them is a larger one. The place is
+        that with most exchanges of one kind, up to three, and then with the largest gaps. What the model expected there may be of any
+        kind, so these are the last.
+        """
+        by_place: dict[tuple[int, ...], list[Counterfactual]] = {}
+        for item in self.items:
+            by_place.setdefault(item.positions, []).append(item)
+
+        def worth(some: Sequence[Counterfactual]) -> tuple[int, float]:
+            same = of_one_kind(some)
+            return min(len(same), 3) if same[0].has_known_kind else 0, median(item.gap for item in same)
+
+        best = max(by_place.values(), key=worth)
+        same = of_one_kind(best)
+        return same + sorted((item for item in best if item not in same), key=lambda item: not item.has_known_kind)
+
     def chart(self) -> Table:
         """One row for each: ``word``, ``replacement``, ``kind``, ``position``, ``answer``, ``probability``, ``gap``, ``log_gap``, ``text``."""
         names = ("word", "replacement", "kind", "position", "answer", "probability", "gap", "log_gap", "text")
         columns = {name: [getattr(item, name) for item in self.items] for name in names}
         note = f"gap in logits, log_gap in nats; {self.tried} candidates were run"
         return Table(repr(self), columns, words=("kind",), note=note)
+
+
+def of_one_kind(found: Sequence[Counterfactual]) -> list[Counterfactual]:
+    """Those of the kind that occurs most often; a known kind before those that the model expected."""
+    kinds = Counter(item.kind for item in found)
+    known = {item.kind: item.has_known_kind for item in found}
+    best = max(kinds, key=lambda kind: (known[kind], kinds[kind]))
+    return [item for item in found if item.kind == best]
 
 
 @takes()

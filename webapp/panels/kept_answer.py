@@ -230,8 +230,9 @@ def _proposed(traces: Traces, run: RunQuestion, trace: Trace, check: Check) -> d
         found = flowgraph.counterfactuals(
             trace.model, trace, _TRIED, positions=places, least_gap=2 * LEAST_GAP, progress=progress, cancel=cancel
         )
-        # Exchanges of one word ask one question; others come where there are too few.
-        best = sorted(found, key=lambda one: one.positions != found[0].positions)[:_PROPOSED]
+        # Exchanges of one word for words of one kind ask one question; others come where there are too few.
+        alike = found.alike()
+        best = [*alike, *(one for one in found if one not in alike)][:_PROPOSED]
         return {_edited(run, trace, one.text): one.prompt for one in best}
 
     check("choosing counterfactual prompts", None)
