@@ -24,7 +24,7 @@ WITHOUT = {
     # It is for mixtures of experts.
     "experts",
     # They run a model hundreds of times, over the prompts of a task.
-    "compare", "completeness", "discover", "faithfulness", "head_roles", "minimality",
+    "benchmark_faithfulness", "compare", "completeness", "discover", "faithfulness", "head_roles", "minimality",
     # Parts of what has an example.
     "node_readings", "overlap_by_layer",
 }  # fmt: skip

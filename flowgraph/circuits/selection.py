@@ -305,6 +305,13 @@ def select_edges(
     ----------
     Hanna et al. (2024), "Have Faith in Faithfulness", for the greedy choice; Nikankin et al. (2025), "BlackboxNLP-2025 MIB Shared Task:
     Improving Circuit Faithfulness via Better Edge Selection", for the ratio and the integer program.
+
+    Examples
+    --------
+    >>> other = "The capital of Peru is the city of"
+    >>> scored = fg.discover(trace.model, clean=trace, corrupted=other, method="eap", threshold=0.0)
+    >>> len(fg.select_edges(trace.model, scored, 100, connect="none")), len(fg.select_edges(trace.model, scored, 100)) < 100
+    (100, True)
     """
     check_selection(order, connect, ratio)
     if count < 1:

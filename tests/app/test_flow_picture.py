@@ -28,7 +28,7 @@ def script(name: str) -> str:
 @pytest.mark.parametrize(
     ("component", "name", "given"),
     [
-        (FlowPicture, "flow_picture.js", {"id", "data", "readings", "writers", "selected"}),
+        (FlowPicture, "flow_picture.js", {"id", "data", "readings", "writers", "kept", "curve", "selected"}),
         (ChartPanel, "chart_panel.js", {"chart", "name", "label", "selected", "n_picks"}),
     ],
 )

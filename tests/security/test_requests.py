@@ -147,7 +147,8 @@ _FORM = {
 _VALUES = {
     "ticket.data": _TICKET, "picture.drawn": "flow-t", "run.data": {"key": "r", "search": _EXAMPLE}, "picture.pins": ["embed.3"],
     "picture.selected": "resid_mid.23.7", "panel.data": {"tab": "lens", "search": _EXAMPLE, "key": "", "first": 2},
-    "continuation-ticket.data": _TICKET | {"count": 3}, "picture.test": _TICKET | {"what": "graph"},
+    "continuation-ticket.data": _TICKET | {"count": 3}, "picture.test": _TICKET | {"what": "graph", "corrupted": []},
+    "picture.curve_wanted": _TICKET | {"corrupted": [], "points": 8, "random": 0},
     "picture.proposal": {"search": _EXAMPLE}, "find-ticket.data": _TICKET | {"form": _FORM}, "open-session.contents": "data:;base64,QUJD",
     "open-session.filename": "a.flowgraph",
 }  # fmt: skip
