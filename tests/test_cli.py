@@ -707,12 +707,12 @@ def test_damaged_models(fails, model, tmp_path):
 
 
 def test_wrong_options_are_refused_before_a_model_is_loaded(fails, monkeypatch):
-    for module in (cli.trace, cli.semantic):
+    for module in (cli.trace, cli.explain, cli.semantic):
         monkeypatch.setattr(module, "loaded_model", lambda *_: pytest.fail("a model was loaded"))
     for arguments in (
         ["--method", "x"], ["--level", "x"], ["--layers", "x"], ["--mass", "2"], ["--threshold", "-1"],
         ["--max-edges", "x"], ["-o", "x"], ["-o", "/no/such/x.html"], ["semantic", "--layers", "x"],
-        ["semantic", "--position", "x"], ["semantic", "--view", "sankey"], ["semantic", "-o", "x"],
+        ["explain", "--most", "0"], ["explain", "-o", "x"], ["semantic", "--position", "x"], ["semantic", "--view", "sankey"], ["semantic", "-o", "x"],
     ):  # fmt: skip
         fails(2, *arguments)
 

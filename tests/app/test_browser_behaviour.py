@@ -11,7 +11,6 @@ import urllib.request
 import zipfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from urllib.parse import quote
 from xml.etree import ElementTree
@@ -434,11 +433,7 @@ def test_a_full_queue_is_said_to_each_and_the_rest_is_answered(make_service, fol
     small.ask(RunQuestion(folder, "Hello"))
     with served(small) as place, ThreadPoolExecutor(20) as pool:
         with Held(small):
-            ask = partial(pool.submit, drawn_over_http, place)
-            asked = [ask("Hello 0", "user-0", folder)]
-            # It has left the queue then; before, the others could find that full.
-            until(lambda: small._dispatcher._running is not None, "the first question to reach the worker")
-            asked += [ask(f"Hello {n}", f"user-{n}", folder) for n in range(1, 20)]
+            asked = [pool.submit(drawn_over_http, place, f"Hello {n}", f"user-{n}", folder) for n in range(20)]
             until(lambda: sum(one.done() for one in asked) == 15, "15 to be told that the server is busy")
         answers = [one.result() for one in asked]
     busy = [answer for answer in answers if "sideUpdate" in answer]

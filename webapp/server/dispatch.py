@@ -233,7 +233,8 @@ class Dispatcher:
         job = self._jobs.get(question)
         if job is not None:
             return job
-        if len(self._waiting) >= self._queue:
+        # Of a worker that is free the first one does not wait; it only has not been handed over yet.
+        if len(self._waiting) >= self._queue + (self._running is None):
             raise Busy(f"{len(self._waiting)} questions are waiting, as many as this server lets wait; try again soon")
         self._count += 1
         job = self._jobs[question] = Job(question, self._count)
