@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 
 from ..charts.axis import Axis
 from ..charts.lines import Lines, Panel, Rule, Series
-from ..charts.result import Result
 from ..charts.table import Table
 from ..charts.text import printable
 from ..errors import ArgumentError
@@ -29,7 +28,8 @@ from ..models import load_model
 from ..models.wheel import Progress
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
-from .bands import Band, area_under, band_of, check_gap, draws_of, f_of, with_band
+from .bands import Band, check_gap, draws_of, with_band
+from .measured_curve import MeasuredCurve
 from .runs import Cancel, Data, ablation_text, circuit_runs, corruption_of, task_of
 from .selection import Connect, Order, Paths, as_possible, check_selection, chosen, scores_of
 
@@ -38,7 +38,7 @@ BENCHMARK_SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 @dataclass(frozen=True, eq=False)
-class BenchmarkFaithfulness(Result):
+class BenchmarkFaithfulness(MeasuredCurve):
     """Faithfulness of circuits of several sizes that scores of all edges give.
 
     Attributes
@@ -91,38 +91,24 @@ class BenchmarkFaithfulness(Result):
     task: str
 
     @property
-    def values(self) -> Float[np.ndarray, "size"]:
-        """[size] f, from the means over the prompts; unit 1, not clipped."""
-        values: np.ndarray = self._of(np.ones((1, len(self.full)), dtype=np.int64))[0]
-        return values
-
-    @property
-    def bands(self) -> Float[np.ndarray, "size 2"] | None:
-        """[size, end] the interval that holds f in 95 % of the draws; None without draws."""
-        if self.draws is None:
-            return None
-        bands: np.ndarray = np.percentile(self._of(self.draws), (2.5, 97.5), axis=0).T
-        return bands
-
-    @property
     def cpr(self) -> float:
         """Circuit performance ratio: the area under f over ``sizes``, by trapezoids; unit 1. Above 1 where helpful edges come first."""
-        return float(area_under(self.values[None], self.sizes)[0])
+        return self._area()[0]
 
     @property
     def cmd(self) -> float:
         """Circuit–model distance: the area between f and 1 over ``sizes``, by trapezoids of |1 − f|; unit 1. 0 is best."""
-        return float(area_under(np.abs(1 - self.values[None]), self.sizes)[0])
+        return self._distance()[0]
 
     @property
     def cpr_band(self) -> Band:
         """Interval that holds ``cpr`` in 95 % of the draws; None without draws."""
-        return None if self.draws is None else band_of(area_under(self._of(self.draws), self.sizes))
+        return self._area()[1]
 
     @property
     def cmd_band(self) -> Band:
         """Interval that holds ``cmd`` in 95 % of the draws; None without draws."""
-        return None if self.draws is None else band_of(area_under(np.abs(1 - self._of(self.draws)), self.sizes))
+        return self._distance()[1]
 
     def __repr__(self) -> str:
         return (
@@ -183,9 +169,11 @@ class BenchmarkFaithfulness(Result):
             subtitle=printable(f"{self.searched}, {self.selection}; {self._measured}"),
         )
 
-    def _of(self, draws: np.ndarray) -> Float[np.ndarray, "draw size"]:
-        """[draw, size] f of each draw of prompts."""
-        return f_of(draws, self.by_prompt, self.empty, self.full)
+    def _sizes(self) -> Float[np.ndarray, "size"]:
+        return self.sizes
+
+    def _without(self) -> Float[np.ndarray, "prompt"]:
+        return self.empty
 
 
 @takes()

@@ -19,7 +19,6 @@ from jaxtyping import Float, Int
 
 from ..charts.axis import Axis
 from ..charts.lines import Lines, Panel, Rule, Series
-from ..charts.result import Result
 from ..charts.table import Table
 from ..charts.text import printable
 from ..errors import ArgumentError
@@ -33,7 +32,8 @@ from ..models import load_model
 from ..models.wheel import Progress
 from ..values.arguments import takes
 from ..values.flow_graph import FlowGraph
-from .bands import Band, area_under, band_of, check_gap, draws_of, f_of, with_band
+from .bands import Band, check_gap, draws_of, with_band
+from .measured_curve import MeasuredCurve
 from .runs import Cancel, Data, ablation_text, circuit_runs, corruption_of, task_of
 
 SIZES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
@@ -43,7 +43,7 @@ _LOGARITHMIC_FROM = 100
 
 
 @dataclass(frozen=True, eq=False)
-class Faithfulness(Result):
+class Faithfulness(MeasuredCurve):
     """Faithfulness of a circuit's strongest edges, from none of them to all.
 
     Attributes
@@ -90,20 +90,6 @@ class Faithfulness(Result):
         return sizes
 
     @property
-    def values(self) -> Float[np.ndarray, "size"]:
-        """[size] f, from the means over the prompts; unit 1, not clipped."""
-        values: np.ndarray = self._of(np.ones((1, len(self.full)), dtype=np.int64))[0]
-        return values
-
-    @property
-    def bands(self) -> Float[np.ndarray, "size 2"] | None:
-        """[size, end] the interval that holds f in 95 % of the draws; None without draws."""
-        if self.draws is None:
-            return None
-        bands: np.ndarray = np.percentile(self._of(self.draws), (2.5, 97.5), axis=0).T
-        return bands
-
-    @property
     def value(self) -> float:
         """Faithfulness of the whole circuit; unit 1."""
         return float(self.values[-1])
@@ -120,22 +106,22 @@ class Faithfulness(Result):
         The axis is the part of the circuit's own edges. :func:`flowgraph.benchmark_faithfulness` has the benchmark's CPR, whose axis is the
         part of the model's.
         """
-        return float(area_under(self.values[None], self.sizes)[0])
+        return self._area()[0]
 
     @property
     def distance(self) -> float:
         """Area between f and 1 over ``sizes``, by trapezoids of |1 − f|; unit 1. 0 is best."""
-        return float(area_under(np.abs(1 - self.values[None]), self.sizes)[0])
+        return self._distance()[0]
 
     @property
     def area_band(self) -> Band:
         """Interval that holds ``area`` in 95 % of the draws; None without draws."""
-        return None if self.draws is None else band_of(area_under(self._of(self.draws), self.sizes))
+        return self._area()[1]
 
     @property
     def distance_band(self) -> Band:
         """Interval that holds ``distance`` in 95 % of the draws; None without draws."""
-        return None if self.draws is None else band_of(area_under(np.abs(1 - self._of(self.draws)), self.sizes))
+        return self._distance()[1]
 
     @property
     def cpr(self) -> float:
@@ -239,9 +225,12 @@ class Faithfulness(Result):
             subtitle=printable(f"{measured}; {areas}"),
         )
 
-    def _of(self, draws: np.ndarray) -> Float[np.ndarray, "draw size"]:
-        """[draw, size] f of each draw of prompts."""
-        return f_of(draws, self.by_prompt, self.by_prompt[0], self.full)
+    def _sizes(self) -> Float[np.ndarray, "size"]:
+        return self.sizes
+
+    def _without(self) -> Float[np.ndarray, "prompt"]:
+        empty: np.ndarray = self.by_prompt[0]
+        return empty
 
 
 @takes()
