@@ -214,6 +214,9 @@ def test_chat(capsys, tmp_path):
         part.save_pretrained(tmp_path / "chatty")
     assert cli.main(["trace", "hi", "--chat", "--model", str(tmp_path / "chatty")]) == 0
     assert "user: hi</s>" in caption_of(capsys.readouterr().out)
+    # A counterfactual stands in the same template: the prompt's own words are the prompt.
+    assert cli.main(["explain", "hi", "--chat", "--against", "hi", "--model", str(tmp_path / "chatty")]) == 2
+    assert "is the prompt itself" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64", "auto"])

@@ -52,6 +52,7 @@ def add_to(commands: Any) -> None:
 def _explain(options: argparse.Namespace, console: Console) -> None:
     from ..circuits.explain_answer import explain_answer
     from ..render.words.terminal import progress, stage
+    from ..values.inputs import inputs
 
     check_prompt(options)
     output = None if options.output is None else checked_output(options.output, force=options.force)
@@ -59,9 +60,11 @@ def _explain(options: argparse.Namespace, console: Console) -> None:
     loaded = loaded_model(options, console)
     with stage(console, f"tracing {loaded.name}"):
         trace = run_trace(loaded, options, options.position)
+    # They stand in the model's chat template where the prompt does.
+    against = options.against and [inputs(text=text, chat=options.chat) for text in options.against]
     with progress(console, "explaining the answer") as tell:
         graph = explain_answer(
-            loaded, trace, corrupted=options.against, most=options.most, smallest=options.smallest,
+            loaded, trace, corrupted=against, most=options.most, smallest=options.smallest,
             seed=options.seed, progress=tell,
         )  # fmt: skip
     written = None
