@@ -20,6 +20,7 @@ from ..interventions.passes import Pass
 from ..interventions.prompts import Batch
 from ..interventions.senders import keep_senders, kept_of
 from ..models.hooks import on_call
+from .bands import draws_of
 from .pairs import Pairs, Search
 
 _SURE, _AT_ONCE = 0.975, 4096
@@ -89,9 +90,10 @@ def is_sure(
 
     These are the edges whose middle 95 % of the draws does not hold 0.
     """
-    count, shape = len(by_prompt), by_prompt.shape[1:]
-    weights = np.random.default_rng(seed).multinomial(count, np.full(count, 1 / count), size=draws).astype(float)
-    flat = by_prompt.reshape(count, -1)
+    drawn_prompts = draws_of(len(by_prompt), draws, seed)
+    assert drawn_prompts is not None  # draws of one prompt were refused
+    weights, shape = drawn_prompts.astype(float), by_prompt.shape[1:]
+    flat = by_prompt.reshape(len(by_prompt), -1)
     above, below = np.zeros(flat.shape[1]), np.zeros(flat.shape[1])
     for start in range(0, flat.shape[1], _AT_ONCE):
         drawn = weights @ flat[:, start : start + _AT_ONCE]

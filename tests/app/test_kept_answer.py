@@ -111,6 +111,17 @@ def test_each_point_of_the_curve_is_the_test_of_what_the_slider_shows_there(trac
             CurveQuestion(run, **wrong)
 
 
+def test_beside_proposals_the_foil_of_the_page_is_not_used(traces, run):
+    trace = traces.trace(run, unheard)
+    foil = int(trace.logits.argsort()[-5])
+    compared = replace(run, foil=foil)
+    answer = KeptQuestion(compared, threshold=0.1, keep=400).answer(traces, unheard)
+    assert trace.model.answers.string(foil) not in answer.foils
+    curve = CurveQuestion(compared, threshold=0.1, points=3).answer(traces, unheard)
+    whole = KeptQuestion(compared, threshold=0.1, keep=curve.levels[-1]).answer(traces, unheard)
+    assert curve.f[-1] == pytest.approx(whole.f, abs=1e-5)
+
+
 def test_a_session_keeps_what_was_measured(run, traces, found):
     question, answer = found
     read = read_session(

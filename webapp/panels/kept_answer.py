@@ -157,9 +157,8 @@ class KeptQuestion(OfShown[KeptPicture], OfGraph[KeptPicture]):
         texts, prompts = prompts_of(self.run, self.corrupted, trace, traces, check)
         progress, cancel = reporting(check, "testing the picture")
         found = flowgraph.graph_faithfulness(
-            # A proposal need not move the difference to the foil of the page.
-            trace.model, trace, shown, corrupted=prompts, target=None if self.corrupted else trace.target,
-            least_gap=LEAST_GAP, progress=progress, cancel=cancel,
+            trace.model, trace, shown, corrupted=prompts, target=asked_answer(self.corrupted, trace), least_gap=LEAST_GAP,
+            progress=progress, cancel=cancel,
         )  # fmt: skip
         return KeptPicture.of(found, texts)
 
@@ -213,6 +212,14 @@ def prompts_of(
     known = _known(traces, run) if corrupted else _proposed(traces, run, trace, check)
     texts = corrupted or tuple(known)
     return texts, [known.get(text) or flowgraph.inputs(text=text, chat=run.chat) for text in texts]
+
+
+def asked_answer(corrupted: Sequence[str], trace: Trace) -> int | None:
+    """The answer that is named to the library; None, and so the foil of the page with it, beside prompts that were written.
+
+    A proposal need not move the difference to that foil: what it answers itself is what the answer is compared with.
+    """
+    return None if corrupted else trace.target
 
 
 def _known(traces: Traces, run: RunQuestion) -> dict[str, Any]:

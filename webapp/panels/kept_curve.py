@@ -22,7 +22,7 @@ from ..server.errors import Cancelled
 from ..server.question import recorded, require
 from ..server.traces import Check, Traces, reporting
 from .flow import OfGraph
-from .kept_answer import LEAST_GAP, against, check_corrupted, prompts_of, tested_graph
+from .kept_answer import LEAST_GAP, against, asked_answer, check_corrupted, prompts_of, tested_graph
 
 if TYPE_CHECKING:
     from dash import Dash
@@ -96,8 +96,8 @@ class CurveQuestion(OfGraph[KeptCurve]):
         levels = levels_of(graph, self.points)
         progress, cancel = reporting(check, "testing pictures")
         found = flowgraph.faithfulness_curve(
-            trace.model, trace, [shown_graph(graph, level) for level in levels], corrupted=prompts, random=self.random,
-            least_gap=LEAST_GAP, progress=progress, cancel=cancel,
+            trace.model, trace, [shown_graph(graph, level) for level in levels], corrupted=prompts, target=asked_answer(self.corrupted, trace),
+            random=self.random, least_gap=LEAST_GAP, progress=progress, cancel=cancel,
         )  # fmt: skip
         random = () if found.random is None else tuple(found.random.tolist())
         return KeptCurve(
